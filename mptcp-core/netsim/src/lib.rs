@@ -1,0 +1,1 @@
+//! Seeded links, NAT and referees for packet-level network simulation.

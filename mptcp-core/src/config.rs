@@ -1,0 +1,210 @@
+//! Everything that can be set on a [`crate::stack::Stack`]. Sizes are bytes unless the name says
+//! otherwise; whatever is sized by the number of connections is reserved when the stack is made.
+
+use crate::buf::PortId;
+use crate::time::Duration;
+use crate::wire::Version;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+/// One address the stack answers for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LocalAddress {
+    /// The address.
+    pub addr: IpAddr,
+    /// The access port it belongs to.
+    pub port: PortId,
+    /// The port's MTU: bounds the MSS of subflows that use this address.
+    pub mtu: u16,
+    /// Announce it with `ADD_ADDR` and open subflows from it.
+    pub endpoint: bool,
+    /// Subflows of this endpoint are backups (B bit of `MP_JOIN`).
+    pub backup: bool,
+}
+
+/// Congestion control of new connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CongestionAlgorithm {
+    /// RFC 5681 and 6582.
+    NewReno,
+    /// RFC 9438.
+    #[default]
+    Cubic,
+}
+
+/// How DSS checksums are negotiated (RFC 8684 §3.1, A bit).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ChecksumPolicy {
+    /// Ask for them on every connection.
+    Require,
+    /// Use them when the peer asks.
+    #[default]
+    Accept,
+    /// Drop to TCP when the peer asks.
+    Refuse,
+}
+
+/// Which subflow carries the next data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SchedulerKind {
+    /// Lowest smoothed RTT with room.
+    #[default]
+    Default,
+}
+
+/// Who opens further subflows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PathManagerKind {
+    /// Client: every local endpoint to every known remote address. Server: announces its endpoints.
+    #[default]
+    Fullmesh,
+    /// Accepts joins, never opens or announces any.
+    Server,
+}
+
+/// MPTCP settings.
+#[derive(Clone, Debug)]
+pub struct MptcpConfig {
+    /// Protocol versions served, each at most once. Only version 1 exists so far.
+    pub versions: Vec<Version>,
+    /// DSS checksum policy.
+    pub checksum: ChecksumPolicy,
+    /// Scheduler of new connections.
+    pub scheduler: SchedulerKind,
+    /// Path manager.
+    pub path_manager: PathManagerKind,
+    /// Subflows per connection, 1 to 32.
+    pub max_subflows: u8,
+    /// How long a connection outlives its last subflow.
+    pub close_timeout: Duration,
+    /// `MP_CAPABLE` SYNs sent before the option is left out (the first included).
+    pub capable_syn_tries: u8,
+    /// First retransmission of `ADD_ADDR` after this long without an echo, doubling, 3 times.
+    pub add_addr_timeout: Duration,
+    /// Half-open joins per connection.
+    pub max_half_open_joins: u8,
+}
+
+impl Default for MptcpConfig {
+    fn default() -> Self {
+        Self {
+            versions: alloc::vec![Version::V1],
+            checksum: ChecksumPolicy::default(),
+            scheduler: SchedulerKind::default(),
+            path_manager: PathManagerKind::default(),
+            max_subflows: 8,
+            close_timeout: Duration::from_secs(60),
+            capable_syn_tries: 3,
+            add_addr_timeout: Duration::from_secs(2),
+            max_half_open_joins: 8,
+        }
+    }
+}
+
+/// TCP settings, for subflows and plain connections alike.
+#[derive(Clone, Debug)]
+pub struct TcpConfig {
+    /// Congestion control.
+    pub congestion: CongestionAlgorithm,
+    /// Receive buffer at the start; autotuning grows it.
+    pub recv_buffer_initial: u32,
+    /// Receive buffer limit; also fixes the window scale.
+    pub recv_buffer_max: u32,
+    /// Send buffer limit.
+    pub send_buffer_max: u32,
+    /// RFC 7323 timestamps offered and accepted.
+    pub timestamps: bool,
+    /// Selective acknowledgements offered and accepted.
+    pub sack: bool,
+    /// Lower bound of the retransmission timeout (RFC 6298 says 1 s; 200 ms is what is deployed).
+    pub rto_min: Duration,
+    /// Upper bound of the retransmission timeout.
+    pub rto_max: Duration,
+    /// Retransmissions of one segment before the connection (or subflow) is given up.
+    pub retries: u8,
+    /// SYN (and SYN/ACK) retransmissions before giving up.
+    pub syn_retries: u8,
+    /// Longest delay of an acknowledgement.
+    pub delayed_ack: Duration,
+    /// Idle time before the first keep-alive probe; `None` sends none.
+    pub keep_alive: Option<Duration>,
+    /// Unanswered keep-alive probes before the connection is given up.
+    pub keep_alive_probes: u8,
+    /// TIME-WAIT length (RFC 9293: 2 MSL).
+    pub time_wait: Duration,
+    /// How long FIN-WAIT-2 waits for the peer's FIN once nobody can read any more.
+    pub fin_wait_2: Duration,
+    /// Delay small segments while data is outstanding (RFC 9293 §3.7.4).
+    pub nagle: bool,
+}
+
+impl Default for TcpConfig {
+    fn default() -> Self {
+        Self {
+            congestion: CongestionAlgorithm::default(),
+            recv_buffer_initial: 128 << 10,
+            recv_buffer_max: 6 << 20,
+            send_buffer_max: 6 << 20,
+            timestamps: true,
+            sack: true,
+            rto_min: Duration::from_millis(200),
+            rto_max: Duration::from_secs(120),
+            retries: 15,
+            syn_retries: 6,
+            delayed_ack: Duration::from_millis(40),
+            keep_alive: Some(Duration::from_secs(7200)),
+            keep_alive_probes: 9,
+            time_wait: Duration::from_secs(60),
+            fin_wait_2: Duration::from_secs(60),
+            nagle: true,
+        }
+    }
+}
+
+/// Hard limits; what exceeds them is refused and counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Sockets an application can hold: plain connections plus MPTCP connections.
+    pub connections: u32,
+    /// TCP control blocks: plain connections plus subflows.
+    pub tcbs: u32,
+    /// Pending requests (SYN-RECEIVED); beyond it SYN cookies answer.
+    pub half_open: u32,
+    /// TIME-WAIT entries; the oldest goes first.
+    pub time_wait: u32,
+    /// Listeners.
+    pub listeners: u32,
+    /// Accepted connections waiting for `accept` per listener.
+    pub backlog: u32,
+    /// RSTs, challenge ACKs and other answers without state, per second.
+    pub stateless_replies_per_s: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            tcbs: 30_000,
+            half_open: 4_096,
+            time_wait: 16_384,
+            listeners: 64,
+            backlog: 4_096,
+            stateless_replies_per_s: 10_000,
+        }
+    }
+}
+
+/// Configuration of one [`crate::stack::Stack`].
+#[derive(Clone, Debug, Default)]
+pub struct StackConfig {
+    /// Addresses answered for.
+    pub addresses: Vec<LocalAddress>,
+    /// MPTCP settings.
+    pub mptcp: MptcpConfig,
+    /// TCP settings.
+    pub tcp: TcpConfig,
+    /// Limits.
+    pub limits: Limits,
+    /// Seed of keys, nonces, ISNs, ports and hash keys. Must be secret and fresh in production.
+    pub seed: [u8; 32],
+}

@@ -1,0 +1,109 @@
+//! One small error enum per operation; each variant says what went wrong and what to do about it.
+
+use core::fmt;
+
+/// Why [`crate::stack::Stack::listen`] or [`crate::stack::Stack::connect`] refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another listener owns this address and port.
+    AddressInUse,
+    /// Every local port towards this destination is taken: use another local address.
+    PortsExhausted,
+    /// `limits.connections` (or the listener limit) is reached.
+    LimitReached,
+    /// The two addresses are of different families, or unspecified where an address is needed.
+    BadAddress,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AddressInUse => "another listener owns this address and port",
+            Self::PortsExhausted => "every local port towards this destination is in use",
+            Self::LimitReached => "the configured connection limit is reached",
+            Self::BadAddress => "the local and remote address do not fit together",
+        })
+    }
+}
+
+impl core::error::Error for OpenError {}
+
+/// Why a connection ended other than by an orderly close.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// RST in answer to our SYN, or ICMP port unreachable.
+    Refused,
+    /// The peer reset an established connection (RST, or `MP_FASTCLOSE`).
+    Reset,
+    /// Nobody answered the SYN in time.
+    ConnectTimedOut,
+    /// Data was retransmitted to the limit, or keep-alives went unanswered.
+    TimedOut,
+    /// ICMP said that the network cannot be reached.
+    NetworkUnreachable,
+    /// ICMP, ARP or NDISC said that the host cannot be reached.
+    HostUnreachable,
+    /// ICMP said that the packet was administratively prohibited.
+    Prohibited,
+    /// ICMP time exceeded.
+    TtlExpired,
+    /// `abort()` was called on our side.
+    Aborted,
+    /// The last subflow went away and nobody joined within `close_timeout`.
+    NoSubflows,
+    /// An invariant broke; the connection was sacrificed and `internal_errors` counted.
+    Internal,
+}
+
+impl fmt::Display for ConnectionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "connection refused",
+            Self::Reset => "connection reset by peer",
+            Self::ConnectTimedOut => "connection attempt timed out",
+            Self::TimedOut => "connection timed out",
+            Self::NetworkUnreachable => "network unreachable",
+            Self::HostUnreachable => "host unreachable",
+            Self::Prohibited => "administratively prohibited",
+            Self::TtlExpired => "time to live exceeded",
+            Self::Aborted => "aborted locally",
+            Self::NoSubflows => "no subflow left",
+            Self::Internal => "internal error",
+        })
+    }
+}
+
+impl core::error::Error for ConnectionError {}
+
+/// Why reading gave nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecvError {
+    /// Nothing to read yet: wait for [`crate::stack::Ready::READABLE`].
+    WouldBlock,
+    /// The id is stale, is a listener, or the socket is coupled to a relay.
+    InvalidSocket,
+    /// The connection ended with an error and everything received before was read.
+    Failed(ConnectionError),
+}
+
+/// Why writing took nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendError {
+    /// The send buffer is full: wait for [`crate::stack::Ready::WRITABLE`].
+    WouldBlock,
+    /// The id is stale, is a listener, or the socket is coupled to a relay.
+    InvalidSocket,
+    /// `shutdown_write` was called before.
+    Shutdown,
+    /// The connection ended.
+    Failed(ConnectionError),
+}
+
+/// Why two sockets could not be coupled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RelayError {
+    /// One id is stale, is a listener, is already coupled, or both are the same.
+    InvalidSocket,
+}

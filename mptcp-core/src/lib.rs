@@ -1,0 +1,27 @@
+//! Multipath TCP (RFC 8684) and the TCP under it (RFC 9293), sans-IO.
+//!
+//! The crate names no clock, no socket and no thread: `now` is an argument, randomness comes from a
+//! seed, packets come in and go out as owned [`buf::PacketBuf`]s holding IP packets. The same code
+//! therefore runs in a deterministic simulator, over a TUN device and on DPDK ports.
+//!
+//! Start at [`stack::Stack`]; protocol engineers who only want the codecs start at [`wire`].
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod buf;
+pub mod config;
+pub mod driver;
+pub mod error;
+pub mod mptcp;
+pub mod rng;
+pub mod seq;
+pub mod stack;
+pub mod stats;
+pub mod tcp;
+pub mod time;
+pub mod util;
+pub mod wire;

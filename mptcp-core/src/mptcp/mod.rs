@@ -1,0 +1,10 @@
+//! The data level of Multipath TCP (RFC 8684).
+
+/// Why a connection runs as plain TCP although MPTCP was wanted (`protocol.md` 1.H numbering is
+/// kept in `docs/conformance.md`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[non_exhaustive]
+pub enum FallbackReason {
+    /// The SYN/ACK (or the SYN) carried no usable `MP_CAPABLE`.
+    NoCapable,
+}

@@ -1,0 +1,1 @@
+//! Counters under the Linux MIB names.

@@ -1,0 +1,98 @@
+//! Monotonic time in nanoseconds, always handed in by the caller. Never zero, so that
+//! `Option<Instant>` costs eight bytes.
+
+use core::num::NonZeroU64;
+use core::ops::{Add, Sub};
+pub use core::time::Duration;
+
+/// A point in monotonic time: nanoseconds since an origin the caller chose, at least 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(NonZeroU64);
+
+impl Instant {
+    /// The earliest representable instant.
+    pub const MIN: Self = Self(NonZeroU64::MIN);
+    /// The latest representable instant; used as "never".
+    pub const MAX: Self = Self(NonZeroU64::MAX);
+
+    /// From nanoseconds; 0 is rounded up to 1.
+    #[must_use]
+    pub const fn from_nanos(ns: u64) -> Self {
+        match NonZeroU64::new(ns) {
+            Some(ns) => Self(ns),
+            None => Self::MIN,
+        }
+    }
+
+    /// From milliseconds, saturating.
+    #[must_use]
+    pub const fn from_millis(ms: u64) -> Self {
+        Self::from_nanos(ms.saturating_mul(1_000_000))
+    }
+
+    /// Nanoseconds since the caller's origin.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0.get()
+    }
+
+    /// Whole microseconds since the caller's origin.
+    #[must_use]
+    pub const fn as_micros(self) -> u64 {
+        self.0.get() / 1_000
+    }
+
+    /// Whole milliseconds since the caller's origin.
+    #[must_use]
+    pub const fn as_millis(self) -> u64 {
+        self.0.get() / 1_000_000
+    }
+
+    /// Time elapsed since `earlier`; zero when `earlier` is later.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Self;
+
+    /// Saturates at [`Instant::MAX`].
+    fn add(self, by: Duration) -> Self {
+        let ns = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(ns))
+    }
+}
+
+impl Sub<Duration> for Instant {
+    type Output = Self;
+
+    /// Saturates at [`Instant::MIN`].
+    fn sub(self, by: Duration) -> Self {
+        let ns = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        Self::from_nanos(self.0.get().saturating_sub(ns))
+    }
+}
+
+impl core::fmt::Debug for Instant {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let us = self.as_micros();
+        write!(f, "{}.{:06}s", us / 1_000_000, us % 1_000_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates_and_options_are_free() {
+        assert_eq!(core::mem::size_of::<Option<Instant>>(), 8);
+        assert_eq!(Instant::MAX + Duration::from_secs(1), Instant::MAX);
+        assert_eq!(Instant::MIN - Duration::from_secs(1), Instant::MIN);
+        let later = Instant::from_millis(5) + Duration::from_micros(7);
+        assert_eq!(later.since(Instant::from_millis(5)), Duration::from_micros(7));
+        assert_eq!(Instant::from_millis(5).since(later), Duration::ZERO);
+    }
+}

@@ -1,0 +1,1 @@
+//! Containers sized at start-up.

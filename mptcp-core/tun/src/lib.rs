@@ -1,0 +1,1 @@
+//! TUN driver for mptcp-core.

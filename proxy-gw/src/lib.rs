@@ -1,0 +1,1 @@
+//! MPTCP SOCKS5 gateway.
