@@ -8,14 +8,12 @@ pub struct SeqNum(pub u32);
 impl SeqNum {
     /// `self + n`, modulo 2^32.
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "adds a length, not a sequence number")]
     pub const fn add(self, n: u32) -> Self {
         Self(self.0.wrapping_add(n))
     }
 
     /// `self - n`, modulo 2^32.
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "subtracts a length, not a sequence number")]
     pub const fn sub(self, n: u32) -> Self {
         Self(self.0.wrapping_sub(n))
     }
@@ -82,14 +80,12 @@ pub struct DataSeq(pub u64);
 impl DataSeq {
     /// `self + n`, modulo 2^64.
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "adds a length, not a sequence number")]
     pub const fn add(self, n: u64) -> Self {
         Self(self.0.wrapping_add(n))
     }
 
     /// `self - n`, modulo 2^64.
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "subtracts a length, not a sequence number")]
     pub const fn sub(self, n: u64) -> Self {
         Self(self.0.wrapping_sub(n))
     }

@@ -1,0 +1,64 @@
+# Works from a fresh clone with Rust installed. As root, `test` also runs the device and interop
+# tests; without root they print SKIPPED.
+#
+#   DRIVER=tun      leave DPDK out            FEATURES=dpdk   make libdpdk required
+#   SEEDS=N         number of `sim` runs      TIME=SECONDS    per fuzz target
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+DRIVER ?= dpdk
+SEEDS ?= 10000
+TIME ?= 60
+# Expanded when a recipe runs, so that what `deps` has just installed counts.
+FEATURES ?= $(if $(filter tun,$(DRIVER)),,$(shell pkg-config --exists libdpdk 2>/dev/null && echo dpdk))
+CARGO_FEATURES = $(if $(FEATURES),--features $(FEATURES))
+FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+
+.PHONY: help build deps test sim interop lint package fuzz
+
+help:
+	@grep -hE '^# [a-z-]+: ' $(MAKEFILE_LIST) | sed 's/^# //'
+
+# deps: install the Debian packages the tests and the demo use (root)
+deps:
+	scripts/install-deps $(filter tun,$(DRIVER))
+
+# build: optimised binaries in target/release
+build:
+	cargo build --release --workspace $(CARGO_FEATURES)
+
+# test: every test: unit, property, simulation, documentation; device and interop when root
+test:
+	cargo test --workspace $(CARGO_FEATURES)
+
+# sim: SEEDS random faulted transfers through the simulator
+sim:
+	PLAIT_SIM_SEEDS=$(SEEDS) cargo test --release -p mptcp-core --test sim -- --nocapture
+
+# interop: only the tests against the Linux kernel, in network namespaces (root)
+interop:
+	cargo test -p mptcp-tun --test 'interop_*' -- --test-threads=1
+
+# lint: formatting, clippy, rustdoc, packaging; cargo-deny when it is installed
+lint: package
+	cargo fmt --all -- --check
+	cargo clippy --workspace --all-targets $(CARGO_FEATURES) -- -D warnings
+	RUSTDOCFLAGS="-D warnings -A rustdoc::broken-intra-doc-links" cargo doc --workspace --no-deps $(CARGO_FEATURES)
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check; \
+	else echo "lint: cargo-deny is not installed, deny.toml was not checked"; fi
+
+# package: the published crates can be packaged, licences included
+package:
+	cargo package -p netsim -p mptcp-core --allow-dirty --no-verify --quiet
+	for crate in netsim mptcp-core; do \
+	  for file in LICENSE-MIT LICENSE-APACHE; do \
+	    cargo package -p $$crate --allow-dirty --list | grep -qx $$file \
+	      || { echo "package: $$crate lacks $$file" >&2; exit 1; }; \
+	  done; done
+
+# fuzz: every fuzz target for TIME seconds (needs `cargo install cargo-fuzz`)
+fuzz:
+	@cargo fuzz --version >/dev/null || { echo "fuzz: run 'cargo install cargo-fuzz' first" >&2; exit 1; }
+	for target in $(FUZZ_TARGETS); do \
+	  RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(TIME); done
