@@ -5,7 +5,7 @@
 
 mod heap;
 
-pub use heap::{HeapBuf, HeapPool};
+pub use heap::{HEADROOM, HeapBuf, HeapPool, HeapTxQueue};
 
 use core::ops::Range;
 
