@@ -1,5 +1,8 @@
 //! The data level of Multipath TCP (RFC 8684).
 
+pub mod key;
+pub mod mapping;
+
 /// Why a connection runs as plain TCP although MPTCP was wanted (`protocol.md` 1.H numbering is
 /// kept in `docs/conformance.md`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]

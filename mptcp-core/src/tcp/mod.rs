@@ -1,5 +1,9 @@
 //! One TCP connection, subflow or plain (RFC 9293).
 
+pub mod congestion;
+pub mod isn;
+pub mod rtt;
+
 /// Connection states of RFC 9293 §3.3.2. LISTEN and SYN-RECEIVED of passive opens live outside the
 /// control block, as listeners and request entries; TIME-WAIT as a 64-byte entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,0 +1,200 @@
+//! Initial sequence numbers nobody else can predict (RFC 6528), and SYN cookies that remember a
+//! handshake in the number itself when the request queue is full (RFC 4987 §3.6).
+//!
+//! Invariant: nothing here is stored per connection; the secrets never appear in `Debug` output.
+
+use crate::seq::SeqNum;
+use crate::time::Instant;
+use core::fmt;
+use core::net::{IpAddr, SocketAddr};
+use siphasher::sip::SipHasher24;
+
+/// Chooses initial sequence numbers: a clock of 4 µs plus a keyed hash of the 4-tuple, so that a
+/// new incarnation of a connection starts above the old one and other 4-tuples reveal nothing.
+#[derive(Clone)]
+pub struct IsnGenerator {
+    secret: [u8; 16],
+}
+
+impl IsnGenerator {
+    /// `secret` must be random and stay the same while connections may be reincarnated.
+    #[must_use]
+    pub fn new(secret: [u8; 16]) -> Self {
+        Self { secret }
+    }
+
+    /// The ISN for a connection opened `now`.
+    #[must_use]
+    pub fn isn(&self, now: Instant, local: SocketAddr, remote: SocketAddr) -> SeqNum {
+        let clock = low32(now.as_micros() / 4);
+        SeqNum(clock).add(low32(hash(&self.secret, Purpose::Isn, local, remote, 0, 0)))
+    }
+}
+
+impl fmt::Debug for IsnGenerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IsnGenerator").finish_non_exhaustive()
+    }
+}
+
+/// Seconds a cookie's time slot lasts; a cookie is good for its slot and the next.
+const SLOT_S: u64 = 64;
+
+/// The segment sizes a cookie can remember: what Linux never goes below, the defaults of IPv4 and
+/// IPv6, common tunnels and mobile networks, and Ethernet over both (with and without timestamps
+/// or PPPoE taken off).
+const MSS_TABLE: [u16; 8] = [88, 536, 1220, 1360, 1400, 1428, 1440, 1460];
+
+/// The part of a cookie below the slot number.
+const CHECK_MASK: u32 = 0x00ff_ffff;
+
+/// Makes and checks SYN cookies.
+///
+/// A cookie is `F1(4-tuple) + irs + (slot << 24) + (F2(4-tuple, irs, slot) + mss index) mod 2^24`.
+/// As with ordinary ISNs, a later connection of one 4-tuple starts above an earlier one. Of the
+/// 2^32 numbers 16 are valid at any time for one 4-tuple and `irs`.
+#[derive(Clone)]
+pub struct SynCookies {
+    secret: [u8; 16],
+}
+
+impl SynCookies {
+    /// `secret` must be random and differ from the secret of [`IsnGenerator`].
+    #[must_use]
+    pub fn new(secret: [u8; 16]) -> Self {
+        Self { secret }
+    }
+
+    /// Our ISN for the SYN/ACK. `mss` is rounded down to the nearest of eight common sizes (and
+    /// up to 88 when it is smaller than that).
+    #[must_use]
+    pub fn make(
+        &self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        irs: SeqNum,
+        mss: u16,
+    ) -> SeqNum {
+        let index = (0u32..).zip(MSS_TABLE).filter(|&(_, size)| size <= mss).last();
+        let index = index.map_or(0, |(index, _)| index);
+        let slot = slot(now);
+        let check = self.check_value(local, remote, irs, slot).wrapping_add(index) & CHECK_MASK;
+        self.base(local, remote, irs).add(low32(slot) << 24).add(check)
+    }
+
+    /// The MSS that `cookie_ack` remembers, where `cookie_ack` is the acknowledgement number of
+    /// the third ACK less one and `irs` its sequence number less one. `None` when we did not make
+    /// it for this 4-tuple and `irs` in the current time slot or the one before (64 to 128 s).
+    #[must_use]
+    pub fn check(
+        &self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        irs: SeqNum,
+        cookie_ack: SeqNum,
+    ) -> Option<u16> {
+        let remainder = cookie_ack.since(self.base(local, remote, irs));
+        let slot_now = slot(now);
+        let age = low32(slot_now).wrapping_sub(remainder >> 24) & 0xff;
+        if age > 1 {
+            return None;
+        }
+        let slot = slot_now.checked_sub(u64::from(age))?;
+        let check = self.check_value(local, remote, irs, slot);
+        let index = remainder.wrapping_sub(check) & CHECK_MASK;
+        MSS_TABLE.get(usize::try_from(index).ok()?).copied()
+    }
+
+    fn base(&self, local: SocketAddr, remote: SocketAddr, irs: SeqNum) -> SeqNum {
+        irs.add(low32(hash(&self.secret, Purpose::CookieBase, local, remote, 0, 0)))
+    }
+
+    fn check_value(&self, local: SocketAddr, remote: SocketAddr, irs: SeqNum, slot: u64) -> u32 {
+        low32(hash(&self.secret, Purpose::CookieCheck, local, remote, irs.0, slot))
+    }
+}
+
+impl fmt::Debug for SynCookies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SynCookies").finish_non_exhaustive()
+    }
+}
+
+const OPTION_MASK: u32 = 0x3f;
+const WINDOW_SCALE_MASK: u32 = 0x0f;
+const NO_WINDOW_SCALE: u32 = 0x0f;
+const SACK_BIT: u32 = 0x10;
+/// RFC 7323 §2.3.
+const WINDOW_SCALE_MAX: u8 = 14;
+
+/// The peer's window scale and SACK-permitted, which a cookie has no room for, in the low 6 bits of
+/// the timestamp of our SYN/ACK. The result is at most 64 ticks behind `ts`, never ahead of it.
+#[must_use]
+pub fn encode_ts(ts: u32, wscale: Option<u8>, sack: bool) -> u32 {
+    let scale = wscale.map_or(NO_WINDOW_SCALE, |shift| u32::from(shift.min(WINDOW_SCALE_MAX)));
+    let options = scale | if sack { SACK_BIT } else { 0 };
+    let encoded = ts & !OPTION_MASK | options;
+    if options > ts & OPTION_MASK { encoded.wrapping_sub(OPTION_MASK + 1) } else { encoded }
+}
+
+/// Window scale and SACK-permitted from the timestamp the third ACK echoes. Only meaningful when
+/// the cookie itself was valid; without timestamps neither option can be remembered.
+#[must_use]
+pub fn decode_ts(tsecr: u32) -> (Option<u8>, bool) {
+    let scale = u8::try_from(tsecr & WINDOW_SCALE_MASK).ok();
+    (scale.filter(|&shift| shift <= WINDOW_SCALE_MAX), tsecr & SACK_BIT != 0)
+}
+
+/// Separates the hashes of this file from each other.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Purpose {
+    Isn = 0,
+    CookieBase = 1,
+    CookieCheck = 2,
+}
+
+/// SipHash-2-4 over a fixed layout: purpose, addresses (IPv4 as mapped IPv6), ports, `extra`, `slot`.
+fn hash(
+    secret: &[u8; 16],
+    purpose: Purpose,
+    local: SocketAddr,
+    remote: SocketAddr,
+    extra: u32,
+    slot: u64,
+) -> u64 {
+    let mut input = [0; 49];
+    let mut rest = input.as_mut_slice();
+    let mut put = |bytes: &[u8]| {
+        if let Some((head, tail)) = core::mem::take(&mut rest).split_at_mut_checked(bytes.len()) {
+            head.copy_from_slice(bytes);
+            rest = tail;
+        }
+    };
+    put(&[purpose as u8]);
+    put(&octets(local.ip()));
+    put(&octets(remote.ip()));
+    put(&local.port().to_be_bytes());
+    put(&remote.port().to_be_bytes());
+    put(&extra.to_be_bytes());
+    put(&slot.to_be_bytes());
+    SipHasher24::new_with_key(secret).hash(&input)
+}
+
+fn octets(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
+        IpAddr::V6(addr) => addr.octets(),
+    }
+}
+
+fn slot(now: Instant) -> u64 {
+    now.as_millis() / (SLOT_S * 1_000)
+}
+
+const fn low32(value: u64) -> u32 {
+    let [_, _, _, _, a, b, c, d] = value.to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}

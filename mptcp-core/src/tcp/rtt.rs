@@ -1,0 +1,216 @@
+//! Round-trip time and retransmission timeout of one connection (RFC 6298).
+//!
+//! Every acknowledgement may bring a sample, so the gains are divided by the number of samples the
+//! previous round trip brought (RFC 7323 Appendix G; counted instead of guessed from the flight
+//! size): however often the peer acknowledges, `srtt` and `rttvar` remember the same stretch of
+//! time. Invariant: `rto_min <= rto() <= rto_max`.
+
+use crate::time::{Duration, Instant};
+
+/// RFC 6298 (2.1): the timeout before the first sample.
+const INITIAL_RTO_US: u32 = 1_000_000;
+/// RFC 6298 (5.7): the timeout of the first data when a SYN had to be repeated.
+const AFTER_SYN_LOSS_RTO_US: u32 = 3_000_000;
+/// The `G` of RFC 6298 (2.3): how far `rto` stays above `srtt` at least. Our clock is finer, the
+/// peer is not: on a quiet path `rttvar` decays to nothing and one acknowledgement that the peer
+/// delayed (40 ms on Linux) would count as a loss.
+const GRANULARITY_US: u32 = 50_000;
+/// Longer samples are cut to this; keeps the scaled averages within 32 bits.
+const SAMPLE_MAX_US: u32 = 60_000_000;
+/// Fraction bits of the stored averages: at the smallest gain a deviation of 32 µs still counts.
+const SCALE: u32 = 6;
+/// Most samples per round trip that the gains are divided by.
+const EXPECTED_SAMPLES_MAX: u16 = 512;
+/// Length of one of the two windows `min_rtt` looks back on.
+const MIN_WINDOW_S: u32 = 150;
+/// No minimum known.
+const NO_MIN: u32 = u32::MAX;
+
+/// The timeout used while there is no sample.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Initial {
+    /// One second.
+    Normal,
+    /// A SYN was lost and the handshake still runs.
+    SynLost,
+    /// A SYN was lost and data flows: three seconds.
+    Conservative,
+}
+
+/// RTT estimator and retransmission timeout of one connection.
+#[derive(Clone, Debug)]
+pub struct RttEstimator {
+    round_start: Instant,
+    /// µs << SCALE; meaningful once `latest_us > 0`.
+    srtt_scaled: u32,
+    /// µs << SCALE.
+    rttvar_scaled: u32,
+    /// 0 until the first sample.
+    latest_us: u32,
+    rto_min_us: u32,
+    rto_max_us: u32,
+    min_current_us: u32,
+    min_previous_us: u32,
+    min_window_start_s: u32,
+    samples_expected: u16,
+    samples_in_round: u16,
+    backoff: u8,
+    initial: Initial,
+}
+
+const _: () = assert!(size_of::<RttEstimator>() <= 48);
+
+impl RttEstimator {
+    /// Bounds of [`Self::rto`], back-off included. A maximum below the minimum counts as the
+    /// minimum.
+    #[must_use]
+    pub fn new(rto_min: Duration, rto_max: Duration) -> Self {
+        let rto_min_us = micros(rto_min).max(1);
+        Self {
+            round_start: Instant::MIN,
+            srtt_scaled: 0,
+            rttvar_scaled: 0,
+            latest_us: 0,
+            rto_min_us,
+            rto_max_us: micros(rto_max).max(rto_min_us),
+            min_current_us: NO_MIN,
+            min_previous_us: NO_MIN,
+            min_window_start_s: 0,
+            samples_expected: 1,
+            samples_in_round: 0,
+            backoff: 0,
+            initial: Initial::Normal,
+        }
+    }
+
+    /// Takes one measurement. The caller obeys Karn's rule: never from a segment that was
+    /// retransmitted, unless timestamps tell the copies apart. Ends any back-off.
+    pub fn on_sample(&mut self, rtt: Duration, now: Instant) {
+        let rtt_us = micros(rtt).clamp(1, SAMPLE_MAX_US);
+        let sample = rtt_us << SCALE;
+        if self.latest_us == 0 {
+            self.srtt_scaled = sample;
+            self.rttvar_scaled = sample / 2;
+            self.round_start = now;
+        } else {
+            self.count_sample(now);
+            let expected = u32::from(self.samples_expected);
+            let deviation = self.srtt_scaled.abs_diff(sample);
+            self.rttvar_scaled = approach(self.rttvar_scaled, deviation, 4 * expected);
+            self.srtt_scaled = approach(self.srtt_scaled, sample, 8 * expected);
+        }
+        self.latest_us = rtt_us;
+        self.backoff = 0;
+        self.update_min(rtt_us, now);
+    }
+
+    /// RFC 6298 (5.5): doubles the timeout, up to the maximum.
+    pub fn back_off(&mut self) {
+        self.backoff = self.backoff.saturating_add(1);
+    }
+
+    /// Ends the back-off: new data was acknowledged, or the handshake is over.
+    pub fn reset_back_off(&mut self) {
+        self.backoff = 0;
+        if self.initial == Initial::SynLost {
+            self.initial = Initial::Conservative;
+        }
+    }
+
+    /// Notes that the timer of a SYN (or SYN/ACK) expired; call it besides [`Self::back_off`].
+    /// From the [`Self::reset_back_off`] that ends the handshake until the first sample the
+    /// timeout is 3 s (RFC 6298 (5.7)).
+    pub fn on_syn_timeout(&mut self) {
+        if self.initial == Initial::Normal {
+            self.initial = Initial::SynLost;
+        }
+    }
+
+    /// The retransmission timeout: `srtt + max(G, 4 * rttvar)`, at least `rto_min`, doubled per
+    /// back-off, at most `rto_max`. `G` is 50 ms.
+    #[must_use]
+    pub fn rto(&self) -> Duration {
+        let base_us = if self.latest_us == 0 {
+            match self.initial {
+                Initial::Normal | Initial::SynLost => INITIAL_RTO_US,
+                Initial::Conservative => AFTER_SYN_LOSS_RTO_US,
+            }
+        } else {
+            let spread_us = (self.rttvar_scaled >> SCALE).saturating_mul(4).max(GRANULARITY_US);
+            (self.srtt_scaled >> SCALE).saturating_add(spread_us)
+        };
+        let base_us = base_us.max(self.rto_min_us);
+        // 32 bits shifted by at most 31 fit in 64.
+        let backed_off_us = u64::from(base_us) << self.backoff.min(31);
+        Duration::from_micros(backed_off_us.min(u64::from(self.rto_max_us)))
+    }
+
+    /// How often the timeout is currently doubled.
+    #[must_use]
+    pub fn backoff(&self) -> u8 {
+        self.backoff
+    }
+
+    /// Smoothed round-trip time; `None` before the first sample.
+    #[must_use]
+    pub fn srtt(&self) -> Option<Duration> {
+        self.sampled(self.srtt_scaled >> SCALE)
+    }
+
+    /// Mean deviation of the round-trip time; `None` before the first sample.
+    #[must_use]
+    pub fn rttvar(&self) -> Option<Duration> {
+        self.sampled(self.rttvar_scaled >> SCALE)
+    }
+
+    /// The last sample; `None` before the first.
+    #[must_use]
+    pub fn latest(&self) -> Option<Duration> {
+        self.sampled(self.latest_us)
+    }
+
+    /// The shortest sample of the last 150 to 300 s before the latest one (two windows of 150 s,
+    /// so that a longer route is noticed); `None` before the first sample.
+    #[must_use]
+    pub fn min_rtt(&self) -> Option<Duration> {
+        self.sampled(self.min_current_us.min(self.min_previous_us))
+    }
+
+    fn sampled(&self, us: u32) -> Option<Duration> {
+        (self.latest_us > 0).then(|| Duration::from_micros(u64::from(us)))
+    }
+
+    /// Keeps `samples_expected` at the number of samples of the last complete round trip.
+    fn count_sample(&mut self, now: Instant) {
+        let srtt = Duration::from_micros(u64::from(self.srtt_scaled >> SCALE));
+        if now.since(self.round_start) >= srtt {
+            self.samples_expected = self.samples_in_round.clamp(1, EXPECTED_SAMPLES_MAX);
+            self.samples_in_round = 0;
+            self.round_start = now;
+        }
+        self.samples_in_round = self.samples_in_round.saturating_add(1);
+    }
+
+    fn update_min(&mut self, rtt_us: u32, now: Instant) {
+        let now_s = u32::try_from(now.as_micros() / 1_000_000).unwrap_or(u32::MAX);
+        let age_s = now_s.saturating_sub(self.min_window_start_s);
+        if age_s >= MIN_WINDOW_S {
+            // A window that ended long ago says nothing about the path of today.
+            let recent = age_s < 2 * MIN_WINDOW_S;
+            self.min_previous_us = if recent { self.min_current_us } else { NO_MIN };
+            self.min_current_us = NO_MIN;
+            self.min_window_start_s = now_s;
+        }
+        self.min_current_us = self.min_current_us.min(rtt_us);
+    }
+}
+
+/// `average` moved by one `divisor`-th of its distance to `sample`, rounded to nearest.
+fn approach(average: u32, sample: u32, divisor: u32) -> u32 {
+    let step = average.abs_diff(sample).saturating_add(divisor / 2) / divisor;
+    if sample >= average { average.saturating_add(step) } else { average.saturating_sub(step) }
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}
