@@ -1,0 +1,133 @@
+//! TUN devices against the kernel that creates them: each test in a network namespace of its own.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use mptcp_core::buf::{HeapBuf, HeapPool, TxQueue};
+use mptcp_core::driver::{Control, Progress, Worker};
+use mptcp_core::time::Instant;
+use mptcp_tun::{
+    Clock, LoopCounters, PacketDevice, RouteTable, TunConfig, TunDevice, TunError, TunLoop, TunPort,
+};
+use std::sync::Arc;
+use support::{enter_new_network, is_root_with, run};
+
+/// A worker without a stack: what the loop does not answer itself is dropped.
+struct Sink;
+
+impl Worker<HeapBuf> for Sink {
+    fn handle_burst(&mut self, _now: Instant, burst: &mut Vec<HeapBuf>) {
+        burst.clear();
+    }
+
+    fn handle_timeouts(&mut self, _now: Instant, _budget: usize) -> Progress {
+        Progress::Done
+    }
+
+    fn handle_events(&mut self, _now: Instant) {}
+
+    fn poll_transmit<T: TxQueue<HeapBuf>>(&mut self, _now: Instant, _tx: &mut T) -> Progress {
+        Progress::Done
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    fn poll_control(&mut self, _now: Instant) -> Control {
+        Control::Continue
+    }
+}
+
+fn device(name: &str, addresses: &[&str], mtu: u16) -> TunDevice {
+    let kernel_addresses = addresses.iter().map(|net| net.parse().expect("a prefix")).collect();
+    TunDevice::create(&TunConfig { name: name.into(), kernel_addresses, mtu }).expect(name)
+}
+
+fn port(device: TunDevice, addresses: &[&str]) -> TunPort<TunDevice> {
+    TunPort {
+        device,
+        addresses: addresses.iter().map(|a| a.parse().expect("an address")).collect(),
+    }
+}
+
+/// Runs a loop over `ports` in a thread while `test` runs in this one.
+fn while_looping(ports: Vec<TunPort<TunDevice>>, test: impl FnOnce()) -> Arc<LoopCounters> {
+    let pool = HeapPool::new(256, 9000);
+    let mut tun = TunLoop::new(ports, RouteTable::default(), pool, Clock::start()).expect("a loop");
+    let (handle, counters) = (tun.handle(), tun.counters());
+    let thread = std::thread::spawn(move || tun.run(&mut Sink));
+    test();
+    handle.stop();
+    thread.join().expect("no panic").expect("a clean end");
+    counters
+}
+
+#[test]
+fn the_kernel_pings_the_stacks_addresses() {
+    if !is_root_with(&["ip", "ping"]) {
+        return;
+    }
+    enter_new_network();
+    let lte = device("lte", &["10.1.0.254/24", "fd00:1::fe/64"], 1500);
+    let wifi = device("wifi", &["10.2.0.254/24"], 9000);
+    let ports = vec![port(lte, &["10.1.0.1", "fd00:1::1"]), port(wifi, &["10.2.0.1"])];
+    let counters = while_looping(ports, || {
+        run("ping", &["-c", "3", "-i", "0.2", "-W", "10", "10.1.0.1"]);
+        run("ping", &["-c", "3", "-i", "0.2", "-W", "10", "-s", "1400", "fd00:1::1"]);
+        run("ping", &["-c", "3", "-i", "0.2", "-W", "10", "-s", "8972", "-M", "do", "10.2.0.1"]);
+    });
+    assert_eq!(counters.ports()[0].echo_replies(), 6);
+    assert_eq!(counters.ports()[1].echo_replies(), 3);
+    assert_eq!(counters.ports()[0].tx_errors(), 0);
+}
+
+#[test]
+fn a_device_is_up_with_its_addresses_and_gone_when_dropped() {
+    if !is_root_with(&["ip"]) {
+        return;
+    }
+    enter_new_network();
+    let created = device("acc", &["192.0.2.9/24", "2001:db8::9/64"], 1280);
+    assert_eq!((created.name(), created.mtu()), ("acc", 1280));
+    let shown = run("ip", &["address", "show", "dev", "acc", "up"]);
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    for expected in ["192.0.2.9/24", "2001:db8::9/64", "mtu 1280"] {
+        assert!(shown.contains(expected), "{expected} is not in {shown}");
+    }
+    let config = TunConfig { name: "acc".into(), kernel_addresses: vec![], mtu: 1500 };
+    let error = TunDevice::create(&config).expect_err("the name is taken");
+    assert!(error.to_string().contains("acc") && error.to_string().contains("in use"), "{error}");
+    drop(created);
+    TunDevice::create(&config).unwrap();
+}
+
+#[test]
+fn deleting_the_device_ends_the_loop() {
+    if !is_root_with(&["ip"]) {
+        return;
+    }
+    enter_new_network();
+    let ports = vec![port(device("gone", &[], 1500), &[])];
+    let pool = HeapPool::new(64, 1500);
+    let mut tun = TunLoop::new(ports, RouteTable::default(), pool, Clock::start()).unwrap();
+    let thread = std::thread::spawn(move || tun.run(&mut Sink));
+    run("ip", &["link", "delete", "gone"]);
+    let error = thread.join().unwrap().expect_err("the device is gone");
+    assert!(matches!(error, TunError::Device { .. }), "{error}");
+}
+
+#[test]
+fn a_device_that_goes_down_and_up_again_keeps_working() {
+    if !is_root_with(&["ip", "ping"]) {
+        return;
+    }
+    enter_new_network();
+    let ports = vec![port(device("flap", &["10.3.0.254/24"], 1500), &["10.3.0.1"])];
+    let counters = while_looping(ports, || {
+        run("ip", &["link", "set", "flap", "down"]);
+        run("ip", &["link", "set", "flap", "up"]);
+        run("ping", &["-c", "1", "-W", "10", "10.3.0.1"]);
+    });
+    assert_eq!(counters.ports()[0].echo_replies(), 1);
+}
