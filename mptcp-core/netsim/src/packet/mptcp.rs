@@ -1,0 +1,190 @@
+//! The MPTCP options a judge needs, version 1 (RFC 8684 §3): how connections are recognised and
+//! what is mapped and acknowledged. Everything else is kept as `Other`.
+
+/// An MPTCP option (TCP kind 30).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MptcpOption<'a> {
+    /// MP_CAPABLE (§3.1).
+    Capable(Capable),
+    /// MP_JOIN on a SYN: the token of the receiver of this packet (§3.2).
+    JoinSyn {
+        /// Names the connection at the receiver.
+        token: u32,
+    },
+    /// MP_JOIN on a SYN/ACK or on the third ACK.
+    JoinAnswer,
+    /// DSS (§3.3).
+    Dss(Dss),
+    /// MP_FAIL: the sender leaves MPTCP or this subflow (§3.7).
+    Fail,
+    /// MP_FASTCLOSE (§3.5).
+    Fastclose,
+    /// Any other subtype, or a known one with a length that is not its own.
+    Other {
+        /// High nibble of the third byte.
+        subtype: u8,
+        /// The option from its third byte on.
+        data: &'a [u8],
+    },
+}
+
+/// MP_CAPABLE in any of its forms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capable {
+    /// Low nibble of the third byte.
+    pub version: u8,
+    /// The flags A to H.
+    pub flags: u8,
+    /// Key of the sender of this packet; absent on a version 1 SYN.
+    pub sender_key: Option<u64>,
+    /// Key of the receiver of this packet; on the third ACK and on first data.
+    pub receiver_key: Option<u64>,
+    /// Data-Level Length, when the option maps the first data.
+    pub data_len: Option<u16>,
+}
+
+/// A data sequence number or DATA_ACK as it was on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WireSeq {
+    /// All 64 bits.
+    Full(u64),
+    /// The low 32 bits.
+    Low(u32),
+}
+
+/// The Data Sequence Signal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Dss {
+    /// The F flag.
+    pub data_fin: bool,
+    /// DATA_ACK, when the A flag is set.
+    pub data_ack: Option<WireSeq>,
+    /// The mapping, when the M flag is set.
+    pub mapping: Option<Mapping>,
+}
+
+/// A data sequence mapping: `len` octets from subflow sequence `ssn` are `dsn` onwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mapping {
+    /// Data sequence number of the first octet.
+    pub dsn: WireSeq,
+    /// Subflow sequence number relative to the subflow's initial one; 0 for a DATA_FIN alone.
+    pub ssn: u32,
+    /// Octets, a DATA_FIN included; 0 is the infinite mapping.
+    pub len: u16,
+    /// Whether a checksum follows; the referee does not verify it.
+    pub checksum: Option<u16>,
+}
+
+impl<'a> MptcpOption<'a> {
+    /// Reads a whole option, kind and length included. Never fails: what is not understood is `Other`.
+    #[must_use]
+    pub fn parse(whole: &'a [u8]) -> Self {
+        let data = whole.get(2..).unwrap_or_default();
+        let subtype = data.first().map_or(0xff, |byte| byte >> 4);
+        let known = match (subtype, whole.len()) {
+            (0, 4 | 12 | 20 | 22 | 24) => Capable::parse(data).map(Self::Capable),
+            (1, 12) => {
+                field(data, 2).map(|token| Self::JoinSyn { token: u32::from_be_bytes(token) })
+            }
+            (1, 16 | 24) => Some(Self::JoinAnswer),
+            (2, _) => Dss::parse(data).map(Self::Dss),
+            (6, 12) => Some(Self::Fail),
+            (7, 12) => Some(Self::Fastclose),
+            _ => None,
+        };
+        known.unwrap_or(Self::Other { subtype, data })
+    }
+}
+
+impl Capable {
+    fn parse(data: &[u8]) -> Option<Self> {
+        let [lead, flags, ..] = *data else { return None };
+        Some(Self {
+            version: lead & 0x0f,
+            flags,
+            sender_key: field(data, 2).map(u64::from_be_bytes),
+            receiver_key: field(data, 10).map(u64::from_be_bytes),
+            data_len: field(data, 18).map(u16::from_be_bytes),
+        })
+    }
+}
+
+impl Dss {
+    fn parse(data: &[u8]) -> Option<Self> {
+        let [_, flags, ..] = *data else { return None };
+        let (has_ack, long_ack) = (flags & 0x01 != 0, flags & 0x02 != 0);
+        let (has_map, long_dsn) = (flags & 0x04 != 0, flags & 0x08 != 0);
+        let mut at = 2;
+        let data_ack = if has_ack { Some(wire_seq(data, &mut at, long_ack)?) } else { None };
+        let mapping = if has_map {
+            let dsn = wire_seq(data, &mut at, long_dsn)?;
+            let ssn = u32::from_be_bytes(field(data, at)?);
+            let len = u16::from_be_bytes(field(data, at + 4)?);
+            let checksum = field(data, at + 6).map(u16::from_be_bytes);
+            at += if checksum.is_some() { 8 } else { 6 };
+            Some(Mapping { dsn, ssn, len, checksum })
+        } else {
+            None
+        };
+        (at == data.len()).then_some(Self { data_fin: flags & 0x10 != 0, data_ack, mapping })
+    }
+}
+
+fn wire_seq(data: &[u8], at: &mut usize, long: bool) -> Option<WireSeq> {
+    let value = if long {
+        WireSeq::Full(u64::from_be_bytes(field(data, *at)?))
+    } else {
+        WireSeq::Low(u32::from_be_bytes(field(data, *at)?))
+    };
+    *at += if long { 8 } else { 4 };
+    Some(value)
+}
+
+fn field<const N: usize>(data: &[u8], at: usize) -> Option<[u8; N]> {
+    data.get(at..)?.first_chunk().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_width_of_a_dss_is_told_by_its_flags() {
+        for flags in 0..32_u8 {
+            for checksum in [0, 2] {
+                let ack = if flags & 1 == 0 { 0 } else { 4 << (flags >> 1 & 1) };
+                let map = if flags & 4 == 0 { 0 } else { (4 << (flags >> 3 & 1)) + 6 + checksum };
+                let len = 4 + ack + map;
+                let mut whole = vec![0x11; len];
+                whole[..4].copy_from_slice(&[30, u8::try_from(len).unwrap(), 0x20, flags]);
+                let MptcpOption::Dss(dss) = MptcpOption::parse(&whole) else {
+                    panic!("flags {flags:#x} with {len} bytes was not read")
+                };
+                assert_eq!(dss.data_fin, flags & 0x10 != 0);
+                assert_eq!(dss.data_ack.is_some(), ack > 0);
+                assert_eq!(dss.mapping.is_some(), map > 0);
+                assert_eq!(dss.mapping.and_then(|m| m.checksum).is_some(), map > 0 && checksum > 0);
+                whole.push(0);
+                assert!(matches!(
+                    MptcpOption::parse(&whole),
+                    MptcpOption::Other { subtype: 2, .. }
+                ));
+            }
+        }
+    }
+
+    #[test]
+    fn capable_gives_the_keys_it_has() {
+        let mut whole = vec![30, 22, 0x01, 0x01];
+        whole.extend((1..=18).collect::<Vec<u8>>());
+        let MptcpOption::Capable(capable) = MptcpOption::parse(&whole) else { panic!() };
+        assert_eq!(capable.version, 1);
+        assert_eq!(capable.sender_key, Some(0x0102_0304_0506_0708));
+        assert_eq!(capable.receiver_key, Some(0x090a_0b0c_0d0e_0f10));
+        assert_eq!(capable.data_len, Some(0x1112));
+        let MptcpOption::Capable(syn) = MptcpOption::parse(&[30, 4, 1, 1]) else { panic!() };
+        assert_eq!((syn.sender_key, syn.data_len), (None, None));
+        assert!(matches!(MptcpOption::parse(&[30, 5, 1, 1, 0]), MptcpOption::Other { .. }));
+    }
+}
