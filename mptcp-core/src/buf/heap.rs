@@ -344,3 +344,201 @@ impl TxQueue<HeapBuf> for HeapTxQueue {
         self.checksum_offload
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::{PortId, RxChecksum};
+    use proptest::prelude::*;
+    use std::format;
+
+    #[test]
+    fn buffers_cross_threads() {
+        fn is_send_sync<T: Send + Sync>() {}
+        is_send_sync::<HeapBuf>();
+        is_send_sync::<HeapPool>();
+        is_send_sync::<HeapTxQueue>();
+    }
+
+    #[test]
+    fn nothing_is_written_while_shared() {
+        let mut buf = HeapBuf::from_slice(b"abcdef");
+        let mut tail = buf.slice(4..100);
+        assert_eq!(tail.data(), b"ef");
+        assert!(buf.data_mut().is_none() && tail.data_mut().is_none());
+        assert!(buf.prepend(1).is_none() && tail.append(0).is_none());
+        assert!(!buf.copy_from(b"x"));
+        assert_eq!((buf.data(), buf.packet_len()), (&b"abcdef"[..], 6));
+        drop(buf);
+        // The last view may even grow over what the others saw.
+        tail.prepend(2).unwrap().copy_from_slice(b"12");
+        tail.data_mut().unwrap()[3] = b'4';
+        assert_eq!(tail.data(), b"12e4");
+    }
+
+    #[test]
+    fn a_slice_pins_the_whole_storage_and_keeps_the_metadata() {
+        let mut buf = HeapBuf::with_capacity(10, 90);
+        buf.append(50).unwrap().fill(7);
+        let rx = RxMeta { port: PortId(3), checksum: RxChecksum::Good };
+        let tx = TxMeta { port: PortId(4), partial_checksum: true };
+        buf.set_rx_meta(rx);
+        buf.set_tx_meta(tx);
+        let one = buf.slice(20..21);
+        assert_eq!(one.truesize(), buf.truesize());
+        assert!(one.truesize() >= 100 + size_of::<HeapBuf>());
+        assert_eq!((one.rx_meta(), one.tx_meta()), (rx, tx));
+        assert_eq!(format!("{one:?}"), "HeapBuf(1 bytes)");
+    }
+
+    #[test]
+    fn chaining_copies_into_the_tailroom_or_grows() {
+        let mut packet = HeapBuf::with_capacity(20, 6);
+        packet.append(4).unwrap().copy_from_slice(b"head");
+        packet.chain(HeapBuf::from_slice(b"12"));
+        assert_eq!(packet.data(), b"head12");
+        packet.chain(HeapBuf::from_slice(b"345"));
+        assert_eq!(packet.to_vec(), b"head12345");
+        packet.prepend(20).unwrap();
+        assert!(packet.prepend(1).is_none());
+        // A shared header: the other view must not change.
+        let other = packet.slice(20..24);
+        packet.truncate(24);
+        packet.chain(other.slice(0..2));
+        assert_eq!((&packet.data()[20..], other.data()), (&b"headhe"[..], &b"head"[..]));
+    }
+
+    #[test]
+    fn a_pool_counts_what_is_alive() {
+        let mut pool = HeapPool::new(2, 1500);
+        let mut clone = pool.clone();
+        let first = pool.alloc().unwrap();
+        assert_eq!((first.data().len(), first.start as usize), (0, HEADROOM));
+        let slice = first.slice(0..0);
+        let mut second = clone.alloc().unwrap();
+        assert!(second.append(1500).is_some() && second.append(1).is_none());
+        assert!(pool.alloc().is_none() && clone.alloc().is_none());
+        assert_eq!((pool.in_use(), pool.limit(), pool.exhausted()), (2, 2, 2));
+        drop(first);
+        assert_eq!(pool.in_use(), 2, "the slice still holds the memory");
+        drop(slice);
+        assert_eq!(clone.in_use(), 1);
+        // Growing replaces the storage, shared growing adds one.
+        second.chain(HeapBuf::from_slice(b"more"));
+        assert_eq!(pool.in_use(), 1);
+        let shared = second.slice(0..8);
+        second.chain(HeapBuf::from_slice(b"more"));
+        assert_eq!(pool.in_use(), 2);
+        drop((shared, second));
+        assert_eq!(pool.in_use(), 0);
+    }
+
+    #[test]
+    fn the_queue_is_bounded_and_in_order() {
+        let mut queue = HeapTxQueue::new(2, HeapPool::new(3, 100));
+        assert!(!queue.checksum_offload());
+        for byte in [1, 2] {
+            let mut buf = queue.alloc().unwrap();
+            assert!(buf.copy_from(&[byte]));
+            queue.push(buf);
+        }
+        assert_eq!((queue.room(), queue.len(), queue.limit()), (0, 2, 2));
+        assert_eq!(queue.pop().unwrap().data(), [1]);
+        assert_eq!(queue.room(), 1);
+        assert_eq!(queue.pop().unwrap().data(), [2]);
+        assert!(queue.is_empty() && queue.pop().is_none());
+        assert!(queue.with_checksum_offload().checksum_offload());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        TrimFront(usize),
+        Truncate(usize),
+        Prepend(usize),
+        Append(usize),
+        Slice(usize, usize),
+        CopyFrom(usize),
+        Chain(usize),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let n = 0..40usize;
+        prop_oneof![
+            n.clone().prop_map(Op::TrimFront),
+            n.clone().prop_map(Op::Truncate),
+            n.clone().prop_map(Op::Prepend),
+            n.clone().prop_map(Op::Append),
+            (n.clone(), n.clone()).prop_map(|(from, to)| Op::Slice(from, to)),
+            n.clone().prop_map(Op::CopyFrom),
+            n.prop_map(Op::Chain),
+        ]
+    }
+
+    proptest! {
+        /// The model keeps the bytes and how far the view can grow on either side.
+        #[test]
+        fn behaves_like_bytes_with_room_around(
+            headroom in 0..50usize,
+            capacity in 0..100usize,
+            ops in prop::collection::vec(op(), 0..40),
+        ) {
+            let mut buf = HeapBuf::with_capacity(headroom, capacity);
+            let mut bytes = Vec::new();
+            let (mut front, mut back) = (headroom, capacity);
+            for (op, mark) in ops.into_iter().zip(1u8..) {
+                match op {
+                    Op::TrimFront(n) => {
+                        buf.trim_front(n);
+                        front += bytes.drain(..n.min(bytes.len())).count();
+                    }
+                    Op::Truncate(len) => {
+                        buf.truncate(len);
+                        back += bytes.drain(len.min(bytes.len())..).count();
+                    }
+                    Op::Prepend(n) => match buf.prepend(n) {
+                        Some(room) => {
+                            prop_assert_eq!(room.len(), n);
+                            room.fill(mark);
+                            front -= n;
+                            bytes.splice(0..0, core::iter::repeat_n(mark, n));
+                        }
+                        None => prop_assert!(n > front),
+                    },
+                    Op::Append(n) => match buf.append(n) {
+                        Some(room) => {
+                            prop_assert_eq!(room.len(), n);
+                            room.fill(mark);
+                            back -= n;
+                            bytes.extend(core::iter::repeat_n(mark, n));
+                        }
+                        None => prop_assert!(n > back),
+                    },
+                    Op::Slice(from, to) => {
+                        buf = buf.slice(from..to);
+                        let to = to.min(bytes.len());
+                        back += bytes.drain(to..).count();
+                        front += bytes.drain(..from.min(to)).count();
+                    }
+                    Op::CopyFrom(n) => {
+                        let content = vec![mark; n];
+                        let room = bytes.len() + back;
+                        prop_assert_eq!(buf.copy_from(&content), n <= room);
+                        if n <= room {
+                            back = room - n;
+                            bytes = content;
+                        }
+                    }
+                    Op::Chain(n) => {
+                        let content = vec![mark; n];
+                        buf.chain(HeapBuf::from_slice(&content));
+                        back = back.saturating_sub(n);
+                        bytes.extend(content);
+                    }
+                }
+                prop_assert_eq!(buf.data(), &bytes[..]);
+                prop_assert_eq!(buf.data_mut().unwrap(), &bytes[..]);
+                prop_assert_eq!(buf.packet_len(), bytes.len());
+            }
+        }
+    }
+}
