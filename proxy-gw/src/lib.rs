@@ -1,1 +1,9 @@
-//! MPTCP SOCKS5 gateway.
+//! MPTCP SOCKS5 gateway: front end, policy and control around [`mptcp_core`].
+//!
+//! The logic is sans-IO over one trait, the shard: the same code runs in unit tests, in the
+//! simulator, over TUN and on DPDK ports.
+
+pub mod auth;
+pub mod cli;
+pub mod config;
+mod version;

@@ -1,0 +1,5 @@
+//! Who may use the gateway.
+
+mod password;
+
+pub use password::{BadHash, PasswordHash};

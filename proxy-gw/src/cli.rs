@@ -1,0 +1,160 @@
+//! The command line: `run`, `check`, `hash-password`. Exit codes are the contract with whoever
+//! supervises the process (see [`Exit`]).
+
+use crate::auth::PasswordHash;
+use crate::config::{self, Config};
+use clap::{Args, Parser, Subcommand};
+use std::io::{BufRead, IsTerminal, Write, stdin, stdout};
+use std::process::ExitCode;
+use zeroize::Zeroizing;
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Every session ended before the drain deadline (or the command did its work).
+    Ok,
+    /// Something failed while running.
+    Failed,
+    /// The configuration (or the command line) is wrong.
+    BadConfig,
+    /// The driver or one of the ports is not there.
+    NoDriver,
+    /// Sessions had to be reset: the drain deadline passed, or a second SIGTERM came.
+    NotDrained,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Ok => 0,
+            Exit::Failed => 1,
+            Exit::BadConfig => 2,
+            Exit::NoDriver => 3,
+            Exit::NotDrained => 4,
+        })
+    }
+}
+
+/// MPTCP SOCKS5 gateway: terminates Multipath TCP in userspace and relays to TCP servers.
+#[derive(Debug, Parser)]
+#[command(name = "proxy-gw", version, long_version = crate::version::long(), about, long_about = None)]
+#[command(
+    after_help = "Exit codes: 0 done or drained, 1 failed while running, 2 bad configuration, \
+3 driver or port missing,\n4 drain deadline passed or second SIGTERM: sessions were reset."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a configuration and print it with every default filled in.
+    #[command(after_help = "Examples:
+  proxy-gw check -c /etc/plait/gw.toml
+  proxy-gw check -c gw.toml --set driver.kind=tun --set port.0.mtu=1400
+  proxy-gw check -c gw.toml --set 'hosts.\"origin.example\"=[\"10.9.0.2\"]' > resolved.toml
+
+The output is a configuration itself; it contains the users' password hashes.")]
+    Check(ConfigArgs),
+    /// Read a password from the terminal (or the first line of stdin) and print its argon2id hash.
+    #[command(after_help = "Examples:
+  proxy-gw hash-password                      # asks twice, without echo
+  printf '%s\\n' \"$PASSWORD\" | proxy-gw hash-password
+
+Put the result into the configuration:
+  [[user]]
+  name = \"alice\"
+  password_hash = \"$argon2id$v=19$m=19456,t=2,p=1$...\"")]
+    HashPassword,
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// Configuration file (TOML).
+    #[arg(short, long, value_name = "FILE")]
+    config: String,
+    /// Overlay one value of the file; repeatable, later ones win. VALUE is TOML, or plain text.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// The configuration, or every problem on stderr.
+    fn load(&self) -> Result<Config, Exit> {
+        config::load(&self.config, &self.set).map_err(|problems| {
+            for problem in &problems {
+                eprintln!("error: {problem}");
+            }
+            Exit::BadConfig
+        })
+    }
+}
+
+/// Runs the command of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    // Usage errors end the process with code 2, as bad configuration does.
+    match Cli::parse().command {
+        Command::Check(arguments) => check(&arguments).into(),
+        Command::HashPassword => hash_password().into(),
+    }
+}
+
+fn check(arguments: &ConfigArgs) -> Exit {
+    let config = match arguments.load() {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    for warning in config.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    print_or_fail(&config.to_toml())
+}
+
+fn print_or_fail(text: &str) -> Exit {
+    match stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush()) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            eprintln!("error: cannot write to stdout: {error}");
+            Exit::Failed
+        }
+    }
+}
+
+fn hash_password() -> Exit {
+    let hash = read_password()
+        .and_then(|password| PasswordHash::of(&password).map_err(|why| why.to_string()));
+    match hash {
+        Ok(hash) => print_or_fail(&format!("{}\n", hash.as_str())),
+        Err(why) => {
+            eprintln!("error: {why}");
+            Exit::Failed
+        }
+    }
+}
+
+/// From the terminal, twice and without echo, or the first line of whatever stdin is.
+fn read_password() -> Result<Zeroizing<Vec<u8>>, String> {
+    let unreadable = |error: std::io::Error| format!("cannot read the password: {error}");
+    if stdin().is_terminal() {
+        let ask = |prompt: &str| {
+            rpassword::prompt_password(prompt)
+                .map(|line| Zeroizing::new(line.into_bytes()))
+                .map_err(unreadable)
+        };
+        let first = ask("Password: ")?;
+        let second = ask("Again: ")?;
+        return if first == second { Ok(first) } else { Err("the two differ".to_owned()) };
+    }
+    let mut line = Zeroizing::new(Vec::with_capacity(512));
+    stdin().lock().read_until(b'\n', &mut line).map_err(unreadable)?;
+    if line.last() == Some(&b'\n') {
+        line.pop();
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+    }
+    Ok(line)
+}

@@ -1,0 +1,186 @@
+//! A [`Config`] as TOML again, every default written out. Reading the result gives the same value.
+
+use super::reader::show_size;
+use super::{Auth, Config, DriverKind, Hugepages, LogFormat, Port};
+use core::fmt::Display;
+use core::time::Duration;
+use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, PathManagerKind, SchedulerKind};
+use mptcp_core::wire::Version;
+use toml::{Table, Value};
+
+/// The sections in the order of the documentation.
+pub(super) fn to_toml(config: &Config) -> String {
+    let mut text = String::new();
+    push(&mut text, "driver", driver(config));
+    for port in &config.ports {
+        push_element(&mut text, "port", self::port(port));
+    }
+    for route in &config.routes {
+        let port = config.ports.get(route.port).map_or("", |port| port.name.as_str());
+        let entries =
+            [("to", shown(&route.to)), ("via", shown(&route.via)), ("port", Value::from(port))];
+        push_element(&mut text, "route", table(entries));
+    }
+    push(&mut text, "mptcp", mptcp(config));
+    push(&mut text, "tcp", tcp(config));
+    let limits = [
+        ("connections", Value::from(config.limits.connections)),
+        ("half_open", Value::from(config.limits.half_open)),
+    ];
+    push(&mut text, "limits", table(limits));
+    push(&mut text, "timeouts", timeouts(config));
+    let auth = match config.socks5.auth {
+        Auth::None => "none",
+        Auth::Password => "password",
+    };
+    let socks5 = [("listen", list(&config.socks5.listen)), ("auth", Value::from(auth))];
+    push(&mut text, "socks5", table(socks5));
+    for user in &config.users {
+        let entries = [
+            ("name", Value::from(user.name.as_str())),
+            ("password_hash", Value::from(user.password_hash.as_str())),
+        ];
+        push_element(&mut text, "user", table(entries));
+    }
+    let egress = [("allow", list(&config.egress.allow)), ("deny", list(&config.egress.deny))];
+    push(&mut text, "egress", table(egress));
+    let hosts = config.hosts.iter().map(|(name, addresses)| (name.as_str(), list(addresses)));
+    push(&mut text, "hosts", table(hosts));
+    push(&mut text, "admin", table([("listen", list(&config.admin.listen))]));
+    push(&mut text, "log", log(config));
+    text
+}
+
+fn push(text: &mut String, name: &str, section: Table) {
+    push_headed(text, &format!("[{name}]"), section);
+}
+
+fn push_element(text: &mut String, name: &str, element: Table) {
+    push_headed(text, &format!("[[{name}]]"), element);
+}
+
+fn push_headed(text: &mut String, head: &str, entries: Table) {
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text.push_str(head);
+    text.push('\n');
+    text.push_str(&entries.to_string());
+}
+
+fn table<'a>(entries: impl IntoIterator<Item = (&'a str, Value)>) -> Table {
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+fn shown(value: &impl Display) -> Value {
+    Value::from(value.to_string())
+}
+
+fn list<T: Display>(values: &[T]) -> Value {
+    Value::Array(values.iter().map(shown).collect())
+}
+
+fn numbers(values: impl Iterator<Item = i64>) -> Value {
+    Value::Array(values.map(Value::from).collect())
+}
+
+fn seconds(duration: Duration) -> Value {
+    Value::from(i64::try_from(duration.as_secs()).unwrap_or(i64::MAX))
+}
+
+fn driver(config: &Config) -> Table {
+    let driver = &config.driver;
+    let kind = match driver.kind {
+        DriverKind::Dpdk => "dpdk",
+        DriverKind::Tun => "tun",
+    };
+    let hugepages = match driver.hugepages {
+        Hugepages::Auto => "auto",
+        Hugepages::Require => "require",
+        Hugepages::Off => "off",
+    };
+    table([
+        ("kind", Value::from(kind)),
+        ("eal", list(&driver.eal)),
+        ("cores", numbers(driver.cores.iter().map(|cpu| i64::from(*cpu)))),
+        ("hugepages", Value::from(hugepages)),
+        ("memory_mb", Value::from(driver.memory_mb)),
+    ])
+}
+
+fn port(port: &Port) -> Table {
+    let mac = port.mac.map_or_else(
+        || "auto".to_owned(),
+        |octets| octets.map(|octet| format!("{octet:02x}")).join(":"),
+    );
+    table([
+        ("name", Value::from(port.name.as_str())),
+        ("device", Value::from(port.device.as_str())),
+        ("addresses", list(&port.addresses)),
+        ("gateway", list(&port.gateway)),
+        ("mtu", Value::from(i64::from(port.mtu))),
+        ("mac", Value::from(mac)),
+        ("vlan", Value::from(i64::from(port.vlan))),
+        ("queues", Value::from(i64::from(port.queues))),
+    ])
+}
+
+fn mptcp(config: &Config) -> Table {
+    let mptcp = &config.mptcp;
+    let checksum = match mptcp.checksum {
+        ChecksumPolicy::Require => "require",
+        ChecksumPolicy::Accept => "accept",
+        ChecksumPolicy::Refuse => "refuse",
+    };
+    let scheduler = match mptcp.scheduler {
+        SchedulerKind::Default => "default",
+    };
+    let path_manager = match mptcp.path_manager {
+        PathManagerKind::Fullmesh => "fullmesh",
+        PathManagerKind::Server => "server",
+    };
+    let versions = mptcp.versions.iter().map(|version| match version {
+        Version::V0 => 0_i64,
+        Version::V1 => 1,
+    });
+    table([
+        ("versions", numbers(versions)),
+        ("checksum", Value::from(checksum)),
+        ("scheduler", Value::from(scheduler)),
+        ("path_manager", Value::from(path_manager)),
+        ("max_subflows", Value::from(i64::from(mptcp.max_subflows))),
+        ("close_timeout_s", seconds(mptcp.close_timeout)),
+    ])
+}
+
+fn tcp(config: &Config) -> Table {
+    let congestion = match config.tcp.congestion {
+        CongestionAlgorithm::Cubic => "cubic",
+        CongestionAlgorithm::NewReno => "newreno",
+    };
+    table([
+        ("congestion", Value::from(congestion)),
+        ("recv_buffer_max", Value::from(show_size(config.tcp.recv_buffer_max))),
+        ("send_buffer_max", Value::from(show_size(config.tcp.send_buffer_max))),
+    ])
+}
+
+fn timeouts(config: &Config) -> Table {
+    let timeouts = &config.timeouts;
+    table([
+        ("handshake_s", seconds(timeouts.handshake)),
+        ("connect_s", seconds(timeouts.connect)),
+        ("idle_s", seconds(timeouts.idle)),
+        ("half_closed_s", seconds(timeouts.half_closed)),
+        ("drain_s", seconds(timeouts.drain)),
+    ])
+}
+
+fn log(config: &Config) -> Table {
+    let format = match config.log.format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    let level = config.log.level.as_str().to_ascii_lowercase();
+    table([("level", Value::from(level)), ("format", Value::from(format))])
+}

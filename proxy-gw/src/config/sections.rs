@@ -1,0 +1,360 @@
+//! Every section but ports and routes, and the checks across sections.
+
+use super::ports::{PlacedPort, Ports, check_unique, network, read_ports, read_routes};
+use super::problem::Problem;
+use super::reader::{Placed, Problems, Section, choose, integer, parsed, read_list, text};
+use super::tree::{Node, Value};
+use super::{
+    Admin, AdminAddress, Auth, Config, Driver, DriverKind, Egress, HostName, Hugepages, Limits,
+    Log, LogFormat, Mptcp, Socks5, Tcp, Timeouts, User,
+};
+use crate::auth::PasswordHash;
+use core::net::{IpAddr, SocketAddr};
+use log::LevelFilter;
+use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, PathManagerKind, SchedulerKind};
+use mptcp_core::wire::Version;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// Longest time any timeout can be set to: 30 days.
+const MAX_SECONDS: u32 = 30 * 24 * 3600;
+
+/// Reads the whole tree. The result is meaningful only when `problems` stays empty.
+pub(super) fn read(root: &Node, problems: &Problems) -> Config {
+    let mut root = Section::new(String::new(), root, problems);
+    let driver = read_driver(root.section("driver"));
+    let ports = read_ports(&mut root, driver.kind, problems);
+    let routes = read_routes(&mut root, &ports, problems);
+    let users = read_users(&mut root, problems);
+    let config = Config {
+        driver,
+        routes,
+        mptcp: read_mptcp(root.section("mptcp")),
+        tcp: read_tcp(root.section("tcp")),
+        limits: read_limits(root.section("limits")),
+        timeouts: read_timeouts(root.section("timeouts")),
+        socks5: read_socks5(root.section("socks5"), &ports, !root.has("user"), problems),
+        ports: ports.all.into_iter().map(PlacedPort::into_port).collect(),
+        users,
+        egress: read_egress(root.section("egress")),
+        hosts: read_hosts(&root.section("hosts"), problems),
+        admin: read_admin(root.section("admin"), problems),
+        log: read_log(root.section("log")),
+    };
+    root.finish();
+    config
+}
+
+fn read_driver(mut section: Section<'_>) -> Driver {
+    let kinds = [("dpdk", DriverKind::Dpdk), ("tun", DriverKind::Tun)];
+    if !section.has("kind") {
+        section.missing("kind", "expected \"dpdk\" or \"tun\"");
+    }
+    let driver = Driver {
+        kind: section.choice("kind", &kinds, DriverKind::Dpdk),
+        eal: bare(section.list("eal", eal_argument)),
+        cores: section.read("cores", cores).map_or_else(|| vec![0], |cores| cores.value),
+        hugepages: section.choice(
+            "hugepages",
+            &[("auto", Hugepages::Auto), ("require", Hugepages::Require), ("off", Hugepages::Off)],
+            Hugepages::Auto,
+        ),
+        memory_mb: section.integer("memory_mb", 64..=1 << 20, 512),
+    };
+    section.finish();
+    driver
+}
+
+/// Drops the places of an optional list.
+fn bare<T>(list: Option<Vec<Placed<T>>>) -> Vec<T> {
+    list.unwrap_or_default().into_iter().map(|placed| placed.value).collect()
+}
+
+/// Refuses what this program passes to the EAL itself, abbreviated forms (`getopt_long`) included.
+fn eal_argument(value: &Value) -> Result<String, String> {
+    const LONG: [(&str, &str); 6] = [
+        ("lcores", "driver.cores"),
+        ("main-lcore", "driver.cores"),
+        ("coremask", "driver.cores"),
+        ("no-huge", "driver.hugepages"),
+        ("socket-mem", "driver.memory_mb"),
+        ("socket-limit", "driver.memory_mb"),
+    ];
+    const SHORT: [(char, &str); 5] = [
+        ('l', "driver.cores"),
+        ('c', "driver.cores"),
+        ('s', "driver.cores"),
+        ('S', "driver.cores"),
+        ('m', "driver.memory_mb"),
+    ];
+    let argument = text(value, "expected one EAL argument as text")?;
+    if argument.is_empty() || argument.contains('\0') {
+        return Err("expected one EAL argument as text".to_owned());
+    }
+    let setting = if let Some(long) = argument.strip_prefix("--") {
+        let name = long.split('=').next().unwrap_or_default();
+        let of_ours = |known: &str| !name.is_empty() && known.starts_with(name);
+        LONG.iter().find(|(known, _)| of_ours(known)).map(|(_, setting)| *setting)
+    } else {
+        let letter = argument.strip_prefix('-').and_then(|rest| rest.chars().next());
+        SHORT.iter().find(|(known, _)| Some(*known) == letter).map(|(_, setting)| *setting)
+    };
+    match setting {
+        Some(setting) => Err(format!("this program chooses it itself; use {setting}")),
+        None => Ok(argument.to_owned()),
+    }
+}
+
+/// CPUs of the shards; one until packets can be steered between shards.
+fn cores(value: &Value) -> Result<Vec<u16>, String> {
+    let expected = "expected a list of one CPU number, such as [0]";
+    let Value::Array(elements) = value else { return Err(expected.to_owned()) };
+    let cpus: Result<Vec<u16>, String> =
+        elements.iter().map(|element| integer(&element.value, &(0..=1023))).collect();
+    match cpus?.as_slice() {
+        [cpu] => Ok(vec![*cpu]),
+        [] => Err(expected.to_owned()),
+        more => Err(format!(
+            "{} shards are asked for, and this release runs one; write cores = [{}]",
+            more.len(),
+            more.first().unwrap_or(&0)
+        )),
+    }
+}
+
+fn read_mptcp(mut section: Section<'_>) -> Mptcp {
+    let versions = section.read("versions", versions);
+    let mptcp = Mptcp {
+        versions: versions.map_or_else(|| vec![Version::V1], |versions| versions.value),
+        checksum: section.choice(
+            "checksum",
+            &[
+                ("require", ChecksumPolicy::Require),
+                ("accept", ChecksumPolicy::Accept),
+                ("refuse", ChecksumPolicy::Refuse),
+            ],
+            ChecksumPolicy::Accept,
+        ),
+        scheduler: section.choice(
+            "scheduler",
+            &[("default", SchedulerKind::Default)],
+            SchedulerKind::Default,
+        ),
+        path_manager: section.choice(
+            "path_manager",
+            &[("fullmesh", PathManagerKind::Fullmesh), ("server", PathManagerKind::Server)],
+            PathManagerKind::Fullmesh,
+        ),
+        max_subflows: section.integer("max_subflows", 1..=32, 8),
+        close_timeout: section.seconds("close_timeout_s", 0..=3600, 60),
+    };
+    section.finish();
+    mptcp
+}
+
+/// Version 0 is refused by name until it exists.
+fn versions(value: &Value) -> Result<Vec<Version>, String> {
+    let expected = "expected a list of MPTCP versions: [1]";
+    let Value::Array(elements) = value else { return Err(expected.to_owned()) };
+    let numbers: Result<Vec<i64>, String> =
+        elements.iter().map(|element| integer(&element.value, &(0..=1))).collect();
+    match numbers?.as_slice() {
+        [1] => Ok(vec![Version::V1]),
+        [] => Err(expected.to_owned()),
+        numbers if numbers.contains(&0) => Err("version 0 (RFC 6824) comes with a later release; \
+                                                this one serves version 1 (RFC 8684): write [1]"
+            .to_owned()),
+        _ => Err("each version at most once: write [1]".to_owned()),
+    }
+}
+
+fn read_tcp(mut section: Section<'_>) -> Tcp {
+    // Window scale 14 announces at most 1 GiB (RFC 7323 §2.3).
+    let buffer = 64 << 10..=1 << 30;
+    let tcp = Tcp {
+        congestion: section.choice(
+            "congestion",
+            &[("cubic", CongestionAlgorithm::Cubic), ("newreno", CongestionAlgorithm::NewReno)],
+            CongestionAlgorithm::Cubic,
+        ),
+        recv_buffer_max: section.size("recv_buffer_max", buffer.clone(), 6 << 20),
+        send_buffer_max: section.size("send_buffer_max", buffer, 6 << 20),
+    };
+    section.finish();
+    tcp
+}
+
+fn read_limits(mut section: Section<'_>) -> Limits {
+    let limits = Limits {
+        connections: section.integer("connections", 1..=4_000_000, 10_000),
+        half_open: section.integer("half_open", 1..=1_000_000, 4_096),
+    };
+    section.finish();
+    limits
+}
+
+fn read_timeouts(mut section: Section<'_>) -> Timeouts {
+    let range = 1..=MAX_SECONDS;
+    let timeouts = Timeouts {
+        handshake: section.seconds("handshake_s", range.clone(), 10),
+        connect: section.seconds("connect_s", range.clone(), 30),
+        idle: section.seconds("idle_s", range.clone(), 7200),
+        half_closed: section.seconds("half_closed_s", range, 120),
+        drain: section.seconds("drain_s", 0..=MAX_SECONDS, 30),
+    };
+    section.finish();
+    timeouts
+}
+
+fn read_socks5(
+    mut section: Section<'_>,
+    ports: &Ports,
+    nobody: bool,
+    problems: &Problems,
+) -> Socks5 {
+    let listen = section.list("listen", |value| {
+        let expected = "expected an address and port, such as \"10.1.0.1:1080\"";
+        let address: SocketAddr = parsed(value, expected)?;
+        if address.port() == 0 { Err(expected.to_owned()) } else { Ok(address) }
+    });
+    if section.lacks("listen") {
+        section.missing("listen", "where clients connect, such as [\"10.1.0.1:1080\"]");
+    }
+    let own: BTreeSet<IpAddr> = ports.addresses().collect();
+    let mut seen: BTreeMap<SocketAddr, &str> = BTreeMap::new();
+    for address in listen.iter().flatten() {
+        if ports.complete && !own.contains(&address.value.ip()) {
+            let known: Vec<String> = own.iter().map(ToString::to_string).collect();
+            let expected = format!("no [[port]] has this address; ours: {}", known.join(", "));
+            address.refuse(problems, &expected);
+        }
+        if let Some(first) = seen.insert(address.value, &address.key) {
+            address.refuse(problems, &format!("the same as {first}; keep one of them"));
+        }
+    }
+    let auths = [("none", Auth::None), ("password", Auth::Password)];
+    let auth = section.read("auth", |value| choose(value, &auths));
+    if let Some(auth) = &auth
+        && auth.value == Auth::Password
+        && nobody
+    {
+        problems.push(Problem::value(
+            &auth.origin,
+            &auth.key,
+            &"\"password\"",
+            "there is no [[user]]; add one with the output of `proxy-gw hash-password`",
+        ));
+    }
+    let socks5 = Socks5 { listen: bare(listen), auth: auth.map_or(Auth::None, |auth| auth.value) };
+    section.finish();
+    socks5
+}
+
+fn read_users(root: &mut Section<'_>, problems: &Problems) -> Vec<User> {
+    let mut names = Vec::new();
+    let mut users = Vec::new();
+    for mut section in root.sections("user") {
+        let name = section.read("name", |value| {
+            let expected = "expected 1 to 255 bytes (RFC 1929)";
+            let name = text(value, expected)?;
+            let fits = (1..=255).contains(&name.len());
+            if fits { Ok(name.to_owned()) } else { Err(expected.to_owned()) }
+        });
+        let hash = section.secret("password_hash", |given| {
+            PasswordHash::parse(given)
+                .map_err(|why| format!("{why}; `proxy-gw hash-password` makes one from a password"))
+        });
+        for key in ["name", "password_hash"] {
+            if !section.has(key) {
+                section.missing(key, "every [[user]] has a name and a password_hash");
+            }
+        }
+        section.finish();
+        let (Some(name), Some(password_hash)) = (name, hash) else { continue };
+        users.push(User { name: name.value.clone(), password_hash });
+        names.push(name);
+    }
+    check_unique(names.iter(), problems);
+    users
+}
+
+fn read_egress(mut section: Section<'_>) -> Egress {
+    let egress = Egress {
+        allow: bare(section.list("allow", network)),
+        deny: bare(section.list("deny", network)),
+    };
+    section.finish();
+    egress
+}
+
+/// Most addresses tried for one name.
+const MAX_ADDRESSES_PER_NAME: usize = 16;
+
+fn read_hosts(section: &Section<'_>, problems: &Problems) -> BTreeMap<HostName, Vec<IpAddr>> {
+    let mut hosts = BTreeMap::new();
+    for (written, key, node) in section.entries() {
+        let refuse = |expected: &str| {
+            problems.push(Problem::value(&node.origin, &key, &node.value, expected));
+        };
+        let Ok(name) = HostName::new(written.as_bytes()) else {
+            refuse("the key must be a host name, such as \"origin.example\"");
+            continue;
+        };
+        let mut read = |value: &Value| parsed::<IpAddr>(value, "expected an IP address");
+        let addresses = read_list(node, &key, problems, &mut read);
+        if !(1..=MAX_ADDRESSES_PER_NAME).contains(&section.written(written)) {
+            refuse(&format!("a name has 1 to {MAX_ADDRESSES_PER_NAME} addresses"));
+        }
+        let addresses = addresses.into_iter().map(|address| address.value).collect();
+        if hosts.insert(name, addresses).is_some() {
+            refuse("the name is listed twice (case and a trailing dot do not count)");
+        }
+    }
+    hosts
+}
+
+fn read_admin(mut section: Section<'_>, problems: &Problems) -> Admin {
+    let listen = section.list("listen", admin_address).unwrap_or_default();
+    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+    for address in &listen {
+        if let Some(first) = seen.insert(address.value.to_string(), &address.key) {
+            address.refuse(problems, &format!("the same as {first}; keep one of them"));
+        }
+    }
+    section.finish();
+    Admin { listen: listen.into_iter().map(|address| address.value).collect() }
+}
+
+fn admin_address(value: &Value) -> Result<AdminAddress, String> {
+    let expected = "expected \"unix:/absolute/path\" or an address and port of this machine, such as \
+         \"127.0.0.1:9180\"";
+    let given = text(value, expected)?;
+    let Some(path) = given.strip_prefix("unix:") else {
+        return given.parse().map(AdminAddress::Tcp).map_err(|_| expected.to_owned());
+    };
+    // sockaddr_un holds 108 bytes with the terminating NUL.
+    let is_path = path.starts_with('/') && !path.ends_with('/') && !path.contains('\0');
+    if is_path && path.len() <= 107 {
+        Ok(AdminAddress::Unix(PathBuf::from(path)))
+    } else {
+        Err(format!("{expected}; a socket path has at most 107 bytes"))
+    }
+}
+
+fn read_log(mut section: Section<'_>) -> Log {
+    let levels = [
+        ("off", LevelFilter::Off),
+        ("error", LevelFilter::Error),
+        ("warn", LevelFilter::Warn),
+        ("info", LevelFilter::Info),
+        ("debug", LevelFilter::Debug),
+        ("trace", LevelFilter::Trace),
+    ];
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let log = Log {
+        level: section.choice("level", &levels, LevelFilter::Info),
+        format: section.choice("format", &formats, LogFormat::Text),
+    };
+    section.finish();
+    log
+}

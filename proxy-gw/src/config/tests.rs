@@ -1,0 +1,482 @@
+//! Every kind of configuration error with its exact message, and what good files resolve to.
+
+use super::*;
+
+/// The configuration of the documentation, every key in it.
+const FULL: &str = r#"
+[driver]
+kind = "dpdk"
+eal = ["--in-memory", "--no-pci", "--vdev=net_af_packet0,iface=gw-lte"]
+cores = [0]
+hugepages = "auto"
+memory_mb = 512
+
+[[port]]
+name = "lte"
+device = "net_af_packet0"
+addresses = ["10.1.0.1/24", "fd00:1::1/64"]
+gateway = ["10.1.0.254", "fd00:1::fe"]
+mtu = 1500
+mac = "auto"
+vlan = 0
+queues = 1
+
+[[port]]
+name = "exit"
+device = "net_af_packet1"
+addresses = ["10.9.0.1/24"]
+
+[[route]]
+to = "0.0.0.0/0"
+via = "10.9.0.2"
+port = "exit"
+
+[mptcp]
+versions = [1]
+checksum = "accept"
+scheduler = "default"
+path_manager = "fullmesh"
+max_subflows = 8
+close_timeout_s = 60
+
+[tcp]
+congestion = "cubic"
+recv_buffer_max = "6MiB"
+send_buffer_max = "6MiB"
+
+[limits]
+connections = 10000
+half_open = 4096
+
+[timeouts]
+handshake_s = 10
+connect_s = 30
+idle_s = 7200
+half_closed_s = 120
+drain_s = 30
+
+[socks5]
+listen = ["10.1.0.1:1080", "[fd00:1::1]:1080"]
+auth = "none"
+
+[[user]]
+name = "a"
+password_hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21l$iWh06vD8Fy27wf9npn6FXWiCX4K6pW6Ue1Bnzz07Z8A"
+
+[egress]
+allow = ["10.9.0.0/24"]
+deny = []
+
+[hosts]
+"origin.example" = ["10.9.0.2"]
+
+[admin]
+listen = ["unix:/run/plait.sock", "127.0.0.1:9180"]
+
+[log]
+level = "info"
+format = "text"
+"#;
+
+const MINIMAL: &str = r#"[driver]
+kind = "tun"
+[[port]]
+name = "p"
+device = "tun0"
+addresses = ["10.1.0.1/24"]
+[socks5]
+listen = ["10.1.0.1:1080"]
+"#;
+
+fn settings(all: &[&str]) -> Vec<String> {
+    all.iter().map(|setting| (*setting).to_owned()).collect()
+}
+
+/// Messages for `text`, one per line.
+fn problems(text: &str) -> String {
+    let problems = parse("gw.toml", text, &[]).unwrap_err();
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// The one message for MINIMAL with `--set setting`, without the echo of the setting in front.
+fn refused(setting: &str) -> String {
+    let all = parse("gw.toml", MINIMAL, &settings(&[setting])).unwrap_err();
+    let [one] = all.as_slice() else { panic!("{setting}: {all:#?}") };
+    let text = one.to_string();
+    text.strip_prefix(&format!("--set {setting}: ")).unwrap_or(&text).to_owned()
+}
+
+#[test]
+fn the_documented_file_is_valid_and_resolves_to_what_it_says() {
+    let config = parse("gw.toml", FULL, &[]).unwrap();
+    assert_eq!(config.ports[0].addresses[1].to_string(), "fd00:1::1/64");
+    assert_eq!(config.routes[0].port, 1);
+    assert_eq!(config.tcp.recv_buffer_max, 6 << 20);
+    assert_eq!(config.timeouts.half_closed, Duration::from_secs(120));
+    assert_eq!(config.admin.listen[0], AdminAddress::Unix(PathBuf::from("/run/plait.sock")));
+    assert_eq!(config.log.level, log::LevelFilter::Info);
+    assert_eq!(config.warnings().len(), 1, "users without auth = \"password\"");
+}
+
+#[test]
+fn defaults_are_those_of_the_documented_file() {
+    let full = parse("gw.toml", FULL, &[]).unwrap();
+    let minimal = parse("gw.toml", MINIMAL, &[]).unwrap();
+    assert_eq!(minimal.mptcp, full.mptcp);
+    assert_eq!(minimal.tcp, full.tcp);
+    assert_eq!(minimal.limits, full.limits);
+    assert_eq!(minimal.timeouts, full.timeouts);
+    assert_eq!(minimal.log, full.log);
+    assert_eq!(minimal.driver.memory_mb, full.driver.memory_mb);
+    assert_eq!((minimal.ports[0].mtu, minimal.ports[0].mac), (1500, None));
+    assert!(minimal.warnings().is_empty());
+}
+
+#[test]
+fn the_resolved_file_reads_back_to_the_same_configuration() {
+    for text in [FULL, MINIMAL] {
+        let config = parse("gw.toml", text, &[]).unwrap();
+        let resolved = config.to_toml();
+        assert_eq!(parse("resolved", &resolved, &[]).unwrap(), config, "{resolved}");
+    }
+    let set = settings(&["port.0.mac=02:00:00:00:00:0a", "tcp.recv_buffer_max=100000"]);
+    let config = parse("gw.toml", FULL, &set).unwrap();
+    assert_eq!(config.ports[0].mac, Some([2, 0, 0, 0, 0, 10]));
+    assert_eq!(parse("resolved", &config.to_toml(), &[]).unwrap(), config);
+}
+
+#[test]
+fn set_overlays_the_file() {
+    let set = settings(&["driver.kind=tun", "port.0.mtu=1400", "log.level=\"debug\""]);
+    let config = parse("gw.toml", FULL, &set).unwrap();
+    assert_eq!(config.driver.kind, DriverKind::Tun);
+    assert_eq!(config.ports[0].mtu, 1400);
+    assert_eq!(config.log.level, log::LevelFilter::Debug);
+}
+
+#[test]
+fn unknown_keys_name_file_line_and_the_nearest_key() {
+    let text = "[drivr]\nkind='tun'\n".to_owned() + MINIMAL + "auht = 'none'\n";
+    assert_eq!(
+        problems(&text),
+        "gw.toml:1: drivr: unknown key; the nearest known key is driver (known: admin, driver, \
+         egress, hosts, limits, log, mptcp, port, route, socks5, tcp, timeouts, user)\n\
+         gw.toml:11: socks5.auht: unknown key; the nearest known key is socks5.auth \
+         (known: auth, listen)"
+    );
+    assert_eq!(
+        refused("port.0.mut=1"),
+        "port.0.mut: unknown key; the nearest known key is port.0.mtu (known: addresses, device, \
+         gateway, mac, mtu, name, queues, vlan)"
+    );
+}
+
+#[test]
+fn one_run_reports_everything() {
+    let text = "[driver]\nkind = 'dpkd'\n[log]\nlevel = 7\n[limits]\nconnections = 0\n";
+    assert_eq!(
+        problems(text),
+        "gw.toml:1: port: missing; write a [[port]] for every access and exit\n\
+         gw.toml:1: socks5.listen: missing; where clients connect, such as [\"10.1.0.1:1080\"]\n\
+         gw.toml:2: driver.kind = \"dpkd\": expected \"dpdk\" or \"tun\"; did you mean \"dpdk\"?\n\
+         gw.toml:4: log.level = 7: expected \"off\" or \"error\" or \"warn\" or \"info\" or \
+         \"debug\" or \"trace\"\n\
+         gw.toml:6: limits.connections = 0: expected a whole number from 1 to 4000000"
+    );
+}
+
+#[test]
+fn files_that_are_not_there_or_not_toml_are_named() {
+    let missing = load("/nonexistent/gw.toml", &[]).unwrap_err();
+    assert_eq!(
+        missing[0].to_string(),
+        "/nonexistent/gw.toml: cannot be read: No such file or directory (os error 2)"
+    );
+    assert!(problems("[driver]\nkind = \n").starts_with("gw.toml:2: "));
+    assert!(problems("[a]\nb = 1\nb = 2\n").starts_with("gw.toml:3: duplicate key"));
+}
+
+#[test]
+fn the_driver_section_is_checked() {
+    assert_eq!(
+        refused("driver.eal=['-l', '0']"),
+        "driver.eal.0 = \"-l\": this program chooses it itself; use driver.cores"
+    );
+    for (argument, setting) in [
+        ("--lcores=0@1", "driver.cores"),
+        ("--lco=0", "driver.cores"),
+        ("-m512", "driver.memory_mb"),
+        ("--no-huge", "driver.hugepages"),
+        ("--no-hu", "driver.hugepages"),
+    ] {
+        let message = refused(&format!("driver.eal=['{argument}']"));
+        assert!(message.ends_with(&format!("use {setting}")), "{message}");
+    }
+    assert_eq!(
+        refused("driver.cores=[0,1]"),
+        "driver.cores = [0, 1]: 2 shards are asked for, and this release runs one; write cores = [0]"
+    );
+    assert_eq!(
+        refused("driver.cores=[]"),
+        "driver.cores = []: expected a list of one CPU number, such as [0]"
+    );
+    assert_eq!(
+        refused("driver.memory_mb=1"),
+        "driver.memory_mb = 1: expected a whole number from 64 to 1048576"
+    );
+    assert_eq!(
+        refused("driver.hugepages=on"),
+        "driver.hugepages = \"on\": expected \"auto\" or \"require\" or \"off\""
+    );
+}
+
+#[test]
+fn ports_are_checked() {
+    for (setting, message) in [
+        (
+            "port.0.name='a b'",
+            "port.0.name = \"a b\": expected 1 to 32 letters, digits, '-' or '_'",
+        ),
+        (
+            "port.0.device=sixteen-chars-xx",
+            "port.0.device = \"sixteen-chars-xx\": expected an interface name of 1 to 15 visible characters",
+        ),
+        (
+            "port.0.addresses=['10.1.0.1']",
+            "port.0.addresses.0 = \"10.1.0.1\": expected an address with its prefix length, such as \"10.1.0.1/24\"",
+        ),
+        (
+            "port.0.addresses=['10.1.0.1/24','10.1.0.1/16']",
+            "port.0.addresses.1 = \"10.1.0.1/16\": the address is already used by port.0.addresses.0",
+        ),
+        (
+            "port.0.gateway=['10.2.0.1']",
+            "port.0.gateway.0 = \"10.2.0.1\": a gateway must be inside one of the port's subnets",
+        ),
+        (
+            "port.0.gateway=['10.1.0.1']",
+            "port.0.gateway.0 = \"10.1.0.1\": this is our own address; name the router behind the port",
+        ),
+        (
+            "port.0.gateway=['10.1.0.2','10.1.0.3']",
+            "port.0.gateway.1 = \"10.1.0.3\": at most one gateway per address family",
+        ),
+        ("port.0.mtu=100", "port.0.mtu = 100: expected a whole number from 576 to 9600"),
+        (
+            "port.0.mac='01:00:5e:00:00:01'",
+            "port.0.mac = \"01:00:5e:00:00:01\": expected \"auto\" or a unicast address such as \"02:00:00:00:00:01\"",
+        ),
+        ("port.0.vlan=4095", "port.0.vlan = 4095: expected a whole number from 0 to 4094"),
+        (
+            "port.0.queues=4",
+            "port.0.queues = 4: expected 1: one queue per shard, and this release runs one shard",
+        ),
+    ] {
+        assert_eq!(refused(setting), message);
+    }
+}
+
+#[test]
+fn subnet_and_foreign_addresses_are_no_port_addresses() {
+    for (address, why) in [
+        ("10.1.0.0/24", "a host address there is \"10.1.0.1/24\""),
+        ("10.1.0.255/24", "a host address there is \"10.1.0.1/24\""),
+        ("127.0.0.1/8", "expected a unicast address that is not loopback"),
+        ("224.0.0.1/8", "expected a unicast address that is not loopback"),
+        ("::ffff:10.0.0.1/120", "expected a unicast address that is not loopback"),
+        ("ff02::1/64", "expected a unicast address that is not loopback"),
+    ] {
+        let text = MINIMAL.replace("\"10.1.0.1/24\"", &format!("\"10.1.0.1/24\", \"{address}\""));
+        let message = problems(&text);
+        assert!(message.ends_with(why) && message.starts_with("gw.toml:6: "), "{message}");
+    }
+    let text = MINIMAL.replace("\"10.1.0.1/24\"]", "\"10.1.0.1/24\", \"fd00::1/64\"]\nmtu = 1000");
+    assert_eq!(
+        problems(&text),
+        "gw.toml:7: port.0.mtu = \"1000\": a port with an IPv6 address needs at least 1280"
+    );
+}
+
+#[test]
+fn port_names_and_devices_are_unique_and_complete() {
+    let twice = MINIMAL.to_owned()
+        + "[[port]]\nname = 'p'\ndevice = 'tun0'\naddresses = ['10.2.0.1/24']\n\
+           [[port]]\nname = 'q'\n";
+    assert_eq!(
+        problems(&twice),
+        "gw.toml:10: port.1.name = \"p\": already used by port.0.name; choose another\n\
+         gw.toml:11: port.1.device = \"tun0\": already used by port.0.device; choose another\n\
+         gw.toml:13: port.2.addresses: missing; our addresses here, such as [\"10.1.0.1/24\"]\n\
+         gw.toml:13: port.2.device: missing; the driver's device, such as \"net_af_packet0\""
+    );
+}
+
+#[test]
+fn routes_fit_the_ports() {
+    let route = |to: &str, via: &str, port: &str| {
+        problems(&format!("{MINIMAL}[[route]]\nto='{to}'\nvia='{via}'\nport='{port}'\n"))
+    };
+    assert_eq!(
+        route("0.0.0.0/0", "10.1.0.2", "q"),
+        "gw.toml:12: route.0.port = \"q\": expected \"p\""
+    );
+    assert_eq!(
+        route("10.0.0.1/8", "10.1.0.2", "p"),
+        "gw.toml:10: route.0.to = \"10.0.0.1/8\": bits are set behind the prefix; did you mean \
+         \"10.0.0.0/8\"?"
+    );
+    assert_eq!(
+        route("0.0.0.0/0", "10.2.0.2", "p"),
+        "gw.toml:11: route.0.via = \"10.2.0.2\": the next hop must be inside a subnet of port \"p\""
+    );
+    assert_eq!(
+        route("::/0", "10.1.0.2", "p"),
+        "gw.toml:11: route.0.via = \"10.1.0.2\": not of the same address family as ::/0"
+    );
+    assert_eq!(
+        route("0.0.0.0/0", "10.1.0.1", "p"),
+        "gw.toml:11: route.0.via = \"10.1.0.1\": this is our own address; name the next router"
+    );
+    let one = "[[route]]\nto='0.0.0.0/0'\nvia='10.1.0.2'\nport='p'\n";
+    assert_eq!(
+        problems(&format!("{MINIMAL}{one}{one}[[route]]\n")),
+        "gw.toml:14: route.1.to = \"0.0.0.0/0\": the same destinations as route.0.to; keep one of \
+         them\n\
+         gw.toml:17: route.2.port: missing; the name of the port it leaves by\n\
+         gw.toml:17: route.2.to: missing; the destinations, such as \"0.0.0.0/0\"\n\
+         gw.toml:17: route.2.via: missing; the next hop, such as \"10.9.0.2\""
+    );
+}
+
+#[test]
+fn version_0_is_refused_by_name() {
+    for versions in ["[0]", "[0, 1]", "[1, 0]"] {
+        assert_eq!(
+            refused(&format!("mptcp.versions={versions}")),
+            format!(
+                "mptcp.versions = {versions}: version 0 (RFC 6824) comes with a later release; \
+                 this one serves version 1 (RFC 8684): write [1]"
+            )
+        );
+    }
+    assert_eq!(
+        refused("mptcp.versions=[2]"),
+        "mptcp.versions = [2]: expected a whole number from 0 to 1"
+    );
+    assert_eq!(
+        refused("mptcp.versions=[1, 1]"),
+        "mptcp.versions = [1, 1]: each version at most once: write [1]"
+    );
+    assert_eq!(
+        refused("mptcp.versions=1"),
+        "mptcp.versions = 1: expected a list of MPTCP versions: [1]"
+    );
+}
+
+#[test]
+fn protocol_settings_are_checked() {
+    for (setting, message) in [
+        (
+            "mptcp.checksum=accpet",
+            "mptcp.checksum = \"accpet\": expected \"require\" or \"accept\" or \"refuse\"; did you mean \"accept\"?",
+        ),
+        ("mptcp.scheduler=blest", "mptcp.scheduler = \"blest\": expected \"default\""),
+        ("mptcp.max_subflows=33", "mptcp.max_subflows = 33: expected a whole number from 1 to 32"),
+        ("tcp.congestion=bbr", "tcp.congestion = \"bbr\": expected \"cubic\" or \"newreno\""),
+        (
+            "tcp.recv_buffer_max=6MB",
+            "tcp.recv_buffer_max = \"6MB\": expected a size from 64KiB to 1GiB, such as \"256KiB\", \"6MiB\" or a number of bytes",
+        ),
+        (
+            "tcp.send_buffer_max=2GiB",
+            "tcp.send_buffer_max = \"2GiB\": expected a size from 64KiB to 1GiB, such as \"256KiB\", \"6MiB\" or a number of bytes",
+        ),
+        ("timeouts.idle_s=0", "timeouts.idle_s = 0: expected a whole number from 1 to 2592000"),
+    ] {
+        assert_eq!(refused(setting), message);
+    }
+}
+
+#[test]
+fn listeners_are_on_addresses_of_ours() {
+    assert_eq!(
+        refused("socks5.listen=['10.7.0.1:1080']"),
+        "socks5.listen.0 = \"10.7.0.1:1080\": no [[port]] has this address; ours: 10.1.0.1"
+    );
+    assert_eq!(
+        refused("socks5.listen=['10.1.0.1:1080','10.1.0.1:1080']"),
+        "socks5.listen.1 = \"10.1.0.1:1080\": the same as socks5.listen.0; keep one of them"
+    );
+    assert_eq!(
+        refused("socks5.listen=['10.1.0.1:0']"),
+        "socks5.listen.0 = \"10.1.0.1:0\": expected an address and port, such as \"10.1.0.1:1080\""
+    );
+    assert_eq!(
+        refused("socks5.auth=password"),
+        "socks5.auth = \"password\": there is no [[user]]; add one with the output of \
+         `proxy-gw hash-password`"
+    );
+}
+
+#[test]
+fn users_are_checked_and_hashes_never_repeated() {
+    let text = MINIMAL.to_owned() + "[[user]]\nname = 'a'\npassword_hash = 'hunter2'\n";
+    assert_eq!(
+        problems(&text),
+        "gw.toml:11: user.0.password_hash = (hidden): not a password hash in PHC form \
+         ($argon2id$...); `proxy-gw hash-password` makes one from a password"
+    );
+    let text = MINIMAL.to_owned() + "[[user]]\nname = ''\n";
+    assert_eq!(
+        problems(&text),
+        "gw.toml:9: user.0.password_hash: missing; every [[user]] has a name and a password_hash\n\
+         gw.toml:10: user.0.name = \"\": expected 1 to 255 bytes (RFC 1929)"
+    );
+}
+
+#[test]
+fn egress_hosts_and_admin_are_checked() {
+    for (setting, message) in [
+        (
+            "egress.allow=['10.9.0.2']",
+            "egress.allow.0 = \"10.9.0.2\": expected addresses with their prefix length, such as \"10.9.0.0/24\"; one address is \"10.9.0.2/32\"",
+        ),
+        (
+            "egress.deny=['10.9.0.2/24']",
+            "egress.deny.0 = \"10.9.0.2/24\": bits are set behind the prefix; did you mean \"10.9.0.0/24\"?",
+        ),
+        (
+            "hosts.\"2130706433\"=['10.0.0.1']",
+            "hosts.\"2130706433\" = [\"10.0.0.1\"]: the key must be a host name, such as \"origin.example\"",
+        ),
+        ("hosts.a=['b']", "hosts.\"a\".0 = \"b\": expected an IP address"),
+        (
+            "admin.listen=['unix:plait.sock']",
+            "admin.listen.0 = \"unix:plait.sock\": expected \"unix:/absolute/path\" or an address and port of this machine, such as \"127.0.0.1:9180\"; a socket path has at most 107 bytes",
+        ),
+        (
+            "admin.listen=['localhost:9180']",
+            "admin.listen.0 = \"localhost:9180\": expected \"unix:/absolute/path\" or an address and port of this machine, such as \"127.0.0.1:9180\"",
+        ),
+    ] {
+        let all = parse("gw.toml", MINIMAL, &settings(&[setting])).unwrap_err();
+        assert_eq!(all[0].to_string(), format!("--set {setting}: {message}"));
+    }
+    let open = parse("gw.toml", MINIMAL, &settings(&["admin.listen=['0.0.0.0:9180']"])).unwrap();
+    assert_eq!(
+        open.warnings(),
+        [
+            "admin.listen = \"0.0.0.0:9180\" shows every session to whoever reaches it; the endpoint \
+          has no authentication"
+        ]
+    );
+}
+
+#[test]
+fn no_text_panics() {
+    use proptest::prelude::*;
+    proptest!(|(text in "\\PC{0,200}", set in "[a-z0-9.\"'=\\[\\]{} ]{0,40}")| {
+        let _ = parse("f", &text, &[]);
+        let _ = parse("f", FULL, &[set]);
+    });
+}
