@@ -61,4 +61,6 @@ package:
 fuzz:
 	@cargo fuzz --version >/dev/null || { echo "fuzz: run 'cargo install cargo-fuzz' first" >&2; exit 1; }
 	for target in $(FUZZ_TARGETS); do \
-	  RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(TIME); done
+	  mkdir -p fuzz/work/$$target; \
+	  RUSTC_BOOTSTRAP=1 cargo fuzz run $$target fuzz/work/$$target fuzz/corpus/$$target -- \
+	    -max_total_time=$(TIME) -print_final_stats=1; done

@@ -1,0 +1,13 @@
+//! What the fuzz targets assert: one function per target, which takes any bytes and panics when a
+//! parser breaks its contract.
+//!
+//! cargo-fuzz calls them with new inputs; `tests/replay.rs` calls them on stable Rust with every file
+//! of `fuzz/corpus` and its mutations, so that `cargo test` keeps what fuzzing once found.
+
+mod ip;
+mod options;
+mod tcp;
+
+pub use ip::ip_packet;
+pub use options::options;
+pub use tcp::tcp_header;
