@@ -1,0 +1,468 @@
+#include "shim.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <rte_dev.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_ether.h>
+#include <rte_lcore.h>
+#include <rte_log.h>
+#include <rte_mbuf.h>
+#include <rte_mbuf_pool_ops.h>
+#include <rte_mempool.h>
+#include <rte_version.h>
+
+/* The fields that Rust reads and writes itself: must agree with RteMbuf in src/lib.rs. */
+_Static_assert(sizeof(struct rte_mbuf) == 128, "rte_mbuf size");
+_Static_assert(offsetof(struct rte_mbuf, buf_addr) == 0, "rte_mbuf.buf_addr");
+_Static_assert(offsetof(struct rte_mbuf, data_off) == 16, "rte_mbuf.data_off");
+_Static_assert(offsetof(struct rte_mbuf, refcnt) == 18, "rte_mbuf.refcnt");
+_Static_assert(offsetof(struct rte_mbuf, nb_segs) == 20, "rte_mbuf.nb_segs");
+_Static_assert(offsetof(struct rte_mbuf, port) == 22, "rte_mbuf.port");
+_Static_assert(offsetof(struct rte_mbuf, ol_flags) == 24, "rte_mbuf.ol_flags");
+_Static_assert(offsetof(struct rte_mbuf, packet_type) == 32, "rte_mbuf.packet_type");
+_Static_assert(offsetof(struct rte_mbuf, pkt_len) == 36, "rte_mbuf.pkt_len");
+_Static_assert(offsetof(struct rte_mbuf, data_len) == 40, "rte_mbuf.data_len");
+_Static_assert(offsetof(struct rte_mbuf, hash.rss) == 44, "rte_mbuf.hash.rss");
+_Static_assert(offsetof(struct rte_mbuf, buf_len) == 54, "rte_mbuf.buf_len");
+_Static_assert(offsetof(struct rte_mbuf, pool) == 56, "rte_mbuf.pool");
+_Static_assert(offsetof(struct rte_mbuf, next) == 64, "rte_mbuf.next");
+_Static_assert(RTE_MBUF_F_RX_L4_CKSUM_BAD == 1ull << 3, "RX_L4_CKSUM_BAD");
+_Static_assert(RTE_MBUF_F_RX_VLAN_STRIPPED == 1ull << 6, "RX_VLAN_STRIPPED");
+_Static_assert(RTE_MBUF_F_RX_L4_CKSUM_GOOD == 1ull << 8, "RX_L4_CKSUM_GOOD");
+_Static_assert(RTE_MBUF_F_EXTERNAL == 1ull << 61, "EXTERNAL");
+_Static_assert(RTE_MBUF_F_INDIRECT == 1ull << 62, "INDIRECT");
+#ifndef RTE_MBUF_REFCNT_ATOMIC
+#error "libdpdk was configured without atomic mbuf reference counts: views cross threads"
+#endif
+
+const char *dio_version(void)
+{
+	return rte_version();
+}
+
+const char *dio_strerror(int error)
+{
+	return rte_strerror(error < 0 ? -error : error);
+}
+
+/* rte_eal_init pins its caller, and every thread the caller starts later would inherit that. */
+int dio_eal_init(int argc, char **argv)
+{
+	cpu_set_t before;
+	int saved = pthread_getaffinity_np(pthread_self(), sizeof(before), &before) == 0;
+	int ret = rte_eal_init(argc, argv);
+	int error = rte_errno;
+
+	if (saved)
+		pthread_setaffinity_np(pthread_self(), sizeof(before), &before);
+	if (ret < 0)
+		return error != 0 ? -error : -EINVAL;
+	return 0;
+}
+
+int dio_eal_cleanup(void)
+{
+	return rte_eal_cleanup();
+}
+
+static ssize_t dio_log_write(void *cookie, const char *text, size_t len)
+{
+	dio_log_sink sink;
+	int level = rte_log_cur_msg_loglevel();
+
+	memcpy(&sink, &cookie, sizeof(sink));
+	sink(level < 0 ? RTE_LOG_INFO : (uint32_t)level, text, len);
+	return (ssize_t)len;
+}
+
+int dio_log_to(dio_log_sink sink)
+{
+	cookie_io_functions_t functions = { .write = dio_log_write };
+	void *cookie;
+	FILE *stream;
+
+	memcpy(&cookie, &sink, sizeof(cookie));
+	stream = fopencookie(cookie, "w", functions);
+	if (stream == NULL)
+		return -errno;
+	setvbuf(stream, NULL, _IOLBF, 0);
+	return rte_openlog_stream(stream);
+}
+
+int dio_thread_register(void)
+{
+	return rte_thread_register() < 0 ? -rte_errno : 0;
+}
+
+void dio_thread_unregister(void)
+{
+	rte_thread_unregister();
+}
+
+int dio_thread_socket(void)
+{
+	return (int)rte_socket_id();
+}
+
+/* What rte_pktmbuf_pool_create makes, plus the pool that views of its buffers come from. */
+struct dio_pool_private {
+	struct rte_pktmbuf_pool_private mbuf;
+	struct rte_mempool *clones;
+};
+
+struct rte_mempool *dio_pool_create(const char *name, uint32_t count, uint32_t cache,
+	uint16_t data_room, struct rte_mempool *clones, int socket, int *error)
+{
+	struct rte_pktmbuf_pool_private sizes = { .mbuf_data_room_size = data_room };
+	struct dio_pool_private *own;
+	struct rte_mempool *pool;
+	int ret;
+
+	pool = rte_mempool_create_empty(name, count, sizeof(struct rte_mbuf) + data_room, cache,
+		sizeof(struct dio_pool_private), socket, 0);
+	if (pool == NULL) {
+		*error = rte_errno;
+		return NULL;
+	}
+	ret = rte_mempool_set_ops_byname(pool, rte_mbuf_best_mempool_ops(), NULL);
+	if (ret == 0) {
+		rte_pktmbuf_pool_init(pool, &sizes);
+		own = rte_mempool_get_priv(pool);
+		own->clones = clones != NULL ? clones : pool;
+		ret = rte_mempool_populate_default(pool);
+	}
+	if (ret < 0) {
+		rte_mempool_free(pool);
+		*error = -ret;
+		return NULL;
+	}
+	rte_mempool_obj_iter(pool, rte_pktmbuf_init, NULL);
+	return pool;
+}
+
+void dio_pool_free(struct rte_mempool *pool)
+{
+	rte_mempool_free(pool);
+}
+
+uint32_t dio_pool_in_use(const struct rte_mempool *pool)
+{
+	return rte_mempool_in_use_count(pool);
+}
+
+uint32_t dio_pool_available(const struct rte_mempool *pool)
+{
+	return rte_mempool_avail_count(pool);
+}
+
+uint32_t dio_pool_element_size(const struct rte_mempool *pool)
+{
+	return pool->header_size + pool->elt_size + pool->trailer_size;
+}
+
+struct rte_mempool *dio_clones_of(struct rte_mempool *pool)
+{
+	struct dio_pool_private *own = rte_mempool_get_priv(pool);
+
+	return own->clones;
+}
+
+struct rte_mbuf *dio_alloc(struct rte_mempool *pool)
+{
+	return rte_pktmbuf_alloc(pool);
+}
+
+int dio_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **into, uint32_t n)
+{
+	return rte_pktmbuf_alloc_bulk(pool, into, n) == 0 ? 0 : -1;
+}
+
+void dio_free_chain(struct rte_mbuf *mbuf)
+{
+	rte_pktmbuf_free(mbuf);
+}
+
+void dio_free_segment(struct rte_mbuf *mbuf)
+{
+	rte_pktmbuf_free_seg(mbuf);
+}
+
+void dio_free_bulk(struct rte_mbuf **mbufs, uint32_t n)
+{
+	rte_pktmbuf_free_bulk(mbufs, n);
+}
+
+struct rte_mbuf *dio_clone(struct rte_mbuf *mbuf, uint16_t off, uint16_t len)
+{
+	struct rte_mbuf *clone = rte_pktmbuf_alloc(dio_clones_of(mbuf->pool));
+
+	if (clone == NULL)
+		return NULL;
+	rte_pktmbuf_attach(clone, mbuf);
+	clone->ol_flags &= RTE_MBUF_F_INDIRECT | RTE_MBUF_F_EXTERNAL;
+	clone->data_off = off;
+	clone->data_len = len;
+	clone->pkt_len = len;
+	clone->next = NULL;
+	clone->nb_segs = 1;
+	return clone;
+}
+
+struct rte_mbuf *dio_copy_flat(struct rte_mempool *pool, struct rte_mbuf *packet)
+{
+	struct rte_mbuf *flat;
+	const void *bytes;
+	char *into;
+
+	if (packet->pkt_len > UINT16_MAX)
+		return NULL;
+	flat = rte_pktmbuf_alloc(pool);
+	if (flat == NULL)
+		return NULL;
+	into = rte_pktmbuf_append(flat, (uint16_t)packet->pkt_len);
+	bytes = into == NULL ? NULL : rte_pktmbuf_read(packet, 0, packet->pkt_len, into);
+	if (bytes == NULL) {
+		rte_pktmbuf_free(flat);
+		return NULL;
+	}
+	if (bytes != into)
+		memcpy(into, bytes, packet->pkt_len);
+	flat->ol_flags = packet->ol_flags & ~(RTE_MBUF_F_INDIRECT | RTE_MBUF_F_EXTERNAL);
+	flat->vlan_tci = packet->vlan_tci;
+	return flat;
+}
+
+int dio_port_by_name(const char *name, uint16_t *port)
+{
+	return rte_eth_dev_get_port_by_name(name, port);
+}
+
+uint16_t dio_port_next(uint16_t port, char name[64])
+{
+	port = (uint16_t)rte_eth_find_next(port);
+	if (port >= RTE_MAX_ETHPORTS || rte_eth_dev_get_name_by_port(port, name) != 0)
+		return UINT16_MAX;
+	return port;
+}
+
+int dio_port_info(uint16_t port, struct dio_port_info *info)
+{
+	struct rte_eth_dev_info dev;
+	struct rte_ether_addr mac;
+	int ret = rte_eth_dev_info_get(port, &dev);
+
+	if (ret != 0)
+		return ret;
+	memset(info, 0, sizeof(*info));
+	snprintf(info->driver, sizeof(info->driver), "%s", dev.driver_name);
+	if (rte_eth_macaddr_get(port, &mac) == 0)
+		memcpy(info->mac, mac.addr_bytes, sizeof(info->mac));
+	if (rte_eth_dev_get_mtu(port, &info->mtu) != 0)
+		info->mtu = RTE_ETHER_MTU;
+	info->max_mtu = dev.max_mtu;
+	info->max_rx_queues = dev.max_rx_queues;
+	info->max_tx_queues = dev.max_tx_queues;
+	if (dev.rx_offload_capa & RTE_ETH_RX_OFFLOAD_TCP_CKSUM)
+		info->rx_offloads |= DIO_RX_TCP_CKSUM;
+	if (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS)
+		info->tx_offloads |= DIO_TX_MULTI_SEGS;
+	if (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_TCP_CKSUM)
+		info->tx_offloads |= DIO_TX_TCP_CKSUM;
+	info->rss = (dev.flow_type_rss_offloads & RTE_ETH_RSS_TCP) != 0;
+	info->socket = rte_eth_dev_socket_id(port);
+	return 0;
+}
+
+/* Repeating 6d5a makes the Toeplitz hash symmetric: both directions of a flow meet one queue. */
+static void dio_symmetric_key(uint8_t *key, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		key[i] = i % 2 == 0 ? 0x6d : 0x5a;
+}
+
+int dio_port_configure(uint16_t port, const struct dio_port_conf *conf, struct rte_mempool **rx_pools)
+{
+	uint16_t rx_descriptors = conf->rx_descriptors, tx_descriptors = conf->tx_descriptors;
+	struct rte_eth_conf eth = { 0 };
+	struct rte_eth_dev_info dev;
+	uint8_t key[64];
+	int ret = rte_eth_dev_info_get(port, &dev);
+
+	if (ret != 0)
+		return ret;
+	eth.rxmode.mtu = RTE_MIN(conf->mtu, dev.max_mtu);
+	if (conf->rx_offloads & DIO_RX_TCP_CKSUM)
+		eth.rxmode.offloads |= dev.rx_offload_capa & RTE_ETH_RX_OFFLOAD_CHECKSUM;
+	if (conf->tx_offloads & DIO_TX_MULTI_SEGS)
+		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+	if (conf->tx_offloads & DIO_TX_TCP_CKSUM)
+		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_TCP_CKSUM
+			| (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_IPV4_CKSUM);
+	if (conf->rss && conf->rx_queues > 1) {
+		eth.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+		eth.rx_adv_conf.rss_conf.rss_hf = dev.flow_type_rss_offloads
+			& (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP);
+		if (dev.hash_key_size > 0 && dev.hash_key_size <= sizeof(key)) {
+			dio_symmetric_key(key, dev.hash_key_size);
+			eth.rx_adv_conf.rss_conf.rss_key = key;
+			eth.rx_adv_conf.rss_conf.rss_key_len = dev.hash_key_size;
+		}
+	}
+	ret = rte_eth_dev_configure(port, conf->rx_queues, conf->tx_queues, &eth);
+	if (ret != 0)
+		return ret;
+	ret = rte_eth_dev_adjust_nb_rx_tx_desc(port, &rx_descriptors, &tx_descriptors);
+	if (ret != 0)
+		return ret;
+	for (uint16_t queue = 0; ret == 0 && queue < conf->rx_queues; queue++)
+		ret = rte_eth_rx_queue_setup(port, queue, rx_descriptors,
+			(unsigned int)rte_eth_dev_socket_id(port), NULL, rx_pools[queue]);
+	for (uint16_t queue = 0; ret == 0 && queue < conf->tx_queues; queue++)
+		ret = rte_eth_tx_queue_setup(port, queue, tx_descriptors,
+			(unsigned int)rte_eth_dev_socket_id(port), NULL);
+	return ret;
+}
+
+int dio_port_start(uint16_t port)
+{
+	return rte_eth_dev_start(port);
+}
+
+int dio_port_stop(uint16_t port)
+{
+	return rte_eth_dev_stop(port);
+}
+
+int dio_port_close(uint16_t port)
+{
+	return rte_eth_dev_close(port);
+}
+
+int dio_port_promiscuous(uint16_t port)
+{
+	return rte_eth_promiscuous_enable(port);
+}
+
+int dio_port_allmulticast(uint16_t port)
+{
+	return rte_eth_allmulticast_enable(port);
+}
+
+int dio_port_set_mac(uint16_t port, const uint8_t mac[6])
+{
+	struct rte_ether_addr address;
+
+	memcpy(address.addr_bytes, mac, sizeof(address.addr_bytes));
+	return rte_eth_dev_default_mac_addr_set(port, &address);
+}
+
+int dio_port_set_mtu(uint16_t port, uint16_t mtu)
+{
+	return rte_eth_dev_set_mtu(port, mtu);
+}
+
+int dio_port_link(uint16_t port, struct dio_link *link)
+{
+	struct rte_eth_link state = { 0 };
+	int ret = rte_eth_link_get_nowait(port, &state);
+
+	link->up = state.link_status == RTE_ETH_LINK_UP;
+	link->speed_mbps = state.link_speed;
+	return ret;
+}
+
+int dio_port_stats(uint16_t port, struct dio_port_stats *stats)
+{
+	struct rte_eth_stats from;
+	int ret = rte_eth_stats_get(port, &from);
+
+	if (ret != 0)
+		return ret;
+	stats->rx_packets = from.ipackets;
+	stats->rx_bytes = from.ibytes;
+	stats->rx_missed = from.imissed;
+	stats->rx_errors = from.ierrors;
+	stats->rx_nombuf = from.rx_nombuf;
+	stats->tx_packets = from.opackets;
+	stats->tx_bytes = from.obytes;
+	stats->tx_errors = from.oerrors;
+	return 0;
+}
+
+int dio_port_xstats(uint16_t port, char (*names)[64], uint64_t *values, uint32_t n)
+{
+	int count = rte_eth_xstats_get_names(port, NULL, 0);
+	struct rte_eth_xstat_name *all_names;
+	struct rte_eth_xstat *all;
+	int ret = count;
+
+	if (count <= 0 || n == 0)
+		return count;
+	all_names = calloc((size_t)count, sizeof(*all_names));
+	all = calloc((size_t)count, sizeof(*all));
+	if (all_names == NULL || all == NULL) {
+		ret = -ENOMEM;
+		goto out;
+	}
+	if (rte_eth_xstats_get_names(port, all_names, (unsigned int)count) != count
+		|| rte_eth_xstats_get(port, all, (unsigned int)count) != count) {
+		ret = -EAGAIN;
+		goto out;
+	}
+	for (int i = 0; i < count && (uint32_t)i < n; i++) {
+		uint64_t id = all[i].id;
+
+		if (id >= (uint64_t)count)
+			continue;
+		snprintf(names[i], sizeof(names[i]), "%s", all_names[id].name);
+		values[i] = all[i].value;
+	}
+out:
+	free(all_names);
+	free(all);
+	return ret;
+}
+
+int dio_vdev_create(const char *name, const char *args)
+{
+	return rte_eal_hotplug_add("vdev", name, args);
+}
+
+int dio_vdev_remove(const char *name)
+{
+	return rte_eal_hotplug_remove("vdev", name);
+}
+
+uint16_t dio_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **into, uint16_t n)
+{
+	return rte_eth_rx_burst(port, queue, into, n);
+}
+
+uint16_t dio_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t n)
+{
+	return rte_eth_tx_burst(port, queue, mbufs, n);
+}
+
+uint16_t dio_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t n)
+{
+	return rte_eth_tx_prepare(port, queue, mbufs, n);
+}
+
+int dio_vlan_restore(struct rte_mbuf **mbuf)
+{
+	return rte_vlan_insert(mbuf);
+}
+
+void dio_request_tcp_checksum(struct rte_mbuf *mbuf, uint16_t l2_len, uint16_t l3_len, int v6)
+{
+	mbuf->l2_len = l2_len;
+	mbuf->l3_len = l3_len;
+	mbuf->ol_flags |= RTE_MBUF_F_TX_TCP_CKSUM | (v6 ? RTE_MBUF_F_TX_IPV6 : RTE_MBUF_F_TX_IPV4);
+}

@@ -1,0 +1,199 @@
+//! Bursts: what a port's receive queue gave, and what waits for a transmit queue.
+//!
+//! Invariant: a packet is owned by exactly one value at any time, so that dropping a batch early
+//! frees what is left in it.
+
+use super::mbuf::{Mbuf, Unsendable};
+use super::pool::MbufPool;
+use core::ptr::NonNull;
+use dpdk_sys::RteMbuf;
+use mptcp_core::buf::PacketBuf;
+
+/// Packets per burst.
+pub const BURST: usize = 32;
+
+/// Packets ready for one transmit queue, oldest first; bounded.
+#[derive(Debug)]
+pub struct TxBatch {
+    packets: Vec<*mut RteMbuf>,
+    /// How many from the front `packets` were sent already.
+    sent: usize,
+    capacity: usize,
+}
+
+// SAFETY: the pointers are unique owners of packets, which may be freed or sent from any thread.
+unsafe impl Send for TxBatch {}
+
+/// What became of a packet pushed into a [`TxBatch`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pushed {
+    /// It waits to be sent.
+    Queued,
+    /// The batch is full; the packet is gone.
+    Full,
+    /// No descriptor or buffer was left for it; the packet is gone.
+    NoMemory,
+    /// The port takes one segment only and the packet does not fit into one; it is gone.
+    TooLong,
+}
+
+/// How a port wants its packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TxCapabilities {
+    /// Packets of several segments.
+    pub multi_segs: bool,
+    /// TCP checksum completion.
+    pub tcp_checksum: bool,
+}
+
+impl TxBatch {
+    /// An empty batch of at most `capacity` packets.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { packets: Vec::with_capacity(capacity), sent: 0, capacity }
+    }
+
+    /// Packets waiting.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.packets.len() - self.sent
+    }
+
+    /// True when nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Packets that still fit.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.capacity - self.len()
+    }
+
+    /// Takes a complete Ethernet frame.
+    pub fn push(&mut self, frame: Mbuf, port: TxCapabilities, pool: &MbufPool) -> Pushed {
+        if self.room() == 0 {
+            return Pushed::Full;
+        }
+        let checksum = if frame.tx_meta().partial_checksum && port.tcp_checksum {
+            checksum_request(frame.data())
+        } else {
+            None
+        };
+        match frame.into_tx(port.multi_segs, pool) {
+            Ok(raw) => {
+                if let Some((l2_len, l3_len, v6)) = checksum {
+                    // SAFETY: `into_tx` gave us the only reference.
+                    unsafe {
+                        dpdk_sys::dio_request_tcp_checksum(raw.as_ptr(), l2_len, l3_len, v6.into());
+                    }
+                }
+                self.packets.push(raw.as_ptr());
+                Pushed::Queued
+            }
+            Err(Unsendable::NoMemory) => Pushed::NoMemory,
+            Err(Unsendable::TooLong) => Pushed::TooLong,
+        }
+    }
+
+    /// Offers the packets to a transmit queue; what it does not take stays for the next flush.
+    /// Returns how many it took, and how many the driver refused for good (they are freed).
+    ///
+    /// # Safety
+    /// The queue exists, its port is started, and no other thread sends on it meanwhile.
+    pub(crate) unsafe fn flush(&mut self, port: u16, queue: u16, prepare: bool) -> (usize, usize) {
+        let (mut sent, mut refused) = (0, 0);
+        while let Some(waiting) = self.packets.get_mut(self.sent..).filter(|w| !w.is_empty()) {
+            let count = u16::try_from(waiting.len().min(BURST)).unwrap_or(u16::MAX);
+            let mut ready = count;
+            if prepare {
+                // SAFETY: the first `count` entries are packets we own.
+                ready =
+                    unsafe { dpdk_sys::dio_tx_prepare(port, queue, waiting.as_mut_ptr(), count) };
+                if ready == 0 {
+                    // The driver cannot send the first packet at all.
+                    if let Some(&first) = waiting.first() {
+                        // SAFETY: ours, and forgotten in the next line.
+                        unsafe { dpdk_sys::dio_free_chain(first) };
+                    }
+                    self.sent += 1;
+                    refused += 1;
+                    continue;
+                }
+            }
+            // SAFETY: the caller vouches for the queue; the first `ready` entries are packets we
+            // own, and those taken are the NIC's afterwards.
+            let taken = unsafe { dpdk_sys::dio_tx_burst(port, queue, waiting.as_mut_ptr(), ready) };
+            self.sent += usize::from(taken);
+            sent += usize::from(taken);
+            if taken < ready {
+                break;
+            }
+        }
+        self.compact();
+        (sent, refused)
+    }
+
+    /// Frees what waits; returns how many packets that were.
+    pub fn clear(&mut self) -> usize {
+        let dropped = self.len();
+        if let Some(waiting) = self.packets.get_mut(self.sent..).filter(|w| !w.is_empty()) {
+            let count = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
+            // SAFETY: the entries are packets we own; they are forgotten below.
+            unsafe { dpdk_sys::dio_free_bulk(waiting.as_mut_ptr(), count) };
+        }
+        self.packets.clear();
+        self.sent = 0;
+        dropped
+    }
+
+    fn compact(&mut self) {
+        self.packets.drain(..self.sent);
+        self.sent = 0;
+    }
+}
+
+impl Drop for TxBatch {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// Receives at most [`BURST`] packets; appends them to `into` and returns how many came and how many
+/// of them had to be dropped for want of a contiguous buffer.
+///
+/// # Safety
+/// The queue exists, its port is started, and no other thread receives on it meanwhile.
+pub(crate) unsafe fn receive(
+    port: u16,
+    queue: u16,
+    id: mptcp_core::buf::PortId,
+    pool: &MbufPool,
+    into: &mut Vec<Mbuf>,
+) -> (usize, usize) {
+    let mut burst = [core::ptr::null_mut::<RteMbuf>(); BURST];
+    let most = u16::try_from(BURST).unwrap_or(u16::MAX);
+    // SAFETY: the caller vouches for the queue; the array holds BURST pointers.
+    let count = unsafe { dpdk_sys::dio_rx_burst(port, queue, burst.as_mut_ptr(), most) };
+    let before = into.len();
+    let received = burst.iter().take(usize::from(count)).filter_map(|&raw| NonNull::new(raw));
+    into.extend(received.filter_map(|raw| Mbuf::from_rx(raw, id, pool)));
+    let kept = into.len() - before;
+    (usize::from(count), usize::from(count) - kept)
+}
+
+/// Lengths of the Ethernet (and VLAN) and IP headers of a frame, and whether it is IPv6.
+fn checksum_request(frame: &[u8]) -> Option<(u16, u16, bool)> {
+    let ether_type = |at: usize| frame.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+    let (l2_len, kind) = match ether_type(12)? {
+        0x8100 => (18, ether_type(16)?),
+        kind => (14, kind),
+    };
+    let first = *frame.get(usize::from(l2_len))?;
+    match kind {
+        0x0800 => Some((l2_len, u16::from(first & 0xf) * 4, false)),
+        0x86dd => Some((l2_len, 40, true)),
+        _ => None,
+    }
+}

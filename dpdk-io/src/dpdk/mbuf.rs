@@ -1,0 +1,625 @@
+//! Owned mbufs as [`PacketBuf`]s.
+//!
+//! An [`Mbuf`] is one reference to an `rte_mbuf` plus *its own* range of the buffer, so that any
+//! number of views with different ranges share one descriptor by its reference count alone. The
+//! descriptor's own `data_off`, `data_len` and `next` matter only to a NIC. Invariant: they are
+//! written while exactly one reference exists, and never afterwards while a NIC may read them; a
+//! view that must be sent while others exist is sent through a descriptor of its own (an indirect
+//! mbuf), unless it is the last segment and the descriptor's range happens to be the view's.
+//!
+//! A chained packet hangs off its head's `next`; only the view with `CHAINED` owns that list.
+
+use core::fmt;
+use core::ops::Range;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU16, Ordering, fence};
+use dpdk_sys::{EXTERNAL, INDIRECT, RX_L4_CKSUM_BAD, RX_L4_CKSUM_GOOD, RX_VLAN_STRIPPED, RteMbuf};
+use mptcp_core::buf::{PacketBuf, PortId, RxChecksum, RxMeta, TxMeta};
+
+use super::pool::MbufPool;
+
+/// `next` of the descriptor lists further segments, owned by this view.
+const CHAINED: u8 = 1;
+/// A segment was lost for want of descriptors: the packet must not be sent.
+const BROKEN: u8 = 1 << 1;
+/// `chain` copies into this buffer.
+const COPIES_CHAINS: u8 = 1 << 2;
+/// [`TxMeta::partial_checksum`].
+const PARTIAL_CHECKSUM: u8 = 1 << 3;
+
+/// The descriptor's `next` is another view's: never list the descriptor itself.
+const DETACHED: u8 = 1 << 4;
+
+/// Payloads up to this long are copied behind the headers: cheaper than a descriptor.
+const COPY_BREAK: u16 = 192;
+
+/// Far below the 16-bit count's end; reaching it takes as many views of one packet as it has bytes,
+/// dozens of times over.
+const MOST_REFERENCES: u16 = 0xf000;
+
+/// One owned view of an `rte_mbuf`'s buffer; 16 bytes. `Send`, not `Sync`: the reference count is
+/// atomic, everything else belongs to one owner.
+pub struct Mbuf {
+    raw: NonNull<RteMbuf>,
+    off: u16,
+    len: u16,
+    rx_port: PortId,
+    rx_checksum: RxChecksum,
+    tx_port: PortId,
+    flags: u8,
+}
+
+const _: () = assert!(size_of::<Mbuf>() == 16 && size_of::<Option<Mbuf>>() == 16);
+
+// SAFETY: views on different threads share the descriptor's atomic reference count and bytes nobody
+// may write while it is above one; the module's invariant covers the rest. DPDK frees mbufs from
+// any thread.
+unsafe impl Send for Mbuf {}
+
+/// Why a packet could not be handed to a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unsendable {
+    /// No descriptor or buffer was left for it.
+    NoMemory,
+    /// Its segments do not fit into one buffer, and the port takes only one.
+    TooLong,
+}
+
+impl Mbuf {
+    /// Takes over a fresh mbuf.
+    pub(crate) fn from_alloc(raw: NonNull<RteMbuf>, copies_chains: bool) -> Self {
+        // SAFETY: the caller hands over the only reference to a valid mbuf.
+        let off = unsafe { (*raw.as_ptr()).data_off };
+        Self {
+            raw,
+            off,
+            len: 0,
+            rx_port: PortId::ROUTED,
+            rx_checksum: RxChecksum::Unknown,
+            tx_port: PortId::ROUTED,
+            flags: if copies_chains { COPIES_CHAINS } else { 0 },
+        }
+    }
+
+    /// Takes over a received mbuf; a packet of several segments is copied into one buffer of
+    /// `pool`. `None`, with the packet freed, when that fails.
+    pub(crate) fn from_rx(raw: NonNull<RteMbuf>, port: PortId, pool: &MbufPool) -> Option<Self> {
+        let raw = contiguous(raw, pool)?;
+        let raw = with_vlan_tag(raw)?;
+        // SAFETY: rx_burst handed over this reference; nobody else writes the descriptor.
+        let (off, len, flags) = unsafe {
+            let mbuf = raw.as_ptr();
+            ((*mbuf).data_off, (*mbuf).data_len, (*mbuf).ol_flags)
+        };
+        let rx_checksum = match flags & (RX_L4_CKSUM_BAD | RX_L4_CKSUM_GOOD) {
+            0 => RxChecksum::Unknown,
+            RX_L4_CKSUM_BAD => RxChecksum::Bad,
+            // Good, or "not filled in, but the data is intact" (both bits).
+            _ => RxChecksum::Good,
+        };
+        let tx_port = PortId::ROUTED;
+        Some(Self { raw, off, len, rx_port: port, rx_checksum, tx_port, flags: 0 })
+    }
+
+    /// Makes the descriptor (and those behind it) describe this packet and gives it up, for
+    /// `tx_burst`. Without `multi_segs` the result is one segment.
+    pub(crate) fn into_tx(
+        mut self,
+        multi_segs: bool,
+        pool: &MbufPool,
+    ) -> Result<NonNull<RteMbuf>, Unsendable> {
+        if self.flags & BROKEN != 0 {
+            return Err(Unsendable::NoMemory);
+        }
+        if self.flags & CHAINED != 0 && !multi_segs {
+            self = self.into_flat(pool)?;
+        }
+        self.make_head().ok_or(Unsendable::NoMemory)?;
+        let raw = self.release();
+        // SAFETY: `make_head` left us the only reference to the head; its list is ours.
+        unsafe { complete_head(raw.as_ptr()) };
+        Ok(raw)
+    }
+
+    /// References to the descriptor.
+    #[must_use]
+    pub fn refcnt(&self) -> u16 {
+        self.count().load(Ordering::Relaxed)
+    }
+
+    /// Segments this packet would be sent as.
+    #[must_use]
+    pub fn segment_count(&self) -> usize {
+        1 + self.tail().count()
+    }
+
+    /// True when a segment was lost for want of descriptors; such a packet is dropped when sent.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.flags & BROKEN != 0
+    }
+
+    fn count(&self) -> &AtomicU16 {
+        // SAFETY: the descriptor is valid while we hold a reference, and its count is atomic, so a
+        // shared reference to that field alone aliases nothing.
+        unsafe { &(*self.raw.as_ptr()).refcnt }
+    }
+
+    fn buffer(&self) -> *mut u8 {
+        // SAFETY: written by DPDK before the mbuf reached us, constant while anyone refers to it.
+        unsafe { (*self.raw.as_ptr()).buf_addr }
+    }
+
+    fn buffer_len(&self) -> u16 {
+        // SAFETY: as for `buffer`.
+        unsafe { (*self.raw.as_ptr()).buf_len }
+    }
+
+    /// Sole reference to the descriptor: its header fields may be written.
+    fn is_sole(&self) -> bool {
+        if self.count().load(Ordering::Relaxed) != 1 {
+            return false;
+        }
+        // Pairs with the release of whoever gave up the last other reference.
+        fence(Ordering::Acquire);
+        true
+    }
+
+    /// Sole reference to a descriptor that owns its buffer: the bytes may be written.
+    fn is_writable(&self) -> bool {
+        // SAFETY: `ol_flags` of a descriptor is written only while one reference exists; reading it
+        // as the sole owner races with nobody.
+        self.is_sole() && unsafe { (*self.raw.as_ptr()).ol_flags } & (INDIRECT | EXTERNAL) == 0
+    }
+
+    /// Records this view's range in the descriptor. Only for the sole owner.
+    fn write_range(&self) {
+        debug_assert!(self.is_sole());
+        let mbuf = self.raw.as_ptr();
+        // SAFETY: sole owner (above): nobody else, NIC included, looks at these fields now.
+        unsafe {
+            (*mbuf).data_off = self.off;
+            (*mbuf).data_len = self.len;
+        }
+    }
+
+    /// Gives up the reference without dropping it.
+    fn release(self) -> NonNull<RteMbuf> {
+        let raw = self.raw;
+        core::mem::forget(self);
+        raw
+    }
+
+    /// Makes this view the sole owner of its descriptor, with its range recorded and the chain kept.
+    /// `None` when no descriptor is left.
+    fn make_head(&mut self) -> Option<()> {
+        if !self.is_sole() {
+            // SAFETY: our reference keeps the descriptor valid; the clone takes its own.
+            let clone = unsafe { dpdk_sys::dio_clone(self.raw.as_ptr(), self.off, self.len) };
+            let clone = NonNull::new(clone)?;
+            let list = self.take_list();
+            let shared = core::mem::replace(&mut self.raw, clone);
+            // SAFETY: gives up the reference this view held.
+            unsafe { dpdk_sys::dio_free_segment(shared.as_ptr()) };
+            if !list.is_null() {
+                // SAFETY: the clone is ours alone.
+                unsafe { (*clone.as_ptr()).next = list };
+                self.flags |= CHAINED;
+            }
+        }
+        self.write_range();
+        Some(())
+    }
+
+    /// Unlinks the further segments; null when there are none.
+    fn take_list(&mut self) -> *mut RteMbuf {
+        if self.flags & CHAINED == 0 {
+            return core::ptr::null_mut();
+        }
+        self.flags &= !CHAINED;
+        let mbuf = self.raw.as_ptr();
+        // SAFETY: `next` belongs to the view with CHAINED, which is this one.
+        unsafe { core::mem::replace(&mut (*mbuf).next, core::ptr::null_mut()) }
+    }
+
+    /// The further segments.
+    fn tail(&self) -> Segments<'_> {
+        let mut next = core::ptr::null_mut();
+        if self.flags & CHAINED != 0 {
+            // SAFETY: `next` belongs to this view.
+            next = unsafe { (*self.raw.as_ptr()).next };
+        }
+        Segments { next, _packet: core::marker::PhantomData }
+    }
+
+    /// This view as one segment (or list) that can stand behind another, without its wrapper.
+    /// `None`, with the packet freed, when no descriptor is left.
+    fn into_list(mut self) -> Option<NonNull<RteMbuf>> {
+        let as_it_is = self.flags & (CHAINED | DETACHED) == 0 && !self.is_sole() && {
+            let mbuf = self.raw.as_ptr();
+            // SAFETY: a shared descriptor's range was written before it was shared and stays.
+            unsafe {
+                (*mbuf).data_off == self.off
+                    && (*mbuf).data_len == self.len
+                    && (*mbuf).next.is_null()
+            }
+        };
+        if !as_it_is {
+            self.make_head()?;
+        }
+        Some(self.release())
+    }
+
+    /// Hangs `list` behind the last segment.
+    fn link(&mut self, list: NonNull<RteMbuf>) -> Option<()> {
+        let mut link: *mut *mut RteMbuf = {
+            let mbuf = self.raw.as_ptr();
+            // SAFETY: the head is ours alone (the caller called `make_head`).
+            unsafe { &raw mut (*mbuf).next }
+        };
+        loop {
+            // SAFETY: `link` points into the head or into a segment this packet owns.
+            let segment = unsafe { *link };
+            if segment.is_null() {
+                break;
+            }
+            // SAFETY: segments of the list are valid while they are in it.
+            let own = unsafe { own_segment(segment) }?;
+            // SAFETY: as for the read above.
+            unsafe { *link = own };
+            // SAFETY: `own` has one reference, the list's: its `next` is ours to write.
+            link = unsafe { &raw mut (*own).next };
+        }
+        // SAFETY: as above.
+        unsafe { *link = list.as_ptr() };
+        self.flags |= CHAINED;
+        Some(())
+    }
+
+    /// The same packet in one segment.
+    fn into_flat(mut self, pool: &MbufPool) -> Result<Self, Unsendable> {
+        let tail_len = self.packet_len() - usize::from(self.len);
+        let room = usize::from(self.buffer_len() - self.off - self.len);
+        if self.is_writable() && tail_len <= room {
+            let list = self.take_list();
+            let mut rest = Segments { next: list, _packet: core::marker::PhantomData };
+            let copied = rest.try_for_each(|bytes| self.copy_behind(bytes));
+            // SAFETY: the list was unlinked above: these are its only references.
+            unsafe { dpdk_sys::dio_free_chain(list) };
+            return copied.map(|()| self).ok_or(Unsendable::TooLong);
+        }
+        self.make_head().ok_or(Unsendable::NoMemory)?;
+        let (tx_port, flags) = (self.tx_port, self.flags & PARTIAL_CHECKSUM);
+        let raw = self.release();
+        // SAFETY: the head and its list are ours alone (`make_head`).
+        let flat = unsafe {
+            complete_head(raw.as_ptr());
+            dpdk_sys::dio_copy_flat(pool.raw(), raw.as_ptr())
+        };
+        // SAFETY: the packet was given up by `release`; the copy is another one.
+        unsafe { dpdk_sys::dio_free_chain(raw.as_ptr()) };
+        let flat = NonNull::new(flat).ok_or(Unsendable::TooLong)?;
+        let mut packet = Self::from_alloc(flat, false);
+        // SAFETY: the copy is ours alone.
+        packet.len = unsafe { (*flat.as_ptr()).data_len };
+        packet.tx_port = tx_port;
+        packet.flags = flags;
+        Ok(packet)
+    }
+
+    fn copy_behind(&mut self, bytes: &[u8]) -> Option<()> {
+        let into = self.append(bytes.len())?;
+        into.copy_from_slice(bytes);
+        Some(())
+    }
+
+    /// Ends the list after `keep` bytes.
+    fn truncate_list(&mut self, mut keep: usize) -> Option<()> {
+        let mbuf = self.raw.as_ptr();
+        // SAFETY: `next` of a chained view is its own.
+        let mut link: *mut *mut RteMbuf = unsafe { &raw mut (*mbuf).next };
+        loop {
+            // SAFETY: `link` points into the head or into a segment with one reference.
+            let segment = unsafe { *link };
+            if segment.is_null() {
+                return Some(());
+            }
+            // SAFETY: a segment in the list is valid.
+            let own = unsafe { own_segment(segment) }?;
+            // SAFETY: as for the read above; `own` has one reference.
+            unsafe {
+                *link = own;
+                link = &raw mut (*own).next;
+                let len = usize::from((*own).data_len);
+                if keep < len {
+                    (*own).data_len = u16::try_from(keep).unwrap_or((*own).data_len);
+                }
+                keep = keep.saturating_sub(len);
+            }
+            if keep == 0 {
+                // SAFETY: `link` is the last kept segment's `next`; what follows is ours.
+                unsafe {
+                    dpdk_sys::dio_free_chain(*link);
+                    *link = core::ptr::null_mut();
+                }
+                return Some(());
+            }
+        }
+    }
+}
+
+impl PacketBuf for Mbuf {
+    fn data(&self) -> &[u8] {
+        // SAFETY: the range lies inside the buffer (every change of `off` and `len` checks it), and
+        // bytes of a shared buffer are never written.
+        unsafe {
+            core::slice::from_raw_parts(
+                self.buffer().add(usize::from(self.off)),
+                usize::from(self.len),
+            )
+        }
+    }
+
+    fn data_mut(&mut self) -> Option<&mut [u8]> {
+        if !self.is_writable() {
+            return None;
+        }
+        // SAFETY: as for `data`, and no other view of the buffer exists.
+        Some(unsafe {
+            core::slice::from_raw_parts_mut(
+                self.buffer().add(usize::from(self.off)),
+                usize::from(self.len),
+            )
+        })
+    }
+
+    /// Aborts the process, as `Arc` does, should one packet collect some 60,000 views.
+    fn slice(&self, range: Range<usize>) -> Self {
+        let len = usize::from(self.len);
+        let start = range.start.min(len);
+        let end = range.end.clamp(start, len);
+        if self.is_sole() {
+            self.write_range();
+            self.count().store(2, Ordering::Relaxed);
+        } else if self.count().fetch_add(1, Ordering::Relaxed) > MOST_REFERENCES {
+            std::process::abort();
+        }
+        let detached = if self.flags & CHAINED != 0 { DETACHED } else { 0 };
+        Self {
+            raw: self.raw,
+            off: self.off + to_u16(start),
+            len: to_u16(end - start),
+            rx_port: self.rx_port,
+            rx_checksum: self.rx_checksum,
+            tx_port: self.tx_port,
+            flags: self.flags & (BROKEN | DETACHED) | detached,
+        }
+    }
+
+    fn trim_front(&mut self, n: usize) {
+        let n = to_u16(n.min(usize::from(self.len)));
+        self.off += n;
+        self.len -= n;
+    }
+
+    fn truncate(&mut self, len: usize) {
+        match len.checked_sub(usize::from(self.len)) {
+            None | Some(0) => {
+                let list = self.take_list();
+                // SAFETY: the list was unlinked: these are its only references; NULL is allowed.
+                unsafe { dpdk_sys::dio_free_chain(list) };
+                self.len = self.len.min(to_u16(len));
+            }
+            Some(keep) if self.flags & CHAINED != 0 => {
+                if self.truncate_list(keep).is_none() {
+                    self.flags |= BROKEN;
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn prepend(&mut self, n: usize) -> Option<&mut [u8]> {
+        let n = u16::try_from(n).ok().filter(|&n| n <= self.off)?;
+        if !self.is_writable() {
+            return None;
+        }
+        self.off -= n;
+        self.len += n;
+        self.data_mut()?.get_mut(..usize::from(n))
+    }
+
+    fn append(&mut self, n: usize) -> Option<&mut [u8]> {
+        let room = self.buffer_len() - self.off - self.len;
+        let n = u16::try_from(n).ok().filter(|&n| n <= room)?;
+        if self.flags & CHAINED != 0 || !self.is_writable() {
+            return None;
+        }
+        let from = usize::from(self.len);
+        self.len += n;
+        self.data_mut()?.get_mut(from..)
+    }
+
+    fn chain(&mut self, payload: Self) {
+        if payload.flags & BROKEN != 0 {
+            self.flags |= BROKEN;
+        }
+        let small = self.flags & COPIES_CHAINS != 0 || payload.len <= COPY_BREAK;
+        if small && payload.flags & CHAINED == 0 && self.copy_behind(payload.data()).is_some() {
+            return;
+        }
+        // Without a descriptor the packet stays incomplete, and is dropped when sent.
+        let linked = self.make_head().and_then(|()| {
+            let list = payload.into_list()?;
+            self.link(list).or_else(|| {
+                // SAFETY: `into_list` gave us the list, `link` did not take it.
+                unsafe { dpdk_sys::dio_free_chain(list.as_ptr()) };
+                None
+            })
+        });
+        if linked.is_none() {
+            self.flags |= BROKEN;
+        }
+    }
+
+    fn packet_len(&self) -> usize {
+        usize::from(self.len) + self.tail().map(<[u8]>::len).sum::<usize>()
+    }
+
+    fn truesize(&self) -> usize {
+        let descriptor = size_of::<RteMbuf>();
+        let mut size = descriptor + usize::from(self.buffer_len());
+        let mut tail = self.tail();
+        while let Some(segment) = tail.step() {
+            // SAFETY: a segment in the list is valid; `buf_len` is constant meanwhile.
+            size += descriptor + usize::from(unsafe { (*segment.as_ptr()).buf_len });
+        }
+        size
+    }
+
+    fn rx_meta(&self) -> RxMeta {
+        RxMeta { port: self.rx_port, checksum: self.rx_checksum }
+    }
+
+    fn set_tx_meta(&mut self, meta: TxMeta) {
+        self.tx_port = meta.port;
+        self.flags &= !PARTIAL_CHECKSUM;
+        if meta.partial_checksum {
+            self.flags |= PARTIAL_CHECKSUM;
+        }
+    }
+
+    fn tx_meta(&self) -> TxMeta {
+        TxMeta { port: self.tx_port, partial_checksum: self.flags & PARTIAL_CHECKSUM != 0 }
+    }
+}
+
+impl Drop for Mbuf {
+    fn drop(&mut self) {
+        let list = self.take_list();
+        if !list.is_null() {
+            // SAFETY: the list was unlinked: these are its only references.
+            unsafe { dpdk_sys::dio_free_chain(list) };
+        }
+        // SAFETY: gives up the reference this view holds.
+        unsafe { dpdk_sys::dio_free_segment(self.raw.as_ptr()) }
+    }
+}
+
+impl fmt::Debug for Mbuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mbuf")
+            .field("off", &self.off)
+            .field("len", &self.len)
+            .field("packet_len", &self.packet_len())
+            .field("refcnt", &self.refcnt())
+            .field("broken", &self.is_broken())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The segments behind a head, as bytes.
+struct Segments<'a> {
+    next: *mut RteMbuf,
+    _packet: core::marker::PhantomData<&'a Mbuf>,
+}
+
+impl Segments<'_> {
+    fn step(&mut self) -> Option<NonNull<RteMbuf>> {
+        let segment = NonNull::new(self.next)?;
+        // SAFETY: a segment in the list is valid, and its `next` does not change meanwhile.
+        self.next = unsafe { (*segment.as_ptr()).next };
+        Some(segment)
+    }
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let segment = self.step()?.as_ptr();
+        // SAFETY: a segment's recorded range lies inside its buffer, and a listed segment's bytes
+        // are not written.
+        Some(unsafe {
+            let data = (*segment).buf_addr.add(usize::from((*segment).data_off));
+            core::slice::from_raw_parts(data, usize::from((*segment).data_len))
+        })
+    }
+}
+
+/// Fills in what `tx_burst` reads in the head besides its range.
+///
+/// # Safety
+/// `head` has one reference, held by the caller, and so its `next` list belongs to the caller.
+unsafe fn complete_head(head: *mut RteMbuf) {
+    // SAFETY: the caller owns the head and the list; each segment in it is valid.
+    unsafe {
+        let mut segments: u16 = 0;
+        let mut len: u32 = 0;
+        let mut segment = head;
+        while !segment.is_null() {
+            segments += 1;
+            len += u32::from((*segment).data_len);
+            segment = (*segment).next;
+        }
+        (*head).nb_segs = segments;
+        (*head).pkt_len = len;
+        // What a receiving driver found out would read as orders to the sending one.
+        (*head).ol_flags &= INDIRECT | EXTERNAL;
+    }
+}
+
+/// `segment`, or a new descriptor over the same bytes when others refer to it too. `None` when no
+/// descriptor is left; the segment then stays where it is.
+///
+/// # Safety
+/// The caller holds a reference to `segment`, which passes to the result; its `next` is the
+/// caller's.
+unsafe fn own_segment(segment: *mut RteMbuf) -> Option<*mut RteMbuf> {
+    // SAFETY: valid by contract; the range of a shared descriptor does not change.
+    unsafe {
+        if (*segment).refcnt.load(Ordering::Acquire) == 1 {
+            return Some(segment);
+        }
+        let clone = dpdk_sys::dio_clone(segment, (*segment).data_off, (*segment).data_len);
+        let clone = NonNull::new(clone)?.as_ptr();
+        // A shared descriptor is always the last of its list: there is no `next` to carry over.
+        dpdk_sys::dio_free_segment(segment);
+        Some(clone)
+    }
+}
+
+/// A received packet in one segment; freed, with `None`, when it cannot be.
+fn contiguous(raw: NonNull<RteMbuf>, pool: &MbufPool) -> Option<NonNull<RteMbuf>> {
+    // SAFETY: rx_burst handed the packet over.
+    if unsafe { (*raw.as_ptr()).nb_segs } == 1 {
+        return Some(raw);
+    }
+    // SAFETY: the packet is ours; the copy is another one.
+    let flat = unsafe { dpdk_sys::dio_copy_flat(pool.raw(), raw.as_ptr()) };
+    // SAFETY: as above.
+    unsafe { dpdk_sys::dio_free_chain(raw.as_ptr()) };
+    NonNull::new(flat)
+}
+
+/// A frame whose driver took the VLAN tag out, with the tag back in: which frames are ours is
+/// decided in one place. Freed, with `None`, when there is no room for it.
+fn with_vlan_tag(raw: NonNull<RteMbuf>) -> Option<NonNull<RteMbuf>> {
+    // SAFETY: rx_burst handed the packet over.
+    if unsafe { (*raw.as_ptr()).ol_flags } & RX_VLAN_STRIPPED == 0 {
+        return Some(raw);
+    }
+    let mut mbuf = raw.as_ptr();
+    // SAFETY: the packet is ours and in one segment.
+    if unsafe { dpdk_sys::dio_vlan_restore(&raw mut mbuf) } == 0 {
+        return NonNull::new(mbuf);
+    }
+    // SAFETY: as above.
+    unsafe { dpdk_sys::dio_free_chain(mbuf) };
+    None
+}
+
+/// Positions inside an mbuf's buffer, which is at most 65,535 bytes long.
+fn to_u16(n: usize) -> u16 {
+    u16::try_from(n).unwrap_or(u16::MAX)
+}

@@ -1,0 +1,153 @@
+//! Packet memory: one mempool of buffers per NUMA node, and beside it one of bare descriptors for
+//! further views of those buffers.
+//!
+//! Invariant: pools live until the process ends, so packets carry no lifetime.
+
+use super::eal::Eal;
+use super::mbuf::Mbuf;
+use super::reason;
+use crate::error::DriverError;
+use core::ptr::NonNull;
+use dpdk_sys::RteMempool;
+use mptcp_core::buf::BufPool;
+use std::ffi::CString;
+
+/// Headroom of a fresh buffer (`RTE_PKTMBUF_HEADROOM`).
+pub const HEADROOM: u16 = 128;
+
+/// Buffers hold at least what every driver's default receive buffer holds.
+const SMALLEST_DATA: u16 = 2048;
+
+/// Objects a thread keeps for itself; mempools refuse caches above two thirds of the pool.
+const CACHE: u32 = 256;
+
+/// How large a pool is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PoolSize {
+    /// Buffers.
+    pub count: u32,
+    /// Bytes of each buffer, headroom included.
+    pub data_room: u16,
+}
+
+impl PoolSize {
+    /// What fits into `memory_mb` MiB beside the ports' rings, for frames of packets up to `mtu`.
+    #[must_use]
+    pub fn for_memory(memory_mb: u32, mtu: u16) -> Self {
+        // Ethernet header, VLAN tag, and slack for a driver that counts the FCS.
+        let data = mtu.saturating_add(14 + 4 + 8).next_multiple_of(64).max(SMALLEST_DATA);
+        let data_room = data + HEADROOM;
+        // Descriptor, mempool header, padding to spread elements over memory channels.
+        let element = u64::from(data_room) + 128 + 192;
+        let bytes = u64::from(memory_mb) * 1024 * 1024 / 4 * 3;
+        let count = u32::try_from(bytes / element).unwrap_or(u32::MAX >> 1);
+        Self { count, data_room }
+    }
+}
+
+/// A handle on a pool; cheap to copy, usable from any thread.
+#[derive(Clone, Copy, Debug)]
+pub struct MbufPool {
+    buffers: NonNull<RteMempool>,
+    clones: NonNull<RteMempool>,
+    count: u32,
+    copies_chains: bool,
+}
+
+// SAFETY: mempools are made for concurrent use by any thread; the handle holds nothing else.
+unsafe impl Send for MbufPool {}
+// SAFETY: as above; every operation through `&MbufPool` is one the mempool synchronises.
+unsafe impl Sync for MbufPool {}
+
+impl MbufPool {
+    /// Makes a pool on NUMA node `socket` (-1: any). `name` must be new to the process and at most
+    /// 20 bytes long.
+    ///
+    /// # Errors
+    /// [`DriverError::Memory`].
+    pub fn create(
+        _eal: &Eal,
+        name: &str,
+        size: PoolSize,
+        socket: i32,
+    ) -> Result<Self, DriverError> {
+        let clones = create_mempool(&format!("{name}_v"), size.count, 0, None, socket)?;
+        let buffers = create_mempool(name, size.count, size.data_room, Some(clones), socket)?;
+        Ok(Self { buffers, clones, count: size.count, copies_chains: false })
+    }
+
+    /// The same pool, whose buffers copy what is chained to them: for use where no port sends
+    /// packets of several segments.
+    #[must_use]
+    pub fn copying_chains(self) -> Self {
+        Self { copies_chains: true, ..self }
+    }
+
+    /// Buffers held by anyone: packets of the stack, ports' receive rings, packets being sent.
+    #[must_use]
+    pub fn in_use(&self) -> u32 {
+        // SAFETY: the pool lives until the process ends.
+        unsafe { dpdk_sys::dio_pool_in_use(self.buffers.as_ptr()) }
+    }
+
+    /// Descriptors of further views held by anyone.
+    #[must_use]
+    pub fn clones_in_use(&self) -> u32 {
+        // SAFETY: the pool lives until the process ends.
+        unsafe { dpdk_sys::dio_pool_in_use(self.clones.as_ptr()) }
+    }
+
+    /// Buffers in all.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes of memory per buffer, descriptor and padding included.
+    #[must_use]
+    pub fn element_size(&self) -> u32 {
+        // SAFETY: the pool lives until the process ends.
+        unsafe { dpdk_sys::dio_pool_element_size(self.buffers.as_ptr()) }
+    }
+
+    pub(crate) fn raw(&self) -> *mut RteMempool {
+        self.buffers.as_ptr()
+    }
+}
+
+impl BufPool<Mbuf> for MbufPool {
+    fn alloc(&mut self) -> Option<Mbuf> {
+        // SAFETY: the pool lives until the process ends; the mbuf returned is ours alone.
+        let raw = NonNull::new(unsafe { dpdk_sys::dio_alloc(self.buffers.as_ptr()) })?;
+        Some(Mbuf::from_alloc(raw, self.copies_chains))
+    }
+}
+
+fn create_mempool(
+    name: &str,
+    count: u32,
+    data_room: u16,
+    clones: Option<NonNull<RteMempool>>,
+    socket: i32,
+) -> Result<NonNull<RteMempool>, DriverError> {
+    let what = format!("{count} packet buffers of {data_room} bytes ({name})");
+    let Ok(c_name) = CString::new(name) else {
+        return Err(DriverError::Memory { what, reason: "a NUL in the pool's name".to_owned() });
+    };
+    let cache = CACHE.min(count / 2);
+    let clones = clones.map_or(core::ptr::null_mut(), NonNull::as_ptr);
+    let mut error = 0;
+    // SAFETY: the EAL runs (the caller holds an `Eal`); the name is NUL-terminated and copied.
+    let pool = unsafe {
+        dpdk_sys::dio_pool_create(
+            c_name.as_ptr(),
+            count,
+            cache,
+            data_room,
+            clones,
+            socket,
+            &raw mut error,
+        )
+    };
+    NonNull::new(pool).ok_or_else(|| DriverError::Memory { what, reason: reason(error) })
+}

@@ -1,0 +1,437 @@
+//! Ethernet ports: found by name, configured with what both sides can do, started, counted.
+//!
+//! Invariant: a [`Port`] is started as long as it exists; queue handles keep it alive, and each
+//! queue is handed out to one owner at a time.
+
+use super::batch::{self, BURST, Pushed, TxBatch, TxCapabilities};
+use super::eal::Eal;
+use super::mbuf::Mbuf;
+use super::pool::MbufPool;
+use super::reason;
+use crate::config::{MacConfig, PortConfig};
+use crate::eal_args;
+use crate::error::DriverError;
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicBool, Ordering};
+use dpdk_sys::{
+    DIO_RX_TCP_CKSUM, DIO_TX_MULTI_SEGS, DIO_TX_TCP_CKSUM, Link, PortConf, PortInfo, PortStats,
+};
+use mptcp_core::buf::PortId;
+use std::ffi::CString;
+use std::sync::Arc;
+
+/// Descriptors asked for per queue; drivers adjust them.
+pub const DESCRIPTORS: u16 = 1024;
+
+/// One started port.
+#[derive(Debug)]
+pub struct Port {
+    dpdk_id: u16,
+    id: PortId,
+    device: String,
+    info: PortInfo,
+    mac: [u8; 6],
+    tx: TxCapabilities,
+    rx_checksum: bool,
+    rx_claimed: Vec<AtomicBool>,
+    tx_claimed: Vec<AtomicBool>,
+}
+
+/// Errors of one step, with the device filled in.
+struct Steps<'a>(&'a PortConfig);
+
+impl Steps<'_> {
+    fn check(&self, step: &'static str, ret: i32, remedy: &'static str) -> Result<(), DriverError> {
+        if ret >= 0 {
+            return Ok(());
+        }
+        let device = self.0.device.clone();
+        Err(DriverError::Port { device, step, reason: reason(ret), remedy })
+    }
+
+    fn warn(&self, what: &str, ret: i32, instead: &str) {
+        if ret < 0 {
+            log::warn!("device {}: {what}: {}; {instead}", self.0.device, reason(ret));
+        }
+    }
+}
+
+impl Port {
+    /// Brings up `config.device` as access port `id`, with one transmit queue per shard. Queue `i`
+    /// receives into `rx_pools[i % len]`.
+    ///
+    /// # Errors
+    /// [`DriverError::PortMissing`], [`DriverError::Port`], or [`DriverError::Config`] when the
+    /// device cannot do what is asked.
+    pub fn open(
+        _eal: &Eal,
+        config: &PortConfig,
+        id: PortId,
+        shards: u16,
+        rx_pools: &[MbufPool],
+    ) -> Result<Arc<Self>, DriverError> {
+        let missing =
+            || DriverError::PortMissing { device: config.device.clone(), present: present() };
+        let dpdk_id = find(&config.device).ok_or_else(missing)?;
+        let steps = Steps(config);
+        let mut info = PortInfo::default();
+        // SAFETY: the EAL runs and `info` has the layout the shim fills in.
+        let ret = unsafe { dpdk_sys::dio_port_info(dpdk_id, &raw mut info) };
+        steps.check(
+            "reading its capabilities",
+            ret,
+            "check that its driver supports this device",
+        )?;
+        check_limits(config, shards, &info)?;
+
+        let wanted_rx = DIO_RX_TCP_CKSUM;
+        let wanted_tx = DIO_TX_MULTI_SEGS | DIO_TX_TCP_CKSUM;
+        let conf = PortConf {
+            rx_queues: config.queues,
+            tx_queues: shards,
+            rx_descriptors: DESCRIPTORS,
+            tx_descriptors: DESCRIPTORS,
+            mtu: config.mtu,
+            rx_offloads: wanted_rx & info.rx_offloads,
+            tx_offloads: wanted_tx & info.tx_offloads,
+            rss: info.rss,
+        };
+        if config.queues > 1 && info.rss == 0 {
+            log::warn!(
+                "device {} spreads flows over its {} queues by a rule of its own",
+                config.device,
+                config.queues
+            );
+        }
+        let pools = rx_pools.iter().cycle().map(MbufPool::raw);
+        let mut pools: Vec<_> = pools.take(usize::from(config.queues)).collect();
+        if pools.is_empty() {
+            let reason = "no receive pool was given".to_owned();
+            return Err(DriverError::Memory { what: format!("device {}", config.device), reason });
+        }
+        // SAFETY: the port exists, `conf` is complete, and `pools` has one entry per receive queue.
+        let ret =
+            unsafe { dpdk_sys::dio_port_configure(dpdk_id, &raw const conf, pools.as_mut_ptr()) };
+        steps.check("configuring its queues", ret, "lower `queues`, or raise driver.memory_mb")?;
+        let mac = apply_addressing(&steps, dpdk_id, &info)?;
+        // SAFETY: the port was configured above.
+        let ret = unsafe { dpdk_sys::dio_port_start(dpdk_id) };
+        steps.check("starting it", ret, "see the EAL's messages above")?;
+
+        let claims = |count: u16| (0..count).map(|_| AtomicBool::new(false)).collect();
+        Ok(Arc::new(Self {
+            dpdk_id,
+            id,
+            device: config.device.clone(),
+            info,
+            mac,
+            tx: TxCapabilities {
+                multi_segs: conf.tx_offloads & DIO_TX_MULTI_SEGS != 0,
+                tcp_checksum: conf.tx_offloads & DIO_TX_TCP_CKSUM != 0,
+            },
+            rx_checksum: conf.rx_offloads & DIO_RX_TCP_CKSUM != 0,
+            rx_claimed: claims(config.queues),
+            tx_claimed: claims(shards),
+        }))
+    }
+
+    /// Its place in the configuration.
+    #[must_use]
+    pub fn id(&self) -> PortId {
+        self.id
+    }
+
+    /// The device's name.
+    #[must_use]
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// The driver's name.
+    #[must_use]
+    pub fn driver(&self) -> &str {
+        CStr::from_bytes_until_nul(&self.info.driver)
+            .ok()
+            .and_then(|name| name.to_str().ok())
+            .unwrap_or("unknown")
+    }
+
+    /// Station address in use.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    /// NUMA node; -1 when unknown.
+    #[must_use]
+    pub fn socket(&self) -> i32 {
+        self.info.socket
+    }
+
+    /// What sending can leave to the port.
+    #[must_use]
+    pub fn tx_capabilities(&self) -> TxCapabilities {
+        self.tx
+    }
+
+    /// Whether received TCP checksums are verified by the port.
+    #[must_use]
+    pub fn verifies_checksums(&self) -> bool {
+        self.rx_checksum
+    }
+
+    /// Whether the link is up, and its speed in Mbit/s when known.
+    #[must_use]
+    pub fn link(&self) -> (bool, Option<u32>) {
+        let mut link = Link::default();
+        // SAFETY: the port is started; `link` has the layout the shim fills in.
+        let ret = unsafe { dpdk_sys::dio_port_link(self.dpdk_id, &raw mut link) };
+        let speed = Some(link.speed_mbps).filter(|&speed| speed != u32::MAX && speed != 0);
+        (ret == 0 && link.up != 0, speed)
+    }
+
+    /// The port's own counters; zero where it has none.
+    #[must_use]
+    pub fn stats(&self) -> PortStats {
+        let mut stats = PortStats::default();
+        // SAFETY: the port is started; `stats` has the layout the shim fills in.
+        let ret = unsafe { dpdk_sys::dio_port_stats(self.dpdk_id, &raw mut stats) };
+        if ret == 0 { stats } else { PortStats::default() }
+    }
+
+    /// The driver's extended statistics, by its own names.
+    #[must_use]
+    pub fn xstats(&self) -> Vec<(String, u64)> {
+        let none = core::ptr::null_mut();
+        // SAFETY: the port is started; with n = 0 nothing is written.
+        let count =
+            unsafe { dpdk_sys::dio_port_xstats(self.dpdk_id, none, core::ptr::null_mut(), 0) };
+        let Some(count) = usize::try_from(count).ok().filter(|&count| count > 0) else {
+            return Vec::new();
+        };
+        let mut names = vec![[0_u8; 64]; count];
+        let mut values = vec![0_u64; count];
+        let n = u32::try_from(count).unwrap_or(u32::MAX);
+        // SAFETY: both arrays hold n entries.
+        let filled = unsafe {
+            dpdk_sys::dio_port_xstats(self.dpdk_id, names.as_mut_ptr(), values.as_mut_ptr(), n)
+        };
+        let filled = usize::try_from(filled).unwrap_or(0);
+        let named = names.iter().zip(values).take(filled);
+        named.map(|(name, value)| (text(name), value)).collect()
+    }
+
+    /// Receive queue `queue`; `None` when it does not exist or somebody has it.
+    #[must_use]
+    pub fn rx_queue(self: &Arc<Self>, queue: u16, pool: MbufPool) -> Option<RxQueue> {
+        claim(&self.rx_claimed, queue)?;
+        Some(RxQueue { port: Arc::clone(self), queue, pool })
+    }
+
+    /// Transmit queue `queue`; `None` when it does not exist or somebody has it.
+    #[must_use]
+    pub fn tx_queue(
+        self: &Arc<Self>,
+        queue: u16,
+        pool: MbufPool,
+        capacity: usize,
+    ) -> Option<TxQueue> {
+        claim(&self.tx_claimed, queue)?;
+        Some(TxQueue { port: Arc::clone(self), queue, pool, batch: TxBatch::new(capacity) })
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        // SAFETY: no queue handle exists any more (each keeps the port alive), so nobody polls it.
+        let ret = unsafe { dpdk_sys::dio_port_stop(self.dpdk_id) };
+        if ret != 0 {
+            log::warn!("device {}: stopping it: {}", self.device, reason(ret));
+        }
+        // SAFETY: stopped above; the id is not used again.
+        let ret = unsafe { dpdk_sys::dio_port_close(self.dpdk_id) };
+        if ret != 0 {
+            log::warn!("device {}: closing it: {}", self.device, reason(ret));
+        }
+    }
+}
+
+/// The one receiver of a queue.
+#[derive(Debug)]
+pub struct RxQueue {
+    port: Arc<Port>,
+    queue: u16,
+    pool: MbufPool,
+}
+
+impl RxQueue {
+    /// Appends what has arrived, at most [`BURST`] frames, to `into`. Returns how many arrived and
+    /// how many of them were dropped for want of a contiguous buffer.
+    pub fn receive(&mut self, into: &mut Vec<Mbuf>) -> (usize, usize) {
+        // SAFETY: the claim makes this handle the queue's only user, and the port is started.
+        unsafe { batch::receive(self.port.dpdk_id, self.queue, self.port.id, &self.pool, into) }
+    }
+}
+
+impl Drop for RxQueue {
+    fn drop(&mut self) {
+        release(&self.port.rx_claimed, self.queue);
+    }
+}
+
+/// The one sender of a queue, with what waits for it.
+#[derive(Debug)]
+pub struct TxQueue {
+    port: Arc<Port>,
+    queue: u16,
+    pool: MbufPool,
+    batch: TxBatch,
+}
+
+impl TxQueue {
+    /// Queues a complete Ethernet frame.
+    pub fn push(&mut self, frame: Mbuf) -> Pushed {
+        self.batch.push(frame, self.port.tx, &self.pool)
+    }
+
+    /// Sends what the port takes. Returns how many frames it took and how many its driver refused.
+    pub fn flush(&mut self) -> (usize, usize) {
+        let prepare = self.port.tx.tcp_checksum;
+        // SAFETY: the claim makes this handle the queue's only user, and the port is started.
+        unsafe { self.batch.flush(self.port.dpdk_id, self.queue, prepare) }
+    }
+
+    /// Frees what waits; returns how many frames that were.
+    pub fn clear(&mut self) -> usize {
+        self.batch.clear()
+    }
+
+    /// Frames waiting.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.batch.len()
+    }
+
+    /// Frames that still fit.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.batch.room()
+    }
+}
+
+impl Drop for TxQueue {
+    fn drop(&mut self) {
+        release(&self.port.tx_claimed, self.queue);
+    }
+}
+
+/// Every `--vdev` of the EAL words must have become a port: the EAL starts happily without it when
+/// its arguments were wrong.
+///
+/// # Errors
+/// [`DriverError::PortMissing`] naming the first that did not.
+pub fn check_vdevs(_eal: &Eal, words: &[String]) -> Result<(), DriverError> {
+    let mut networks =
+        eal_args::vdev_names(words).into_iter().filter(|name| name.starts_with("net_"));
+    match networks.find(|name| find(name).is_none()) {
+        Some(device) => Err(DriverError::PortMissing { device, present: present() }),
+        None => Ok(()),
+    }
+}
+
+fn find(device: &str) -> Option<u16> {
+    let name = CString::new(device).ok()?;
+    let mut id = u16::MAX;
+    // SAFETY: the EAL runs (callers hold an `Eal`); the name is NUL-terminated.
+    let ret = unsafe { dpdk_sys::dio_port_by_name(name.as_ptr(), &raw mut id) };
+    (ret == 0).then_some(id)
+}
+
+fn present() -> Vec<String> {
+    let mut names = Vec::new();
+    let mut from = 0_u16;
+    loop {
+        let mut name = [0_u8; 64];
+        // SAFETY: the EAL runs; the buffer has the size the shim expects.
+        let id = unsafe { dpdk_sys::dio_port_next(from, &raw mut name) };
+        if id == u16::MAX {
+            return names;
+        }
+        names.push(text(&name));
+        from = id + 1;
+    }
+}
+
+fn check_limits(config: &PortConfig, shards: u16, info: &PortInfo) -> Result<(), DriverError> {
+    let most = info.max_rx_queues.min(info.max_tx_queues);
+    if config.queues.max(shards) > most {
+        return Err(DriverError::Config {
+            key: format!("port {}: queues", config.name),
+            value: config.queues.max(shards).to_string(),
+            remedy: format!("device {} has at most {most}", config.device),
+        });
+    }
+    if config.mtu > info.max_mtu && config.mtu > info.mtu {
+        return Err(DriverError::Config {
+            key: format!("port {}: mtu", config.name),
+            value: config.mtu.to_string(),
+            remedy: format!("device {} takes at most {}", config.device, info.max_mtu),
+        });
+    }
+    Ok(())
+}
+
+/// MTU, station address and filters; returns the address in use.
+fn apply_addressing(
+    steps: &Steps<'_>,
+    dpdk_id: u16,
+    info: &PortInfo,
+) -> Result<[u8; 6], DriverError> {
+    let config = steps.0;
+    if config.mtu != info.mtu {
+        // SAFETY: the port is configured.
+        let ret = unsafe { dpdk_sys::dio_port_set_mtu(dpdk_id, config.mtu) };
+        if config.mtu > info.mtu {
+            steps.check("setting its MTU", ret, "lower `mtu`")?;
+        } else {
+            steps.warn("setting its MTU", ret, "it will accept longer packets than it should");
+        }
+    }
+    let mut mac = info.mac;
+    if let MacConfig::Fixed(fixed) = config.mac {
+        // SAFETY: the port is configured; the address is six bytes.
+        let ret = unsafe { dpdk_sys::dio_port_set_mac(dpdk_id, &raw const fixed) };
+        steps.warn("setting its station address", ret, "relying on promiscuous mode");
+        mac = fixed;
+    }
+    // SAFETY: the port is configured.
+    let ret = unsafe { dpdk_sys::dio_port_allmulticast(dpdk_id) };
+    // SAFETY: as above.
+    let promiscuous = unsafe { dpdk_sys::dio_port_promiscuous(dpdk_id) };
+    if ret < 0 {
+        steps.warn(
+            "receiving all multicast and all unicast frames",
+            promiscuous,
+            "neighbour discovery may not reach it",
+        );
+    }
+    Ok(mac)
+}
+
+fn claim(claims: &[AtomicBool], queue: u16) -> Option<()> {
+    let claimed = claims.get(usize::from(queue))?;
+    (!claimed.swap(true, Ordering::AcqRel)).then_some(())
+}
+
+fn release(claims: &[AtomicBool], queue: u16) {
+    if let Some(claimed) = claims.get(usize::from(queue)) {
+        claimed.store(false, Ordering::Release);
+    }
+}
+
+fn text(name: &[u8; 64]) -> String {
+    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+    String::from_utf8_lossy(name.get(..end).unwrap_or_default()).into_owned()
+}
+
+const _: () = assert!(BURST <= u16::MAX as usize);

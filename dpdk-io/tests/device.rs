@@ -1,0 +1,372 @@
+//! Mbufs, pools and ports on DPDK's software devices, without privileges or hugepages.
+//!
+//! One EAL serves the process, so the tests take turns; each ends with its pool as full as at its
+//! start. Without libdpdk the binary says SKIPPED, and fails where CI forbids that.
+
+#![cfg_attr(have_dpdk, expect(clippy::unwrap_used, reason = "helpers of tests are tests"))]
+
+#[cfg(not(have_dpdk))]
+#[test]
+fn skipped_without_libdpdk() {
+    use std::io::Write;
+    // Not eprintln!: the harness would swallow it.
+    let text = "SKIPPED: device tests, built without libdpdk (apt-get install libdpdk-dev)";
+    writeln!(std::io::stderr(), "{text}").ok();
+    let required = std::env::var("PLAIT_CI").is_ok_and(|value| value == "1")
+        || std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(!required, "device tests may not be skipped here");
+}
+
+#[cfg(have_dpdk)]
+mod device {
+    use dpdk_io::dpdk::batch::Pushed;
+    use dpdk_io::dpdk::eal::{self, Eal, Lcore};
+    use dpdk_io::dpdk::mbuf::Mbuf;
+    use dpdk_io::dpdk::pool::{HEADROOM, MbufPool, PoolSize};
+    use dpdk_io::dpdk::port::{self, Port};
+    use dpdk_io::{DriverError, EalConfig, Hugepages, PortConfig};
+    use mptcp_core::buf::{BufPool, PacketBuf, PortId, TxMeta};
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    static TURN: Mutex<u32> = Mutex::new(0);
+
+    fn config() -> EalConfig {
+        let words = ["--in-memory", "--no-pci", "--no-telemetry", "--log-level=3"];
+        EalConfig {
+            words: words.iter().map(|&word| word.to_owned()).collect(),
+            hugepages: Hugepages::Off,
+            memory_mb: 128,
+            ..EalConfig::default()
+        }
+    }
+
+    /// The calling thread's affinity.
+    fn allowed_cpus() -> Option<String> {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        status.lines().find(|line| line.starts_with("Cpus_allowed:")).map(str::to_owned)
+    }
+
+    /// The EAL, this test's turn, and a pool of its own.
+    struct Bench {
+        eal: &'static Eal,
+        pool: MbufPool,
+        number: u32,
+        _turn: MutexGuard<'static, u32>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self::with_buffers(511)
+        }
+
+        fn with_buffers(count: u32) -> Self {
+            let mut turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+            *turn += 1;
+            let number = *turn;
+            let before = allowed_cpus();
+            let eal = Eal::start(&config()).unwrap();
+            assert_eq!(allowed_cpus(), before, "the EAL may not pin the thread that starts it");
+            let size = PoolSize { count, data_room: 2048 + HEADROOM };
+            let pool = MbufPool::create(eal, &format!("test{number}"), size, -1).unwrap();
+            Self { eal, pool, number, _turn: turn }
+        }
+
+        fn buffer(&self, bytes: &[u8]) -> Mbuf {
+            let mut buf = { self.pool }.alloc().unwrap();
+            buf.append(bytes.len()).unwrap().copy_from_slice(bytes);
+            buf
+        }
+
+        fn vdev(&self, driver: &str, args: &str) -> String {
+            let name = format!("{driver}{}", self.number);
+            eal::create_vdev(self.eal, &name, args).unwrap();
+            name
+        }
+
+        fn assert_empty(&self) {
+            assert_eq!((self.pool.in_use(), self.pool.clones_in_use()), (0, 0));
+        }
+    }
+
+    fn bytes(len: usize, seed: u8) -> Vec<u8> {
+        (0..len).map(|i| u8::try_from(i % 251).unwrap().wrapping_add(seed)).collect()
+    }
+
+    #[test]
+    fn views_share_memory_until_the_last_goes() {
+        let bench = Bench::new();
+        let mut whole = bench.buffer(&bytes(1000, 3));
+        assert!(whole.data_mut().is_some());
+        assert_eq!(whole.truesize(), 2048 + 128 + 128);
+
+        let mut part = whole.slice(100..300);
+        assert_eq!((whole.refcnt(), bench.pool.in_use()), (2, 1), "no copy was made");
+        assert!(whole.data_mut().is_none() && part.data_mut().is_none());
+        assert!(whole.prepend(1).is_none() && whole.append(1).is_none());
+        assert_eq!(part.data(), &bytes(1000, 3)[100..300]);
+
+        let inner = part.slice(50..usize::MAX);
+        assert_eq!(inner.data(), &bytes(1000, 3)[150..300]);
+        assert_eq!(part.slice(500..600).data(), b"");
+        drop(whole);
+        part.trim_front(10);
+        part.truncate(20);
+        assert_eq!(part.data(), &bytes(1000, 3)[110..130]);
+        drop(inner);
+        part.data_mut().unwrap().fill(7);
+        assert_eq!(part.prepend(2).unwrap().len(), 2);
+        assert_eq!(part.data()[2..], [7; 20]);
+        drop(part);
+        bench.assert_empty();
+    }
+
+    #[test]
+    fn growth_stops_at_the_buffer_s_ends() {
+        let bench = Bench::new();
+        let mut buf = { bench.pool }.alloc().unwrap();
+        assert_eq!(buf.data(), b"");
+        assert!(buf.append(2049).is_none() && buf.append(usize::MAX).is_none());
+        assert!(buf.append(2048).is_some() && buf.append(1).is_none());
+        assert!(buf.prepend(129).is_none() && buf.prepend(usize::MAX).is_none());
+        assert!(buf.prepend(128).is_some() && buf.prepend(1).is_none());
+        assert_eq!(buf.packet_len(), 2176);
+        buf.truncate(5000);
+        assert_eq!(buf.packet_len(), 2176);
+        buf.trim_front(5000);
+        assert_eq!(buf.packet_len(), 0);
+        drop(buf);
+        bench.assert_empty();
+    }
+
+    #[test]
+    fn chains_copy_what_is_small_and_link_what_is_not() {
+        let bench = Bench::new();
+        let payload = bench.buffer(&bytes(1400, 9));
+
+        let mut small = bench.buffer(b"head");
+        small.chain(payload.slice(0..100));
+        assert_eq!((small.segment_count(), small.packet_len()), (1, 104));
+        assert_eq!(&small.data()[4..], payload.slice(0..100).data());
+
+        // The whole payload: its own descriptor can be the last segment of several packets.
+        let mut linked = bench.buffer(b"head");
+        linked.chain(payload.slice(0..1400));
+        let mut again = bench.buffer(b"HEAD");
+        again.chain(payload.slice(0..1400));
+        assert_eq!((linked.segment_count(), linked.packet_len()), (2, 1404));
+        assert_eq!((payload.refcnt(), bench.pool.clones_in_use()), (3, 0));
+
+        // A part of it needs a descriptor of its own.
+        let mut part = bench.buffer(b"head");
+        part.chain(payload.slice(700..1400));
+        assert_eq!((part.segment_count(), part.packet_len()), (2, 704));
+        assert_eq!((payload.refcnt(), bench.pool.clones_in_use()), (4, 1));
+
+        // Behind a shared last segment nothing can hang: it gets a descriptor first.
+        linked.chain(payload.slice(300..900));
+        assert_eq!((linked.segment_count(), linked.packet_len()), (3, 2004));
+        assert_eq!(again.packet_len(), 1404, "the other packet is as it was");
+        linked.truncate(1504);
+        assert_eq!((linked.segment_count(), linked.packet_len()), (3, 1504));
+        linked.truncate(1000);
+        assert_eq!((linked.segment_count(), linked.packet_len()), (2, 1000));
+        linked.truncate(3);
+        assert_eq!((linked.segment_count(), linked.data()), (1, &b"hea"[..]));
+
+        drop((small, linked, again, part));
+        assert_eq!(payload.refcnt(), 1);
+        drop(payload);
+        bench.assert_empty();
+    }
+
+    #[test]
+    fn a_shared_head_keeps_its_bytes_and_its_chain() {
+        let bench = Bench::new();
+        let mut packet = bench.buffer(&bytes(300, 1));
+        let watcher = packet.slice(0..300);
+        packet.chain(bench.buffer(&bytes(500, 2)));
+        assert_eq!((packet.packet_len(), bench.pool.clones_in_use()), (800, 1));
+        assert_eq!(watcher.refcnt(), 2);
+
+        let head = packet.slice(0..usize::MAX);
+        assert_eq!((head.packet_len(), head.data()), (300, &bytes(300, 1)[..]));
+        packet.chain(bench.buffer(&bytes(400, 3)));
+        assert_eq!(packet.packet_len(), 1200);
+        let mut outer = bench.buffer(b"x");
+        outer.chain(packet);
+        assert_eq!((outer.segment_count(), outer.packet_len()), (4, 1201));
+        drop(outer);
+        assert_eq!(head.data(), bytes(300, 1));
+        drop((head, watcher));
+        bench.assert_empty();
+    }
+
+    #[test]
+    fn an_exhausted_pool_refuses_and_broken_packets_are_not_sent() {
+        let bench = Bench::with_buffers(7);
+        let mut pool = bench.pool;
+        let mut held: Vec<Mbuf> = core::iter::from_fn(|| pool.alloc()).collect();
+        assert_eq!((held.len(), bench.pool.in_use()), (7, 7));
+
+        let mut payload = held.pop().unwrap();
+        payload.append(1000).unwrap();
+        let mut heads: Vec<Mbuf> = (0..4).map(|_| held.pop().unwrap()).collect();
+        for head in &mut heads {
+            head.append(60).unwrap();
+            for i in 0..4 {
+                head.chain(payload.slice(i..i + 500));
+            }
+        }
+        let broken = heads.iter().filter(|head| head.is_broken()).count();
+        assert!((1..4).contains(&broken), "7 descriptors for 16 partial views: {broken} broken");
+        let name = bench.vdev("net_null", "");
+        let port = open(&bench, &name);
+        let mut queue = port.tx_queue(0, bench.pool, 8).unwrap();
+        let results: Vec<Pushed> = heads.into_iter().map(|head| queue.push(head)).collect();
+        let refused = results.iter().filter(|&&result| result == Pushed::NoMemory).count();
+        assert_eq!(refused, broken);
+        drop((queue, held, payload, port));
+        bench.assert_empty();
+    }
+
+    fn open(bench: &Bench, device: &str) -> std::sync::Arc<Port> {
+        let config = PortConfig::new("p", device);
+        Port::open(bench.eal, &config, PortId(3), 1, &[bench.pool]).unwrap()
+    }
+
+    #[test]
+    fn a_ring_loops_packets_back_as_they_were() {
+        let bench = Bench::new();
+        let name = bench.vdev("net_ring", "");
+        let port = open(&bench, &name);
+        assert_eq!(port.driver(), "net_ring");
+        assert!(port.link().0, "the ring's link is up");
+        let mut tx = port.tx_queue(0, bench.pool, 64).unwrap();
+        let mut rx = port.rx_queue(0, bench.pool).unwrap();
+        assert!(port.rx_queue(0, bench.pool).is_none(), "one receiver per queue");
+        assert!(port.tx_queue(1, bench.pool, 1).is_none(), "there is one queue");
+
+        let payload = bench.buffer(&bytes(1200, 5));
+        let mut expected = Vec::new();
+        for i in 0..40_u8 {
+            let mut frame = bench.buffer(&[i; 54]);
+            frame.set_tx_meta(TxMeta { port: PortId(3), partial_checksum: false });
+            let range = usize::from(i) * 10..usize::from(i) * 10 + 700;
+            frame.chain(payload.slice(range.clone()));
+            expected.push([&[i; 54], payload.slice(range).data()].concat());
+            assert_eq!(tx.push(frame), Pushed::Queued);
+        }
+        // What is shared with a packet that is itself the only segment goes out through a view.
+        let alone = bench.buffer(b"alone");
+        assert_eq!(tx.push(alone.slice(1..5)), Pushed::Queued);
+        expected.push(b"lone".to_vec());
+        assert_eq!(tx.flush(), (41, 0));
+        assert_eq!(tx.backlog(), 0);
+
+        let mut received = Vec::new();
+        for _ in 0..4 {
+            assert_eq!(rx.receive(&mut received).1, 0);
+        }
+        assert_eq!(received.len(), 41);
+        for (packet, expected) in received.iter().zip(&expected) {
+            assert_eq!(packet.data(), expected);
+            assert_eq!(packet.rx_meta().port, PortId(3));
+        }
+        let stats = port.stats();
+        assert_eq!((stats.rx_packets, stats.tx_packets), (41, 41));
+        assert!(
+            port.xstats().iter().any(|(name, value)| name == "rx_good_packets" && *value == 41)
+        );
+        drop((received, payload, alone, tx, rx, port));
+        bench.assert_empty();
+    }
+
+    #[test]
+    fn what_was_not_sent_is_kept_and_freed_when_dropped() {
+        let bench = Bench::new();
+        let name = bench.vdev("net_ring", "");
+        let port = open(&bench, &name);
+        let mut tx = port.tx_queue(0, bench.pool, 400).unwrap();
+        let mut rx = port.rx_queue(0, bench.pool).unwrap();
+        let mut sent = 0;
+        // Fill the ring until it refuses.
+        for _ in 0..20 {
+            for _ in 0..200 {
+                let Some(mut frame) = { bench.pool }.alloc() else { break };
+                frame.append(60).unwrap();
+                assert_eq!(tx.push(frame), Pushed::Queued);
+            }
+            sent += tx.flush().0;
+        }
+        let backlog = tx.backlog();
+        assert_eq!(sent + backlog, 511, "every buffer is in the ring or waits");
+        drop(tx);
+        assert_eq!(usize::try_from(bench.pool.in_use()).unwrap(), sent);
+        let mut received = Vec::new();
+        while rx.receive(&mut received).0 > 0 {}
+        assert_eq!(received.len(), sent);
+        drop((received, rx, port));
+        bench.assert_empty();
+    }
+
+    #[test]
+    fn ports_come_up_again_after_they_were_closed() {
+        let bench = Bench::new();
+        let name = bench.vdev("net_null", "");
+        let port = open(&bench, &name);
+        assert!(!port.tx_capabilities().multi_segs && !port.verifies_checksums());
+        drop(port);
+        // Closing a vdev's port removes the port; the device can be made anew.
+        eal::remove_vdev(bench.eal, &name).ok();
+        eal::create_vdev(bench.eal, &name, "").unwrap();
+        drop(open(&bench, &name));
+        bench.assert_empty();
+    }
+
+    #[test]
+    fn what_did_not_come_up_is_named() {
+        let bench = Bench::new();
+        let config = PortConfig::new("lte", "net_af_packet7");
+        let error = Port::open(bench.eal, &config, PortId(0), 1, &[bench.pool]).unwrap_err();
+        assert!(
+            matches!(&error, DriverError::PortMissing { device, .. } if device == "net_af_packet7")
+        );
+        let words = ["--vdev=net_null77,size=64".to_owned(), "--vdev=crypto_null0".to_owned()];
+        let error = port::check_vdevs(bench.eal, &words).unwrap_err();
+        assert!(error.to_string().starts_with("device net_null77 did not come up"), "{error}");
+
+        let name = bench.vdev("net_ring", "");
+        let config = PortConfig { queues: 9000, ..PortConfig::new("lte", &name) };
+        let error = Port::open(bench.eal, &config, PortId(0), 1, &[bench.pool]).unwrap_err();
+        assert!(error.is_config() && error.to_string().contains("queues = 9000"), "{error}");
+    }
+
+    #[test]
+    fn the_eal_starts_once() {
+        let bench = Bench::new();
+        let other = EalConfig { memory_mb: 99, ..config() };
+        assert_eq!(Eal::start(&other).unwrap_err(), DriverError::AlreadyStarted);
+        assert!(!bench.eal.hugepages());
+    }
+
+    #[test]
+    fn threads_become_lcores_and_packets_cross_them() {
+        let bench = Bench::new();
+        let eal = bench.eal;
+        let mut pool = bench.pool;
+        let packet = bench.buffer(&bytes(100, 1));
+        let view = packet.slice(10..20);
+        let sum = std::thread::spawn(move || {
+            let lcore = Lcore::register(eal).unwrap();
+            assert!(lcore.socket() >= 0);
+            let fresh = pool.alloc().unwrap();
+            drop(fresh);
+            view.data().iter().map(|&byte| u32::from(byte)).sum::<u32>()
+        });
+        let expected = packet.data()[10..20].iter().map(|&byte| u32::from(byte)).sum::<u32>();
+        assert_eq!(sum.join().unwrap(), expected);
+        assert_eq!(packet.refcnt(), 1);
+        drop(packet);
+        bench.assert_empty();
+    }
+}
