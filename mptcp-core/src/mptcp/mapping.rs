@@ -132,16 +132,16 @@ impl MappingStore {
     /// The mapping of the byte at `at` and of those behind it; `None` when it has none yet.
     #[must_use]
     pub fn find(&self, at: SeqNum) -> Option<Span> {
-        let entry = self.entries.get(self.covering(at)?)?;
-        let into = at.since(entry.start);
-        Some(Span { dsn: entry.dsn.add(u64::from(into)), len: entry.len.get() - into })
+        let rest = self.entries.get(self.first_ending_after(at))?.starting_at(at)?;
+        Some(Span { dsn: rest.dsn, len: rest.len.get() })
     }
 
     /// The whole mapping with a checksum that covers the byte at `at`; `None` when it has no
     /// mapping, or one without a checksum.
     #[must_use]
     pub fn checked_at(&self, at: SeqNum) -> Option<Checked> {
-        let entry = self.entries.get(self.covering(at)?)?;
+        let entry = self.entries.get(self.first_ending_after(at))?;
+        entry.starting_at(at)?;
         let checksum = entry.checksum?;
         Some(Checked { start: entry.start, dsn: entry.dsn, len: entry.len.get(), checksum })
     }
@@ -161,9 +161,9 @@ impl MappingStore {
         self.entries.remove(0..done);
         if let Some(first) = self.entries.get_mut(0)
             && first.checksum.is_none()
-            && first.start.lt(up_to)
+            && let Some(undelivered) = first.starting_at(up_to)
         {
-            first.trim_front(up_to.since(first.start));
+            *first = undelivered;
         }
     }
 
@@ -222,12 +222,6 @@ impl MappingStore {
         from..to.max(from)
     }
 
-    fn covering(&self, at: SeqNum) -> Option<usize> {
-        let candidate = self.first_ending_after(at);
-        let entry = self.entries.get(candidate)?;
-        entry.start.le(at).then_some(candidate)
-    }
-
     fn first_ending_after(&self, at: SeqNum) -> usize {
         self.entries.partition_point(|entry| entry.end().le(at))
     }
@@ -273,15 +267,11 @@ impl Entry {
         Some(Self { start: first.start, len, dsn: first.dsn, checksum: None })
     }
 
-    /// Drops `n` bytes at the front; the caller knows that more than `n` are there.
-    fn trim_front(&mut self, n: u32) {
-        if let Some(len) = self.len.get().checked_sub(n).and_then(NonZeroU32::new) {
-            self.start = self.start.add(n);
-            self.dsn = self.dsn.add(u64::from(n));
-            self.len = len;
-        } else {
-            debug_assert!(false, "an entry must not become empty");
-        }
+    /// The part from `at` on; `None` when `at` is not inside.
+    fn starting_at(&self, at: SeqNum) -> Option<Self> {
+        let into = at.since(self.start);
+        let len = self.len.get().checked_sub(into).and_then(NonZeroU32::new)?;
+        Some(Self { start: at, len, dsn: self.dsn.add(u64::from(into)), ..*self })
     }
 }
 

@@ -198,3 +198,147 @@ const fn low32(value: u64) -> u32 {
     let [_, _, _, _, a, b, c, d] = value.to_be_bytes();
     u32::from_be_bytes([a, b, c, d])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Duration;
+    use proptest::prelude::*;
+
+    const SECRET: [u8; 16] = *b"0123456789abcdef";
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn pair() -> (SocketAddr, SocketAddr) {
+        (addr("10.1.0.1:1080"), addr("10.1.0.2:40312"))
+    }
+
+    /// The 4-tuples that differ from `pair` in one field.
+    fn neighbours() -> [(SocketAddr, SocketAddr); 6] {
+        let (local, remote) = pair();
+        [
+            (addr("10.1.0.3:1080"), remote),
+            (addr("10.1.0.1:1081"), remote),
+            (local, addr("10.1.0.4:40312")),
+            (local, addr("10.1.0.2:40313")),
+            (remote, local),
+            (addr("[fd00:1::1]:1080"), addr("[fd00:1::2]:40312")),
+        ]
+    }
+
+    #[test]
+    fn isns_follow_the_clock_and_hide_other_tuples() {
+        let generator = IsnGenerator::new(SECRET);
+        let (local, remote) = pair();
+        let now = Instant::from_millis(5);
+        let isn = generator.isn(now, local, remote);
+        let later = generator.isn(now + Duration::from_micros(4_000), local, remote);
+        assert_eq!(later.since(isn), 1_000);
+        // The clock wraps after 4.77 hours without a jump.
+        let wrap = Instant::from_nanos(4_000 << 32);
+        let before = generator.isn(wrap - Duration::from_micros(4), local, remote);
+        assert_eq!(generator.isn(wrap, local, remote).since(before), 1);
+
+        for (local, remote) in neighbours() {
+            assert_ne!(generator.isn(now, local, remote), isn);
+        }
+        let other = IsnGenerator::new(*b"another secret !");
+        assert_ne!(other.isn(now, local, remote), isn);
+    }
+
+    #[test]
+    fn cookies_last_for_their_slot_and_the_next() {
+        let cookies = SynCookies::new(SECRET);
+        let (local, remote) = pair();
+        let irs = SeqNum(77);
+        // Slot 255 to 257: the eight bits of the slot number wrap.
+        let made = Instant::from_millis(255 * 64_000);
+        let cookie = cookies.make(made, local, remote, irs, 1460);
+        let check = |s| {
+            let now = made + Duration::from_secs(s);
+            cookies.check(now, local, remote, irs, cookie)
+        };
+        assert_eq!(check(0), Some(1460));
+        assert_eq!(check(63), Some(1460));
+        assert_eq!(check(127), Some(1460));
+        assert_eq!(check(128), None);
+        assert_eq!(check(256 * 64), None, "the slot number comes round, the hash does not");
+        let before = made - Duration::from_secs(1);
+        assert_eq!(cookies.check(before, local, remote, irs, cookie), None);
+    }
+
+    #[test]
+    fn cookies_belong_to_one_tuple_and_one_irs() {
+        let cookies = SynCookies::new(SECRET);
+        let (local, remote) = pair();
+        let (now, irs) = (Instant::from_millis(1_000_000), SeqNum(u32::MAX));
+        let cookie = cookies.make(now, local, remote, irs, 1400);
+        assert_eq!(cookies.check(now, local, remote, irs, cookie), Some(1400));
+        for (local, remote) in neighbours() {
+            assert_eq!(cookies.check(now, local, remote, irs, cookie), None);
+        }
+        for other in [irs.add(1), irs.sub(1), irs.add(1 << 24)] {
+            assert_eq!(cookies.check(now, local, remote, other, cookie), None);
+            // Nor does a cookie for one `irs` tell the one for another.
+            let shifted = cookie.add(other.since(irs));
+            assert_eq!(cookies.check(now, local, remote, other, shifted), None);
+        }
+    }
+
+    #[test]
+    fn only_eight_numbers_per_slot_are_valid() {
+        let cookies = SynCookies::new(SECRET);
+        let (local, remote) = pair();
+        let (now, irs) = (Instant::from_millis(1_000_000), SeqNum(9));
+        let lowest = cookies.make(now, local, remote, irs, 0);
+        let near = (0..2_000u32).map(|i| lowest.sub(1_000).add(i));
+        // The same distance in every other slot of the wheel.
+        let far = (0..=255u32).flat_map(|slot| (0..8).map(move |i| (slot, i)));
+        let far = far.map(|(slot, i)| lowest.add(slot << 24).add(i));
+        let candidates = near.chain(far.filter(|n| n.since(lowest) > 2_000));
+        let valid = candidates.filter_map(|n| cookies.check(now, local, remote, irs, n));
+        assert!(valid.eq(MSS_TABLE));
+    }
+
+    #[test]
+    fn debug_output_shows_no_secret() {
+        assert_eq!(std::format!("{:?}", IsnGenerator::new(SECRET)), "IsnGenerator { .. }");
+        assert_eq!(std::format!("{:?}", SynCookies::new(SECRET)), "SynCookies { .. }");
+    }
+
+    /// Every state of the low bits with every combination of options.
+    #[test]
+    fn timestamps_carry_options_without_running_ahead() {
+        let scales = (0..=WINDOW_SCALE_MAX).map(Some).chain([None]);
+        for (wscale, sack) in scales.flat_map(|scale| [(scale, false), (scale, true)]) {
+            for ts in (0..200).chain(u32::MAX - 100..=u32::MAX) {
+                let encoded = encode_ts(ts, wscale, sack);
+                assert!(ts.wrapping_sub(encoded) < 64, "{ts} {encoded}");
+                assert_eq!(decode_ts(encoded), (wscale, sack));
+            }
+        }
+        assert_eq!(decode_ts(encode_ts(1_000, Some(200), false)), (Some(14), false));
+    }
+
+    proptest! {
+        #[test]
+        fn cookies_remember_the_mss(
+            now_ms in 0u64..1 << 40,
+            age_s in 0u64..64,
+            irs in any::<u32>(),
+            mss in 88u16..,
+            secret in any::<[u8; 16]>(),
+        ) {
+            let cookies = SynCookies::new(secret);
+            let (local, remote) = pair();
+            let now = Instant::from_millis(now_ms);
+            let cookie = cookies.make(now, local, remote, SeqNum(irs), mss);
+            let later = now + Duration::from_secs(age_s);
+            let remembered = cookies.check(later, local, remote, SeqNum(irs), cookie);
+            let largest = MSS_TABLE.into_iter().filter(|size| *size <= mss).max();
+            prop_assert_eq!(remembered, largest);
+        }
+    }
+}

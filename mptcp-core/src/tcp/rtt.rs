@@ -214,3 +214,198 @@ fn approach(average: u32, sample: u32, divisor: u32) -> u32 {
 fn micros(duration: Duration) -> u32 {
     u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn us(us: u64) -> Duration {
+        Duration::from_micros(us)
+    }
+
+    fn estimator() -> RttEstimator {
+        RttEstimator::new(ms(200), ms(120_000))
+    }
+
+    #[test]
+    fn starts_at_one_second_and_doubles_to_the_maximum() {
+        let mut rtt = estimator();
+        assert_eq!(
+            (rtt.srtt(), rtt.rttvar(), rtt.min_rtt(), rtt.latest()),
+            (None, None, None, None)
+        );
+        for expected_s in [1, 2, 4, 8, 16, 32, 64, 120, 120] {
+            assert_eq!(rtt.rto(), Duration::from_secs(expected_s));
+            rtt.back_off();
+        }
+        for _ in 0..300 {
+            rtt.back_off();
+        }
+        assert_eq!((rtt.rto(), rtt.backoff()), (Duration::from_secs(120), u8::MAX));
+        rtt.reset_back_off();
+        assert_eq!((rtt.rto(), rtt.backoff()), (Duration::from_secs(1), 0));
+    }
+
+    #[test]
+    fn first_sample_initialises_both_averages() {
+        let mut rtt = estimator();
+        rtt.on_sample(ms(100), Instant::from_millis(1));
+        assert_eq!((rtt.srtt(), rtt.rttvar()), (Some(ms(100)), Some(ms(50))));
+        assert_eq!(rtt.rto(), ms(300));
+        // RFC 6298 (2.3): rttvar takes the deviation from the old srtt, then srtt moves.
+        rtt.on_sample(ms(180), Instant::from_millis(200));
+        assert_eq!((rtt.srtt(), rtt.rttvar()), (Some(ms(110)), Some(us(57_500))));
+        assert_eq!(rtt.rto(), ms(340));
+        assert_eq!((rtt.latest(), rtt.min_rtt()), (Some(ms(180)), Some(ms(100))));
+    }
+
+    #[test]
+    fn a_quiet_path_keeps_a_margin() {
+        let mut rtt = estimator();
+        for round in 0..100 {
+            rtt.on_sample(ms(300), Instant::from_millis(300 * round));
+        }
+        assert_eq!((rtt.rttvar(), rtt.rto()), (Some(Duration::ZERO), ms(350)));
+        let mut rtt = estimator();
+        for round in 0..100 {
+            rtt.on_sample(ms(5), Instant::from_millis(5 * round));
+        }
+        assert_eq!(rtt.rto(), ms(200));
+    }
+
+    #[test]
+    fn a_sample_ends_the_back_off() {
+        let mut rtt = estimator();
+        rtt.on_sample(ms(100), Instant::from_millis(1));
+        rtt.back_off();
+        rtt.back_off();
+        assert_eq!((rtt.rto(), rtt.backoff()), (ms(1_200), 2));
+        rtt.on_sample(ms(100), Instant::from_millis(2_000));
+        assert_eq!((rtt.rto(), rtt.backoff()), (ms(250), 0));
+    }
+
+    /// RFC 6298 (5.7): the SYNs themselves are repeated after 1, 2, 4 s; the first data after 3.
+    #[test]
+    fn syn_loss_makes_the_first_data_timeout_three_seconds() {
+        let mut rtt = estimator();
+        for expected_s in [1, 2, 4] {
+            assert_eq!(rtt.rto(), Duration::from_secs(expected_s));
+            rtt.on_syn_timeout();
+            rtt.back_off();
+        }
+        rtt.reset_back_off();
+        assert_eq!(rtt.rto(), Duration::from_secs(3));
+        rtt.back_off();
+        assert_eq!(rtt.rto(), Duration::from_secs(6));
+        rtt.reset_back_off();
+        assert_eq!(rtt.rto(), Duration::from_secs(3));
+        rtt.on_sample(ms(100), Instant::from_millis(9_000));
+        assert_eq!(rtt.rto(), ms(300));
+    }
+
+    #[test]
+    fn the_minimum_forgets_old_paths() {
+        let mut rtt = estimator();
+        let at_s = |s: u64| Instant::from_millis(s * 1_000);
+        rtt.on_sample(ms(10), at_s(1));
+        rtt.on_sample(ms(40), at_s(100));
+        assert_eq!(rtt.min_rtt(), Some(ms(10)));
+        rtt.on_sample(ms(40), at_s(200));
+        assert_eq!(rtt.min_rtt(), Some(ms(10)), "the window before counts");
+        rtt.on_sample(ms(40), at_s(351));
+        assert_eq!(rtt.min_rtt(), Some(ms(40)));
+        rtt.on_sample(ms(90), at_s(10_000));
+        assert_eq!(rtt.min_rtt(), Some(ms(90)), "after a long pause nothing else is known");
+    }
+
+    /// However many samples a round trip brings, the history of the averages is as long.
+    #[test]
+    fn many_samples_per_round_trip_weigh_as_one() {
+        let after_step = |samples: u64| {
+            let mut rtt = estimator();
+            let mut now = Instant::from_millis(1);
+            for round in 0..30 {
+                let sample = if round < 20 { ms(100) } else { ms(200) };
+                for _ in 0..samples {
+                    rtt.on_sample(sample, now);
+                    now = now + sample / u32::try_from(samples).unwrap();
+                }
+            }
+            rtt.srtt().unwrap().as_micros()
+        };
+        let one = after_step(1);
+        for samples in [2, 10, 100, 400] {
+            let many = after_step(samples);
+            assert!(many.abs_diff(one) * 100 < one * 8, "{samples} samples: {many}, one: {one}");
+        }
+    }
+
+    #[test]
+    fn a_maximum_below_the_minimum_counts_as_the_minimum() {
+        let rtt = RttEstimator::new(ms(500), ms(300));
+        assert_eq!(rtt.rto(), ms(500));
+        let rtt = RttEstimator::new(Duration::ZERO, Duration::ZERO);
+        assert!(rtt.rto() > Duration::ZERO);
+    }
+
+    proptest! {
+        /// One sample per round trip is RFC 6298 to the microsecond.
+        #[test]
+        fn matches_the_formulas(samples in prop::collection::vec(1u64..5_000_000, 1..100)) {
+            let mut rtt = estimator();
+            let mut now = Instant::from_millis(1);
+            let (mut srtt, mut rttvar) = (0.0, 0.0);
+            for (index, sample) in samples.into_iter().enumerate() {
+                now = now + Duration::from_secs(6);
+                rtt.on_sample(us(sample), now);
+                let sample = sample as f64;
+                if index == 0 {
+                    (srtt, rttvar) = (sample, sample / 2.0);
+                } else {
+                    rttvar = 0.75 * rttvar + 0.25 * f64::abs(srtt - sample);
+                    srtt = 0.875 * srtt + 0.125 * sample;
+                }
+                let close = |got: Option<Duration>, want: f64| {
+                    (got.unwrap().as_micros() as f64 - want).abs() < 1.5
+                };
+                prop_assert!(close(rtt.srtt(), srtt), "{:?} {srtt}", rtt.srtt());
+                prop_assert!(close(rtt.rttvar(), rttvar), "{:?} {rttvar}", rtt.rttvar());
+                let rto = (srtt + f64::max(50_000.0, 4.0 * rttvar)).clamp(200e3, 120e6);
+                prop_assert!((rtt.rto().as_micros() as f64 - rto).abs() < 8.0);
+            }
+        }
+
+        /// Whatever the samples and their times: averages stay among them, timeouts in bounds.
+        #[test]
+        fn stays_in_bounds(
+            steps in prop::collection::vec((0u64..u64::MAX / 2, any::<u64>(), 0..4), 1..200),
+        ) {
+            let mut rtt = estimator();
+            let (mut shortest, mut longest) = (Duration::MAX, Duration::ZERO);
+            for (sample_ns, now_ns, what) in steps {
+                match what {
+                    0 => rtt.back_off(),
+                    1 => rtt.reset_back_off(),
+                    2 => rtt.on_syn_timeout(),
+                    _ => {
+                        let sample = Duration::from_nanos(sample_ns >> (now_ns % 64));
+                        rtt.on_sample(sample, Instant::from_nanos(now_ns));
+                        let sample = sample.clamp(us(1), us(u64::from(SAMPLE_MAX_US)));
+                        shortest = shortest.min(us(u64::try_from(sample.as_micros()).unwrap()));
+                        longest = longest.max(sample);
+                    }
+                }
+                prop_assert!(rtt.rto() >= ms(200) && rtt.rto() <= ms(120_000));
+                if let (Some(srtt), Some(min)) = (rtt.srtt(), rtt.min_rtt()) {
+                    prop_assert!(srtt >= shortest && srtt <= longest);
+                    prop_assert!(min >= shortest && min <= rtt.latest().unwrap());
+                }
+            }
+        }
+    }
+}

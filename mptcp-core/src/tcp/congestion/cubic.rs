@@ -1,10 +1,12 @@
 //! CUBIC (RFC 9438): after a reduction the window returns along a cubic curve of the time passed,
-//! flat around the size where the loss happened, and never slower than Reno would.
+//! flat around the size where the loss happened, and never slower than Reno would. Its first slow
+//! start is HyStart++.
 //!
 //! All in bytes, milliseconds and integers. Invariant: an epoch exists only in congestion
 //! avoidance, and its clock stands still while the application leaves the window unused (§5.8).
 
-use super::{AckSample, CongestionControl, Phase, Window};
+use super::hystart::{CSS_GROWTH_DIVISOR, HyStart, SlowStart};
+use super::{AckSample, CongestionControl, Phase, SSTHRESH_INFINITE, Window};
 use crate::time::{Duration, Instant};
 use alloc::boxed::Box;
 
@@ -27,6 +29,7 @@ pub struct Cubic {
     cwnd_prior: u32,
     last_ack: Instant,
     epoch: Option<Epoch>,
+    hystart: HyStart,
     /// What the last reduction changed (§4.9); boxed, for a path without loss never needs it.
     prior: Option<Box<Prior>>,
 }
@@ -67,6 +70,7 @@ impl Cubic {
             cwnd_prior: 0,
             last_ack: now,
             epoch: None,
+            hystart: HyStart::new(),
             prior: None,
         }
     }
@@ -81,6 +85,22 @@ impl Cubic {
             epoch: self.epoch.take(),
         }));
         self.cwnd_prior = self.window.cwnd;
+    }
+
+    /// Returns the bytes left for congestion avoidance. HyStart++ watches the first slow start
+    /// only: later ones aim at a known `ssthresh` (RFC 9406 §4.3).
+    fn slow_start(&mut self, acked: u32, sample: &AckSample) -> u32 {
+        if self.window.ssthresh != SSTHRESH_INFINITE {
+            return self.window.slow_start(acked);
+        }
+        match self.hystart.on_ack(sample) {
+            SlowStart::Standard => self.window.slow_start(acked),
+            SlowStart::Conservative => self.window.slow_start(acked / CSS_GROWTH_DIVISOR),
+            SlowStart::Exit => {
+                self.window.ssthresh = self.window.cwnd;
+                acked
+            }
+        }
     }
 
     /// §4.2: the curve starts at the window we have and flattens at `w_max`. Without a loss to
@@ -170,7 +190,7 @@ impl CongestionControl for Cubic {
         }
         let mut acked = sample.acked;
         if self.window.in_slow_start() {
-            acked = self.window.slow_start(acked);
+            acked = self.slow_start(acked, sample);
         }
         if acked > 0 {
             self.avoid_congestion(acked, sample);
@@ -253,4 +273,35 @@ fn cube_root(n: u64) -> u32 {
         let fits = u64::from(candidate).checked_pow(3).is_some_and(|cube| cube <= n);
         if fits { candidate } else { root }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cube_roots_are_exact() {
+        for root in [0u64, 1, 2, 9, 10, 1_000, 99_999, 2_642_245] {
+            let cube = root.pow(3);
+            assert_eq!(u64::from(cube_root(cube)), root);
+            assert_eq!(u64::from(cube_root(cube + 1)), if root == 0 { 1 } else { root });
+            assert_eq!(u64::from(cube_root(cube.saturating_sub(1))), root.saturating_sub(1));
+        }
+        assert_eq!(cube_root(u64::MAX), 2_642_245);
+    }
+
+    #[test]
+    fn early_losses_lower_the_aim() {
+        let now = Instant::MIN;
+        let mut cubic = Cubic::new(1_000, now);
+        cubic.set_cwnd(100_000);
+        cubic.on_congestion_event(now, 100_000);
+        assert_eq!((cubic.w_max, cubic.cwnd()), (100_000, 70_000));
+        // Again, below the last maximum: 70,000 * 0.85.
+        cubic.on_congestion_event(now, 70_000);
+        assert_eq!((cubic.w_max, cubic.cwnd()), (59_500, 49_000));
+        cubic.set_cwnd(90_000);
+        cubic.on_congestion_event(now, 90_000);
+        assert_eq!(cubic.w_max, 90_000);
+    }
 }

@@ -1,10 +1,11 @@
 //! Congestion control of one connection or subflow: how many bytes may be in flight.
 //!
 //! Windows are bytes. The sender owns loss detection and proportional rate reduction; an algorithm
-//! only learns what happened and answers with `cwnd` and `ssthresh`. Invariant: `cwnd >= 1` MSS.
-//! RFC 5681, RFC 6928 (initial window), RFC 7661 (after idle).
+//! only learns what happened and answers with `cwnd` and `ssthresh`. Invariant: `cwnd` is at least one
+//! segment. RFC 5681, RFC 6928 (initial window), RFC 7661 (after idle).
 
 mod cubic;
+mod hystart;
 mod newreno;
 
 pub use cubic::Cubic;
@@ -215,9 +216,10 @@ impl Window {
         self.cwnd = self.cwnd.saturating_add(bytes).min(CWND_MAX);
     }
 
-    /// `ssthresh` becomes `target`, at least two segments; `cwnd` follows down.
+    /// `ssthresh` becomes `target`, at least two segments and never more than the window was;
+    /// `cwnd` follows down.
     fn reduce(&mut self, target: u32) {
-        self.ssthresh = target.max(self.mss.saturating_mul(2));
+        self.ssthresh = target.min(self.cwnd).max(self.mss.saturating_mul(2));
         self.cwnd = self.cwnd.min(self.ssthresh);
         self.phase = Phase::Recovery;
     }
@@ -237,7 +239,7 @@ impl Window {
 
     fn exit_recovery(&mut self) {
         if self.phase == Phase::Recovery {
-            self.cwnd = self.ssthresh.max(self.mss);
+            self.set_cwnd(self.ssthresh);
         }
         self.phase = Phase::Open;
     }
@@ -274,3 +276,6 @@ impl Window {
         self.cwnd = self.cwnd.max(self.mss);
     }
 }
+
+#[cfg(test)]
+mod tests;

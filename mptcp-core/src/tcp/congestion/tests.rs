@@ -1,0 +1,430 @@
+//! Both algorithms on a path that delivers every byte one round-trip time later, and random events
+//! for the invariants of the trait.
+
+use super::*;
+use proptest::prelude::*;
+
+const MSS: u32 = 1_000;
+const ALGORITHMS: [CongestionAlgorithm; 2] =
+    [CongestionAlgorithm::NewReno, CongestionAlgorithm::Cubic];
+
+/// A sender that always has data, acknowledged segment by segment.
+struct Path {
+    congestion: Congestion,
+    now: Instant,
+    rtt: Duration,
+}
+
+impl Path {
+    fn new(algorithm: CongestionAlgorithm, rtt_ms: u64) -> Self {
+        let now = Instant::from_millis(1_000);
+        let rtt = Duration::from_millis(rtt_ms);
+        Self { congestion: Congestion::new(algorithm, MSS, now), now, rtt }
+    }
+
+    fn ack(&mut self, acked: u32, cwnd_limited: bool, in_recovery: bool) {
+        self.congestion.on_ack(&AckSample {
+            now: self.now,
+            acked,
+            rtt: Some(self.rtt),
+            srtt: self.rtt,
+            flight_size: self.congestion.cwnd(),
+            cwnd_limited,
+            in_recovery,
+        });
+    }
+
+    /// One round trip: a window is sent and acknowledged.
+    fn round(&mut self) {
+        let segments = self.congestion.cwnd() / MSS;
+        for _ in 0..segments {
+            self.now = self.now + self.rtt / segments;
+            self.ack(MSS, true, false);
+        }
+    }
+
+    fn rounds(&mut self, count: u32) {
+        for _ in 0..count {
+            self.round();
+        }
+    }
+
+    /// A loss that is repaired at once.
+    fn lose(&mut self) {
+        let flight_size = self.congestion.cwnd();
+        self.congestion.on_congestion_event(self.now, flight_size);
+        self.congestion.on_recovery_exit(self.now);
+    }
+
+    /// Into congestion avoidance with a window of `segments`.
+    fn settle(&mut self, segments: u32) {
+        self.congestion.set_cwnd(segments * MSS);
+        self.lose();
+    }
+
+    fn segments(&self) -> u32 {
+        self.congestion.cwnd() / MSS
+    }
+}
+
+#[test]
+fn initial_windows_are_those_of_rfc_6928() {
+    for (mss, window) in [(536, 5_360), (1_428, 14_280), (1_460, 14_600), (4_000, 14_600)] {
+        assert_eq!(initial_window(mss), window);
+    }
+    assert_eq!(initial_window(9_000), 18_000);
+    for algorithm in ALGORITHMS {
+        let mut congestion = Congestion::new(algorithm, 536, Instant::MIN);
+        assert_eq!((congestion.cwnd(), congestion.ssthresh()), (5_360, SSTHRESH_INFINITE));
+        congestion.set_mss(1_460);
+        assert_eq!(congestion.cwnd(), 14_600);
+    }
+}
+
+#[test]
+fn a_window_in_use_ignores_a_new_mss() {
+    for algorithm in ALGORITHMS {
+        let mut path = Path::new(algorithm, 100);
+        path.round();
+        let cwnd = path.congestion.cwnd();
+        path.congestion.set_mss(500);
+        assert_eq!(path.congestion.cwnd(), cwnd);
+        path.congestion.on_rto(path.now, cwnd);
+        assert_eq!(path.congestion.cwnd(), 500);
+    }
+}
+
+#[test]
+fn slow_start_doubles_every_round_trip() {
+    for algorithm in ALGORITHMS {
+        let mut path = Path::new(algorithm, 100);
+        for expected in [10, 20, 40, 80, 160] {
+            assert_eq!(path.segments(), expected);
+            path.round();
+        }
+    }
+}
+
+#[test]
+fn an_idle_or_recovering_sender_does_not_grow() {
+    for algorithm in ALGORITHMS {
+        let mut path = Path::new(algorithm, 100);
+        for (cwnd_limited, in_recovery) in [(false, false), (true, true), (false, true)] {
+            for _ in 0..100 {
+                path.ack(MSS, cwnd_limited, in_recovery);
+            }
+            assert_eq!(path.segments(), 10);
+        }
+    }
+}
+
+#[test]
+fn newreno_halves_and_adds_one_segment_per_round_trip() {
+    let mut path = Path::new(CongestionAlgorithm::NewReno, 100);
+    path.settle(40);
+    assert_eq!((path.segments(), path.congestion.ssthresh()), (20, 20 * MSS));
+    for expected in 21..60 {
+        path.round();
+        assert_eq!(path.segments(), expected);
+    }
+}
+
+#[test]
+fn recovery_ends_at_ssthresh_whatever_rate_reduction_did() {
+    for (algorithm, left) in ALGORITHMS.into_iter().zip([50_000, 70_000]) {
+        let mut path = Path::new(algorithm, 100);
+        path.congestion.set_cwnd(100 * MSS);
+        path.congestion.on_congestion_event(path.now, 100 * MSS);
+        assert_eq!((path.congestion.cwnd(), path.congestion.ssthresh()), (left, left));
+        path.congestion.set_cwnd(5 * MSS);
+        assert_eq!(path.congestion.cwnd(), 5 * MSS);
+        path.congestion.on_recovery_exit(path.now);
+        assert_eq!(path.congestion.cwnd(), left);
+    }
+}
+
+#[test]
+fn a_timeout_leaves_one_segment_and_slow_start() {
+    for (algorithm, left) in ALGORITHMS.into_iter().zip([50_000, 70_000]) {
+        let mut path = Path::new(algorithm, 100);
+        path.congestion.set_cwnd(100 * MSS);
+        path.congestion.on_rto(path.now, 100 * MSS);
+        // Repeated without progress it must not lower ssthresh to the little still in flight.
+        path.congestion.on_rto(path.now, MSS);
+        path.congestion.on_rto(path.now, MSS);
+        assert_eq!((path.congestion.cwnd(), path.congestion.ssthresh()), (MSS, left));
+        path.congestion.on_recovery_exit(path.now);
+        assert_eq!(path.congestion.cwnd(), MSS, "the end of loss recovery is not a jump");
+        path.rounds(5);
+        assert_eq!(path.segments(), 32);
+        path.congestion.on_rto(path.now, 32 * MSS);
+        assert!(path.congestion.ssthresh() < left, "progress in between: a new timeout");
+    }
+}
+
+#[test]
+fn reductions_stop_at_two_segments() {
+    for algorithm in ALGORITHMS {
+        let mut path = Path::new(algorithm, 100);
+        path.congestion.on_congestion_event(path.now, 0);
+        assert_eq!(path.congestion.ssthresh(), 2 * MSS);
+        path.congestion.set_cwnd(0);
+        assert_eq!(path.congestion.cwnd(), MSS);
+    }
+}
+
+#[test]
+fn undo_restores_what_a_spurious_reduction_took() {
+    for algorithm in ALGORITHMS {
+        let mut path = Path::new(algorithm, 100);
+        path.congestion.undo(path.now);
+        assert_eq!(path.segments(), 10, "nothing to undo");
+
+        path.congestion.set_cwnd(80 * MSS);
+        path.congestion.on_congestion_event(path.now, 80 * MSS);
+        path.congestion.undo(path.now);
+        assert_eq!((path.segments(), path.congestion.ssthresh()), (80, SSTHRESH_INFINITE));
+        path.congestion.on_recovery_exit(path.now);
+        assert_eq!(path.segments(), 80, "the recovery that never was does not end at ssthresh");
+
+        path.settle(100);
+        let (cwnd, ssthresh) = (path.congestion.cwnd(), path.congestion.ssthresh());
+        path.congestion.on_rto(path.now, cwnd);
+        path.congestion.on_rto(path.now, cwnd);
+        path.congestion.undo(path.now);
+        assert_eq!((path.congestion.cwnd(), path.congestion.ssthresh()), (cwnd, ssthresh));
+        path.congestion.undo(path.now);
+        assert_eq!(path.congestion.cwnd(), cwnd, "only once");
+    }
+}
+
+#[test]
+fn a_long_pause_restarts_from_the_initial_window() {
+    let rto = Duration::from_millis(300);
+    for algorithm in ALGORITHMS {
+        let mut path = Path::new(algorithm, 100);
+        path.settle(200);
+        let cwnd = path.congestion.cwnd();
+        path.now = path.now + rto;
+        path.congestion.on_idle(path.now, rto, rto);
+        assert_eq!(path.congestion.cwnd(), cwnd, "one timeout is not yet idle");
+        path.now = path.now + rto * 2;
+        path.congestion.on_idle(path.now, rto * 2, rto);
+        assert_eq!(path.segments(), 10);
+        assert!(path.congestion.ssthresh() >= cwnd / 4 * 3, "slow start leads back");
+    }
+}
+
+/// Reference: RFC 9438 figure 1, in seconds and segments.
+fn cubic_curve(t_s: f64, w_max: f64, cwnd_epoch: f64) -> f64 {
+    let k_s = f64::cbrt((w_max - cwnd_epoch) / 0.4);
+    0.4 * (t_s - k_s).powi(3) + w_max
+}
+
+#[test]
+fn cubic_follows_its_curve_through_the_plateau() {
+    let mut path = Path::new(CongestionAlgorithm::Cubic, 100);
+    path.settle(2_000);
+    assert_eq!(path.segments(), 1_400);
+    path.round();
+    let began = path.now;
+    // K is 11.4 s: the concave part, the plateau and the convex part.
+    for _ in 0..200 {
+        path.round();
+        let t_s = path.now.since(began).as_secs_f64();
+        let expected = cubic_curve(t_s, 2_000.0, 1_400.0);
+        let got = f64::from(path.congestion.cwnd()) / f64::from(MSS);
+        assert!((got - expected).abs() < expected * 0.02, "{t_s}: {got}, expected {expected}");
+    }
+    assert!(path.segments() > 2_150);
+}
+
+#[test]
+fn cubic_is_never_slower_than_reno_on_short_paths() {
+    let mut path = Path::new(CongestionAlgorithm::Cubic, 10);
+    path.settle(40);
+    assert_eq!(path.segments(), 28);
+    // 12 segments at 9/17 per round trip, then one per round trip.
+    path.rounds(23);
+    assert!((39..=41).contains(&path.segments()), "{}", path.segments());
+    let before = path.segments();
+    path.rounds(20);
+    assert!((18..=21).contains(&(path.segments() - before)), "{}", path.segments());
+}
+
+#[test]
+fn cubic_does_not_jump_after_time_without_data() {
+    for app_limited in [false, true] {
+        let mut path = Path::new(CongestionAlgorithm::Cubic, 100);
+        path.settle(1_000);
+        path.rounds(5);
+        let before = path.segments();
+        let pause = Duration::from_secs(60);
+        if app_limited {
+            for _ in 0..600 {
+                path.now = path.now + path.rtt;
+                path.ack(MSS, false, false);
+            }
+        } else {
+            path.now = path.now + pause;
+            path.congestion.on_idle(path.now, pause, pause * 2);
+        }
+        assert_eq!(path.segments(), before);
+        path.rounds(2);
+        assert!(path.segments() < before + before / 10, "{before} {}", path.segments());
+    }
+}
+
+#[test]
+fn cubic_grows_by_half_per_round_trip_at_most() {
+    let mut path = Path::new(CongestionAlgorithm::Cubic, 5_000);
+    path.settle(20);
+    for _ in 0..20 {
+        let before = path.congestion.cwnd();
+        path.round();
+        // Acknowledgements of one round trip compound: (1 + 0.5/n)^n < e^0.5.
+        assert!(f64::from(path.congestion.cwnd()) < f64::from(before) * 1.65);
+    }
+}
+
+#[test]
+fn cubic_continues_its_curve_after_a_spurious_loss() {
+    let mut disturbed = Path::new(CongestionAlgorithm::Cubic, 100);
+    disturbed.settle(1_000);
+    let mut calm = Path::new(CongestionAlgorithm::Cubic, 100);
+    calm.settle(1_000);
+    for round in 0..60 {
+        disturbed.round();
+        calm.round();
+        if round == 30 {
+            let flight_size = disturbed.congestion.cwnd();
+            disturbed.congestion.on_congestion_event(disturbed.now, flight_size);
+            disturbed.congestion.undo(disturbed.now);
+        }
+    }
+    assert_eq!(disturbed.congestion.cwnd(), calm.congestion.cwnd());
+}
+
+/// From 100 segments on a queue grows, by a millisecond for every ten segments.
+#[test]
+fn cubic_leaves_slow_start_when_the_queue_grows() {
+    let mut path = Path::new(CongestionAlgorithm::Cubic, 50);
+    let mut rounds = 0;
+    while path.congestion.ssthresh() == SSTHRESH_INFINITE {
+        let queued = u64::from(path.segments().saturating_sub(100));
+        path.rtt = Duration::from_micros(50_000 + queued * 100);
+        path.round();
+        rounds += 1;
+        assert!(rounds < 14, "slow start went on to {}", path.segments());
+    }
+    // Noticed at 320, then five rounds of a quarter more each; doubling would reach 10,000.
+    assert!((320..2_000).contains(&path.segments()), "{}", path.segments());
+    assert_eq!(path.congestion.ssthresh() / MSS, path.segments());
+}
+
+/// Jitter above an unchanged minimum is no queue.
+#[test]
+fn cubic_stays_in_slow_start_when_the_path_only_jitters() {
+    let mut path = Path::new(CongestionAlgorithm::Cubic, 50);
+    let mut sample = 0;
+    while path.segments() < 5_000 {
+        let segments = path.segments();
+        for _ in 0..segments {
+            path.rtt = Duration::from_millis(50 + sample * 7 % 31);
+            sample += 1;
+            path.ack(MSS, true, false);
+        }
+    }
+    assert_eq!(path.congestion.ssthresh(), SSTHRESH_INFINITE);
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Ack { acked: u32, rtt_us: u32, cwnd_limited: bool, in_recovery: bool },
+    Congestion(u32),
+    Timeout(u32),
+    RecoveryExit,
+    Undo,
+    Idle(u32),
+    SetCwnd(u32),
+    SetMss(u32),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let ack = (any::<u32>(), 0u32..32, any::<u32>(), any::<bool>(), any::<bool>()).prop_map(
+        |(acked, shift, rtt_us, cwnd_limited, in_recovery)| Event::Ack {
+            acked: acked >> shift,
+            rtt_us,
+            cwnd_limited,
+            in_recovery,
+        },
+    );
+    prop_oneof![
+        10 => ack,
+        1 => any::<u32>().prop_map(Event::Congestion),
+        1 => any::<u32>().prop_map(Event::Timeout),
+        1 => Just(Event::RecoveryExit),
+        1 => Just(Event::Undo),
+        1 => any::<u32>().prop_map(Event::Idle),
+        1 => any::<u32>().prop_map(Event::SetCwnd),
+        1 => (0u32..100_000).prop_map(Event::SetMss),
+    ]
+}
+
+proptest! {
+    /// No order of events with whatever numbers panics, or leaves the window without a segment.
+    #[test]
+    fn windows_stay_in_bounds(
+        events in prop::collection::vec((event(), 0u64..10_000_000_000), 1..100),
+        cubic in any::<bool>(),
+    ) {
+        let algorithm = ALGORITHMS[usize::from(cubic)];
+        let mut now = Instant::from_millis(1);
+        let mut mss = MSS;
+        let mut congestion = Congestion::new(algorithm, mss, now);
+        for (event, elapsed_ns) in events {
+            now = now + Duration::from_nanos(elapsed_ns);
+            let before = congestion.cwnd();
+            match event {
+                Event::Ack { acked, rtt_us, cwnd_limited, in_recovery } => {
+                    let rtt = Duration::from_micros(u64::from(rtt_us));
+                    congestion.on_ack(&AckSample {
+                        now, acked, rtt: Some(rtt), srtt: rtt, flight_size: before,
+                        cwnd_limited, in_recovery,
+                    });
+                    prop_assert!(congestion.cwnd() >= before);
+                    prop_assert!(congestion.cwnd() == before || cwnd_limited && !in_recovery);
+                }
+                Event::Congestion(flight_size) => {
+                    congestion.on_congestion_event(now, flight_size);
+                    prop_assert!(congestion.cwnd() <= before);
+                    prop_assert!(congestion.ssthresh() >= 2 * mss);
+                }
+                Event::Timeout(flight_size) => {
+                    congestion.on_rto(now, flight_size);
+                    prop_assert_eq!(congestion.cwnd(), mss);
+                    prop_assert!(congestion.ssthresh() >= 2 * mss);
+                }
+                Event::RecoveryExit => congestion.on_recovery_exit(now),
+                Event::Undo => {
+                    congestion.undo(now);
+                    prop_assert!(congestion.cwnd() >= before);
+                }
+                Event::Idle(us) => {
+                    let idle = Duration::from_micros(u64::from(us));
+                    congestion.on_idle(now, idle, Duration::from_secs(1));
+                    prop_assert!(congestion.cwnd() <= before);
+                }
+                Event::SetCwnd(cwnd) => {
+                    congestion.set_cwnd(cwnd);
+                    prop_assert_eq!(congestion.cwnd(), cwnd.clamp(mss, CWND_MAX));
+                }
+                Event::SetMss(new) => {
+                    mss = new.max(1);
+                    congestion.set_mss(new);
+                }
+            }
+            prop_assert!(congestion.cwnd() >= mss && congestion.cwnd() <= CWND_MAX);
+        }
+    }
+}
