@@ -122,8 +122,8 @@ impl MappingStore {
         if overlapped().any(|entry| entry.covers(&new)) {
             return Ok(());
         }
-        let checked_overlap = overlapped().any(|entry| entry.checksum.is_some());
-        if checked_overlap || checksum.is_some() && !(overlapping.is_empty() && behind == 0) {
+        let all_new = overlapping.is_empty() && behind == 0;
+        if checksum.is_some() && !all_new || overlapped().any(|entry| entry.checksum.is_some()) {
             return Err(MappingError::Conflict);
         }
         self.put(new, overlapping)

@@ -117,11 +117,13 @@ impl RttEstimator {
         }
     }
 
-    /// Notes that the timer of a SYN (or SYN/ACK) expired; call it besides [`Self::back_off`].
-    /// From the [`Self::reset_back_off`] that ends the handshake until the first sample the
-    /// timeout is 3 s (RFC 6298 (5.7)).
+    /// Notes that the timer of a SYN (or SYN/ACK) expired: without a sample, the timeout of the
+    /// first data is 3 s (RFC 6298 (5.7)). During the handshake call it after [`Self::back_off`];
+    /// it takes effect when the back-off ends, at once when there is none.
     pub fn on_syn_timeout(&mut self) {
-        if self.initial == Initial::Normal {
+        if self.backoff == 0 {
+            self.initial = Initial::Conservative;
+        } else if self.initial == Initial::Normal {
             self.initial = Initial::SynLost;
         }
     }
@@ -295,8 +297,8 @@ mod tests {
         let mut rtt = estimator();
         for expected_s in [1, 2, 4] {
             assert_eq!(rtt.rto(), Duration::from_secs(expected_s));
-            rtt.on_syn_timeout();
             rtt.back_off();
+            rtt.on_syn_timeout();
         }
         rtt.reset_back_off();
         assert_eq!(rtt.rto(), Duration::from_secs(3));
@@ -306,6 +308,12 @@ mod tests {
         assert_eq!(rtt.rto(), Duration::from_secs(3));
         rtt.on_sample(ms(100), Instant::from_millis(9_000));
         assert_eq!(rtt.rto(), ms(300));
+
+        let mut noted_late = estimator();
+        noted_late.back_off();
+        noted_late.reset_back_off();
+        noted_late.on_syn_timeout();
+        assert_eq!(noted_late.rto(), Duration::from_secs(3));
     }
 
     #[test]
