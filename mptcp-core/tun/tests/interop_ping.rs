@@ -10,7 +10,7 @@ use mptcp_tun::{
     Clock, LoopCounters, PacketDevice, RouteTable, TunConfig, TunDevice, TunError, TunLoop, TunPort,
 };
 use std::sync::Arc;
-use support::{enter_new_network, is_root_with, run};
+use support::{Host, commands, enter_new_network, is_root_with, run};
 
 /// A worker without a stack: what the loop does not answer itself is dropped.
 struct Sink;
@@ -130,4 +130,57 @@ fn a_device_that_goes_down_and_up_again_keeps_working() {
         run("ping", &["-c", "1", "-W", "10", "10.3.0.1"]);
     });
     assert_eq!(counters.ports()[0].echo_replies(), 1);
+}
+
+/// The setup that docs/operations.md gives to operators: a phone behind two access networks, the
+/// gateway's kernel forwarding into one device per access, replies leaving by the access they came
+/// in on. The main table has no way back to the phone: only the rules lead there.
+#[test]
+fn the_kernel_forwards_to_the_stack_and_back_by_the_same_access() {
+    if !is_root_with(&["ip", "ping"]) {
+        return;
+    }
+    enter_new_network();
+    let phone = Host::new();
+    commands(&[
+        &format!("ip link add eth1 type veth peer name lte0 netns {}", phone.id),
+        &format!("ip link add eth2 type veth peer name wlan0 netns {}", phone.id),
+        "ip address add 192.0.2.1/30 dev eth1",
+        "ip address add 198.51.100.1/30 dev eth2",
+        "ip link set eth1 up",
+        "ip link set eth2 up",
+    ]);
+    phone.commands(&[
+        "ip address add 10.50.0.1/32 dev lo",
+        "ip address add 192.0.2.2/30 dev lte0",
+        "ip address add 198.51.100.2/30 dev wlan0",
+        "ip link set lte0 up",
+        "ip link set wlan0 up",
+        "ip route add 10.1.0.1/32 via 192.0.2.1",
+        "ip route add 10.2.0.1/32 via 198.51.100.1",
+    ]);
+    let ports = vec![
+        port(device("lte", &[], 1500), &["10.1.0.1"]),
+        port(device("wifi", &[], 1500), &["10.2.0.1"]),
+    ];
+    for interface in ["all", "eth1", "eth2", "lte", "wifi"] {
+        std::fs::write(format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter"), "0").unwrap();
+    }
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    commands(&[
+        "ip route add 10.1.0.1/32 dev lte",
+        "ip route add 10.2.0.1/32 dev wifi",
+        "ip route add default via 192.0.2.2 dev eth1 table 101",
+        "ip route add default via 198.51.100.2 dev eth2 table 102",
+        "ip rule add iif lte table 101",
+        "ip rule add iif wifi table 102",
+    ]);
+    let counters = while_looping(ports, || {
+        phone.commands(&[
+            "ping -c 2 -i 0.2 -W 10 -I 10.50.0.1 10.1.0.1",
+            "ping -c 2 -i 0.2 -W 10 -I 10.50.0.1 10.2.0.1",
+        ]);
+    });
+    assert_eq!(counters.ports()[0].echo_replies(), 2);
+    assert_eq!(counters.ports()[1].echo_replies(), 2);
 }

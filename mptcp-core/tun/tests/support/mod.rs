@@ -3,6 +3,8 @@
 use nix::sched::{CloneFlags, unshare};
 use std::io::Write;
 use std::process::{Command, Output};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 
 /// True when the test may run. Otherwise says why not, past the test harness's capture; where nothing
 /// may be skipped (`PLAIT_CI` or `CI` is set) it fails.
@@ -20,6 +22,15 @@ pub(crate) fn is_root_with(tools: &[&str]) -> bool {
     let name = std::thread::current().name().unwrap_or("test").to_owned();
     let _ = writeln!(std::io::stderr(), "SKIPPED {name}: {reason}");
     false
+}
+
+/// Runs commands in this thread's namespace, each of which must succeed.
+pub(crate) fn commands(commands: &[&str]) {
+    for command in commands {
+        let words: Vec<_> = command.split_whitespace().collect();
+        let (program, args) = words.split_first().expect("a command");
+        run(program, args);
+    }
 }
 
 /// Moves this thread, and what it starts from now on, into an empty network namespace with
@@ -47,4 +58,54 @@ fn is_installed(tool: &str) -> bool {
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .any(|dir| dir.join(tool).exists())
+}
+
+/// An end of a network: a thread in a namespace of its own that runs what it is sent.
+pub(crate) struct Host {
+    /// Kernel id of the thread: what `ip ... netns` takes to name the namespace.
+    pub(crate) id: String,
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        let (id_sender, id) = mpsc::channel();
+        let (jobs, received) = mpsc::channel::<Job>();
+        let thread = std::thread::spawn(move || {
+            enter_new_network();
+            id_sender.send(nix::unistd::gettid().to_string()).expect("the test waits");
+            for job in received {
+                job();
+            }
+        });
+        Self { id: id.recv().expect("a host"), jobs: Some(jobs), thread: Some(thread) }
+    }
+
+    /// Runs `job` there and waits for what it returns; a panic in it is a panic here.
+    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (sender, result) = mpsc::channel();
+        let jobs = self.jobs.as_ref().expect("only drop takes it");
+        jobs.send(Box::new(move || {
+            let _ = sender.send(job());
+        }))
+        .expect("the host runs");
+        result.recv().expect("a command on the other host failed")
+    }
+
+    /// Runs commands there, each of which must succeed.
+    pub(crate) fn commands(&self, commands: &'static [&'static str]) {
+        self.run(|| self::commands(commands));
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
