@@ -1,9 +1,12 @@
 //! MPTCP SOCKS5 gateway: front end, policy and control around [`mptcp_core`].
 //!
-//! The logic is sans-IO over one trait, the shard: the same code runs in unit tests, in the
-//! simulator, over TUN and on DPDK ports.
+//! The logic is sans-IO over one trait, the [`shard::Shard`]: the same code runs in unit tests, in
+//! the simulator, over TUN and on DPDK ports.
 
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod egress;
+pub mod front_end;
+pub mod shard;
 mod version;

@@ -1,0 +1,128 @@
+//! By which port, and so from which address of ours, a destination is reached.
+//!
+//! Invariant: the longest prefix decides, a port's own subnets included.
+
+use crate::config::Config;
+use core::net::IpAddr;
+use ipnet::IpNet;
+use mptcp_core::buf::PortId;
+
+/// Why a destination has no exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoExit {
+    /// No route covers it.
+    NoRoute,
+    /// The gateway has no address of its family at all, or not on the port its route leaves by.
+    NoAddress,
+}
+
+/// One prefix and the port behind it.
+#[derive(Clone, Debug)]
+struct Entry {
+    to: IpNet,
+    port: PortId,
+    /// Our address there, of the prefix's family.
+    local: Option<IpAddr>,
+}
+
+/// Every prefix that can be reached, longest first. A lookup scans them: meant for the handful of
+/// routes an exit has.
+#[derive(Clone, Debug)]
+pub struct Exits {
+    entries: Vec<Entry>,
+    /// Whether any port has an IPv4, and an IPv6, address.
+    families: [bool; 2],
+}
+
+impl Exits {
+    /// The exits of `config`.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let local = |port: usize, to: &IpNet| {
+            let addresses = config.ports.get(port).map_or(&[][..], |port| &port.addresses);
+            let of_family =
+                || addresses.iter().filter(|own| own.addr().is_ipv4() == to.addr().is_ipv4());
+            let near = of_family().find(|own| own.contains(&to.addr()));
+            near.or_else(|| of_family().next()).map(IpNet::addr)
+        };
+        let entry = |port: usize, to: IpNet| {
+            let id = u8::try_from(port).map_or(PortId::ROUTED, PortId);
+            Entry { to, port: id, local: local(port, &to) }
+        };
+        let numbered = || config.ports.iter().enumerate();
+        let own =
+            || numbered().flat_map(|(idx, port)| port.addresses.iter().map(move |net| (idx, net)));
+        let mut entries: Vec<Entry> = own().map(|(idx, net)| entry(idx, net.trunc())).collect();
+        entries.extend(config.routes.iter().map(|route| entry(route.port, route.to)));
+        entries.sort_by_key(|entry| core::cmp::Reverse(entry.to.prefix_len()));
+        let has = |ipv4: bool| own().any(|(_, net)| net.addr().is_ipv4() == ipv4);
+        Self { entries, families: [has(true), has(false)] }
+    }
+
+    /// Our address towards `destination`.
+    ///
+    /// # Errors
+    /// See [`NoExit`].
+    pub fn local_address(&self, destination: IpAddr) -> Result<IpAddr, NoExit> {
+        let [v4, v6] = self.families;
+        if !(if destination.is_ipv4() { v4 } else { v6 }) {
+            return Err(NoExit::NoAddress);
+        }
+        let entry = self.entries.iter().find(|entry| entry.to.contains(&destination));
+        entry.ok_or(NoExit::NoRoute)?.local.ok_or(NoExit::NoAddress)
+    }
+
+    /// Every prefix with its port, longest first.
+    pub fn prefixes(&self) -> impl Iterator<Item = (IpNet, PortId)> {
+        self.entries.iter().map(|entry| (entry.to, entry.port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        [driver]
+        kind = "tun"
+        [[port]]
+        name = "lte"
+        device = "lte"
+        addresses = ["10.1.0.1/24", "fd00:1::1/64"]
+        [[port]]
+        name = "exit"
+        device = "exit"
+        addresses = ["10.9.0.1/24", "10.8.0.1/24"]
+        [[route]]
+        to = "0.0.0.0/0"
+        via = "10.9.0.2"
+        port = "exit"
+        [[route]]
+        to = "192.0.2.0/24"
+        via = "10.1.0.7"
+        port = "lte"
+        [socks5]
+        listen = ["10.1.0.1:1080"]
+    "#;
+
+    #[test]
+    fn the_longest_prefix_names_the_address() {
+        let exits = Exits::new(&crate::config::parse("t", TEXT, &[]).unwrap());
+        let local = |text: &str| {
+            exits.local_address(text.parse().unwrap()).map(|address| address.to_string())
+        };
+        assert_eq!(local("8.8.8.8").as_deref(), Ok("10.9.0.1"));
+        assert_eq!(local("10.8.0.9").as_deref(), Ok("10.8.0.1"));
+        assert_eq!(local("10.1.0.9").as_deref(), Ok("10.1.0.1"));
+        assert_eq!(local("192.0.2.9").as_deref(), Ok("10.1.0.1"));
+        assert_eq!(local("fd00:1::9").as_deref(), Ok("fd00:1::1"));
+        assert_eq!(local("2a00::1"), Err(NoExit::NoRoute));
+    }
+
+    #[test]
+    fn a_family_without_address_is_told_apart_from_a_missing_route() {
+        let v4_only = TEXT.replace(", \"fd00:1::1/64\"", "");
+        let exits = Exits::new(&crate::config::parse("t", &v4_only, &[]).unwrap());
+        assert_eq!(exits.local_address("2a00::1".parse().unwrap()), Err(NoExit::NoAddress));
+    }
+}
