@@ -1,8 +1,8 @@
 # Works from a fresh clone with Rust installed. As root, `test` also runs the device and interop
 # tests; without root they print SKIPPED.
 #
-#   DRIVER=tun      leave DPDK out            FEATURES=dpdk   make libdpdk required
-#   SEEDS=N         number of `sim` runs      TIME=SECONDS    per fuzz target
+#   DRIVER=tun   leave DPDK out          FEATURES=dpdk   make libdpdk required
+#   SEEDS=N      number of `sim` runs    TIME=SECONDS    per fuzz target
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,13 +12,23 @@ SEEDS ?= 10000
 TIME ?= 60
 # Expanded when a recipe runs, so that what `deps` has just installed counts.
 FEATURES ?= $(if $(filter tun,$(DRIVER)),,$(shell pkg-config --exists libdpdk 2>/dev/null && echo dpdk))
-CARGO_FEATURES = $(if $(FEATURES),--features $(FEATURES))
+CARGO_FEATURES = --features netsim/live$(if $(FEATURES), --features $(FEATURES))
 FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help build deps test sim interop lint package fuzz
+.PHONY: help demo demo-short build deps test sim interop lint package fuzz
 
 help:
 	@grep -hE '^# [a-z-]+: ' $(MAKEFILE_LIST) | sed 's/^# //'
+
+# demo: a phone with two links downloads through the gateway; under two minutes once built (root)
+demo: deps
+	$(MAKE) build
+	target/release/proxy-gw demo --driver $(DRIVER)
+
+# demo-short: the same with small transfers, its speed reported but not judged
+demo-short: deps
+	$(MAKE) build
+	target/release/proxy-gw demo --driver $(DRIVER) --short --no-gates
 
 # deps: install the Debian packages the tests and the demo use (root)
 deps:
