@@ -1,4 +1,4 @@
-//! The command line: `run`, `check`, `hash-password`. Exit codes are the contract with whoever
+//! The command line: `run`, `check`, `demo`, `hash-password`. Exit codes are the contract with whoever
 //! supervises the process (see [`Exit`]).
 
 use crate::auth::PasswordHash;
@@ -57,6 +57,8 @@ enum Command {
 
 The output is a configuration itself; it contains the users' password hashes.")]
     Check(ConfigArgs),
+    /// Show the whole product on this machine: phone, two links, gateway and web server (root).
+    Demo(crate::demo::Args),
     /// Read a password from the terminal (or the first line of stdin) and print its argon2id hash.
     #[command(after_help = "Examples:
   proxy-gw hash-password                      # asks twice, without echo
@@ -98,6 +100,7 @@ pub fn main() -> ExitCode {
     // Usage errors end the process with code 2, as bad configuration does.
     match Cli::parse().command {
         Command::Check(arguments) => check(&arguments).into(),
+        Command::Demo(arguments) => crate::demo::run(arguments),
         Command::HashPassword => hash_password().into(),
     }
 }
