@@ -234,6 +234,9 @@ fn v6_fragments_are_flagged_and_atomic_fragments_are_whole() {
     assert_eq!(walk(44, &[fragment_header(6, 0, true)]), Ok((6, 48, true)));
     assert_eq!(walk(44, &[fragment_header(6, 1, false)]), Ok((6, 48, true)));
     assert_eq!(walk(44, &[fragment_header(6, 0, false)]), Ok((6, 48, false)));
+    // The reserved bits mean nothing.
+    let reserved = vec![6, 0, 0, 6, 0, 0, 0, 1];
+    assert_eq!(walk(44, &[reserved]), Ok((6, 48, false)));
     // What follows in a later fragment is data, whatever the next header says.
     let later = [fragment_header(60, 100, true), vec![0xff; 8]];
     assert_eq!(walk(44, &later), Ok((60, 48, true)));

@@ -257,9 +257,10 @@ impl fmt::Debug for OptionIter<'_> {
 }
 
 /// Collects at most 40 bytes of options. A push that does not fit changes nothing and says so.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct OptionWriter {
     len: u8,
+    /// Means something up to `len`.
     bytes: [u8; MAX_OPTIONS_LEN],
 }
 
@@ -276,14 +277,16 @@ impl OptionWriter {
     pub fn push(&mut self, option: &TcpOption<'_>) -> bool {
         self.attempt(|writer| match *option {
             TcpOption::MaxSegmentSize(mss) => {
-                writer.put_option(kind::MAX_SEGMENT_SIZE, &mss.to_be_bytes())
+                let [high, low] = mss.to_be_bytes();
+                writer.put([kind::MAX_SEGMENT_SIZE, 4, high, low])
             }
-            TcpOption::WindowScale(shift) => writer.put_option(kind::WINDOW_SCALE, &[shift]),
-            TcpOption::SackPermitted => writer.put_option(kind::SACK_PERMITTED, &[]),
+            TcpOption::WindowScale(shift) => writer.put([kind::WINDOW_SCALE, 3, shift]),
+            TcpOption::SackPermitted => writer.put([kind::SACK_PERMITTED, 2]),
             TcpOption::Sack(blocks) => writer.put_option(kind::SACK, blocks.bytes),
             TcpOption::Timestamps { tsval, tsecr } => {
-                let value = u64::from(tsval) << 32 | u64::from(tsecr);
-                writer.put_option(kind::TIMESTAMPS, &value.to_be_bytes())
+                writer.put([kind::TIMESTAMPS, 10])?;
+                writer.put(tsval.to_be_bytes())?;
+                writer.put(tsecr.to_be_bytes())
             }
             TcpOption::Mptcp(option) => writer.put_mptcp(|value| option.encode(value)),
             TcpOption::Unknown { kind: kind::END | kind::NOP, .. } => None,
@@ -320,7 +323,7 @@ impl OptionWriter {
 
     /// Appends one NOP. False when there is no room.
     pub fn nop(&mut self) -> bool {
-        self.put(&[kind::NOP]).is_some()
+        self.put([kind::NOP]).is_some()
     }
 
     /// Bytes written.
@@ -361,14 +364,22 @@ impl OptionWriter {
 
     /// Fills `area` (of `padded_len` bytes) with the options and NOPs behind them.
     pub(super) fn write_padded(&self, area: &mut [u8]) {
-        let padded = self.as_bytes().iter().chain(core::iter::repeat(&kind::NOP));
-        for (to, from) in area.iter_mut().zip(padded) {
-            *to = *from;
+        let options = self.as_bytes();
+        if let Some((head, padding)) = area.split_at_mut_checked(options.len()) {
+            head.copy_from_slice(options);
+            padding.fill(kind::NOP);
         }
     }
 
     /// Appends bytes; `None`, and unchanged, when they do not fit.
-    pub(super) fn put(&mut self, bytes: &[u8]) -> Option<()> {
+    pub(super) fn put<const N: usize>(&mut self, bytes: [u8; N]) -> Option<()> {
+        *self.bytes.get_mut(self.len as usize..)?.first_chunk_mut::<N>()? = bytes;
+        self.len += u8::try_from(N).ok()?;
+        Some(())
+    }
+
+    /// As [`OptionWriter::put`], for a length that is not known when compiling.
+    pub(super) fn put_slice(&mut self, bytes: &[u8]) -> Option<()> {
         let start = self.len();
         let end = start.checked_add(bytes.len())?;
         self.bytes.get_mut(start..end)?.copy_from_slice(bytes);
@@ -378,14 +389,14 @@ impl OptionWriter {
 
     fn put_option(&mut self, kind: u8, data: &[u8]) -> Option<()> {
         let len = u8::try_from(data.len().checked_add(2)?).ok()?;
-        self.put(&[kind, len])?;
-        self.put(data)
+        self.put([kind, len])?;
+        self.put_slice(data)
     }
 
     /// Appends kind 30, the value that `encode` appends, and the length in between.
     pub(super) fn put_mptcp(&mut self, encode: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
         let start = self.len;
-        self.put(&[kind::MPTCP, 0])?;
+        self.put([kind::MPTCP, 0])?;
         encode(self)?;
         *self.bytes.get_mut(usize::from(start) + 1)? = self.len - start;
         Some(())
@@ -393,10 +404,10 @@ impl OptionWriter {
 
     /// Runs `write` and takes back what it wrote when it fails.
     pub(super) fn attempt(&mut self, write: impl FnOnce(&mut Self) -> Option<()>) -> bool {
-        let mut next = *self;
-        let done = write(&mut next).is_some();
-        if done {
-            *self = next;
+        let before = self.len;
+        let done = write(self).is_some();
+        if !done {
+            self.len = before;
         }
         done
     }
@@ -405,12 +416,20 @@ impl OptionWriter {
     fn push_aligned(&mut self, option: &TcpOption<'_>) -> bool {
         self.attempt(|writer| {
             while writer.len() % 4 != 2 {
-                writer.put(&[kind::NOP])?;
+                writer.put([kind::NOP])?;
             }
             writer.push(option).then_some(())
         })
     }
 }
+
+impl PartialEq for OptionWriter {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for OptionWriter {}
 
 impl Default for OptionWriter {
     fn default() -> Self {

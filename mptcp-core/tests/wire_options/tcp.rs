@@ -78,6 +78,9 @@ proptest! {
         prop_assert_eq!((segment.checksum, segment.header_len), (0, len));
         prop_assert_eq!(segment.payload, &payload[..]);
         prop_assert_eq!(segment.options().collect::<Vec<_>>(), expected);
+        let (written, padding) = segment.option_bytes().split_at(writer.len());
+        prop_assert_eq!(written, writer.as_bytes());
+        prop_assert!(padding.len() < 4 && padding.iter().all(|byte| *byte == kind::NOP));
         let control = TcpFlags::SYN | TcpFlags::FIN;
         let octets = payload.len() + (flags & control).iter().count();
         prop_assert_eq!(usize::try_from(segment.seq_len()).unwrap(), octets);
@@ -322,7 +325,7 @@ fn a_known_kind_of_a_wrong_length_keeps_its_bytes() {
     for (kind, right) in
         [(2, vec![4]), (3, vec![3]), (4, vec![2]), (5, vec![10, 18, 26, 34]), (8, vec![10])]
     {
-        for len in 2..=40u8 {
+        for len in 2..=60u8 {
             let mut bytes = vec![0x5a; usize::from(len)];
             bytes[..2].copy_from_slice(&[kind, len]);
             let unknown = TcpOption::Unknown { kind, data: &bytes[2..] };

@@ -119,15 +119,15 @@ impl AddAddr {
         };
         out.attempt(|out| {
             out.put_mptcp(|out| {
-                out.put(&[subtype_octet(subtype::ADD_ADDR, low), self.address_id])?;
+                out.put([subtype_octet(subtype::ADD_ADDR, low), self.address_id])?;
                 match self.addr {
-                    IpAddr::V4(addr) => out.put(&addr.octets())?,
-                    IpAddr::V6(addr) => out.put(&addr.octets())?,
+                    IpAddr::V4(addr) => out.put(addr.octets())?,
+                    IpAddr::V6(addr) => out.put(addr.octets())?,
                 }
                 if let Some(port) = self.port {
-                    out.put(&port.to_be_bytes())?;
+                    out.put(port.to_be_bytes())?;
                 }
-                self.hmac.map_or(Some(()), |hmac| out.put(&hmac.to_be_bytes()))
+                self.hmac.map_or(Some(()), |hmac| out.put(hmac.to_be_bytes()))
             })
         })
     }
@@ -174,8 +174,8 @@ impl<'a> AddressIds<'a> {
     }
 
     pub(super) fn encode(&self, out: &mut OptionWriter) -> Option<()> {
-        out.put(&[subtype_octet(subtype::REMOVE_ADDR, 0)])?;
-        out.put(self.ids)
+        out.put([subtype_octet(subtype::REMOVE_ADDR, 0)])?;
+        out.put_slice(self.ids)
     }
 
     /// The ids in the order they stand in the option; duplicates are possible.
@@ -219,8 +219,8 @@ impl RawPrio {
 
     pub(super) fn encode(self, out: &mut OptionWriter) -> Option<()> {
         let backup = if self.0.backup { BACKUP } else { 0 };
-        out.put(&[subtype_octet(subtype::MP_PRIO, backup)])?;
-        self.0.address_id.map_or(Some(()), |address_id| out.put(&[address_id]))
+        out.put([subtype_octet(subtype::MP_PRIO, backup)])?;
+        self.0.address_id.map_or(Some(()), |address_id| out.put([address_id]))
     }
 
     /// Reads it as `version` has it. `None` when version 1 meets the 4-byte form, which it lacks.

@@ -85,19 +85,19 @@ impl MpCapable {
         if self.version > 0xf {
             return None;
         }
-        out.put(&[subtype_octet(subtype::MP_CAPABLE, self.version), self.flags.bits()])?;
+        out.put([subtype_octet(subtype::MP_CAPABLE, self.version), self.flags.bits()])?;
         match self.form {
             CapableForm::Syn => Some(()),
-            CapableForm::Key(key) => out.put(&key.to_be_bytes()),
+            CapableForm::Key(key) => out.put(key.to_be_bytes()),
             CapableForm::Keys { sender, receiver } => {
-                out.put(&sender.to_be_bytes())?;
-                out.put(&receiver.to_be_bytes())
+                out.put(sender.to_be_bytes())?;
+                out.put(receiver.to_be_bytes())
             }
             CapableForm::Data { sender, receiver, data_len, checksum } => {
-                out.put(&sender.to_be_bytes())?;
-                out.put(&receiver.to_be_bytes())?;
-                out.put(&data_len.to_be_bytes())?;
-                checksum.map_or(Some(()), |checksum| out.put(&checksum.to_be_bytes()))
+                out.put(sender.to_be_bytes())?;
+                out.put(receiver.to_be_bytes())?;
+                out.put(data_len.to_be_bytes())?;
+                checksum.map_or(Some(()), |checksum| out.put(checksum.to_be_bytes()))
             }
         }
     }

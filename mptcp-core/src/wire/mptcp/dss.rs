@@ -73,7 +73,7 @@ impl Dss {
             let fin = if self.data_fin { DATA_FIN } else { 0 };
             MAPPING | mapping.dsn.flag_if_wide(DSN_WIDE) | fin
         });
-        out.put(&[subtype_octet(subtype::DSS, 0), ack_flags | map_flags])?;
+        out.put([subtype_octet(subtype::DSS, 0), ack_flags | map_flags])?;
         if let Some(ack) = self.data_ack {
             ack.encode(out)?;
         }
@@ -104,9 +104,9 @@ impl Mapping {
 
     fn encode(&self, out: &mut OptionWriter) -> Option<()> {
         self.dsn.encode(out)?;
-        out.put(&self.ssn.to_be_bytes())?;
-        out.put(&self.len.to_be_bytes())?;
-        self.checksum.map_or(Some(()), |checksum| out.put(&checksum.to_be_bytes()))
+        out.put(self.ssn.to_be_bytes())?;
+        out.put(self.len.to_be_bytes())?;
+        self.checksum.map_or(Some(()), |checksum| out.put(checksum.to_be_bytes()))
     }
 }
 
@@ -117,8 +117,8 @@ impl WireSeq {
 
     fn encode(self, out: &mut OptionWriter) -> Option<()> {
         match self {
-            Self::Full(seq) => out.put(&seq.to_be_bytes()),
-            Self::Low(seq) => out.put(&seq.to_be_bytes()),
+            Self::Full(seq) => out.put(seq.to_be_bytes()),
+            Self::Low(seq) => out.put(seq.to_be_bytes()),
         }
     }
 

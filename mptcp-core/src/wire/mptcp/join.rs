@@ -64,18 +64,18 @@ impl MpJoin {
         let head = |backup| subtype_octet(subtype::MP_JOIN, if backup { BACKUP } else { 0 });
         match *self {
             Self::Syn { backup, address_id, token, nonce } => {
-                out.put(&[head(backup), address_id])?;
-                out.put(&token.to_be_bytes())?;
-                out.put(&nonce.to_be_bytes())
+                out.put([head(backup), address_id])?;
+                out.put(token.to_be_bytes())?;
+                out.put(nonce.to_be_bytes())
             }
             Self::SynAck { backup, address_id, hmac, nonce } => {
-                out.put(&[head(backup), address_id])?;
-                out.put(&hmac.to_be_bytes())?;
-                out.put(&nonce.to_be_bytes())
+                out.put([head(backup), address_id])?;
+                out.put(hmac.to_be_bytes())?;
+                out.put(nonce.to_be_bytes())
             }
             Self::Ack { hmac } => {
-                out.put(&[head(false), 0])?;
-                out.put(&hmac)
+                out.put([head(false), 0])?;
+                out.put(hmac)
             }
         }
     }
@@ -122,6 +122,6 @@ impl MpTcpRst {
     pub(super) fn encode(&self, out: &mut OptionWriter) -> Option<()> {
         let transient = if self.transient { TRANSIENT } else { 0 };
         let flags = (self.reserved & RESET_RESERVED) | transient;
-        out.put(&[subtype_octet(subtype::MP_TCPRST, flags), self.reason])
+        out.put([subtype_octet(subtype::MP_TCPRST, flags), self.reason])
     }
 }

@@ -158,7 +158,7 @@ impl<'a> MptcpOption<'a> {
             Self::Capable(capable) => capable.encode(out),
             Self::Join(join) => join.encode(out),
             Self::Dss(dss) => dss.encode(out),
-            Self::AddAddr(add_addr) => out.put(add_addr.as_bytes()),
+            Self::AddAddr(add_addr) => out.put_slice(add_addr.as_bytes()),
             Self::RemoveAddr(ids) => ids.encode(out),
             Self::Prio(prio) => prio.encode(out),
             Self::Fail { dsn } => put_u64(out, subtype::MP_FAIL, *dsn),
@@ -186,11 +186,11 @@ fn parse_u64(data: &[u8]) -> Option<u64> {
 }
 
 fn put_u64(out: &mut OptionWriter, subtype: u8, value: u64) -> Option<()> {
-    out.put(&[subtype_octet(subtype, 0), 0])?;
-    out.put(&value.to_be_bytes())
+    out.put([subtype_octet(subtype, 0), 0])?;
+    out.put(value.to_be_bytes())
 }
 
 fn put_raw(out: &mut OptionWriter, subtype: u8, data: &[u8]) -> Option<()> {
     (data.first()? >> 4 == subtype).then_some(())?;
-    out.put(data)
+    out.put_slice(data)
 }
