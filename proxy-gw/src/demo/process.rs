@@ -182,10 +182,11 @@ pub(super) fn in_netns(netns: &str, program: impl AsRef<OsStr>) -> Command {
 }
 
 /// Runs `command` to its end and returns its standard output; its standard error is the cause if it
-/// failed.
+/// failed. A terminal's Ctrl-C does not reach it: half a change is worse than a late end.
 pub(super) fn run(what: &str, command: &mut Command) -> Result<String, Error> {
     let output = command
         .stdin(Stdio::null())
+        .process_group(0)
         .output()
         .map_err(Error::in_step(format!("{what} ({command:?})")))?;
     if !output.status.success() {
@@ -200,6 +201,7 @@ pub(super) fn run(what: &str, command: &mut Command) -> Result<String, Error> {
 pub(super) fn run_with_input(what: &str, command: &mut Command, input: &str) -> Result<(), Error> {
     let describe = format!("{what} ({command:?})");
     let mut child = command
+        .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

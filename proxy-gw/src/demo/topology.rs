@@ -300,10 +300,10 @@ impl Topology {
                 format!("route add {GATEWAY_WIFI}/32 dev {tun} table {inward}"),
                 format!("route add {GATEWAY_EXIT}/32 dev {tun} table {inward}"),
                 format!("rule add iif {tun} table {outward}"),
-                format!(
-                    "route add default via {} dev {device} onlink table {outward}",
-                    cable.far_address
-                ),
+                // In the main table: without any address of its own the kernel takes a next hop only
+                // if it finds a route to it.
+                format!("route add {}/32 dev {device}", cable.far_address),
+                format!("route add default via {} dev {device} table {outward}", cable.far_address),
             ] {
                 self.gateway.ip(&line)?;
             }
@@ -391,5 +391,61 @@ impl Topology {
         );
         let mut nft = in_netns(self.wifi.name(), "nft");
         run_with_input("setting up the Wi-Fi router's NAT", nft.args(["-f", "-"]), &rules)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::counters::Mib;
+    use super::super::gateway::tun_device;
+    use super::*;
+
+    /// The namespaces of this process that exist.
+    fn ours() -> Vec<String> {
+        let prefix = format!("plait-{}-", std::process::id());
+        let listed = run("listing namespaces", Command::new("ip").args(["netns", "list"]));
+        let listed = listed.unwrap();
+        listed.lines().filter(|line| line.starts_with(&prefix)).map(str::to_owned).collect()
+    }
+
+    /// What the runs stand on, with devices made by hand in place of the emulator's and the
+    /// gateway's; ends in a panic to show that one leaves nothing behind.
+    fn set_up_and_panic() {
+        let topology = Topology::create(true, true).unwrap();
+        assert_eq!(ours().len(), 5);
+        for access in Access::BOTH {
+            topology
+                .phone
+                .ip(&format!(
+                    "link add {} type veth peer name {ROUTER_DOWN} netns {}",
+                    access.phone_device(),
+                    topology.router(access).name()
+                ))
+                .unwrap();
+        }
+        topology.attach_phone().unwrap();
+        topology.enable_mptcp().unwrap();
+        for cable in topology.cables() {
+            let device = tun_device(cable.gateway_device);
+            topology.gateway.ip(&format!("tuntap add dev {device} mode tun")).unwrap();
+            topology.gateway.ip(&format!("link set {device} up")).unwrap();
+        }
+        topology.forward_to_tun(tun_device).unwrap();
+        assert_eq!(topology.gateway_kernel_addresses().unwrap(), [""; 0]);
+        assert!(!topology.origin.proc_net("dev").unwrap().contains("lte0"));
+        assert!(topology.phone.proc_net("dev").unwrap().contains("lte0"));
+        assert_eq!(Mib::read(&topology.gateway).unwrap().value("TcpInSegs"), 0);
+        panic!("intended");
+    }
+
+    #[test]
+    fn the_network_comes_up_and_a_panic_takes_it_down() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: network namespaces need root");
+            return;
+        }
+        let panic = std::panic::catch_unwind(set_up_and_panic).unwrap_err();
+        assert_eq!(panic.downcast_ref(), Some(&"intended"), "failed earlier");
+        assert_eq!(ours(), [""; 0]);
     }
 }
