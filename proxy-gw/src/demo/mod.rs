@@ -149,12 +149,15 @@ fn perform(args: &Args) -> Result<ExitCode, Error> {
         return Ok(ExitCode::from(EXIT_MISSING));
     }
     let start = Instant::now();
-    let report = stage(args, &requirements, &executable, &emulator)?;
+    let hugepages = reserved_hugepages();
+    let mut report = stage(args, &requirements, &executable, &emulator)?;
+    report.left_behind = topology::leftovers();
+    let kept = reserved_hugepages().saturating_sub(hugepages);
+    if kept > 0 {
+        report.left_behind.push(format!("{kept} reserved hugepages"));
+    }
     println!("\n{}", report.render(args.no_gates));
-    println!(
-        "{:.0} s in all; namespaces, devices and files are removed",
-        start.elapsed().as_secs_f64()
-    );
+    println!("{:.0} s in all", start.elapsed().as_secs_f64());
     let complete = requirements.missing.is_empty();
     Ok(if complete && report.passed(args.no_gates) {
         ExitCode::SUCCESS
@@ -206,6 +209,12 @@ fn stage(
         requirements,
         executable,
     )
+}
+
+/// How many hugepages of the default size the machine keeps ready.
+fn reserved_hugepages() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
 }
 
 /// A private directory, removed with all it holds when dropped.

@@ -137,16 +137,26 @@ impl Process {
         if let Some(status) = self.try_status() {
             return Some(status);
         }
+        let status = self.ask_to_end(grace);
+        if status.is_none() {
+            self.kill();
+        }
+        status
+    }
+
+    /// SIGTERM, and the exit status if it comes within `grace`.
+    fn ask_to_end(&mut self, grace: Duration) -> Option<ExitStatus> {
         self.signal(Signal::TERM);
         let start = Instant::now();
-        while start.elapsed() < grace {
+        loop {
             if let Some(status) = self.try_status() {
                 return Some(status);
             }
+            if start.elapsed() >= grace {
+                return None;
+            }
             thread::sleep(TICK);
         }
-        self.kill();
-        None
     }
 
     /// Ends the child at once; no effect if it has ended.
@@ -165,8 +175,11 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.try_status().is_none() {
-            self.terminate(Duration::from_millis(500));
+        // The gateway drains at the first SIGTERM and aborts at the second, giving back what it
+        // holds of the machine (hugepages); killed, it could not.
+        let ended = self.try_status().or_else(|| self.ask_to_end(Duration::from_millis(500)));
+        if ended.is_none() {
+            self.terminate(Duration::from_secs(2));
         }
     }
 }

@@ -74,12 +74,6 @@ impl Transfer {
         mbps(self.len, self.elapsed)
     }
 
-    /// Per cent of all bytes on the devices.
-    pub(super) fn share(&self, access: Access) -> f64 {
-        let total = self.paths.iter().map(|path| path.total()).sum();
-        per_cent(self.paths[access as usize].total(), total)
-    }
-
     /// Why this transfer does not count as carried intact.
     fn fault(&self) -> Option<String> {
         if let Some(error) = &self.error {
@@ -94,6 +88,12 @@ impl Transfer {
             _ => Some("one side did not report its SHA-256".to_owned()),
         }
     }
+}
+
+/// Per cent of all bytes on the devices.
+fn share(paths: &[LinkBytes; 2], access: Access) -> f64 {
+    let total = paths.iter().map(|path| path.total()).sum();
+    per_cent(paths[access as usize].total(), total)
 }
 
 /// How the concurrent sessions went.
@@ -156,6 +156,8 @@ pub(super) struct Report {
     pub(super) kernel_addresses: Option<Vec<String>>,
     /// `None`: it never came to draining.
     pub(super) drained: Option<Result<(), String>>,
+    /// What the demo made and could not remove.
+    pub(super) left_behind: Vec<String>,
     /// Steps that could not be done.
     pub(super) failures: Vec<String>,
 }
@@ -187,6 +189,11 @@ impl Report {
             Some(Err(cause)) => Check::new(false, format!("the gateway did not drain: {cause}")),
             None => Check::not_run("the gateway's drain on SIGTERM"),
         });
+        checks.push(if self.left_behind.is_empty() {
+            Check::new(true, "nothing is left behind")
+        } else {
+            Check::new(false, format!("left behind: {}", self.left_behind.join(", ")))
+        });
         checks.extend(self.failures.iter().map(|failure| Check::new(false, failure.clone())));
         checks
     }
@@ -211,20 +218,26 @@ impl Report {
     }
 
     fn check_paths(&self) -> Check {
-        let mptcp: Vec<_> = self.transfers.iter().filter(|one| one.run.is_mptcp()).collect();
+        let transfers = self.transfers.iter().filter(|transfer| transfer.run.is_mptcp());
+        let sessions = self.sessions.iter().filter(|sessions| sessions.is_mptcp);
+        let mptcp: Vec<_> = transfers
+            .map(|transfer| (transfer.run.to_string(), &transfer.paths))
+            .chain(sessions.map(|sessions| ("(e)".to_owned(), &sessions.paths)))
+            .collect();
         if mptcp.is_empty() {
             return Check::not_run("both paths carry");
         }
-        let idle: Vec<_> = mptcp
-            .iter()
-            .flat_map(|transfer| Access::BOTH.map(|access| (transfer, access)))
-            .filter(|(transfer, access)| transfer.share(*access) < SHARE_MIN_PER_CENT)
-            .map(|(transfer, access)| {
-                format!("{access} in {} {:.1} %", transfer.run, transfer.share(access))
-            })
-            .collect();
+        let mut idle = Vec::new();
+        for (name, paths) in mptcp {
+            for access in Access::BOTH {
+                let share = share(paths, access);
+                if share < SHARE_MIN_PER_CENT {
+                    idle.push(format!("{access} in {name} {share:.1} %"));
+                }
+            }
+        }
         if idle.is_empty() {
-            return Check::new(true, "both paths carried every MPTCP transfer");
+            return Check::new(true, "both paths carried every MPTCP run");
         }
         Check::new(false, format!("a path carried nothing: {}", idle.join(", ")))
     }
@@ -236,8 +249,9 @@ impl Report {
             let Some(transfer) = transfer else {
                 return Check::not_run("single-path yardsticks");
             };
-            if transfer.share(access) < 100.0 - SHARE_MIN_PER_CENT {
-                strays.push(format!("{access} {:.1} %", transfer.share(access)));
+            let share = share(&transfer.paths, access);
+            if share < 100.0 - SHARE_MIN_PER_CENT {
+                strays.push(format!("{access} {share:.1} %"));
             }
         }
         if strays.is_empty() {
@@ -446,11 +460,11 @@ fn write_figures(
     elapsed: Duration,
     paths: &[LinkBytes; 2],
 ) -> fmt::Result {
-    let total = paths.iter().map(|path| path.total()).sum();
     let rate = mbps(len, elapsed);
     write!(out, "{:9.1}{:8.2}{rate:9.1}", mega(len), elapsed.as_secs_f64())?;
-    for path in paths {
-        write!(out, "  {:10.1}{:4.0} %", mega(path.total()), per_cent(path.total(), total))?;
+    for access in Access::BOTH {
+        let bytes = paths[access as usize].total();
+        write!(out, "  {:10.1}{:4.0} %", mega(bytes), share(paths, access))?;
     }
     Ok(())
 }

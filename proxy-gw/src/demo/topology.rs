@@ -134,6 +134,9 @@ impl Cable<'_> {
     }
 }
 
+/// Where `ip netns` keeps its names.
+const NETNS_DIR: &str = "/run/netns";
+
 /// One network namespace with a process in it through which its counters can be read.
 #[derive(Debug)]
 pub(super) struct Namespace {
@@ -147,7 +150,7 @@ impl Namespace {
     /// id can have made it.
     fn create(role: &str) -> Result<Self, Error> {
         let name = format!("plait-{}-{role}", std::process::id());
-        if Path::new("/run/netns").join(&name).exists() {
+        if Path::new(NETNS_DIR).join(&name).exists() {
             run("deleting a leftover namespace", Command::new("ip").args(["netns", "del", &name]))?;
         }
         run("creating a network namespace", Command::new("ip").args(["netns", "add", &name]))?;
@@ -187,6 +190,14 @@ impl Namespace {
     fn sysctl(&self, setting: &str) -> Result<(), Error> {
         self.run("sysctl", ["-qw", setting]).map(drop)
     }
+}
+
+/// Namespaces of this process that exist; none once [`Topology`] is dropped.
+pub(super) fn leftovers() -> Vec<String> {
+    let prefix = format!("plait-{}-", std::process::id());
+    let entries = std::fs::read_dir(NETNS_DIR).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with(&prefix)).collect()
 }
 
 impl Drop for Namespace {
@@ -400,19 +411,11 @@ mod tests {
     use super::super::gateway::tun_device;
     use super::*;
 
-    /// The namespaces of this process that exist.
-    fn ours() -> Vec<String> {
-        let prefix = format!("plait-{}-", std::process::id());
-        let listed = run("listing namespaces", Command::new("ip").args(["netns", "list"]));
-        let listed = listed.unwrap();
-        listed.lines().filter(|line| line.starts_with(&prefix)).map(str::to_owned).collect()
-    }
-
     /// What the runs stand on, with devices made by hand in place of the emulator's and the
     /// gateway's; ends in a panic to show that one leaves nothing behind.
     fn set_up_and_panic() {
         let topology = Topology::create(true, true).unwrap();
-        assert_eq!(ours().len(), 5);
+        assert_eq!(leftovers().len(), 5);
         for access in Access::BOTH {
             topology
                 .phone
@@ -446,6 +449,6 @@ mod tests {
         }
         let panic = std::panic::catch_unwind(set_up_and_panic).unwrap_err();
         assert_eq!(panic.downcast_ref(), Some(&"intended"), "failed earlier");
-        assert_eq!(ours(), [""; 0]);
+        assert_eq!(leftovers(), [""; 0]);
     }
 }
