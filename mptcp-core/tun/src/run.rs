@@ -30,7 +30,7 @@ const TX_BURST: usize = 256;
 const TIMER_BUDGET: usize = 256;
 /// The longest sleep: a worker whose mailbox is filled without [`LoopHandle::wake`] looks that often.
 const MAX_SLEEP: Duration = Duration::from_millis(100);
-/// How long reading pauses when the pool is empty.
+/// How long reading, or sending, pauses when it finds the pool empty.
 const NO_BUFFER_SLEEP: Duration = Duration::from_millis(1);
 /// How long a flush waits at a time for a full device.
 const FLUSH_SLEEP: Duration = Duration::from_millis(1);
@@ -62,8 +62,10 @@ pub struct TunLoop<D> {
     /// A buffer allocated for a read that found nothing.
     spare: Option<HeapBuf>,
     burst: Vec<HeapBuf>,
-    /// The pool was empty when a device was read in the last turn.
-    starved: bool,
+    /// The last turn stopped reading because the pool was empty.
+    rx_starved: bool,
+    /// The last turn refused the worker a buffer.
+    tx_starved: bool,
     counters: Arc<LoopCounters>,
     handle: LoopHandle,
     clock: Clock,
@@ -76,7 +78,8 @@ impl<D: PacketDevice> TunLoop<D> {
     ///
     /// # Errors
     /// [`TunError::Config`] when there is no port, there are more than 255, a route names one that
-    /// does not exist, or the pool's buffers are too small; [`TunError::Wait`] when the process is out of descriptors.
+    /// does not exist, or the pool's buffers are too small; [`TunError::Wait`] when the process is
+    /// out of descriptors.
     pub fn new(
         ports: Vec<TunPort<D>>,
         routes: RouteTable,
@@ -105,7 +108,8 @@ impl<D: PacketDevice> TunLoop<D> {
             pool,
             spare: Some(spare),
             burst: Vec::with_capacity(BURST),
-            starved: false,
+            rx_starved: false,
+            tx_starved: false,
             counters: Arc::new(LoopCounters::new(port_count)),
             handle: LoopHandle::new()?,
             clock,
@@ -170,7 +174,7 @@ impl<D: PacketDevice> TunLoop<D> {
         worker: &mut impl Worker<HeapBuf>,
     ) -> Result<bool, TunError> {
         let mut more = false;
-        self.starved = false;
+        self.rx_starved = false;
         for port_idx in 0..self.ports.len() {
             more |= self.read_burst(port_idx)?;
             self.answer_echo_requests(port_idx);
@@ -198,7 +202,7 @@ impl<D: PacketDevice> TunLoop<D> {
         while self.burst.len() < BURST {
             let Some(mut buf) = self.spare.take().or_else(|| self.pool.alloc()) else {
                 counters.count_rx_no_buffer();
-                self.starved = true;
+                self.rx_starved = true;
                 break;
             };
             let received = match buf.append(mtu) {
@@ -237,8 +241,8 @@ impl<D: PacketDevice> TunLoop<D> {
         }
     }
 
-    /// Lets the worker send one burst. `Done` also when only a full device holds packets back: the
-    /// sleep that follows ends when it has room.
+    /// Lets the worker send one burst. `Done` also when a full device or an empty pool holds packets
+    /// back: trying again at once would only spin, and the sleep that follows is made for it.
     fn transmit(&mut self, now: Instant, worker: &mut impl Worker<HeapBuf>) -> Progress {
         for (port, counters) in self.ports.iter_mut().zip(self.counters.ports()) {
             port.send_waiting(counters);
@@ -249,20 +253,23 @@ impl<D: PacketDevice> TunLoop<D> {
             routes: &self.routes,
             pool: &mut self.pool,
             room: TX_BURST,
+            is_starved: false,
         };
-        worker.poll_transmit(now, &mut outbox)
+        let progress = worker.poll_transmit(now, &mut outbox);
+        self.tx_starved = outbox.is_starved;
+        if self.tx_starved { Progress::Done } else { progress }
     }
 
     /// Waits for a packet, room on a full device, a wake-up or `deadline`.
     fn sleep(&self, deadline: Option<Instant>) -> Result<(), TunError> {
-        let longest = if self.starved { NO_BUFFER_SLEEP } else { MAX_SLEEP };
+        let longest = if self.rx_starved || self.tx_starved { NO_BUFFER_SLEEP } else { MAX_SLEEP };
         let timeout = deadline.map_or(longest, |at| at.since(self.clock.now()).min(longest));
         let mut fds = Vec::with_capacity(self.ports.len() + 1);
         fds.push(PollFd::new(self.handle.as_fd(), PollFlags::POLLIN));
         for port in &self.ports {
             let mut events = PollFlags::empty();
             // A device we have no buffer for would end every sleep at once.
-            events.set(PollFlags::POLLIN, !self.starved);
+            events.set(PollFlags::POLLIN, !self.rx_starved);
             events.set(PollFlags::POLLOUT, port.is_blocked());
             if !events.is_empty() {
                 fds.push(PollFd::new(port.device.as_fd(), events));
@@ -321,6 +328,7 @@ struct Outbox<'a, D> {
     routes: &'a RouteTable,
     pool: &'a mut HeapPool,
     room: usize,
+    is_starved: bool,
 }
 
 impl<D: PacketDevice> TxQueue<HeapBuf> for Outbox<'_, D> {
@@ -332,10 +340,10 @@ impl<D: PacketDevice> TxQueue<HeapBuf> for Outbox<'_, D> {
     /// frees what the worker has sent.
     fn alloc(&mut self) -> Option<HeapBuf> {
         let reserved = BURST.min(self.pool.limit() / 2);
-        if self.pool.in_use() + reserved >= self.pool.limit() {
-            return None;
-        }
-        self.pool.alloc()
+        let is_available = self.pool.in_use() + reserved < self.pool.limit();
+        let buf = if is_available { self.pool.alloc() } else { None };
+        self.is_starved |= buf.is_none();
+        buf
     }
 
     fn push(&mut self, packet: HeapBuf) {
