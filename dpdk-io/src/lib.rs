@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod counters;
 #[cfg(have_dpdk)]
 #[expect(unsafe_code, reason = "the one place that calls C")]
 pub mod dpdk;
@@ -14,6 +15,7 @@ mod eal_args;
 pub mod error;
 #[cfg(any(have_dpdk, test))]
 mod hugepages;
+pub mod l2;
 
 pub use config::{EalConfig, Hugepages, MacConfig, PortConfig, RouteConfig};
 pub use driver::drivers;

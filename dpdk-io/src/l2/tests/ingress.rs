@@ -1,0 +1,226 @@
+//! What comes in: answered, passed on, or counted.
+
+use super::*;
+
+#[test]
+fn arp_answers_for_the_addresses_of_its_link_only() {
+    let mut bench = Bench::new();
+    let ask = |target| arp_frame(LTE, PHONE, EVERYBODY, true, "10.1.0.2", target);
+    assert_eq!(bench.receive(at(0), LTE, &ask("10.1.0.1")), None);
+    let sent = bench.sent();
+    assert_eq!(sent.len(), 1);
+    let (to, reply) = arp_in(&sent[0].1);
+    assert_eq!((sent[0].0, to), (LTE, PHONE));
+    let expected = arp::Message {
+        request: false,
+        sender_mac: ours(LTE),
+        sender: v4("10.1.0.1"),
+        target: v4("10.1.0.2"),
+    };
+    assert_eq!(reply, expected);
+    assert_eq!(bench.events(L2Event::ArpReplies), 1);
+
+    bench.refused(LTE, &ask("10.2.0.1"), DropReason::ArpNotForUs);
+    bench.refused(LTE, &ask("10.1.0.3"), DropReason::ArpNotForUs);
+}
+
+#[test]
+fn a_conflict_probe_is_answered_but_not_learned() {
+    let mut bench = Bench::new();
+    let before = bench.l2.neighbour_count();
+    let probe = arp_frame(LTE, PHONE, EVERYBODY, true, "0.0.0.0", "10.1.0.1");
+    assert_eq!(bench.receive(at(0), LTE, &probe), None);
+    assert_eq!((bench.sent().len(), bench.l2.neighbour_count()), (1, before));
+    assert_eq!(bench.counters.all_drops(), 0);
+
+    let claim = arp_frame(LTE, PHONE, EVERYBODY, true, "10.1.0.1", "10.1.0.1");
+    assert_eq!(bench.receive(at(0), LTE, &claim), None);
+    assert_eq!((bench.sent().len(), bench.events(L2Event::AddressConflicts)), (0, 1));
+}
+
+#[test]
+fn vlan_tags_decide_and_are_put_on() {
+    let mut bench = Bench::new();
+    let tagged = arp_frame(WIFI, PHONE, EVERYBODY, true, "10.2.0.2", "10.2.0.1");
+    assert_eq!(bench.receive(at(0), WIFI, &tagged), None);
+    let sent = bench.sent();
+    let (header, _) = unframe(&sent[0].1);
+    assert_eq!((header.vlan, header.len), (7, 18));
+    assert_eq!(arp_in(&sent[0].1).1.sender, v4("10.2.0.1"));
+
+    bench.refused(LTE, &tagged, DropReason::WrongVlan);
+    let untagged = arp_frame(LTE, PHONE, EVERYBODY, true, "10.2.0.2", "10.2.0.1");
+    bench.refused(WIFI, &untagged, DropReason::WrongVlan);
+    let mut other = tagged.clone();
+    other[15] = 8;
+    bench.refused(WIFI, &other, DropReason::WrongVlan);
+    let mut priority = tagged;
+    priority[14] = 0xe0;
+    assert_eq!(bench.receive(at(0), WIFI, &priority), None);
+    assert_eq!(bench.sent().len(), 1, "the same VLAN at another priority");
+}
+
+#[test]
+fn packets_for_any_of_our_addresses_pass_without_padding() {
+    let mut bench = Bench::new();
+    for (port, dst) in [(LTE, "10.1.0.1"), (WIFI, "10.1.0.1"), (EXIT, "10.2.0.1")] {
+        let packet = segment("192.0.2.7", dst);
+        let mut frame = ip_frame(port, ROUTER, &packet);
+        frame.resize(64, 0xaa);
+        assert_eq!(bench.receive(at(0), port, &frame), Some(packet), "{dst}");
+    }
+    let packet = segment("2001:db8::7", "fd00:1::1");
+    assert_eq!(bench.receive(at(0), LTE, &ip_frame(LTE, ROUTER, &packet)), Some(packet));
+    assert_eq!((bench.counters.all_drops(), bench.sent().len()), (0, 0));
+}
+
+#[test]
+fn what_is_not_ours_is_counted_once() {
+    let mut bench = Bench::new();
+    let ok = segment("192.0.2.7", "10.1.0.1");
+    let frame = |packet: &[u8]| ip_frame(LTE, ROUTER, packet);
+    let kind = EthernetProtocol::Ipv4;
+
+    bench.refused(LTE, &[0; 13], DropReason::FrameTruncated);
+    bench.refused(LTE, b"", DropReason::FrameTruncated);
+    bench.refused(PortId(9), &frame(&ok), DropReason::WrongStation);
+    let other = ethernet(LTE, ROUTER, PHONE, kind, &ok);
+    bench.refused(LTE, &other, DropReason::WrongStation);
+    let from_group = ethernet(LTE, EVERYBODY, ours(LTE), kind, &ok);
+    bench.refused(LTE, &from_group, DropReason::BadStation);
+    let from_us = ethernet(LTE, ours(LTE), ours(LTE), kind, &ok);
+    bench.refused(LTE, &from_us, DropReason::BadStation);
+    let lldp = ethernet(LTE, ROUTER, ours(LTE), EthernetProtocol::Unknown(0x88cc), &ok);
+    bench.refused(LTE, &lldp, DropReason::UnknownEtherType);
+    let broadcast = ethernet(LTE, ROUTER, EVERYBODY, kind, &ok);
+    bench.refused(LTE, &broadcast, DropReason::LinkBroadcast);
+    bench.refused(LTE, &frame(&segment("192.0.2.7", "10.1.0.2")), DropReason::NotForUs);
+    bench.refused(LTE, &frame(&segment("192.0.2.7", "10.1.255.255")), DropReason::NotForUs);
+    bench.refused(LTE, &frame(&segment("192.0.2.7", "224.0.0.1")), DropReason::NotForUs);
+    bench.refused(LTE, &frame(&segment("10.2.0.1", "10.1.0.1")), DropReason::Martian);
+    bench.refused(LTE, &frame(&segment("127.0.0.1", "10.1.0.1")), DropReason::Martian);
+    bench.refused(LTE, &frame(&segment("10.1.255.255", "10.1.0.1")), DropReason::Martian);
+    bench.refused(LTE, &frame(&segment("ff02::1", "fd00:1::1")), DropReason::Martian);
+    for cut in [0, 1, 19, 20, 39] {
+        bench.refused(
+            LTE,
+            &frame(&[&ok[..1], &ok[1..cut.max(1)]].concat()),
+            DropReason::IpMalformed,
+        );
+    }
+    let six = ethernet(LTE, ROUTER, ours(LTE), EthernetProtocol::Ipv6, &ok);
+    bench.refused(LTE, &six, DropReason::IpMalformed);
+    let mut long = ok.clone();
+    long[3] = 41;
+    bench.refused(LTE, &frame(&long), DropReason::IpMalformed);
+    let arp = ethernet(LTE, ROUTER, EVERYBODY, EthernetProtocol::Arp, &[0; 28]);
+    bench.refused(LTE, &arp, DropReason::ArpInvalid);
+}
+
+#[test]
+fn pings_are_answered_by_the_port_they_came_in_on() {
+    let mut bench = Bench::new();
+    bench.teach(at(0), WIFI, "10.2.0.254", ROUTER);
+    // To the LTE address, over Wi-Fi, from behind its router.
+    let request = echo_request("192.0.2.7", "10.1.0.1", b"twelve bytes");
+    assert_eq!(bench.receive(at(0), WIFI, &ip_frame(WIFI, ROUTER, &request)), None);
+    let sent = bench.sent();
+    assert_eq!((sent.len(), sent[0].0), (1, WIFI));
+    let (header, reply) = unframe(&sent[0].1);
+    assert_eq!((header.dst, header.vlan), (ROUTER, 7));
+    assert_eq!(&reply[12..20], &[10, 1, 0, 1, 192, 0, 2, 7]);
+    assert_eq!((reply[20], &reply[24..]), (0, &request[24..]));
+    assert_eq!(bench.events(L2Event::EchoReplies), 1);
+
+    let mut corrupt = request.clone();
+    corrupt[30] ^= 1;
+    bench.refused(WIFI, &ip_frame(WIFI, ROUTER, &corrupt), DropReason::EchoInvalid);
+    let reply = packet("192.0.2.7", "10.1.0.1", 1, &[0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+    let passed = bench.receive(at(0), WIFI, &ip_frame(WIFI, ROUTER, &reply));
+    assert_eq!(passed, Some(reply), "other ICMP is the stack's");
+}
+
+#[test]
+fn echo_replies_have_a_rate_and_shared_packets_are_copied() {
+    let mut bench = Bench::new();
+    bench.teach(at(0), LTE, "10.1.0.254", ROUTER);
+    let frame = ip_frame(LTE, ROUTER, &echo_request("192.0.2.7", "10.1.0.1", b""));
+    for _ in 0..1500 {
+        assert_eq!(bench.receive(at(1), LTE, &frame), None);
+    }
+    assert_eq!((bench.sent().len(), bench.drops(DropReason::EchoRate)), (1000, 500));
+
+    let mut buf = bench.wire.pool.alloc().unwrap();
+    buf.append(frame.len()).unwrap().copy_from_slice(&frame);
+    let watcher = buf.slice(0..usize::MAX);
+    assert!(bench.l2.ingress(at(5000), LTE, buf, &mut bench.wire).is_none());
+    assert_eq!((bench.sent().len(), watcher.data()), (1, &frame[..]));
+}
+
+#[test]
+fn solicitations_are_answered_on_their_link() {
+    let mut bench = Bench::new();
+    let ask = |target: &str| ndisc::Message::Solicit { target: v6(target), mac: None };
+    let group = frame::group(v6("ff02::1:ff00:1"));
+    let frame = ndisc_frame(ask("fd00:1::1"), PHONE, group, "fd00:1::2", "ff02::1:ff00:1");
+    assert_eq!(bench.receive(at(0), LTE, &frame), None);
+    let sent = bench.sent();
+    let (to, message, src, dst) = ndisc_in(&sent[0].1);
+    let expected = ndisc::Message::Advert {
+        target: v6("fd00:1::1"),
+        mac: Some(ours(LTE)),
+        solicited: true,
+        overrides: true,
+    };
+    assert_eq!((to, message), (PHONE, expected));
+    assert_eq!((src.as_str(), dst.as_str()), ("fd00:1::1", "fd00:1::2"));
+    assert_eq!(bench.events(L2Event::NeighbourAdverts), 1);
+
+    let mut routed = frame.clone();
+    routed[14 + 7] = 64;
+    bench.refused(LTE, &routed, DropReason::NdiscInvalid);
+    let other = ndisc_frame(ask("fd00:1::2"), PHONE, EVERYBODY, "fd00:1::3", "ff02::1:ff00:2");
+    bench.refused(LTE, &other, DropReason::NdiscIgnored);
+    let elsewhere = ndisc_frame(ask("fd00:1::1"), PHONE, EVERYBODY, "fd00:1::3", "ff02::1");
+    bench.refused(LTE, &elsewhere, DropReason::NdiscIgnored);
+    let unsolicited = ndisc::Message::Advert {
+        target: v6("2001:db8::1"),
+        mac: None,
+        solicited: false,
+        overrides: true,
+    };
+    let advert = ndisc_frame(unsolicited, PHONE, EVERYBODY, "fd00:1::3", "ff02::1");
+    bench.refused(LTE, &advert, DropReason::NdiscIgnored);
+
+    let link_local =
+        ndisc_frame(ask("fe80::ff:fe00:1"), PHONE, EVERYBODY, "fe80::2", "ff02::1:ff00:1");
+    assert_eq!(bench.receive(at(0), LTE, &link_local), None);
+    assert_eq!(bench.sent().len(), 1, "our link-local address is defended too");
+}
+
+#[test]
+fn a_solicitation_without_a_sender_is_answered_to_all() {
+    let mut bench = Bench::new();
+    let ask = ndisc::Message::Solicit { target: v6("fd00:1::1"), mac: None };
+    let mut frame = ndisc_frame(ask, PHONE, EVERYBODY, "::", "ff02::1:ff00:1");
+    frame.truncate(14 + 64);
+    frame[14 + 5] = 24;
+    smoltcp::wire::Icmpv6Packet::new_unchecked(&mut frame[54..])
+        .fill_checksum(&v6("::"), &v6("ff02::1:ff00:1"));
+    assert_eq!(bench.receive(at(0), LTE, &frame), None);
+    let sent = bench.sent();
+    let (to, message, _, dst) = ndisc_in(&sent[0].1);
+    assert_eq!((to, dst.as_str()), (frame::group(ndisc::ALL_NODES), "ff02::1"));
+    assert!(matches!(message, ndisc::Message::Advert { solicited: false, .. }));
+}
+
+#[test]
+fn router_discovery_is_ignored() {
+    let mut bench = Bench::new();
+    let ask = ndisc::Message::Solicit { target: v6("fd00:1::1"), mac: None };
+    for kind in [133, 134, 137] {
+        let mut frame = ndisc_frame(ask, PHONE, ours(LTE), "fe80::2", "fd00:1::1");
+        frame[54] = kind;
+        bench.refused(LTE, &frame, DropReason::NdiscIgnored);
+    }
+}
