@@ -9,5 +9,7 @@ pub mod config;
 pub mod demo;
 pub mod egress;
 pub mod front_end;
+pub mod gateway;
+mod log_limit;
 pub mod shard;
 mod version;

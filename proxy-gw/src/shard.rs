@@ -41,10 +41,11 @@ pub trait Shard {
     /// Sends the end of the stream behind what was sent.
     fn shutdown_write(&mut self, now: Instant, id: SocketId);
 
-    /// Closes in order; the stack owns what is left to do and `id` is stale from here on.
+    /// Closes in order; the stack owns what is left to do and `id` is stale from here on. Allowed
+    /// at any time: the connection may have ended already.
     fn close(&mut self, now: Instant, id: SocketId);
 
-    /// Resets (RST, `MP_FASTCLOSE`); `id` is stale from here on.
+    /// Resets (RST, `MP_FASTCLOSE`); `id` is stale from here on. Allowed at any time, too.
     fn abort(&mut self, now: Instant, id: SocketId);
 
     /// Gives up an id after [`Ready::CLOSED`](mptcp_core::stack::Ready::CLOSED).

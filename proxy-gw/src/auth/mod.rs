@@ -1,5 +1,12 @@
-//! Who may use the gateway.
+//! Who may use the gateway: password hashes, and their verification off the packet path.
 
+mod authenticator;
+mod cache;
+mod limiter;
 mod password;
+mod verifier;
 
+pub(crate) use authenticator::{Authenticator, Decision};
+pub use authenticator::{MAX_PENDING, VerifyRequest, VerifyResult};
 pub use password::{BadHash, PasswordHash};
+pub use verifier::{VerifierClient, Wake};

@@ -1,0 +1,192 @@
+//! The shard's side of authentication: what can be decided at once is, everything else becomes a
+//! request for the verifier's thread.
+//!
+//! Invariant: at most [`MAX_PENDING`] checks are queued or under way, and each takes one attempt of
+//! its source until it turns out right.
+
+use super::cache::{Cache, Digest};
+use super::limiter::Limiter;
+use crate::front_end::socks5::Credentials;
+use core::net::IpAddr;
+use core::time::Duration;
+use mptcp_core::rng::Rng;
+use mptcp_core::time::Instant;
+use std::collections::VecDeque;
+
+/// Checks queued or under way at a time, per shard.
+pub const MAX_PENDING: usize = 256;
+/// Credentials remembered.
+const CACHE_CAPACITY: usize = 4096;
+/// For how long.
+const CACHE_LIFETIME: Duration = Duration::from_secs(600);
+
+/// Credentials to be checked.
+#[derive(Debug)]
+pub struct VerifyRequest {
+    /// Whose; opaque to the verifier.
+    pub session: u64,
+    /// What to check.
+    pub credentials: Credentials,
+    digest: Digest,
+    source: IpAddr,
+}
+
+impl VerifyRequest {
+    /// The answer to this request; consumes it, and with it the password.
+    #[must_use]
+    pub fn answered(self, correct: bool) -> VerifyResult {
+        VerifyResult { session: self.session, correct, digest: self.digest, source: self.source }
+    }
+}
+
+/// The verifier's answer.
+#[derive(Debug)]
+pub struct VerifyResult {
+    /// Whose.
+    pub session: u64,
+    /// Whether user and password belong together.
+    pub correct: bool,
+    digest: Digest,
+    source: IpAddr,
+}
+
+/// What can be said about credentials at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// They were right a short while ago.
+    Accepted,
+    /// A request was queued.
+    Pending,
+    /// This source failed too often.
+    Limited,
+    /// Too many checks are pending.
+    Busy,
+}
+
+/// See the module.
+pub(crate) struct Authenticator {
+    cache: Cache,
+    limiter: Limiter,
+    queue: VecDeque<VerifyRequest>,
+    /// Requests handed out and not answered.
+    under_way: usize,
+}
+
+impl Authenticator {
+    /// Keys come from `rng`.
+    pub(crate) fn new(rng: &mut Rng) -> Self {
+        let (mut cache_key, mut limiter_key) = ([0; 64], [0; 16]);
+        rng.fill(&mut cache_key);
+        rng.fill(&mut limiter_key);
+        Self {
+            cache: Cache::new(cache_key, CACHE_CAPACITY, CACHE_LIFETIME),
+            limiter: Limiter::new(limiter_key),
+            queue: VecDeque::with_capacity(MAX_PENDING),
+            under_way: 0,
+        }
+    }
+
+    /// Decides about `credentials` of `session`, or queues them.
+    pub(crate) fn begin(
+        &mut self,
+        now: Instant,
+        session: u64,
+        source: IpAddr,
+        credentials: Credentials,
+    ) -> Decision {
+        let digest = self.cache.digest(&credentials);
+        if self.cache.contains(now, &digest) {
+            return Decision::Accepted;
+        }
+        if self.queue.len() + self.under_way >= MAX_PENDING {
+            return Decision::Busy;
+        }
+        if !self.limiter.take(now, source) {
+            return Decision::Limited;
+        }
+        self.queue.push_back(VerifyRequest { session, credentials, digest, source });
+        Decision::Pending
+    }
+
+    /// The next request for the verifier, which owes an answer to each.
+    pub(crate) fn next_request(&mut self) -> Option<VerifyRequest> {
+        let request = self.queue.pop_front()?;
+        self.under_way += 1;
+        Some(request)
+    }
+
+    /// Takes an answer into account.
+    pub(crate) fn finish(&mut self, now: Instant, result: &VerifyResult) {
+        self.under_way = self.under_way.saturating_sub(1);
+        if result.correct {
+            self.cache.insert(now, result.digest);
+            self.limiter.refund(result.source);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zeroize::Zeroizing;
+
+    fn credentials(password: &str) -> Credentials {
+        Credentials { user: b"a".to_vec(), password: Zeroizing::new(password.into()) }
+    }
+
+    const NOW: Instant = Instant::from_millis(1_000_000);
+
+    fn source(host: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, host])
+    }
+
+    #[test]
+    fn right_credentials_are_checked_once() {
+        let mut authenticator = Authenticator::new(&mut Rng::from_seed([1; 32]));
+        let mut begin = |now| {
+            let decision = authenticator.begin(now, 7, source(1), credentials("right"));
+            if let Some(request) = authenticator.next_request() {
+                let answer = request.answered(true);
+                authenticator.finish(now, &answer);
+            }
+            decision
+        };
+        assert_eq!(begin(NOW), Decision::Pending);
+        assert_eq!(begin(NOW), Decision::Accepted);
+        assert_eq!(begin(NOW + CACHE_LIFETIME), Decision::Pending);
+    }
+
+    #[test]
+    fn wrong_credentials_are_checked_every_time_until_the_limit() {
+        let mut authenticator = Authenticator::new(&mut Rng::from_seed([1; 32]));
+        let mut decisions = Vec::new();
+        for _ in 0..12 {
+            decisions.push(authenticator.begin(NOW, 7, source(1), credentials("wrong")));
+            if let Some(request) = authenticator.next_request() {
+                let answer = request.answered(false);
+                authenticator.finish(NOW, &answer);
+            }
+        }
+        assert_eq!(decisions[..10], [Decision::Pending; 10]);
+        assert_eq!(decisions[10..], [Decision::Limited; 2]);
+    }
+
+    #[test]
+    fn pending_checks_are_bounded() {
+        let mut authenticator = Authenticator::new(&mut Rng::from_seed([1; 32]));
+        let mut hosts = (0..=255u8).flat_map(|host| [host; 5]);
+        let mut begin = |authenticator: &mut Authenticator| {
+            authenticator.begin(NOW, 7, source(hosts.next().unwrap()), credentials("x"))
+        };
+        for _ in 0..MAX_PENDING / 2 {
+            assert_eq!(begin(&mut authenticator), Decision::Pending);
+        }
+        let request = authenticator.next_request().unwrap();
+        for _ in MAX_PENDING / 2..MAX_PENDING {
+            assert_eq!(begin(&mut authenticator), Decision::Pending);
+        }
+        assert_eq!(begin(&mut authenticator), Decision::Busy);
+        authenticator.finish(NOW, &request.answered(false));
+        assert_eq!(begin(&mut authenticator), Decision::Pending);
+    }
+}

@@ -1,0 +1,172 @@
+//! Sessions on their way to the destination: policy, exits, attempts, the truthful reply.
+
+use super::deadlines::Class;
+use super::reason::of_failed_connect;
+use super::session::{Attempts, Phase};
+use super::{EndReason, Farewell, Gateway};
+use crate::egress::NoExit;
+use crate::front_end::socks5::{Rep, ReplyBytes};
+use crate::front_end::{Host, Target};
+use crate::shard::Shard;
+use core::net::{IpAddr, SocketAddr};
+use mptcp_core::error::{ConnectionError, OpenError};
+use mptcp_core::stack::{Connect, Ready};
+use mptcp_core::time::Instant;
+
+impl Gateway {
+    /// Starts towards `target`, or refuses the client.
+    pub(super) fn connect(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        idx: u32,
+        target: &Target,
+    ) {
+        let left = match self.candidates(target) {
+            Ok(left) => left,
+            Err((reason, rep)) => {
+                return self.refuse(now, shard, idx, reason, &ReplyBytes::failure(rep));
+            }
+        };
+        let Some(session) = self.sessions.get_mut(idx) else { return };
+        let deadline = now + self.connect_timeout;
+        session.phase = Phase::Connecting(Box::new(Attempts { left, deadline }));
+        self.deadlines.arm(idx, Class::Connect, now);
+        self.next_attempt(now, shard, idx, None);
+    }
+
+    /// Every address of `target` that is allowed and has an exit, the first one last. When there is
+    /// none, the refusal of the first address speaks for all.
+    fn candidates(&self, target: &Target) -> Result<Vec<(IpAddr, SocketAddr)>, (EndReason, Rep)> {
+        let literal;
+        let addresses: &[IpAddr] = match &target.host {
+            Host::Address(address) => {
+                literal = [*address];
+                &literal
+            }
+            Host::Name(name) => {
+                self.hosts.get(name).ok_or((EndReason::UnknownName, Rep::HostUnreachable))?
+            }
+        };
+        let mut refusal = None;
+        let mut allowed = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            match self.candidate(*address) {
+                Ok((local, remote)) => allowed.push((local, SocketAddr::new(remote, target.port))),
+                Err(why) => refusal = refusal.or(Some(why)),
+            }
+        }
+        allowed.reverse();
+        match refusal {
+            Some(why) if allowed.is_empty() => Err(why),
+            _ => Ok(allowed),
+        }
+    }
+
+    /// Our address and the normalised destination.
+    fn candidate(&self, requested: IpAddr) -> Result<(IpAddr, IpAddr), (EndReason, Rep)> {
+        let remote =
+            self.policy.check(requested).map_err(|_| (EndReason::Denied, Rep::NotAllowed))?;
+        let local = self.exits.local_address(remote).map_err(|why| match why {
+            NoExit::NoRoute => (EndReason::NoRoute, Rep::NetworkUnreachable),
+            NoExit::NoAddress => (EndReason::NoFamily, Rep::AddressTypeNotSupported),
+        })?;
+        Ok((local, remote))
+    }
+
+    /// Tries the next address; `failure` is why the one before it was not reached.
+    fn next_attempt(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        idx: u32,
+        failure: Option<(EndReason, Rep)>,
+    ) {
+        let mut failure = failure.unwrap_or((EndReason::Internal, Rep::GeneralFailure));
+        let user_data = self.sessions.id(idx).map_or(0, |id| id.0);
+        loop {
+            let Some(session) = self.sessions.get_mut(idx) else { return };
+            let Phase::Connecting(attempts) = &mut session.phase else { return };
+            let Some((local, remote)) = attempts.left.pop() else { break };
+            // Each address gets an equal share of the time that is left.
+            let shares = u32::try_from(attempts.left.len()).unwrap_or(u32::MAX).saturating_add(1);
+            let timeout = attempts.deadline.since(now) / shares;
+            let with = Connect {
+                local,
+                local_port: 0,
+                remote,
+                mptcp: false,
+                timeout: Some(timeout),
+                user_data,
+            };
+            self.counters.connect_attempts += 1;
+            match shard.connect(now, &with) {
+                Ok(outer) => {
+                    session.outer = Some(outer);
+                    return;
+                }
+                Err(error) => failure = (exits_exhausted(error), Rep::from(error)),
+            }
+        }
+        let (reason, rep) = failure;
+        self.refuse(now, shard, idx, reason, &ReplyBytes::failure(rep));
+    }
+
+    /// The exit's connection changed while the session waited for it.
+    pub(super) fn handle_connecting(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        idx: u32,
+        ready: Ready,
+    ) {
+        let Some(session) = self.sessions.get_mut(idx) else { return };
+        let Some(outer) = session.outer else { return };
+        if session.ends.outer_closed {
+            let error = shard.error(outer).unwrap_or(ConnectionError::Reset);
+            shard.release(outer);
+            session.outer = None;
+            session.ends.forget_outer();
+            self.next_attempt(now, shard, idx, Some(of_failed_connect(error)));
+        } else if ready.contains(Ready::CONNECTED) {
+            self.established(now, shard, idx);
+        }
+    }
+
+    /// Tells the client and lets the stack move bytes from here on.
+    fn established(&mut self, now: Instant, shard: &mut impl Shard, idx: u32) {
+        let outer = self.sessions.get(idx).and_then(|session| session.outer);
+        let bound = outer.and_then(|outer| Some((outer, shard.info(outer)?.local)));
+        let Some((outer, bound)) = bound else {
+            return self.end(now, shard, idx, EndReason::Internal, Farewell::Abort);
+        };
+        if !self.say(now, shard, idx, &ReplyBytes::success(bound)) {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(idx) else { return };
+        if shard.relay(now, session.inner, outer).is_err() {
+            return self.end(now, shard, idx, EndReason::Internal, Farewell::Abort);
+        }
+        session.phase = Phase::Relaying;
+        let class = super::relay_class(session);
+        self.counters.sessions_established += 1;
+        self.deadlines.arm(idx, class, now);
+    }
+
+    /// `connect_s` passed.
+    pub(super) fn connect_timed_out(&mut self, now: Instant, shard: &mut impl Shard, idx: u32) {
+        let Some(session) = self.sessions.get_mut(idx) else { return };
+        if let Some(outer) = session.outer.take() {
+            shard.abort(now, outer);
+        }
+        let reply = ReplyBytes::failure(Rep::HostUnreachable);
+        self.refuse(now, shard, idx, EndReason::ConnectTimedOut, &reply);
+    }
+}
+
+fn exits_exhausted(error: OpenError) -> EndReason {
+    match error {
+        OpenError::PortsExhausted | OpenError::LimitReached => EndReason::ExitsExhausted,
+        _ => EndReason::Internal,
+    }
+}

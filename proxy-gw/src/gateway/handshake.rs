@@ -1,0 +1,215 @@
+//! Sessions in their handshake, and refused ones that linger.
+
+use super::deadlines::Class;
+use super::session::{Lingering, Phase};
+use super::{EndReason, Farewell, Gateway};
+use crate::auth::{Decision, VerifyResult};
+use crate::front_end::socks5::{Credentials, ReplyBytes, Step};
+use crate::shard::Shard;
+use mptcp_core::error::RecvError;
+use mptcp_core::time::Instant;
+use mptcp_core::util::slab::SlabId;
+
+/// What a refused client may still send before it is reset.
+const MAX_DISCARDED: u32 = 64 << 10;
+
+/// What came of reading.
+enum Input {
+    /// Bytes were read.
+    Some,
+    /// Nothing to read yet.
+    None,
+    /// The client will send no more, or is gone.
+    End,
+}
+
+impl Gateway {
+    /// Takes the handshake as far as the received bytes go.
+    pub(super) fn drive(&mut self, now: Instant, shard: &mut impl Shard, idx: u32) {
+        loop {
+            let Some(session) = self.sessions.get_mut(idx) else { return };
+            let Phase::Handshake(handshake) = &mut session.phase else { return };
+            match handshake.step() {
+                Step::Read(wanted) => {
+                    let into = handshake.input(wanted);
+                    match read(shard.recv(now, session.inner, into)) {
+                        (Input::Some, count) => handshake.advance(count),
+                        (Input::None, _) => return,
+                        (Input::End, _) => {
+                            let (reason, how) = (EndReason::ClientGone, Farewell::Close);
+                            return self.end(now, shard, idx, reason, how);
+                        }
+                    }
+                }
+                Step::Send(reply) => {
+                    if !self.say(now, shard, idx, &reply) {
+                        return;
+                    }
+                }
+                Step::Verify(credentials) => {
+                    if !self.authenticate(now, shard, idx, credentials) {
+                        return;
+                    }
+                }
+                Step::Connect { target, reserved_set } => {
+                    self.counters.requests_reserved_set += u64::from(reserved_set);
+                    return self.connect(now, shard, idx, &target);
+                }
+                Step::Refuse(why, Some(reply)) => {
+                    return self.refuse(now, shard, idx, why.into(), &reply);
+                }
+                Step::Refuse(why, None) => {
+                    return self.end(now, shard, idx, why.into(), Farewell::Close);
+                }
+                Step::Wait => return,
+            }
+        }
+    }
+
+    /// Takes the verifier's answer to one request.
+    pub fn handle_verified(&mut self, now: Instant, shard: &mut impl Shard, result: &VerifyResult) {
+        self.authenticator.finish(now, result);
+        self.handle_verdict(now, shard, result.session, result.correct);
+    }
+
+    /// The verifier did not take a request: the session is refused.
+    pub fn handle_unverifiable(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        result: &VerifyResult,
+    ) {
+        self.authenticator.finish(now, result);
+        if let Some(idx) = self.verifying(result.session) {
+            let reply = ReplyBytes::authentication(false);
+            self.refuse(now, shard, idx, EndReason::AuthenticationBusy, &reply);
+        }
+    }
+
+    fn handle_verdict(&mut self, now: Instant, shard: &mut impl Shard, id: u64, correct: bool) {
+        let Some(idx) = self.verifying(id) else { return };
+        if !correct {
+            let reply = ReplyBytes::authentication(false);
+            return self.refuse(now, shard, idx, EndReason::AuthenticationFailed, &reply);
+        }
+        if let Some(session) = self.sessions.get_mut(idx)
+            && let Phase::Handshake(handshake) = &mut session.phase
+        {
+            handshake.verified();
+        }
+        self.drive(now, shard, idx);
+    }
+
+    /// The session of `id`, if it still waits for a verdict.
+    fn verifying(&self, id: u64) -> Option<u32> {
+        let idx = self.sessions.index_of(SlabId(id))?;
+        match &self.sessions.get(idx)?.phase {
+            Phase::Handshake(handshake) if handshake.is_verifying() => Some(idx),
+            _ => None,
+        }
+    }
+
+    /// Decides about credentials; `false` when the handshake cannot go on now.
+    fn authenticate(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        idx: u32,
+        credentials: Credentials,
+    ) -> bool {
+        let inner = self.sessions.get(idx).map(|session| session.inner);
+        let client = inner.and_then(|inner| shard.info(inner));
+        let (Some(client), Some(id)) = (client, self.sessions.id(idx)) else {
+            self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
+            return false;
+        };
+        let source = client.remote.ip();
+        let reason = match self.authenticator.begin(now, id.0, source, credentials) {
+            Decision::Accepted => {
+                self.counters.authentication_cached += 1;
+                if let Some(session) = self.sessions.get_mut(idx)
+                    && let Phase::Handshake(handshake) = &mut session.phase
+                {
+                    handshake.verified();
+                }
+                return true;
+            }
+            Decision::Pending => {
+                self.counters.authentication_verified += 1;
+                return false;
+            }
+            Decision::Limited => EndReason::AuthenticationLimited,
+            Decision::Busy => EndReason::AuthenticationBusy,
+        };
+        self.refuse(now, shard, idx, reason, &ReplyBytes::authentication(false));
+        false
+    }
+
+    /// Sends a message of the handshake. They are few and short, so the send buffer of a new
+    /// connection takes them whole; when it does not, there is no memory and the session ends.
+    pub(super) fn say(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        idx: u32,
+        message: &[u8],
+    ) -> bool {
+        let Some(session) = self.sessions.get(idx) else { return false };
+        if shard.send(now, session.inner, message) == Ok(message.len()) {
+            return true;
+        }
+        let gone = session.ends.inner_closed || shard.error(session.inner).is_some();
+        let reason = if gone { EndReason::ClientGone } else { EndReason::NoMemory };
+        self.end(now, shard, idx, reason, Farewell::Abort);
+        false
+    }
+
+    /// Tells the client why, finishes our side and waits for it to close.
+    pub(super) fn refuse(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        idx: u32,
+        reason: EndReason,
+        reply: &ReplyBytes,
+    ) {
+        if !self.say(now, shard, idx, reply) {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(idx) else { return };
+        shard.shutdown_write(now, session.inner);
+        session.phase = Phase::Lingering(Lingering { reason, discarded: 0 });
+        self.deadlines.arm(idx, Class::Linger, now);
+        self.discard(now, shard, idx);
+    }
+
+    /// Reads what a refused client still sends: closing with bytes unread would reset the
+    /// connection, and the reset could overtake the reply.
+    pub(super) fn discard(&mut self, now: Instant, shard: &mut impl Shard, idx: u32) {
+        let mut bytes = [0; 2048];
+        loop {
+            let Some(session) = self.sessions.get_mut(idx) else { return };
+            let Phase::Lingering(lingering) = &mut session.phase else { return };
+            let reason = lingering.reason;
+            if session.ends.inner_closed || lingering.discarded > MAX_DISCARDED {
+                return self.end(now, shard, idx, reason, Farewell::Abort);
+            }
+            match read(shard.recv(now, session.inner, &mut bytes)) {
+                (Input::Some, count) => {
+                    let count = u32::try_from(count).unwrap_or(u32::MAX);
+                    lingering.discarded = lingering.discarded.saturating_add(count);
+                }
+                (Input::None, _) => return,
+                (Input::End, _) => return self.end(now, shard, idx, reason, Farewell::Close),
+            }
+        }
+    }
+}
+
+fn read(result: Result<usize, RecvError>) -> (Input, usize) {
+    match result {
+        Ok(0) | Err(RecvError::InvalidSocket | RecvError::Failed(_)) => (Input::End, 0),
+        Ok(count) => (Input::Some, count),
+        Err(RecvError::WouldBlock) => (Input::None, 0),
+    }
+}

@@ -1,0 +1,366 @@
+//! The gateway of one shard: sessions from the accepted connection to the last byte.
+//!
+//! Sans-IO: it is told of events and time, and acts on a [`Shard`]. The order in which events come
+//! in does not matter for correctness; stale ones are ignored.
+//!
+//! Invariant: every session is in the slab, has one deadline, ends with one [`EndReason`], and
+//! gives up both its sockets when it does.
+
+mod connect;
+mod counters;
+mod deadlines;
+mod handshake;
+mod reason;
+mod session;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+pub use counters::Counters;
+pub use reason::EndReason;
+pub use snapshot::SessionSnapshot;
+
+use crate::auth::{Authenticator, VerifyRequest};
+use crate::config::{Config, HostName, Socks5};
+use crate::egress::{Exits, Policy};
+use crate::front_end::socks5::Handshake;
+use crate::log_limit::LogLimit;
+use crate::shard::Shard;
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+use deadlines::{Class, Deadlines};
+use mptcp_core::driver::Progress;
+use mptcp_core::error::{ConnectionError, OpenError};
+use mptcp_core::rng::Rng;
+use mptcp_core::stack::{Event, Listen, Ready, SocketId};
+use mptcp_core::time::Instant;
+use mptcp_core::util::slab::{Slab, SlabId};
+use reason::Side;
+use session::{Phase, Session};
+use std::collections::BTreeMap;
+
+/// How long a refused client may take to close (RFC 1928 §6 allows 10 s in all).
+const LINGER: Duration = Duration::from_secs(5);
+
+/// `user_data` of listeners; a session's is its slab id, which is never 0.
+const LISTENER: u64 = 0;
+
+/// How a session gives up the client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Farewell {
+    /// In order: what was sent still arrives.
+    Close,
+    /// By a reset.
+    Abort,
+}
+
+/// See the module.
+pub struct Gateway {
+    socks5: Socks5,
+    connect_timeout: Duration,
+    hosts: BTreeMap<HostName, Vec<IpAddr>>,
+    policy: Policy,
+    exits: Exits,
+    authenticator: Authenticator,
+    sessions: Slab<Session>,
+    /// One above the highest position a session ever had.
+    high_water: u32,
+    deadlines: Deadlines,
+    listeners: Vec<SocketId>,
+    draining: bool,
+    counters: Counters,
+    log_limit: LogLimit,
+}
+
+impl Gateway {
+    /// A gateway for `config`; secrets of its own are drawn from `rng`.
+    #[must_use]
+    pub fn new(config: &Config, rng: &mut Rng) -> Self {
+        let timeouts = &config.timeouts;
+        let durations =
+            [timeouts.handshake, timeouts.connect, LINGER, timeouts.idle, timeouts.half_closed];
+        let capacity = config.limits.connections;
+        Self {
+            socks5: config.socks5.clone(),
+            connect_timeout: timeouts.connect,
+            hosts: config.hosts.clone(),
+            policy: Policy::new(config),
+            exits: Exits::new(config),
+            authenticator: Authenticator::new(rng),
+            sessions: Slab::with_capacity(capacity),
+            high_water: 0,
+            deadlines: Deadlines::new(capacity, durations),
+            listeners: Vec::new(),
+            draining: false,
+            counters: Counters::default(),
+            log_limit: LogLimit::new(100, Duration::from_millis(20)),
+        }
+    }
+
+    /// Opens the listeners.
+    ///
+    /// # Errors
+    /// The address that could not be listened on.
+    pub fn listen(&mut self, shard: &mut impl Shard) -> Result<(), (SocketAddr, OpenError)> {
+        for address in &self.socks5.listen {
+            let options = Listen { mptcp: true, deferred: false, user_data: LISTENER };
+            let id = shard.listen(*address, &options).map_err(|error| (*address, error))?;
+            self.listeners.push(id);
+        }
+        Ok(())
+    }
+
+    /// Handles every event there is.
+    pub fn handle_events(&mut self, now: Instant, shard: &mut impl Shard) {
+        while let Some(event) = shard.poll_event() {
+            self.handle_event(now, shard, &event);
+        }
+    }
+
+    /// Handles one event.
+    pub fn handle_event(&mut self, now: Instant, shard: &mut impl Shard, event: &Event) {
+        if event.user_data == LISTENER {
+            if self.listeners.contains(&event.socket) && event.ready.contains(Ready::ACCEPT) {
+                self.accept_waiting(now, shard, event.socket);
+            }
+            return;
+        }
+        let Some(idx) = self.sessions.index_of(SlabId(event.user_data)) else { return };
+        let Some(session) = self.sessions.get_mut(idx) else { return };
+        let side = if event.socket == session.inner {
+            Side::Inner
+        } else if Some(event.socket) == session.outer {
+            Side::Outer
+        } else {
+            return;
+        };
+        session.ends.note(side, event.ready);
+        match (&session.phase, side) {
+            (Phase::Handshake(_), _) if session.ends.inner_closed => {
+                self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
+            }
+            (Phase::Handshake(_), _) => self.drive(now, shard, idx),
+            (Phase::Connecting(_), Side::Inner) if session.ends.inner_closed => {
+                self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
+            }
+            (Phase::Connecting(_), Side::Inner) => {}
+            (Phase::Connecting(_), Side::Outer) => {
+                self.handle_connecting(now, shard, idx, event.ready);
+            }
+            (Phase::Relaying, _) => self.handle_relaying(now, shard, idx, event.ready),
+            (Phase::Lingering(_), _) => self.discard(now, shard, idx),
+        }
+    }
+
+    /// Acts on at most `budget` deadlines that have passed.
+    pub fn handle_timeouts(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        budget: usize,
+    ) -> Progress {
+        for _ in 0..budget {
+            match self.deadlines.pop_expired(now) {
+                Some(idx) => self.expire(now, shard, idx),
+                None => return Progress::Done,
+            }
+        }
+        if self.deadlines.next().is_some_and(|next| next <= now) {
+            Progress::More
+        } else {
+            Progress::Done
+        }
+    }
+
+    /// When `handle_timeouts` next has work.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    /// Credentials for the verifier, which owes an answer ([`Gateway::handle_verified`]) to each.
+    pub fn poll_verification(&mut self) -> Option<VerifyRequest> {
+        self.authenticator.next_request()
+    }
+
+    /// Stops listening; the sessions that are there go on. Drained once [`Gateway::is_drained`].
+    pub fn drain(&mut self, now: Instant, shard: &mut impl Shard) {
+        if core::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        for listener in core::mem::take(&mut self.listeners) {
+            // What the handshake has completed with was promised to its client.
+            self.accept_waiting(now, shard, listener);
+            shard.close(now, listener);
+        }
+    }
+
+    /// Stops listening and resets every session.
+    pub fn abort_all(&mut self, now: Instant, shard: &mut impl Shard) {
+        for listener in core::mem::take(&mut self.listeners) {
+            shard.close(now, listener);
+        }
+        self.draining = true;
+        for idx in 0..self.high_water {
+            if self.sessions.get(idx).is_some() {
+                self.end(now, shard, idx, EndReason::Drained, Farewell::Abort);
+            }
+        }
+    }
+
+    /// Whether nobody is being served any more, and nobody will be.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.draining && self.sessions.is_empty()
+    }
+
+    /// Sessions now.
+    #[must_use]
+    pub fn session_count(&self) -> u32 {
+        self.sessions.len()
+    }
+
+    /// Counts since the start.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn accept_waiting(&mut self, now: Instant, shard: &mut impl Shard, listener: SocketId) {
+        while let Some(inner) = shard.accept(listener) {
+            let handshake = Handshake::new(self.socks5.auth);
+            let added = self.sessions.insert(Session::new(inner, now, handshake));
+            let named = added.and_then(|idx| Some((idx, self.sessions.id(idx)?)));
+            let Some((idx, id)) = named else {
+                self.counters.sessions_over_limit += 1;
+                shard.abort(now, inner);
+                continue;
+            };
+            self.high_water = self.high_water.max(idx + 1);
+            self.counters.sessions_accepted += 1;
+            shard.set_user_data(inner, id.0);
+            self.deadlines.arm(idx, Class::Handshake, now);
+            self.drive(now, shard, idx);
+        }
+    }
+
+    fn handle_relaying(&mut self, now: Instant, shard: &mut impl Shard, idx: u32, ready: Ready) {
+        let Some(session) = self.sessions.get(idx) else { return };
+        let ends = session.ends;
+        if ends.inner_closed && ends.outer_closed {
+            let reason = relay_result(shard, session);
+            return self.end(now, shard, idx, reason, Farewell::Abort);
+        }
+        if ready.intersects(Ready::PROGRESS | Ready::READ_CLOSED | Ready::CLOSED) {
+            self.deadlines.arm(idx, relay_class(session), now);
+        }
+    }
+
+    fn expire(&mut self, now: Instant, shard: &mut impl Shard, idx: u32) {
+        let Some(session) = self.sessions.get(idx) else { return };
+        match &session.phase {
+            Phase::Handshake(_) => {
+                self.end(now, shard, idx, EndReason::HandshakeTimedOut, Farewell::Close);
+            }
+            Phase::Connecting(_) => self.connect_timed_out(now, shard, idx),
+            Phase::Relaying => {
+                let reason = match relay_class(session) {
+                    Class::HalfClosed => EndReason::HalfClosed,
+                    _ => EndReason::Idle,
+                };
+                self.end(now, shard, idx, reason, Farewell::Abort);
+            }
+            Phase::Lingering(lingering) => {
+                self.end(now, shard, idx, lingering.reason, Farewell::Abort);
+            }
+        }
+    }
+
+    /// Removes a session and gives up its sockets. The exit's is always aborted: while it is open
+    /// and not finished, no orderly end of it is left to wait for.
+    fn end(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        idx: u32,
+        reason: EndReason,
+        farewell: Farewell,
+    ) {
+        self.deadlines.disarm(idx);
+        let id = self.sessions.id(idx);
+        let Some(session) = self.sessions.remove(idx) else { return };
+        self.counters.count_end(reason);
+        self.account(now, shard, id, &session, reason);
+        match (session.ends.inner_closed, farewell) {
+            (true, _) => shard.release(session.inner),
+            (false, Farewell::Close) => shard.close(now, session.inner),
+            (false, Farewell::Abort) => shard.abort(now, session.inner),
+        }
+        match session.outer {
+            Some(outer) if session.ends.outer_closed => shard.release(outer),
+            Some(outer) => shard.abort(now, outer),
+            None => {}
+        }
+    }
+
+    /// Adds the session's bytes up and writes its log line.
+    fn account(
+        &mut self,
+        now: Instant,
+        shard: &impl Shard,
+        id: Option<SlabId>,
+        session: &Session,
+        reason: EndReason,
+    ) {
+        let exit = session.outer.and_then(|outer| shard.info(outer));
+        let (up, down) = exit.map_or((0, 0), |info| (info.bytes_sent, info.bytes_received));
+        self.counters.bytes_up += up;
+        self.counters.bytes_down += down;
+        if !log::log_enabled!(log::Level::Info) {
+            return;
+        }
+        let Some(suppressed) = self.log_limit.allow(now) else { return };
+        let client = shard.info(session.inner);
+        let (mptcp, subflows) = client.map_or((None, 0), |info| (info.mptcp, info.subflows.len()));
+        let protocol = mptcp.map_or_else(|| "tcp".to_owned(), |version| format!("mptcp {version}"));
+        log::info!(
+            "session {:x} ended: {}; {protocol}, {subflows} subflows, {up} bytes up, {down} down, \
+             {:.1} s{}",
+            snapshot::session_number(id),
+            reason.name(),
+            now.since(session.opened).as_secs_f64(),
+            Suppressed(suppressed),
+        );
+    }
+}
+
+/// Mentions lines that were held back.
+struct Suppressed(u64);
+
+impl core::fmt::Display for Suppressed {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            count => write!(f, " ({count} sessions not logged before this one)"),
+        }
+    }
+}
+
+fn relay_class(session: &Session) -> Class {
+    if session.ends.none() { Class::Idle } else { Class::HalfClosed }
+}
+
+/// Why a relay ended whose both sides are closed: the side that failed on its own, not the one the
+/// relay reset in turn.
+fn relay_result(shard: &impl Shard, session: &Session) -> EndReason {
+    let errors = [
+        (Side::Inner, shard.error(session.inner)),
+        (Side::Outer, session.outer.and_then(|outer| shard.error(outer))),
+    ];
+    let mut failed = errors.into_iter().filter_map(|(side, error)| Some((side, error?)));
+    match failed.find(|(_, error)| *error != ConnectionError::Aborted) {
+        Some((side, error)) => reason::of_failed_relay(side, error),
+        None if errors.iter().any(|(_, error)| error.is_some()) => EndReason::Internal,
+        None => EndReason::Completed,
+    }
+}

@@ -1,0 +1,98 @@
+//! One client's session: its two sockets and the phase it is in.
+//!
+//! Invariant: a socket id that is here is ours to close, abort or release, exactly once.
+
+use super::reason::{EndReason, Side};
+use crate::front_end::socks5::Handshake;
+use core::net::{IpAddr, SocketAddr};
+use mptcp_core::stack::{Ready, SocketId};
+use mptcp_core::time::Instant;
+
+/// See the module. 64 bytes with its deadline is what an idle session may cost here.
+pub(super) struct Session {
+    /// The client's connection.
+    pub(super) inner: SocketId,
+    /// The exit's connection, once there is one.
+    pub(super) outer: Option<SocketId>,
+    /// When it was accepted.
+    pub(super) opened: Instant,
+    /// What happened to the sockets.
+    pub(super) ends: Ends,
+    /// What it is doing.
+    pub(super) phase: Phase,
+}
+
+/// What the stack reported about the two sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ends {
+    /// `CLOSED` of the client's connection.
+    pub(super) inner_closed: bool,
+    /// `CLOSED` of the exit's connection.
+    pub(super) outer_closed: bool,
+    /// The client has sent its last byte.
+    pub(super) inner_read_closed: bool,
+    /// The destination has sent its last byte.
+    pub(super) outer_read_closed: bool,
+}
+
+impl Ends {
+    /// Adds what an event says about one side.
+    pub(super) fn note(&mut self, side: Side, ready: Ready) {
+        let (closed, read_closed) = match side {
+            Side::Inner => (&mut self.inner_closed, &mut self.inner_read_closed),
+            Side::Outer => (&mut self.outer_closed, &mut self.outer_read_closed),
+        };
+        *closed |= ready.contains(Ready::CLOSED);
+        *read_closed |= ready.contains(Ready::READ_CLOSED);
+    }
+
+    /// Forgets the exit, which another one will replace.
+    pub(super) fn forget_outer(&mut self) {
+        self.outer_closed = false;
+        self.outer_read_closed = false;
+    }
+
+    /// Neither side has finished.
+    pub(super) fn none(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// What a session is doing.
+pub(super) enum Phase {
+    /// Talking to the front end.
+    Handshake(Box<Handshake>),
+    /// Reaching the destination.
+    Connecting(Box<Attempts>),
+    /// The stack moves bytes.
+    Relaying,
+    /// Refused, the client has been told; waiting for it to close.
+    Lingering(Lingering),
+}
+
+/// Addresses of the destination that are still to be tried.
+pub(super) struct Attempts {
+    /// Our address and the destination's, the next one last.
+    pub(super) left: Vec<(IpAddr, SocketAddr)>,
+    /// When the session gives up.
+    pub(super) deadline: Instant,
+}
+
+/// A refused client.
+#[derive(Clone, Copy)]
+pub(super) struct Lingering {
+    /// Why.
+    pub(super) reason: EndReason,
+    /// Bytes read and thrown away.
+    pub(super) discarded: u32,
+}
+
+const _: () = assert!(size_of::<Session>() <= 56);
+
+impl Session {
+    /// A session in its handshake.
+    pub(super) fn new(inner: SocketId, opened: Instant, handshake: Handshake) -> Self {
+        let phase = Phase::Handshake(Box::new(handshake));
+        Self { inner, outer: None, opened, ends: Ends::default(), phase }
+    }
+}

@@ -1,0 +1,76 @@
+//! Sessions as the operator sees them.
+
+use super::Gateway;
+use super::session::Session;
+use crate::shard::Shard;
+use core::net::SocketAddr;
+use core::time::Duration;
+use mptcp_core::stack::ConnectionInfo;
+use mptcp_core::time::Instant;
+use mptcp_core::util::slab::SlabId;
+
+/// One session at one moment.
+#[derive(Clone, Debug)]
+pub struct SessionSnapshot {
+    /// Unique within the shard for its life.
+    pub id: u64,
+    /// Where the client came from.
+    pub client: SocketAddr,
+    /// Where it is, or is being, connected to; `None` before.
+    pub destination: Option<SocketAddr>,
+    /// Bytes relayed to the destination.
+    pub bytes_up: u64,
+    /// Bytes relayed from it.
+    pub bytes_down: u64,
+    /// Time since the client connected.
+    pub age: Duration,
+    /// The client's connection.
+    pub inner: ConnectionInfo,
+}
+
+/// The number of a session: its slab id without the first generation, so that the first sessions
+/// have small numbers.
+pub(super) fn session_number(id: Option<SlabId>) -> u64 {
+    id.map_or(0, |id| id.0.saturating_sub(1 << 32))
+}
+
+impl Gateway {
+    /// Sessions at the positions from `from` on, at most `limit` positions, and where to go on.
+    /// Bounded, so that a report of many sessions can be made between packets.
+    #[must_use]
+    pub fn snapshot(
+        &self,
+        now: Instant,
+        shard: &impl Shard,
+        from: u32,
+        limit: u32,
+    ) -> (Vec<SessionSnapshot>, Option<u32>) {
+        let end = from.saturating_add(limit).min(self.high_water);
+        let sessions = (from..end)
+            .filter_map(|idx| {
+                let session = self.sessions.get(idx)?;
+                snapshot(now, shard, session_number(self.sessions.id(idx)), session)
+            })
+            .collect();
+        (sessions, (end < self.high_water).then_some(end))
+    }
+}
+
+fn snapshot(
+    now: Instant,
+    shard: &impl Shard,
+    id: u64,
+    session: &Session,
+) -> Option<SessionSnapshot> {
+    let inner = shard.info(session.inner)?;
+    let exit = session.outer.and_then(|outer| shard.info(outer));
+    Some(SessionSnapshot {
+        id,
+        client: inner.remote,
+        destination: exit.as_ref().map(|info| info.remote),
+        bytes_up: exit.as_ref().map_or(0, |info| info.bytes_sent),
+        bytes_down: exit.as_ref().map_or(0, |info| info.bytes_received),
+        age: now.since(session.opened),
+        inner,
+    })
+}

@@ -1,0 +1,281 @@
+//! A scripted shard: the test plays both peers, the double checks that the gateway keeps the rules.
+//!
+//! Using an id that was given up, or giving one up twice, panics.
+
+use crate::shard::Shard;
+use core::net::SocketAddr;
+use mptcp_core::error::{ConnectionError, OpenError, RecvError, RelayError, SendError};
+use mptcp_core::stack::{Connect, ConnectionInfo, Event, Listen, Ready, SocketId};
+use mptcp_core::time::{Duration, Instant};
+use std::collections::{BTreeMap, VecDeque};
+
+/// How a socket left the gateway's hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Closed,
+    Aborted,
+    Released,
+}
+
+#[derive(Debug)]
+struct FakeSocket {
+    local: SocketAddr,
+    remote: SocketAddr,
+    user_data: u64,
+    received: VecDeque<u8>,
+    read_closed: bool,
+    sent: Vec<u8>,
+    write_shut: bool,
+    closed: bool,
+    error: Option<ConnectionError>,
+    relay: Option<SocketId>,
+    pending: Ready,
+    bytes_sent: u64,
+    bytes_received: u64,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct FakeShard {
+    sockets: BTreeMap<SocketId, FakeSocket>,
+    listeners: BTreeMap<SocketId, (SocketAddr, VecDeque<SocketId>)>,
+    next: u64,
+    pub(super) fates: BTreeMap<SocketId, Fate>,
+    /// Every exit asked for.
+    pub(super) connects: Vec<(SocketId, Connect)>,
+    /// What `connect` answers instead of working.
+    pub(super) refuse_connect: Option<OpenError>,
+    /// Sends take no byte.
+    pub(super) no_memory: bool,
+}
+
+impl FakeShard {
+    fn socket(&mut self, id: SocketId) -> &mut FakeSocket {
+        self.sockets.get_mut(&id).unwrap_or_else(|| panic!("{id:?} was given up"))
+    }
+
+    fn add(&mut self, local: SocketAddr, remote: SocketAddr, user_data: u64) -> SocketId {
+        self.next += 1;
+        let id = SocketId(self.next);
+        let socket = FakeSocket {
+            local,
+            remote,
+            user_data,
+            received: VecDeque::new(),
+            read_closed: false,
+            sent: Vec::new(),
+            write_shut: false,
+            closed: false,
+            error: None,
+            relay: None,
+            pending: Ready::empty(),
+            bytes_sent: 0,
+            bytes_received: 0,
+        };
+        self.sockets.insert(id, socket);
+        id
+    }
+
+    fn raise(&mut self, id: SocketId, ready: Ready) {
+        self.socket(id).pending |= ready;
+    }
+
+    fn give_up(&mut self, id: SocketId, fate: Fate) {
+        if self.listeners.remove(&id).is_none() {
+            let socket = self.sockets.remove(&id);
+            let socket = socket.unwrap_or_else(|| panic!("{id:?} was given up twice"));
+            assert!(fate != Fate::Released || socket.closed, "{id:?}: release after CLOSED only");
+        }
+        self.fates.insert(id, fate);
+    }
+
+    /// A client's connection is established with the first listener.
+    pub(super) fn client(&mut self, remote: &str) -> SocketId {
+        let (listener, local) =
+            self.listeners.iter().map(|(id, (local, _))| (*id, *local)).next().unwrap();
+        let id = self.add(local, remote.parse().unwrap(), 0);
+        self.listeners.get_mut(&listener).unwrap().1.push_back(id);
+        id
+    }
+
+    pub(super) fn feed(&mut self, id: SocketId, bytes: &[u8]) {
+        let socket = self.socket(id);
+        socket.received.extend(bytes);
+        socket.bytes_received += bytes.len() as u64;
+        self.raise(id, Ready::READABLE);
+    }
+
+    pub(super) fn finish(&mut self, id: SocketId) {
+        self.socket(id).read_closed = true;
+        self.raise(id, Ready::READABLE | Ready::READ_CLOSED);
+    }
+
+    pub(super) fn establish(&mut self, id: SocketId) {
+        self.raise(id, Ready::CONNECTED);
+    }
+
+    /// The connection ends: with an error, or in order on both sides.
+    pub(super) fn end(&mut self, id: SocketId, error: Option<ConnectionError>) {
+        let socket = self.socket(id);
+        socket.closed = true;
+        socket.error = error;
+        self.raise(id, Ready::CLOSED);
+    }
+
+    /// The relay moved bytes.
+    pub(super) fn progress(&mut self, outer: SocketId, up: u64, down: u64) {
+        let socket = self.socket(outer);
+        socket.bytes_sent += up;
+        socket.bytes_received += down;
+        self.raise(outer, Ready::PROGRESS);
+    }
+
+    /// Takes what the gateway sent.
+    pub(super) fn sent(&mut self, id: SocketId) -> Vec<u8> {
+        core::mem::take(&mut self.socket(id).sent)
+    }
+
+    pub(super) fn write_shut(&mut self, id: SocketId) -> bool {
+        self.socket(id).write_shut
+    }
+
+    /// Bytes received that nobody read.
+    pub(super) fn unread(&mut self, id: SocketId) -> usize {
+        self.socket(id).received.len()
+    }
+
+    pub(super) fn relay_of(&mut self, id: SocketId) -> Option<SocketId> {
+        self.socket(id).relay
+    }
+
+    /// Sockets the gateway holds, listeners apart.
+    pub(super) fn held(&self) -> usize {
+        self.sockets.len()
+    }
+
+    pub(super) fn listener_count(&self) -> usize {
+        self.listeners.len()
+    }
+
+    /// The exit asked for last.
+    pub(super) fn last_exit(&self) -> (SocketId, Connect) {
+        *self.connects.last().expect("no exit was asked for")
+    }
+}
+
+impl Shard for FakeShard {
+    fn listen(&mut self, local: SocketAddr, options: &Listen) -> Result<SocketId, OpenError> {
+        assert!(options.mptcp && !options.deferred);
+        if self.listeners.values().any(|(other, _)| *other == local) {
+            return Err(OpenError::AddressInUse);
+        }
+        self.next += 1;
+        self.listeners.insert(SocketId(self.next), (local, VecDeque::new()));
+        Ok(SocketId(self.next))
+    }
+
+    fn connect(&mut self, _now: Instant, with: &Connect) -> Result<SocketId, OpenError> {
+        if let Some(error) = self.refuse_connect {
+            return Err(error);
+        }
+        let local = SocketAddr::new(with.local, 40_000);
+        let id = self.add(local, with.remote, with.user_data);
+        self.connects.push((id, *with));
+        Ok(id)
+    }
+
+    fn accept(&mut self, listener: SocketId) -> Option<SocketId> {
+        self.listeners.get_mut(&listener).expect("a stale listener").1.pop_front()
+    }
+
+    fn recv(&mut self, _now: Instant, id: SocketId, into: &mut [u8]) -> Result<usize, RecvError> {
+        let socket = self.socket(id);
+        assert!(socket.relay.is_none(), "{id:?} belongs to a relay");
+        assert!(!into.is_empty(), "an empty read cannot be told from the end");
+        let count = into.len().min(socket.received.len());
+        for (byte, received) in into.iter_mut().zip(socket.received.drain(..count)) {
+            *byte = received;
+        }
+        match (count, socket.error) {
+            (0, Some(error)) => Err(RecvError::Failed(error)),
+            (0, None) if socket.read_closed => Ok(0),
+            (0, None) => Err(RecvError::WouldBlock),
+            _ => Ok(count),
+        }
+    }
+
+    fn send(&mut self, _now: Instant, id: SocketId, from: &[u8]) -> Result<usize, SendError> {
+        let no_memory = self.no_memory;
+        let socket = self.socket(id);
+        assert!(socket.relay.is_none(), "{id:?} belongs to a relay");
+        match socket.error {
+            Some(error) => Err(SendError::Failed(error)),
+            None if socket.write_shut => Err(SendError::Shutdown),
+            None if no_memory => Err(SendError::WouldBlock),
+            None => {
+                socket.sent.extend(from);
+                Ok(from.len())
+            }
+        }
+    }
+
+    fn shutdown_write(&mut self, _now: Instant, id: SocketId) {
+        self.socket(id).write_shut = true;
+    }
+
+    fn close(&mut self, _now: Instant, id: SocketId) {
+        self.give_up(id, Fate::Closed);
+    }
+
+    fn abort(&mut self, _now: Instant, id: SocketId) {
+        self.give_up(id, Fate::Aborted);
+    }
+
+    fn release(&mut self, id: SocketId) {
+        self.give_up(id, Fate::Released);
+    }
+
+    fn relay(&mut self, _now: Instant, inner: SocketId, outer: SocketId) -> Result<(), RelayError> {
+        self.socket(inner).relay = Some(outer);
+        self.socket(outer).relay = Some(inner);
+        Ok(())
+    }
+
+    fn info(&self, id: SocketId) -> Option<ConnectionInfo> {
+        let socket = self.sockets.get(&id)?;
+        Some(ConnectionInfo {
+            local: socket.local,
+            remote: socket.remote,
+            mptcp: Some(1),
+            fallback: None,
+            bytes_sent: socket.bytes_sent,
+            bytes_acked: socket.bytes_sent,
+            bytes_received: socket.bytes_received,
+            subflows: vec![],
+            error: socket.error,
+        })
+    }
+
+    fn error(&self, id: SocketId) -> Option<ConnectionError> {
+        self.sockets.get(&id).unwrap_or_else(|| panic!("{id:?} was given up")).error
+    }
+
+    fn set_user_data(&mut self, id: SocketId, data: u64) {
+        self.socket(id).user_data = data;
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        for (id, (_, backlog)) in &self.listeners {
+            if !backlog.is_empty() {
+                return Some(Event { socket: *id, ready: Ready::ACCEPT, user_data: 0 });
+            }
+        }
+        let (id, socket) =
+            self.sockets.iter_mut().find(|(_, socket)| !socket.pending.is_empty())?;
+        let ready = core::mem::take(&mut socket.pending);
+        Some(Event { socket: *id, ready, user_data: socket.user_data })
+    }
+}
+
+/// The default of `connect_s`.
+pub(super) const CONNECT: Duration = Duration::from_secs(30);
