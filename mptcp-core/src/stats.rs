@@ -1,1 +1,305 @@
-//! Counters under the Linux MIB names.
+//! Counters of one stack, under the Linux MIB names in snake_case where Linux has one, so that
+//! `nstat` and our metrics compare line by line. Every dropped packet increments exactly one
+//! [`DropReason`].
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
+        /// Event counters of one stack; monotonic, except the ones called `curr_*`.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[doc = $doc])* pub $name: u64,)*
+            /// Packets dropped, by reason; read it with [`Counters::dropped`].
+            pub(crate) drops: [u64; DropReason::ALL.len()],
+        }
+
+        impl Counters {
+            /// Every counter with its name, in declaration order (drops excluded).
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// TCP segments received, good or bad.
+    in_segs,
+    /// TCP segments sent.
+    out_segs,
+    /// RSTs sent.
+    out_rsts,
+    /// RSTs accepted.
+    in_rsts,
+    /// Segments retransmitted.
+    retrans_segs,
+    /// Retransmission timeouts.
+    tcp_timeouts,
+    /// Tail loss probes sent.
+    tcp_loss_probes,
+    /// Losses repaired by a tail loss probe.
+    tcp_loss_probe_recovery,
+    /// Fast recoveries entered.
+    tcp_sack_recovery,
+    /// Loss reductions undone because the retransmission was spurious.
+    tcp_undo,
+    /// D-SACK blocks received.
+    tcp_dsack_recv,
+    /// D-SACK blocks sent.
+    tcp_dsack_sent,
+    /// Challenge ACKs sent (RFC 5961).
+    tcp_challenge_ack,
+    /// Challenge ACKs withheld by the rate limit.
+    tcp_ack_skipped_challenge,
+    /// SYN cookies sent.
+    syncookies_sent,
+    /// Valid SYN cookies received.
+    syncookies_recv,
+    /// ACKs whose SYN cookie was wrong.
+    syncookies_failed,
+    /// Pending requests given up.
+    tcp_req_timeouts,
+    /// Active opens.
+    active_opens,
+    /// Passive opens.
+    passive_opens,
+    /// Active opens that failed.
+    attempt_fails,
+    /// Established connections that were reset.
+    estab_resets,
+    /// Zero-window probes sent.
+    tcp_win_probe,
+    /// Keep-alive probes sent.
+    tcp_keep_alive,
+    /// Connections given up after too many retransmissions.
+    tcp_abort_on_timeout,
+    /// Out-of-order segments queued.
+    tcp_ofo_queue,
+    /// Out-of-order segments thrown away for memory.
+    tcp_ofo_pruned,
+    /// TIME-WAIT entries made.
+    tcp_tw,
+    /// TIME-WAIT entries evicted early because the table was full.
+    tcp_tw_overflow,
+    /// Listener refused because its accept queue was full.
+    listen_overflows,
+    /// SYNs refused by the connection limit.
+    limit_refused,
+    /// RSTs and ACKs without state withheld by the rate limit.
+    stateless_reply_limited,
+    /// Packets not sent because no buffer could be had; they are sent later.
+    tx_no_buffer,
+    /// Invariants broken; each cost one connection.
+    internal_errors,
+    /// `MP_CAPABLE` SYNs received.
+    mp_capable_syn_rx,
+    /// `MP_CAPABLE` SYNs sent.
+    mp_capable_syn_tx,
+    /// `MP_CAPABLE` SYN/ACKs received.
+    mp_capable_syn_ack_rx,
+    /// `MP_CAPABLE` third ACKs received.
+    mp_capable_ack_rx,
+    /// Server fell back: the third ACK carried no `MP_CAPABLE`.
+    mp_capable_fallback_ack,
+    /// Client fell back: the SYN/ACK carried no `MP_CAPABLE`.
+    mp_capable_fallback_syn_ack,
+    /// `MP_CAPABLE` dropped from the SYN after too many retransmissions.
+    mp_capable_syn_tx_drop,
+    /// No unique token could be drawn.
+    mp_fallback_token_init,
+    /// Stream bytes sent again on another subflow (events, not bytes).
+    mptcp_retrans,
+    /// `MP_JOIN` with an unknown token.
+    mp_join_no_token_found,
+    /// `MP_JOIN` SYNs received.
+    mp_join_syn_rx,
+    /// `MP_JOIN` SYNs received with the backup bit.
+    mp_join_syn_backup_rx,
+    /// `MP_JOIN` SYN/ACKs received.
+    mp_join_syn_ack_rx,
+    /// `MP_JOIN` SYN/ACKs with a wrong HMAC.
+    mp_join_syn_ack_hmac_failure,
+    /// `MP_JOIN` third ACKs received.
+    mp_join_ack_rx,
+    /// `MP_JOIN` third ACKs with a wrong HMAC.
+    mp_join_ack_hmac_failure,
+    /// `MP_JOIN` third ACKs without the option.
+    mp_join_ack_missing,
+    /// `MP_JOIN` refused by policy or limit.
+    mp_join_rejected,
+    /// `MP_JOIN` SYNs sent.
+    mp_join_syn_tx,
+    /// `MP_JOIN` SYNs that could not be sent (no control block, no port).
+    mp_join_syn_tx_err,
+    /// Mappings that contradict an earlier one.
+    dss_not_matching,
+    /// Subflow data without a mapping led to a reset.
+    dss_corruption_reset,
+    /// Subflow data without a mapping led to fallback.
+    dss_fallback,
+    /// First data segment without a mapping: fallback.
+    mp_capable_data_fallback,
+    /// Infinite mappings sent.
+    infinite_map_tx,
+    /// Infinite mappings received.
+    infinite_map_rx,
+    /// DSS checksum errors.
+    data_csum_err,
+    /// Data-level segments queued out of order.
+    ofo_queue,
+    /// Data-level data outside the receive window.
+    no_dss_in_window,
+    /// Data-level duplicates.
+    duplicate_data,
+    /// SSN and DSN disagree with what is acknowledged (RFC 8684 §3.3.4); counted only.
+    dss_sanity,
+    /// Data-level out-of-order segments thrown away for memory.
+    rcv_pruned,
+    /// `ADD_ADDR` received with a good HMAC.
+    add_addr,
+    /// `ADD_ADDR` sent.
+    add_addr_tx,
+    /// `ADD_ADDR` received and ignored (HMAC, limit).
+    add_addr_drop,
+    /// `ADD_ADDR` echoes received.
+    echo_add,
+    /// `ADD_ADDR` echoes sent.
+    echo_add_tx,
+    /// `REMOVE_ADDR` received.
+    rm_addr,
+    /// `REMOVE_ADDR` sent.
+    rm_addr_tx,
+    /// Subflows closed because of `REMOVE_ADDR`.
+    rm_subflow,
+    /// `MP_PRIO` sent.
+    mp_prio_tx,
+    /// `MP_PRIO` received.
+    mp_prio_rx,
+    /// `MP_FAIL` sent.
+    mp_fail_tx,
+    /// `MP_FAIL` received.
+    mp_fail_rx,
+    /// `MP_FASTCLOSE` sent.
+    mp_fastclose_tx,
+    /// `MP_FASTCLOSE` received with the right key.
+    mp_fastclose_rx,
+    /// `MP_TCPRST` sent.
+    mp_rst_tx,
+    /// `MP_TCPRST` received.
+    mp_rst_rx,
+    /// Subflows sidelined.
+    subflow_stale,
+    /// Sidelined subflows used again.
+    subflow_recover,
+    /// MPTCP connections established now.
+    mp_curr_estab,
+    /// Stream-level zero-window probes.
+    win_probe,
+    /// Fallbacks to TCP, all reasons.
+    fallback,
+    /// Connections closed by a relay because the other leg was reset.
+    relay_resets,
+}
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
+        /// Why a packet was dropped.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        #[non_exhaustive]
+        pub enum DropReason { $($(#[doc = $doc])* $name,)* }
+
+        impl DropReason {
+            /// Every reason, in the order of the counters.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The name used in metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// No valid IP header.
+    IpMalformed = "ip_malformed",
+    /// An IP fragment; we announce sizes that need none.
+    IpFragment = "ip_fragment",
+    /// Not addressed to us.
+    NotOurs = "not_ours",
+    /// Neither TCP nor an ICMP error.
+    Protocol = "protocol",
+    /// TCP header malformed.
+    TcpMalformed = "tcp_malformed",
+    /// TCP checksum wrong.
+    TcpChecksum = "tcp_checksum",
+    /// No connection, request or listener: answered with RST.
+    NoSocket = "no_socket",
+    /// A segment to a listener that makes no sense there.
+    ListenerState = "listener_state",
+    /// SYN refused: request queue full and cookies impossible.
+    RequestQueueFull = "request_queue_full",
+    /// SYN refused: connection limit.
+    ConnectionLimit = "connection_limit",
+    /// Accept queue full.
+    AcceptQueueFull = "accept_queue_full",
+    /// SYN cookie wrong.
+    SynCookie = "syn_cookie",
+    /// PAWS.
+    Paws = "paws",
+    /// Outside the receive window.
+    OutOfWindow = "out_of_window",
+    /// RST with a sequence number that is not exactly the expected one.
+    RstSequence = "rst_sequence",
+    /// SYN inside a synchronised connection.
+    UnexpectedSyn = "unexpected_syn",
+    /// ACK bit missing.
+    NoAck = "no_ack",
+    /// Acknowledges what was never sent, or is far too old.
+    AckRange = "ack_range",
+    /// Received twice.
+    Duplicate = "duplicate",
+    /// Data after the connection stopped reading.
+    DataAfterClose = "data_after_close",
+    /// Out of order and no memory left for it.
+    NoMemory = "no_memory",
+    /// Unknown token.
+    JoinToken = "join_token",
+    /// Join refused by policy or limit.
+    JoinRefused = "join_refused",
+    /// Join with a wrong or missing HMAC.
+    JoinHmac = "join_hmac",
+    /// ICMP error that matches nothing of ours.
+    IcmpUnmatched = "icmp_unmatched",
+    /// Received in TIME-WAIT.
+    TimeWait = "time_wait",
+    /// Version 0 SYN with the B bit set: no answer at all.
+    MpCapableExtensibility = "mp_capable_extensibility",
+}
+
+impl Counters {
+    /// Packets dropped for `reason`.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize]
+    }
+
+    pub(crate) fn drop(&mut self, reason: DropReason) {
+        self.drops[reason as usize] += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_index_their_own_counter() {
+        let mut counters = Counters::default();
+        for (idx, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, idx);
+            counters.drop(*reason);
+            assert_eq!(counters.dropped(*reason), 1);
+        }
+    }
+}

@@ -1,4 +1,41 @@
-//! One TCP connection, subflow or plain (RFC 9293).
+//! One TCP connection, subflow or plain (RFC 9293): the control block and the commands on it.
+//!
+//! The engine is sans-IO. [`Tcb::segment_arrives`] and [`Tcb::timeout`] return an [`Outcome`] that
+//! the stack routes; what must be sent is produced by [`Tcb::output`] when the stack asks for it.
+//! A subflow differs in three things only: its payload comes mapped from the data level, its
+//! window is the data level's, and its segments carry the MPTCP options it is given.
+
+pub mod congestion;
+mod input;
+pub mod isn;
+mod output;
+mod recovery;
+mod recv_queue;
+pub(crate) mod request;
+pub mod rtt;
+mod segment;
+mod send_queue;
+pub(crate) mod time_wait;
+mod window;
+
+use crate::buf::{PacketBuf, PortId};
+use crate::config::TcpConfig;
+use crate::error::ConnectionError;
+use crate::mptcp::Subflow;
+use crate::seq::SeqNum;
+use crate::stats::Counters;
+use crate::time::{Duration, Instant};
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use congestion::Congestion;
+use core::net::{IpAddr, SocketAddr};
+pub(crate) use output::{DataLevel, Stateless};
+use recovery::{Rack, Recovery};
+pub(crate) use recv_queue::RecvQueue;
+use rtt::RttEstimator;
+pub(crate) use segment::Segment;
+pub(crate) use send_queue::{SegmentFlags, SendQueue, TxMapping, TxSegment};
+use window::Autotune;
 
 pub mod congestion;
 pub mod isn;
@@ -10,7 +47,7 @@ pub mod rtt;
 pub enum State {
     /// Our SYN is out.
     SynSent,
-    /// Both SYNs are out, ours is not acknowledged.
+    /// Both SYNs are out, ours is not acknowledged (simultaneous open only).
     SynReceived,
     /// Data flows.
     Established,
@@ -29,3 +66,513 @@ pub enum State {
     /// Gone.
     Closed,
 }
+
+impl State {
+    /// Both SYNs are acknowledged and the connection is not gone.
+    #[must_use]
+    pub const fn synchronized(self) -> bool {
+        !matches!(self, Self::SynSent | Self::SynReceived | Self::Closed)
+    }
+
+    /// The peer may still send data.
+    pub(crate) const fn receiving(self) -> bool {
+        matches!(self, Self::Established | Self::FinWait1 | Self::FinWait2)
+    }
+
+    /// We may still send new data.
+    pub(crate) const fn sending(self) -> bool {
+        matches!(self, Self::Established | Self::CloseWait)
+    }
+}
+
+/// The two ends of one TCP connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub(crate) struct Tuple {
+    pub(crate) local_addr: IpAddr,
+    pub(crate) remote_addr: IpAddr,
+    pub(crate) local_port: u16,
+    pub(crate) remote_port: u16,
+}
+
+impl Tuple {
+    pub(crate) const fn local(&self) -> SocketAddr {
+        SocketAddr::new(self.local_addr, self.local_port)
+    }
+
+    pub(crate) const fn remote(&self) -> SocketAddr {
+        SocketAddr::new(self.remote_addr, self.remote_port)
+    }
+}
+
+/// What every call needs of its stack.
+pub(crate) struct Env<'a> {
+    pub(crate) now: Instant,
+    pub(crate) config: &'a TcpConfig,
+    pub(crate) stats: &'a mut Counters,
+}
+
+/// What a segment or a timer changed; the stack acts on it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outcome {
+    /// The segment passed the sequence and acknowledgement checks: its options may be read.
+    pub(crate) acceptable: bool,
+    /// The three-way handshake finished with this segment.
+    pub(crate) established: bool,
+    /// New in-order data is in the receive queue.
+    pub(crate) data: bool,
+    /// The peer's FIN is in order.
+    pub(crate) fin: bool,
+    /// `snd_una` moved: room in the send buffer, perhaps.
+    pub(crate) acked: bool,
+    /// The first retransmission timeout since the last progress fired.
+    pub(crate) timed_out: bool,
+    /// The segment must be answered with a RST.
+    pub(crate) reply_rst: bool,
+    /// Both FINs are acknowledged: a TIME-WAIT entry takes over.
+    pub(crate) time_wait: bool,
+    /// The connection is gone: `Some(None)` in order, `Some(Some(_))` with an error.
+    pub(crate) closed: Option<Option<ConnectionError>>,
+}
+
+bitflags::bitflags! {
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(crate) struct TcbFlags: u16 {
+        /// Timestamps are in use (RFC 7323).
+        const TIMESTAMPS = 1;
+        /// SACK is in use (RFC 2018).
+        const SACK = 1 << 1;
+        /// An ACK must go out with the next poll.
+        const ACK_NOW = 1 << 2;
+        /// The application closed its direction; a FIN follows the queued data.
+        const FIN_QUEUED = 1 << 3;
+        /// Our FIN was sent (it is the last octet before `snd_nxt`).
+        const FIN_SENT = 1 << 4;
+        /// The peer's FIN is in order.
+        const FIN_RECEIVED = 1 << 5;
+        /// No Nagle delay.
+        const NO_DELAY = 1 << 6;
+        /// A SYN (or SYN/ACK) must go out.
+        const SYN_NOW = 1 << 7;
+        /// Sent as much as `cwnd` allowed since the last ACK.
+        const CWND_LIMITED = 1 << 8;
+        /// A tail loss probe is out (RFC 8985 §7.4).
+        const TLP_OUT = 1 << 9;
+        /// That probe was a retransmission.
+        const TLP_RETRANS = 1 << 10;
+        /// A keep-alive or window probe must go out.
+        const PROBE_NOW = 1 << 11;
+        /// The tail loss probe is due.
+        const TLP_NOW = 1 << 12;
+        /// Nobody will read what arrives: data after close resets (RFC 9293 §3.6.1).
+        const READ_SHUT = 1 << 13;
+        /// The SYN leaves its MPTCP option out.
+        const PLAIN_SYN = 1 << 14;
+    }
+}
+
+/// What the retransmission timer is waiting for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RtxKind {
+    Rto,
+    /// RFC 8985 §7
+    TailLossProbe,
+    /// RFC 8985 §6.2 step 5
+    Reordering,
+    /// Zero-window probe (RFC 9293 §3.8.6.1)
+    Persist,
+}
+
+/// A duplicate segment to report once (RFC 2883).
+type Dsack = Option<(SeqNum, SeqNum)>;
+
+/// Transmission control block.
+#[derive(Debug)]
+pub(crate) struct Tcb<B> {
+    // Demultiplexing and identity.
+    pub(crate) tuple: Tuple,
+    /// Access port the flow lives on.
+    pub(crate) port: PortId,
+    pub(crate) state: State,
+    pub(crate) flags: TcbFlags,
+    snd_wscale: u8,
+    rcv_wscale: u8,
+    /// Segment size without options: the peer's MSS or the path's, whichever is smaller.
+    pub(crate) mss: u16,
+    /// MSS we announce.
+    local_mss: u16,
+    // Send sequence variables.
+    pub(crate) iss: SeqNum,
+    pub(crate) snd_una: SeqNum,
+    pub(crate) snd_nxt: SeqNum,
+    snd_wnd: u32,
+    snd_wl1: SeqNum,
+    snd_wl2: SeqNum,
+    max_snd_wnd: u32,
+    /// End of the last segment sent smaller than the MSS (Minshall's form of Nagle).
+    snd_sml: SeqNum,
+    // Receive sequence variables.
+    pub(crate) irs: SeqNum,
+    pub(crate) rcv_nxt: SeqNum,
+    /// Right edge of the window as advertised; never moves left.
+    rcv_adv: SeqNum,
+    last_ack_sent: SeqNum,
+    /// Where the peer's stream ends, once a FIN was seen, in order or not.
+    fin_at: Option<SeqNum>,
+    ts_recent: u32,
+    ts_offset: u32,
+    ts_recent_at: Instant,
+    // Round trip, recovery, congestion.
+    pub(crate) rtt: RttEstimator,
+    pub(crate) congestion: Congestion,
+    rack: Rack,
+    recovery: Option<Box<Recovery>>,
+    // Timers: deadlines; one node of the stack's wheel serves them all.
+    rtx_at: Option<Instant>,
+    rtx_kind: RtxKind,
+    /// Since when the retransmission timeout counts (RFC 6298 §5.1, §5.3).
+    rto_base: Instant,
+    /// End of the tail loss probe.
+    tlp_end: SeqNum,
+    delayed_ack_at: Option<Instant>,
+    /// Keep-alive, FIN-WAIT-2 or handshake deadline.
+    slow_at: Option<Instant>,
+    last_progress: Instant,
+    last_sent: Instant,
+    last_received: Instant,
+    retries: u8,
+    probes: u8,
+    // Delayed acknowledgement.
+    unacked_segments: u8,
+    quick_acks: u8,
+    challenge_second: u32,
+    challenge_count: u8,
+    dup_acks: u8,
+    dsack: Dsack,
+    // Data.
+    pub(crate) queue: SendQueue<B>,
+    pub(crate) unsent: VecDeque<B>,
+    pub(crate) unsent_len: u32,
+    pub(crate) received: RecvQueue<B>,
+    autotune: Autotune,
+    pub(crate) counters: TcbCounters,
+    // Multipath and application.
+    pub(crate) subflow: Option<Box<Subflow>>,
+    pub(crate) app: crate::stack::AppState,
+}
+
+/// Per-connection totals for reports.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TcbCounters {
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_acked: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) retransmitted: u32,
+}
+
+/// What both SYNs agreed on, for a block made from a request entry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Agreed {
+    pub(crate) iss: SeqNum,
+    pub(crate) irs: SeqNum,
+    pub(crate) peer_mss: Option<u16>,
+    pub(crate) local_mss: u16,
+    pub(crate) snd_wscale: Option<u8>,
+    pub(crate) rcv_wscale: u8,
+    pub(crate) sack: bool,
+    pub(crate) ts_recent: Option<u32>,
+    pub(crate) ts_offset: u32,
+    pub(crate) window: u32,
+}
+
+impl<B: PacketBuf> Tcb<B> {
+    /// Active open: the SYN goes out with the next `output`.
+    pub(crate) fn connect(
+        env: &Env<'_>,
+        tuple: Tuple,
+        port: PortId,
+        iss: SeqNum,
+        ts_offset: u32,
+        local_mss: u16,
+    ) -> Self {
+        let mut tcb = Self::blank(env, tuple, port, iss, ts_offset, local_mss);
+        tcb.flags.insert(TcbFlags::SYN_NOW);
+        if env.config.timestamps {
+            tcb.flags.insert(TcbFlags::TIMESTAMPS);
+        }
+        if env.config.sack {
+            tcb.flags.insert(TcbFlags::SACK);
+        }
+        tcb.rcv_wscale = window::scale_for(env.config.recv_buffer_max);
+        tcb
+    }
+
+    /// A connection whose handshake a request entry (or a SYN cookie) completed.
+    pub(crate) fn accepted(
+        env: &Env<'_>,
+        tuple: Tuple,
+        port: PortId,
+        agreed: &Agreed,
+    ) -> Self {
+        let mut tcb =
+            Self::blank(env, tuple, port, agreed.iss, agreed.ts_offset, agreed.local_mss);
+        tcb.state = State::Established;
+        tcb.snd_una = agreed.iss.add(1);
+        tcb.snd_nxt = tcb.snd_una;
+        tcb.snd_sml = tcb.snd_una;
+        tcb.irs = agreed.irs;
+        tcb.rcv_nxt = agreed.irs.add(1);
+        tcb.last_ack_sent = tcb.rcv_nxt;
+        tcb.rcv_adv = tcb.rcv_nxt.add(agreed.window);
+        tcb.rcv_wscale = agreed.rcv_wscale;
+        match agreed.snd_wscale {
+            Some(shift) => tcb.snd_wscale = shift,
+            None => tcb.rcv_wscale = 0,
+        }
+        if let Some(ts_recent) = agreed.ts_recent {
+            tcb.flags.insert(TcbFlags::TIMESTAMPS);
+            tcb.ts_recent = ts_recent;
+        }
+        if agreed.sack {
+            tcb.flags.insert(TcbFlags::SACK);
+        }
+        tcb.snd_wl1 = tcb.irs;
+        tcb.snd_wl2 = tcb.snd_una;
+        tcb.set_peer_mss(agreed.peer_mss);
+        tcb.arm_slow(env);
+        tcb
+    }
+
+    fn blank(
+        env: &Env<'_>,
+        tuple: Tuple,
+        port: PortId,
+        iss: SeqNum,
+        ts_offset: u32,
+        local_mss: u16,
+    ) -> Self {
+        let config = env.config;
+        Self {
+            tuple,
+            port,
+            state: State::SynSent,
+            flags: if config.nagle { TcbFlags::empty() } else { TcbFlags::NO_DELAY },
+            snd_wscale: 0,
+            rcv_wscale: 0,
+            mss: local_mss,
+            local_mss,
+            iss,
+            snd_una: iss,
+            snd_nxt: iss,
+            snd_wnd: 0,
+            snd_wl1: SeqNum(0),
+            snd_wl2: SeqNum(0),
+            max_snd_wnd: 0,
+            snd_sml: iss,
+            irs: SeqNum(0),
+            rcv_nxt: SeqNum(0),
+            rcv_adv: SeqNum(0),
+            last_ack_sent: SeqNum(0),
+            fin_at: None,
+            ts_recent: 0,
+            ts_offset,
+            ts_recent_at: env.now,
+            rtt: RttEstimator::new(config.rto_min, config.rto_max),
+            congestion: Congestion::new(config.congestion, u32::from(local_mss), env.now),
+            rack: Rack::default(),
+            recovery: None,
+            rtx_at: None,
+            rtx_kind: RtxKind::Rto,
+            rto_base: env.now,
+            tlp_end: iss,
+            delayed_ack_at: None,
+            slow_at: None,
+            last_progress: env.now,
+            last_sent: env.now,
+            last_received: env.now,
+            retries: 0,
+            probes: 0,
+            unacked_segments: 0,
+            quick_acks: 16,
+            challenge_second: 0,
+            challenge_count: 0,
+            dup_acks: 0,
+            dsack: None,
+            queue: SendQueue::new(),
+            unsent: VecDeque::new(),
+            unsent_len: 0,
+            received: RecvQueue::new(),
+            autotune: Autotune::new(config),
+            counters: TcbCounters::default(),
+            subflow: None,
+            app: crate::stack::AppState::default(),
+        }
+    }
+
+    /// The peer's MSS option, or its absence (RFC 9293 §3.7.1), bounds our segments.
+    fn set_peer_mss(&mut self, announced: Option<u16>) {
+        let default = if self.tuple.remote_addr.is_ipv4() { 536 } else { 1220 };
+        let peer = announced.unwrap_or(default).max(64);
+        self.mss = peer.min(self.local_mss);
+        let payload = self.payload_mss();
+        self.congestion.set_mss(payload);
+    }
+
+    /// Payload octets of a full segment, the options it always carries taken off.
+    pub(crate) fn payload_mss(&self) -> u32 {
+        let mut options = 0;
+        if self.flags.contains(TcbFlags::TIMESTAMPS) {
+            options += 12;
+        }
+        if let Some(subflow) = &self.subflow {
+            options += subflow.dss_len();
+        }
+        u32::from(self.mss).saturating_sub(options).max(1)
+    }
+
+    /// A path MTU learnt from ICMP (RFC 1191, 8201) lowers the MSS; it is never raised.
+    pub(crate) fn set_path_mtu(&mut self, mtu: u16) {
+        let headers = if self.tuple.remote_addr.is_ipv4() { 40 } else { 60 };
+        let mss = mtu.saturating_sub(headers).max(488);
+        if mss < self.mss {
+            self.mss = mss;
+            self.congestion.set_mss(self.payload_mss());
+            // What is in flight at the old size was dropped where the ICMP came from.
+            for idx in 0..self.queue.len() {
+                if self.queue.get(idx).is_some_and(|s| s.len > self.payload_mss()) {
+                    self.queue.mark_lost(idx);
+                }
+            }
+        }
+    }
+
+    // Commands.
+
+    /// Queues payload of a plain connection; the caller checked `send_room`.
+    pub(crate) fn send(&mut self, buf: B) {
+        self.unsent_len += buf.data().len() as u32;
+        self.unsent.push_back(buf);
+    }
+
+    /// Octets the send buffer still takes.
+    pub(crate) fn send_room(&self, limit: u32) -> u32 {
+        limit.saturating_sub(self.unsent_len + self.snd_nxt.since(self.snd_una))
+    }
+
+    /// The application (or data level) sends no more: a FIN follows what is queued.
+    pub(crate) fn shutdown_write(&mut self) {
+        if self.flags.contains(TcbFlags::FIN_QUEUED) {
+            return;
+        }
+        self.flags.insert(TcbFlags::FIN_QUEUED);
+    }
+
+    /// Gone without a word; the caller sends a RST where one is due.
+    pub(crate) fn kill(&mut self) {
+        self.state = State::Closed;
+        self.queue.clear();
+        self.unsent.clear();
+        self.unsent_len = 0;
+        self.received.clear();
+        self.rtx_at = None;
+        self.delayed_ack_at = None;
+        self.slow_at = None;
+    }
+
+    /// Asks for an immediate acknowledgement, e.g. to carry a window update or an option.
+    pub(crate) fn ack_now(&mut self) {
+        self.flags.insert(TcbFlags::ACK_NOW);
+    }
+
+    /// Asks for a segment that makes the peer answer (RFC 9293 §3.8.4).
+    pub(crate) fn probe_now(&mut self) {
+        self.flags.insert(TcbFlags::PROBE_NOW);
+    }
+
+    // Getters.
+
+    /// RFC 5681 FlightSize.
+    pub(crate) fn flight_size(&self) -> u32 {
+        self.snd_nxt.since(self.snd_una)
+    }
+
+    /// Octets believed to be in the network.
+    pub(crate) fn pipe(&self) -> u32 {
+        let reno = if self.flags.contains(TcbFlags::SACK) {
+            0
+        } else {
+            u32::from(self.dup_acks) * self.payload_mss()
+        };
+        self.flight_size()
+            .saturating_sub(self.queue.sacked_bytes())
+            .saturating_sub(self.queue.lost_bytes())
+            .saturating_sub(reno)
+    }
+
+    /// True when anything is lost, out of order or being recovered.
+    pub(crate) fn in_recovery(&self) -> bool {
+        self.recovery.is_some()
+    }
+
+    /// Retransmission timeouts in a row without progress.
+    pub(crate) fn rto_count(&self) -> u8 {
+        self.retries
+    }
+
+    pub(crate) fn timestamp(&self, now: Instant) -> u32 {
+        (now.as_millis() as u32).wrapping_add(self.ts_offset)
+    }
+
+    /// Earliest deadline of any timer.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        [self.rtx_at, self.delayed_ack_at, self.slow_at].into_iter().flatten().min()
+    }
+
+    /// Our FIN was sent and acknowledged.
+    pub(crate) fn fin_acked(&self) -> bool {
+        self.flags.contains(TcbFlags::FIN_SENT) && self.snd_una == self.snd_nxt
+    }
+
+    pub(crate) fn last_received(&self) -> Instant {
+        self.last_received
+    }
+
+    /// When this block last had an acknowledgement of something new.
+    pub(crate) fn last_progress(&self) -> Instant {
+        self.last_progress
+    }
+
+    /// Values a TIME-WAIT entry keeps.
+    pub(crate) fn time_wait_seed(&self) -> (SeqNum, SeqNum, Option<u32>, u32, u32) {
+        let ts = self.flags.contains(TcbFlags::TIMESTAMPS).then_some(self.ts_recent);
+        let window = self.rcv_adv.since(self.rcv_nxt) >> self.rcv_wscale;
+        (self.snd_nxt, self.rcv_nxt, ts, self.ts_offset, window.min(65_535))
+    }
+
+    /// Arms keep-alive or the FIN-WAIT-2 limit, whichever the state calls for.
+    fn arm_slow(&mut self, env: &Env<'_>) {
+        self.slow_at = match self.state {
+            State::Established | State::CloseWait => {
+                env.config.keep_alive.map(|idle| self.last_received + idle)
+            }
+            State::FinWait2 if self.flags.contains(TcbFlags::READ_SHUT) => {
+                Some(env.now + env.config.fin_wait_2)
+            }
+            State::SynSent | State::SynReceived => self.slow_at,
+            _ => None,
+        };
+    }
+
+    /// Gives up the handshake at `at`.
+    pub(crate) fn set_handshake_deadline(&mut self, at: Instant) {
+        self.slow_at = Some(at);
+    }
+
+    /// Nobody reads any more: the reverse direction is not waited for longer than configured.
+    pub(crate) fn shutdown_read(&mut self, env: &Env<'_>) {
+        self.flags.insert(TcbFlags::READ_SHUT);
+        self.arm_slow(env);
+    }
+}
+
+/// Interval of the keep-alive probes after the first (RFC 9293 §3.8.4 leaves it open).
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(75);

@@ -1,0 +1,601 @@
+//! SEGMENT ARRIVES in the order of RFC 9293 §3.10.7, one function per step, with PAWS (RFC 7323),
+//! the checks of RFC 5961, and selective acknowledgements (RFC 2018, 2883).
+
+use super::recv_queue::Inserted;
+use super::send_queue::Delivered;
+use super::{Env, Outcome, Segment, State, Tcb, TcbFlags};
+use crate::buf::PacketBuf;
+use crate::error::ConnectionError;
+use crate::seq::SeqNum;
+use crate::stats::DropReason;
+use crate::time::Duration;
+use crate::wire::TcpFlags;
+
+/// Challenge ACKs and answers to empty unacceptable segments, per connection and second
+/// (RFC 5961 §7).
+const CHALLENGES_PER_SECOND: u8 = 10;
+
+/// A timestamp this old proves nothing any more (RFC 7323 §5.5).
+const PAWS_IDLE: Duration = Duration::from_secs(24 * 24 * 3600);
+
+/// Whether arrival processing goes on.
+enum Step {
+    Continue,
+    Stop,
+}
+
+impl<B: PacketBuf> Tcb<B> {
+    /// One segment for this connection. `payload` is the segment's text, `segment.len` octets.
+    pub(crate) fn segment_arrives(
+        &mut self,
+        env: &mut Env<'_>,
+        segment: &Segment,
+        payload: B,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        match self.state {
+            State::Closed | State::TimeWait => {}
+            State::SynSent => self.syn_sent(env, segment, &mut outcome),
+            _ => {
+                self.synchronized(env, segment, payload, &mut outcome);
+                if self.state != State::Closed && outcome.closed.is_none() {
+                    self.arm_rtx(env.now);
+                }
+            }
+        }
+        outcome
+    }
+
+    /// RFC 9293 §3.10.7.3
+    fn syn_sent(&mut self, env: &mut Env<'_>, segment: &Segment, outcome: &mut Outcome) {
+        let acked = segment.has(TcpFlags::ACK);
+        if acked && segment.ack != self.iss.add(1) {
+            env.stats.drop(DropReason::AckRange);
+            outcome.reply_rst = !segment.has(TcpFlags::RST);
+            return;
+        }
+        if segment.has(TcpFlags::RST) {
+            if acked {
+                env.stats.attempt_fails += 1;
+                outcome.acceptable = true;
+                outcome.closed = Some(Some(ConnectionError::Refused));
+            } else {
+                env.stats.drop(DropReason::RstSequence);
+            }
+            return;
+        }
+        if !segment.has(TcpFlags::SYN) {
+            env.stats.drop(DropReason::NoAck);
+            return;
+        }
+        self.irs = segment.seq;
+        self.rcv_nxt = segment.seq.add(1);
+        self.last_ack_sent = self.rcv_nxt;
+        self.rcv_adv = self.rcv_nxt.add(self.autotune.limit().min(65_535));
+        self.snd_wl1 = segment.seq;
+        self.snd_wl2 = segment.ack;
+        self.snd_wnd = u32::from(segment.window);
+        self.max_snd_wnd = self.snd_wnd;
+        self.last_received = env.now;
+        self.agree_on_options(env, segment);
+        if !acked {
+            // Simultaneous open: the SYN is answered with a SYN/ACK.
+            self.state = State::SynReceived;
+            self.flags.insert(TcbFlags::SYN_NOW);
+            return;
+        }
+        self.snd_una = segment.ack;
+        self.finish_handshake(env, outcome);
+        self.ack_now();
+    }
+
+    fn agree_on_options(&mut self, env: &Env<'_>, segment: &Segment) {
+        match segment.window_scale {
+            Some(shift) => self.snd_wscale = shift,
+            None => self.rcv_wscale = 0,
+        }
+        if !segment.sack_permitted {
+            self.flags.remove(TcbFlags::SACK);
+        }
+        match segment.timestamps {
+            Some((tsval, _)) if self.flags.contains(TcbFlags::TIMESTAMPS) => {
+                self.ts_recent = tsval;
+                self.ts_recent_at = env.now;
+            }
+            _ => self.flags.remove(TcbFlags::TIMESTAMPS),
+        }
+        self.set_peer_mss(segment.mss);
+    }
+
+    fn finish_handshake(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {
+        if self.retries == 0 {
+            self.rtt.on_sample(env.now.since(self.last_sent), env.now);
+        } else {
+            self.rtt.reset_back_off();
+            self.rtt.on_syn_timeout();
+        }
+        self.retries = 0;
+        self.rtx_at = None;
+        self.snd_sml = self.snd_una;
+        self.state = State::Established;
+        self.last_progress = env.now;
+        self.arm_slow(env);
+        outcome.established = true;
+        outcome.acceptable = true;
+        outcome.acked = true;
+    }
+
+    fn synchronized(
+        &mut self,
+        env: &mut Env<'_>,
+        segment: &Segment,
+        payload: B,
+        outcome: &mut Outcome,
+    ) {
+        // RFC 9293 §3.10.7.4, first to fifth step.
+        if matches!(self.check_paws(env, segment), Step::Stop)
+            || matches!(self.check_sequence(env, segment), Step::Stop)
+            || matches!(self.check_rst(env, segment, outcome), Step::Stop)
+            || matches!(self.check_syn(env, segment), Step::Stop)
+            || matches!(self.check_ack(env, segment, outcome), Step::Stop)
+        {
+            return;
+        }
+        outcome.acceptable = true;
+        self.last_received = env.now;
+        self.update_ts_recent(env, segment);
+        self.process_ack(env, segment, outcome);
+        if outcome.closed.is_some() || outcome.time_wait {
+            return;
+        }
+        // Urgent data is delivered inline (RFC 6093): no sixth step.
+        self.process_text(env, segment, payload, outcome);
+        if outcome.closed.is_none() {
+            self.check_fin(env, outcome);
+        }
+    }
+
+    /// RFC 7323 §5: a segment from an earlier wrap of the sequence space.
+    fn check_paws(&mut self, env: &mut Env<'_>, segment: &Segment) -> Step {
+        let Some((tsval, _)) = segment.timestamps else { return Step::Continue };
+        if !self.flags.contains(TcbFlags::TIMESTAMPS)
+            || segment.has(TcpFlags::RST)
+            || tsval.wrapping_sub(self.ts_recent).cast_signed() >= 0
+            || env.now.since(self.ts_recent_at) > PAWS_IDLE
+        {
+            return Step::Continue;
+        }
+        env.stats.drop(DropReason::Paws);
+        self.note_duplicate(segment);
+        self.answer_unacceptable(env, segment);
+        Step::Stop
+    }
+
+    /// First step: is any of it inside the window? A segment without text at the right edge is
+    /// taken, or a full window could never be acknowledged.
+    fn check_sequence(&mut self, env: &mut Env<'_>, segment: &Segment) -> Step {
+        let edge = self.rcv_nxt.add(self.rcv_wnd());
+        let acceptable = if segment.seq_len() == 0 {
+            segment.seq.ge(self.rcv_nxt) && segment.seq.le(edge)
+        } else {
+            segment.end().gt(self.rcv_nxt) && segment.seq.lt(edge)
+        };
+        if acceptable {
+            return Step::Continue;
+        }
+        if segment.has(TcpFlags::RST) {
+            env.stats.drop(DropReason::RstSequence);
+            return Step::Stop;
+        }
+        let duplicate = segment.len > 0 && segment.end().le(self.rcv_nxt);
+        env.stats.drop(if duplicate { DropReason::Duplicate } else { DropReason::OutOfWindow });
+        self.note_duplicate(segment);
+        self.answer_unacceptable(env, segment);
+        Step::Stop
+    }
+
+    /// Second step with RFC 5961 §3.
+    fn check_rst(&mut self, env: &mut Env<'_>, segment: &Segment, outcome: &mut Outcome) -> Step {
+        if !segment.has(TcpFlags::RST) {
+            return Step::Continue;
+        }
+        if segment.seq != self.rcv_nxt {
+            env.stats.drop(DropReason::RstSequence);
+            self.challenge(env);
+            return Step::Stop;
+        }
+        env.stats.in_rsts += 1;
+        let error = match self.state {
+            State::SynReceived => ConnectionError::Refused,
+            _ => {
+                env.stats.estab_resets += 1;
+                ConnectionError::Reset
+            }
+        };
+        // Both FINs were exchanged: the stream is complete, a RST now harms nobody.
+        let done = matches!(self.state, State::Closing | State::LastAck)
+            && self.unsent.is_empty()
+            && self.queue.len() <= 1;
+        outcome.acceptable = true;
+        outcome.closed = Some(if done { None } else { Some(error) });
+        Step::Stop
+    }
+
+    /// Fourth step with RFC 5961 §4.
+    fn check_syn(&mut self, env: &mut Env<'_>, segment: &Segment) -> Step {
+        if !segment.has(TcpFlags::SYN) {
+            return Step::Continue;
+        }
+        let syn_ack = segment.has(TcpFlags::ACK);
+        if self.state == State::SynReceived && syn_ack && segment.seq == self.irs {
+            return Step::Continue;
+        }
+        env.stats.drop(DropReason::UnexpectedSyn);
+        if syn_ack && segment.seq == self.irs {
+            // Our third ACK was lost.
+            self.ack_now();
+        } else {
+            self.challenge(env);
+        }
+        Step::Stop
+    }
+
+    /// Fifth step, its first half, with RFC 5961 §5.
+    fn check_ack(&mut self, env: &mut Env<'_>, segment: &Segment, outcome: &mut Outcome) -> Step {
+        if !segment.has(TcpFlags::ACK) {
+            env.stats.drop(DropReason::NoAck);
+            return Step::Stop;
+        }
+        if self.state == State::SynReceived {
+            if segment.ack != self.snd_nxt {
+                env.stats.drop(DropReason::AckRange);
+                outcome.reply_rst = true;
+                return Step::Stop;
+            }
+            self.snd_una = segment.ack;
+            self.finish_handshake(env, outcome);
+            return Step::Continue;
+        }
+        let oldest = self.snd_una.sub(self.max_snd_wnd.max(1));
+        if segment.ack.gt(self.snd_nxt) || segment.ack.lt(oldest) {
+            env.stats.drop(DropReason::AckRange);
+            self.challenge(env);
+            return Step::Stop;
+        }
+        Step::Continue
+    }
+
+    fn update_ts_recent(&mut self, env: &Env<'_>, segment: &Segment) {
+        if let Some((tsval, _)) = segment.timestamps
+            && self.flags.contains(TcbFlags::TIMESTAMPS)
+            && segment.seq.le(self.last_ack_sent)
+            && tsval.wrapping_sub(self.ts_recent).cast_signed() >= 0
+        {
+            self.ts_recent = tsval;
+            self.ts_recent_at = env.now;
+        }
+    }
+
+    /// Fifth step, second half: acknowledgement, selective acknowledgement and window.
+    fn process_ack(&mut self, env: &mut Env<'_>, segment: &Segment, outcome: &mut Outcome) {
+        let prior_una = self.snd_una;
+        let prior_flight = self.flight_size();
+        let prior_window = self.snd_wnd;
+        let prior_edge = self.snd_una.add(self.snd_wnd);
+        let mut delivered = Delivered::default();
+        let advanced = segment.ack.gt(self.snd_una);
+        if advanced {
+            self.snd_una = segment.ack;
+            delivered = self.queue.acknowledge(segment.ack);
+            self.on_progress(env, segment.ack.since(prior_una));
+            outcome.acked = true;
+        }
+        self.update_send_window(segment, prior_edge);
+        let dsack = self.process_sack(env, segment, &mut delivered);
+        self.sample_rtt(env, segment, &delivered, advanced);
+        self.count_duplicate(segment, advanced, prior_window, &mut delivered);
+        self.on_delivered(env, segment, &delivered, advanced, dsack, prior_flight);
+        if self.usable_window() > 0 {
+            self.probes = 0;
+        }
+        if advanced && self.fin_acked() {
+            self.on_fin_acked(env, outcome);
+        }
+    }
+
+    fn on_progress(&mut self, env: &Env<'_>, octets: u32) {
+        self.counters.bytes_acked += u64::from(octets);
+        self.last_progress = env.now;
+        self.rto_base = env.now;
+        self.retries = 0;
+        self.rtt.reset_back_off();
+        if self.snd_sml.lt(self.snd_una) {
+            self.snd_sml = self.snd_una;
+        }
+    }
+
+    /// RFC 9293 `SND.WL1`/`SND.WL2`. On a subflow the window belongs to the data level, so the
+    /// subflow only remembers how far its peer ever let it go (RFC 8684 §3.3.5).
+    fn update_send_window(&mut self, segment: &Segment, prior_edge: SeqNum) {
+        let window = u32::from(segment.window) << self.snd_wscale;
+        if self.subflow.is_some() {
+            let edge = segment.ack.add(window).max(prior_edge);
+            self.snd_wnd = edge.max(self.snd_una).since(self.snd_una);
+            self.max_snd_wnd = self.max_snd_wnd.max(self.snd_wnd);
+            return;
+        }
+        let newer = self.snd_wl1.lt(segment.seq)
+            || (self.snd_wl1 == segment.seq && self.snd_wl2.le(segment.ack));
+        if newer {
+            self.snd_wnd = window;
+            self.max_snd_wnd = self.max_snd_wnd.max(window);
+            self.snd_wl1 = segment.seq;
+            self.snd_wl2 = segment.ack;
+        }
+    }
+
+    /// Marks the scoreboard; true when the first block reports a duplicate (RFC 2883 §4).
+    fn process_sack(
+        &mut self,
+        env: &mut Env<'_>,
+        segment: &Segment,
+        delivered: &mut Delivered,
+    ) -> bool {
+        let blocks = segment.sack_blocks();
+        if blocks.is_empty() || !self.flags.contains(TcbFlags::SACK) {
+            return false;
+        }
+        let mut dsack = false;
+        let highest = self.highest_sacked();
+        for (idx, &(start, end)) in blocks.iter().enumerate() {
+            let enclosed = || blocks.get(1).is_some_and(|&(s, e)| s.le(start) && end.le(e));
+            if idx == 0 && (start.lt(segment.ack) || enclosed()) {
+                dsack = true;
+                env.stats.tcp_dsack_recv += 1;
+                continue;
+            }
+            if start.lt(end) && start.ge(self.snd_una) && end.le(self.snd_nxt) {
+                self.queue.sack(start, end, delivered, highest);
+            }
+        }
+        dsack
+    }
+
+    /// End of the highest segment known to be delivered (RFC 8985 `RACK.fack`).
+    fn highest_sacked(&self) -> SeqNum {
+        if self.queue.sacked_bytes() == 0 {
+            return self.snd_una;
+        }
+        self.queue
+            .iter()
+            .rev()
+            .find(|s| s.is(super::SegmentFlags::SACKED))
+            .map_or(self.snd_una, super::TxSegment::end)
+    }
+
+    /// Karn's rule by segments; timestamps decide for what was retransmitted (RFC 7323 §4).
+    fn sample_rtt(
+        &mut self,
+        env: &Env<'_>,
+        segment: &Segment,
+        delivered: &Delivered,
+        advanced: bool,
+    ) {
+        if let Some((sent_at, _)) = delivered.newest_original {
+            self.rtt.on_sample(env.now.since(sent_at), env.now);
+        } else if let Some((_, tsecr)) = segment.timestamps
+            && advanced
+            && tsecr != 0
+            && self.flags.contains(TcbFlags::TIMESTAMPS)
+        {
+            let elapsed = self.timestamp(env.now).wrapping_sub(tsecr);
+            if elapsed < 120_000 {
+                self.rtt.on_sample(Duration::from_millis(u64::from(elapsed.max(1))), env.now);
+            }
+        }
+    }
+
+    /// RFC 5681 §2 duplicate acknowledgements, for peers without SACK.
+    fn count_duplicate(
+        &mut self,
+        segment: &Segment,
+        advanced: bool,
+        prior_window: u32,
+        delivered: &mut Delivered,
+    ) {
+        if advanced {
+            self.dup_acks = 0;
+            return;
+        }
+        let duplicate = segment.ack == self.snd_una
+            && segment.seq_len() == 0
+            && !self.queue.is_empty()
+            && self.snd_wnd == prior_window
+            && !segment.signals;
+        if duplicate && !self.flags.contains(TcbFlags::SACK) {
+            self.dup_acks = self.dup_acks.saturating_add(1);
+            delivered.bytes += self.payload_mss().min(self.flight_size());
+        }
+    }
+
+    fn on_fin_acked(&mut self, env: &Env<'_>, outcome: &mut Outcome) {
+        match self.state {
+            State::FinWait1 => {
+                self.state = State::FinWait2;
+                self.arm_slow(env);
+            }
+            State::Closing => {
+                self.state = State::TimeWait;
+                outcome.time_wait = true;
+            }
+            State::LastAck => {
+                self.state = State::Closed;
+                outcome.closed = Some(None);
+            }
+            _ => {}
+        }
+    }
+
+    /// Seventh step.
+    fn process_text(
+        &mut self,
+        env: &mut Env<'_>,
+        segment: &Segment,
+        mut payload: B,
+        outcome: &mut Outcome,
+    ) {
+        if segment.has(TcpFlags::FIN) && self.fin_at.is_none() {
+            self.fin_at = Some(segment.seq.add(segment.len));
+        }
+        if segment.len == 0 {
+            return;
+        }
+        if !self.state.receiving() {
+            env.stats.drop(DropReason::DataAfterClose);
+            return;
+        }
+        if self.flags.contains(TcbFlags::READ_SHUT) && self.subflow.is_none() {
+            // Nobody can ever read this: tell the peer (RFC 9293 §3.6.1).
+            env.stats.drop(DropReason::DataAfterClose);
+            outcome.reply_rst = true;
+            outcome.closed = Some(Some(ConnectionError::Aborted));
+            return;
+        }
+        let mut seq = segment.seq;
+        if seq.lt(self.rcv_nxt) {
+            self.dsack = Some((seq, self.rcv_nxt.min(seq.add(segment.len))));
+            payload.trim_front(self.rcv_nxt.since(seq) as usize);
+            seq = self.rcv_nxt;
+        }
+        let room = self.rcv_adv.since(seq);
+        payload.truncate(room as usize);
+        let end = seq.add(payload.data().len() as u32);
+        if payload.data().is_empty() {
+            self.ack_now();
+            return;
+        }
+        if segment.timestamps.is_some() && self.flags.contains(TcbFlags::TIMESTAMPS) {
+            self.receiver_rtt(env.now, segment.timestamps.map_or(0, |(_, tsecr)| tsecr));
+        }
+        self.store(env, seq, end, payload, outcome);
+    }
+
+    fn store(
+        &mut self,
+        env: &mut Env<'_>,
+        seq: SeqNum,
+        end: SeqNum,
+        payload: B,
+        outcome: &mut Outcome,
+    ) {
+        let filled_hole = self.received.has_out_of_order();
+        let budget = self.reassembly_budget();
+        let mut pruned = 0;
+        let inserted = self.received.insert(self.rcv_nxt, seq, payload, budget, &mut pruned);
+        env.stats.tcp_ofo_pruned += pruned;
+        match inserted {
+            Inserted::InOrder(octets) => {
+                self.rcv_nxt = self.rcv_nxt.add(octets);
+                self.counters.bytes_received += u64::from(octets);
+                outcome.data = true;
+                self.delay_ack(env, filled_hole);
+            }
+            Inserted::OutOfOrder => {
+                env.stats.tcp_ofo_queue += 1;
+                self.ack_now();
+            }
+            Inserted::Duplicate => {
+                env.stats.drop(DropReason::Duplicate);
+                self.dsack = Some((seq, end));
+                self.ack_now();
+            }
+            Inserted::Refused => {
+                env.stats.drop(DropReason::NoMemory);
+                self.ack_now();
+            }
+        }
+    }
+
+    /// RFC 9293 §3.8.6.3 and RFC 5681 §4.2: at the latest every second full segment, at once while
+    /// the peer is in slow start or repairing.
+    fn delay_ack(&mut self, env: &Env<'_>, filled_hole: bool) {
+        self.unacked_segments = self.unacked_segments.saturating_add(1);
+        if self.quick_acks > 0 || filled_hole || self.unacked_segments >= 2 {
+            self.quick_acks = self.quick_acks.saturating_sub(1);
+            self.ack_now();
+        } else if self.delayed_ack_at.is_none() {
+            self.delayed_ack_at = Some(env.now + env.config.delayed_ack);
+        }
+    }
+
+    /// Eighth step.
+    fn check_fin(&mut self, env: &Env<'_>, outcome: &mut Outcome) {
+        if self.fin_at != Some(self.rcv_nxt) || self.flags.contains(TcbFlags::FIN_RECEIVED) {
+            return;
+        }
+        self.flags.insert(TcbFlags::FIN_RECEIVED);
+        self.rcv_nxt = self.rcv_nxt.add(1);
+        self.rcv_adv = self.rcv_adv.max(self.rcv_nxt);
+        self.ack_now();
+        outcome.fin = true;
+        match self.state {
+            State::Established => self.state = State::CloseWait,
+            State::FinWait1 => self.state = State::Closing,
+            State::FinWait2 => {
+                self.state = State::TimeWait;
+                outcome.time_wait = true;
+            }
+            _ => {}
+        }
+        self.arm_slow(env);
+    }
+
+    /// A duplicate to be reported with the next acknowledgement (RFC 2883).
+    fn note_duplicate(&mut self, segment: &Segment) {
+        let end = segment.seq.add(segment.len);
+        if segment.len > 0 && end.le(self.rcv_nxt) {
+            self.dsack = Some((segment.seq, end));
+        }
+    }
+
+    /// Text is always answered: the peer retransmits until it is. What carries none may be an
+    /// attack, or the other half of an ACK war.
+    fn answer_unacceptable(&mut self, env: &mut Env<'_>, segment: &Segment) {
+        if segment.len > 0 {
+            self.ack_now();
+        } else {
+            self.challenge(env);
+        }
+    }
+
+    fn challenge(&mut self, env: &mut Env<'_>) {
+        let second = (env.now.as_millis() / 1000) as u32;
+        if self.challenge_second != second {
+            self.challenge_second = second;
+            self.challenge_count = 0;
+        }
+        if self.challenge_count >= CHALLENGES_PER_SECOND {
+            env.stats.tcp_ack_skipped_challenge += 1;
+            return;
+        }
+        self.challenge_count += 1;
+        env.stats.tcp_challenge_ack += 1;
+        self.ack_now();
+    }
+
+    /// Acknowledges at once for a while: the peer is starting, or lost something.
+    pub(crate) fn quick_ack_mode(&mut self) {
+        self.quick_acks = self.quick_acks.max(8);
+    }
+
+    /// An ICMP error that was checked against this connection (RFC 5927, RFC 9293 §3.9.2.2). Hard
+    /// errors end a handshake; on an established connection they are only noted.
+    pub(crate) fn icmp_error(&mut self, env: &mut Env<'_>, error: ConnectionError) -> Outcome {
+        let mut outcome = Outcome::default();
+        if matches!(self.state, State::SynSent | State::SynReceived) {
+            env.stats.attempt_fails += 1;
+            outcome.closed = Some(Some(error));
+        }
+        outcome
+    }
+}

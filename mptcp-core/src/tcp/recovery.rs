@@ -1,0 +1,427 @@
+//! Loss detection and recovery: RACK-TLP (RFC 8985), PRR (RFC 6937), NewReno without SACK
+//! (RFC 6582), and the undoing of spurious reductions by timestamps (RFC 3522).
+//!
+//! Invariant: `recovery` is present exactly while something sent before `recover` is unrepaired.
+
+use super::congestion::AckSample;
+use super::send_queue::{Delivered, SegmentFlags};
+use super::{Env, Outcome, RtxKind, Segment, State, Tcb, TcbFlags};
+use crate::buf::PacketBuf;
+use crate::error::ConnectionError;
+use crate::seq::SeqNum;
+use crate::time::{Duration, Instant};
+use alloc::boxed::Box;
+
+/// RFC 8985 §5.2 per-connection variables that outlive a recovery.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rack {
+    xmit_at: Option<Instant>,
+    end: SeqNum,
+    rtt: Duration,
+    /// Reordering was seen on this connection.
+    reordering: bool,
+    /// When the reordering window of the oldest suspect closes.
+    reorder_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Fast,
+    Timeout,
+}
+
+/// Variables of one recovery.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    kind: Kind,
+    /// `snd_nxt` when it began (RFC 6582 `recover`).
+    recover: SeqNum,
+    /// FlightSize when it began (RFC 6937 RecoverFS).
+    recover_fs: u32,
+    prr_delivered: u32,
+    prr_out: u32,
+    /// Our timestamp on the first retransmission; an older echo proves it spurious.
+    undo_ts: Option<u32>,
+}
+
+impl<B: PacketBuf> Tcb<B> {
+    /// Digests what an acknowledgement delivered.
+    pub(super) fn on_delivered(
+        &mut self,
+        env: &mut Env<'_>,
+        segment: &Segment,
+        delivered: &Delivered,
+        advanced: bool,
+        dsack: bool,
+        prior_flight: u32,
+    ) {
+        self.rack_update(env.now, segment, delivered, dsack);
+        self.finish_tail_loss_probe(env, dsack);
+        if self.recovery.is_some() {
+            self.try_undo(env, segment, advanced);
+            self.try_exit(env.now);
+        }
+        self.detect_losses(env.now);
+        if !self.flags.contains(TcbFlags::SACK) {
+            self.newreno_detect(advanced);
+        }
+        if self.queue.lost_bytes() > 0 && self.recovery.is_none() {
+            self.enter_fast_recovery(env);
+        }
+        let fast = self.recovery.as_ref().is_some_and(|r| r.kind == Kind::Fast);
+        if fast {
+            self.proportional_rate_reduction(delivered.bytes);
+        } else if delivered.bytes > 0 {
+            self.congestion.on_ack(&AckSample {
+                now: env.now,
+                acked: delivered.bytes,
+                rtt: self.rtt.latest(),
+                srtt: self.rtt.srtt().unwrap_or_default(),
+                flight_size: prior_flight,
+                cwnd_limited: self.flags.contains(TcbFlags::CWND_LIMITED),
+                in_recovery: false,
+            });
+        }
+        if delivered.bytes > 0 {
+            self.flags.remove(TcbFlags::CWND_LIMITED);
+        }
+    }
+
+    fn rack_update(&mut self, now: Instant, seg: &Segment, delivered: &Delivered, dsack: bool) {
+        self.rack.reordering |= delivered.reordered || dsack;
+        let Some((sent_at, end, retransmitted)) = delivered.newest else { return };
+        let rtt = now.since(sent_at);
+        if retransmitted {
+            // An ACK too early to be for the retransmission tells nothing (RFC 8985 §6.2 step 2).
+            if self.rtt.min_rtt().is_some_and(|min| rtt < min) {
+                return;
+            }
+            if let Some((_, tsecr)) = seg.timestamps
+                && self.flags.contains(TcbFlags::TIMESTAMPS)
+                && self.timestamp(sent_at).wrapping_sub(tsecr).cast_signed() > 0
+            {
+                return;
+            }
+        }
+        self.rack.rtt = rtt;
+        let newer = |at: Instant| sent_at > at || (sent_at == at && end.gt(self.rack.end));
+        if self.rack.xmit_at.is_none_or(newer) {
+            self.rack.xmit_at = Some(sent_at);
+            self.rack.end = end;
+        }
+    }
+
+    /// RFC 8985 §6.2 step 4: how long a segment may be overtaken before it counts as lost.
+    fn reordering_window(&self) -> Duration {
+        let sacked_segments = self.queue.sacked_bytes() / self.payload_mss().max(1);
+        if !self.rack.reordering && (self.recovery.is_some() || sacked_segments >= 3) {
+            return Duration::ZERO;
+        }
+        let min = self.rtt.min_rtt().unwrap_or(Duration::from_millis(1));
+        (min / 4).min(self.rtt.srtt().unwrap_or(min))
+    }
+
+    /// RFC 8985 §6.2 step 5: marks what was sent long enough before something delivered.
+    fn detect_losses(&mut self, now: Instant) {
+        self.rack.reorder_at = None;
+        if !self.flags.contains(TcbFlags::SACK)
+            || (self.queue.sacked_bytes() == 0 && self.recovery.is_none())
+        {
+            return;
+        }
+        let Some(xmit_at) = self.rack.xmit_at else { return };
+        let window = self.rack.rtt + self.reordering_window();
+        let known = SegmentFlags::SACKED.union(SegmentFlags::LOST);
+        for idx in 0..self.queue.len() {
+            let Some(segment) = self.queue.get(idx) else { break };
+            if segment.flags.intersects(known) {
+                continue;
+            }
+            let earlier = segment.sent_at < xmit_at
+                || (segment.sent_at == xmit_at && segment.end().lt(self.rack.end));
+            if !earlier {
+                if segment.is(SegmentFlags::RETRANSMITTED) {
+                    continue;
+                }
+                if segment.seq.ge(self.rack.end) {
+                    break;
+                }
+                continue;
+            }
+            let due = segment.sent_at + window;
+            if due <= now {
+                self.queue.mark_lost(idx);
+            } else {
+                self.rack.reorder_at = Some(self.rack.reorder_at.map_or(due, |at| at.max(due)));
+            }
+        }
+    }
+
+    /// RFC 6582 without SACK: three duplicate ACKs, then one segment per partial ACK.
+    fn newreno_detect(&mut self, advanced: bool) {
+        let enter = self.recovery.is_none() && self.dup_acks >= 3;
+        let partial = self.recovery.is_some() && advanced;
+        if enter || partial {
+            self.queue.mark_lost(0);
+        }
+    }
+
+    fn enter_fast_recovery(&mut self, env: &mut Env<'_>) {
+        env.stats.tcp_sack_recovery += 1;
+        let flight = self.flight_size();
+        self.congestion.on_congestion_event(env.now, flight);
+        self.flags.remove(TcbFlags::TLP_OUT);
+        self.recovery = Some(Box::new(Recovery {
+            kind: Kind::Fast,
+            recover: self.snd_nxt,
+            recover_fs: flight.max(1),
+            prr_delivered: 0,
+            prr_out: 0,
+            undo_ts: None,
+        }));
+    }
+
+    /// RFC 6937: as many octets out as keep `cwnd` converging on `ssthresh`.
+    fn proportional_rate_reduction(&mut self, delivered: u32) {
+        let (pipe, mss, ssthresh) = (self.pipe(), self.payload_mss(), self.congestion.ssthresh());
+        let Some(recovery) = &mut self.recovery else { return };
+        recovery.prr_delivered = recovery.prr_delivered.saturating_add(delivered);
+        let sent = recovery.prr_out;
+        let allowed = if pipe > ssthresh {
+            let share = u64::from(recovery.prr_delivered) * u64::from(ssthresh);
+            let target = share.div_ceil(u64::from(recovery.recover_fs));
+            u32::try_from(target).unwrap_or(u32::MAX).saturating_sub(sent)
+        } else {
+            let bound = recovery.prr_delivered.saturating_sub(sent).max(delivered) + mss;
+            (ssthresh - pipe).min(bound)
+        };
+        // The first retransmission of a recovery always goes out.
+        let allowed = if sent == 0 { allowed.max(mss) } else { allowed };
+        self.congestion.set_cwnd((pipe + allowed).max(mss));
+    }
+
+    /// RFC 3522: an echo older than the first retransmission acknowledges the original.
+    fn try_undo(&mut self, env: &mut Env<'_>, segment: &Segment, advanced: bool) {
+        let Some(recovery) = &self.recovery else { return };
+        let (Some(undo_ts), Some((_, tsecr))) = (recovery.undo_ts, segment.timestamps) else {
+            return;
+        };
+        if !advanced || tsecr == 0 || undo_ts.wrapping_sub(tsecr).cast_signed() <= 0 {
+            return;
+        }
+        env.stats.tcp_undo += 1;
+        self.congestion.undo(env.now);
+        self.queue.clear_lost();
+        self.rack.reordering = true;
+        self.recovery = None;
+    }
+
+    fn try_exit(&mut self, now: Instant) {
+        let Some(recovery) = &self.recovery else { return };
+        if self.snd_una.lt(recovery.recover) {
+            return;
+        }
+        if recovery.kind == Kind::Fast {
+            self.congestion.set_cwnd(self.congestion.ssthresh().max(self.payload_mss()));
+        }
+        self.congestion.on_recovery_exit(now);
+        self.recovery = None;
+        self.dup_acks = 0;
+    }
+
+    /// RFC 8985 §7.4: a probe that was needed means a loss the window must answer for.
+    fn finish_tail_loss_probe(&mut self, env: &mut Env<'_>, dsack: bool) {
+        if !self.flags.contains(TcbFlags::TLP_OUT) || self.snd_una.lt(self.tlp_end) {
+            return;
+        }
+        if self.flags.contains(TcbFlags::TLP_RETRANS) && !dsack && self.recovery.is_none() {
+            env.stats.tcp_loss_probe_recovery += 1;
+            self.congestion.on_congestion_event(env.now, self.flight_size());
+            self.congestion.set_cwnd(self.congestion.ssthresh());
+        }
+        self.flags.remove(TcbFlags::TLP_OUT.union(TcbFlags::TLP_RETRANS));
+    }
+
+    /// Notes octets sent during a recovery.
+    pub(super) fn on_recovery_sent(&mut self, octets: u32, retransmission_ts: Option<u32>) {
+        if let Some(recovery) = &mut self.recovery {
+            recovery.prr_out = recovery.prr_out.saturating_add(octets);
+            if recovery.undo_ts.is_none() {
+                recovery.undo_ts = retransmission_ts;
+            }
+        }
+    }
+
+    // Timers.
+
+    /// Sets the one retransmission timer to whatever comes first.
+    pub(super) fn arm_rtx(&mut self, now: Instant) {
+        if matches!(self.state, State::SynSent | State::SynReceived) {
+            return;
+        }
+        if self.queue.is_empty() {
+            let blocked = self.unsent_len > 0 && self.usable_window() == 0;
+            self.rtx_at = None;
+            if blocked {
+                let shift = u32::from(self.probes.min(10));
+                self.rtx_kind = RtxKind::Persist;
+                self.rtx_at = Some(self.rto_base + self.rtt.rto() * (1 << shift));
+            }
+            return;
+        }
+        let rto_at = self.rto_base + self.rtt.rto();
+        let (at, kind) = if let Some(reorder_at) = self.rack.reorder_at {
+            (reorder_at, RtxKind::Reordering)
+        } else if self.tail_loss_probe_wanted() {
+            (self.last_sent + self.probe_timeout(), RtxKind::TailLossProbe)
+        } else {
+            (rto_at, RtxKind::Rto)
+        };
+        (self.rtx_at, self.rtx_kind) =
+            if at < rto_at { (Some(at.max(now)), kind) } else { (Some(rto_at), RtxKind::Rto) };
+    }
+
+    fn tail_loss_probe_wanted(&self) -> bool {
+        self.flags.contains(TcbFlags::SACK)
+            && self.state.synchronized()
+            && !self.flags.contains(TcbFlags::TLP_OUT)
+            && self.recovery.is_none()
+            && self.retries == 0
+            && self.queue.sacked_bytes() == 0
+    }
+
+    /// RFC 8985 §7.2
+    fn probe_timeout(&self) -> Duration {
+        match self.rtt.srtt() {
+            Some(srtt) if self.queue.len() == 1 => srtt * 2 + Duration::from_millis(200),
+            Some(srtt) => srtt * 2,
+            None => Duration::from_secs(1),
+        }
+    }
+
+    /// Runs whatever timer is due.
+    pub(crate) fn timeout(&mut self, env: &mut Env<'_>) -> Outcome {
+        let mut outcome = Outcome::default();
+        if self.delayed_ack_at.is_some_and(|at| at <= env.now) {
+            self.delayed_ack_at = None;
+            self.ack_now();
+        }
+        if self.rtx_at.is_some_and(|at| at <= env.now) {
+            self.rtx_at = None;
+            match self.rtx_kind {
+                RtxKind::Rto => self.retransmission_timeout(env, &mut outcome),
+                RtxKind::TailLossProbe => {
+                    self.flags.insert(TcbFlags::TLP_NOW);
+                    // Counts again from the probe itself, which `output` is about to send.
+                    self.rtx_kind = RtxKind::Rto;
+                    self.rtx_at = Some(env.now + self.rtt.rto());
+                }
+                RtxKind::Reordering => {
+                    self.detect_losses(env.now);
+                    if self.queue.lost_bytes() > 0 && self.recovery.is_none() {
+                        self.enter_fast_recovery(env);
+                        self.proportional_rate_reduction(0);
+                    }
+                    self.arm_rtx(env.now);
+                }
+                RtxKind::Persist => self.persist_timeout(env, &mut outcome),
+            }
+        }
+        if outcome.closed.is_none() && self.slow_at.is_some_and(|at| at <= env.now) {
+            self.slow_at = None;
+            self.slow_timeout(env, &mut outcome);
+        }
+        outcome
+    }
+
+    fn retransmission_timeout(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {
+        env.stats.tcp_timeouts += 1;
+        self.retries = self.retries.saturating_add(1);
+        let opening = !self.state.synchronized();
+        let limit = if opening { env.config.syn_retries } else { env.config.retries };
+        if self.retries > limit {
+            env.stats.tcp_abort_on_timeout += 1;
+            let error = if opening {
+                ConnectionError::ConnectTimedOut
+            } else {
+                ConnectionError::TimedOut
+            };
+            outcome.closed = Some(Some(error));
+            return;
+        }
+        outcome.timed_out = self.retries == 1;
+        self.rtt.back_off();
+        self.rto_base = env.now;
+        if opening {
+            self.flags.insert(TcbFlags::SYN_NOW);
+            self.rtx_kind = RtxKind::Rto;
+            self.rtx_at = Some(env.now + self.rtt.rto());
+            return;
+        }
+        self.flags.remove(TcbFlags::TLP_OUT.union(TcbFlags::TLP_RETRANS));
+        let flight = self.flight_size();
+        self.queue.mark_all_lost();
+        if self.retries == 1 {
+            self.congestion.on_rto(env.now, flight);
+        } else {
+            self.congestion.set_cwnd(self.payload_mss());
+        }
+        let recover = match &self.recovery {
+            Some(recovery) => recovery.recover.max(self.snd_nxt),
+            None => self.snd_nxt,
+        };
+        self.recovery = Some(Box::new(Recovery {
+            kind: Kind::Timeout,
+            recover,
+            recover_fs: flight.max(1),
+            prr_delivered: 0,
+            prr_out: 0,
+            undo_ts: None,
+        }));
+        self.rack.reorder_at = None;
+        self.arm_rtx(env.now);
+    }
+
+    fn persist_timeout(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {
+        // A peer that answers its probes may keep the window shut for ever (RFC 9293 §3.8.6.1);
+        // one that does not answer is gone.
+        if env.now.since(self.last_received) > Duration::from_secs(120) && self.probes > 4 {
+            env.stats.tcp_abort_on_timeout += 1;
+            outcome.closed = Some(Some(ConnectionError::TimedOut));
+            return;
+        }
+        env.stats.tcp_win_probe += 1;
+        self.probes = self.probes.saturating_add(1);
+        self.rto_base = env.now;
+        self.probe_now();
+        self.arm_rtx(env.now);
+    }
+
+    fn slow_timeout(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {
+        match self.state {
+            State::SynSent | State::SynReceived => {
+                outcome.closed = Some(Some(ConnectionError::ConnectTimedOut));
+            }
+            State::FinWait2 => outcome.closed = Some(None),
+            State::Established | State::CloseWait => {
+                let Some(idle) = env.config.keep_alive else { return };
+                let quiet = env.now.since(self.last_received);
+                if quiet < idle {
+                    self.slow_at = Some(self.last_received + idle);
+                    return;
+                }
+                let unanswered = quiet - idle;
+                let limit = super::KEEP_ALIVE_INTERVAL * u32::from(env.config.keep_alive_probes);
+                if unanswered >= limit {
+                    env.stats.tcp_abort_on_timeout += 1;
+                    outcome.closed = Some(Some(ConnectionError::TimedOut));
+                    return;
+                }
+                env.stats.tcp_keep_alive += 1;
+                self.probe_now();
+                self.slow_at = Some(env.now + super::KEEP_ALIVE_INTERVAL);
+            }
+            _ => {}
+        }
+    }
+}

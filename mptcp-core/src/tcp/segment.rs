@@ -1,0 +1,125 @@
+//! A received TCP segment, reduced to what arrival processing looks at. The payload travels beside
+//! it as an owned buffer; MPTCP options stay in their wire form until TCP accepted the segment.
+
+use crate::seq::SeqNum;
+use crate::wire::{MptcpOption, TcpFlags, TcpOption, TcpSegment};
+
+/// At most four SACK blocks fit into the option space.
+pub(crate) const MAX_SACK_BLOCKS: usize = 4;
+
+/// Header and non-MPTCP options of one segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    pub(crate) seq: SeqNum,
+    pub(crate) ack: SeqNum,
+    pub(crate) flags: TcpFlags,
+    /// As on the wire: not scaled.
+    pub(crate) window: u16,
+    /// Payload octets.
+    pub(crate) len: u32,
+    pub(crate) mss: Option<u16>,
+    pub(crate) window_scale: Option<u8>,
+    pub(crate) sack_permitted: bool,
+    /// (TSval, TSecr)
+    pub(crate) timestamps: Option<(u32, u32)>,
+    sacks: [(SeqNum, SeqNum); MAX_SACK_BLOCKS],
+    sack_count: u8,
+    /// Carries an MPTCP option other than a DSS: a duplicate acknowledgement of this kind says
+    /// nothing about congestion (RFC 8684 §4).
+    pub(crate) signals: bool,
+    /// The option area in wire form, for the MPTCP level.
+    pub(crate) options: RawOptions,
+}
+
+/// A copy of the option area, made only when it holds an MPTCP option.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RawOptions {
+    len: u8,
+    bytes: [u8; 40],
+}
+
+impl RawOptions {
+    pub(crate) const EMPTY: Self = Self { len: 0, bytes: [0; 40] };
+
+    fn copy(from: &[u8]) -> Self {
+        let mut raw = Self::EMPTY;
+        let len = from.len().min(40);
+        raw.bytes[..len].copy_from_slice(&from[..len]);
+        raw.len = len as u8;
+        raw
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Segment {
+    pub(crate) fn new(view: &TcpSegment<'_>) -> Self {
+        let mut segment = Self {
+            seq: view.seq,
+            ack: view.ack,
+            flags: view.flags,
+            window: view.window,
+            len: view.payload.len() as u32,
+            mss: None,
+            window_scale: None,
+            sack_permitted: false,
+            timestamps: None,
+            sacks: [(SeqNum(0), SeqNum(0)); MAX_SACK_BLOCKS],
+            sack_count: 0,
+            signals: false,
+            options: RawOptions::EMPTY,
+        };
+        let mut mptcp = false;
+        for option in view.options().flatten() {
+            match option {
+                TcpOption::MaxSegmentSize(mss) => segment.mss = Some(mss),
+                TcpOption::WindowScale(shift) => segment.window_scale = Some(shift.min(14)),
+                TcpOption::SackPermitted => segment.sack_permitted = true,
+                TcpOption::Timestamps { tsval, tsecr } => segment.timestamps = Some((tsval, tsecr)),
+                TcpOption::Sack(blocks) => {
+                    for block in blocks.iter().take(MAX_SACK_BLOCKS) {
+                        segment.sacks[usize::from(segment.sack_count)] = block;
+                        segment.sack_count += 1;
+                        if usize::from(segment.sack_count) == MAX_SACK_BLOCKS {
+                            break;
+                        }
+                    }
+                }
+                TcpOption::Mptcp(option) => {
+                    mptcp = true;
+                    segment.signals |= !matches!(option, MptcpOption::Dss(_));
+                }
+                TcpOption::Unknown { .. } => {}
+            }
+        }
+        if mptcp {
+            segment.options = RawOptions::copy(view.option_bytes());
+        }
+        segment
+    }
+
+    pub(crate) fn has(&self, flags: TcpFlags) -> bool {
+        self.flags.contains(flags)
+    }
+
+    /// Octets of sequence space (RFC 9293 SEG.LEN).
+    pub(crate) fn seq_len(&self) -> u32 {
+        self.len
+            + u32::from(self.has(TcpFlags::SYN))
+            + u32::from(self.has(TcpFlags::FIN))
+    }
+
+    pub(crate) fn end(&self) -> SeqNum {
+        self.seq.add(self.seq_len())
+    }
+
+    pub(crate) fn sack_blocks(&self) -> &[(SeqNum, SeqNum)] {
+        &self.sacks[..usize::from(self.sack_count)]
+    }
+}

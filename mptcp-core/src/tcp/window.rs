@@ -1,0 +1,180 @@
+//! The receive window: its scale (RFC 7323), silly-window avoidance (RFC 9293 §3.8.6.2.2), the rule
+//! that its right edge never moves left, and receive-buffer autotuning (dynamic right-sizing).
+
+use super::Tcb;
+use crate::buf::PacketBuf;
+use crate::config::TcpConfig;
+use crate::time::{Duration, Instant};
+
+/// Grows a receive buffer with what its reader takes per round trip.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Autotune {
+    /// Receive buffer now, octets of payload.
+    limit: u32,
+    /// Octets read since `mark`.
+    read: u32,
+    /// Most octets read in one round trip so far.
+    best: u32,
+    /// Receiver's estimate of the round trip, microseconds; 0 while unknown.
+    rtt_us: u32,
+    mark: Option<Instant>,
+}
+
+impl Autotune {
+    pub(crate) fn new(config: &TcpConfig) -> Self {
+        let limit = config.recv_buffer_initial.min(config.recv_buffer_max);
+        Self { limit, read: 0, best: 0, rtt_us: 0, mark: None }
+    }
+
+    /// A round-trip sample as the receiver sees it (timestamp echo).
+    pub(crate) fn on_rtt(&mut self, sample: Duration) {
+        let us = u32::try_from(sample.as_micros()).unwrap_or(u32::MAX).max(1_000);
+        self.rtt_us = match self.rtt_us {
+            0 => us,
+            old if us < old => us,
+            old => old - old / 8 + us / 8,
+        };
+    }
+
+    /// The reader took `n` octets.
+    pub(crate) fn on_read(&mut self, now: Instant, n: u32, max: u32) {
+        self.read = self.read.saturating_add(n);
+        let rtt = Duration::from_micros(u64::from(self.rtt_us.max(1_000)));
+        let Some(mark) = self.mark else {
+            self.mark = Some(now);
+            return;
+        };
+        if now.since(mark) < rtt {
+            return;
+        }
+        if self.read > self.best {
+            self.best = self.read;
+            // Twice what arrived covers a sender in slow start, once more what is unread.
+            let wanted = self.read.saturating_mul(3).saturating_add(32 << 10);
+            self.limit = self.limit.max(wanted.min(max));
+        }
+        self.read = 0;
+        self.mark = Some(now);
+    }
+
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Pool bytes all received and unread data may pin.
+    pub(crate) fn memory(&self) -> u32 {
+        self.limit.saturating_mul(2).saturating_add(64 << 10)
+    }
+
+    /// Window that fits beside what is buffered.
+    pub(crate) fn window(&self, buffered: u32, truesize: u32) -> u32 {
+        let memory = self.memory().saturating_sub(truesize);
+        self.limit.saturating_sub(buffered).min(memory)
+    }
+}
+
+/// Smallest shift that can express `max`.
+pub(crate) const fn scale_for(max: u32) -> u8 {
+    let mut shift = 0;
+    while shift < 14 && (65_535_u64 << shift) < max as u64 {
+        shift += 1;
+    }
+    shift
+}
+
+/// Window field for a right edge `floor` octets away that must be kept and `wanted` octets that
+/// could be offered: never less than `floor`, rounded so that no promise is broken.
+pub(crate) fn field(floor: u32, wanted: u32, shift: u8) -> u16 {
+    let unit = (1_u32 << shift) - 1;
+    let keep = (floor.saturating_add(unit)) >> shift;
+    let offer = wanted >> shift;
+    u16::try_from(keep.max(offer)).unwrap_or(u16::MAX)
+}
+
+impl<B: PacketBuf> Tcb<B> {
+    pub(crate) fn rcv_wnd(&self) -> u32 {
+        let wnd = self.rcv_adv.diff(self.rcv_nxt);
+        u32::try_from(wnd).unwrap_or(0)
+    }
+
+    /// What a plain connection can offer beyond `rcv_nxt`.
+    fn free_window(&self) -> u32 {
+        self.autotune.window(self.received.in_order_len(), self.received.truesize())
+    }
+
+    /// Window field of the next segment; moves the advertised right edge. `shared` is the data
+    /// level's window for a subflow.
+    pub(super) fn advertise(&mut self, shared: Option<u32>) -> u16 {
+        let promised = self.rcv_wnd();
+        let (floor, wanted) = match shared {
+            // The data level keeps its own right edge; on the subflow it only grows.
+            Some(window) => (0, window),
+            None => {
+                let free = self.free_window();
+                let step = u32::from(self.local_mss).min(self.autotune.limit() / 2);
+                let wanted = if free >= promised.saturating_add(step) { free } else { promised };
+                (promised, wanted)
+            }
+        };
+        let field = field(floor, wanted, self.rcv_wscale);
+        let edge = self.rcv_nxt.add(u32::from(field) << self.rcv_wscale);
+        self.rcv_adv = self.rcv_adv.max(edge);
+        field
+    }
+
+    /// The reader took octets: true when the peer should be told of the larger window.
+    pub(crate) fn window_opened(&self) -> bool {
+        let promised = self.rcv_wnd();
+        let free = self.free_window();
+        let step = (2 * u32::from(self.local_mss)).min(self.autotune.limit() / 2);
+        free >= promised.saturating_add(step) && (promised < free / 2 || promised < step)
+    }
+
+    /// Takes the next in-order buffer for the reader of a plain connection.
+    pub(crate) fn read_buf(&mut self, now: Instant, max: u32) -> Option<B> {
+        let buf = self.received.pop()?;
+        self.autotune.on_read(now, buf.data().len() as u32, max);
+        Some(buf)
+    }
+
+    pub(super) fn reassembly_budget(&self) -> u32 {
+        self.autotune.memory()
+    }
+
+    pub(crate) fn rcv_wscale(&self) -> u8 {
+        self.rcv_wscale
+    }
+
+    /// Receiver-side round trip from the timestamp echo on data.
+    pub(super) fn receiver_rtt(&mut self, now: Instant, tsecr: u32) {
+        let elapsed = self.timestamp(now).wrapping_sub(tsecr);
+        if tsecr != 0 && elapsed < 10_000 {
+            self.autotune.on_rtt(Duration::from_millis(u64::from(elapsed)));
+        }
+    }
+
+    pub(crate) fn receiver_rtt_us(&self) -> u32 {
+        self.autotune.rtt_us
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scale_covers_the_buffer() {
+        assert_eq!(scale_for(65_535), 0);
+        assert_eq!(scale_for(65_536), 1);
+        assert_eq!(scale_for(6 << 20), 7);
+        assert_eq!(scale_for(u32::MAX), 14);
+    }
+
+    #[test]
+    fn window_field_keeps_promises_and_rounds_offers_down() {
+        assert_eq!(field(0, 1000, 7), 7);
+        assert_eq!(field(1000, 0, 7), 8);
+        assert_eq!(field(128, 128, 7), 1);
+        assert_eq!(field(0, u32::MAX, 0), u16::MAX);
+    }
+}
