@@ -205,6 +205,10 @@ pub struct StackConfig {
     pub tcp: TcpConfig,
     /// Limits.
     pub limits: Limits,
+    /// Bits of our tokens that name this shard (D8); 0 while there is only one.
+    pub token_mask: u32,
+    /// Value of those bits.
+    pub token_value: u32,
     /// Seed of keys, nonces, ISNs, ports and hash keys. Must be secret and fresh in production.
     pub seed: [u8; 32],
 }

@@ -1,13 +1,331 @@
-//! The data level of Multipath TCP (RFC 8684).
+//! The data level of Multipath TCP (RFC 8684): one stream over several subflows.
+//!
+//! Positions in the two streams are kept as offsets from the first octet (IDSN + 1), so nothing
+//! here wraps; they become data sequence numbers only on the wire. Invariants: the advertised right
+//! edge of the receive window never moves left; stream data is kept until a `DATA_ACK` covers it.
 
+mod fallback;
 pub mod key;
 pub mod mapping;
+mod paths;
+mod receive;
+pub(crate) mod scheduler;
+mod send;
+mod subflow;
 
-/// Why a connection runs as plain TCP although MPTCP was wanted (`protocol.md` 1.H numbering is
-/// kept in `docs/conformance.md`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-#[non_exhaustive]
-pub enum FallbackReason {
-    /// The SYN/ACK (or the SYN) carried no usable `MP_CAPABLE`.
-    NoCapable,
+pub use fallback::FallbackReason;
+pub(crate) use paths::{Endpoint, Join, Paths};
+pub(crate) use receive::{Pulled, Unmapped};
+pub(crate) use send::{Chunk, Next};
+pub(crate) use subflow::{Carry, Signal, Stage, Subflow};
+
+use crate::buf::PacketBuf;
+use crate::config::TcpConfig;
+use crate::error::ConnectionError;
+use crate::seq::{DataSeq, SeqNum};
+use crate::stack::AppState;
+use crate::tcp::{Autotune, DataLevel, RecvQueue, Tcb};
+use crate::time::{Duration, Instant};
+use crate::util::range_set::RangeSet;
+use crate::util::slab::Slab;
+use crate::wire::{Version, WireSeq};
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use key::KeyPair;
+
+/// How far a connection got.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// Initiator: the first subflow's handshake is not finished.
+    Connecting,
+    /// Keys are exchanged; the peer has not shown yet that it maps data.
+    Unconfirmed,
+    /// MPTCP in both directions.
+    Confirmed,
+    /// Plain TCP on one subflow.
+    Fallback,
+    /// Both streams ended, or an error did.
+    Closed,
+}
+
+/// A `DATA_FIN` or data that is not acknowledged is sent again after this at the earliest.
+const DATA_RTO_MIN: Duration = Duration::from_millis(500);
+/// Ranges waiting to be sent again; beyond it everything outstanding is.
+const MAX_REINJECTIONS: usize = 1024;
+
+/// One MPTCP connection.
+#[derive(Debug)]
+pub(crate) struct Connection<B> {
+    pub(crate) version: Version,
+    pub(crate) phase: Phase,
+    pub(crate) client: bool,
+    pub(crate) fallback: Option<FallbackReason>,
+    pub(crate) checksum: bool,
+    /// A reinjection or a join happened: falling back in mid-stream is no longer possible.
+    pub(crate) multipath: bool,
+    pub(crate) next_subflow_id: u8,
+    /// Joins of this connection among the pending requests.
+    pub(crate) half_open: u8,
+    pub(crate) keys: KeyPair,
+    pub(crate) local_token: u32,
+    pub(crate) remote_token: u32,
+    local_idsn: DataSeq,
+    remote_idsn: DataSeq,
+    // Sending.
+    chunks: VecDeque<Chunk<B>>,
+    pub(crate) data_snd_una: u64,
+    pub(crate) data_snd_nxt: u64,
+    /// End of what the application wrote.
+    pub(crate) data_end: u64,
+    /// First offset the peer does not accept yet.
+    pub(crate) snd_edge: u64,
+    pub(crate) reinject: RangeSet,
+    pub(crate) fin_queued: bool,
+    pub(crate) fin_acked: bool,
+    /// The `DATA_FIN` was handed to the subflows once; its timer runs.
+    pub(crate) fin_announced: bool,
+    wide: bool,
+    wide_since: Option<Instant>,
+    wide_base: u64,
+    // Receiving.
+    pub(crate) data_rcv_nxt: u64,
+    rcv_edge: u64,
+    received: RecvQueue<B>,
+    autotune: Autotune,
+    pub(crate) peer_fin: Option<u64>,
+    pub(crate) peer_finished: bool,
+    peer_wide: bool,
+    // Subflows, timers, application.
+    pub(crate) subflows: Vec<u32>,
+    pub(crate) rtx_at: Option<Instant>,
+    pub(crate) rtx_shift: u8,
+    pub(crate) close_at: Option<Instant>,
+    /// When subflows with a withdrawn address must have answered their probe.
+    pub(crate) probe_at: Option<Instant>,
+    pub(crate) paths: Box<Paths>,
+    pub(crate) app: AppState,
+    /// The socket's addresses as the first subflow had them.
+    pub(crate) first: crate::tcp::Tuple,
+}
+
+/// What both ends agreed on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Negotiated {
+    pub(crate) version: Version,
+    pub(crate) client: bool,
+    pub(crate) keys: KeyPair,
+    pub(crate) checksum: bool,
+}
+
+impl<B: PacketBuf> Connection<B> {
+    pub(crate) fn new(
+        config: &TcpConfig,
+        negotiated: &Negotiated,
+        first: crate::tcp::Tuple,
+        paths: Paths,
+    ) -> Self {
+        let version = negotiated.version;
+        let mut connection = Self {
+            version,
+            phase: if negotiated.client { Phase::Connecting } else { Phase::Unconfirmed },
+            client: negotiated.client,
+            fallback: None,
+            checksum: negotiated.checksum,
+            multipath: false,
+            next_subflow_id: 0,
+            half_open: 0,
+            keys: negotiated.keys,
+            local_token: key::token(version, negotiated.keys.local),
+            remote_token: 0,
+            local_idsn: key::idsn(version, negotiated.keys.local),
+            remote_idsn: DataSeq(0),
+            chunks: VecDeque::new(),
+            data_snd_una: 0,
+            data_snd_nxt: 0,
+            data_end: 0,
+            snd_edge: 0,
+            reinject: RangeSet::new(MAX_REINJECTIONS),
+            fin_queued: false,
+            fin_acked: false,
+            fin_announced: false,
+            wide: false,
+            wide_since: None,
+            wide_base: 0,
+            data_rcv_nxt: 0,
+            rcv_edge: 0,
+            received: RecvQueue::new(),
+            autotune: Autotune::new(config),
+            peer_fin: None,
+            peer_finished: false,
+            peer_wide: true,
+            subflows: Vec::new(),
+            rtx_at: None,
+            rtx_shift: 0,
+            close_at: None,
+            probe_at: None,
+            paths: Box::new(paths),
+            app: AppState::default(),
+            first,
+        };
+        connection.set_remote_key(negotiated.keys.remote);
+        connection
+    }
+
+    /// The peer's key became known.
+    pub(crate) fn set_remote_key(&mut self, remote: u64) {
+        self.keys.remote = remote;
+        self.remote_token = key::token(self.version, remote);
+        self.remote_idsn = key::idsn(self.version, remote);
+    }
+
+    // Data sequence numbers and offsets.
+
+    /// DSN of an offset of our stream.
+    pub(crate) fn local_dsn(&self, offset: u64) -> DataSeq {
+        self.local_idsn.add(1).add(offset)
+    }
+
+    pub(crate) fn remote_dsn(&self, offset: u64) -> DataSeq {
+        self.remote_idsn.add(1).add(offset)
+    }
+
+    /// Offset of a received DSN in the peer's stream; `None` before its first octet.
+    pub(crate) fn remote_offset(&self, wire: WireSeq) -> Option<u64> {
+        let dsn = match wire {
+            WireSeq::Full(full) => DataSeq(full),
+            WireSeq::Low(low) => self.remote_dsn(self.data_rcv_nxt).expand(low),
+        };
+        let offset = dsn.diff(self.remote_idsn.add(1));
+        u64::try_from(offset).ok()
+    }
+
+    /// Offset of a received `DATA_ACK` in our stream.
+    pub(crate) fn local_offset(&self, wire: WireSeq) -> Option<u64> {
+        let dsn = match wire {
+            WireSeq::Full(full) => DataSeq(full),
+            WireSeq::Low(low) => self.local_dsn(self.data_snd_una).expand(low),
+        };
+        u64::try_from(dsn.diff(self.local_idsn.add(1))).ok()
+    }
+
+    // What the subflows' segments carry.
+
+    /// Data-level fields of the next segment of any subflow.
+    pub(crate) fn data_level(&self) -> DataLevel {
+        let mptcp = matches!(self.phase, Phase::Unconfirmed | Phase::Confirmed | Phase::Closed);
+        let ack = self.remote_dsn(self.acknowledged());
+        let data_ack = (mptcp && self.keys.remote != 0).then_some(if self.peer_wide {
+            WireSeq::Full(ack.0)
+        } else {
+            WireSeq::Low(ack.0 as u32)
+        });
+        DataLevel {
+            data_ack,
+            promised: u32::try_from(self.rcv_edge.saturating_sub(self.data_rcv_nxt))
+                .unwrap_or(u32::MAX),
+            window: self.window(),
+            data_fin: self.fin_due().then(|| self.local_dsn(self.data_end)),
+            wide: self.wide,
+            local_key: self.keys.local,
+            remote_key: self.keys.remote,
+            checksum: self.checksum,
+        }
+    }
+
+    /// What a `DATA_ACK` says: everything in order, the `DATA_FIN` included.
+    fn acknowledged(&self) -> u64 {
+        self.data_rcv_nxt + u64::from(self.peer_finished)
+    }
+
+    /// Our `DATA_FIN` wants to go out with every acknowledgement.
+    pub(crate) fn fin_due(&self) -> bool {
+        self.fin_queued
+            && !self.fin_acked
+            && self.data_snd_nxt == self.data_end
+            && self.phase == Phase::Confirmed
+    }
+
+    /// What TIME-WAIT entries of its subflows go on acknowledging.
+    pub(crate) fn final_data_ack(&self) -> Option<DataSeq> {
+        let mptcp = self.fallback.is_none() && self.keys.remote != 0;
+        mptcp.then(|| self.remote_dsn(self.acknowledged()))
+    }
+
+    /// Subflows that are not waiting for their last ACK only.
+    pub(crate) fn live_subflows(&self, tcbs: &Slab<Tcb<B>>) -> usize {
+        let live = |idx: &&u32| tcbs.get(**idx).is_some_and(|t| !t.write_closed());
+        self.subflows.iter().filter(live).count()
+    }
+
+    /// Both directions ended at the data level.
+    pub(crate) fn finished(&self) -> bool {
+        self.fin_acked && self.peer_finished
+    }
+
+    pub(crate) fn mptcp(&self) -> bool {
+        matches!(self.phase, Phase::Unconfirmed | Phase::Confirmed)
+            || (self.phase == Phase::Closed && self.fallback.is_none())
+    }
+
+    /// Data is outstanding at the data level, or a `DATA_FIN` is, or the window is shut.
+    pub(crate) fn outstanding(&self) -> bool {
+        self.data_snd_una < self.data_snd_nxt || self.fin_due() || self.window_blocked()
+    }
+
+    /// Arms the data-level retransmission timer unless it runs: `rto` is the largest timeout of
+    /// any subflow.
+    pub(crate) fn arm_rtx(&mut self, now: Instant, rto: Duration) {
+        if !self.outstanding() || self.phase == Phase::Fallback {
+            self.rtx_at = None;
+            self.rtx_shift = 0;
+            return;
+        }
+        if self.rtx_at.is_none() {
+            let base = (rto * 2).max(DATA_RTO_MIN);
+            self.rtx_at = Some(now + base * (1 << u32::from(self.rtx_shift.min(8))));
+        }
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        let own = [self.rtx_at, self.close_at, self.probe_at, self.paths.next_timeout()];
+        own.into_iter().flatten().min()
+    }
+
+    /// Ends it: nothing more is sent or received.
+    pub(crate) fn close(&mut self, error: Option<ConnectionError>) {
+        self.phase = Phase::Closed;
+        if self.app.error.is_none() {
+            self.app.error = error;
+        }
+        self.rtx_at = None;
+        self.close_at = None;
+        self.paths.stop();
+        if error.is_some() {
+            self.chunks.clear();
+            self.reinject.clear();
+        }
+    }
+
+    /// Goes on as plain TCP on the one subflow that is left.
+    pub(crate) fn fall_back(&mut self, reason: FallbackReason) {
+        self.phase = Phase::Fallback;
+        self.fallback = Some(reason);
+        self.rtx_at = None;
+        self.reinject.clear();
+        self.paths.stop();
+    }
+
+    /// A subflow's number within the connection.
+    pub(crate) fn new_subflow_id(&mut self) -> u8 {
+        let id = self.next_subflow_id;
+        self.next_subflow_id = self.next_subflow_id.wrapping_add(1);
+        id
+    }
+}
+
+/// The data level's stream position as the reassembly queue counts (RFC 8684 windows stay below
+/// 2^31, so 32 bits are enough to order what can be buffered).
+const fn position(offset: u64) -> SeqNum {
+    SeqNum(offset as u32)
 }

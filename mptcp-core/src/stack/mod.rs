@@ -1,5 +1,469 @@
-//! One shard: demultiplexing, sockets, timers and readiness.
+//! One shard: demultiplexing, sockets, timers and readiness over the TCP engine and the data level.
+//!
+//! A [`Stack`] is single-threaded and sans-IO: packets go in with [`Stack::handle_burst`], come out
+//! with [`Stack::poll_transmit`], time is an argument. Calls may come in any order as long as `now`
+//! never decreases. Whatever is sized by the number of connections is reserved by [`Stack::new`];
+//! beyond it, opens are refused and counted.
 
+mod demux;
+mod egress;
+mod handshake;
+mod ingress;
+mod multipath;
+mod options;
+mod relay;
+mod socket;
+mod timers;
 mod types;
 
 pub use types::{Connect, ConnectionInfo, Event, Listen, Ready, SocketId, SubflowInfo};
+
+use crate::buf::{BufPool, PacketBuf};
+use crate::config::{LocalAddress, StackConfig};
+use crate::error::ConnectionError;
+use crate::mptcp::Connection;
+use crate::rng::Rng;
+use crate::stats::Counters;
+use crate::tcp::isn::{IsnGenerator, SynCookies};
+use crate::tcp::request::Request;
+use crate::tcp::time_wait::TimeWait;
+use crate::tcp::{Stateless, Tcb};
+use crate::time::Instant;
+use crate::util::list::IndexList;
+use crate::util::slab::Slab;
+use crate::util::wheel::TimerWheel;
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use core::net::{IpAddr, SocketAddr};
+use demux::{Demux, Flow, Node, Numbering};
+use relay::Relay;
+
+/// Stateless answers waiting for the transmit queue; further ones are dropped and counted.
+const MAX_REPLIES: usize = 1024;
+
+/// What the application side of a socket looks like to the stack.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AppState {
+    pub(crate) user_data: u64,
+    /// Readiness not reported yet.
+    pending: Ready,
+    /// The application holds the id (or will get it from `accept`).
+    attached: bool,
+    /// The next arrival of data is an edge.
+    read_armed: bool,
+    /// The next room in the send buffer is an edge.
+    write_armed: bool,
+    /// Coupled to this relay.
+    relay: Option<u32>,
+    pub(crate) error: Option<ConnectionError>,
+}
+
+impl Default for AppState {
+    fn default() -> Self {
+        Self {
+            user_data: 0,
+            pending: Ready::empty(),
+            attached: true,
+            read_armed: true,
+            write_armed: false,
+            relay: None,
+            error: None,
+        }
+    }
+}
+
+/// A listening address.
+#[derive(Debug)]
+struct Listener {
+    local: SocketAddr,
+    options: Listen,
+    pending: Ready,
+    queue: VecDeque<Sock>,
+}
+
+/// What a socket id stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Sock {
+    Plain(u32),
+    Mptcp(u32),
+    Listener(u32),
+    /// A deferred request.
+    Request(u32),
+}
+
+/// Limits what goes out without state, refilled every millisecond of virtual time.
+#[derive(Debug)]
+struct ReplyBudget {
+    tokens: u64,
+    at: Instant,
+}
+
+/// A single-threaded TCP and MPTCP stack over packet buffers of type `B`.
+///
+/// See the crate documentation for how it is driven. Sockets are plain TCP connections, MPTCP
+/// connections (which stay sockets of the same kind when they fall back), listeners and deferred
+/// requests; all are named by [`SocketId`]s.
+pub struct Stack<B: PacketBuf> {
+    config: StackConfig,
+    stats: Counters,
+    rng: Rng,
+    isn: IsnGenerator,
+    cookies: SynCookies,
+    rcv_wscale: u8,
+    demux: Demux,
+    numbering: Numbering,
+    tcbs: Slab<Tcb<B>>,
+    connections: Slab<Connection<B>>,
+    requests: Slab<Request>,
+    time_waits: Slab<TimeWait>,
+    listeners: Slab<Listener>,
+    relays: Slab<Relay>,
+    /// TIME-WAIT entries, the oldest first.
+    time_wait_order: IndexList,
+    wheel: TimerWheel,
+    tx: IndexList,
+    events: IndexList,
+    replies: VecDeque<Stateless>,
+    reply_budget: ReplyBudget,
+    pool: Box<dyn BufPool<B> + Send>,
+    next_port: u16,
+    /// Plain sockets among the control blocks.
+    plain_count: u32,
+}
+
+impl<B: PacketBuf> core::fmt::Debug for Stack<B> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Stack").field("occupancy", &self.occupancy()).finish_non_exhaustive()
+    }
+}
+
+/// How full every table is; all zero once the last connection is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Occupancy {
+    /// TCP control blocks.
+    pub tcbs: u32,
+    /// MPTCP connections.
+    pub connections: u32,
+    /// Pending requests.
+    pub requests: u32,
+    /// TIME-WAIT entries.
+    pub time_waits: u32,
+    /// Relays.
+    pub relays: u32,
+    /// Entries of the 4-tuple table.
+    pub flows: usize,
+    /// Entries of the token table.
+    pub tokens: usize,
+    /// Armed timers.
+    pub timers: u32,
+}
+
+impl<B: PacketBuf> Stack<B> {
+    /// A stack at time `now` that draws buffers for copied data from `pool`.
+    #[must_use]
+    pub fn new(config: StackConfig, now: Instant, pool: Box<dyn BufPool<B> + Send>) -> Self {
+        let limits = config.limits;
+        let numbering = Numbering::new(&limits);
+        let mut rng = Rng::from_seed(config.seed);
+        let mut secret = [0; 16];
+        rng.fill(&mut secret);
+        let isn = IsnGenerator::new(secret);
+        rng.fill(&mut secret);
+        let cookies = SynCookies::new(secret);
+        let flows = (limits.tcbs + limits.half_open + limits.time_wait) as usize;
+        let demux = Demux::new(&mut rng, flows, limits.connections as usize);
+        let next_port = rng.below(28_000) as u16;
+        Self {
+            rcv_wscale: crate::tcp::scale_for(config.tcp.recv_buffer_max),
+            stats: Counters::default(),
+            isn,
+            cookies,
+            demux,
+            numbering,
+            tcbs: Slab::with_capacity(limits.tcbs),
+            connections: Slab::with_capacity(limits.connections),
+            requests: Slab::with_capacity(limits.half_open),
+            time_waits: Slab::with_capacity(limits.time_wait),
+            listeners: Slab::with_capacity(limits.listeners),
+            relays: Slab::with_capacity(limits.connections),
+            time_wait_order: IndexList::with_capacity(limits.time_wait),
+            wheel: TimerWheel::with_capacity(numbering.capacity(), now),
+            tx: IndexList::with_capacity(numbering.capacity()),
+            events: IndexList::with_capacity(numbering.capacity()),
+            replies: VecDeque::with_capacity(MAX_REPLIES),
+            reply_budget: ReplyBudget {
+                tokens: u64::from(limits.stateless_replies_per_s) * 1000,
+                at: now,
+            },
+            pool,
+            next_port,
+            plain_count: 0,
+            rng,
+            config,
+        }
+    }
+
+    /// Counters since the start.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.stats
+    }
+
+    /// The configuration it runs with.
+    #[must_use]
+    pub const fn config(&self) -> &StackConfig {
+        &self.config
+    }
+
+    /// How full every table is.
+    #[must_use]
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy {
+            tcbs: self.tcbs.len(),
+            connections: self.connections.len(),
+            requests: self.requests.len(),
+            time_waits: self.time_waits.len(),
+            relays: self.relays.len(),
+            flows: self.demux.flow_count(),
+            tokens: self.demux.token_count(),
+            timers: self.wheel.len(),
+        }
+    }
+
+    /// True when nothing waits to be sent.
+    #[must_use]
+    pub fn transmit_idle(&self) -> bool {
+        self.tx.is_empty() && self.replies.is_empty()
+    }
+
+    fn local_address(&self, addr: IpAddr) -> Option<&LocalAddress> {
+        self.config.addresses.iter().find(|local| local.addr == addr)
+    }
+
+    /// Id by which peers know one of our addresses beyond a connection's first: its place in the
+    /// configuration.
+    fn address_id(&self, addr: IpAddr) -> Option<u8> {
+        let at = self.config.addresses.iter().position(|local| local.addr == addr)?;
+        u8::try_from(at + 1).ok()
+    }
+
+    fn mtu_of(&self, addr: IpAddr) -> u16 {
+        self.local_address(addr).map_or(1280, |local| local.mtu)
+    }
+
+    // Readiness.
+
+    fn want_transmit(&mut self, node: Node) {
+        self.tx.push_back(self.numbering.number(node));
+    }
+
+    /// Makes sure the wheel fires for `node` no later than `deadline`; never moves a timer later,
+    /// which then fires early and finds nothing to do.
+    fn arm(&mut self, node: Node, deadline: Option<Instant>) {
+        let Some(deadline) = deadline else { return };
+        let number = self.numbering.number(node);
+        if self.wheel.armed(number).is_none_or(|armed| armed > deadline) {
+            self.wheel.arm(number, deadline);
+        }
+    }
+
+    /// After anything happened to a control block: it may have to send, and its deadline moved.
+    fn touch_tcb(&mut self, idx: u32) {
+        let Some(tcb) = self.tcbs.get(idx) else { return };
+        let deadline = tcb.next_timeout();
+        self.want_transmit(Node::Tcb(idx));
+        self.arm(Node::Tcb(idx), deadline);
+    }
+
+    fn touch_connection(&mut self, idx: u32) {
+        let Some(connection) = self.connections.get(idx) else { return };
+        let deadline = connection.next_timeout();
+        self.want_transmit(Node::Connection(idx));
+        self.arm(Node::Connection(idx), deadline);
+    }
+
+    fn app(&mut self, sock: Sock) -> Option<&mut AppState> {
+        match sock {
+            Sock::Plain(idx) => self.tcbs.get_mut(idx).map(|t| &mut t.app),
+            Sock::Mptcp(idx) => self.connections.get_mut(idx).map(|c| &mut c.app),
+            Sock::Listener(_) | Sock::Request(_) => None,
+        }
+    }
+
+    /// Reports readiness of a connection, once per edge.
+    fn post(&mut self, sock: Sock, ready: Ready) {
+        let Some(app) = self.app(sock) else { return };
+        if !app.attached {
+            return;
+        }
+        app.pending |= ready;
+        let node = match sock {
+            Sock::Plain(idx) => Node::Tcb(idx),
+            Sock::Mptcp(idx) => Node::Connection(idx),
+            Sock::Listener(idx) => Node::Listener(idx),
+            Sock::Request(idx) => Node::Request(idx),
+        };
+        self.events.push_back(self.numbering.number(node));
+    }
+
+    /// Data (or the end of the stream) can be read.
+    fn post_readable(&mut self, now: Instant, sock: Sock, closed: bool) {
+        let Some(app) = self.app(sock) else { return };
+        if app.relay.is_some() {
+            self.relay_progress(now, sock);
+            return;
+        }
+        let mut ready = Ready::empty();
+        if app.read_armed || closed {
+            app.read_armed = false;
+            ready |= Ready::READABLE;
+        }
+        if closed {
+            ready |= Ready::READ_CLOSED;
+        }
+        if !ready.is_empty() {
+            self.post(sock, ready);
+        }
+    }
+
+    /// There is room in the send buffer again.
+    fn post_writable(&mut self, now: Instant, sock: Sock) {
+        let Some(app) = self.app(sock) else { return };
+        if app.relay.is_some() {
+            self.relay_progress(now, sock);
+        } else if app.write_armed {
+            app.write_armed = false;
+            self.post(sock, Ready::WRITABLE);
+        }
+    }
+
+    /// The next readiness report; O(1). A socket appears once however much happened to it.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        while let Some(number) = self.events.pop_front() {
+            let (sock, ready, user_data) = match self.numbering.node(number) {
+                Node::Tcb(idx) => {
+                    let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
+                    let ready = core::mem::take(&mut tcb.app.pending);
+                    (Sock::Plain(idx), ready, tcb.app.user_data)
+                }
+                Node::Connection(idx) => {
+                    let Some(connection) = self.connections.get_mut(idx) else { continue };
+                    let ready = core::mem::take(&mut connection.app.pending);
+                    (Sock::Mptcp(idx), ready, connection.app.user_data)
+                }
+                Node::Listener(idx) => {
+                    let Some(listener) = self.listeners.get_mut(idx) else { continue };
+                    let ready = core::mem::take(&mut listener.pending);
+                    (Sock::Listener(idx), ready, listener.options.user_data)
+                }
+                Node::Request(_) | Node::TimeWait(_) => continue,
+            };
+            if let Some(socket) = self.socket_id(sock)
+                && !ready.is_empty()
+            {
+                return Some(Event { socket, ready, user_data });
+            }
+        }
+        None
+    }
+
+    // Ids.
+
+    fn socket_id(&self, sock: Sock) -> Option<SocketId> {
+        let (kind, id) = match sock {
+            Sock::Plain(idx) => (0, self.tcbs.id(idx)?),
+            Sock::Mptcp(idx) => (1, self.connections.id(idx)?),
+            Sock::Listener(idx) => (2, self.listeners.id(idx)?),
+            Sock::Request(idx) => (3, self.requests.id(idx)?),
+        };
+        Some(SocketId(id.0 | kind << 30))
+    }
+
+    fn resolve(&self, id: SocketId) -> Option<Sock> {
+        let slab = crate::util::slab::SlabId(id.0 & !(3 << 30));
+        Some(match id.0 >> 30 & 3 {
+            0 => {
+                let idx = self.tcbs.index_of(slab)?;
+                // A subflow's control block is no socket.
+                self.tcbs.get(idx).filter(|t| t.subflow.is_none())?;
+                Sock::Plain(idx)
+            }
+            1 => Sock::Mptcp(self.connections.index_of(slab)?),
+            2 => Sock::Listener(self.listeners.index_of(slab)?),
+            _ => Sock::Request(self.requests.index_of(slab)?),
+        })
+    }
+
+    // Removal.
+
+    /// Takes a control block out of every table.
+    fn remove_tcb(&mut self, idx: u32) -> Option<Tcb<B>> {
+        let number = self.numbering.number(Node::Tcb(idx));
+        self.wheel.cancel(number);
+        self.tx.remove(number);
+        self.events.remove(number);
+        let tcb = self.tcbs.remove(idx)?;
+        if tcb.subflow.is_none() {
+            self.plain_count -= 1;
+        }
+        self.demux.remove(&tcb.tuple, Flow::Tcb(idx));
+        Some(tcb)
+    }
+
+    /// A plain connection ended: the application is told, or the block is freed when nobody holds
+    /// it.
+    fn plain_closed(&mut self, now: Instant, idx: u32, error: Option<ConnectionError>) {
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let tuple = tcb.tuple;
+        if tcb.app.error.is_none() {
+            tcb.app.error = error;
+        }
+        let attached = tcb.app.attached;
+        let unread = error.is_none() && tcb.received.in_order_len() > 0;
+        if !unread {
+            tcb.kill();
+        }
+        tcb.state = crate::tcp::State::Closed;
+        self.demux.remove(&tuple, Flow::Tcb(idx));
+        let sock = Sock::Plain(idx);
+        if self.app(sock).is_some_and(|app| app.relay.is_some()) {
+            self.relay_progress(now, sock);
+        }
+        if attached {
+            self.post(sock, Ready::CLOSED | Ready::READABLE);
+        } else {
+            self.remove_tcb(idx);
+        }
+    }
+
+    /// A connection that nobody holds and that has no subflow left is freed.
+    fn reap_connection(&mut self, idx: u32) {
+        let Some(connection) = self.connections.get(idx) else { return };
+        if connection.app.attached
+            || !connection.subflows.is_empty()
+            || connection.half_open > 0
+            || connection.phase != crate::mptcp::Phase::Closed
+        {
+            return;
+        }
+        self.demux.remove_token(connection.local_token, idx);
+        let number = self.numbering.number(Node::Connection(idx));
+        self.wheel.cancel(number);
+        self.tx.remove(number);
+        self.events.remove(number);
+        self.connections.remove(idx);
+    }
+
+    fn tuple_free(&self, tuple: &crate::tcp::Tuple) -> bool {
+        self.demux.find(tuple).is_none()
+    }
+}
+
+/// Splits the borrow: what every engine call needs beside the block it works on.
+macro_rules! env {
+    ($stack:expr, $now:expr) => {
+        $crate::tcp::Env { now: $now, config: &$stack.config.tcp, stats: &mut $stack.stats }
+    };
+}
+pub(crate) use env;
+

@@ -29,17 +29,14 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use congestion::Congestion;
 use core::net::{IpAddr, SocketAddr};
-pub(crate) use output::{DataLevel, Stateless};
+pub(crate) use output::{DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for};
 use recovery::{Rack, Recovery};
-pub(crate) use recv_queue::RecvQueue;
+pub(crate) use recv_queue::{Inserted, RecvQueue};
 use rtt::RttEstimator;
 pub(crate) use segment::Segment;
 pub(crate) use send_queue::{SegmentFlags, SendQueue, TxMapping, TxSegment};
-use window::Autotune;
+pub(crate) use window::{Autotune, scale_for};
 
-pub mod congestion;
-pub mod isn;
-pub mod rtt;
 
 /// Connection states of RFC 9293 §3.3.2. LISTEN and SYN-RECEIVED of passive opens live outside the
 /// control block, as listeners and request entries; TIME-WAIT as a 64-byte entry.
@@ -215,6 +212,8 @@ pub(crate) struct Tcb<B> {
     pub(crate) rcv_nxt: SeqNum,
     /// Right edge of the window as advertised; never moves left.
     rcv_adv: SeqNum,
+    /// Window of the last segment sent, scaled out.
+    last_window: u32,
     last_ack_sent: SeqNum,
     /// Where the peer's stream ends, once a FIN was seen, in order or not.
     fin_at: Option<SeqNum>,
@@ -371,6 +370,7 @@ impl<B: PacketBuf> Tcb<B> {
             irs: SeqNum(0),
             rcv_nxt: SeqNum(0),
             rcv_adv: SeqNum(0),
+            last_window: 0,
             last_ack_sent: SeqNum(0),
             fin_at: None,
             ts_recent: 0,
@@ -427,6 +427,12 @@ impl<B: PacketBuf> Tcb<B> {
             options += subflow.dss_len();
         }
         u32::from(self.mss).saturating_sub(options).max(1)
+    }
+
+    /// The options of every segment changed: what a full segment carries did too.
+    pub(crate) fn refresh_mss(&mut self) {
+        let payload = self.payload_mss();
+        self.congestion.set_mss(payload);
     }
 
     /// A path MTU learnt from ICMP (RFC 1191, 8201) lowers the MSS; it is never raised.
@@ -488,7 +494,38 @@ impl<B: PacketBuf> Tcb<B> {
         self.flags.insert(TcbFlags::PROBE_NOW);
     }
 
+    /// The next SYN leaves the MPTCP option out.
+    pub(crate) fn set_plain_syn(&mut self) {
+        self.flags.insert(TcbFlags::PLAIN_SYN);
+    }
+
     // Getters.
+
+    /// The SYN was sent without its MPTCP option.
+    pub(crate) fn is_plain_syn(&self) -> bool {
+        self.flags.contains(TcbFlags::PLAIN_SYN)
+    }
+
+    /// A segment's window, scaled.
+    pub(crate) fn window_of(&self, segment: &Segment) -> u32 {
+        u32::from(segment.window) << self.snd_wscale
+    }
+
+    /// The peer's FIN is in order.
+    pub(crate) fn fin_received(&self) -> bool {
+        self.flags.contains(TcbFlags::FIN_RECEIVED)
+    }
+
+    /// Our direction is closed or closing.
+    pub(crate) fn write_closed(&self) -> bool {
+        self.flags.contains(TcbFlags::FIN_QUEUED) || self.state == State::Closed
+    }
+
+    /// Stream octets in flight: FlightSize without our FIN.
+    pub(crate) fn flight_data(&self) -> u32 {
+        let fin = self.flags.contains(TcbFlags::FIN_SENT) && self.snd_una != self.snd_nxt;
+        self.flight_size() - u32::from(fin)
+    }
 
     /// RFC 5681 FlightSize.
     pub(crate) fn flight_size(&self) -> u32 {

@@ -12,7 +12,9 @@ use crate::mptcp::Carry;
 use crate::seq::{DataSeq, SeqNum};
 use crate::stats::Counters;
 use crate::time::Instant;
-use crate::wire::{IpEmit, OptionWriter, TcpFlags, TcpHeader, TcpOption, WireSeq, checksum};
+use crate::wire::{
+    IpEmit, OptionWriter, TcpFlags, TcpHeader, TcpOption, WireSeq, checksum, set_checksum,
+};
 use alloc::collections::VecDeque;
 use core::net::IpAddr;
 
@@ -24,7 +26,9 @@ const HOP_LIMIT: u8 = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DataLevel {
     pub(crate) data_ack: Option<WireSeq>,
-    /// Octets the peer may send beyond the `DATA_ACK`.
+    /// Octets beyond the `DATA_ACK` that were promised already.
+    pub(crate) promised: u32,
+    /// Octets beyond the `DATA_ACK` to offer.
     pub(crate) window: u32,
     /// DSN of our `DATA_FIN` while it wants to be sent with an acknowledgement.
     pub(crate) data_fin: Option<DataSeq>,
@@ -102,13 +106,13 @@ fn emit_packet<B: PacketBuf, T: TxQueue<B>>(
         let mut sum = checksum::Checksum::new();
         sum.add_sum(pseudo, 2);
         if partial_checksum {
-            TcpHeader::set_checksum(bytes, sum.folded());
+            set_checksum(bytes, sum.folded());
         } else {
             sum.add_bytes(bytes);
             if let Some((_, payload_sum)) = &payload {
                 sum.add_sum(*payload_sum, payload_len);
             }
-            TcpHeader::set_checksum(bytes, sum.finish());
+            set_checksum(bytes, sum.finish());
         }
     }
     let ip = IpEmit {
@@ -644,7 +648,7 @@ impl<B: PacketBuf> Tcb<B> {
         let window = if syn {
             self.autotune.limit().min(65_535) as u16
         } else {
-            self.advertise(data.map(|d| d.window))
+            self.advertise(data.map(|d| (d.promised, d.window)))
         };
         let acks = emission.flags.contains(TcpFlags::ACK);
         let header = TcpHeader {
@@ -682,6 +686,9 @@ impl<B: PacketBuf> Tcb<B> {
             subflow.options_sent(env.stats);
             if subflow.wants_ack() {
                 self.flags.insert(TcbFlags::ACK_NOW);
+            }
+            if let Some(wait) = subflow.third_ack_wait(self.rtt.rto()) {
+                self.delayed_ack_at = Some(env.now + wait);
             }
         }
         true

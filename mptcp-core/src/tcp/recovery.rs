@@ -349,7 +349,7 @@ impl<B: PacketBuf> Tcb<B> {
             outcome.closed = Some(Some(error));
             return;
         }
-        outcome.timed_out = self.retries == 1;
+        outcome.timed_out = self.retries == 1 || opening;
         self.rtt.back_off();
         self.rto_base = env.now;
         if opening {

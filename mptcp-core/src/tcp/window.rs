@@ -1,9 +1,10 @@
 //! The receive window: its scale (RFC 7323), silly-window avoidance (RFC 9293 §3.8.6.2.2), the rule
 //! that its right edge never moves left, and receive-buffer autotuning (dynamic right-sizing).
 
-use super::Tcb;
+use super::{Tcb, TcbFlags};
 use crate::buf::PacketBuf;
 use crate::config::TcpConfig;
+use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 
 /// Grows a receive buffer with what its reader takes per round trip.
@@ -103,12 +104,11 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     /// Window field of the next segment; moves the advertised right edge. `shared` is the data
-    /// level's window for a subflow.
-    pub(super) fn advertise(&mut self, shared: Option<u32>) -> u16 {
+    /// level's promise and its offer for a subflow.
+    pub(super) fn advertise(&mut self, shared: Option<(u32, u32)>) -> u16 {
         let promised = self.rcv_wnd();
         let (floor, wanted) = match shared {
-            // The data level keeps its own right edge; on the subflow it only grows.
-            Some(window) => (0, window),
+            Some((promised, offer)) => (promised, offer),
             None => {
                 let free = self.free_window();
                 let step = u32::from(self.local_mss).min(self.autotune.limit() / 2);
@@ -119,7 +119,18 @@ impl<B: PacketBuf> Tcb<B> {
         let field = field(floor, wanted, self.rcv_wscale);
         let edge = self.rcv_nxt.add(u32::from(field) << self.rcv_wscale);
         self.rcv_adv = self.rcv_adv.max(edge);
+        self.last_window = u32::from(field) << self.rcv_wscale;
         field
+    }
+
+    /// Octets the last segment offered beyond its acknowledgement.
+    pub(crate) fn last_window(&self) -> u32 {
+        self.last_window
+    }
+
+    /// `RCV.NXT` without the peer's FIN: where its data ends so far.
+    pub(crate) fn rcv_nxt_data(&self) -> SeqNum {
+        self.rcv_nxt.sub(u32::from(self.flags.contains(TcbFlags::FIN_RECEIVED)))
     }
 
     /// The reader took octets: true when the peer should be told of the larger window.

@@ -1,0 +1,41 @@
+//! Why a connection runs as plain TCP although MPTCP was wanted (RFC 8684 §3.7). Every reason has
+//! a name for logs and metrics; once a connection fell back it never returns.
+
+/// Reason code of a fallback.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[non_exhaustive]
+pub enum FallbackReason {
+    /// The SYN/ACK carried no usable `MP_CAPABLE`: the peer, or a middlebox, does not speak it.
+    SynAckWithoutCapable,
+    /// `MP_CAPABLE` SYNs went unanswered and a plain SYN was answered.
+    CapableSynUnanswered,
+    /// The third ACK and the data with it carried no `MP_CAPABLE`.
+    AckWithoutCapable,
+    /// The first data on the first subflow carried no mapping.
+    FirstDataUnmapped,
+    /// Our first data was acknowledged by TCP but never by a `DATA_ACK`.
+    NoDataAck,
+    /// The peer sent an infinite mapping.
+    InfiniteMapping,
+    /// A DSS checksum was wrong on the only subflow.
+    Checksum,
+    /// The peer reported a wrong DSS checksum on the only subflow.
+    PeerChecksum,
+}
+
+impl FallbackReason {
+    /// Name in logs, metrics and `/connections`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SynAckWithoutCapable => "syn_ack_without_capable",
+            Self::CapableSynUnanswered => "capable_syn_unanswered",
+            Self::AckWithoutCapable => "ack_without_capable",
+            Self::FirstDataUnmapped => "first_data_unmapped",
+            Self::NoDataAck => "no_data_ack",
+            Self::InfiniteMapping => "infinite_mapping",
+            Self::Checksum => "checksum",
+            Self::PeerChecksum => "peer_checksum",
+        }
+    }
+}

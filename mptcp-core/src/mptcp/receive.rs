@@ -1,0 +1,302 @@
+//! The receiving half of the data level: subflow octets become stream octets through their
+//! mappings, and the one receive window all subflows share.
+
+use super::{Connection, Phase, position};
+use crate::buf::PacketBuf;
+use crate::seq::SeqNum;
+use crate::stats::Counters;
+use crate::tcp::{Inserted, Tcb};
+use crate::time::{Duration, Instant};
+use crate::wire::{Mapping, WireSeq, checksum};
+
+/// Unmapped octets held at least, whatever the window (what deployed v0 stacks allow).
+const MIN_UNMAPPED: u32 = 64 << 10;
+
+/// What moving a subflow's in-order data up did.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Pulled {
+    /// The stream grew.
+    pub(crate) data: bool,
+    /// Something was delivered that was known already: the peer reinjects.
+    pub(crate) duplicate: bool,
+    pub(crate) unmapped: Option<Unmapped>,
+}
+
+/// What to do about octets without a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unmapped {
+    /// Too many of them, or on a subflow that must not have any: reset it (reason 6).
+    Reset,
+    /// A DSS checksum was wrong; the mapping began at this offset of the peer's stream.
+    Checksum(u64),
+}
+
+impl<B: PacketBuf> Connection<B> {
+    /// Takes over a mapping option. False when it contradicts what is known.
+    pub(crate) fn on_mapping(
+        &mut self,
+        tcb: &mut Tcb<B>,
+        mapping: &Mapping,
+        data_fin: bool,
+        stats: &mut Counters,
+    ) -> bool {
+        if let WireSeq::Full(_) = mapping.dsn {
+            self.peer_wide = true;
+        } else {
+            self.peer_wide = false;
+        }
+        let Some(offset) = self.remote_offset(mapping.dsn) else {
+            return true;
+        };
+        let fin = u32::from(data_fin);
+        let octets = u32::from(mapping.len) - fin.min(u32::from(mapping.len));
+        if data_fin {
+            self.on_data_fin(offset + u64::from(octets));
+        }
+        if octets == 0 {
+            return true;
+        }
+        let start = tcb.irs.add(mapping.ssn);
+        let dsn = self.remote_idsn.add(1).add(offset);
+        let received_to = tcb.rcv_nxt_data();
+        let delivered = received_to.sub(tcb.received.in_order_len());
+        let acked_ssn = tcb.rcv_nxt.since(tcb.irs);
+        let ahead = i64::from(mapping.ssn.wrapping_sub(acked_ssn).cast_signed());
+        if ahead > dsn.diff(self.remote_dsn(self.data_rcv_nxt)).max(0) && ahead > 0 {
+            stats.dss_sanity += 1;
+        }
+        // The pseudo-header is folded in now: it needs the SSN and the length with the FIN.
+        let checksum = mapping.checksum.filter(|_| self.checksum).map(|field| {
+            let pseudo = !checksum::dss_checksum(dsn, mapping.ssn, mapping.len, 0);
+            checksum::combine(field, 2, pseudo)
+        });
+        let Some(subflow) = &mut tcb.subflow else { return true };
+        subflow.mapped = true;
+        match subflow.mappings.insert(delivered, start, dsn, octets, checksum) {
+            Ok(()) | Err(super::mapping::MappingError::Full) => true,
+            Err(super::mapping::MappingError::Conflict) => {
+                stats.dss_not_matching += 1;
+                false
+            }
+        }
+    }
+
+    /// The peer's stream ends at `offset`. A second, different end is ignored.
+    pub(crate) fn on_data_fin(&mut self, offset: u64) {
+        if self.peer_fin.is_none() && offset >= self.data_rcv_nxt {
+            self.peer_fin = Some(offset);
+        }
+    }
+
+    /// True once, when everything up to the peer's `DATA_FIN` is in order.
+    pub(crate) fn reached_fin(&mut self) -> bool {
+        let reached = !self.peer_finished && self.peer_fin == Some(self.data_rcv_nxt);
+        self.peer_finished |= reached;
+        reached
+    }
+
+    /// Moves in-order subflow data to the stream as far as mappings are known.
+    pub(crate) fn pull(&mut self, tcb: &mut Tcb<B>, stats: &mut Counters) -> Pulled {
+        let mut pulled = Pulled::default();
+        if self.phase == Phase::Fallback {
+            while let Some(buf) = tcb.received.pop() {
+                let nxt = self.data_rcv_nxt;
+                self.deliver(nxt, buf, stats, &mut pulled);
+            }
+            return pulled;
+        }
+        while tcb.received.in_order_len() > 0 {
+            let head = tcb.rcv_nxt_data().sub(tcb.received.in_order_len());
+            let Some(subflow) = &mut tcb.subflow else { break };
+            if self.checksum {
+                match verify(&tcb.received, subflow, head) {
+                    Verified::Good => {}
+                    Verified::Incomplete => break,
+                    Verified::Bad(dsn) => {
+                        stats.data_csum_err += 1;
+                        let offset = dsn.diff(self.remote_idsn.add(1));
+                        let offset = u64::try_from(offset).unwrap_or(0);
+                        pulled.unmapped = Some(Unmapped::Checksum(offset));
+                        break;
+                    }
+                }
+            }
+            let Some(span) = subflow.mappings.find(head) else {
+                self.hold_unmapped(tcb, &mut pulled);
+                break;
+            };
+            let Some(mut buf) = tcb.received.pop() else { break };
+            let take = (span.len as usize).min(buf.data().len());
+            if take < buf.data().len() {
+                let mut rest = buf.slice(take..buf.data().len());
+                core::mem::swap(&mut rest, &mut buf);
+                tcb.received.unpop(buf);
+                buf = rest;
+                buf.truncate(take);
+            }
+            subflow.mappings.release(head.add(take as u32));
+            let offset = span.dsn.diff(self.remote_idsn.add(1));
+            if let Ok(offset) = u64::try_from(offset) {
+                self.deliver(offset, buf, stats, &mut pulled);
+            }
+        }
+        pulled
+    }
+
+    /// Data whose mapping has not come (yet): kept, acknowledged by TCP, within a bound.
+    fn hold_unmapped(&self, tcb: &Tcb<B>, pulled: &mut Pulled) {
+        let bound = self.autotune.limit().max(MIN_UNMAPPED);
+        if tcb.received.in_order_len() > bound {
+            pulled.unmapped = Some(Unmapped::Reset);
+        }
+    }
+
+    /// One run of stream octets, in whatever order subflows bring them. The first copy wins.
+    fn deliver(&mut self, offset: u64, buf: B, stats: &mut Counters, pulled: &mut Pulled) {
+        let mut buf = buf;
+        let mut offset = offset;
+        let mut end = offset + buf.data().len() as u64;
+        if self.peer_finished || self.peer_fin.is_some_and(|fin| end > fin) {
+            stats.no_dss_in_window += 1;
+            let fin = self.peer_fin.unwrap_or(self.data_rcv_nxt);
+            buf.truncate(usize::try_from(fin.saturating_sub(offset)).unwrap_or(0));
+            end = end.min(fin.max(offset));
+        }
+        if end <= self.data_rcv_nxt {
+            stats.duplicate_data += 1;
+            pulled.duplicate = true;
+            return;
+        }
+        if offset < self.data_rcv_nxt {
+            buf.trim_front(usize::try_from(self.data_rcv_nxt - offset).unwrap_or(usize::MAX));
+            offset = self.data_rcv_nxt;
+        }
+        if end > self.rcv_edge {
+            // More than was ever offered: not stored, not acknowledged (RFC 8684 §3.8).
+            stats.no_dss_in_window += 1;
+            buf.truncate(usize::try_from(self.rcv_edge.saturating_sub(offset)).unwrap_or(0));
+            if buf.data().is_empty() {
+                return;
+            }
+        }
+        let mut pruned = 0;
+        let inserted = self.received.insert(
+            position(self.data_rcv_nxt),
+            position(offset),
+            buf,
+            self.autotune.memory(),
+            &mut pruned,
+        );
+        stats.rcv_pruned += pruned;
+        match inserted {
+            Inserted::InOrder(octets) => {
+                self.data_rcv_nxt += u64::from(octets);
+                pulled.data = true;
+            }
+            Inserted::OutOfOrder => stats.ofo_queue += 1,
+            Inserted::Duplicate => {
+                stats.duplicate_data += 1;
+                pulled.duplicate = true;
+            }
+            Inserted::Refused => {}
+        }
+    }
+
+    // The shared receive window.
+
+    /// Octets to offer beyond `data_rcv_nxt`: what was promised, or more where enough was read.
+    pub(super) fn window(&self) -> u32 {
+        let promised = self.promised();
+        let free = self.autotune.window(self.received.in_order_len(), self.received.truesize());
+        let step = (2 * 1460).min(self.autotune.limit() / 2);
+        if free >= promised.saturating_add(step) { free } else { promised }
+    }
+
+    fn promised(&self) -> u32 {
+        u32::try_from(self.rcv_edge.saturating_sub(self.data_rcv_nxt)).unwrap_or(u32::MAX)
+    }
+
+    /// A segment went out that offered `window` octets beyond `data_rcv_nxt`.
+    pub(crate) fn advertised(&mut self, window: u32) {
+        self.rcv_edge = self.rcv_edge.max(self.data_rcv_nxt + u64::from(window));
+    }
+
+    /// The reader made so much room that the peer should hear of it.
+    pub(crate) fn window_opened(&self) -> bool {
+        let (promised, window) = (self.promised(), self.window());
+        window > promised && (promised < window / 2 || promised < 4 * 1460)
+    }
+
+    // The reader.
+
+    pub(crate) fn read_buf(&mut self, now: Instant, max: u32) -> Option<B> {
+        let buf = self.received.pop()?;
+        self.autotune.on_read(now, buf.data().len() as u32, max);
+        Some(buf)
+    }
+
+    pub(crate) fn unread(&mut self, buf: B) {
+        self.received.unpop(buf);
+    }
+
+    pub(crate) fn readable(&self) -> bool {
+        self.received.in_order_len() > 0
+    }
+
+    /// Data waits behind a hole in the stream.
+    pub(crate) fn has_gap(&self) -> bool {
+        self.received.has_out_of_order()
+    }
+
+    pub(crate) fn in_order_len(&self) -> u32 {
+        self.received.in_order_len()
+    }
+
+    pub(crate) fn clear_received(&mut self) {
+        self.received.clear();
+    }
+
+    /// Round trip the receive buffer must cover: the largest of any subflow (RFC 8684 §3.3.4).
+    pub(crate) fn receiver_rtt(&mut self, us: u32) {
+        if us > 0 {
+            self.autotune.on_rtt(Duration::from_micros(u64::from(us)));
+        }
+    }
+}
+
+enum Verified {
+    Good,
+    Incomplete,
+    Bad(crate::seq::DataSeq),
+}
+
+/// Checks the DSS checksum of the mapping at `head` once all of it is there. What was checked is
+/// not checked again: delivery starts at a mapping's first octet only when it is whole.
+fn verify<B: PacketBuf>(
+    received: &crate::tcp::RecvQueue<B>,
+    subflow: &super::Subflow,
+    head: SeqNum,
+) -> Verified {
+    let Some(whole) = subflow.mappings.checked_at(head) else { return Verified::Good };
+    if whole.start != head {
+        return Verified::Good;
+    }
+    if received.in_order_len() < whole.len {
+        return Verified::Incomplete;
+    }
+    let mut sum = checksum::Checksum::new();
+    let mut left = whole.len as usize;
+    for buf in received.iter() {
+        let take = left.min(buf.data().len());
+        sum.add_bytes(buf.data().get(..take).unwrap_or_default());
+        left -= take;
+        if left == 0 {
+            break;
+        }
+    }
+    // Field, pseudo-header and data add up to minus zero.
+    match checksum::combine(whole.checksum, 2, sum.folded()) {
+        0 | 0xffff => Verified::Good,
+        _ => Verified::Bad(whole.dsn),
+    }
+}

@@ -1,0 +1,211 @@
+//! The sending half of the data level: what the application wrote, kept until a `DATA_ACK` covers
+//! it, and which part of it goes out next.
+
+use super::{Connection, DATA_RTO_MIN, Phase};
+use crate::buf::{PacketBuf, TxQueue};
+use crate::tcp::{Tcb, TxMapping, gather};
+use crate::time::{Duration, Instant};
+use crate::wire::{WireSeq, checksum};
+
+/// Written data with its place in the stream.
+#[derive(Debug)]
+pub(crate) struct Chunk<B> {
+    start: u64,
+    buf: B,
+}
+
+/// A mapping may not be longer than its length field says.
+const MAX_MAPPING: u32 = 65_000;
+/// 32-bit sequence numbers are safe below this many octets per two minutes (half a wrap in one
+/// MSL).
+const NARROW_OCTETS: u64 = 1 << 31;
+const MSL: Duration = Duration::from_secs(120);
+
+/// What is to be sent next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Next {
+    pub(crate) start: u64,
+    pub(crate) len: u32,
+    /// It was sent before, on another subflow.
+    pub(crate) again: bool,
+}
+
+impl<B: PacketBuf> Connection<B> {
+    /// Queues written data; the caller checked the room.
+    pub(crate) fn write(&mut self, buf: B) {
+        let len = buf.data().len() as u64;
+        if len == 0 {
+            return;
+        }
+        self.chunks.push_back(Chunk { start: self.data_end, buf });
+        self.data_end += len;
+    }
+
+    /// Octets written and not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> u64 {
+        self.data_end - self.data_snd_una
+    }
+
+    /// What wants to be sent next: repairs first, then new data within the peer's window.
+    pub(crate) fn next_to_send(&self) -> Option<Next> {
+        if let Some(range) = self.reinject.first() {
+            let len = u32::try_from(range.end - range.start).unwrap_or(MAX_MAPPING);
+            return Some(Next { start: range.start, len: len.min(MAX_MAPPING), again: true });
+        }
+        let window_end = self.data_end.min(self.snd_edge);
+        let left = window_end.saturating_sub(self.data_snd_nxt);
+        if left == 0 {
+            return None;
+        }
+        let len = u32::try_from(left).unwrap_or(MAX_MAPPING).min(MAX_MAPPING);
+        Some(Next { start: self.data_snd_nxt, len, again: false })
+    }
+
+    /// True when written data waits for the peer's window and nothing is in flight to open it.
+    pub(crate) fn window_blocked(&self) -> bool {
+        self.data_snd_nxt < self.data_end
+            && self.snd_edge <= self.data_snd_nxt
+            && self.data_snd_una == self.data_snd_nxt
+    }
+
+    /// The stream's octets `start..start + len`, as a view or a copy.
+    fn payload<T: TxQueue<B>>(&self, start: u64, len: u32, tx: &mut T) -> Option<B> {
+        let idx = self.chunks.partition_point(|c| c.start <= start).checked_sub(1)?;
+        let skip = start - self.chunks.get(idx)?.start;
+        let bufs = self.chunks.range(idx..).map(|c| &c.buf);
+        gather(bufs, usize::try_from(skip).ok()?, len as usize, tx)
+    }
+
+    /// Payload and mapping of the next segment on `tcb`, at most `room` octets.
+    pub(crate) fn segment<T: TxQueue<B>>(
+        &mut self,
+        now: Instant,
+        next: Next,
+        tcb: &Tcb<B>,
+        room: u32,
+        tx: &mut T,
+    ) -> Option<(B, Option<TxMapping>)> {
+        let payload = self.payload(next.start, next.len.min(room), tx)?;
+        if self.phase == Phase::Fallback {
+            let mapping = tcb.subflow.as_ref()?.wants_ack().then(|| {
+                let ssn = tcb.snd_nxt.since(tcb.iss);
+                let dsn = self.local_dsn(next.start);
+                TxMapping { dsn, ssn, len: 0, checksum: None, wide: false, capable: false }
+            });
+            return Some((payload, mapping));
+        }
+        self.choose_width(now, next.start);
+        let dsn = self.local_dsn(next.start);
+        let ssn = tcb.snd_nxt.since(tcb.iss);
+        let len = payload.data().len() as u16;
+        let sum = || checksum::dss_checksum(dsn, ssn, len, checksum::sum(payload.data()));
+        let mapping = TxMapping {
+            dsn,
+            ssn,
+            len,
+            checksum: self.checksum.then(sum),
+            wide: self.wide,
+            capable: self.client && next.start == 0 && self.phase == Phase::Unconfirmed,
+        };
+        Some((payload, Some(mapping)))
+    }
+
+    /// 64-bit DSNs where 32 bits could wrap within an MSL (RFC 8684 §3.3.1).
+    fn choose_width(&mut self, now: Instant, start: u64) {
+        let since = *self.wide_since.get_or_insert(now);
+        if now.since(since) > MSL {
+            self.wide = start.saturating_sub(self.wide_base) > NARROW_OCTETS;
+            self.wide_since = Some(now);
+            self.wide_base = start;
+        } else if start.saturating_sub(self.wide_base) > NARROW_OCTETS {
+            self.wide = true;
+        }
+    }
+
+    pub(crate) fn wide(&self) -> bool {
+        self.wide
+    }
+
+    /// Notes that `len` octets of `next` were handed to a subflow.
+    pub(crate) fn sent(&mut self, next: Next, len: u32) {
+        let end = next.start + u64::from(len);
+        if next.again {
+            self.reinject.remove_below(end);
+        } else {
+            self.data_snd_nxt = self.data_snd_nxt.max(end);
+        }
+    }
+
+    /// Puts a range that a subflow may have lost back into the queue.
+    pub(crate) fn reinject_range(&mut self, start: u64, end: u64) {
+        let start = start.max(self.data_snd_una);
+        let end = end.min(self.data_snd_nxt);
+        if start < end && !self.reinject.insert(start, end) {
+            self.reinject.clear();
+            self.reinject.insert(self.data_snd_una, self.data_snd_nxt);
+        }
+        self.multipath = true;
+    }
+
+    /// What a failing subflow carries and the peer has not acknowledged goes out on others.
+    pub(crate) fn reinject_from(&mut self, tcb: &Tcb<B>) {
+        for segment in tcb.queue.iter() {
+            let Some(mapping) = segment.mapping else { continue };
+            let start = mapping.dsn.since(self.local_dsn(0));
+            self.reinject_range(start, start + u64::from(mapping.len));
+        }
+    }
+
+    /// The window stays shut: probe again later.
+    pub(crate) fn probe_backoff(&mut self, now: Instant, rto: Duration) {
+        self.rtx_shift = self.rtx_shift.saturating_add(1);
+        let base = (rto * 2).max(DATA_RTO_MIN);
+        self.rtx_at = Some(now + base * (1 << u32::from(self.rtx_shift.min(8))));
+    }
+
+    /// A `DATA_ACK` with the window that came along; true when it acknowledged something new.
+    pub(crate) fn on_data_ack(&mut self, wire: WireSeq, window: u32) -> bool {
+        let Some(offset) = self.local_offset(wire) else { return false };
+        let fin_end = self.data_end + 1;
+        let fin_outstanding = self.fin_queued && self.data_snd_nxt == self.data_end;
+        let limit = if fin_outstanding { fin_end } else { self.data_snd_nxt };
+        if offset > limit {
+            return false;
+        }
+        self.snd_edge = self.snd_edge.max(offset + u64::from(window));
+        let mut advanced = false;
+        if fin_outstanding && offset == fin_end && !self.fin_acked {
+            self.fin_acked = true;
+            advanced = true;
+        }
+        self.acknowledge(offset.min(self.data_end)) || advanced
+    }
+
+    /// Frees everything below `offset`; true when that moved `data_snd_una`.
+    pub(crate) fn acknowledge(&mut self, offset: u64) -> bool {
+        if offset <= self.data_snd_una {
+            return false;
+        }
+        self.data_snd_una = offset;
+        self.reinject.remove_below(offset);
+        while let Some(front) = self.chunks.front() {
+            if front.start + front.buf.data().len() as u64 > offset {
+                break;
+            }
+            self.chunks.pop_front();
+        }
+        if self.chunks.is_empty() && self.chunks.capacity() > 64 {
+            self.chunks = alloc::collections::VecDeque::new();
+        }
+        self.rtx_at = None;
+        self.rtx_shift = 0;
+        true
+    }
+
+    /// The data-level timer fired: the head goes out again, on whatever subflow is best.
+    pub(crate) fn retransmission_timeout(&mut self, now: Instant, rto: Duration) {
+        let head_end = self.data_snd_nxt.min(self.data_snd_una + u64::from(MAX_MAPPING));
+        self.reinject_range(self.data_snd_una, head_end);
+        self.probe_backoff(now, rto);
+    }
+}

@@ -1,0 +1,316 @@
+//! What a TCP control block carries when it is a subflow: where it stands in its handshake, its
+//! addresses' ids, the peer's mappings, and the MPTCP options waiting for a segment.
+//!
+//! Invariant: no data is sent on a subflow before its handshake is confirmed (RFC 8684 §3.2), and
+//! no MPTCP option at all once it fell back.
+
+use super::mapping::MappingStore;
+use crate::seq::DataSeq;
+use crate::stats::Counters;
+use crate::tcp::{DataLevel, TxMapping};
+use crate::time::{Duration, Instant};
+use crate::wire::{
+    AddAddr, AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpCapable, MpJoin, MptcpOption,
+    OptionWriter, Prio, Version, WireSeq,
+};
+use alloc::collections::VecDeque;
+
+/// Where a subflow's handshake stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    /// Initiator: the SYN carries `MP_CAPABLE`.
+    CapableSyn,
+    /// Initiator: both keys go with every segment until the peer proves it has them.
+    CapableAck,
+    /// Initiator: the SYN carries `MP_JOIN`.
+    JoinSyn { token: u32, nonce: u32 },
+    /// Initiator: PRE_ESTABLISHED, the HMAC goes out until the fourth ACK arrives.
+    JoinAck { hmac: [u8; 20], tries: u8 },
+    /// Mapped data flows.
+    Active,
+    /// Plain TCP from here on.
+    Fallback,
+}
+
+/// An option waiting for the next acknowledgement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Signal {
+    AddAddr(AddAddr),
+    RemoveAddr(u8),
+    Prio { backup: bool },
+    Fail { dsn: u64 },
+    Infinite,
+}
+
+/// What a segment about to be sent can carry.
+pub(crate) enum Carry<'a> {
+    /// No MPTCP option.
+    Nothing,
+    Syn,
+    /// No payload.
+    Ack,
+    Data(&'a TxMapping),
+}
+
+/// Signals waiting per subflow; further ones are dropped (and repeated by their timers).
+const MAX_SIGNALS: usize = 8;
+
+/// The MPTCP extension of a control block.
+#[derive(Debug)]
+pub(crate) struct Subflow {
+    /// Position of the connection in its slab.
+    pub(crate) connection: u32,
+    pub(crate) id: u8,
+    pub(crate) version: Version,
+    pub(crate) stage: Stage,
+    /// Id of our address on this subflow; 0 on the first.
+    pub(crate) local_id: u8,
+    pub(crate) remote_id: u8,
+    /// We asked the peer, or were asked, to use it last.
+    pub(crate) backup: bool,
+    /// Sidelined until it makes progress again.
+    pub(crate) stale: bool,
+    /// The SYN asked for checksums.
+    pub(crate) ask_checksum: bool,
+    /// A mapping was received: unmapped data is an error from here on.
+    pub(crate) mapped: bool,
+    pub(crate) mappings: MappingStore,
+    signals: VecDeque<Signal>,
+    signal_written: bool,
+    infinite_sent: bool,
+    /// A REMOVE_ADDR named its address: it is closed unless the peer answers a probe after this.
+    pub(crate) probed_at: Option<Instant>,
+    pub(crate) reinjected: u64,
+    wide: bool,
+    checksum: bool,
+}
+
+impl Subflow {
+    pub(crate) fn new(connection: u32, id: u8, version: Version, stage: Stage) -> Self {
+        Self {
+            connection,
+            id,
+            version,
+            stage,
+            local_id: 0,
+            remote_id: 0,
+            backup: false,
+            stale: false,
+            ask_checksum: false,
+            mapped: false,
+            mappings: MappingStore::new(),
+            signals: VecDeque::new(),
+            signal_written: false,
+            infinite_sent: false,
+            probed_at: None,
+            reinjected: 0,
+            wide: false,
+            checksum: false,
+        }
+    }
+
+    /// What every DSS of this connection looks like; decides the room for payload.
+    pub(crate) fn set_format(&mut self, wide: bool, checksum: bool) {
+        self.wide = wide;
+        self.checksum = checksum;
+    }
+
+    /// Option octets a full data segment carries (RFC 8684 §3.3): flags, an 8-octet `DATA_ACK`,
+    /// DSN, SSN, length, checksum, padded.
+    pub(crate) const fn dss_len(&self) -> u32 {
+        if matches!(self.stage, Stage::Fallback) {
+            return 0;
+        }
+        let dsn = if self.wide { 8 } else { 4 };
+        let checksum = if self.checksum { 2 } else { 0 };
+        let len: u32 = 4 + 8 + dsn + 4 + 2 + checksum;
+        len.next_multiple_of(4)
+    }
+
+    /// The subflow may carry data and control options.
+    pub(crate) const fn established(&self) -> bool {
+        matches!(self.stage, Stage::Active | Stage::CapableAck | Stage::Fallback)
+    }
+
+    pub(crate) fn signal(&mut self, signal: Signal) -> bool {
+        if self.signals.len() >= MAX_SIGNALS || self.signals.contains(&signal) {
+            return false;
+        }
+        self.signals.push_back(signal);
+        true
+    }
+
+    /// PRE_ESTABLISHED: how long until the third ACK is repeated, doubling (RFC 8684 §3.2).
+    pub(crate) fn third_ack_wait(&mut self, rto: Duration) -> Option<Duration> {
+        let Stage::JoinAck { tries, .. } = &mut self.stage else { return None };
+        let wait = rto * (1 << u32::from(*tries).min(6));
+        *tries = tries.saturating_add(1);
+        Some(wait)
+    }
+
+    /// True while a signal waits that an acknowledgement should carry.
+    pub(crate) fn wants_ack(&self) -> bool {
+        !self.signals.is_empty() && matches!(self.stage, Stage::Active | Stage::Fallback)
+    }
+
+    /// Writes what this segment carries. Called once per segment; `options_sent` follows when the
+    /// segment really went out.
+    pub(crate) fn write_options(
+        &mut self,
+        writer: &mut OptionWriter,
+        carry: &Carry<'_>,
+        data: &DataLevel,
+    ) {
+        self.signal_written = false;
+        let version = self.version;
+        match (self.stage, carry) {
+            (_, Carry::Nothing) => {}
+            (Stage::CapableSyn, Carry::Syn) => {
+                let option = self.capable(CapableForm::Syn, self.ask_checksum);
+                writer.push_mptcp(&MptcpOption::Capable(option), version);
+            }
+            (Stage::JoinSyn { token, nonce }, Carry::Syn) => {
+                let (backup, address_id) = (self.backup, self.local_id);
+                let join = MpJoin::Syn { backup, address_id, token, nonce };
+                writer.push_mptcp(&MptcpOption::Join(join), version);
+            }
+            (Stage::JoinAck { hmac, .. }, Carry::Ack) => {
+                writer.push_mptcp(&MptcpOption::Join(MpJoin::Ack { hmac }), version);
+            }
+            (Stage::CapableAck, Carry::Ack) => {
+                let form = CapableForm::Keys { sender: data.local_key, receiver: data.remote_key };
+                let option = self.capable(form, data.checksum);
+                writer.push_mptcp(&MptcpOption::Capable(option), version);
+            }
+            (Stage::CapableAck | Stage::Active, Carry::Data(mapping)) if mapping.capable => {
+                let form = CapableForm::Data {
+                    sender: data.local_key,
+                    receiver: data.remote_key,
+                    data_len: mapping.len,
+                    checksum: mapping.checksum,
+                };
+                let option = self.capable(form, data.checksum);
+                writer.push_mptcp(&MptcpOption::Capable(option), version);
+            }
+            (Stage::CapableAck | Stage::Active, Carry::Data(mapping)) => {
+                let dss = Dss {
+                    data_ack: data.data_ack,
+                    mapping: Some(wire_mapping(mapping)),
+                    data_fin: false,
+                };
+                writer.push_mptcp(&MptcpOption::Dss(dss), version);
+            }
+            (Stage::Active, Carry::Ack) => self.write_ack(writer, data),
+            (Stage::Fallback, Carry::Data(mapping)) => self.write_infinite(writer, mapping),
+            _ => {}
+        }
+    }
+
+    fn capable(&self, form: CapableForm, checksum: bool) -> MpCapable {
+        let mut flags = CapableFlags::HMAC;
+        flags.set(CapableFlags::CHECKSUM, checksum);
+        MpCapable { version: self.version as u8, flags, form }
+    }
+
+    /// A pure acknowledgement: one signal if any waits, and the DSS beside it where it fits.
+    fn write_ack(&mut self, writer: &mut OptionWriter, data: &DataLevel) {
+        if let Some(signal) = self.signals.front() {
+            self.signal_written = self.write_signal(writer, signal);
+        }
+        let fin = data.data_fin.map(|dsn| data_fin_mapping(dsn, data));
+        let dss = Dss { data_ack: data.data_ack, mapping: fin, data_fin: fin.is_some() };
+        if dss.data_ack.is_none() && dss.mapping.is_none() {
+            return;
+        }
+        let written = writer.push_mptcp(&MptcpOption::Dss(dss), self.version);
+        if !written && fin.is_some() {
+            let dss = Dss { data_ack: data.data_ack, mapping: None, data_fin: false };
+            writer.push_mptcp(&MptcpOption::Dss(dss), self.version);
+        }
+    }
+
+    fn write_signal(&self, writer: &mut OptionWriter, signal: &Signal) -> bool {
+        match *signal {
+            Signal::AddAddr(add_addr) => {
+                // With timestamps an IPv6 address and a port need 44 octets: leave the port out.
+                add_addr.encode(writer, self.version)
+            }
+            Signal::RemoveAddr(id) => AddressIds::new(&[id]).is_some_and(|ids| {
+                writer.push_mptcp(&MptcpOption::RemoveAddr(ids), self.version)
+            }),
+            Signal::Prio { backup } => {
+                Prio { backup, address_id: None }.encode(writer, self.version)
+            }
+            Signal::Fail { dsn } => writer.push_mptcp(&MptcpOption::Fail { dsn }, self.version),
+            Signal::Infinite => false,
+        }
+    }
+
+    /// One final infinite mapping tells the peer, where options still pass (RFC 8684 §3.7).
+    fn write_infinite(&mut self, writer: &mut OptionWriter, mapping: &TxMapping) {
+        if self.signals.front() != Some(&Signal::Infinite) || self.infinite_sent {
+            return;
+        }
+        let infinite = Mapping {
+            dsn: WireSeq::Low(mapping.dsn.0 as u32),
+            ssn: mapping.ssn,
+            len: 0,
+            checksum: self.checksum.then_some(0),
+        };
+        let dss = Dss { data_ack: None, mapping: Some(infinite), data_fin: false };
+        self.signal_written = writer.push_mptcp(&MptcpOption::Dss(dss), self.version);
+    }
+
+    /// The segment that `write_options` prepared was sent.
+    pub(crate) fn options_sent(&mut self, stats: &mut Counters) {
+        if !self.signal_written {
+            return;
+        }
+        self.signal_written = false;
+        match self.signals.pop_front() {
+            Some(Signal::AddAddr(a)) if a.echo => stats.echo_add_tx += 1,
+            Some(Signal::AddAddr(_)) => stats.add_addr_tx += 1,
+            Some(Signal::RemoveAddr(_)) => stats.rm_addr_tx += 1,
+            Some(Signal::Prio { .. }) => stats.mp_prio_tx += 1,
+            Some(Signal::Fail { .. }) => stats.mp_fail_tx += 1,
+            Some(Signal::Infinite) => {
+                self.infinite_sent = true;
+                stats.infinite_map_tx += 1;
+            }
+            None => {}
+        }
+    }
+
+    /// No MPTCP option any more, except the one that says so.
+    pub(crate) fn fall_back(&mut self, tell: bool) {
+        self.stage = Stage::Fallback;
+        self.signals.retain(|s| matches!(s, Signal::Fail { .. }));
+        if tell {
+            self.signals.push_back(Signal::Infinite);
+        }
+        self.mappings.clear();
+    }
+}
+
+fn wire_dsn(dsn: DataSeq, wide: bool) -> WireSeq {
+    if wide { WireSeq::Full(dsn.0) } else { WireSeq::Low(dsn.0 as u32) }
+}
+
+fn wire_mapping(mapping: &TxMapping) -> Mapping {
+    Mapping {
+        dsn: wire_dsn(mapping.dsn, mapping.wide),
+        ssn: mapping.ssn,
+        len: mapping.len,
+        checksum: mapping.checksum,
+    }
+}
+
+/// `DATA_FIN` on its own: SSN 0, length 1 (RFC 8684 §3.3.3).
+fn data_fin_mapping(dsn: DataSeq, data: &DataLevel) -> Mapping {
+    Mapping {
+        dsn: wire_dsn(dsn, data.wide),
+        ssn: 0,
+        len: 1,
+        checksum: data.checksum.then(|| crate::wire::checksum::dss_checksum(dsn, 0, 1, 0)),
+    }
+}

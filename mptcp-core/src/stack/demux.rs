@@ -1,0 +1,226 @@
+//! Who a packet belongs to: the table of 4-tuples, the table of tokens, and the numbering that puts
+//! every object of a stack into one space for timers and readiness lists.
+//!
+//! The 4-tuples and tokens are chosen by peers, so both tables hash with a secret key; both are
+//! reserved at start-up and never grow (D7).
+
+use crate::rng::{KeyedHash, Rng};
+use crate::tcp::Tuple;
+use core::net::IpAddr;
+use hashbrown::HashTable;
+
+/// What a 4-tuple leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Flow {
+    Tcb(u32),
+    Request(u32),
+    TimeWait(u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct FlowEntry {
+    hash: u64,
+    tuple: Tuple,
+    flow: Flow,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct TokenEntry {
+    token: u32,
+    connection: u32,
+}
+
+/// Both lookup tables.
+pub(crate) struct Demux {
+    keyed: KeyedHash,
+    flows: HashTable<FlowEntry>,
+    tokens: HashTable<TokenEntry>,
+}
+
+fn address_words(addr: IpAddr) -> (u64, u64) {
+    match addr {
+        IpAddr::V4(v4) => (0, u64::from(u32::from(v4))),
+        IpAddr::V6(v6) => {
+            let bits = v6.to_bits();
+            ((bits >> 64) as u64, bits as u64)
+        }
+    }
+}
+
+impl Demux {
+    pub(crate) fn new(rng: &mut Rng, flows: usize, tokens: usize) -> Self {
+        Self {
+            keyed: KeyedHash::new(rng),
+            flows: HashTable::with_capacity(flows),
+            tokens: HashTable::with_capacity(tokens),
+        }
+    }
+
+    fn hash(&self, tuple: &Tuple) -> u64 {
+        let (l1, l0) = address_words(tuple.local_addr);
+        let (r1, r0) = address_words(tuple.remote_addr);
+        let ports = u64::from(tuple.local_port) << 16 | u64::from(tuple.remote_port);
+        if tuple.local_addr.is_ipv4() {
+            self.keyed.hash_words(&[l0 << 32 | r0, ports])
+        } else {
+            self.keyed.hash_words(&[l1, l0, r1, r0, ports])
+        }
+    }
+
+    pub(crate) fn find(&self, tuple: &Tuple) -> Option<Flow> {
+        let hash = self.hash(tuple);
+        self.flows.find(hash, |e| e.tuple == *tuple).map(|e| e.flow)
+    }
+
+    /// Adds or replaces.
+    pub(crate) fn insert(&mut self, tuple: &Tuple, flow: Flow) {
+        let hash = self.hash(tuple);
+        if let Some(entry) = self.flows.find_mut(hash, |e| e.tuple == *tuple) {
+            entry.flow = flow;
+            return;
+        }
+        self.flows.insert_unique(hash, FlowEntry { hash, tuple: *tuple, flow }, |e| e.hash);
+    }
+
+    /// Removes the entry if it still leads to `flow`.
+    pub(crate) fn remove(&mut self, tuple: &Tuple, flow: Flow) {
+        let hash = self.hash(tuple);
+        if let Ok(entry) = self.flows.find_entry(hash, |e| e.tuple == *tuple && e.flow == flow) {
+            entry.remove();
+        }
+    }
+
+    pub(crate) fn flow_count(&self) -> usize {
+        self.flows.len()
+    }
+
+    pub(crate) fn connection_of(&self, token: u32) -> Option<u32> {
+        let hash = self.keyed.hash_words(&[u64::from(token)]);
+        self.tokens.find(hash, |e| e.token == token).map(|e| e.connection)
+    }
+
+    pub(crate) fn insert_token(&mut self, token: u32, connection: u32) {
+        let hash = self.keyed.hash_words(&[u64::from(token)]);
+        let keyed = &self.keyed;
+        let rehash = |e: &TokenEntry| keyed.hash_words(&[u64::from(e.token)]);
+        self.tokens.insert_unique(hash, TokenEntry { token, connection }, rehash);
+    }
+
+    pub(crate) fn remove_token(&mut self, token: u32, connection: u32) {
+        let hash = self.keyed.hash_words(&[u64::from(token)]);
+        let found = |e: &TokenEntry| e.token == token && e.connection == connection;
+        if let Ok(entry) = self.tokens.find_entry(hash, found) {
+            entry.remove();
+        }
+    }
+
+    pub(crate) fn token_count(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+/// One object of a stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Node {
+    Tcb(u32),
+    Connection(u32),
+    Request(u32),
+    Listener(u32),
+    TimeWait(u32),
+}
+
+/// Numbers the objects of one stack: control blocks first, then connections, requests, listeners,
+/// TIME-WAIT entries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbering {
+    connections: u32,
+    requests: u32,
+    listeners: u32,
+    time_waits: u32,
+    end: u32,
+}
+
+impl Numbering {
+    pub(crate) const fn new(limits: &crate::config::Limits) -> Self {
+        let connections = limits.tcbs;
+        let requests = connections + limits.connections;
+        let listeners = requests + limits.half_open;
+        let time_waits = listeners + limits.listeners;
+        Self { connections, requests, listeners, time_waits, end: time_waits + limits.time_wait }
+    }
+
+    pub(crate) const fn capacity(&self) -> u32 {
+        self.end
+    }
+
+    pub(crate) const fn number(&self, node: Node) -> u32 {
+        match node {
+            Node::Tcb(idx) => idx,
+            Node::Connection(idx) => self.connections + idx,
+            Node::Request(idx) => self.requests + idx,
+            Node::Listener(idx) => self.listeners + idx,
+            Node::TimeWait(idx) => self.time_waits + idx,
+        }
+    }
+
+    pub(crate) const fn node(&self, number: u32) -> Node {
+        if number < self.connections {
+            Node::Tcb(number)
+        } else if number < self.requests {
+            Node::Connection(number - self.connections)
+        } else if number < self.listeners {
+            Node::Request(number - self.requests)
+        } else if number < self.time_waits {
+            Node::Listener(number - self.listeners)
+        } else {
+            Node::TimeWait(number - self.time_waits)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+
+    #[test]
+    fn numbering_is_a_bijection() {
+        let limits = Limits {
+            tcbs: 3,
+            connections: 2,
+            half_open: 4,
+            listeners: 1,
+            time_wait: 5,
+            ..Limits::default()
+        };
+        let numbering = Numbering::new(&limits);
+        assert_eq!(numbering.capacity(), 15);
+        for number in 0..numbering.capacity() {
+            assert_eq!(numbering.number(numbering.node(number)), number);
+        }
+    }
+
+    #[test]
+    fn flows_and_tokens_come_and_go() {
+        let mut demux = Demux::new(&mut Rng::from_seed([1; 32]), 16, 16);
+        let tuple = Tuple {
+            local_addr: IpAddr::from([10, 0, 0, 1]),
+            remote_addr: IpAddr::from([10, 0, 0, 2]),
+            local_port: 80,
+            remote_port: 4000,
+        };
+        demux.insert(&tuple, Flow::Request(3));
+        demux.insert(&tuple, Flow::Tcb(9));
+        assert_eq!(demux.find(&tuple), Some(Flow::Tcb(9)));
+        demux.remove(&tuple, Flow::Request(3));
+        assert_eq!(demux.flow_count(), 1);
+        demux.remove(&tuple, Flow::Tcb(9));
+        assert_eq!(demux.find(&tuple), None);
+        demux.insert_token(7, 1);
+        assert_eq!(demux.connection_of(7), Some(1));
+        demux.remove_token(7, 2);
+        assert_eq!(demux.token_count(), 1);
+        demux.remove_token(7, 1);
+        assert_eq!(demux.connection_of(7), None);
+    }
+}

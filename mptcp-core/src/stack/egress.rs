@@ -1,0 +1,223 @@
+//! What goes out: stateless answers first, then everything on the transmit list, round-robin with a
+//! quantum, until the queue is full or nothing is left.
+
+use super::demux::Node;
+use super::{Stack, env};
+use crate::buf::{PacketBuf, TxQueue};
+use crate::config::SchedulerKind;
+use crate::driver::Progress;
+use crate::mptcp::scheduler::{self, PathView, Scheduler};
+use crate::mptcp::{Next, Phase, Stage};
+use crate::tcp::Tcb;
+use crate::time::Instant;
+use alloc::vec::Vec;
+
+/// Segments one connection may send before the next one has its turn.
+const QUANTUM: usize = 32;
+
+impl<B: PacketBuf> Stack<B> {
+    /// Fills `tx`; keeps its place when the queue is full.
+    pub fn poll_transmit<T: TxQueue<B>>(&mut self, now: Instant, tx: &mut T) -> Progress {
+        while let Some(reply) = self.replies.pop_front() {
+            if tx.room() == 0 || !reply.emit(tx, &mut self.stats) {
+                self.replies.push_front(reply);
+                return Progress::More;
+            }
+        }
+        while let Some(number) = self.tx.pop_front() {
+            if tx.room() == 0 {
+                self.tx.push_front(number);
+                return Progress::More;
+            }
+            let before = tx.room();
+            let node = self.numbering.node(number);
+            let progress = match node {
+                Node::Tcb(idx) => self.transmit_tcb(now, idx, tx),
+                Node::Connection(idx) => self.transmit_connection(now, idx, tx),
+                Node::Request(idx) => self.transmit_request(now, idx, tx),
+                Node::Listener(_) | Node::TimeWait(_) => Progress::Done,
+            };
+            if progress == Progress::More {
+                self.tx.push_back(number);
+                if tx.room() == before {
+                    // No buffer to be had: later.
+                    return Progress::More;
+                }
+            }
+        }
+        Progress::Done
+    }
+
+    fn transmit_request<T: TxQueue<B>>(&mut self, now: Instant, idx: u32, tx: &mut T) -> Progress {
+        let Some(syn_ack) = self.syn_ack(now, idx) else { return Progress::Done };
+        if syn_ack.emit(tx, &mut self.stats) { Progress::Done } else { Progress::More }
+    }
+
+    fn transmit_tcb<T: TxQueue<B>>(&mut self, now: Instant, idx: u32, tx: &mut T) -> Progress {
+        let mut budget = QUANTUM;
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return Progress::Done };
+        let mut env = env!(self, now);
+        let progress = match tcb.subflow.as_ref().map(|s| s.connection) {
+            None => tcb.output(&mut env, tx, None, &mut budget),
+            Some(owner) => {
+                let Some(connection) = self.connections.get_mut(owner) else {
+                    return Progress::Done;
+                };
+                let data = connection.data_level();
+                let used = tx.room();
+                let progress = tcb.output(&mut env, tx, Some(&data), &mut budget);
+                if tx.room() != used && tcb.state.synchronized() {
+                    connection.advertised(tcb.last_window());
+                }
+                if data.data_fin.is_some() {
+                    let deadline = connection.next_timeout();
+                    self.arm(Node::Connection(owner), deadline);
+                }
+                progress
+            }
+        };
+        let deadline = self.tcbs.get(idx).and_then(Tcb::next_timeout);
+        self.arm(Node::Tcb(idx), deadline);
+        progress
+    }
+
+    /// Hands stream data to subflows, as the scheduler chooses.
+    fn transmit_connection<T: TxQueue<B>>(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        tx: &mut T,
+    ) -> Progress {
+        self.manage_paths(now, owner);
+        let mut views = Vec::new();
+        let mut progress = Progress::Done;
+        for sent in 0.. {
+            let Some(connection) = self.connections.get(owner) else { return Progress::Done };
+            let Some(next) = connection.next_to_send() else { break };
+            if sent >= QUANTUM || tx.room() == 0 {
+                progress = Progress::More;
+                break;
+            }
+            let Some(idx) = self.pick_subflow(owner, next, &mut views) else { break };
+            if !self.send_on(now, owner, idx, next, tx) {
+                progress = Progress::More;
+                break;
+            }
+        }
+        self.finish_sending(now, owner);
+        progress
+    }
+
+    /// Asks the scheduler; a subflow that has no room for lack of congestion window remembers it.
+    fn pick_subflow(&mut self, owner: u32, next: Next, views: &mut Vec<PathView>) -> Option<u32> {
+        let connection = self.connections.get(owner)?;
+        let fallback = connection.phase == Phase::Fallback;
+        views.clear();
+        let mut candidates = [0_u32; 32];
+        let mut count = 0;
+        for &idx in &connection.subflows {
+            let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
+            let Some(subflow) = &tcb.subflow else { continue };
+            let may = match subflow.stage {
+                Stage::Active | Stage::CapableAck => !fallback,
+                Stage::Fallback => fallback,
+                _ => false,
+            };
+            if !may || !tcb.state.sending() || tcb.write_closed() || count == candidates.len() {
+                continue;
+            }
+            // Repairs go where the original is not still waiting.
+            let holds = next.again && tcb.rto_count() > 0;
+            if !tcb.can_send() {
+                tcb.note_cwnd_limited();
+            }
+            let stale = tcb.subflow.as_ref().is_some_and(|s| s.stale);
+            let backup = tcb.subflow.as_ref().is_some_and(|s| s.backup);
+            views.push(PathView {
+                room: tcb.can_send() && !holds,
+                backup,
+                stale,
+                srtt: tcb.rtt.srtt().unwrap_or_default(),
+            });
+            if let Some(slot) = candidates.get_mut(count) {
+                *slot = idx;
+            }
+            count += 1;
+        }
+        let kind: SchedulerKind = self.config.mptcp.scheduler;
+        let picked = scheduler::for_kind(kind).pick(views)?;
+        candidates.get(picked).copied()
+    }
+
+    fn send_on<T: TxQueue<B>>(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        next: Next,
+        tx: &mut T,
+    ) -> bool {
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
+        let Some(connection) = self.connections.get_mut(owner) else { return false };
+        let room = tcb.payload_mss().min(tcb.usable_window());
+        let Some((payload, mapping)) = connection.segment(now, next, tcb, room, tx) else {
+            self.stats.tx_no_buffer += 1;
+            return false;
+        };
+        let len = payload.data().len() as u32;
+        let end = next.start + u64::from(len);
+        let push = end >= connection.data_end;
+        let data = connection.data_level();
+        let mut env = env!(self, now);
+        if !tcb.send_mapped(&mut env, tx, &data, payload, mapping, push) {
+            return false;
+        }
+        connection.advertised(tcb.last_window());
+        connection.sent(next, len);
+        if next.again
+            && let Some(subflow) = &mut tcb.subflow
+        {
+            subflow.reinjected += u64::from(len);
+        }
+        let wide = connection.wide();
+        if let Some(subflow) = &mut tcb.subflow {
+            subflow.set_format(wide, data.checksum);
+        }
+        let deadline = tcb.next_timeout();
+        self.arm(Node::Tcb(idx), deadline);
+        true
+    }
+
+    /// After the last segment that could go: the end of the stream, and the data-level timer.
+    fn finish_sending(&mut self, now: Instant, owner: u32) {
+        let rto = self.largest_rto(owner);
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let all_sent = connection.data_snd_nxt == connection.data_end;
+        if connection.fin_queued && all_sent && connection.phase == Phase::Fallback {
+            for idx in self.subflows_of(owner) {
+                if let Some(tcb) = self.tcbs.get_mut(idx)
+                    && !tcb.write_closed()
+                {
+                    tcb.shutdown_write();
+                    self.touch_tcb(idx);
+                }
+            }
+            return;
+        }
+        let announce_fin = connection.fin_due() && !connection.fin_announced;
+        if announce_fin {
+            connection.fin_announced = true;
+        }
+        connection.arm_rtx(now, rto);
+        let deadline = connection.next_timeout();
+        if announce_fin {
+            for idx in self.subflows_of(owner) {
+                if let Some(tcb) = self.tcbs.get_mut(idx) {
+                    tcb.ack_now();
+                }
+                self.touch_tcb(idx);
+            }
+        }
+        self.arm(Node::Connection(owner), deadline);
+    }
+}

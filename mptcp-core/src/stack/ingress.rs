@@ -1,0 +1,340 @@
+//! From a packet to its connection: IP and TCP checks, demultiplexing, and what follows from an
+//! engine's outcome on a plain connection.
+
+use super::demux::{Flow, Node};
+use super::{Ready, Sock, Stack, env};
+use crate::buf::{PacketBuf, RxChecksum};
+use crate::error::ConnectionError;
+use crate::seq::SeqNum;
+use crate::stats::DropReason;
+use crate::tcp::time_wait::{TimeWait, Verdict};
+use crate::tcp::{Outcome, PROTOCOL_TCP, Segment, Stateless, Tuple};
+use crate::time::Instant;
+use crate::wire::{
+    IcmpErrorKind, IpHeader, OptionWriter, TcpFlags, TcpSegment, checksum, icmp,
+};
+use alloc::vec::Vec;
+
+const PROTOCOL_ICMP: u8 = 1;
+const PROTOCOL_ICMPV6: u8 = 58;
+
+impl<B: PacketBuf> Stack<B> {
+    /// Takes IP packets; leaves `burst` empty. Never fails: what is not understood is counted and
+    /// dropped.
+    pub fn handle_burst(&mut self, now: Instant, burst: &mut Vec<B>) {
+        for packet in burst.drain(..) {
+            self.handle_packet(now, packet);
+        }
+    }
+
+    fn handle_packet(&mut self, now: Instant, packet: B) {
+        let header = match IpHeader::parse(packet.data()) {
+            Ok(header) => header,
+            Err(_) => return self.stats.drop(DropReason::IpMalformed),
+        };
+        if self.local_address(header.dst).is_none() {
+            return self.stats.drop(DropReason::NotOurs);
+        }
+        if header.fragment {
+            return self.stats.drop(DropReason::IpFragment);
+        }
+        match header.protocol {
+            PROTOCOL_TCP => self.handle_tcp(now, &header, packet),
+            PROTOCOL_ICMP | PROTOCOL_ICMPV6 => self.handle_icmp(now, packet.data()),
+            _ => self.stats.drop(DropReason::Protocol),
+        }
+    }
+
+    fn handle_tcp(&mut self, now: Instant, header: &IpHeader, mut packet: B) {
+        self.stats.in_segs += 1;
+        packet.truncate(header.total_len);
+        let meta = packet.rx_meta();
+        packet.trim_front(header.header_len);
+        let good = match meta.checksum {
+            RxChecksum::Good => true,
+            RxChecksum::Bad => false,
+            RxChecksum::Unknown => checksum::verify_tcp(header.src, header.dst, packet.data()),
+        };
+        if !good {
+            return self.stats.drop(DropReason::TcpChecksum);
+        }
+        let (segment, tuple, tcp_len) = match TcpSegment::parse(packet.data()) {
+            Ok(view) => {
+                let tuple = Tuple {
+                    local_addr: header.dst,
+                    remote_addr: header.src,
+                    local_port: view.dst_port,
+                    remote_port: view.src_port,
+                };
+                (Segment::new(&view), tuple, view.header_len)
+            }
+            Err(_) => return self.stats.drop(DropReason::TcpMalformed),
+        };
+        if unanswerable(&tuple) {
+            return self.stats.drop(DropReason::NotOurs);
+        }
+        packet.trim_front(tcp_len);
+        match self.demux.find(&tuple) {
+            Some(Flow::Tcb(idx)) => self.tcb_segment(now, idx, &segment, packet),
+            Some(Flow::Request(idx)) => self.request_segment(now, idx, &segment, packet),
+            Some(Flow::TimeWait(idx)) => {
+                self.time_wait_segment(now, idx, &segment, tuple, meta.port, packet);
+            }
+            None => self.listener_segment(now, &tuple, meta.port, &segment, packet),
+        }
+    }
+
+    /// A segment for a control block, subflow or plain.
+    pub(super) fn tcb_segment(&mut self, now: Instant, idx: u32, segment: &Segment, payload: B) {
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let mut env = env!(self, now);
+        let outcome = tcb.segment_arrives(&mut env, segment, payload);
+        if outcome.reply_rst {
+            let (tuple, port) = (tcb.tuple, tcb.port);
+            self.reply_rst(now, &tuple, port, segment);
+        }
+        let Some(tcb) = self.tcbs.get(idx) else { return };
+        if tcb.subflow.is_some() {
+            self.subflow_outcome(now, idx, segment, &outcome);
+        } else {
+            self.plain_outcome(now, idx, &outcome);
+        }
+    }
+
+    /// Routes what happened to a plain connection.
+    pub(super) fn plain_outcome(&mut self, now: Instant, idx: u32, outcome: &Outcome) {
+        let sock = Sock::Plain(idx);
+        if let Some(error) = outcome.closed {
+            self.plain_closed(now, idx, error);
+            return;
+        }
+        if outcome.established {
+            self.post(sock, Ready::CONNECTED | Ready::WRITABLE);
+        }
+        if outcome.data || outcome.fin {
+            self.post_readable(now, sock, outcome.fin);
+        }
+        if outcome.acked {
+            self.post_writable(now, sock);
+        }
+        if outcome.time_wait {
+            // Its last ACK goes out first, from the entry.
+            self.enter_time_wait(now, idx, None);
+            self.plain_closed(now, idx, None);
+            return;
+        }
+        self.touch_tcb(idx);
+    }
+
+    /// A TIME-WAIT entry takes over a control block's 4-tuple and sends its last ACK.
+    pub(super) fn enter_time_wait(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        data_ack: Option<crate::seq::DataSeq>,
+    ) {
+        let Some(tcb) = self.tcbs.get(idx) else { return };
+        let (snd_nxt, rcv_nxt, ts_recent, ts_offset, window) = tcb.time_wait_seed();
+        let entry = TimeWait {
+            tuple: tcb.tuple,
+            port: tcb.port,
+            timestamps: ts_recent.is_some(),
+            mptcp: data_ack.is_some(),
+            window: window as u16,
+            snd_nxt,
+            rcv_nxt,
+            ts_recent: ts_recent.unwrap_or(0),
+            ts_offset,
+            data_ack: data_ack.unwrap_or_default(),
+        };
+        self.stats.tcp_tw += 1;
+        if self.time_waits.len() == self.time_waits.capacity()
+            && let Some(oldest) = self.time_wait_order.front()
+        {
+            self.stats.tcp_tw_overflow += 1;
+            self.remove_time_wait(oldest);
+        }
+        let tuple = entry.tuple;
+        self.time_wait_ack(now, &entry);
+        self.demux.remove(&tuple, Flow::Tcb(idx));
+        let Some(tw) = self.time_waits.insert(entry) else { return };
+        self.demux.insert(&tuple, Flow::TimeWait(tw));
+        self.time_wait_order.push_back(tw);
+        let deadline = now + self.config.tcp.time_wait;
+        self.arm(Node::TimeWait(tw), Some(deadline));
+    }
+
+    pub(super) fn remove_time_wait(&mut self, idx: u32) {
+        let Some(entry) = self.time_waits.remove(idx) else { return };
+        self.time_wait_order.remove(idx);
+        self.wheel.cancel(self.numbering.number(Node::TimeWait(idx)));
+        self.demux.remove(&entry.tuple, Flow::TimeWait(idx));
+    }
+
+    fn time_wait_ack(&mut self, now: Instant, entry: &TimeWait) {
+        let mut options = OptionWriter::new();
+        if entry.timestamps {
+            let tsval = (now.as_millis() as u32).wrapping_add(entry.ts_offset);
+            options.push_timestamps(tsval, entry.ts_recent);
+        }
+        if entry.mptcp {
+            super::options::push_data_ack(&mut options, entry.data_ack);
+        }
+        self.reply(
+            now,
+            Stateless {
+                tuple: entry.tuple,
+                port: entry.port,
+                seq: entry.snd_nxt,
+                ack: entry.rcv_nxt,
+                flags: TcpFlags::ACK,
+                window: entry.window,
+                options,
+            },
+        );
+    }
+
+    fn time_wait_segment(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        segment: &Segment,
+        tuple: Tuple,
+        port: crate::buf::PortId,
+        payload: B,
+    ) {
+        let Some(entry) = self.time_waits.get(idx).copied() else { return };
+        match entry.segment_arrives(segment) {
+            Verdict::Ignore => self.stats.drop(DropReason::TimeWait),
+            Verdict::Acknowledge { restart } => {
+                self.stats.drop(DropReason::TimeWait);
+                self.time_wait_ack(now, &entry);
+                if restart {
+                    let number = self.numbering.number(Node::TimeWait(idx));
+                    self.wheel.arm(number, now + self.config.tcp.time_wait);
+                }
+            }
+            Verdict::Reopen => {
+                self.remove_time_wait(idx);
+                self.listener_segment(now, &tuple, port, segment, payload);
+            }
+        }
+    }
+
+    // Answers without state.
+
+    /// Queues a stateless segment within the rate limit.
+    pub(super) fn reply(&mut self, now: Instant, reply: Stateless) {
+        let per_second = u64::from(self.config.limits.stateless_replies_per_s);
+        let elapsed = now.since(self.reply_budget.at);
+        let earned = (elapsed.as_micros() as u64).saturating_mul(per_second) / 1000;
+        if earned > 0 {
+            let full = per_second * 1000;
+            self.reply_budget.tokens = self.reply_budget.tokens.saturating_add(earned).min(full);
+            self.reply_budget.at = now;
+        }
+        if self.reply_budget.tokens < 1000 || self.replies.len() >= super::MAX_REPLIES {
+            self.stats.stateless_reply_limited += 1;
+            return;
+        }
+        self.reply_budget.tokens -= 1000;
+        self.replies.push_back(reply);
+    }
+
+    /// RFC 9293 §3.10.7.1: the RST that answers a segment nobody wanted.
+    pub(super) fn reply_rst(
+        &mut self,
+        now: Instant,
+        tuple: &Tuple,
+        port: crate::buf::PortId,
+        segment: &Segment,
+    ) {
+        self.reply_rst_with(now, tuple, port, segment, OptionWriter::new());
+    }
+
+    pub(super) fn reply_rst_with(
+        &mut self,
+        now: Instant,
+        tuple: &Tuple,
+        port: crate::buf::PortId,
+        segment: &Segment,
+        options: OptionWriter,
+    ) {
+        if segment.has(TcpFlags::RST) {
+            return;
+        }
+        let (seq, ack, flags) = if segment.has(TcpFlags::ACK) {
+            (segment.ack, SeqNum(0), TcpFlags::RST)
+        } else {
+            (SeqNum(0), segment.end(), TcpFlags::RST | TcpFlags::ACK)
+        };
+        let tuple = *tuple;
+        self.reply(now, Stateless { tuple, port, seq, ack, flags, window: 0, options });
+    }
+
+    // ICMP.
+
+    /// An ICMP error counts only when it quotes something of ours that is really outstanding
+    /// (RFC 5927 §4).
+    fn handle_icmp(&mut self, now: Instant, packet: &[u8]) {
+        let Some(error) = icmp::parse_error(packet) else {
+            return self.stats.drop(DropReason::IcmpUnmatched);
+        };
+        let tuple = Tuple {
+            local_addr: error.src,
+            remote_addr: error.dst,
+            local_port: error.src_port,
+            remote_port: error.dst_port,
+        };
+        let (Some(Flow::Tcb(idx)), Some(seq), PROTOCOL_TCP) =
+            (self.demux.find(&tuple), error.seq, error.protocol)
+        else {
+            return self.stats.drop(DropReason::IcmpUnmatched);
+        };
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let outstanding = seq.ge(tcb.snd_una) && seq.lt(tcb.snd_nxt);
+        if !outstanding {
+            return self.stats.drop(DropReason::IcmpUnmatched);
+        }
+        let reason = match error.kind {
+            IcmpErrorKind::FragmentationNeeded { mtu } => {
+                if mtu >= 68 {
+                    tcb.set_path_mtu(mtu);
+                }
+                self.touch_tcb(idx);
+                return;
+            }
+            IcmpErrorKind::NetworkUnreachable => ConnectionError::NetworkUnreachable,
+            IcmpErrorKind::HostUnreachable => ConnectionError::HostUnreachable,
+            IcmpErrorKind::PortUnreachable | IcmpErrorKind::ProtocolUnreachable => {
+                ConnectionError::Refused
+            }
+            IcmpErrorKind::Prohibited => ConnectionError::Prohibited,
+            IcmpErrorKind::TimeExceeded => ConnectionError::TtlExpired,
+            IcmpErrorKind::ParameterProblem => return,
+        };
+        let mut env = env!(self, now);
+        let outcome = tcb.icmp_error(&mut env, reason);
+        self.dispatch_outcome(now, idx, &outcome);
+    }
+
+    /// Routes an outcome that no segment caused.
+    pub(super) fn dispatch_outcome(&mut self, now: Instant, idx: u32, outcome: &Outcome) {
+        let Some(tcb) = self.tcbs.get(idx) else { return };
+        if tcb.subflow.is_some() {
+            self.subflow_event(now, idx, outcome);
+        } else {
+            self.plain_outcome(now, idx, outcome);
+        }
+    }
+}
+
+/// Segments from addresses that cannot be answered are dropped (RFC 1122 §4.2.3.10).
+fn unanswerable(tuple: &Tuple) -> bool {
+    let remote = tuple.remote_addr;
+    remote.is_unspecified()
+        || remote.is_multicast()
+        || matches!(remote, core::net::IpAddr::V4(v4) if v4.is_broadcast())
+        || tuple.remote_port == 0
+        || remote == tuple.local_addr && tuple.remote_port == tuple.local_port
+}

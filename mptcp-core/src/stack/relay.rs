@@ -1,0 +1,128 @@
+//! Two sockets coupled: what one receives the other sends, buffer by buffer, without a copy
+//! (D13). The receive window of one leg closes when the other leg takes no more; half-closes and
+//! resets pass through.
+
+use super::{Ready, Sock, SocketId, Stack};
+use crate::buf::PacketBuf;
+use crate::error::{ConnectionError, RelayError};
+use crate::mptcp::Phase;
+use crate::tcp::State;
+use crate::time::{Duration, Instant};
+
+/// How often byte progress is reported at most.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A pair of coupled sockets.
+#[derive(Debug)]
+pub(super) struct Relay {
+    inner: Sock,
+    outer: Sock,
+    reported: Instant,
+}
+
+const _: () = assert!(size_of::<Relay>() <= 64);
+
+impl<B: PacketBuf> Stack<B> {
+    /// Couples two connections: from now on the stack moves data, ends and resets between them, and
+    /// neither can be read or written. Both report [`Ready::CLOSED`] at their end and
+    /// [`Ready::PROGRESS`] while octets move.
+    pub fn relay(
+        &mut self,
+        now: Instant,
+        inner: SocketId,
+        outer: SocketId,
+    ) -> Result<(), RelayError> {
+        let inner = self.resolve(inner).ok_or(RelayError::InvalidSocket)?;
+        let outer = self.resolve(outer).ok_or(RelayError::InvalidSocket)?;
+        let free = |app: Option<&mut super::AppState>| app.is_some_and(|a| a.relay.is_none());
+        if inner == outer || !free(self.app(inner)) || !free(self.app(outer)) {
+            return Err(RelayError::InvalidSocket);
+        }
+        let relay = Relay { inner, outer, reported: now };
+        let idx = self.relays.insert(relay).ok_or(RelayError::InvalidSocket)?;
+        for sock in [inner, outer] {
+            if let Some(app) = self.app(sock) {
+                app.relay = Some(idx);
+            }
+        }
+        self.relay_progress(now, inner);
+        Ok(())
+    }
+
+    /// Something happened on one side of a relay: moves what can be moved, both ways.
+    pub(super) fn relay_progress(&mut self, now: Instant, sock: Sock) {
+        let Some(idx) = self.app(sock).and_then(|app| app.relay) else { return };
+        let Some(relay) = self.relays.get(idx) else { return };
+        let (inner, outer) = (relay.inner, relay.outer);
+        let moved = self.transfer(now, inner, outer) | self.transfer(now, outer, inner);
+        self.pass_failure(now, inner, outer);
+        self.pass_failure(now, outer, inner);
+        let Some(relay) = self.relays.get_mut(idx) else { return };
+        if moved && now.since(relay.reported) >= PROGRESS_INTERVAL {
+            relay.reported = now;
+            self.post(inner, Ready::PROGRESS);
+        }
+    }
+
+    /// Moves received buffers from one leg to the other's send queue; true when any moved.
+    fn transfer(&mut self, now: Instant, from: Sock, to: Sock) -> bool {
+        let mut moved = false;
+        while self.sending(to) && self.send_room(to) > 0 {
+            let Some(buf) = self.take_received(now, from) else { break };
+            self.queue(to, buf);
+            moved = true;
+        }
+        if self.read_finished(from) && self.sending(to) {
+            self.shutdown_sock(now, to);
+        }
+        moved
+    }
+
+    /// The leg takes more data.
+    fn sending(&self, sock: Sock) -> bool {
+        match sock {
+            Sock::Plain(idx) => {
+                self.tcbs.get(idx).is_some_and(|t| t.state.sending() && !t.write_closed())
+            }
+            Sock::Mptcp(idx) => self.connections.get(idx).is_some_and(|c| {
+                !c.fin_queued && !matches!(c.phase, Phase::Closed | Phase::Connecting)
+            }),
+            _ => false,
+        }
+    }
+
+    /// A leg that failed takes the other one with it.
+    fn pass_failure(&mut self, now: Instant, failed: Sock, other: Sock) {
+        let error = match failed {
+            Sock::Plain(idx) => self.tcbs.get(idx).and_then(|t| {
+                if t.state == State::Closed { t.app.error } else { None }
+            }),
+            Sock::Mptcp(idx) => self.connections.get(idx).and_then(|c| {
+                if c.phase == Phase::Closed { c.app.error } else { None }
+            }),
+            _ => None,
+        };
+        let alive = match other {
+            Sock::Plain(idx) => self.tcbs.get(idx).is_some_and(|t| t.state != State::Closed),
+            Sock::Mptcp(idx) => {
+                self.connections.get(idx).is_some_and(|c| c.phase != Phase::Closed)
+            }
+            _ => false,
+        };
+        if error.is_some() && alive {
+            self.stats.relay_resets += 1;
+            self.abort_sock(now, other, ConnectionError::Aborted);
+        }
+    }
+
+    /// Takes a socket out of its relay. The other leg stays a socket of its own; its application
+    /// decides what becomes of it.
+    pub(super) fn uncouple(&mut self, sock: Sock) {
+        let Some(idx) = self.app(sock).and_then(|app| app.relay.take()) else { return };
+        let Some(relay) = self.relays.remove(idx) else { return };
+        let other = if relay.inner == sock { relay.outer } else { relay.inner };
+        if let Some(app) = self.app(other) {
+            app.relay = None;
+        }
+    }
+}

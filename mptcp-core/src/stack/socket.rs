@@ -1,0 +1,671 @@
+//! The application's side: opening, accepting, reading, writing, closing, and reports.
+
+use super::demux::Node;
+use super::{
+    Connect, ConnectionInfo, Listen, Listener, Ready, Sock, SocketId, Stack, SubflowInfo, env,
+};
+use crate::buf::{PacketBuf, PortId};
+use crate::error::{ConnectionError, OpenError, RecvError, SendError};
+use crate::mptcp::key::KeyPair;
+use crate::mptcp::{Connection, Negotiated, Paths, Phase, Signal, Stage, Subflow};
+use crate::tcp::request::{RequestFlags, Wanted};
+use crate::tcp::{State, Stateless, Tcb, Tuple};
+use crate::time::Instant;
+use crate::wire::{OptionWriter, TcpFlags, Version};
+use alloc::collections::VecDeque;
+use core::net::{IpAddr, SocketAddr};
+
+/// Ephemeral ports (RFC 6335 §6, the larger range that servers use).
+const FIRST_PORT: u16 = 32_768;
+const PORTS: u16 = 28_232;
+
+impl<B: PacketBuf> Stack<B> {
+    /// Listens on `local`, whose address must be one of the stack's or unspecified.
+    pub fn listen(&mut self, local: SocketAddr, options: &Listen) -> Result<SocketId, OpenError> {
+        let known = local.ip().is_unspecified() || self.local_address(local.ip()).is_some();
+        if !known || local.port() == 0 {
+            return Err(OpenError::BadAddress);
+        }
+        if self.listeners.iter().any(|(_, l)| l.local == local) {
+            return Err(OpenError::AddressInUse);
+        }
+        let listener = Listener {
+            local,
+            options: *options,
+            pending: Ready::empty(),
+            queue: VecDeque::new(),
+        };
+        let idx = self.listeners.insert(listener).ok_or(OpenError::LimitReached)?;
+        self.socket_id(Sock::Listener(idx)).ok_or(OpenError::LimitReached)
+    }
+
+    /// Opens a connection; [`Ready::CONNECTED`] or [`Ready::CLOSED`] reports the outcome.
+    pub fn connect(&mut self, now: Instant, with: &Connect) -> Result<SocketId, OpenError> {
+        if self.local_address(with.local).is_none()
+            || with.local.is_ipv4() != with.remote.is_ipv4()
+            || with.remote.ip().is_unspecified()
+            || with.remote.port() == 0
+        {
+            return Err(OpenError::BadAddress);
+        }
+        if self.sockets_full() {
+            self.stats.limit_refused += 1;
+            return Err(OpenError::LimitReached);
+        }
+        let port = if with.local_port == 0 {
+            self.free_port(with.local, with.remote).ok_or(OpenError::PortsExhausted)?
+        } else {
+            with.local_port
+        };
+        let tuple = Tuple {
+            local_addr: with.local,
+            remote_addr: with.remote.ip(),
+            local_port: port,
+            remote_port: with.remote.port(),
+        };
+        if !self.tuple_free(&tuple) {
+            return Err(OpenError::AddressInUse);
+        }
+        let mptcp = with.mptcp && self.config.mptcp.versions.contains(&Version::V1);
+        let key = if mptcp { self.draw_key(Version::V1) } else { None };
+        let sock = match key {
+            Some(key) => self.open_mptcp(now, tuple, key)?,
+            None => {
+                Sock::Plain(self.open_tcb(now, tuple, None).ok_or(OpenError::LimitReached)?)
+            }
+        };
+        self.stats.active_opens += 1;
+        if let Some(app) = self.app(sock) {
+            app.user_data = with.user_data;
+        }
+        let tcb_idx = match sock {
+            Sock::Mptcp(idx) => self.subflows_of(idx).first().copied(),
+            Sock::Plain(idx) => Some(idx),
+            _ => None,
+        };
+        if let (Some(idx), Some(timeout)) = (tcb_idx, with.timeout)
+            && let Some(tcb) = self.tcbs.get_mut(idx)
+        {
+            tcb.set_handshake_deadline(now + timeout);
+        }
+        if let Some(idx) = tcb_idx {
+            self.touch_tcb(idx);
+        }
+        self.socket_id(sock).ok_or(OpenError::LimitReached)
+    }
+
+    fn open_mptcp(&mut self, now: Instant, tuple: Tuple, key: u64) -> Result<Sock, OpenError> {
+        let require = self.config.mptcp.checksum == crate::config::ChecksumPolicy::Require;
+        let negotiated = Negotiated {
+            version: Version::V1,
+            client: true,
+            keys: KeyPair { local: key, remote: 0 },
+            checksum: require,
+        };
+        let mut connection =
+            Connection::new(&self.config.tcp, &negotiated, tuple, Paths::default());
+        let id = connection.new_subflow_id();
+        let token = connection.local_token;
+        let owner = self.connections.insert(connection).ok_or(OpenError::LimitReached)?;
+        let mut subflow = Subflow::new(owner, id, Version::V1, Stage::CapableSyn);
+        subflow.ask_checksum = require;
+        let Some(tcb_idx) = self.open_tcb(now, tuple, Some(subflow)) else {
+            self.connections.remove(owner);
+            return Err(OpenError::LimitReached);
+        };
+        if let Some(tcb) = self.tcbs.get_mut(tcb_idx) {
+            tcb.port = PortId::ROUTED;
+        }
+        self.demux.insert_token(token, owner);
+        if let Some(connection) = self.connections.get_mut(owner) {
+            connection.subflows.push(tcb_idx);
+        }
+        self.stats.mp_capable_syn_tx += 1;
+        Ok(Sock::Mptcp(owner))
+    }
+
+    /// An ephemeral port towards `remote` (RFC 6056 §3.3.4, random start and increment).
+    pub(super) fn free_port(&mut self, local: IpAddr, remote: SocketAddr) -> Option<u16> {
+        let step = 1 + self.rng.below(7) as u16;
+        self.next_port = (self.next_port + step) % PORTS;
+        (0..PORTS).map(|n| FIRST_PORT + (self.next_port + n) % PORTS).find(|&port| {
+            self.tuple_free(&Tuple {
+                local_addr: local,
+                remote_addr: remote.ip(),
+                local_port: port,
+                remote_port: remote.port(),
+            })
+        })
+    }
+
+    /// The next connection of a listener (or, when it defers, the next request).
+    pub fn accept(&mut self, listener: SocketId) -> Option<SocketId> {
+        let Some(Sock::Listener(idx)) = self.resolve(listener) else { return None };
+        loop {
+            let sock = self.listeners.get_mut(idx)?.queue.pop_front()?;
+            if let Sock::Request(request) = sock
+                && let Some(request) = self.requests.get_mut(request)
+            {
+                request.flags.remove(RequestFlags::OFFERED);
+            }
+            if let Some(id) = self.socket_id(sock) {
+                return Some(id);
+            }
+        }
+    }
+
+    /// Answers a deferred request with a SYN/ACK; the connection then comes through `accept` of its
+    /// listener like any other. False when the id is stale.
+    pub fn accept_deferred(&mut self, now: Instant, request: SocketId) -> bool {
+        let Some(Sock::Request(idx)) = self.resolve(request) else { return false };
+        let Some(entry) = self.requests.get_mut(idx) else { return false };
+        entry.flags.remove(RequestFlags::DEFERRED);
+        self.send_syn_ack_at(now, idx);
+        true
+    }
+
+    /// Answers a deferred request with a RST. False when the id is stale.
+    pub fn refuse_deferred(&mut self, now: Instant, request: SocketId) -> bool {
+        let Some(Sock::Request(idx)) = self.resolve(request) else { return false };
+        let Some(entry) = self.requests.get(idx).copied() else { return false };
+        self.remove_request(idx);
+        self.reply(
+            now,
+            Stateless {
+                tuple: entry.tuple,
+                port: entry.port,
+                seq: crate::seq::SeqNum(0),
+                ack: entry.irs.add(1),
+                flags: TcpFlags::RST | TcpFlags::ACK,
+                window: 0,
+                options: OptionWriter::new(),
+            },
+        );
+        true
+    }
+
+    /// Who asks: the peer's and our address of a deferred request.
+    #[must_use]
+    pub fn deferred_addresses(&self, request: SocketId) -> Option<(SocketAddr, SocketAddr)> {
+        let Some(Sock::Request(idx)) = self.resolve(request) else { return None };
+        self.requests.get(idx).map(|r| (r.tuple.remote(), r.tuple.local()))
+    }
+
+    /// Stops listening; what waits for `accept` is reset.
+    pub fn close_listener(&mut self, now: Instant, listener: SocketId) {
+        let Some(Sock::Listener(idx)) = self.resolve(listener) else { return };
+        while let Some(id) = self.accept(listener) {
+            if !self.refuse_deferred(now, id) {
+                self.abort(now, id);
+            }
+        }
+        let pending = self.requests.iter();
+        let orphans: alloc::vec::Vec<u32> = pending
+            .filter(|(_, r)| r.listener == idx && !matches!(r.wanted, Wanted::Join { .. }))
+            .map(|(request, _)| request)
+            .collect();
+        for request in orphans {
+            self.remove_request(request);
+        }
+        self.events.remove(self.numbering.number(Node::Listener(idx)));
+        self.listeners.remove(idx);
+    }
+
+    // Reading.
+
+    /// The next buffer of the stream, as it arrived; `Ok(None)` at its end.
+    pub fn recv_buf(&mut self, now: Instant, id: SocketId) -> Result<Option<B>, RecvError> {
+        let sock = self.connected(id).ok_or(RecvError::InvalidSocket)?;
+        if let Some(buf) = self.take_received(now, sock) {
+            return Ok(Some(buf));
+        }
+        if self.read_finished(sock) {
+            return Ok(None);
+        }
+        let closed = self.is_closed(sock);
+        let app = self.app(sock).ok_or(RecvError::InvalidSocket)?;
+        match app.error {
+            Some(error) => Err(RecvError::Failed(error)),
+            None if closed => Ok(None),
+            None => {
+                app.read_armed = true;
+                Err(RecvError::WouldBlock)
+            }
+        }
+    }
+
+    /// Copies stream data into `into`; 0 at the end of the stream (or when `into` is empty).
+    pub fn recv(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        into: &mut [u8],
+    ) -> Result<usize, RecvError> {
+        let mut copied = 0;
+        while copied < into.len() {
+            let mut buf = match self.recv_buf(now, id) {
+                Ok(Some(buf)) => buf,
+                Ok(None) => break,
+                Err(_) if copied > 0 => break,
+                Err(error) => return Err(error),
+            };
+            let take = buf.data().len().min(into.len() - copied);
+            if let (Some(to), Some(from)) =
+                (into.get_mut(copied..copied + take), buf.data().get(..take))
+            {
+                to.copy_from_slice(from);
+            }
+            copied += take;
+            buf.trim_front(take);
+            if !buf.data().is_empty() {
+                self.put_back(id, buf);
+            }
+        }
+        Ok(copied)
+    }
+
+    fn put_back(&mut self, id: SocketId, buf: B) {
+        match self.resolve(id) {
+            Some(Sock::Plain(idx)) => {
+                if let Some(tcb) = self.tcbs.get_mut(idx) {
+                    tcb.received.unpop(buf);
+                }
+            }
+            Some(Sock::Mptcp(idx)) => {
+                if let Some(connection) = self.connections.get_mut(idx) {
+                    connection.unread(buf);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes the next in-order buffer and offers the room to the peer.
+    pub(super) fn take_received(&mut self, now: Instant, sock: Sock) -> Option<B> {
+        let max = self.config.tcp.recv_buffer_max;
+        match sock {
+            Sock::Plain(idx) => {
+                let tcb = self.tcbs.get_mut(idx)?;
+                let buf = tcb.read_buf(now, max)?;
+                if tcb.state.receiving() && tcb.window_opened() {
+                    tcb.ack_now();
+                    self.want_transmit(Node::Tcb(idx));
+                }
+                Some(buf)
+            }
+            Sock::Mptcp(owner) => {
+                let connection = self.connections.get_mut(owner)?;
+                let buf = connection.read_buf(now, max)?;
+                if connection.window_opened() && connection.phase != Phase::Closed {
+                    self.announce_window(owner);
+                }
+                Some(buf)
+            }
+            _ => None,
+        }
+    }
+
+    /// Every subflow hears of the larger shared window.
+    fn announce_window(&mut self, owner: u32) {
+        let Some(connection) = self.connections.get(owner) else { return };
+        for &idx in &connection.subflows {
+            let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
+            if tcb.state.synchronized() {
+                tcb.ack_now();
+                self.tx.push_back(self.numbering.number(Node::Tcb(idx)));
+            }
+        }
+    }
+
+    /// Nothing is left to read and nothing will come.
+    pub(super) fn read_finished(&self, sock: Sock) -> bool {
+        match sock {
+            Sock::Plain(idx) => self
+                .tcbs
+                .get(idx)
+                .is_some_and(|t| t.fin_received() && t.received.in_order_len() == 0),
+            Sock::Mptcp(idx) => {
+                self.connections.get(idx).is_some_and(|c| c.peer_finished && !c.readable())
+            }
+            _ => true,
+        }
+    }
+
+    fn is_closed(&self, sock: Sock) -> bool {
+        match sock {
+            Sock::Plain(idx) => self.tcbs.get(idx).is_none_or(|t| t.state == State::Closed),
+            Sock::Mptcp(idx) => self.connections.get(idx).is_none_or(|c| c.phase == Phase::Closed),
+            _ => true,
+        }
+    }
+
+    /// A connection the application may read and write itself.
+    fn connected(&self, id: SocketId) -> Option<Sock> {
+        let sock = self.resolve(id)?;
+        let relayed = match sock {
+            Sock::Plain(idx) => self.tcbs.get(idx)?.app.relay,
+            Sock::Mptcp(idx) => self.connections.get(idx)?.app.relay,
+            Sock::Listener(_) | Sock::Request(_) => return None,
+        };
+        relayed.is_none().then_some(sock)
+    }
+
+    // Writing.
+
+    /// Octets the send buffer takes now: it follows the congestion window up to the configured
+    /// limit.
+    pub(super) fn send_room(&self, sock: Sock) -> u32 {
+        let max = self.config.tcp.send_buffer_max;
+        let limit = |cwnd: u32| cwnd.saturating_mul(3).saturating_add(256 << 10).min(max);
+        match sock {
+            Sock::Plain(idx) => {
+                self.tcbs.get(idx).map_or(0, |t| t.send_room(limit(t.congestion.cwnd())))
+            }
+            Sock::Mptcp(idx) => {
+                let Some(connection) = self.connections.get(idx) else { return 0 };
+                let subflows = connection.subflows.iter().filter_map(|&i| self.tcbs.get(i));
+                let cwnd = subflows.map(|t| t.congestion.cwnd()).fold(0, u32::saturating_add);
+                let used = u32::try_from(connection.unacknowledged()).unwrap_or(u32::MAX);
+                limit(cwnd).saturating_sub(used)
+            }
+            _ => 0,
+        }
+    }
+
+    fn writable(&self, sock: Sock) -> Result<(), SendError> {
+        let (error, shut, closed) = match sock {
+            Sock::Plain(idx) => {
+                let tcb = self.tcbs.get(idx).ok_or(SendError::InvalidSocket)?;
+                (tcb.app.error, tcb.write_closed(), tcb.state == State::Closed)
+            }
+            Sock::Mptcp(idx) => {
+                let c = self.connections.get(idx).ok_or(SendError::InvalidSocket)?;
+                (c.app.error, c.fin_queued, c.phase == Phase::Closed)
+            }
+            _ => return Err(SendError::InvalidSocket),
+        };
+        match error {
+            Some(error) => Err(SendError::Failed(error)),
+            None if shut || closed => Err(SendError::Shutdown),
+            None => Ok(()),
+        }
+    }
+
+    /// Queues a buffer whole; gives it back when there is no room or no connection.
+    pub fn send_buf(&mut self, id: SocketId, buf: B) -> Result<(), (SendError, B)> {
+        let sock = match self.connected(id) {
+            Some(sock) => sock,
+            None => return Err((SendError::InvalidSocket, buf)),
+        };
+        if let Err(error) = self.writable(sock) {
+            return Err((error, buf));
+        }
+        if self.send_room(sock) == 0 {
+            if let Some(app) = self.app(sock) {
+                app.write_armed = true;
+            }
+            return Err((SendError::WouldBlock, buf));
+        }
+        self.queue(sock, buf);
+        Ok(())
+    }
+
+    /// Appends to the send queue; the caller checked the room.
+    pub(super) fn queue(&mut self, sock: Sock, buf: B) {
+        match sock {
+            Sock::Plain(idx) => {
+                if let Some(tcb) = self.tcbs.get_mut(idx) {
+                    tcb.send(buf);
+                    self.want_transmit(Node::Tcb(idx));
+                }
+            }
+            Sock::Mptcp(idx) => {
+                if let Some(connection) = self.connections.get_mut(idx) {
+                    connection.write(buf);
+                    self.want_transmit(Node::Connection(idx));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Copies as much of `from` as there is room for; answers how much that was, at least 1.
+    pub fn send(&mut self, now: Instant, id: SocketId, from: &[u8]) -> Result<usize, SendError> {
+        let _ = now;
+        let sock = self.connected(id).ok_or(SendError::InvalidSocket)?;
+        self.writable(sock)?;
+        let mut sent = 0;
+        while let Some(rest) = from.get(sent..)
+            && !rest.is_empty()
+        {
+            let room = self.send_room(sock) as usize;
+            let buf = if room > 0 { self.pool.alloc() } else { None };
+            let Some(mut buf) = buf else { break };
+            let want = rest.len().min(room).min(1460);
+            let Some(part) = rest.get(..want) else { break };
+            match buf.append(want) {
+                Some(into) => into.copy_from_slice(part),
+                None => break,
+            }
+            sent += want;
+            self.queue(sock, buf);
+        }
+        if sent == 0 && !from.is_empty() {
+            if let Some(app) = self.app(sock) {
+                app.write_armed = true;
+            }
+            return Err(SendError::WouldBlock);
+        }
+        Ok(sent)
+    }
+
+    /// Nothing more will be written; what is queued is still delivered, then the end of the stream.
+    pub fn shutdown_write(&mut self, now: Instant, id: SocketId) {
+        if let Some(sock) = self.resolve(id) {
+            self.shutdown_sock(now, sock);
+        }
+    }
+
+    pub(super) fn shutdown_sock(&mut self, _now: Instant, sock: Sock) {
+        match sock {
+            Sock::Plain(idx) => {
+                if let Some(tcb) = self.tcbs.get_mut(idx) {
+                    tcb.shutdown_write();
+                    self.touch_tcb(idx);
+                }
+            }
+            Sock::Mptcp(idx) => {
+                if let Some(connection) = self.connections.get_mut(idx) {
+                    connection.fin_queued = true;
+                    self.touch_connection(idx);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    // Ending.
+
+    /// Orderly end: what is queued is delivered, then the stream ends; the id is released. Unread
+    /// data, or data that arrives later, resets the connection (RFC 9293 §3.6.1).
+    pub fn close(&mut self, now: Instant, id: SocketId) {
+        let Some(sock) = self.resolve(id) else { return };
+        if let Sock::Listener(_) = sock {
+            return self.close_listener(now, id);
+        }
+        let unread = match sock {
+            Sock::Plain(idx) => self.tcbs.get(idx).is_some_and(|t| t.received.in_order_len() > 0),
+            Sock::Mptcp(idx) => self.connections.get(idx).is_some_and(Connection::readable),
+            _ => false,
+        };
+        if self.is_closed(sock) {
+            return self.release(id);
+        }
+        if unread {
+            return self.abort(now, id);
+        }
+        self.shutdown_sock(now, sock);
+        self.detach(sock);
+        if let Sock::Plain(idx) = sock
+            && let Some(tcb) = self.tcbs.get_mut(idx)
+        {
+            let env = env!(self, now);
+            tcb.shutdown_read(&env);
+            if tcb.state == State::SynSent {
+                self.plain_closed(now, idx, None);
+            } else {
+                self.touch_tcb(idx);
+            }
+        }
+    }
+
+    /// Ends it at once: RST, and `MP_FASTCLOSE` where MPTCP is in use. The id is released.
+    pub fn abort(&mut self, now: Instant, id: SocketId) {
+        let Some(sock) = self.resolve(id) else { return };
+        self.detach(sock);
+        self.abort_sock(now, sock, ConnectionError::Aborted);
+    }
+
+    pub(super) fn abort_sock(&mut self, now: Instant, sock: Sock, error: ConnectionError) {
+        match sock {
+            Sock::Plain(idx) => {
+                self.send_rst(now, idx, OptionWriter::new());
+                self.plain_closed(now, idx, Some(error));
+            }
+            Sock::Mptcp(idx) => {
+                if self.connections.get(idx).is_some_and(|c| c.phase == Phase::Closed) {
+                    self.reap_connection(idx);
+                } else {
+                    self.abort_connection(now, idx, error);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives the id of an ended connection back. On one that has not ended this is `close` without
+    /// the end of the stream: the connection lives on until its peer ends it.
+    pub fn release(&mut self, id: SocketId) {
+        let Some(sock) = self.resolve(id) else { return };
+        self.detach(sock);
+        if !self.is_closed(sock) {
+            return;
+        }
+        match sock {
+            Sock::Plain(idx) => {
+                self.remove_tcb(idx);
+            }
+            Sock::Mptcp(idx) => {
+                if let Some(connection) = self.connections.get_mut(idx) {
+                    connection.clear_received();
+                }
+                self.reap_connection(idx);
+            }
+            _ => {}
+        }
+    }
+
+    /// The application lets go.
+    fn detach(&mut self, sock: Sock) {
+        self.uncouple(sock);
+        if let Some(app) = self.app(sock) {
+            app.attached = false;
+            app.pending = Ready::empty();
+        }
+    }
+
+    // Reports.
+
+    /// Attaches a word that comes back in every event.
+    pub fn set_user_data(&mut self, id: SocketId, user_data: u64) {
+        if let Some(sock) = self.resolve(id)
+            && let Some(app) = self.app(sock)
+        {
+            app.user_data = user_data;
+        }
+    }
+
+    /// Why a connection ended, if it ended with an error.
+    #[must_use]
+    pub fn error(&self, id: SocketId) -> Option<ConnectionError> {
+        match self.resolve(id)? {
+            Sock::Plain(idx) => self.tcbs.get(idx)?.app.error,
+            Sock::Mptcp(idx) => self.connections.get(idx)?.app.error,
+            _ => None,
+        }
+    }
+
+    /// A snapshot of a connection; `None` for stale ids and listeners.
+    #[must_use]
+    pub fn info(&self, id: SocketId) -> Option<ConnectionInfo> {
+        match self.resolve(id)? {
+            Sock::Plain(idx) => {
+                let tcb = self.tcbs.get(idx)?;
+                Some(ConnectionInfo {
+                    local: tcb.tuple.local(),
+                    remote: tcb.tuple.remote(),
+                    mptcp: None,
+                    fallback: None,
+                    bytes_sent: tcb.counters.bytes_sent + u64::from(tcb.unsent_len),
+                    bytes_acked: tcb.counters.bytes_acked,
+                    bytes_received: tcb.counters.bytes_received,
+                    subflows: alloc::vec![subflow_info(tcb)],
+                    error: tcb.app.error,
+                })
+            }
+            Sock::Mptcp(idx) => {
+                let connection = self.connections.get(idx)?;
+                let subflows = connection.subflows.iter().filter_map(|&i| self.tcbs.get(i));
+                Some(ConnectionInfo {
+                    local: connection.first.local(),
+                    remote: connection.first.remote(),
+                    mptcp: connection.fallback.is_none().then_some(connection.version as u8),
+                    fallback: connection.fallback,
+                    bytes_sent: connection.data_end,
+                    bytes_acked: connection.data_snd_una,
+                    bytes_received: connection.data_rcv_nxt,
+                    subflows: subflows.map(subflow_info).collect(),
+                    error: connection.app.error,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// Asks the peer to use a subflow last (or normally again) with `MP_PRIO`, and does the same.
+    pub fn set_backup(&mut self, id: SocketId, subflow: u8, backup: bool) -> bool {
+        let Some(Sock::Mptcp(owner)) = self.resolve(id) else { return false };
+        for idx in self.subflows_of(owner) {
+            let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
+            let Some(extension) = &mut tcb.subflow else { continue };
+            if extension.id == subflow && extension.stage == Stage::Active {
+                extension.backup = backup;
+                extension.signal(Signal::Prio { backup });
+                tcb.ack_now();
+                self.touch_tcb(idx);
+                self.touch_connection(owner);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn subflow_info<B: PacketBuf>(tcb: &Tcb<B>) -> SubflowInfo {
+    let extension = tcb.subflow.as_deref();
+    SubflowInfo {
+        id: extension.map_or(0, |s| s.id),
+        port: tcb.port,
+        local: tcb.tuple.local(),
+        remote: tcb.tuple.remote(),
+        state: tcb.state,
+        backup: extension.is_some_and(|s| s.backup),
+        stale: extension.is_some_and(|s| s.stale),
+        srtt: tcb.rtt.srtt().unwrap_or_default(),
+        cwnd: tcb.congestion.cwnd(),
+        bytes_sent: tcb.counters.bytes_sent,
+        bytes_received: tcb.counters.bytes_received,
+        retransmitted: u64::from(tcb.counters.retransmitted),
+        reinjected: extension.map_or(0, |s| s.reinjected),
+    }
+}

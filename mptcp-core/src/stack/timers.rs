@@ -1,0 +1,48 @@
+//! Expired timers, one wheel node per object. Nodes are armed lazily: one may fire early, find that
+//! its deadline moved, and be armed again.
+
+use super::demux::Node;
+use super::{Stack, env};
+use crate::buf::PacketBuf;
+use crate::driver::Progress;
+use crate::time::Instant;
+
+impl<B: PacketBuf> Stack<B> {
+    /// Runs at most `budget` expired timers.
+    pub fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
+        for _ in 0..budget {
+            let Some(number) = self.wheel.expire(now) else { return Progress::Done };
+            match self.numbering.node(number) {
+                Node::Tcb(idx) => self.tcb_timeout(now, idx),
+                Node::Connection(idx) => self.connection_timeout(now, idx),
+                Node::Request(idx) => self.request_timeout(now, idx),
+                Node::TimeWait(idx) => self.remove_time_wait(idx),
+                Node::Listener(_) => {}
+            }
+        }
+        Progress::More
+    }
+
+    /// When `handle_timeouts` next has work: possibly early, never late. `None` while no timer
+    /// runs.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wheel.next_deadline()
+    }
+
+    fn tcb_timeout(&mut self, now: Instant, idx: u32) {
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let deadline = tcb.next_timeout();
+        if deadline.is_none_or(|at| at > now) {
+            self.arm(Node::Tcb(idx), deadline);
+            return;
+        }
+        let mut env = env!(self, now);
+        let outcome = tcb.timeout(&mut env);
+        if outcome.closed.is_some() {
+            self.reset_by_timeout(now, idx);
+        }
+        self.dispatch_outcome(now, idx, &outcome);
+        self.touch_tcb(idx);
+    }
+}

@@ -1,0 +1,71 @@
+//! A connection in SYN-RECEIVED by passive open: not a control block yet, only what the third ACK
+//! must be checked against (RFC 4987 §3.3). A join keeps its nonces here too.
+
+use super::{Agreed, Tuple};
+use crate::buf::PortId;
+use crate::seq::SeqNum;
+use crate::time::Instant;
+use crate::wire::Version;
+
+bitflags::bitflags! {
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(crate) struct RequestFlags: u8 {
+        const SACK = 1;
+        const TIMESTAMPS = 1 << 1;
+        /// The peer asked for DSS checksums and we grant them.
+        const CHECKSUM = 1 << 2;
+        const BACKUP = 1 << 3;
+        /// The application decides first; no SYN/ACK until it does.
+        const DEFERRED = 1 << 4;
+        /// A deferred request waiting in the accept queue.
+        const OFFERED = 1 << 5;
+        /// Our SYN/ACK asks for checksums too.
+        const ASK_CHECKSUM = 1 << 6;
+    }
+}
+
+/// What kind of connection the SYN asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wanted {
+    Plain,
+    Capable { version: Version, local_key: u64 },
+    Join { connection: u32, local_nonce: u32, remote_nonce: u32, remote_id: u8, local_id: u8 },
+}
+
+/// A pending request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request {
+    pub(crate) tuple: Tuple,
+    pub(crate) port: PortId,
+    pub(crate) flags: RequestFlags,
+    /// 255: the peer does not scale.
+    pub(crate) snd_wscale: u8,
+    pub(crate) retries: u8,
+    pub(crate) peer_mss: u16,
+    pub(crate) local_mss: u16,
+    pub(crate) iss: SeqNum,
+    pub(crate) irs: SeqNum,
+    pub(crate) ts_recent: u32,
+    pub(crate) listener: u32,
+    pub(crate) next: Instant,
+    pub(crate) wanted: Wanted,
+}
+
+const _: () = assert!(size_of::<Request>() <= 104);
+
+impl Request {
+    pub(crate) fn agreed(&self, rcv_wscale: u8, ts_offset: u32, window: u32) -> Agreed {
+        Agreed {
+            iss: self.iss,
+            irs: self.irs,
+            peer_mss: (self.peer_mss != 0).then_some(self.peer_mss),
+            local_mss: self.local_mss,
+            snd_wscale: (self.snd_wscale != 255).then_some(self.snd_wscale),
+            rcv_wscale,
+            sack: self.flags.contains(RequestFlags::SACK),
+            ts_recent: self.flags.contains(RequestFlags::TIMESTAMPS).then_some(self.ts_recent),
+            ts_offset,
+            window,
+        }
+    }
+}

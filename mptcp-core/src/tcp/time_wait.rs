@@ -1,0 +1,58 @@
+//! TIME-WAIT as a small entry (RFC 9293 §3.10.7.4, RFC 6191): it re-acknowledges the peer's FIN,
+//! and lets a new connection through when its SYN is provably younger.
+
+use super::{Segment, Tuple};
+use crate::buf::PortId;
+use crate::seq::{DataSeq, SeqNum};
+use crate::wire::TcpFlags;
+
+/// One connection in TIME-WAIT.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TimeWait {
+    pub(crate) tuple: Tuple,
+    pub(crate) port: PortId,
+    pub(crate) timestamps: bool,
+    /// Repeats the `DATA_ACK` of a finished MPTCP connection (RFC 8684 Appendix D).
+    pub(crate) mptcp: bool,
+    pub(crate) window: u16,
+    pub(crate) snd_nxt: SeqNum,
+    pub(crate) rcv_nxt: SeqNum,
+    pub(crate) ts_recent: u32,
+    pub(crate) ts_offset: u32,
+    pub(crate) data_ack: DataSeq,
+}
+
+/// What a segment in TIME-WAIT asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    Ignore,
+    /// Acknowledge; the time starts again when the peer repeated its FIN.
+    Acknowledge { restart: bool },
+    /// A new connection may take the place of this one.
+    Reopen,
+}
+
+impl TimeWait {
+    pub(crate) fn segment_arrives(&self, segment: &Segment) -> Verdict {
+        if segment.has(TcpFlags::RST) {
+            // RFC 1337: a RST must not cut TIME-WAIT short.
+            return Verdict::Ignore;
+        }
+        if segment.has(TcpFlags::SYN) && !segment.has(TcpFlags::ACK) {
+            let younger = match segment.timestamps {
+                Some((tsval, _)) if self.timestamps => {
+                    tsval.wrapping_sub(self.ts_recent).cast_signed() > 0
+                }
+                _ => segment.seq.gt(self.rcv_nxt),
+            };
+            return if younger { Verdict::Reopen } else { Verdict::Acknowledge { restart: false } };
+        }
+        if !segment.has(TcpFlags::ACK) {
+            return Verdict::Ignore;
+        }
+        if segment.seq_len() == 0 && segment.seq == self.rcv_nxt {
+            return Verdict::Ignore;
+        }
+        Verdict::Acknowledge { restart: segment.has(TcpFlags::FIN) }
+    }
+}
