@@ -248,10 +248,6 @@ impl<B: PacketBuf> Connection<B> {
         self.received.has_out_of_order()
     }
 
-    pub(crate) fn in_order_len(&self) -> u32 {
-        self.received.in_order_len()
-    }
-
     pub(crate) fn clear_received(&mut self) {
         self.received.clear();
     }

@@ -141,8 +141,9 @@ impl<B: PacketBuf> Connection<B> {
         let start = start.max(self.data_snd_una);
         let end = end.min(self.data_snd_nxt);
         if start < end && !self.reinject.insert(start, end) {
+            // Too scattered to remember: everything outstanding is one range.
             self.reinject.clear();
-            self.reinject.insert(self.data_snd_una, self.data_snd_nxt);
+            let _one = self.reinject.insert(self.data_snd_una, self.data_snd_nxt);
         }
         self.multipath = true;
     }

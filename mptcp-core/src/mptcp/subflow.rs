@@ -127,11 +127,6 @@ impl Subflow {
         len.next_multiple_of(4)
     }
 
-    /// The subflow may carry data and control options.
-    pub(crate) const fn established(&self) -> bool {
-        matches!(self.stage, Stage::Active | Stage::CapableAck | Stage::Fallback)
-    }
-
     pub(crate) fn signal(&mut self, signal: Signal) -> bool {
         if self.signals.len() >= MAX_SIGNALS || self.signals.contains(&signal) {
             return false;
@@ -163,24 +158,25 @@ impl Subflow {
     ) {
         self.signal_written = false;
         let version = self.version;
+        let mut fits = true;
         match (self.stage, carry) {
             (_, Carry::Nothing) => {}
             (Stage::CapableSyn, Carry::Syn) => {
                 let option = self.capable(CapableForm::Syn, self.ask_checksum);
-                writer.push_mptcp(&MptcpOption::Capable(option), version);
+                fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
             (Stage::JoinSyn { token, nonce }, Carry::Syn) => {
                 let (backup, address_id) = (self.backup, self.local_id);
                 let join = MpJoin::Syn { backup, address_id, token, nonce };
-                writer.push_mptcp(&MptcpOption::Join(join), version);
+                fits = writer.push_mptcp(&MptcpOption::Join(join), version);
             }
             (Stage::JoinAck { hmac, .. }, Carry::Ack) => {
-                writer.push_mptcp(&MptcpOption::Join(MpJoin::Ack { hmac }), version);
+                fits = writer.push_mptcp(&MptcpOption::Join(MpJoin::Ack { hmac }), version);
             }
             (Stage::CapableAck, Carry::Ack) => {
                 let form = CapableForm::Keys { sender: data.local_key, receiver: data.remote_key };
                 let option = self.capable(form, data.checksum);
-                writer.push_mptcp(&MptcpOption::Capable(option), version);
+                fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
             (Stage::CapableAck | Stage::Active, Carry::Data(mapping)) if mapping.capable => {
                 let form = CapableForm::Data {
@@ -190,7 +186,7 @@ impl Subflow {
                     checksum: mapping.checksum,
                 };
                 let option = self.capable(form, data.checksum);
-                writer.push_mptcp(&MptcpOption::Capable(option), version);
+                fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
             (Stage::CapableAck | Stage::Active, Carry::Data(mapping)) => {
                 let dss = Dss {
@@ -198,12 +194,13 @@ impl Subflow {
                     mapping: Some(wire_mapping(mapping)),
                     data_fin: false,
                 };
-                writer.push_mptcp(&MptcpOption::Dss(dss), version);
+                fits = writer.push_mptcp(&MptcpOption::Dss(dss), version);
             }
             (Stage::Active, Carry::Ack) => self.write_ack(writer, data),
             (Stage::Fallback, Carry::Data(mapping)) => self.write_infinite(writer, mapping),
             _ => {}
         }
+        debug_assert!(fits, "handshake and data options fit beside timestamps");
     }
 
     fn capable(&self, form: CapableForm, checksum: bool) -> MpCapable {
@@ -224,8 +221,9 @@ impl Subflow {
         }
         let written = writer.push_mptcp(&MptcpOption::Dss(dss), self.version);
         if !written && fin.is_some() {
+            // Beside a long signal the DATA_FIN waits for the next acknowledgement.
             let dss = Dss { data_ack: data.data_ack, mapping: None, data_fin: false };
-            writer.push_mptcp(&MptcpOption::Dss(dss), self.version);
+            let _fits = writer.push_mptcp(&MptcpOption::Dss(dss), self.version);
         }
     }
 
@@ -235,9 +233,8 @@ impl Subflow {
                 // With timestamps an IPv6 address and a port need 44 octets: leave the port out.
                 add_addr.encode(writer, self.version)
             }
-            Signal::RemoveAddr(id) => AddressIds::new(&[id]).is_some_and(|ids| {
-                writer.push_mptcp(&MptcpOption::RemoveAddr(ids), self.version)
-            }),
+            Signal::RemoveAddr(id) => AddressIds::new(&[id])
+                .is_some_and(|ids| writer.push_mptcp(&MptcpOption::RemoveAddr(ids), self.version)),
             Signal::Prio { backup } => {
                 Prio { backup, address_id: None }.encode(writer, self.version)
             }

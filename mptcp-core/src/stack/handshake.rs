@@ -247,17 +247,20 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn syn_ack(&self, now: Instant, idx: u32) -> Option<Stateless> {
         let request = self.requests.get(idx)?;
         let mut options = OptionWriter::new();
-        options.push(&TcpOption::MaxSegmentSize(request.local_mss));
+        options::push_tcp(&mut options, &TcpOption::MaxSegmentSize(request.local_mss));
         if request.flags.contains(RequestFlags::SACK) {
-            options.push(&TcpOption::SackPermitted);
+            options::push_tcp(&mut options, &TcpOption::SackPermitted);
         }
         if request.flags.contains(RequestFlags::TIMESTAMPS) {
             let offset = self.timestamp_offset(request);
             let tsval = (now.as_millis() as u32).wrapping_add(offset);
-            options.push(&TcpOption::Timestamps { tsval, tsecr: request.ts_recent });
+            options::push_tcp(
+                &mut options,
+                &TcpOption::Timestamps { tsval, tsecr: request.ts_recent },
+            );
         }
         if request.snd_wscale != 255 {
-            options.push(&TcpOption::WindowScale(self.rcv_wscale));
+            options::push_tcp(&mut options, &TcpOption::WindowScale(self.rcv_wscale));
         }
         match request.wanted {
             Wanted::Plain => {}
@@ -267,18 +270,15 @@ impl<B: PacketBuf> Stack<B> {
             }
             Wanted::Join { connection, local_nonce, remote_nonce, local_id, .. } => {
                 let connection = self.connections.get(connection)?;
-                let hmac = connection.keys.sent_join_hmac(
-                    connection.version,
-                    local_nonce,
-                    remote_nonce,
-                );
+                let hmac =
+                    connection.keys.sent_join_hmac(connection.version, local_nonce, remote_nonce);
                 let join = MpJoin::SynAck {
                     backup: self.endpoint_backup(request.tuple.local_addr),
                     address_id: local_id,
                     hmac: hmac.truncated64(),
                     nonce: local_nonce,
                 };
-                options.push_mptcp(&MptcpOption::Join(join), connection.version);
+                options::push(&mut options, &MptcpOption::Join(join), connection.version);
             }
         }
         Some(Stateless {
@@ -406,11 +406,8 @@ impl<B: PacketBuf> Stack<B> {
         if let Wanted::Join { .. } = request.wanted {
             return self.complete_join(now, idx, request, segment, payload);
         }
-        let agreed = request.agreed(
-            self.rcv_wscale,
-            self.timestamp_offset(request),
-            self.initial_window(),
-        );
+        let agreed =
+            request.agreed(self.rcv_wscale, self.timestamp_offset(request), self.initial_window());
         let capable = match request.wanted {
             Wanted::Capable { version, local_key } => {
                 match options::handshake(segment.options.as_bytes()) {
@@ -538,7 +535,14 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection_idx) = self.demux.connection_of(join.token) else {
             self.stats.mp_join_no_token_found += 1;
             self.stats.drop(DropReason::JoinToken);
-            return self.refuse_join(now, tuple, port, segment, reset_reason::MPTCP_SPECIFIC, false);
+            return self.refuse_join(
+                now,
+                tuple,
+                port,
+                segment,
+                reset_reason::MPTCP_SPECIFIC,
+                false,
+            );
         };
         let max_half_open = self.config.mptcp.max_half_open_joins;
         let max_subflows = usize::from(self.config.mptcp.max_subflows);
@@ -641,16 +645,12 @@ impl<B: PacketBuf> Stack<B> {
             let reason = reset_reason::MPTCP_SPECIFIC;
             return self.refuse_join(now, &request.tuple, request.port, segment, reason, false);
         }
-        let agreed = request.agreed(
-            self.rcv_wscale,
-            self.timestamp_offset(request),
-            self.initial_window(),
-        );
+        let agreed =
+            request.agreed(self.rcv_wscale, self.timestamp_offset(request), self.initial_window());
         let env = env!(self, now);
         let mut tcb = Tcb::accepted(&env, request.tuple, request.port, &agreed);
         let Some(connection) = self.connections.get_mut(owner) else { return };
-        let mut subflow =
-            Subflow::new(owner, connection.new_subflow_id(), version, Stage::Active);
+        let mut subflow = Subflow::new(owner, connection.new_subflow_id(), version, Stage::Active);
         subflow.local_id = local_id;
         subflow.remote_id = remote_id;
         subflow.backup = request.flags.contains(RequestFlags::BACKUP);
@@ -693,16 +693,16 @@ impl<B: PacketBuf> Stack<B> {
         let iss = self.cookies.make(now, local, tuple.remote(), segment.seq, mss);
         let mut options = OptionWriter::new();
         let local_mss = mss_for(self.mtu_of(tuple.local_addr), &tuple.remote_addr);
-        options.push(&TcpOption::MaxSegmentSize(local_mss));
+        options::push_tcp(&mut options, &TcpOption::MaxSegmentSize(local_mss));
         if let (Some((tsval, _)), true) = (segment.timestamps, self.config.tcp.timestamps) {
             let sack = segment.sack_permitted && self.config.tcp.sack;
             if sack {
-                options.push(&TcpOption::SackPermitted);
+                options::push_tcp(&mut options, &TcpOption::SackPermitted);
             }
             let ours = encode_ts(now.as_millis() as u32, segment.window_scale, sack);
-            options.push(&TcpOption::Timestamps { tsval: ours, tsecr: tsval });
+            options::push_tcp(&mut options, &TcpOption::Timestamps { tsval: ours, tsecr: tsval });
             if segment.window_scale.is_some() {
-                options.push(&TcpOption::WindowScale(self.rcv_wscale));
+                options::push_tcp(&mut options, &TcpOption::WindowScale(self.rcv_wscale));
             }
         }
         self.reply(

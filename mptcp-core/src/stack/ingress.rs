@@ -10,9 +10,7 @@ use crate::stats::DropReason;
 use crate::tcp::time_wait::{TimeWait, Verdict};
 use crate::tcp::{Outcome, PROTOCOL_TCP, Segment, Stateless, Tuple};
 use crate::time::Instant;
-use crate::wire::{
-    IcmpErrorKind, IpHeader, OptionWriter, TcpFlags, TcpSegment, checksum, icmp,
-};
+use crate::wire::{IcmpErrorKind, IpHeader, OptionWriter, TcpFlags, TcpSegment, checksum, icmp};
 use alloc::vec::Vec;
 
 const PROTOCOL_ICMP: u8 = 1;
@@ -28,9 +26,8 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     fn handle_packet(&mut self, now: Instant, packet: B) {
-        let header = match IpHeader::parse(packet.data()) {
-            Ok(header) => header,
-            Err(_) => return self.stats.drop(DropReason::IpMalformed),
+        let Ok(header) = IpHeader::parse(packet.data()) else {
+            return self.stats.drop(DropReason::IpMalformed);
         };
         if self.local_address(header.dst).is_none() {
             return self.stats.drop(DropReason::NotOurs);
@@ -175,7 +172,8 @@ impl<B: PacketBuf> Stack<B> {
         let mut options = OptionWriter::new();
         if entry.timestamps {
             let tsval = (now.as_millis() as u32).wrapping_add(entry.ts_offset);
-            options.push_timestamps(tsval, entry.ts_recent);
+            let fits = options.push_timestamps(tsval, entry.ts_recent);
+            debug_assert!(fits, "the area is empty");
         }
         if entry.mptcp {
             super::options::push_data_ack(&mut options, entry.data_ack);

@@ -466,4 +466,3 @@ macro_rules! env {
     };
 }
 pub(crate) use env;
-

@@ -98,13 +98,7 @@ impl<B: PacketBuf> Stack<B> {
     // Handshakes of our own subflows.
 
     /// The SYN/ACK to our `MP_CAPABLE` or `MP_JOIN`. False when the subflow is gone.
-    fn syn_ack_options(
-        &mut self,
-        now: Instant,
-        owner: u32,
-        idx: u32,
-        segment: &Segment,
-    ) -> bool {
+    fn syn_ack_options(&mut self, now: Instant, owner: u32, idx: u32, segment: &Segment) -> bool {
         let Some(tcb) = self.tcbs.get(idx) else { return false };
         let plain = tcb.is_plain_syn();
         let Some(stage) = tcb.subflow.as_ref().map(|s| s.stage) else { return false };
@@ -297,11 +291,9 @@ impl<B: PacketBuf> Stack<B> {
                     return Effect::FallBack(FallbackReason::PeerChecksum);
                 }
             }
-            MptcpOption::Fastclose { key } => {
-                if key == connection.keys.local {
-                    self.stats.mp_fastclose_rx += 1;
-                    return Effect::Fastclose;
-                }
+            MptcpOption::Fastclose { key } if key == connection.keys.local => {
+                self.stats.mp_fastclose_rx += 1;
+                return Effect::Fastclose;
             }
             MptcpOption::Reset(_) => self.stats.mp_rst_rx += 1,
             _ => {}
@@ -363,8 +355,12 @@ impl<B: PacketBuf> Stack<B> {
         if connection.client || receiver != connection.keys.local {
             return Effect::None;
         }
-        let mapping =
-            Mapping { dsn: WireSeq::Full(connection.remote_dsn(0).0), ssn: 1, len: data_len, checksum };
+        let mapping = Mapping {
+            dsn: WireSeq::Full(connection.remote_dsn(0).0),
+            ssn: 1,
+            len: data_len,
+            checksum,
+        };
         let dss = Dss { data_ack: None, mapping: Some(mapping), data_fin: false };
         // No DATA_ACK comes with it, so its window is the initial one.
         let effect = self.read_dss(owner, idx, segment, &dss, seen);
@@ -787,7 +783,7 @@ impl<B: PacketBuf> Stack<B> {
         self.stats.mp_fail_tx += 1;
         if connection.subflows.len() > 1 || connection.multipath {
             let mut options = OptionWriter::new();
-            options.push_mptcp(&MptcpOption::Fail { dsn }, connection.version);
+            options::push(&mut options, &MptcpOption::Fail { dsn }, connection.version);
             self.send_rst(now, idx, options);
             self.subflow_closed(now, owner, idx, Some(ConnectionError::Reset));
             return false;

@@ -6,22 +6,34 @@ use crate::wire::{
     OptionWriter, TcpOption, Version, WireSeq,
 };
 
+/// Appends an MPTCP option to an area that is known to have room for it.
+pub(super) fn push(options: &mut OptionWriter, option: &MptcpOption<'_>, version: Version) {
+    let fits = options.push_mptcp(option, version);
+    debug_assert!(fits, "the option areas built here have room");
+}
+
+/// Appends a TCP option to an area that is known to have room for it.
+pub(super) fn push_tcp(options: &mut OptionWriter, option: &TcpOption<'_>) {
+    let fits = options.push(option);
+    debug_assert!(fits, "the option areas built here have room");
+}
+
 /// A DSS with nothing but an 8-octet `DATA_ACK`.
 pub(super) fn push_data_ack(options: &mut OptionWriter, data_ack: DataSeq) {
     let data_ack = Some(WireSeq::Full(data_ack.0));
     let dss = Dss { data_ack, mapping: None, data_fin: false };
-    options.push_mptcp(&MptcpOption::Dss(dss), Version::V1);
+    push(options, &MptcpOption::Dss(dss), Version::V1);
 }
 
 /// `MP_TCPRST` with a reason of RFC 8684 §3.6.
 pub(super) fn push_reset(options: &mut OptionWriter, reason: u8, transient: bool) {
     let reset = MpTcpRst { transient, reason, reserved: 0 };
-    options.push_mptcp(&MptcpOption::Reset(reset), Version::V1);
+    push(options, &MptcpOption::Reset(reset), Version::V1);
 }
 
 /// `MP_FASTCLOSE` with the peer's key.
 pub(super) fn push_fastclose(options: &mut OptionWriter, key: u64, version: Version) {
-    options.push_mptcp(&MptcpOption::Fastclose { key }, version);
+    push(options, &MptcpOption::Fastclose { key }, version);
 }
 
 /// The answer to `MP_CAPABLE` (RFC 8684 §3.1): our key, one algorithm.
@@ -34,7 +46,7 @@ pub(super) fn push_capable_syn_ack(
     let mut flags = CapableFlags::HMAC;
     flags.set(CapableFlags::CHECKSUM, checksum);
     let capable = MpCapable { version: version as u8, flags, form: CapableForm::Key(key) };
-    options.push_mptcp(&MptcpOption::Capable(capable), version);
+    push(options, &MptcpOption::Capable(capable), version);
 }
 
 /// What an option area says at the MPTCP level during a handshake. Two different handshake options

@@ -94,19 +94,19 @@ impl<B: PacketBuf> Stack<B> {
     /// A leg that failed takes the other one with it.
     fn pass_failure(&mut self, now: Instant, failed: Sock, other: Sock) {
         let error = match failed {
-            Sock::Plain(idx) => self.tcbs.get(idx).and_then(|t| {
-                if t.state == State::Closed { t.app.error } else { None }
-            }),
-            Sock::Mptcp(idx) => self.connections.get(idx).and_then(|c| {
-                if c.phase == Phase::Closed { c.app.error } else { None }
-            }),
+            Sock::Plain(idx) => self
+                .tcbs
+                .get(idx)
+                .and_then(|t| if t.state == State::Closed { t.app.error } else { None }),
+            Sock::Mptcp(idx) => self
+                .connections
+                .get(idx)
+                .and_then(|c| if c.phase == Phase::Closed { c.app.error } else { None }),
             _ => None,
         };
         let alive = match other {
             Sock::Plain(idx) => self.tcbs.get(idx).is_some_and(|t| t.state != State::Closed),
-            Sock::Mptcp(idx) => {
-                self.connections.get(idx).is_some_and(|c| c.phase != Phase::Closed)
-            }
+            Sock::Mptcp(idx) => self.connections.get(idx).is_some_and(|c| c.phase != Phase::Closed),
             _ => false,
         };
         if error.is_some() && alive {

@@ -29,12 +29,8 @@ impl<B: PacketBuf> Stack<B> {
         if self.listeners.iter().any(|(_, l)| l.local == local) {
             return Err(OpenError::AddressInUse);
         }
-        let listener = Listener {
-            local,
-            options: *options,
-            pending: Ready::empty(),
-            queue: VecDeque::new(),
-        };
+        let listener =
+            Listener { local, options: *options, pending: Ready::empty(), queue: VecDeque::new() };
         let idx = self.listeners.insert(listener).ok_or(OpenError::LimitReached)?;
         self.socket_id(Sock::Listener(idx)).ok_or(OpenError::LimitReached)
     }
@@ -70,9 +66,7 @@ impl<B: PacketBuf> Stack<B> {
         let key = if mptcp { self.draw_key(Version::V1) } else { None };
         let sock = match key {
             Some(key) => self.open_mptcp(now, tuple, key)?,
-            None => {
-                Sock::Plain(self.open_tcb(now, tuple, None).ok_or(OpenError::LimitReached)?)
-            }
+            None => Sock::Plain(self.open_tcb(now, tuple, None).ok_or(OpenError::LimitReached)?),
         };
         self.stats.active_opens += 1;
         if let Some(app) = self.app(sock) {
@@ -393,10 +387,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Queues a buffer whole; gives it back when there is no room or no connection.
     pub fn send_buf(&mut self, id: SocketId, buf: B) -> Result<(), (SendError, B)> {
-        let sock = match self.connected(id) {
-            Some(sock) => sock,
-            None => return Err((SendError::InvalidSocket, buf)),
-        };
+        let Some(sock) = self.connected(id) else { return Err((SendError::InvalidSocket, buf)) };
         if let Err(error) = self.writable(sock) {
             return Err((error, buf));
         }

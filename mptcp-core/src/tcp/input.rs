@@ -583,11 +583,6 @@ impl<B: PacketBuf> Tcb<B> {
         self.ack_now();
     }
 
-    /// Acknowledges at once for a while: the peer is starting, or lost something.
-    pub(crate) fn quick_ack_mode(&mut self) {
-        self.quick_acks = self.quick_acks.max(8);
-    }
-
     /// An ICMP error that was checked against this connection (RFC 5927, RFC 9293 §3.9.2.2). Hard
     /// errors end a handshake; on an established connection they are only noted.
     pub(crate) fn icmp_error(&mut self, env: &mut Env<'_>, error: ConnectionError) -> Outcome {

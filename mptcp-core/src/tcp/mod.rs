@@ -37,7 +37,6 @@ pub(crate) use segment::Segment;
 pub(crate) use send_queue::{SegmentFlags, SendQueue, TxMapping, TxSegment};
 pub(crate) use window::{Autotune, scale_for};
 
-
 /// Connection states of RFC 9293 §3.3.2. LISTEN and SYN-RECEIVED of passive opens live outside the
 /// control block, as listeners and request entries; TIME-WAIT as a 64-byte entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -306,14 +305,8 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     /// A connection whose handshake a request entry (or a SYN cookie) completed.
-    pub(crate) fn accepted(
-        env: &Env<'_>,
-        tuple: Tuple,
-        port: PortId,
-        agreed: &Agreed,
-    ) -> Self {
-        let mut tcb =
-            Self::blank(env, tuple, port, agreed.iss, agreed.ts_offset, agreed.local_mss);
+    pub(crate) fn accepted(env: &Env<'_>, tuple: Tuple, port: PortId, agreed: &Agreed) -> Self {
+        let mut tcb = Self::blank(env, tuple, port, agreed.iss, agreed.ts_offset, agreed.local_mss);
         tcb.state = State::Established;
         tcb.snd_una = agreed.iss.add(1);
         tcb.snd_nxt = tcb.snd_una;
@@ -545,11 +538,6 @@ impl<B: PacketBuf> Tcb<B> {
             .saturating_sub(reno)
     }
 
-    /// True when anything is lost, out of order or being recovered.
-    pub(crate) fn in_recovery(&self) -> bool {
-        self.recovery.is_some()
-    }
-
     /// Retransmission timeouts in a row without progress.
     pub(crate) fn rto_count(&self) -> u8 {
         self.retries
@@ -571,11 +559,6 @@ impl<B: PacketBuf> Tcb<B> {
 
     pub(crate) fn last_received(&self) -> Instant {
         self.last_received
-    }
-
-    /// When this block last had an acknowledgement of something new.
-    pub(crate) fn last_progress(&self) -> Instant {
-        self.last_progress
     }
 
     /// Values a TIME-WAIT entry keeps.

@@ -90,12 +90,8 @@ fn emit_packet<B: PacketBuf, T: TxQueue<B>>(
     let payload_len = payload.as_ref().map_or(0, |(b, _)| b.data().len());
     let tcp_len = header.len(options);
     let l4_len = tcp_len + payload_len;
-    let pseudo = checksum::pseudo_header(
-        tuple.local_addr,
-        tuple.remote_addr,
-        PROTOCOL_TCP,
-        l4_len as u32,
-    );
+    let pseudo =
+        checksum::pseudo_header(tuple.local_addr, tuple.remote_addr, PROTOCOL_TCP, l4_len as u32);
     let partial_checksum = tx.checksum_offload();
     {
         let Some(bytes) = packet.prepend(tcp_len) else {
@@ -244,11 +240,6 @@ impl<B: PacketBuf> Tcb<B> {
     pub(crate) fn usable_window(&self) -> u32 {
         let edge = self.snd_una.add(self.snd_wnd);
         u32::try_from(edge.diff(self.snd_nxt)).unwrap_or(0)
-    }
-
-    /// Octets the congestion window lets us add to the pipe.
-    pub(crate) fn congestion_room(&self) -> u32 {
-        self.congestion.cwnd().saturating_sub(self.pipe())
     }
 
     /// True when a subflow may take new data now.
@@ -440,8 +431,7 @@ impl<B: PacketBuf> Tcb<B> {
             return false;
         }
         self.queue.retransmitted(idx, env.now);
-        let timestamp =
-            self.flags.contains(TcbFlags::TIMESTAMPS).then(|| self.timestamp(env.now));
+        let timestamp = self.flags.contains(TcbFlags::TIMESTAMPS).then(|| self.timestamp(env.now));
         self.on_recovery_sent(octets, timestamp);
         if idx == 0 {
             self.rto_base = env.now;
@@ -643,7 +633,7 @@ impl<B: PacketBuf> Tcb<B> {
         emission: Emission<'_, B>,
     ) -> bool {
         let syn = emission.flags.contains(TcpFlags::SYN);
-        let options = self.options(env, data, &emission);
+        let (options, sack_told) = self.options(env, data, &emission);
         let prior_edge = self.rcv_adv;
         let window = if syn {
             self.autotune.limit().min(65_535) as u16
@@ -660,26 +650,21 @@ impl<B: PacketBuf> Tcb<B> {
             window,
             urgent: 0,
         };
-        let sent = emit_packet(
-            tx,
-            env.stats,
-            &self.tuple,
-            self.port,
-            &header,
-            &options,
-            emission.payload,
-        );
+        let sent =
+            emit_packet(tx, env.stats, &self.tuple, self.port, &header, &options, emission.payload);
         if !sent {
             self.rcv_adv = prior_edge;
             return false;
         }
         if acks {
-            self.flags.remove(TcbFlags::ACK_NOW);
             self.delayed_ack_at = None;
             self.unacked_segments = 0;
             self.last_ack_sent = self.rcv_nxt;
-            if self.dsack.take().is_some() && self.flags.contains(TcbFlags::SACK) {
-                env.stats.tcp_dsack_sent += 1;
+            if sack_told {
+                self.flags.remove(TcbFlags::ACK_NOW);
+                if self.dsack.take().is_some() && self.flags.contains(TcbFlags::SACK) {
+                    env.stats.tcp_dsack_sent += 1;
+                }
             }
         }
         if let Some(subflow) = &mut self.subflow {
@@ -694,63 +679,70 @@ impl<B: PacketBuf> Tcb<B> {
         true
     }
 
+    /// The option area, and whether it says everything there is to say about received data. A full
+    /// data segment has no room for SACK blocks: an acknowledgement of its own carries them.
     fn options(
         &mut self,
         env: &Env<'_>,
         data: Option<&DataLevel>,
         emission: &Emission<'_, B>,
-    ) -> OptionWriter {
+    ) -> (OptionWriter, bool) {
         let mut writer = OptionWriter::new();
         let syn = emission.flags.contains(TcpFlags::SYN);
         let tsecr = if emission.flags.contains(TcpFlags::ACK) { self.ts_recent } else { 0 };
+        // An option area of 40 octets has room for all of these.
+        let mut fits = true;
         if syn {
-            writer.push(&TcpOption::MaxSegmentSize(self.local_mss));
+            fits &= writer.push(&TcpOption::MaxSegmentSize(self.local_mss));
             if self.flags.contains(TcbFlags::SACK) {
-                writer.push(&TcpOption::SackPermitted);
+                fits &= writer.push(&TcpOption::SackPermitted);
             }
         }
         if self.flags.contains(TcbFlags::TIMESTAMPS) {
             let tsval = self.timestamp(env.now);
-            if syn {
-                writer.push(&TcpOption::Timestamps { tsval, tsecr });
+            fits &= if syn {
+                writer.push(&TcpOption::Timestamps { tsval, tsecr })
             } else {
-                writer.push_timestamps(tsval, tsecr);
-            }
+                writer.push_timestamps(tsval, tsecr)
+            };
         }
         if syn && (self.rcv_wscale > 0 || self.state == State::SynSent) {
-            writer.push(&TcpOption::WindowScale(self.rcv_wscale));
+            fits &= writer.push(&TcpOption::WindowScale(self.rcv_wscale));
         }
+        debug_assert!(fits, "the basic options always fit");
         if let (Some(subflow), Some(data)) = (&mut self.subflow, data) {
             subflow.write_options(&mut writer, &emission.carry, data);
         }
-        if !syn && self.flags.contains(TcbFlags::SACK) {
-            let dsack = self.dsack;
-            let blocks = self.received.sack_blocks();
-            push_sack(&mut writer, dsack, blocks);
+        if syn || !self.flags.contains(TcbFlags::SACK) {
+            return (writer, true);
         }
-        writer
+        let payload = emission.payload.as_ref().map_or(0, |(b, _)| b.data().len());
+        let space = usize::from(self.mss).saturating_sub(payload + writer.padded_len());
+        let told = push_sack(&mut writer, space, self.dsack, self.received.sack_blocks());
+        (writer, told)
     }
 }
 
-/// As many SACK blocks as fit, the duplicate first (RFC 2883 §4).
+/// As many SACK blocks as fit into `space` octets, the duplicate first (RFC 2883 §4). False when
+/// there are some and none fits.
 fn push_sack(
     writer: &mut OptionWriter,
+    space: usize,
     dsack: Option<(SeqNum, SeqNum)>,
     blocks: impl Iterator<Item = (SeqNum, SeqNum)>,
-) {
-    let room = usize::from(writer.remaining()).saturating_sub(4) / 8;
-    if room == 0 {
-        return;
+) -> bool {
+    let mut blocks = dsack.into_iter().chain(blocks).peekable();
+    if blocks.peek().is_none() {
+        return true;
     }
+    let room = writer.remaining().min(space).saturating_sub(4) / 8;
     let mut list = [(SeqNum(0), SeqNum(0)); super::segment::MAX_SACK_BLOCKS];
     let mut count = 0;
-    for block in dsack.into_iter().chain(blocks).take(room.min(list.len())) {
-        list[count] = block;
+    for (slot, block) in list.iter_mut().zip(blocks).take(room) {
+        *slot = block;
         count += 1;
     }
-    if count > 0 {
-        writer.push_sack(&list[..count]);
-    }
+    count > 0 && writer.push_sack(list.get(..count).unwrap_or_default()) > 0
 }
 
 fn wire_flags(flags: SegmentFlags) -> TcpFlags {

@@ -341,11 +341,8 @@ impl<B: PacketBuf> Tcb<B> {
         let limit = if opening { env.config.syn_retries } else { env.config.retries };
         if self.retries > limit {
             env.stats.tcp_abort_on_timeout += 1;
-            let error = if opening {
-                ConnectionError::ConnectTimedOut
-            } else {
-                ConnectionError::TimedOut
-            };
+            let error =
+                if opening { ConnectionError::ConnectTimedOut } else { ConnectionError::TimedOut };
             outcome.closed = Some(Some(error));
             return;
         }

@@ -125,11 +125,7 @@ impl<B: PacketBuf> RecvQueue<B> {
         pruned: &mut u64,
     ) -> Inserted {
         let reassembly = self.reassembly.get_or_insert_with(|| {
-            Box::new(Reassembly {
-                pieces: VecDeque::new(),
-                blocks: VecDeque::new(),
-                truesize: 0,
-            })
+            Box::new(Reassembly { pieces: VecDeque::new(), blocks: VecDeque::new(), truesize: 0 })
         });
         let inserted = reassembly.insert(seq, buf, budget, pruned);
         if reassembly.pieces.is_empty() {
@@ -159,10 +155,6 @@ impl<B: PacketBuf> RecvQueue<B> {
         self.in_order.push_front(buf);
     }
 
-    pub(crate) fn front(&self) -> Option<&B> {
-        self.in_order.front()
-    }
-
     /// Octets in order and unread.
     pub(crate) fn in_order_len(&self) -> u32 {
         self.in_order_len
@@ -185,11 +177,6 @@ impl<B: PacketBuf> RecvQueue<B> {
 
     pub(crate) fn has_out_of_order(&self) -> bool {
         self.reassembly.is_some()
-    }
-
-    /// True when all of `start..end` is held out of order already.
-    pub(crate) fn holds(&self, start: SeqNum, end: SeqNum) -> bool {
-        self.sack_blocks().any(|(s, e)| s.le(start) && end.le(e))
     }
 
     pub(crate) fn clear(&mut self) {

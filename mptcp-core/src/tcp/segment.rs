@@ -110,9 +110,7 @@ impl Segment {
 
     /// Octets of sequence space (RFC 9293 SEG.LEN).
     pub(crate) fn seq_len(&self) -> u32 {
-        self.len
-            + u32::from(self.has(TcpFlags::SYN))
-            + u32::from(self.has(TcpFlags::FIN))
+        self.len + u32::from(self.has(TcpFlags::SYN)) + u32::from(self.has(TcpFlags::FIN))
     }
 
     pub(crate) fn end(&self) -> SeqNum {

@@ -100,24 +100,16 @@ pub(crate) struct SendQueue<B> {
     segments: VecDeque<TxSegment<B>>,
     sacked_bytes: u32,
     lost_bytes: u32,
-    truesize: u32,
     /// Nothing below is marked lost.
     lost_from: SeqNum,
 }
 
 impl<B: PacketBuf> SendQueue<B> {
     pub(crate) const fn new() -> Self {
-        Self {
-            segments: VecDeque::new(),
-            sacked_bytes: 0,
-            lost_bytes: 0,
-            truesize: 0,
-            lost_from: SeqNum(0),
-        }
+        Self { segments: VecDeque::new(), sacked_bytes: 0, lost_bytes: 0, lost_from: SeqNum(0) }
     }
 
     pub(crate) fn push(&mut self, segment: TxSegment<B>) {
-        self.truesize += segment.payload.as_ref().map_or(0, |b| b.truesize() as u32);
         self.segments.push_back(segment);
     }
 
@@ -134,7 +126,6 @@ impl<B: PacketBuf> SendQueue<B> {
                 if front.is(SegmentFlags::LOST) {
                     self.lost_bytes -= front.seq_len();
                 }
-                self.truesize -= front.payload.as_ref().map_or(0, |b| b.truesize() as u32);
                 self.segments.pop_front();
                 continue;
             }
@@ -272,24 +263,11 @@ impl<B: PacketBuf> SendQueue<B> {
         };
         segment.len = len;
         segment.flags.remove(SegmentFlags::FIN.union(SegmentFlags::PUSH));
-        self.truesize += tail.payload.as_ref().map_or(0, |b| b.truesize() as u32);
         self.segments.insert(idx + 1, tail);
     }
 
     pub(crate) fn get(&self, idx: usize) -> Option<&TxSegment<B>> {
         self.segments.get(idx)
-    }
-
-    pub(crate) fn front(&self) -> Option<&TxSegment<B>> {
-        self.segments.front()
-    }
-
-    pub(crate) fn back(&self) -> Option<&TxSegment<B>> {
-        self.segments.back()
-    }
-
-    pub(crate) fn back_mut(&mut self) -> Option<&mut TxSegment<B>> {
-        self.segments.back_mut()
     }
 
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &TxSegment<B>> {
@@ -310,10 +288,6 @@ impl<B: PacketBuf> SendQueue<B> {
 
     pub(crate) fn lost_bytes(&self) -> u32 {
         self.lost_bytes
-    }
-
-    pub(crate) fn truesize(&self) -> u32 {
-        self.truesize
     }
 
     pub(crate) fn clear(&mut self) {

@@ -27,7 +27,9 @@ pub(crate) struct TimeWait {
 pub(crate) enum Verdict {
     Ignore,
     /// Acknowledge; the time starts again when the peer repeated its FIN.
-    Acknowledge { restart: bool },
+    Acknowledge {
+        restart: bool,
+    },
     /// A new connection may take the place of this one.
     Reopen,
 }

@@ -152,10 +152,6 @@ impl<B: PacketBuf> Tcb<B> {
         self.autotune.memory()
     }
 
-    pub(crate) fn rcv_wscale(&self) -> u8 {
-        self.rcv_wscale
-    }
-
     /// Receiver-side round trip from the timestamp echo on data.
     pub(super) fn receiver_rtt(&mut self, now: Instant, tsecr: u32) {
         let elapsed = self.timestamp(now).wrapping_sub(tsecr);

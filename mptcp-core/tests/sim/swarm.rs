@@ -1,0 +1,212 @@
+//! Random faulted transfers: one seed decides topology, faults, sizes and schedule.
+
+use crate::transfer::{Report, run_with};
+use crate::world::World;
+use core::time::Duration;
+use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, StackConfig};
+use netsim::link::{Change, LinkConfig, Loss};
+use netsim::{Direction, rng::Rng};
+
+/// What one seed stands for.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) mptcp: bool,
+    pub(crate) v6: bool,
+    pub(crate) links: Vec<(LinkConfig, LinkConfig)>,
+    pub(crate) up: u64,
+    pub(crate) down: u64,
+    checksum: ChecksumPolicy,
+    congestion: CongestionAlgorithm,
+    buffer: u32,
+    sack: bool,
+    timestamps: bool,
+    /// (path, from, to): both directions of the path are silently cut in between.
+    cuts: Vec<(usize, u64, u64)>,
+}
+
+fn pick(rng: &mut Rng, low: u64, high: u64) -> u64 {
+    low + rng.next_u64() % (high - low + 1)
+}
+
+/// Log-uniform between 1 and `1 << bits`.
+fn size(rng: &mut Rng, bits: u64) -> u64 {
+    let shift = pick(rng, 0, bits);
+    let base = 1_u64 << shift;
+    base + rng.next_u64() % base
+}
+
+fn link(rng: &mut Rng, mbit: u64, delay_us: u64, faulty: bool) -> LinkConfig {
+    let mut config = LinkConfig {
+        rate_bps: Some(mbit * 1_000_000),
+        delay_ns: delay_us * 1000,
+        queue_bytes: (pick(rng, 16, 512) << 10) as usize,
+        mtu: 1500,
+        ..LinkConfig::default()
+    };
+    if faulty {
+        match pick(rng, 0, 3) {
+            0 => config.loss = Loss::Bernoulli(pick(rng, 0, 50_000) as u32),
+            1 => {
+                config.loss = Loss::GilbertElliott {
+                    enter_ppm: pick(rng, 100, 5_000) as u32,
+                    leave_ppm: pick(rng, 100_000, 500_000) as u32,
+                    good_ppm: 0,
+                    burst_ppm: pick(rng, 100_000, 700_000) as u32,
+                };
+            }
+            _ => {}
+        }
+        if pick(rng, 0, 2) == 0 {
+            config.jitter_ns = pick(rng, 0, delay_us) * 500;
+        }
+        if pick(rng, 0, 2) == 0 {
+            config.reorder_ppm = pick(rng, 0, 50_000) as u32;
+            config.reorder_extra_ns = pick(rng, 100, 20_000) * 1000;
+        }
+        if pick(rng, 0, 3) == 0 {
+            config.duplicate_ppm = pick(rng, 0, 30_000) as u32;
+        }
+    }
+    config
+}
+
+impl Plan {
+    /// `large` asks for more than 4 MiB in one direction.
+    pub(crate) fn new(seed: u64, large: bool) -> Self {
+        let mut rng = Rng::for_packet(seed, 0x5eed, 0);
+        let mptcp = pick(&mut rng, 0, 4) != 0;
+        let paths = if mptcp { [1, 2, 2, 2, 4][pick(&mut rng, 0, 4) as usize] } else { 1 };
+        let faulty = pick(&mut rng, 0, 4) != 0;
+        let links = (0..paths)
+            .map(|_| {
+                let mbit = size(&mut rng, 7).clamp(if large { 8 } else { 1 }, 200);
+                let delay_us = size(&mut rng, 17).clamp(50, 100_000);
+                let up = link(&mut rng, mbit, delay_us, faulty);
+                (up, link(&mut rng, mbit, delay_us, faulty))
+            })
+            .collect();
+        let (mut up, mut down) = (size(&mut rng, 19), size(&mut rng, 20));
+        if large {
+            let bytes = (4 << 20) + 1 + size(&mut rng, 22);
+            if pick(&mut rng, 0, 1) == 0 { up = bytes } else { down = bytes }
+        }
+        let checksum = match pick(&mut rng, 0, 3) {
+            0 => ChecksumPolicy::Require,
+            _ => ChecksumPolicy::Accept,
+        };
+        let congestion = match pick(&mut rng, 0, 2) {
+            0 => CongestionAlgorithm::NewReno,
+            _ => CongestionAlgorithm::Cubic,
+        };
+        let cuts = if paths > 1 && pick(&mut rng, 0, 2) == 0 {
+            let from = pick(&mut rng, 50, 3_000) * 1_000_000;
+            let path = pick(&mut rng, 0, paths as u64 - 1) as usize;
+            vec![(path, from, from + pick(&mut rng, 100, 5_000) * 1_000_000)]
+        } else {
+            Vec::new()
+        };
+        Self {
+            seed,
+            mptcp,
+            v6: pick(&mut rng, 0, 3) == 0,
+            links,
+            up,
+            down,
+            checksum,
+            congestion,
+            buffer: (64 << 10) << pick(&mut rng, 0, 7),
+            sack: pick(&mut rng, 0, 9) != 0,
+            timestamps: pick(&mut rng, 0, 9) != 0,
+            cuts,
+        }
+    }
+
+    fn config(&self) -> StackConfig {
+        let mut config = StackConfig::default();
+        config.mptcp.checksum = self.checksum;
+        config.tcp.congestion = self.congestion;
+        config.tcp.recv_buffer_max = self.buffer;
+        config.tcp.send_buffer_max = self.buffer;
+        config.tcp.sack = self.sack;
+        config.tcp.timestamps = self.timestamps;
+        config.limits.tcbs = 64;
+        config.limits.connections = 16;
+        config.limits.half_open = 16;
+        config.limits.time_wait = 64;
+        config
+    }
+
+    pub(crate) fn world(&self) -> World {
+        let mut world = World::new(self.seed, &self.links, self.v6, self.config(), self.config());
+        for &(path, from, to) in &self.cuts {
+            for dir in [Direction::AtoB, Direction::BtoA] {
+                let link = world.net.link_mut(world.paths[path], dir);
+                link.at(from, Change::Blackhole(true));
+                link.at(to, Change::Blackhole(false));
+            }
+        }
+        world
+    }
+
+    /// Runs it and checks everything there is to check; answers the trace digest with the report.
+    pub(crate) fn run(&self) -> (u64, Report) {
+        let mut world = self.world();
+        let limit = Duration::from_secs(1800);
+        let report = run_with(&mut world, self.mptcp, self.up, self.down, limit, |_| {});
+        world.assert_empty();
+        let violations = world.net.referee().map(netsim::referee::Referee::violations);
+        assert!(violations.is_none_or(<[String]>::is_empty), "{violations:#?}");
+        (world.net.trace().digest(), report)
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+/// `PLAIT_SIM_SEEDS` transfers (300 unless told) from seed `PLAIT_SIM_FIRST` (0) on; every eighth
+/// moves more than 4 MiB.
+#[test]
+fn random_faulted_transfers() {
+    let (first, count) = (number("PLAIT_SIM_FIRST", 0), number("PLAIT_SIM_SEEDS", 300));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let failures = std::sync::Mutex::new(Vec::new());
+    let (large, bytes) =
+        (core::sync::atomic::AtomicU64::new(0), core::sync::atomic::AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let (failures, large, bytes) = (&failures, &large, &bytes);
+            scope.spawn(move || {
+                for seed in (first..first + count).filter(|s| s % threads == thread) {
+                    let plan = Plan::new(seed, seed % 8 == 0);
+                    let ordering = core::sync::atomic::Ordering::Relaxed;
+                    large.fetch_add(u64::from(seed % 8 == 0), ordering);
+                    bytes.fetch_add(plan.up + plan.down, ordering);
+                    let run = std::panic::AssertUnwindSafe(|| plan.run());
+                    if std::panic::catch_unwind(run).is_err() {
+                        eprintln!("FAILED seed {seed}: {plan:#?}");
+                        failures.lock().expect("no poison").push(seed);
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().expect("no poison");
+    println!(
+        "sim: seeds {first}..{}, {} transfers above 4 MiB, {} MiB in all, {} failed",
+        first + count,
+        large.into_inner(),
+        bytes.into_inner() >> 20,
+        failures.len()
+    );
+    assert!(failures.is_empty(), "failing seeds: {failures:?}");
+}
+
+/// One seed gives one trace, another seed another.
+#[test]
+fn one_seed_one_trace() {
+    let digest = |seed| Plan::new(seed, false).run().0;
+    assert_eq!(digest(4711), digest(4711));
+    assert_ne!(digest(4711), digest(4712));
+}

@@ -1,0 +1,230 @@
+//! Streams with known contents in both directions, and their judges.
+
+use crate::world::{Host, World};
+use mptcp_core::error::{RecvError, SendError};
+use mptcp_core::stack::{Ready, SocketId};
+use mptcp_core::time::{Duration, Instant};
+
+/// Octet `offset` of the stream `key`.
+pub(crate) fn octet(key: u64, offset: u64) -> u8 {
+    let word = (offset / 8).wrapping_add(key).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (word >> (8 * (offset % 8))) as u8 ^ (word >> 56) as u8
+}
+
+/// One end of a transfer.
+pub(crate) struct End {
+    pub(crate) id: SocketId,
+    pub(crate) send: u64,
+    pub(crate) sent: u64,
+    pub(crate) send_key: u64,
+    pub(crate) expect: u64,
+    pub(crate) received: u64,
+    pub(crate) recv_key: u64,
+    pub(crate) eof: bool,
+    pub(crate) shut: bool,
+    pub(crate) closed: bool,
+    pub(crate) failed: Option<String>,
+}
+
+impl End {
+    pub(crate) fn new(id: SocketId, send: u64, send_key: u64, expect: u64, recv_key: u64) -> Self {
+        Self {
+            id,
+            send,
+            sent: 0,
+            send_key,
+            expect,
+            received: 0,
+            recv_key,
+            eof: false,
+            shut: false,
+            closed: false,
+            failed: None,
+        }
+    }
+
+    /// Writes and reads as much as is possible now.
+    pub(crate) fn work(&mut self, host: &mut Host, now: Instant) {
+        if self.failed.is_some() {
+            return;
+        }
+        let mut chunk = [0; 8192];
+        while self.sent < self.send {
+            let want = (self.send - self.sent).min(chunk.len() as u64) as usize;
+            for (i, byte) in chunk[..want].iter_mut().enumerate() {
+                *byte = octet(self.send_key, self.sent + i as u64);
+            }
+            match host.stack.send(now, self.id, &chunk[..want]) {
+                Ok(n) => self.sent += n as u64,
+                Err(SendError::WouldBlock) => break,
+                Err(error) => {
+                    self.failed = Some(format!("send at {}: {error:?}", self.sent));
+                    return;
+                }
+            }
+        }
+        if self.sent == self.send && !self.shut {
+            self.shut = true;
+            host.stack.shutdown_write(now, self.id);
+        }
+        while !self.eof {
+            match host.stack.recv(now, self.id, &mut chunk) {
+                Ok(0) => self.eof = true,
+                Ok(n) => {
+                    for (i, &byte) in chunk[..n].iter().enumerate() {
+                        let at = self.received + i as u64;
+                        assert_eq!(byte, octet(self.recv_key, at), "octet {at} differs");
+                    }
+                    self.received += n as u64;
+                }
+                Err(RecvError::WouldBlock) => break,
+                Err(error) => {
+                    self.failed = Some(format!("recv at {}: {error:?}", self.received));
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn done(&self) -> bool {
+        self.eof && self.shut && self.received == self.expect
+    }
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) took: Duration,
+    pub(crate) client_bytes_by_path: Vec<u64>,
+    pub(crate) server_bytes_by_path: Vec<u64>,
+    /// Longest time without delivery at the client while it was receiving.
+    pub(crate) longest_gap: Duration,
+}
+
+/// Both directions of one connection from start to empty tables.
+pub(crate) fn run(world: &mut World, mptcp: bool, up: u64, down: u64, limit: Duration) -> Report {
+    run_with(world, mptcp, up, down, limit, |_| {})
+}
+
+/// The same with a hook that runs once per turn.
+pub(crate) fn run_with(
+    world: &mut World,
+    mptcp: bool,
+    up: u64,
+    down: u64,
+    limit: Duration,
+    mut hook: impl FnMut(&mut World),
+) -> Report {
+    let listener = world.listen(mptcp);
+    let start = world.now;
+    let deadline = start + limit;
+    let id = world.connect(mptcp);
+    let mut client = End::new(id, up, 11, down, 22);
+    let mut server: Option<End> = None;
+    let mut connected = false;
+    let mut last_delivery = start;
+    let mut longest_gap = Duration::ZERO;
+    let mut by_path = (Vec::new(), Vec::new());
+    loop {
+        world.turn();
+        hook(world);
+        while let Some(event) = world.client.stack.poll_event() {
+            connected |= event.ready.contains(Ready::CONNECTED);
+            client.closed |= event.ready.contains(Ready::CLOSED);
+        }
+        while let Some(event) = world.server.stack.poll_event() {
+            if let Some(end) = &mut server
+                && event.ready.contains(Ready::CLOSED)
+            {
+                end.closed = true;
+            }
+        }
+        if server.is_none()
+            && let Some(id) = world.server.stack.accept(listener)
+        {
+            server = Some(End::new(id, down, 22, up, 11));
+        }
+        let now = world.now;
+        if connected {
+            let before = client.received;
+            client.work(&mut world.client, now);
+            if client.received > before {
+                if before > 0 {
+                    longest_gap = longest_gap.max(now.since(last_delivery));
+                }
+                last_delivery = now;
+            }
+        }
+        if let Some(end) = &mut server {
+            end.work(&mut world.server, now);
+        }
+        world.flush();
+        let failed =
+            client.failed.clone().or_else(|| server.as_ref().and_then(|s| s.failed.clone()));
+        assert!(
+            failed.is_none(),
+            "{failed:?} at {now:?}\n{:?}",
+            world.client.stack.info(client.id)
+        );
+        if let Some(info) = world.client.stack.info(client.id)
+            && !info.subflows.is_empty()
+        {
+            by_path.0 = info.subflows.iter().map(|s| s.bytes_sent).collect();
+        }
+        if let Some(end) = &server
+            && let Some(info) = world.server.stack.info(end.id)
+            && !info.subflows.is_empty()
+        {
+            by_path.1 = info.subflows.iter().map(|s| s.bytes_sent).collect();
+        }
+        let done = client.done() && server.as_ref().is_some_and(End::done);
+        if done && client.closed && server.as_ref().is_some_and(|s| s.closed) {
+            break;
+        }
+        if !world.advance(deadline) {
+            for (name, host) in [("client", &world.client), ("server", &world.server)] {
+                let counters = host.stack.counters();
+                let drops = mptcp_core::stats::DropReason::ALL.iter();
+                let drops: Vec<_> = drops
+                    .map(|r| (r.name(), counters.dropped(*r)))
+                    .filter(|(_, n)| *n > 0)
+                    .collect();
+                let events: Vec<_> = counters.iter().filter(|(_, n)| *n > 0).collect();
+                eprintln!("{name}: {drops:?}\n{events:?}");
+            }
+            panic!(
+                "stuck at {:?}: client {}/{} sent {}/{} received eof {} closed {}; server {:?}\n{:#?}\n{:#?}",
+                world.now,
+                client.sent,
+                client.send,
+                client.received,
+                client.expect,
+                client.eof,
+                client.closed,
+                server.as_ref().map(|s| (s.sent, s.received, s.eof, s.closed)),
+                world.client.stack.info(client.id),
+                server.as_ref().and_then(|s| world.server.stack.info(s.id)),
+            );
+        }
+    }
+    let took = world.now.since(start);
+    let server = server.expect("the harness is sound");
+    world.client.stack.release(client.id);
+    world.server.stack.release(server.id);
+    settle(world);
+    world.server.stack.close_listener(world.now, listener);
+    Report { took, client_bytes_by_path: by_path.0, server_bytes_by_path: by_path.1, longest_gap }
+}
+
+/// Lets everything that still has a timer run out.
+pub(crate) fn settle(world: &mut World) {
+    let limit = world.now + Duration::from_secs(2000);
+    loop {
+        world.turn();
+        while world.client.stack.poll_event().is_some() {}
+        while world.server.stack.poll_event().is_some() {}
+        if !world.advance(limit) {
+            break;
+        }
+    }
+}

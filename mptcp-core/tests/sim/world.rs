@@ -1,0 +1,225 @@
+//! Two stacks, the links between them, and the loop that moves virtual time.
+
+use core::net::{IpAddr, SocketAddr};
+use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, HeapTxQueue, PortId};
+use mptcp_core::config::{LocalAddress, StackConfig};
+use mptcp_core::driver::Progress;
+use mptcp_core::stack::{Connect, Listen, Occupancy, SocketId, Stack};
+use mptcp_core::time::Instant;
+use netsim::link::LinkConfig;
+use netsim::network::{Network, NodeId, PathId};
+use netsim::referee::Referee;
+use std::collections::BTreeMap;
+
+pub(crate) const SERVER_PORT: u16 = 80;
+
+/// One host: a stack and where its packets go.
+pub(crate) struct Host {
+    pub(crate) stack: Stack<HeapBuf>,
+    pub(crate) pool: HeapPool,
+    pub(crate) node: NodeId,
+    tx: HeapTxQueue,
+    routes: BTreeMap<IpAddr, PathId>,
+    by_source: bool,
+}
+
+/// The simulated world. The client has one address per path, the server one for all.
+pub(crate) struct World {
+    pub(crate) net: Network,
+    pub(crate) client: Host,
+    pub(crate) server: Host,
+    pub(crate) now: Instant,
+    pub(crate) paths: Vec<PathId>,
+    pub(crate) server_addr: IpAddr,
+    pub(crate) client_addrs: Vec<IpAddr>,
+    pub(crate) events: u64,
+}
+
+pub(crate) fn client_addr(path: usize, v6: bool) -> IpAddr {
+    if v6 {
+        IpAddr::from([0xfd00, 1, path as u16, 0, 0, 0, 0, 2])
+    } else {
+        IpAddr::from([10, 1, path as u8, 2])
+    }
+}
+
+fn server_addr(v6: bool) -> IpAddr {
+    if v6 { IpAddr::from([0xfd00, 9, 0, 0, 0, 0, 0, 1]) } else { IpAddr::from([10, 9, 0, 1]) }
+}
+
+impl Host {
+    fn new(net: &mut Network, name: &str, addrs: &[IpAddr], mut config: StackConfig) -> Self {
+        config.addresses = addrs
+            .iter()
+            .map(|&addr| LocalAddress {
+                addr,
+                port: PortId::ROUTED,
+                mtu: 1500,
+                endpoint: true,
+                backup: false,
+            })
+            .collect();
+        let pool = HeapPool::new(200_000, 1700);
+        let boxed: Box<dyn BufPool<HeapBuf> + Send> = Box::new(pool.clone());
+        Self {
+            stack: Stack::new(config, Instant::from_nanos(1), boxed),
+            tx: HeapTxQueue::new(64, pool.clone()),
+            pool,
+            node: net.add_node(name, addrs),
+            routes: BTreeMap::new(),
+            by_source: addrs.len() > 1,
+        }
+    }
+
+    fn transmit(&mut self, now: Instant, net: &mut Network) -> bool {
+        let mut any = false;
+        loop {
+            let progress = self.stack.poll_transmit(now, &mut self.tx);
+            let mut sent = false;
+            while let Some(packet) = self.tx.pop() {
+                sent = true;
+                let bytes = packet.to_vec();
+                let (src, dst) = addresses(&bytes);
+                if std::env::var("PLAIT_TRACE").is_ok() {
+                    let header =
+                        mptcp_core::wire::IpHeader::parse(&bytes).expect("the harness is sound");
+                    let seg = mptcp_core::wire::TcpSegment::parse(&bytes[header.header_len..])
+                        .expect("the harness is sound");
+                    let options: Vec<_> = seg.options().collect();
+                    eprintln!(
+                        "{now:?} {src}:{} > {dst}:{} {:?} seq {} ack {} win {} len {} {:?}",
+                        seg.src_port,
+                        seg.dst_port,
+                        seg.flags,
+                        seg.seq.0,
+                        seg.ack.0,
+                        seg.window,
+                        seg.payload.len(),
+                        options
+                    );
+                }
+                let key = if self.by_source { src } else { dst };
+                let path = self.routes.get(&key).copied().unwrap_or(PathId(0));
+                net.send(now.as_nanos(), self.node, path, bytes);
+            }
+            any |= sent;
+            if progress == Progress::Done || !sent {
+                return any;
+            }
+        }
+    }
+}
+
+fn addresses(packet: &[u8]) -> (IpAddr, IpAddr) {
+    let header = mptcp_core::wire::IpHeader::parse(packet).expect("the harness is sound");
+    (header.src, header.dst)
+}
+
+impl World {
+    pub(crate) fn new(
+        seed: u64,
+        links: &[(LinkConfig, LinkConfig)],
+        v6: bool,
+        mut client: StackConfig,
+        mut server: StackConfig,
+    ) -> Self {
+        client.seed = [seed as u8; 32];
+        client.seed[..8].copy_from_slice(&seed.to_le_bytes());
+        server.seed = client.seed;
+        server.seed[31] ^= 0x55;
+        let mut net = Network::new(seed);
+        let client_addrs: Vec<IpAddr> = (0..links.len()).map(|p| client_addr(p, v6)).collect();
+        let server_addr = server_addr(v6);
+        let mut client = Host::new(&mut net, "client", &client_addrs, client);
+        let mut server = Host::new(&mut net, "server", &[server_addr], server);
+        let mut paths = Vec::new();
+        for (idx, (up, down)) in links.iter().enumerate() {
+            let path = net.add_path(client.node, server.node, up.clone(), down.clone());
+            client.routes.insert(client_addrs[idx], path);
+            server.routes.insert(client_addrs[idx], path);
+            paths.push(path);
+        }
+        client.by_source = true;
+        net.set_referee(Referee::new());
+        let now = Instant::from_nanos(1);
+        Self { net, client, server, now, paths, server_addr, client_addrs, events: 0 }
+    }
+
+    pub(crate) fn listen(&mut self, mptcp: bool) -> SocketId {
+        let local = SocketAddr::new(self.server_addr, SERVER_PORT);
+        let options = Listen { mptcp, ..Listen::default() };
+        self.server.stack.listen(local, &options).expect("the harness is sound")
+    }
+
+    pub(crate) fn connect(&mut self, mptcp: bool) -> SocketId {
+        let with = Connect {
+            local: self.client_addrs[0],
+            local_port: 0,
+            remote: SocketAddr::new(self.server_addr, SERVER_PORT),
+            mptcp,
+            timeout: None,
+            user_data: 0,
+        };
+        self.client.stack.connect(self.now, &with).expect("the harness is sound")
+    }
+
+    /// Delivers what is due, runs timers and sends, without moving time.
+    pub(crate) fn turn(&mut self) {
+        let now = self.now;
+        let mut to_client = Vec::new();
+        let mut to_server = Vec::new();
+        while let Some(delivery) = self.net.deliver(now.as_nanos()) {
+            self.events += 1;
+            let buf = HeapBuf::from_slice(&delivery.packet);
+            if delivery.node == self.client.node {
+                to_client.push(buf);
+            } else {
+                to_server.push(buf);
+            }
+        }
+        self.client.stack.handle_burst(now, &mut to_client);
+        self.server.stack.handle_burst(now, &mut to_server);
+        while self.client.stack.handle_timeouts(now, 64) == Progress::More {}
+        while self.server.stack.handle_timeouts(now, 64) == Progress::More {}
+        self.flush();
+    }
+
+    pub(crate) fn flush(&mut self) {
+        let now = self.now;
+        self.client.transmit(now, &mut self.net);
+        self.server.transmit(now, &mut self.net);
+    }
+
+    /// When anything happens next.
+    pub(crate) fn next_event(&self) -> Option<Instant> {
+        let net = self.net.next_deadline().map(Instant::from_nanos);
+        [net, self.client.stack.poll_timeout(), self.server.stack.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Moves time to the next event, at most to `limit`. False when nothing will ever happen or
+    /// the limit is reached.
+    pub(crate) fn advance(&mut self, limit: Instant) -> bool {
+        match self.next_event() {
+            Some(at) if at <= limit => {
+                self.now = at.max(self.now);
+                true
+            }
+            _ => {
+                self.now = limit.max(self.now);
+                false
+            }
+        }
+    }
+
+    /// What must be empty at the end is.
+    pub(crate) fn assert_empty(&self) {
+        for (name, host) in [("client", &self.client), ("server", &self.server)] {
+            assert_eq!(host.stack.occupancy(), Occupancy::default(), "{name} left something");
+            assert_eq!(host.pool.in_use(), 0, "{name} leaked buffers");
+            assert_eq!(host.stack.counters().internal_errors, 0, "{name}");
+        }
+    }
+}
