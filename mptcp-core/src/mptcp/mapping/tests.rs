@@ -191,6 +191,7 @@ fn mappings_with_checksums_stay_whole() {
     assert_eq!(insert(&mut store, 0, 500, 500, 1_000, 0xcccc), conflict);
     assert_eq!(insert(&mut store, 0, 1_500, 1_500, 1_000, 0xcccc), conflict);
     assert_eq!(insert(&mut store, 0, 0, 1, 1_000, 0xaaaa), conflict);
+    assert_eq!(store.insert(at(0), at(500), data(500), 5_000, None), conflict);
     // Half delivered, the whole is still there; then it is gone.
     store.release(at(500));
     assert_eq!(store.checked_at(at(500)), Some(first));

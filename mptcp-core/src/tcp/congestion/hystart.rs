@@ -105,3 +105,61 @@ impl HyStart {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::{Duration, Instant};
+
+    /// One round of 20 acknowledgements; the last verdict.
+    fn round(hystart: &mut HyStart, rtt_ms: u64) -> SlowStart {
+        let rtt = Duration::from_millis(rtt_ms);
+        let ack = AckSample {
+            now: Instant::MIN,
+            acked: 1_000,
+            rtt: Some(rtt),
+            srtt: rtt,
+            flight_size: 20_000,
+            cwnd_limited: true,
+            in_recovery: false,
+        };
+        for left in (1..20).rev() {
+            hystart.on_ack(&AckSample { flight_size: 1_000 + left * 1_000, ..ack });
+        }
+        // All 20 were replaced by the time the last is acknowledged.
+        hystart.on_ack(&AckSample { flight_size: 21_000, ..ack })
+    }
+
+    #[test]
+    fn leaves_after_five_rounds_of_suspicion() {
+        let mut hystart = HyStart::new();
+        assert_eq!(round(&mut hystart, 50), SlowStart::Standard);
+        // Below a threshold of an eighth.
+        assert_eq!(round(&mut hystart, 56), SlowStart::Standard);
+        assert_eq!(round(&mut hystart, 63), SlowStart::Conservative);
+        for rtt_ms in [64, 63, 100] {
+            assert_eq!(round(&mut hystart, rtt_ms), SlowStart::Conservative);
+        }
+        assert_eq!(round(&mut hystart, 64), SlowStart::Exit);
+    }
+
+    #[test]
+    fn suspicions_that_were_wrong_do_not_add_up() {
+        let mut hystart = HyStart::new();
+        round(&mut hystart, 50);
+        for _ in 0..10 {
+            assert_eq!(round(&mut hystart, 80), SlowStart::Conservative);
+            assert_eq!(round(&mut hystart, 50), SlowStart::Standard);
+        }
+    }
+
+    #[test]
+    fn thresholds_have_bounds() {
+        for (short, same, longer) in [(10, 13, 14), (400, 415, 416)] {
+            let mut hystart = HyStart::new();
+            round(&mut hystart, short);
+            assert_eq!(round(&mut hystart.clone(), same), SlowStart::Standard);
+            assert_eq!(round(&mut hystart, longer), SlowStart::Conservative);
+        }
+    }
+}

@@ -153,8 +153,10 @@ fn a_timeout_leaves_one_segment_and_slow_start() {
         path.congestion.on_rto(path.now, MSS);
         path.congestion.on_rto(path.now, MSS);
         assert_eq!((path.congestion.cwnd(), path.congestion.ssthresh()), (MSS, left));
-        path.congestion.on_recovery_exit(path.now);
-        assert_eq!(path.congestion.cwnd(), MSS, "the end of loss recovery is not a jump");
+        let mut recovered = Path::new(algorithm, 100);
+        recovered.congestion.on_rto(path.now, 10 * MSS);
+        recovered.congestion.on_recovery_exit(path.now);
+        assert_eq!(recovered.segments(), 1, "the end of loss recovery is not a jump");
         path.rounds(5);
         assert_eq!(path.segments(), 32);
         path.congestion.on_rto(path.now, 32 * MSS);
@@ -170,6 +172,17 @@ fn reductions_stop_at_two_segments() {
         assert_eq!(path.congestion.ssthresh(), 2 * MSS);
         path.congestion.set_cwnd(0);
         assert_eq!(path.congestion.cwnd(), MSS);
+    }
+}
+
+#[test]
+fn a_reduction_never_raises_the_window() {
+    for algorithm in ALGORITHMS {
+        let mut path = Path::new(algorithm, 100);
+        // After a restart much more can be in flight than the window allows.
+        path.congestion.on_congestion_event(path.now, 500 * MSS);
+        path.congestion.on_recovery_exit(path.now);
+        assert_eq!(path.segments(), 10);
     }
 }
 
@@ -240,6 +253,40 @@ fn cubic_follows_its_curve_through_the_plateau() {
 }
 
 #[test]
+fn cubic_grows_as_fast_on_small_acknowledgements() {
+    let mut whole = Path::new(CongestionAlgorithm::Cubic, 100);
+    whole.settle(1_000);
+    let mut split = Path::new(CongestionAlgorithm::Cubic, 100);
+    split.settle(1_000);
+    for _ in 0..20 {
+        whole.round();
+        let acks = split.segments() * 50;
+        for _ in 0..acks {
+            split.now = split.now + split.rtt / acks;
+            split.ack(MSS / 50, true, false);
+        }
+    }
+    assert!(split.segments().abs_diff(whole.segments()) <= 2);
+    assert!(split.segments() > 850);
+}
+
+/// §4.8: what was lost before a timeout is no aim any more.
+#[test]
+fn cubic_probes_anew_after_a_timeout() {
+    let mut path = Path::new(CongestionAlgorithm::Cubic, 100);
+    path.settle(1_000);
+    path.congestion.on_rto(path.now, 700 * MSS);
+    while path.congestion.cwnd() < path.congestion.ssthresh() {
+        path.round();
+    }
+    let before = path.segments();
+    assert_eq!(before, 490);
+    path.rounds(20);
+    // 2 s: 3 segments by the curve from its inflexion, 11 as Reno; 110 by the old curve.
+    assert!((before + 5..before + 20).contains(&path.segments()), "{}", path.segments());
+}
+
+#[test]
 fn cubic_is_never_slower_than_reno_on_short_paths() {
     let mut path = Path::new(CongestionAlgorithm::Cubic, 10);
     path.settle(40);
@@ -273,6 +320,25 @@ fn cubic_does_not_jump_after_time_without_data() {
         path.rounds(2);
         assert!(path.segments() < before + before / 10, "{before} {}", path.segments());
     }
+}
+
+/// The pause counts once, though the first acknowledgement after it is not limited by the window.
+#[test]
+fn cubic_continues_its_curve_after_a_pause() {
+    let pause = Duration::from_secs(5);
+    let grown = |paused: bool| {
+        let mut path = Path::new(CongestionAlgorithm::Cubic, 100);
+        path.settle(1_000);
+        path.rounds(20);
+        if paused {
+            path.now = path.now + pause;
+            path.congestion.on_idle(path.now, pause, pause);
+            path.ack(MSS, false, false);
+        }
+        path.rounds(5);
+        path.segments()
+    };
+    assert!(grown(true).abs_diff(grown(false)) <= 1, "{} {}", grown(true), grown(false));
 }
 
 #[test]
@@ -320,6 +386,23 @@ fn cubic_leaves_slow_start_when_the_queue_grows() {
     // Noticed at 320, then five rounds of a quarter more each; doubling would reach 10,000.
     assert!((320..2_000).contains(&path.segments()), "{}", path.segments());
     assert_eq!(path.congestion.ssthresh() / MSS, path.segments());
+}
+
+/// One longer round trip makes slow start careful, the next normal one makes it itself again.
+#[test]
+fn cubic_resumes_slow_start_when_the_rise_was_no_queue() {
+    let mut path = Path::new(CongestionAlgorithm::Cubic, 50);
+    path.rounds(4);
+    assert_eq!(path.segments(), 160);
+    path.rtt = Duration::from_millis(80);
+    path.round();
+    assert!(path.segments() < 320, "{}", path.segments());
+    path.rtt = Duration::from_millis(50);
+    for _ in 0..6 {
+        path.round();
+    }
+    assert!(path.segments() > 6_000, "{}", path.segments());
+    assert_eq!(path.congestion.ssthresh(), SSTHRESH_INFINITE);
 }
 
 /// Jitter above an unchanged minimum is no queue.
