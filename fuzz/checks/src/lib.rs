@@ -4,10 +4,14 @@
 //! cargo-fuzz calls them with new inputs; `tests/replay.rs` calls them on stable Rust with every file
 //! of `fuzz/corpus` and its mutations, so that `cargo test` keeps what fuzzing once found.
 
+mod config;
 mod ip;
 mod options;
+mod socks5;
 mod tcp;
 
+pub use config::config;
 pub use ip::ip_packet;
 pub use options::options;
+pub use socks5::socks5;
 pub use tcp::tcp_header;

@@ -46,6 +46,16 @@ fn ip_packet() {
     replay("ip_packet", fuzz_checks::ip_packet);
 }
 
+#[test]
+fn socks5() {
+    replay("socks5", fuzz_checks::socks5);
+}
+
+#[test]
+fn config() {
+    replay("config", fuzz_checks::config);
+}
+
 /// A target without a corpus would be fuzzed but never replayed.
 #[test]
 fn every_target_is_replayed() {
@@ -61,6 +71,6 @@ fn every_target_is_replayed() {
         names.sort();
         names
     };
-    assert_eq!(names("fuzz_targets"), ["ip_packet", "options", "tcp_header"]);
+    assert_eq!(names("fuzz_targets"), ["config", "ip_packet", "options", "socks5", "tcp_header"]);
     assert_eq!(names("corpus"), names("fuzz_targets"));
 }

@@ -1,0 +1,78 @@
+//! The SOCKS5 handshake: how a client splits its bytes changes nothing, it ends, and it never takes a
+//! byte that belongs to what follows.
+
+use proxy_gw::config::Auth;
+use proxy_gw::front_end::Host;
+use proxy_gw::front_end::socks5::{Handshake, Step};
+
+/// More than any handshake has: method, verification, its status, the connection.
+const MAX_STEPS: usize = 4;
+
+/// Takes the first byte of `data` as configuration and piece size, the rest as what a client sends.
+pub fn socks5(data: &[u8]) {
+    let Some((choice, stream)) = data.split_first() else { return };
+    let auth = if choice & 1 == 0 { Auth::None } else { Auth::Password };
+    let whole = run(auth, stream, usize::MAX);
+    let piece = usize::from(choice >> 1).max(1);
+    assert_eq!(run(auth, stream, piece), whole, "in pieces of {piece}");
+    assert_eq!(run(auth, stream, 1), whole, "byte by byte");
+}
+
+/// Every step but the reads, and behind a request the bytes that were not asked for: they belong to
+/// the relay. Credentials are always right.
+fn run(auth: Auth, stream: &[u8], piece: usize) -> (Vec<Step>, Option<usize>) {
+    let mut handshake = Handshake::new(auth);
+    let mut left = stream;
+    let mut steps = Vec::new();
+    loop {
+        match handshake.step() {
+            Step::Read(wanted) => {
+                let count = wanted.min(piece).min(left.len());
+                if count == 0 {
+                    assert!(wanted > 0, "a read of nothing never ends");
+                    return (steps, None);
+                }
+                let input = handshake.input(wanted);
+                assert_eq!(input.len(), wanted, "the buffer holds what it asks for");
+                let (now, later) = left.split_at(count);
+                input[..count].copy_from_slice(now);
+                left = later;
+                handshake.advance(count);
+            }
+            Step::Wait => {
+                let is_served = matches!(steps.last(), Some(Step::Connect { .. }));
+                return (steps, is_served.then_some(left.len()));
+            }
+            step => {
+                check_step(&step);
+                if matches!(step, Step::Verify(_)) {
+                    assert!(handshake.is_verifying());
+                    handshake.verified();
+                }
+                steps.push(step);
+                assert!(steps.len() <= MAX_STEPS, "{steps:?}");
+            }
+        }
+    }
+}
+
+fn check_step(step: &Step) {
+    match step {
+        Step::Verify(credentials) => {
+            assert!((1..=255).contains(&credentials.user.len()));
+            assert!((1..=255).contains(&credentials.password.len()));
+        }
+        Step::Connect { target, .. } => {
+            assert_ne!(target.port, 0);
+            if let Host::Name(name) = &target.host {
+                let name = name.to_string();
+                assert!((1..=253).contains(&name.len()), "{name:?}");
+                assert!(name.bytes().all(|byte| byte.is_ascii_graphic()), "{name:?} reaches logs");
+            }
+        }
+        Step::Send(reply) | Step::Refuse(_, Some(reply)) => {
+            assert!((2..=22).contains(&reply.len()))
+        }
+        Step::Refuse(_, None) | Step::Read(_) | Step::Wait => {}
+    }
+}
