@@ -38,7 +38,7 @@ pub mod trace;
 pub use link::{Change, DropReason, Link, LinkConfig, LinkCounters, Loss, Verdict};
 pub use middlebox::Middlebox;
 pub use network::{Delivery, Network, NodeId, PathId};
-pub use referee::{Point, Referee};
+pub use referee::{Judged, Point, Referee, Rule, Violation};
 pub use rng::Rng;
 
 /// Which way a packet crosses a path between its ends `a` and `b`.

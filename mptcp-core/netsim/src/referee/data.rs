@@ -1,0 +1,240 @@
+//! The data level of one MPTCP connection as one host sees it (RFC 8684 §3.3). Positions count
+//! from the initial data sequence number: 0 is MP_CAPABLE, the first octet is 1.
+
+use super::options::widen;
+use super::stream::Stream;
+use super::violation::{Faults, Rule};
+use crate::network::NodeId;
+use crate::packet::mptcp::WireSeq;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+/// What a key stands for in version 1: SHA-256 gives the token and the initial DSN (§3.1).
+pub(super) struct Key {
+    pub(super) token: u32,
+    pub(super) idsn: u64,
+}
+
+impl Key {
+    pub(super) fn new(key: u64) -> Self {
+        let hash = Sha256::digest(key.to_be_bytes());
+        let token = hash.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
+        let idsn = hash.last_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        Self { token, idsn }
+    }
+}
+
+/// One connection at one host.
+#[derive(Debug, Default)]
+pub(super) struct DataLevel {
+    local_idsn: Option<u64>,
+    remote_idsn: Option<u64>,
+    /// What the host mapped: bytes by data position.
+    stream: Stream,
+    /// End of the highest mapping sent, a DATA_FIN included.
+    mapped_end: u64,
+    data_fin: Option<u64>,
+    /// What the peer said: DATA_ACK and right edge.
+    ack_seen: bool,
+    acked: u64,
+    edge: u64,
+    /// What the host said.
+    last_ack: u64,
+    last_edge: u64,
+    /// End of the highest mapping that reached the host, and of the stream if that is known.
+    reached: u64,
+    remote_end: Option<u64>,
+    /// After an infinite mapping or MP_FAIL the data level is no longer judged.
+    pub(super) fallen: bool,
+}
+
+impl DataLevel {
+    /// Position of a DSN the host sent, near what it sent last.
+    pub(super) fn local_position(&self, dsn: WireSeq) -> Option<u64> {
+        position(dsn, self.local_idsn?, self.mapped_end)
+    }
+
+    /// Position of a DSN that reached the host.
+    pub(super) fn remote_position(&self, dsn: WireSeq) -> Option<u64> {
+        position(dsn, self.remote_idsn?, self.reached)
+    }
+
+    /// The host sent a mapping of `data_len` octets at `at`, and after them a DATA_FIN if `fin`.
+    pub(super) fn map(&mut self, at: u64, data_len: u64, fin: bool, faults: &mut Faults) {
+        let end = at.saturating_add(data_len);
+        if let Some(held) = self.data_fin {
+            let kept = end <= held && (!fin || end == held);
+            faults.require(kept, Rule::DataFinLast, || {
+                let what = if fin { "DATA_FIN" } else { "data end" };
+                format!("{what} at data position {end}, DATA_FIN was at {held}")
+            });
+        } else if fin {
+            faults.require(end >= self.mapped_end, Rule::DataFinLast, || {
+                format!("DATA_FIN at {end}, data was mapped up to {}", self.mapped_end)
+            });
+            self.data_fin = Some(end);
+        }
+        self.mapped_end = self.mapped_end.max(end + u64::from(fin));
+    }
+
+    /// The host sent `bytes` for data position `at`. `handshake_edge` limits what may be sent
+    /// before the first DATA_ACK arrives.
+    pub(super) fn send(&mut self, at: u64, bytes: &[u8], handshake_edge: u64, faults: &mut Faults) {
+        if let Some(differs) = self.stream.put(at, bytes) {
+            faults.add(
+                Rule::SameData,
+                format!("data position {differs} was sent before with another value"),
+            );
+        }
+        if !self.ack_seen {
+            self.edge = self.edge.max(handshake_edge);
+        }
+        let edge = self.edge;
+        let end = at + bytes.len() as u64;
+        let probe = bytes.len() == 1 && at == edge;
+        faults.require(end <= edge || probe, Rule::WithinDataWindow, || {
+            format!("data up to {end}, the peer's right edge is {edge}")
+        });
+    }
+
+    /// The host sent a DATA_ACK and a window.
+    pub(super) fn send_ack(&mut self, data_ack: WireSeq, window: u64, faults: &mut Faults) {
+        let Some(idsn) = self.remote_idsn else { return };
+        let Some(ack) = position(data_ack, idsn, self.last_ack) else {
+            faults.add(Rule::DataAckAdvances, format!("{data_ack:?} lies before the stream"));
+            return;
+        };
+        faults.require(ack >= self.last_ack, Rule::DataAckAdvances, || {
+            format!("DATA_ACK went back from position {} to {ack}", self.last_ack)
+        });
+        let reached = self.reached.max(1);
+        faults.require(ack <= reached, Rule::DataAckAdvances, || {
+            format!("DATA_ACK {ack} is beyond {reached}, the last that arrived")
+        });
+        let edge = ack + window;
+        // Behind the last octet a window means nothing any more.
+        let over = self.remote_end.is_some_and(|end| ack >= end);
+        faults.require(over || edge >= self.last_edge, Rule::DataWindowKept, || {
+            format!("right edge went back from {} to {edge}", self.last_edge)
+        });
+        self.last_ack = self.last_ack.max(ack);
+        self.last_edge = self.last_edge.max(edge);
+    }
+
+    /// A mapping of positions up to `end` reached the host; `fin` when DATA_FIN is the last of them.
+    pub(super) fn receive_mapping(&mut self, end: u64, fin: bool) {
+        self.reached = self.reached.max(end);
+        if fin {
+            self.remote_end = Some(end);
+        }
+    }
+
+    /// A DATA_ACK reached the host. One for data never mapped is none of the peer's doing.
+    pub(super) fn receive_ack(&mut self, data_ack: WireSeq, window: u64) {
+        let ack = self.local_idsn.and_then(|idsn| position(data_ack, idsn, self.acked));
+        let Some(ack) = ack.filter(|&ack| ack <= self.mapped_end.max(1)) else { return };
+        self.ack_seen = true;
+        self.acked = self.acked.max(ack);
+        self.edge = self.edge.max(ack + window);
+        self.stream.forget_below(self.acked);
+    }
+
+    /// Bytes held.
+    pub(super) fn held(&self) -> usize {
+        self.stream.held()
+    }
+
+    /// Gives the memory back; what was sent so far can no longer be compared.
+    pub(super) fn forget(&mut self) {
+        self.stream.clear();
+    }
+}
+
+fn position(dsn: WireSeq, idsn: u64, near: u64) -> Option<u64> {
+    match dsn {
+        WireSeq::Full(dsn) => Some(dsn.wrapping_sub(idsn)).filter(|&at| at < 1 << 62),
+        WireSeq::Low(low) => {
+            let [.., a, b, c, d] = idsn.to_be_bytes();
+            widen(low.wrapping_sub(u32::from_be_bytes([a, b, c, d])), near)
+        }
+    }
+}
+
+/// A connection and the keys it is found by.
+#[derive(Debug)]
+struct Entry {
+    data: DataLevel,
+    local: (NodeId, u32),
+    remote: Option<(NodeId, u32)>,
+}
+
+/// The connections of all hosts, by a number, by the local and by the remote token.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    table: BTreeMap<u64, Entry>,
+    by_local: BTreeMap<(NodeId, u32), u64>,
+    by_remote: BTreeMap<(NodeId, u32), u64>,
+    next: u64,
+}
+
+impl Connections {
+    /// A new connection of `node`; the oldest one goes when there are `limit`. Returns its number
+    /// and the bytes the old one held.
+    pub(super) fn create(&mut self, node: NodeId, local: &Key, limit: usize) -> (u64, usize) {
+        let mut freed = 0;
+        while self.table.len() >= limit.max(1)
+            && let Some((id, entry)) = self.table.pop_first()
+        {
+            freed += entry.data.held();
+            remove_if(&mut self.by_local, entry.local, id);
+            if let Some(remote) = entry.remote {
+                remove_if(&mut self.by_remote, remote, id);
+            }
+        }
+        let id = self.next;
+        self.next += 1;
+        let place = (node, local.token);
+        self.by_local.insert(place, id);
+        let data = DataLevel { local_idsn: Some(local.idsn), ..DataLevel::default() };
+        self.table.insert(id, Entry { data, local: place, remote: None });
+        (id, freed)
+    }
+
+    /// Learns the peer's key.
+    pub(super) fn set_remote(&mut self, node: NodeId, id: u64, remote: &Key) {
+        if let Some(entry) = self.table.get_mut(&id) {
+            entry.data.remote_idsn = Some(remote.idsn);
+            entry.remote = Some((node, remote.token));
+            self.by_remote.insert((node, remote.token), id);
+        }
+    }
+
+    pub(super) fn get(&mut self, id: u64) -> Option<&mut DataLevel> {
+        self.table.get_mut(&id).map(|entry| &mut entry.data)
+    }
+
+    pub(super) fn local(&self, node: NodeId, token: u32) -> Option<u64> {
+        self.by_local.get(&(node, token)).copied()
+    }
+
+    pub(super) fn remote(&self, node: NodeId, token: u32) -> Option<u64> {
+        self.by_remote.get(&(node, token)).copied()
+    }
+
+    /// Connections ever created.
+    pub(super) const fn created(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether every connection ever created is still known.
+    pub(super) fn complete(&self) -> bool {
+        self.table.len() as u64 == self.next
+    }
+}
+
+/// Two peers may choose one token: only the connection that still owns the entry removes it.
+fn remove_if(index: &mut BTreeMap<(NodeId, u32), u64>, key: (NodeId, u32), id: u64) {
+    if index.get(&key) == Some(&id) {
+        index.remove(&key);
+    }
+}

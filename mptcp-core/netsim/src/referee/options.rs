@@ -1,0 +1,89 @@
+//! The options of one segment, read once.
+
+use super::violation::{Faults, Rule};
+use crate::packet::mptcp::{Capable, Dss, MptcpOption};
+use crate::packet::{TcpOption, TcpSegment};
+
+/// What the referee wants to know of a segment's options.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen<'a> {
+    pub(super) mss: Option<u16>,
+    pub(super) window_scale: Option<u8>,
+    pub(super) sack_permitted: bool,
+    pub(super) sack: Option<&'a [u8]>,
+    /// TSval and TSecr.
+    pub(super) timestamps: Option<(u32, u32)>,
+    pub(super) capable: Option<Capable>,
+    /// Token of an MP_JOIN on a SYN.
+    pub(super) join: Option<u32>,
+    pub(super) join_answer: bool,
+    pub(super) dss: Option<Dss>,
+    pub(super) fail: bool,
+    /// Any option of kind 30.
+    pub(super) mptcp: bool,
+}
+
+impl<'a> Seen<'a> {
+    /// Reads the options; malformed and repeated ones are faults.
+    pub(super) fn read(segment: &TcpSegment<'a>, faults: &mut Faults) -> Self {
+        let mut seen = Self::default();
+        for option in segment.options() {
+            let repeated = match option {
+                Ok(TcpOption::MaxSegmentSize(mss)) => seen.mss.replace(mss).is_some(),
+                Ok(TcpOption::WindowScale(shift)) => seen.window_scale.replace(shift).is_some(),
+                Ok(TcpOption::SackPermitted) => core::mem::replace(&mut seen.sack_permitted, true),
+                Ok(TcpOption::Sack(blocks)) => seen.sack.replace(blocks).is_some(),
+                Ok(TcpOption::Timestamps { tsval, tsecr }) => {
+                    seen.timestamps.replace((tsval, tsecr)).is_some()
+                }
+                Ok(TcpOption::Mptcp(option)) => seen.add_mptcp(option),
+                Ok(TcpOption::Other { .. }) => false,
+                Err(error) => {
+                    faults.add(Rule::WellFormed, error.to_string());
+                    false
+                }
+            };
+            if repeated {
+                faults.add(Rule::WellFormed, format!("{option:?} repeats an option"));
+            }
+        }
+        seen
+    }
+
+    fn add_mptcp(&mut self, option: MptcpOption<'_>) -> bool {
+        self.mptcp = true;
+        match option {
+            // A SYN may offer both versions.
+            MptcpOption::Capable(capable) => {
+                self.capable = self.capable.filter(|held| held.version == 1).or(Some(capable));
+                false
+            }
+            MptcpOption::JoinSyn { token } => self.join.replace(token).is_some(),
+            MptcpOption::JoinAnswer => core::mem::replace(&mut self.join_answer, true),
+            MptcpOption::Dss(dss) => self.dss.replace(dss).is_some(),
+            MptcpOption::Fail => core::mem::replace(&mut self.fail, true),
+            MptcpOption::Fastclose | MptcpOption::Other { .. } => false,
+        }
+    }
+}
+
+/// The position whose low 32 bits are `low`, nearest to `near`; `None` before position 0.
+pub(super) fn widen(low: u32, near: u64) -> Option<u64> {
+    let [.., a, b, c, d] = near.to_be_bytes();
+    let distance = low.wrapping_sub(u32::from_be_bytes([a, b, c, d])).cast_signed();
+    near.checked_add_signed(distance.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::widen;
+
+    #[test]
+    fn widening_takes_the_nearest() {
+        assert_eq!(widen(5, 0), Some(5));
+        assert_eq!(widen(u32::MAX, 0), None);
+        assert_eq!(widen(3, 0xffff_fff0), Some(0x1_0000_0003));
+        assert_eq!(widen(0xffff_fff0, 0x1_0000_0003), Some(0xffff_fff0));
+        assert_eq!(widen(7, 0x5_0000_0000), Some(0x5_0000_0007));
+    }
+}

@@ -1,0 +1,350 @@
+//! The rules of the data level.
+
+use super::*;
+
+const KEY_A: u64 = 0x0102_0304_0506_0708;
+const KEY_B: u64 = 0x1112_1314_1516_1718;
+/// What the two keys stand for, computed independently of this crate.
+const IDSN_A: u64 = 0xf5a1_01d3_d29d_6f72;
+const IDSN_B: u64 = 0x535b_eea3_8e08_7c8e;
+const TOKEN_B: u32 = 0xccad_45ac;
+
+const CAPABLE_SYN: [u8; 4] = [30, 4, 0x01, 0x01];
+
+fn capable(keys: &[u64], data_len: Option<u16>) -> Vec<u8> {
+    let mut option = vec![30, 0, 0x01, 0x01];
+    for key in keys {
+        option.extend(key.to_be_bytes());
+    }
+    option.extend(data_len.iter().flat_map(|len| len.to_be_bytes()));
+    option[1] = u8::try_from(option.len()).unwrap();
+    option
+}
+
+/// A DSS with 64-bit numbers, given as positions.
+#[derive(Clone, Copy, Default)]
+struct Signal {
+    from_b: bool,
+    ack: Option<u64>,
+    map: Option<(u64, u32, u16)>,
+    fin: bool,
+    short: bool,
+}
+
+impl Signal {
+    fn option(self) -> Vec<u8> {
+        let (own, peer) = if self.from_b { (IDSN_B, IDSN_A) } else { (IDSN_A, IDSN_B) };
+        let mut option = vec![30, 0, 0x20, 0];
+        let put = |option: &mut Vec<u8>, value: u64, wide: u8| {
+            if self.short {
+                option.extend(&value.to_be_bytes()[4..]);
+            } else {
+                option.extend(value.to_be_bytes());
+                option[3] |= wide;
+            }
+        };
+        if let Some(ack) = self.ack {
+            option[3] |= 0x01;
+            put(&mut option, peer.wrapping_add(ack), 0x02);
+        }
+        if let Some((data, ssn, len)) = self.map {
+            option[3] |= 0x04;
+            put(&mut option, own.wrapping_add(data), 0x08);
+            option.extend(ssn.to_be_bytes());
+            option.extend(len.to_be_bytes());
+        }
+        if self.fin {
+            option[3] |= 0x10;
+        }
+        option[1] = u8::try_from(option.len()).unwrap();
+        option
+    }
+}
+
+fn from_a(ack: Option<u64>, map: Option<(u64, u32, u16)>) -> Vec<u8> {
+    Signal { ack, map, ..Signal::default() }.option()
+}
+
+fn from_b(ack: Option<u64>, map: Option<(u64, u32, u16)>) -> Vec<u8> {
+    Signal { from_b: true, ack, map, ..Signal::default() }.option()
+}
+
+/// A scene after the handshake of version 1.
+fn capable_scene() -> Scene {
+    let mut scene = Scene::new();
+    scene.pass(syn(&[&MSS, &CAPABLE_SYN]));
+    scene.pass(syn_ack(&[&MSS, &capable(&[KEY_B], None)]));
+    scene.pass(a(1, 1).option(&capable(&[KEY_A, KEY_B], None)));
+    scene
+}
+
+/// The same, with a joined subflow from port 2000.
+fn joined_scene() -> Scene {
+    let mut scene = capable_scene();
+    scene.pass(a(1, 1).option(&from_a(Some(1), None)));
+    scene.pass(b(1, 1).option(&from_b(Some(1), None)));
+    let mut join = vec![30, 12, 0x10, 1];
+    join.extend(TOKEN_B.to_be_bytes());
+    join.extend([9; 4]);
+    scene.pass(on_join(syn(&[&MSS, &join])));
+    let mut answer = vec![30, 16, 0x10, 1];
+    answer.extend([7; 12]);
+    scene.pass(on_join(syn_ack(&[&MSS, &answer])));
+    let mut third = vec![30, 24, 0x10, 0];
+    third.extend([5; 20]);
+    scene.pass(on_join(a(1, 1).option(&third)));
+    scene
+}
+
+fn on_join(mut build: Build) -> Build {
+    for address in [&mut build.src, &mut build.dst] {
+        if address.port() == 1_000 {
+            address.set_port(2_000);
+        }
+    }
+    build
+}
+
+#[test]
+fn keys_give_the_known_tokens_and_numbers() {
+    let key = super::super::data::Key::new(KEY_A);
+    assert_eq!((key.token, key.idsn), (0x6684_0dda, IDSN_A));
+    let key = super::super::data::Key::new(KEY_B);
+    assert_eq!((key.token, key.idsn), (TOKEN_B, IDSN_B));
+}
+
+#[test]
+fn an_ordinary_connection_is_clean() {
+    let mut scene = joined_scene();
+    scene.pass(a(1, 1).data(&[1; 300]).option(&from_a(Some(1), Some((1, 1, 300)))));
+    scene.lose(on_join(a(1, 1)).data(&[2; 300]).option(&from_a(Some(1), Some((301, 1, 300)))));
+    // Reinjected on the first subflow, while the second one still has to repeat it.
+    scene.pass(a(301, 1).data(&[2; 300]).option(&from_a(Some(1), Some((301, 301, 300)))));
+    scene.pass(b(1, 601).option(&from_b(Some(601), None)));
+    scene.pass(on_join(a(1, 1)).data(&[2; 300]).option(&from_a(Some(1), Some((301, 1, 300)))));
+    scene.pass(on_join(b(1, 301)).option(&from_b(Some(601), None)));
+    let fin = Signal { ack: Some(1), map: Some((601, 0, 1)), fin: true, ..Signal::default() };
+    scene.pass(a(601, 1).option(&fin.option()));
+    scene.pass(b(1, 601).option(&from_b(Some(602), None)));
+    scene.clean();
+    let seen = scene.referee.seen();
+    assert_eq!((seen.connections, seen.flows), (2, 4));
+}
+
+#[test]
+fn first_data_may_carry_the_keys() {
+    let mut scene = Scene::new();
+    scene.pass(syn(&[&MSS, &CAPABLE_SYN]));
+    scene.pass(syn_ack(&[&MSS, &capable(&[KEY_B], None)]));
+    scene.lose(a(1, 1).option(&capable(&[KEY_A, KEY_B], None)));
+    scene.pass(a(1, 1).data(&[1; 50]).option(&capable(&[KEY_A, KEY_B], Some(50))));
+    scene.pass(b(1, 51).option(&from_b(Some(51), None)));
+    scene.clean();
+    scene.lose(b(1, 51).option(&from_b(Some(52), None)));
+    scene.broke(Rule::DataAckAdvances);
+}
+
+#[test]
+fn thirty_two_bits_are_widened() {
+    let mut scene = capable_scene();
+    for step in 0..3_u32 {
+        let at = u64::from(1 + step * 100);
+        let signal = Signal {
+            ack: Some(1),
+            map: Some((at, 1 + step * 100, 100)),
+            short: true,
+            ..Signal::default()
+        };
+        scene.pass(a(1 + step * 100, 1).data(&[1; 100]).option(&signal.option()));
+        let ack = Signal { from_b: true, ack: Some(at + 100), short: true, ..Signal::default() };
+        scene.pass(b(1, 101 + step * 100).option(&ack.option()));
+    }
+    scene.clean();
+    let old = Signal { from_b: true, ack: Some(201), short: true, ..Signal::default() };
+    scene.lose(b(1, 301).window(2_000).option(&old.option()));
+    scene.broke(Rule::DataAckAdvances);
+}
+
+#[test]
+fn keys_and_tokens_are_those_of_the_connection() {
+    let mut scene = Scene::new();
+    scene.pass(syn(&[&CAPABLE_SYN]));
+    scene.lose(syn_ack(&[&capable(&[KEY_B], None)]));
+    scene.lose(syn_ack(&[&capable(&[KEY_B + 1], None)]));
+    scene.broke(Rule::HandshakeRepeated);
+
+    let mut scene = Scene::new();
+    scene.pass(syn(&[&CAPABLE_SYN]));
+    scene.pass(syn_ack(&[&capable(&[KEY_B], None)]));
+    scene.lose(a(1, 1).option(&capable(&[KEY_A, KEY_B + 1], None)));
+    scene.broke(Rule::KeyMatches);
+
+    let mut scene = capable_scene();
+    scene.lose(a(1, 1).option(&capable(&[KEY_A + 1, KEY_B], None)));
+    scene.broke(Rule::KeyMatches);
+
+    let mut scene = capable_scene();
+    let mut join = vec![30, 12, 0x10, 1];
+    join.extend((TOKEN_B + 1).to_be_bytes());
+    join.extend([9; 4]);
+    scene.pass(on_join(syn(&[&join])));
+    let mut answer = vec![30, 16, 0x10, 1];
+    answer.extend([7; 12]);
+    scene.lose(on_join(syn_ack(&[&answer])));
+    scene.broke(Rule::KeyMatches);
+}
+
+#[test]
+fn mptcp_is_answered_only_when_offered() {
+    let mut scene = Scene::new();
+    scene.pass(syn(&[]));
+    scene.lose(syn_ack(&[&capable(&[KEY_B], None)]));
+    scene.broke(Rule::OptionAgreed);
+    // Refused: plain TCP from then on.
+    let mut scene = Scene::new();
+    scene.pass(syn(&[&CAPABLE_SYN]));
+    scene.pass(syn_ack(&[]));
+    scene.pass(a(1, 1));
+    scene.clean();
+    scene.lose(a(1, 1).option(&from_a(Some(1), None)));
+    scene.broke(Rule::OptionAgreed);
+}
+
+#[test]
+fn after_a_fallback_no_option_comes_back() {
+    let mut scene = Scene::new();
+    scene.pass(syn(&[&CAPABLE_SYN]));
+    scene.pass(syn_ack(&[&capable(&[KEY_B], None)]));
+    scene.pass(a(1, 1));
+    scene.pass(b(1, 1).data(b"plain"));
+    scene.clean();
+    scene.lose(b(6, 1).option(&from_b(Some(1), None)));
+    scene.broke(Rule::OptionAgreed);
+}
+
+#[test]
+fn an_octet_keeps_its_mapping() {
+    let mut scene = capable_scene();
+    scene.lose(a(1, 1).data(&[1; 300]).option(&from_a(None, Some((1, 1, 300)))));
+    scene.lose(a(101, 1).data(&[1; 100]).option(&from_a(None, Some((101, 101, 100)))));
+    scene.clean();
+    scene.lose(a(101, 1).data(&[1; 100]).option(&from_a(None, Some((102, 101, 100)))));
+    scene.broke(Rule::MappingKept);
+}
+
+#[test]
+fn one_data_number_is_one_octet_on_every_subflow() {
+    let mut scene = joined_scene();
+    scene.lose(a(1, 1).data(b"0123456789").option(&from_a(None, Some((1, 1, 10)))));
+    scene.lose(on_join(a(1, 1)).data(b"56789").option(&from_a(None, Some((6, 1, 5)))));
+    scene.clean();
+    scene.lose(on_join(a(6, 1)).data(b"01x").option(&from_a(None, Some((1, 6, 3)))));
+    scene.broke(Rule::SameData);
+}
+
+#[test]
+fn a_mapping_that_comes_late_is_judged_too() {
+    let mut scene = joined_scene();
+    scene.lose(a(1, 1).data(b"01234").option(&from_a(None, Some((1, 1, 5)))));
+    scene.lose(a(6, 1).data(b"56789"));
+    scene.lose(on_join(a(1, 1)).data(b"56x89").option(&from_a(None, Some((6, 1, 5)))));
+    scene.clean();
+    scene.lose(a(11, 1).data(b"a").option(&from_a(None, Some((6, 6, 6)))));
+    scene.broke(Rule::SameData);
+}
+
+#[test]
+fn data_acks_go_forward_and_tell_the_truth() {
+    let mut scene = joined_scene();
+    scene.pass(a(1, 1).data(&[1; 100]).option(&from_a(None, Some((1, 1, 100)))));
+    scene.lose(b(1, 101).option(&from_b(Some(101), None)));
+    scene.clean();
+    scene.lose(on_join(b(1, 1)).option(&from_b(Some(100), None)).window(1_001));
+    scene.broke(Rule::DataAckAdvances);
+
+    let mut scene = joined_scene();
+    scene.lose(a(1, 1).data(&[1; 100]).option(&from_a(None, Some((1, 1, 100)))));
+    scene.lose(b(1, 1).option(&from_b(Some(101), None)));
+    scene.broke(Rule::DataAckAdvances);
+}
+
+#[test]
+fn the_shared_right_edge_never_moves_left() {
+    let mut scene = joined_scene();
+    scene.pass(a(1, 1).data(&[1; 100]).option(&from_a(None, Some((1, 1, 100)))));
+    scene.lose(b(1, 101).option(&from_b(Some(101), None)).window(900));
+    // The edge of the subflow itself may move: the window counts from DATA_ACK.
+    scene.lose(on_join(b(1, 1)).option(&from_b(Some(101), None)).window(900));
+    scene.clean();
+    scene.lose(on_join(b(1, 1)).option(&from_b(Some(101), None)).window(899));
+    scene.broke(Rule::DataWindowKept);
+}
+
+#[test]
+fn no_data_beyond_the_shared_window() {
+    let mut scene = joined_scene();
+    scene.pass(b(1, 1).option(&from_b(Some(1), None)).window(1_000));
+    // 600 octets on each subflow: within both their windows, beyond the shared one together.
+    scene.lose(a(1, 1).data(&[1; 600]).option(&from_a(None, Some((1, 1, 600)))));
+    scene.lose(on_join(a(1, 1)).data(&[1; 400]).option(&from_a(None, Some((601, 1, 400)))));
+    scene.lose(on_join(a(401, 1)).data(&[1]).option(&from_a(None, Some((1_001, 401, 1)))));
+    scene.clean();
+    scene.lose(on_join(a(402, 1)).data(&[1; 2]).option(&from_a(None, Some((1_002, 402, 2)))));
+    scene.broke(Rule::WithinDataWindow);
+}
+
+#[test]
+fn the_handshake_opens_the_data_window() {
+    let mut scene = capable_scene();
+    scene.lose(b(1, 1).data(&[1; 999]).option(&from_b(Some(1), Some((1, 1, 999)))));
+    scene.lose(b(1_000, 1).data(&[1; 1]).option(&from_b(Some(1), Some((1_000, 1_000, 1)))));
+    scene.clean();
+}
+
+#[test]
+fn data_fin_is_the_last() {
+    let fin = |map| Signal { map: Some(map), fin: true, ..Signal::default() }.option();
+    let closing = || {
+        let mut scene = capable_scene();
+        scene.lose(a(1, 1).data(&[1; 100]).option(&fin((1, 1, 101))));
+        scene.lose(a(1, 1).data(&[1; 100]).option(&fin((1, 1, 101))));
+        scene.lose(a(101, 1).option(&fin((101, 0, 1))));
+        scene.lose(a(101, 1).option(&fin((101, 101, 1))));
+        scene.clean();
+        scene
+    };
+    let mut scene = closing();
+    scene.lose(a(101, 1).option(&fin((102, 0, 1))));
+    scene.broke(Rule::DataFinLast);
+    let mut scene = closing();
+    scene.lose(a(101, 1).data(b"x").option(&from_a(None, Some((101, 101, 1)))));
+    scene.broke(Rule::DataFinLast);
+    let mut scene = capable_scene();
+    scene.lose(a(1, 1).data(&[1; 100]).option(&from_a(None, Some((1, 1, 100)))));
+    scene.lose(a(101, 1).option(&fin((100, 0, 1))));
+    scene.broke(Rule::DataFinLast);
+}
+
+#[test]
+fn an_infinite_mapping_ends_the_judgement_of_the_data_level() {
+    let mut scene = capable_scene();
+    scene.pass(a(1, 1).data(&[1; 10]).option(&from_a(None, Some((1, 1, 10)))));
+    scene.pass(a(11, 1).data(&[2; 10]).option(&from_a(None, Some((11, 11, 0)))));
+    scene.pass(a(21, 1).data(&[3; 10]));
+    scene.pass(b(1, 31).data(&[4; 10]));
+    scene.clean();
+    scene.lose(a(21, 11).data(&[9; 10]));
+    assert!(!scene.referee.broken().contains_key(&Rule::SameData));
+}
+
+#[test]
+fn version_zero_is_left_alone() {
+    let mut scene = Scene::new();
+    let mut offer = vec![30, 12, 0x00, 0x01];
+    offer.extend(KEY_A.to_be_bytes());
+    scene.pass(syn(&[&offer]));
+    scene.pass(syn_ack(&[&offer]));
+    scene.pass(a(1, 1).option(&from_a(Some(700), None)));
+    scene.pass(b(1, 1).data(b"x").option(&from_b(Some(9), Some((1, 1, 1)))));
+    scene.clean();
+}
