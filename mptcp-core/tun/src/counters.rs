@@ -41,7 +41,7 @@ impl PortCounters {
         self.rx_bytes.load(Ordering::Relaxed)
     }
 
-    /// Times reading stopped because the pool had no buffer; the packets wait in the kernel.
+    /// Packets lost because the pool was empty; also counted as received.
     #[must_use]
     pub fn rx_no_buffer(&self) -> u64 {
         self.rx_no_buffer.load(Ordering::Relaxed)

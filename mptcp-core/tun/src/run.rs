@@ -30,8 +30,11 @@ const TX_BURST: usize = 256;
 const TIMER_BUDGET: usize = 256;
 /// The longest sleep: a worker whose mailbox is filled without [`LoopHandle::wake`] looks that often.
 const MAX_SLEEP: Duration = Duration::from_millis(100);
-/// How long reading, or sending, pauses when it finds the pool empty.
+/// How long sending pauses when it finds the pool empty.
 const NO_BUFFER_SLEEP: Duration = Duration::from_millis(1);
+/// The longest packet received although the pool is empty. Acknowledgements with every option are
+/// shorter, and they are what frees buffers.
+const SMALL_PACKET_LEN: usize = 128;
 /// How long a flush waits at a time for a full device.
 const FLUSH_SLEEP: Duration = Duration::from_millis(1);
 /// Turns of sending after a stop: together with [`TX_BURST`] the most packets a flush sends.
@@ -59,11 +62,9 @@ pub struct TunLoop<D> {
     addresses: Vec<IpAddr>,
     routes: RouteTable,
     pool: HeapPool,
-    /// A buffer allocated for a read that found nothing.
-    spare: Option<HeapBuf>,
+    /// Where the next packet is read to: empty, and never without room for an MTU.
+    reading: HeapBuf,
     burst: Vec<HeapBuf>,
-    /// The last turn stopped reading because the pool was empty.
-    rx_starved: bool,
     /// The last turn refused the worker a buffer.
     tx_starved: bool,
     counters: Arc<LoopCounters>,
@@ -73,7 +74,8 @@ pub struct TunLoop<D> {
 
 impl<D: PacketDevice> TunLoop<D> {
     /// `ports` become `PortId(0)`, `PortId(1)` and so on. `routes` decide for packets whose flow
-    /// names no port. `pool` must be made for the largest MTU and is the bound on packet memory.
+    /// names no port. `pool` must be made for the largest MTU and bounds the memory of packets; what
+    /// a stack copies application data into should be a pool of its own, or one can starve the other.
     /// `clock` is where `now` comes from: give the same to whatever else talks to the worker.
     ///
     /// # Errors
@@ -97,7 +99,7 @@ impl<D: PacketDevice> TunLoop<D> {
             let reason = format!("a route names {port:?}, but there are {port_count} ports");
             return Err(TunError::Config { device: String::new(), reason });
         }
-        let spare = spare_buffer(&ports, &mut pool)?;
+        let reading = reading_buffer(&ports, &mut pool)?;
         let mut addresses: Vec<_> = ports.iter().flat_map(|p| p.addresses.clone()).collect();
         addresses.sort_unstable();
         addresses.dedup();
@@ -106,9 +108,8 @@ impl<D: PacketDevice> TunLoop<D> {
             addresses,
             routes,
             pool,
-            spare: Some(spare),
+            reading,
             burst: Vec::with_capacity(BURST),
-            rx_starved: false,
             tx_starved: false,
             counters: Arc::new(LoopCounters::new(port_count)),
             handle: LoopHandle::new()?,
@@ -174,7 +175,6 @@ impl<D: PacketDevice> TunLoop<D> {
         worker: &mut impl Worker<HeapBuf>,
     ) -> Result<bool, TunError> {
         let mut more = false;
-        self.rx_starved = false;
         for port_idx in 0..self.ports.len() {
             more |= self.read_burst(port_idx)?;
             self.answer_echo_requests(port_idx);
@@ -198,33 +198,30 @@ impl<D: PacketDevice> TunLoop<D> {
         };
         let meta = RxMeta { port: PortId(id), checksum: RxChecksum::Unknown };
         let mtu = usize::from(port.device.mtu());
-        let mut bytes = 0;
-        while self.burst.len() < BURST {
-            let Some(mut buf) = self.spare.take().or_else(|| self.pool.alloc()) else {
-                counters.count_rx_no_buffer();
-                self.rx_starved = true;
-                break;
-            };
-            let received = match buf.append(mtu) {
+        let (mut packets, mut bytes) = (0, 0);
+        while packets < BURST {
+            self.reading.truncate(0);
+            let received = match self.reading.append(mtu) {
                 Some(room) => port.recv(room)?,
                 None => Received::Nothing,
             };
-            match received {
-                Received::Packet(len) => {
-                    buf.truncate(len);
-                    buf.set_rx_meta(meta);
-                    bytes += len as u64;
-                    self.burst.push(buf);
+            let Received::Packet(len) = received else { break };
+            self.reading.truncate(len);
+            packets += 1;
+            bytes += len as u64;
+            let mut packet = match self.pool.alloc() {
+                Some(next) => core::mem::replace(&mut self.reading, next),
+                None if len <= SMALL_PACKET_LEN => HeapBuf::from_slice(self.reading.data()),
+                None => {
+                    counters.count_rx_no_buffer();
+                    continue;
                 }
-                Received::Nothing => {
-                    buf.truncate(0);
-                    self.spare = Some(buf);
-                    break;
-                }
-            }
+            };
+            packet.set_rx_meta(meta);
+            self.burst.push(packet);
         }
-        counters.count_rx(self.burst.len() as u64, bytes);
-        Ok(self.burst.len() == BURST)
+        counters.count_rx(packets as u64, bytes);
+        Ok(packets == BURST)
     }
 
     /// Takes echo requests to our addresses out of `burst` and answers them where they came from.
@@ -262,18 +259,14 @@ impl<D: PacketDevice> TunLoop<D> {
 
     /// Waits for a packet, room on a full device, a wake-up or `deadline`.
     fn sleep(&self, deadline: Option<Instant>) -> Result<(), TunError> {
-        let longest = if self.rx_starved || self.tx_starved { NO_BUFFER_SLEEP } else { MAX_SLEEP };
+        let longest = if self.tx_starved { NO_BUFFER_SLEEP } else { MAX_SLEEP };
         let timeout = deadline.map_or(longest, |at| at.since(self.clock.now()).min(longest));
         let mut fds = Vec::with_capacity(self.ports.len() + 1);
         fds.push(PollFd::new(self.handle.as_fd(), PollFlags::POLLIN));
         for port in &self.ports {
-            let mut events = PollFlags::empty();
-            // A device we have no buffer for would end every sleep at once.
-            events.set(PollFlags::POLLIN, !self.rx_starved);
+            let mut events = PollFlags::POLLIN;
             events.set(PollFlags::POLLOUT, port.is_blocked());
-            if !events.is_empty() {
-                fds.push(PollFd::new(port.device.as_fd(), events));
-            }
+            fds.push(PollFd::new(port.device.as_fd(), events));
         }
         match ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -299,26 +292,22 @@ impl<D: PacketDevice> TunLoop<D> {
     }
 }
 
-/// A buffer from `pool`, seen to hold the longest packet of every port.
-fn spare_buffer<D: PacketDevice>(
+/// A buffer from `pool` that was seen to hold the longest packet of every port.
+fn reading_buffer<D: PacketDevice>(
     ports: &[TunPort<D>],
     pool: &mut HeapPool,
 ) -> Result<HeapBuf, TunError> {
-    let refuse = |device: &D, reason: String| {
-        Err(TunError::Config { device: device.name().to_owned(), reason })
-    };
-    let mut spare = pool.alloc();
-    for TunPort { device, .. } in ports {
-        let mtu = device.mtu();
-        let Some(buf) = &mut spare else {
-            return refuse(device, format!("the packet pool of {} is used up", pool.limit()));
-        };
-        if buf.append(usize::from(mtu)).is_none() {
-            return refuse(device, format!("the pool's buffers are too small for mtu = {mtu}"));
-        }
-        buf.truncate(0);
+    let longest = ports.iter().max_by_key(|port| port.device.mtu());
+    let (device, mtu) =
+        longest.map_or(("", 0), |TunPort { device, .. }| (device.name(), device.mtu()));
+    let refuse = |reason| TunError::Config { device: device.to_owned(), reason };
+    let mut buf = pool
+        .alloc()
+        .ok_or_else(|| refuse(format!("the packet pool of {} is used up", pool.limit())))?;
+    if buf.append(usize::from(mtu)).is_none() {
+        return Err(refuse(format!("the pool's buffers are too small for mtu = {mtu}")));
     }
-    spare.ok_or_else(|| TunError::Config { device: String::new(), reason: "no ports".into() })
+    Ok(buf)
 }
 
 /// What a worker sends into: each packet goes straight to its device.
