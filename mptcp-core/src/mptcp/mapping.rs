@@ -11,9 +11,10 @@ use alloc::collections::VecDeque;
 use core::num::NonZeroU32;
 use core::ops::Range;
 
-/// Entries one store holds at most. A sender that keeps its stream contiguous on this subflow needs
+/// Entries one store holds at most: a 6 MiB window of single segments that alternate between two
+/// subflows needs about half. A sender that keeps its stream contiguous on this subflow needs
 /// one or two.
-pub const MAX_MAPPINGS: usize = 1024;
+pub const MAX_MAPPINGS: usize = 8192;
 
 /// No mapping ends further than this after the delivered bytes: the largest receive window
 /// (RFC 7323 §2.2). Keeps every comparison modulo 2^32 meaningful.
