@@ -1,5 +1,6 @@
 //! The stack in the simulator: whole transfers over faulty links in virtual time.
 
+mod scenarios;
 mod swarm;
 mod transfer;
 mod world;
@@ -70,6 +71,7 @@ fn mptcp_two_paths_aggregate() {
     let mut world = world(4, &[pair(link(60, 20)), pair(link(40, 7))]);
     let report = run(&mut world, true, 100, 64 << 20, Duration::from_secs(60));
     world.assert_empty();
-    eprintln!("{report:?}");
     assert_eq!(world.client.stack.counters().mp_join_syn_ack_rx, 1);
+    assert!(report.server_bytes_by_path.iter().all(|&bytes| bytes > 16 << 20), "{report:?}");
+    assert_eq!(report.client_bytes_by_path.iter().sum::<u64>(), 100);
 }

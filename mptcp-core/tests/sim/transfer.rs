@@ -22,7 +22,10 @@ pub(crate) struct End {
     pub(crate) recv_key: u64,
     pub(crate) eof: bool,
     pub(crate) shut: bool,
+    pub(crate) connected: bool,
     pub(crate) closed: bool,
+    /// Sends back what arrives.
+    echo: Option<Vec<u8>>,
     pub(crate) failed: Option<String>,
 }
 
@@ -38,15 +41,55 @@ impl End {
             recv_key,
             eof: false,
             shut: false,
+            connected: false,
             closed: false,
+            echo: None,
             failed: None,
         }
+    }
+
+    /// An end that sends back what arrives, to its end.
+    pub(crate) fn echo(id: SocketId, key: u64) -> Self {
+        Self { echo: Some(Vec::new()), ..Self::new(id, 0, key, 0, key) }
+    }
+
+    fn work_echo(&mut self, host: &mut Host, now: Instant, mut held: Vec<u8>) {
+        let mut chunk = [0; 8192];
+        while !self.eof && held.len() < 65_536 {
+            match host.stack.recv(now, self.id, &mut chunk) {
+                Ok(0) => self.eof = true,
+                Ok(n) => held.extend_from_slice(&chunk[..n]),
+                Err(RecvError::WouldBlock) => break,
+                Err(error) => self.failed = Some(format!("echo recv: {error:?}")),
+            }
+            if self.failed.is_some() {
+                return;
+            }
+        }
+        while !held.is_empty() {
+            match host.stack.send(now, self.id, &held) {
+                Ok(n) => drop(held.drain(..n)),
+                Err(SendError::WouldBlock) => break,
+                Err(error) => {
+                    self.failed = Some(format!("echo send: {error:?}"));
+                    return;
+                }
+            }
+        }
+        if self.eof && held.is_empty() && !self.shut {
+            self.shut = true;
+            host.stack.shutdown_write(now, self.id);
+        }
+        self.echo = Some(held);
     }
 
     /// Writes and reads as much as is possible now.
     pub(crate) fn work(&mut self, host: &mut Host, now: Instant) {
         if self.failed.is_some() {
             return;
+        }
+        if let Some(held) = self.echo.take() {
+            return self.work_echo(host, now, held);
         }
         let mut chunk = [0; 8192];
         while self.sent < self.send {

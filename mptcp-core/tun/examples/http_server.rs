@@ -148,7 +148,7 @@ impl Worker<HeapBuf> for Server {
     }
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn core::error::Error>> {
     let mut config = StackConfig::default();
     std::fs::File::open("/dev/urandom")?.read_exact(&mut config.seed)?;
     let mut ports = Vec::new();

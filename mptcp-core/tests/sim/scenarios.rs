@@ -1,0 +1,205 @@
+//! Named situations with their exact expectations, in virtual time.
+
+use crate::transfer::{End, Report, run, run_with, settle};
+use crate::world::World;
+use crate::{link, lossy, pair, world};
+use core::time::Duration;
+use mptcp_core::stack::{Connect, Listen, Ready};
+use netsim::Direction;
+use netsim::link::{Change, LinkConfig};
+
+/// Payload octets per second of virtual time.
+fn goodput(bytes: u64, report: &Report) -> f64 {
+    bytes as f64 / report.took.as_secs_f64()
+}
+
+fn checked(world: &World) {
+    world.assert_empty();
+    world.net.referee().expect("every world has one").assert_clean();
+}
+
+/// Download goodput over `links`, in octets per second.
+fn download(seed: u64, links: &[(LinkConfig, LinkConfig)], bytes: u64) -> f64 {
+    let mut world = world(seed, links);
+    let report = run(&mut world, true, 100, bytes, Duration::from_secs(600));
+    checked(&world);
+    let goodput = goodput(bytes, &report);
+    eprintln!("{} paths: {:.2} Mbit/s {report:?}", links.len(), goodput * 8.0 / 1e6);
+    goodput
+}
+
+fn cut(world: &mut World, path: usize, from: Duration, to: Duration) {
+    for dir in [Direction::AtoB, Direction::BtoA] {
+        let link = world.net.link_mut(world.paths[path], dir);
+        link.at(from.as_nanos() as u64, Change::Blackhole(true));
+        link.at(to.as_nanos() as u64, Change::Blackhole(false));
+    }
+}
+
+#[test]
+fn two_paths_give_the_sum_of_both() {
+    let lte = pair(link(60, 20));
+    let wifi = pair(link(40, 7));
+    let bytes = 64 << 20;
+    let sum = download(1, core::slice::from_ref(&lte), bytes)
+        + download(1, core::slice::from_ref(&wifi), bytes);
+    let both = download(1, &[lte, wifi], bytes);
+    assert!(both >= 0.95 * sum, "{both} of {sum}");
+}
+
+#[test]
+fn four_paths_give_most_of_the_sum() {
+    let links: Vec<_> = [5, 10, 20, 40].map(|delay| pair(link(25, delay))).to_vec();
+    let bytes = 32 << 20;
+    let both = download(2, &links, bytes);
+    // Three and a half seconds, slow starts included.
+    assert!(both >= 0.75 * 100e6 / 8.0, "{both}");
+}
+
+#[test]
+fn round_trips_twenty_to_one() {
+    let links = [pair(link(50, 5)), pair(link(50, 100))];
+    let both = download(3, &links, 32 << 20);
+    assert!(both >= 0.8 * 50e6 / 8.0, "{both}");
+}
+
+#[test]
+fn loss_up_to_five_percent_is_survived() {
+    for percent in 0..=5 {
+        let links = [pair(lossy(50, 10, percent * 10_000)), pair(lossy(20, 30, percent * 10_000))];
+        download(u64::from(percent), &links, 8 << 20);
+    }
+}
+
+#[test]
+fn bulk_both_ways_over_one_two_and_four_paths() {
+    for paths in [1, 2, 4] {
+        let links: Vec<_> = (0..paths).map(|p| pair(link(20 + 10 * p, 5 + 5 * p))).collect();
+        let mut world = world(paths, &links);
+        run(&mut world, true, 8 << 20, 8 << 20, Duration::from_secs(120));
+        checked(&world);
+        assert_eq!(world.client.stack.counters().mp_join_syn_tx, paths - 1);
+    }
+}
+
+/// A silent cut of one path for four seconds: the stream goes on over the other at once, and the
+/// path carries data again after its return.
+#[test]
+fn a_silent_cut_is_bridged_and_the_path_returns() {
+    for path in [0, 1] {
+        let mut world = world(5, &[pair(link(60, 20)), pair(link(40, 7))]);
+        cut(&mut world, path, Duration::from_secs(4), Duration::from_secs(8));
+        let bytes = 160 << 20;
+        let mut before_return = 0;
+        let report = run_with(&mut world, true, 100, bytes, Duration::from_secs(120), |world| {
+            if world.now.as_millis() < 8000 {
+                let link = world.net.link(world.paths[path], Direction::BtoA);
+                before_return = link.counters().delivered_bytes;
+            }
+        });
+        checked(&world);
+        let link = world.net.link(world.paths[path], Direction::BtoA);
+        let after = link.counters().delivered_bytes - before_return;
+        eprintln!("cut of path {path}: {report:?}, {after} octets after its return");
+        assert!(report.longest_gap <= Duration::from_millis(1000), "{report:?}");
+        assert!(after > 4 << 20, "the path was not used again: {after}");
+    }
+}
+
+/// Thousands of short connections, plain and MPTCP, many at a time.
+#[test]
+fn thousands_of_short_connections() {
+    let mut config = mptcp_core::config::StackConfig::default();
+    config.limits.connections = 300;
+    config.limits.tcbs = 900;
+    let links = [pair(link(100, 5)), pair(lossy(50, 15, 5_000))];
+    let mut world = World::new(7, &links, false, config.clone(), config);
+    let listener = world.listen(true);
+    let (total, parallel) = (3000_u64, 200);
+    let mut started = 0_u64;
+    let mut clients: Vec<End> = Vec::new();
+    let mut servers: Vec<End> = Vec::new();
+    let mut finished = 0;
+    let deadline = world.now + Duration::from_secs(600);
+    while finished < total {
+        while started < total && clients.len() < parallel {
+            started += 1;
+            let with = Connect {
+                local: world.client_addrs[0],
+                local_port: 0,
+                remote: (world.server_addr, crate::world::SERVER_PORT).into(),
+                mptcp: !started.is_multiple_of(3),
+                timeout: None,
+                user_data: started,
+            };
+            let id = world.client.stack.connect(world.now, &with).expect("within the limits");
+            let size = 1 + started * 37 % 20_000;
+            clients.push(End::new(id, size, 11, size, 11));
+        }
+        world.turn();
+        while let Some(event) = world.client.stack.poll_event() {
+            if let Some(end) = clients.iter_mut().find(|e| e.id == event.socket) {
+                end.connected |= event.ready.contains(Ready::CONNECTED);
+                end.closed |= event.ready.contains(Ready::CLOSED);
+            }
+        }
+        while let Some(event) = world.server.stack.poll_event() {
+            if let Some(end) = servers.iter_mut().find(|e| e.id == event.socket) {
+                end.closed |= event.ready.contains(Ready::CLOSED);
+            }
+        }
+        while let Some(id) = world.server.stack.accept(listener) {
+            servers.push(End::echo(id, 11));
+        }
+        let now = world.now;
+        for end in clients.iter_mut().filter(|e| e.connected) {
+            end.work(&mut world.client, now);
+        }
+        for end in &mut servers {
+            end.work(&mut world.server, now);
+        }
+        let failed = clients.iter().chain(&servers).find_map(|e| e.failed.clone());
+        assert!(failed.is_none(), "{failed:?}");
+        world.flush();
+        for end in clients.extract_if(.., |e| e.done() && e.closed) {
+            world.client.stack.release(end.id);
+            finished += 1;
+        }
+        for end in servers.extract_if(.., |e| e.eof && e.shut && e.closed) {
+            world.server.stack.release(end.id);
+        }
+        assert!(finished == total || world.advance(deadline), "{finished} of {total}");
+    }
+    settle(&mut world);
+    for end in servers {
+        world.server.stack.release(end.id);
+    }
+    world.server.stack.close_listener(world.now, listener);
+    settle(&mut world);
+    checked(&world);
+}
+
+/// A listener that answers plain TCP only: an MPTCP client falls back and says why.
+#[test]
+fn a_peer_without_mptcp_means_fallback() {
+    let mut world = world(9, &[pair(link(50, 10)), pair(link(50, 10))]);
+    let local = (world.server_addr, crate::world::SERVER_PORT).into();
+    let listener = world.server.stack.listen(local, &Listen::default()).expect("a free port");
+    let id = world.connect(true);
+    let deadline = world.now + Duration::from_secs(5);
+    world.turn();
+    while world.advance(deadline) {
+        world.turn();
+    }
+    let info = world.client.stack.info(id).expect("still a socket");
+    assert_eq!(
+        info.fallback.map(mptcp_core::mptcp::FallbackReason::name),
+        Some("syn_ack_without_capable")
+    );
+    let accepted = world.server.stack.accept(listener).expect("one connection");
+    world.client.stack.close(world.now, id);
+    world.server.stack.close(world.now, accepted);
+    settle(&mut world);
+    world.server.stack.close_listener(world.now, listener);
+    checked(&world);
+}
