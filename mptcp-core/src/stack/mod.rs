@@ -53,6 +53,8 @@ pub(crate) struct AppState {
     read_armed: bool,
     /// The next room in the send buffer is an edge.
     write_armed: bool,
+    /// Ended, but a relay still has to pass on what it received: `CLOSED` waits for that.
+    close_pending: bool,
     /// Coupled to this relay.
     relay: Option<u32>,
     pub(crate) error: Option<ConnectionError>,
@@ -66,6 +68,7 @@ impl Default for AppState {
             attached: true,
             read_armed: true,
             write_armed: false,
+            close_pending: false,
             relay: None,
             error: None,
         }
@@ -430,9 +433,30 @@ impl<B: PacketBuf> Stack<B> {
             self.relay_progress(now, sock);
         }
         if attached {
-            self.post(sock, Ready::CLOSED | Ready::READABLE);
+            self.post_closed(sock);
         } else {
             self.remove_tcb(idx);
+        }
+    }
+
+    /// Reports the end of a connection, in a relay only once everything it received was passed on.
+    fn post_closed(&mut self, sock: Sock) {
+        let unread = self.unread(sock);
+        let Some(app) = self.app(sock) else { return };
+        if app.relay.is_some() && unread && app.error.is_none() {
+            app.close_pending = true;
+            return;
+        }
+        app.close_pending = false;
+        self.post(sock, Ready::CLOSED | Ready::READABLE);
+    }
+
+    /// Received data waits for its reader.
+    fn unread(&self, sock: Sock) -> bool {
+        match sock {
+            Sock::Plain(idx) => self.tcbs.get(idx).is_some_and(|t| t.received.in_order_len() > 0),
+            Sock::Mptcp(idx) => self.connections.get(idx).is_some_and(Connection::readable),
+            Sock::Listener(_) | Sock::Request(_) => false,
         }
     }
 

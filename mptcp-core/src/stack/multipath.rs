@@ -498,7 +498,7 @@ impl<B: PacketBuf> Stack<B> {
         connection.close(None);
         self.stats.mp_curr_estab -= 1;
         self.close_subflows(now, owner);
-        self.post(Sock::Mptcp(owner), Ready::CLOSED);
+        self.post_closed(Sock::Mptcp(owner));
         self.touch_connection(owner);
         self.reap_connection(owner);
     }
@@ -647,7 +647,7 @@ impl<B: PacketBuf> Stack<B> {
         if self.app(sock).is_some_and(|app| app.relay.is_some()) {
             self.relay_progress(now, sock);
         }
-        self.post(sock, Ready::CLOSED | Ready::READABLE);
+        self.post_closed(sock);
         self.reap_connection(owner);
     }
 

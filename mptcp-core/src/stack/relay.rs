@@ -57,6 +57,11 @@ impl<B: PacketBuf> Stack<B> {
         let moved = self.transfer(now, inner, outer) | self.transfer(now, outer, inner);
         self.pass_failure(now, inner, outer);
         self.pass_failure(now, outer, inner);
+        for sock in [inner, outer] {
+            if self.app(sock).is_some_and(|app| app.close_pending) {
+                self.post_closed(sock);
+            }
+        }
         let Some(relay) = self.relays.get_mut(idx) else { return };
         if moved && now.since(relay.reported) >= PROGRESS_INTERVAL {
             relay.reported = now;

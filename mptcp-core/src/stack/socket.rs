@@ -484,11 +484,7 @@ impl<B: PacketBuf> Stack<B> {
         if let Sock::Listener(_) = sock {
             return self.close_listener(now, id);
         }
-        let unread = match sock {
-            Sock::Plain(idx) => self.tcbs.get(idx).is_some_and(|t| t.received.in_order_len() > 0),
-            Sock::Mptcp(idx) => self.connections.get(idx).is_some_and(Connection::readable),
-            _ => false,
-        };
+        let unread = self.unread(sock);
         if self.is_closed(sock) {
             return self.release(id);
         }

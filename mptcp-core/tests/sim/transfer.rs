@@ -12,6 +12,7 @@ pub(crate) fn octet(key: u64, offset: u64) -> u8 {
 }
 
 /// One end of a transfer.
+#[derive(Debug)]
 pub(crate) struct End {
     pub(crate) id: SocketId,
     pub(crate) send: u64,

@@ -19,8 +19,8 @@ pub(crate) struct Host {
     pub(crate) pool: HeapPool,
     pub(crate) node: NodeId,
     tx: HeapTxQueue,
-    routes: BTreeMap<IpAddr, PathId>,
-    by_source: bool,
+    pub(crate) routes: BTreeMap<IpAddr, PathId>,
+    pub(crate) by_source: bool,
 }
 
 /// The simulated world. The client has one address per path, the server one for all.
@@ -48,7 +48,12 @@ fn server_addr(v6: bool) -> IpAddr {
 }
 
 impl Host {
-    fn new(net: &mut Network, name: &str, addrs: &[IpAddr], mut config: StackConfig) -> Self {
+    pub(crate) fn new(
+        net: &mut Network,
+        name: &str,
+        addrs: &[IpAddr],
+        mut config: StackConfig,
+    ) -> Self {
         config.addresses = addrs
             .iter()
             .map(|&addr| LocalAddress {
@@ -71,7 +76,7 @@ impl Host {
         }
     }
 
-    fn transmit(&mut self, now: Instant, net: &mut Network) -> bool {
+    pub(crate) fn transmit(&mut self, now: Instant, net: &mut Network) -> bool {
         let mut any = false;
         loop {
             let progress = self.stack.poll_transmit(now, &mut self.tx);

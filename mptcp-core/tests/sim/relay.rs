@@ -1,0 +1,368 @@
+//! The relay between an MPTCP leg and a TCP leg: client, gateway and server in one network, random
+//! faults on every link, half-closes, resets and stalled readers passing through.
+
+use crate::transfer::End;
+use crate::world::Host;
+use crate::{link, pair};
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+use mptcp_core::buf::HeapBuf;
+use mptcp_core::config::StackConfig;
+use mptcp_core::driver::Progress;
+use mptcp_core::stack::{Connect, Listen, Occupancy, Ready, SocketId};
+use mptcp_core::time::Instant;
+use netsim::link::{LinkConfig, Loss};
+use netsim::network::Network;
+use netsim::referee::Referee;
+use netsim::rng::Rng;
+use std::collections::BTreeMap;
+
+const GATEWAY_PORT: u16 = 1080;
+const SERVER_PORT: u16 = 80;
+
+/// Client, gateway and server; the gateway couples every accepted connection with one of its own.
+struct Chain {
+    net: Network,
+    client: Host,
+    gateway: Host,
+    server: Host,
+    now: Instant,
+    gateway_addr: IpAddr,
+    exit_addr: IpAddr,
+    server_addr: IpAddr,
+    client_addr: IpAddr,
+    inner_listener: SocketId,
+    listener: SocketId,
+    /// Outer sockets that are not connected yet, with their inner one.
+    pending: BTreeMap<SocketId, SocketId>,
+    partners: BTreeMap<SocketId, SocketId>,
+}
+
+impl Chain {
+    fn new(
+        seed: u64,
+        access: &[(LinkConfig, LinkConfig)],
+        exit: &(LinkConfig, LinkConfig),
+        config: &StackConfig,
+    ) -> Self {
+        let clients: Vec<IpAddr> =
+            (0..access.len()).map(|p| IpAddr::from([10, 1, p as u8, 2])).collect();
+        let gateway_addr = IpAddr::from([10, 9, 0, 1]);
+        let exit_addr = IpAddr::from([10, 8, 0, 1]);
+        let server_addr = IpAddr::from([10, 8, 0, 2]);
+        let mut net = Network::new(seed);
+        let keyed = |n: u8| {
+            let mut config = config.clone();
+            config.seed[..8].copy_from_slice(&seed.to_le_bytes());
+            config.seed[31] = n;
+            config
+        };
+        let mut client = Host::new(&mut net, "client", &clients, keyed(1));
+        let mut gateway = Host::new(&mut net, "gateway", &[gateway_addr, exit_addr], keyed(2));
+        let mut server = Host::new(&mut net, "server", &[server_addr], keyed(3));
+        client.by_source = true;
+        gateway.by_source = false;
+        for (addr, (up, down)) in clients.iter().zip(access) {
+            let path = net.add_path(client.node, gateway.node, up.clone(), down.clone());
+            client.routes.insert(*addr, path);
+            gateway.routes.insert(*addr, path);
+        }
+        let path = net.add_path(gateway.node, server.node, exit.0.clone(), exit.1.clone());
+        gateway.routes.insert(server_addr, path);
+        server.routes.insert(exit_addr, path);
+        net.set_referee(Referee::new());
+        let options = Listen { mptcp: true, ..Listen::default() };
+        let inner = SocketAddr::new(gateway_addr, GATEWAY_PORT);
+        let inner_listener = gateway.stack.listen(inner, &options).expect("a free port");
+        let outer = SocketAddr::new(server_addr, SERVER_PORT);
+        let listener = server.stack.listen(outer, &Listen::default()).expect("a free port");
+        Self {
+            net,
+            client,
+            gateway,
+            server,
+            now: Instant::from_nanos(1),
+            gateway_addr,
+            exit_addr,
+            server_addr,
+            client_addr: clients[0],
+            inner_listener,
+            listener,
+            pending: BTreeMap::new(),
+            partners: BTreeMap::new(),
+        }
+    }
+
+    fn connect(&mut self, mptcp: bool) -> SocketId {
+        let with = Connect {
+            local: self.client_addr,
+            local_port: 0,
+            remote: SocketAddr::new(self.gateway_addr, GATEWAY_PORT),
+            mptcp,
+            timeout: None,
+            user_data: 0,
+        };
+        self.client.stack.connect(self.now, &with).expect("within the limits")
+    }
+
+    /// Delivers, runs timers, lets the gateway couple what is ready, and sends.
+    fn turn(&mut self) {
+        let now = self.now;
+        let mut bursts = [Vec::new(), Vec::new(), Vec::new()];
+        let nodes = [self.client.node, self.gateway.node, self.server.node];
+        while let Some(delivery) = self.net.deliver(now.as_nanos()) {
+            let at = nodes.iter().position(|n| *n == delivery.node).expect("one of three");
+            bursts[at].push(HeapBuf::from_slice(&delivery.packet));
+        }
+        let hosts = [&mut self.client, &mut self.gateway, &mut self.server];
+        for (host, burst) in hosts.into_iter().zip(&mut bursts) {
+            host.stack.handle_burst(now, burst);
+            while host.stack.handle_timeouts(now, 64) == Progress::More {}
+        }
+        self.couple();
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        for host in [&mut self.client, &mut self.gateway, &mut self.server] {
+            host.transmit(self.now, &mut self.net);
+        }
+    }
+
+    fn couple(&mut self) {
+        let now = self.now;
+        let stack = &mut self.gateway.stack;
+        while let Some(inner) = stack.accept(self.inner_listener) {
+            let with = Connect {
+                local: self.exit_addr,
+                local_port: 0,
+                remote: SocketAddr::new(self.server_addr, SERVER_PORT),
+                mptcp: false,
+                timeout: None,
+                user_data: 0,
+            };
+            let outer = stack.connect(now, &with).expect("within the limits");
+            self.pending.insert(outer, inner);
+        }
+        while let Some(event) = stack.poll_event() {
+            let id = event.socket;
+            if event.ready.contains(Ready::CONNECTED)
+                && let Some(inner) = self.pending.remove(&id)
+            {
+                stack.relay(now, inner, id).expect("both are free");
+                self.partners.insert(id, inner);
+                self.partners.insert(inner, id);
+            }
+            if event.ready.contains(Ready::CLOSED) {
+                if let Some(inner) = self.pending.remove(&id) {
+                    stack.abort(now, inner);
+                }
+                self.partners.remove(&id);
+                stack.release(id);
+            }
+        }
+    }
+
+    fn advance(&mut self, limit: Instant) -> bool {
+        let hosts = [&self.client, &self.gateway, &self.server];
+        let timers = hosts.iter().filter_map(|h| h.stack.poll_timeout());
+        let next = timers.chain(self.net.next_deadline().map(Instant::from_nanos)).min();
+        match next {
+            Some(at) if at <= limit => {
+                self.now = at.max(self.now);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Says where everything stands.
+    fn report(&self, client: &End, server: Option<&End>) {
+        eprintln!("client {client:#?}\n{:#?}", self.client.stack.info(client.id));
+        for id in self.partners.keys() {
+            eprintln!("gateway {:#?}", self.gateway.stack.info(*id));
+        }
+        if let Some(end) = server {
+            eprintln!("server {end:#?}\n{:#?}", self.server.stack.info(end.id));
+        }
+    }
+
+    /// Runs every timer out and checks that nothing is left anywhere.
+    fn finish(mut self) {
+        let limit = self.now + Duration::from_secs(3000);
+        loop {
+            self.turn();
+            while self.client.stack.poll_event().is_some() {}
+            while self.server.stack.poll_event().is_some() {}
+            if !self.advance(limit) {
+                break;
+            }
+        }
+        self.gateway.stack.close_listener(self.now, self.inner_listener);
+        self.server.stack.close_listener(self.now, self.listener);
+        let hosts =
+            [("client", &self.client), ("gateway", &self.gateway), ("server", &self.server)];
+        for (name, host) in hosts {
+            assert_eq!(host.stack.occupancy(), Occupancy::default(), "{name} left something");
+            assert_eq!(host.pool.in_use(), 0, "{name} leaked buffers");
+            assert_eq!(host.stack.counters().internal_errors, 0, "{name}");
+        }
+        self.net.referee().expect("set").assert_clean();
+    }
+
+    /// One transfer through the gateway; `stall` keeps the client from reading until then.
+    fn transfer(&mut self, mptcp: bool, up: u64, down: u64, stall: Duration) {
+        let id = self.connect(mptcp);
+        let mut client = End::new(id, up, 11, down, 22);
+        let mut server: Option<End> = None;
+        let start = self.now;
+        let deadline = start + Duration::from_secs(1800);
+        loop {
+            self.turn();
+            while let Some(event) = self.client.stack.poll_event() {
+                client.connected |= event.ready.contains(Ready::CONNECTED);
+                client.closed |= event.ready.contains(Ready::CLOSED);
+            }
+            while let Some(event) = self.server.stack.poll_event() {
+                if let Some(end) = &mut server {
+                    end.closed |= event.ready.contains(Ready::CLOSED);
+                }
+            }
+            if server.is_none() {
+                let id = self.server.stack.accept(self.listener);
+                server = id.map(|id| End::new(id, down, 22, up, 11));
+            }
+            let now = self.now;
+            if client.connected && now.since(start) >= stall {
+                client.work(&mut self.client, now);
+            }
+            if let Some(end) = &mut server {
+                end.work(&mut self.server, now);
+            }
+            self.flush();
+            let ends = [Some(&client), server.as_ref()];
+            let failed = ends.iter().flatten().find_map(|e| e.failed.clone());
+            assert!(failed.is_none(), "{failed:?} at {now:?}");
+            let done = |e: &End| e.done() && e.closed;
+            if done(&client) && server.as_ref().is_some_and(done) {
+                break;
+            }
+            let waiting = start + stall;
+            if !self.advance(deadline) {
+                if self.now >= waiting {
+                    self.report(&client, server.as_ref());
+                }
+                assert!(self.now < waiting, "stuck at {:?}", self.now);
+                self.now = waiting;
+            }
+        }
+        self.client.stack.release(client.id);
+        self.server.stack.release(server.expect("accepted").id);
+    }
+}
+
+fn faulty(rng: &mut Rng, mbit: u64, delay_ms: u64) -> LinkConfig {
+    let loss = match rng.next_u64() % 3 {
+        0 => Loss::None,
+        _ => Loss::Bernoulli((rng.next_u64() % 20_000) as u32),
+    };
+    LinkConfig { loss, ..link(mbit, delay_ms) }
+}
+
+#[test]
+fn random_transfers_through_a_relay() {
+    for seed in 0..80 {
+        let mut rng = Rng::for_packet(seed, 0xe1a4, 0);
+        let mut pick = |low: u64, high: u64| low + rng.next_u64() % (high - low + 1);
+        let paths = pick(1, 3);
+        let (up, down) = (1 << pick(0, 20), 1 << pick(0, 22));
+        let (mptcp, buffer) = (pick(0, 4) > 0, (64 << 10) << pick(0, 6));
+        let stall = Duration::from_millis(if pick(0, 3) == 0 { pick(500, 20_000) } else { 0 });
+        let rates: Vec<(u64, u64)> = (0..=paths).map(|_| (pick(2, 100), pick(1, 60))).collect();
+        let access: Vec<_> = rates[1..]
+            .iter()
+            .map(|&(mbit, delay)| (faulty(&mut rng, mbit, delay), faulty(&mut rng, mbit, delay)))
+            .collect();
+        let exit = (faulty(&mut rng, rates[0].0, 5), faulty(&mut rng, rates[0].0, 5));
+        let mut config = StackConfig::default();
+        config.tcp.recv_buffer_max = buffer;
+        config.tcp.send_buffer_max = buffer;
+        config.limits.tcbs = 64;
+        config.limits.connections = 16;
+        eprintln!("seed {seed}: {paths} paths {up} up {down} down mptcp {mptcp} stall {stall:?}");
+        let mut chain = Chain::new(seed, &access, &exit, &config);
+        chain.transfer(mptcp, up, down, stall);
+        chain.finish();
+    }
+}
+
+/// A client that does not read: the window closes leg by leg, and the gateway holds no more than
+/// its two buffers.
+#[test]
+fn back_pressure_reaches_the_server() {
+    let mut config = StackConfig::default();
+    config.tcp.recv_buffer_max = 256 << 10;
+    config.tcp.send_buffer_max = 256 << 10;
+    let mut chain = Chain::new(1, &[pair(link(100, 5))], &pair(link(100, 5)), &config);
+    let id = chain.connect(true);
+    let mut server: Option<End> = None;
+    let mut most = 0;
+    let deadline = chain.now + Duration::from_secs(30);
+    loop {
+        chain.turn();
+        while chain.server.stack.poll_event().is_some() {}
+        while chain.client.stack.poll_event().is_some() {}
+        if server.is_none() {
+            let id = chain.server.stack.accept(chain.listener);
+            server = id.map(|id| End::new(id, 64 << 20, 22, 0, 11));
+        }
+        let now = chain.now;
+        if let Some(end) = &mut server {
+            end.work(&mut chain.server, now);
+        }
+        chain.flush();
+        most = most.max(chain.gateway.pool.in_use());
+        if !chain.advance(deadline) {
+            break;
+        }
+    }
+    let sent = server.as_ref().map_or(0, |e| e.sent);
+    assert!(sent > 256 << 10 && sent < 4 << 20, "{sent}");
+    assert!(most * 1460 < 2 << 20, "{most} buffers");
+    chain.client.stack.abort(chain.now, id);
+    chain.turn();
+    let deadline = chain.now + Duration::from_secs(5);
+    while chain.advance(deadline) {
+        chain.turn();
+    }
+    // The reset went through to the server.
+    let error = chain.server.stack.error(server.as_ref().expect("accepted").id);
+    assert_eq!(error, Some(mptcp_core::error::ConnectionError::Reset));
+    chain.server.stack.release(server.expect("accepted").id);
+    chain.finish();
+}
+
+/// Nobody listens behind the gateway, then the server resets: the client is told both times.
+#[test]
+fn a_reset_of_the_outer_leg_reaches_the_client() {
+    let config = StackConfig::default();
+    let mut chain = Chain::new(2, &[pair(link(50, 5))], &pair(link(50, 5)), &config);
+    let id = chain.connect(true);
+    let deadline = chain.now + Duration::from_secs(5);
+    let mut accepted = None;
+    chain.turn();
+    while accepted.is_none() && chain.advance(deadline) {
+        chain.turn();
+        accepted = chain.server.stack.accept(chain.listener);
+    }
+    chain.server.stack.abort(chain.now, accepted.expect("a connection"));
+    chain.turn();
+    let deadline = chain.now + Duration::from_secs(5);
+    while chain.advance(deadline) {
+        chain.turn();
+    }
+    let error = chain.client.stack.error(id);
+    assert_eq!(error, Some(mptcp_core::error::ConnectionError::Reset));
+    chain.client.stack.release(id);
+    chain.finish();
+}
