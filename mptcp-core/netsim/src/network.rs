@@ -212,7 +212,9 @@ impl Network {
     pub fn next_deadline(&self) -> Option<u64> {
         let ready = self.ready.front().map(|delivery| delivery.at);
         let links = self.paths.iter().flat_map(|path| [&path.ab, &path.ba]);
-        links.filter_map(Link::next_deadline).chain(ready).min()
+        let boxes = self.paths.iter().flat_map(|path| &path.boxes);
+        let held = boxes.filter_map(|middlebox| middlebox.next_deadline());
+        links.filter_map(Link::next_deadline).chain(held).chain(ready).min()
     }
 
     /// The two ends of a path: `a`, then `b`.
@@ -289,7 +291,14 @@ impl Network {
             if let Some(delivery) = self.ready.pop_front() {
                 return Some(delivery);
             }
-            let (at, index, dir) = self.earliest(now)?;
+            let arrival = self.earliest(now);
+            if let Some((at, id, index)) = self.due_box(now)
+                && arrival.is_none_or(|(earliest, ..)| at < earliest)
+            {
+                self.run_timeout(at, id, index);
+                continue;
+            }
+            let (at, index, dir) = arrival?;
             let (id, path) = (PathId(index), &mut self.paths[index]);
             let packet = path.link_mut(dir).poll(now)?;
             match dir {
@@ -299,6 +308,24 @@ impl Network {
                 Direction::BtoA => self.run_chain(at, id, dir, packet),
             }
         }
+    }
+
+    /// The box whose held packets are due first, at or before `now`.
+    fn due_box(&self, now: u64) -> Option<(u64, PathId, usize)> {
+        let paths = self.paths.iter().enumerate();
+        let due = paths.flat_map(|(path, Path { boxes, .. })| {
+            boxes.iter().enumerate().filter_map(move |(index, middlebox)| {
+                Some((middlebox.next_deadline()?, PathId(path), index))
+            })
+        });
+        due.min().filter(|&(at, ..)| at <= now)
+    }
+
+    fn run_timeout(&mut self, now: u64, id: PathId, index: usize) {
+        let mut out = Vec::new();
+        self.paths[id.0].boxes[index].timeout(now, &mut out);
+        let pending = out.into_iter().map(|(dir, packet)| (after(index, dir), dir, packet));
+        self.run_pending(now, id, pending.collect());
     }
 
     /// The earliest arrival at or before `now` over all links; the first added wins a tie.
@@ -319,11 +346,20 @@ impl Network {
     /// Passes a packet through the boxes of a path from the end it enters at, and on to the link
     /// or to node `a`.
     fn run_chain(&mut self, now: u64, id: PathId, dir: Direction, packet: Vec<u8>) {
+        let entry = if dir == Direction::AtoB { 0 } else { self.paths[id.0].boxes.len() };
+        self.run_pending(now, id, VecDeque::from([(entry, dir, packet)]));
+    }
+
+    /// Moves packets through the chain. Position n lies between box n - 1 and box n; node `a` is
+    /// before the first box, the link behind the last.
+    fn run_pending(
+        &mut self,
+        now: u64,
+        id: PathId,
+        mut pending: VecDeque<(usize, Direction, Vec<u8>)>,
+    ) {
         let path = &mut self.paths[id.0];
         let count = path.boxes.len();
-        // Position n lies between box n - 1 and box n; node `a` is below 0, the link at `count`.
-        let entry = if dir == Direction::AtoB { 0 } else { count };
-        let mut pending = VecDeque::from([(entry, dir, packet)]);
         let (mut out, mut budget) = (Vec::new(), MAX_CHAIN_OUTPUT);
         while let Some((position, dir, packet)) = pending.pop_front() {
             let index = match dir {
@@ -345,8 +381,7 @@ impl Network {
                     continue;
                 }
                 budget -= 1;
-                let position = if dir == Direction::AtoB { index + 1 } else { index };
-                pending.push_back((position, dir, packet));
+                pending.push_back((after(index, dir), dir, packet));
             }
         }
     }
@@ -363,6 +398,14 @@ impl Network {
         {
             self.capture_error = Some(error);
         }
+    }
+}
+
+/// The position a packet is at when it leaves box `index` in direction `dir`.
+const fn after(index: usize, dir: Direction) -> usize {
+    match dir {
+        Direction::AtoB => index + 1,
+        Direction::BtoA => index,
     }
 }
 

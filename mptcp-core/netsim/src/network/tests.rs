@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::link::Change;
+use crate::middlebox::{Nat, NatConfig, Output};
 use crate::packet::build::Build;
 
 const MS: u64 = 1_000_000;
@@ -66,13 +67,7 @@ fn a_foreign_destination_is_counted_and_dropped() {
 struct Marker(u8);
 
 impl Middlebox for Marker {
-    fn process(
-        &mut self,
-        _now: u64,
-        dir: Direction,
-        mut packet: Vec<u8>,
-        out: &mut Vec<(Direction, Vec<u8>)>,
-    ) {
+    fn process(&mut self, _now: u64, dir: Direction, mut packet: Vec<u8>, out: &mut Output) {
         if packet.get(40) == Some(&b'?') {
             out.push((dir.reverse(), back(&[b'!', self.0])));
             return;
@@ -103,27 +98,17 @@ fn a_chain_runs_from_a_to_b_and_back() {
 }
 
 /// Sends everything both ways, for ever.
-struct Bouncer;
-
-impl Middlebox for Bouncer {
-    fn process(
-        &mut self,
-        _now: u64,
-        dir: Direction,
-        packet: Vec<u8>,
-        out: &mut Vec<(Direction, Vec<u8>)>,
-    ) {
-        out.push((dir, packet.clone()));
-        out.push((dir.reverse(), packet));
-    }
+fn bounce(_now: u64, dir: Direction, packet: Vec<u8>, out: &mut Output) {
+    out.push((dir, packet.clone()));
+    out.push((dir.reverse(), packet));
 }
 
 #[test]
 fn boxes_that_answer_each_other_come_to_an_end() {
     let (mut net, a, b) = two_nodes(1);
     let path = net.add_path(a, b, delay(0), delay(0));
-    net.add_middlebox(path, Box::new(Bouncer));
-    net.add_middlebox(path, Box::new(Bouncer));
+    net.add_middlebox(path, Box::new(bounce));
+    net.add_middlebox(path, Box::new(bounce));
     net.send(0, a, path, packet(b"x"));
     assert!(net.chain_overflow() > 0);
     while net.deliver(0).is_some() {}
@@ -188,4 +173,70 @@ fn a_capture_holds_both_ends_of_every_packet() {
     assert_eq!(net.deliver(0).unwrap().packet, packet);
     net.finish_capture().unwrap();
     assert_eq!(sink.0.lock().unwrap().len(), 24 + 2 * (16 + packet.len()));
+}
+
+/// Holds everything for 5 ms, and sends what it held both ways.
+#[derive(Default)]
+struct Holder(VecDeque<(u64, Vec<u8>)>);
+
+impl Middlebox for Holder {
+    fn process(&mut self, now: u64, _dir: Direction, packet: Vec<u8>, _out: &mut Output) {
+        self.0.push_back((now + 5 * MS, packet));
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        self.0.front().map(|(due, _)| *due)
+    }
+
+    fn timeout(&mut self, now: u64, out: &mut Output) {
+        while self.next_deadline().is_some_and(|due| due <= now) {
+            let (_, packet) = self.0.pop_front().unwrap();
+            out.push((Direction::AtoB, packet.clone()));
+            out.push((Direction::BtoA, back(&packet[40..])));
+        }
+    }
+}
+
+#[test]
+fn a_box_may_hold_packets_back() {
+    let (mut net, a, b) = two_nodes(1);
+    let path = net.add_path(a, b, delay(10 * MS), delay(10 * MS));
+    net.add_middlebox(path, Box::new(Marker(1)));
+    net.add_middlebox(path, Box::new(Holder::default()));
+    net.send(0, a, path, packet(b"x"));
+    net.send(2 * MS, a, path, packet(b"y"));
+    assert_eq!(net.next_deadline(), Some(5 * MS));
+    let seen: Vec<_> = core::iter::from_fn(|| net.deliver(100 * MS))
+        .map(|d| (d.at, d.node, d.packet[40..].to_vec()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (5 * MS, a, vec![b'x', 1, 1]),
+            (7 * MS, a, vec![b'y', 1, 1]),
+            (15 * MS, b, vec![b'x', 1]),
+            (17 * MS, b, vec![b'y', 1]),
+        ]
+    );
+}
+
+#[test]
+fn a_nat_on_a_path_hides_its_inside() {
+    let (mut net, a, b) = two_nodes(1);
+    let path = net.add_path(a, b, delay(MS), delay(MS));
+    let public = Some("192.0.2.1".parse().unwrap());
+    let nat = Nat::new(NatConfig { public_v4: public, ..NatConfig::default() });
+    let index = net.add_middlebox(path, Box::new(nat));
+    let mut syn = Build::new("10.0.0.1:5000", "10.0.0.2:80");
+    syn.payload = b"ping".to_vec();
+    net.send(0, a, path, syn.to_packet());
+    let seen = net.deliver(MS).unwrap();
+    assert_eq!((seen.node, &seen.packet[12..16]), (b, &[192, 0, 2, 1][..]));
+    net.send(MS, b, path, Build::new("10.0.0.2:80", "192.0.2.1:5000").to_packet());
+    net.send(MS, b, path, Build::new("10.0.0.2:80", "192.0.2.1:5001").to_packet());
+    let seen = net.deliver(2 * MS).unwrap();
+    assert_eq!((seen.node, &seen.packet[16..20]), (a, &[10, 0, 0, 1][..]));
+    assert_eq!(net.deliver(2 * MS), None);
+    let nat = net.middlebox::<Nat>(path, index).unwrap();
+    assert_eq!(nat.counters().unknown_inbound, 1);
 }

@@ -2,6 +2,7 @@
 //! formats, shared with no stack that is tested here. Parsers look at any bytes and never panic.
 
 pub mod checksum;
+pub mod edit;
 pub mod mptcp;
 pub mod tcp;
 
