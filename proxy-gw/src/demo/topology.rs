@@ -444,6 +444,8 @@ mod tests {
     #[test]
     fn the_network_comes_up_and_a_panic_takes_it_down() {
         if !rustix::process::geteuid().is_root() {
+            let must_run = ["PLAIT_CI", "CI"].iter().any(|name| std::env::var_os(name).is_some());
+            assert!(!must_run, "network namespaces need root, and nothing may be skipped here");
             eprintln!("SKIPPED: network namespaces need root");
             return;
         }
