@@ -19,11 +19,11 @@ fn skipped_without_libdpdk() {
 
 #[cfg(have_dpdk)]
 mod device {
-    use dpdk_io::dpdk::batch::Pushed;
     use dpdk_io::dpdk::eal::{self, Eal, Lcore};
     use dpdk_io::dpdk::mbuf::Mbuf;
     use dpdk_io::dpdk::pool::{HEADROOM, MbufPool, PoolSize};
     use dpdk_io::dpdk::port::{self, Port};
+    use dpdk_io::nic::{Flushed, Pushed};
     use dpdk_io::{DriverError, EalConfig, Hugepages, PortConfig};
     use mptcp_core::buf::{BufPool, PacketBuf, PortId, TxMeta};
     use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -260,12 +260,13 @@ mod device {
         let alone = bench.buffer(b"alone");
         assert_eq!(tx.push(alone.slice(1..5)), Pushed::Queued);
         expected.push(b"lone".to_vec());
-        assert_eq!(tx.flush(), (41, 0));
+        let bytes = expected.iter().map(|frame| frame.len() as u64).sum();
+        assert_eq!(tx.flush(), Flushed { sent: 41, bytes, refused: 0 });
         assert_eq!(tx.backlog(), 0);
 
         let mut received = Vec::new();
         for _ in 0..4 {
-            assert_eq!(rx.receive(&mut received).1, 0);
+            assert_eq!(rx.receive(&mut received).no_buffer, 0);
         }
         assert_eq!(received.len(), 41);
         for (packet, expected) in received.iter().zip(&expected) {
@@ -296,14 +297,14 @@ mod device {
                 frame.append(60).unwrap();
                 assert_eq!(tx.push(frame), Pushed::Queued);
             }
-            sent += tx.flush().0;
+            sent += tx.flush().sent;
         }
         let backlog = tx.backlog();
         assert_eq!(sent + backlog, 511, "every buffer is in the ring or waits");
         drop(tx);
         assert_eq!(usize::try_from(bench.pool.in_use()).unwrap(), sent);
         let mut received = Vec::new();
-        while rx.receive(&mut received).0 > 0 {}
+        while rx.receive(&mut received).frames > 0 {}
         assert_eq!(received.len(), sent);
         drop((received, rx, port));
         bench.assert_empty();

@@ -5,17 +5,17 @@
 
 use super::mbuf::{Mbuf, Unsendable};
 use super::pool::MbufPool;
+use crate::nic::{BURST, Flushed, Pushed, Received};
 use core::ptr::NonNull;
 use dpdk_sys::RteMbuf;
-use mptcp_core::buf::PacketBuf;
-
-/// Packets per burst.
-pub const BURST: usize = 32;
+use mptcp_core::buf::{PacketBuf, PortId};
 
 /// Packets ready for one transmit queue, oldest first; bounded.
 #[derive(Debug)]
 pub struct TxBatch {
     packets: Vec<*mut RteMbuf>,
+    /// Bytes of each; a packet taken by a NIC is not ours to look into.
+    lens: Vec<u32>,
     /// How many from the front `packets` were sent already.
     sent: usize,
     capacity: usize,
@@ -23,19 +23,6 @@ pub struct TxBatch {
 
 // SAFETY: the pointers are unique owners of packets, which may be freed or sent from any thread.
 unsafe impl Send for TxBatch {}
-
-/// What became of a packet pushed into a [`TxBatch`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Pushed {
-    /// It waits to be sent.
-    Queued,
-    /// The batch is full; the packet is gone.
-    Full,
-    /// No descriptor or buffer was left for it; the packet is gone.
-    NoMemory,
-    /// The port takes one segment only and the packet does not fit into one; it is gone.
-    TooLong,
-}
 
 /// How a port wants its packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -50,7 +37,12 @@ impl TxBatch {
     /// An empty batch of at most `capacity` packets.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { packets: Vec::with_capacity(capacity), sent: 0, capacity }
+        Self {
+            packets: Vec::with_capacity(capacity),
+            lens: Vec::with_capacity(capacity),
+            sent: 0,
+            capacity,
+        }
     }
 
     /// Packets waiting.
@@ -89,6 +81,8 @@ impl TxBatch {
                         dpdk_sys::dio_request_tcp_checksum(raw.as_ptr(), l2_len, l3_len, v6.into());
                     }
                 }
+                // SAFETY: as above; `into_tx` filled the length in.
+                self.lens.push(unsafe { (*raw.as_ptr()).pkt_len });
                 self.packets.push(raw.as_ptr());
                 Pushed::Queued
             }
@@ -97,13 +91,13 @@ impl TxBatch {
         }
     }
 
-    /// Offers the packets to a transmit queue; what it does not take stays for the next flush.
-    /// Returns how many it took, and how many the driver refused for good (they are freed).
+    /// Offers the packets to a transmit queue; what it does not take stays for the next flush, what
+    /// the driver refuses for good is freed.
     ///
     /// # Safety
     /// The queue exists, its port is started, and no other thread sends on it meanwhile.
-    pub(crate) unsafe fn flush(&mut self, port: u16, queue: u16, prepare: bool) -> (usize, usize) {
-        let (mut sent, mut refused) = (0, 0);
+    pub(crate) unsafe fn flush(&mut self, port: u16, queue: u16, prepare: bool) -> Flushed {
+        let mut flushed = Flushed::default();
         while let Some(waiting) = self.packets.get_mut(self.sent..).filter(|w| !w.is_empty()) {
             let count = u16::try_from(waiting.len().min(BURST)).unwrap_or(u16::MAX);
             let mut ready = count;
@@ -118,21 +112,26 @@ impl TxBatch {
                         unsafe { dpdk_sys::dio_free_chain(first) };
                     }
                     self.sent += 1;
-                    refused += 1;
+                    flushed.refused += 1;
                     continue;
                 }
             }
             // SAFETY: the caller vouches for the queue; the first `ready` entries are packets we
             // own, and those taken are the NIC's afterwards.
             let taken = unsafe { dpdk_sys::dio_tx_burst(port, queue, waiting.as_mut_ptr(), ready) };
-            self.sent += usize::from(taken);
-            sent += usize::from(taken);
+            let end = self.sent + usize::from(taken);
+            let lens = self.lens.get(self.sent..end).unwrap_or_default();
+            flushed.bytes += lens.iter().map(|&len| u64::from(len)).sum::<u64>();
+            flushed.sent += usize::from(taken);
+            self.sent = end;
             if taken < ready {
                 break;
             }
         }
-        self.compact();
-        (sent, refused)
+        self.packets.drain(..self.sent);
+        self.lens.drain(..self.sent);
+        self.sent = 0;
+        flushed
     }
 
     /// Frees what waits; returns how many packets that were.
@@ -144,13 +143,9 @@ impl TxBatch {
             unsafe { dpdk_sys::dio_free_bulk(waiting.as_mut_ptr(), count) };
         }
         self.packets.clear();
+        self.lens.clear();
         self.sent = 0;
         dropped
-    }
-
-    fn compact(&mut self) {
-        self.packets.drain(..self.sent);
-        self.sent = 0;
     }
 }
 
@@ -160,27 +155,26 @@ impl Drop for TxBatch {
     }
 }
 
-/// Receives at most [`BURST`] packets; appends them to `into` and returns how many came and how many
-/// of them had to be dropped for want of a contiguous buffer.
+/// Receives at most [`BURST`] packets and appends them to `into`.
 ///
 /// # Safety
 /// The queue exists, its port is started, and no other thread receives on it meanwhile.
 pub(crate) unsafe fn receive(
     port: u16,
     queue: u16,
-    id: mptcp_core::buf::PortId,
+    id: PortId,
     pool: &MbufPool,
     into: &mut Vec<Mbuf>,
-) -> (usize, usize) {
+) -> Received {
     let mut burst = [core::ptr::null_mut::<RteMbuf>(); BURST];
     let most = u16::try_from(BURST).unwrap_or(u16::MAX);
     // SAFETY: the caller vouches for the queue; the array holds BURST pointers.
     let count = unsafe { dpdk_sys::dio_rx_burst(port, queue, burst.as_mut_ptr(), most) };
+    let frames = usize::from(count);
     let before = into.len();
-    let received = burst.iter().take(usize::from(count)).filter_map(|&raw| NonNull::new(raw));
+    let received = burst.iter().take(frames).filter_map(|&raw| NonNull::new(raw));
     into.extend(received.filter_map(|raw| Mbuf::from_rx(raw, id, pool)));
-    let kept = into.len() - before;
-    (usize::from(count), usize::from(count) - kept)
+    Received { frames, no_buffer: frames - (into.len() - before) }
 }
 
 /// Lengths of the Ethernet (and VLAN) and IP headers of a frame, and whether it is IPv6.

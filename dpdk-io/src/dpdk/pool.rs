@@ -18,6 +18,9 @@ pub const HEADROOM: u16 = 128;
 /// Buffers hold at least what every driver's default receive buffer holds.
 const SMALLEST_DATA: u16 = 2048;
 
+/// Size of an ordinary page.
+const PAGE: u64 = 4096;
+
 /// Objects a thread keeps for itself; mempools refuse caches above two thirds of the pool.
 const CACHE: u32 = 256;
 
@@ -32,13 +35,16 @@ pub struct PoolSize {
 
 impl PoolSize {
     /// What fits into `memory_mb` MiB beside the ports' rings, for frames of packets up to `mtu`.
+    /// On ordinary pages (`!huge`) a mempool starts every buffer on a page of its own, because
+    /// buffers must be contiguous for devices too.
     #[must_use]
-    pub fn for_memory(memory_mb: u32, mtu: u16) -> Self {
+    pub fn for_memory(memory_mb: u32, mtu: u16, huge: bool) -> Self {
         // Ethernet header, VLAN tag, and slack for a driver that counts the FCS.
         let data = mtu.saturating_add(14 + 4 + 8).next_multiple_of(64).max(SMALLEST_DATA);
-        let data_room = data + HEADROOM;
+        let data_room = data.saturating_add(HEADROOM);
         // Descriptor, mempool header, padding to spread elements over memory channels.
         let element = u64::from(data_room) + 128 + 192;
+        let element = if huge { element } else { element.next_multiple_of(PAGE) };
         let bytes = u64::from(memory_mb) * 1024 * 1024 / 4 * 3;
         let count = u32::try_from(bytes / element).unwrap_or(u32::MAX >> 1);
         Self { count, data_room }
@@ -72,7 +78,12 @@ impl MbufPool {
         socket: i32,
     ) -> Result<Self, DriverError> {
         let clones = create_mempool(&format!("{name}_v"), size.count, 0, None, socket)?;
-        let buffers = create_mempool(name, size.count, size.data_room, Some(clones), socket)?;
+        let made = create_mempool(name, size.count, size.data_room, Some(clones), socket);
+        if made.is_err() {
+            // SAFETY: created above and not used by anything.
+            unsafe { dpdk_sys::dio_pool_free(clones.as_ptr()) };
+        }
+        let buffers = made?;
         Ok(Self { buffers, clones, count: size.count, copies_chains: false })
     }
 
@@ -108,6 +119,10 @@ impl MbufPool {
     pub fn element_size(&self) -> u32 {
         // SAFETY: the pool lives until the process ends.
         unsafe { dpdk_sys::dio_pool_element_size(self.buffers.as_ptr()) }
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.buffers == other.buffers
     }
 
     pub(crate) fn raw(&self) -> *mut RteMempool {
@@ -150,4 +165,21 @@ fn create_mempool(
         )
     };
     NonNull::new(pool).ok_or_else(|| DriverError::Memory { what, reason: reason(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_fit_the_memory_and_the_mtu() {
+        let plain = PoolSize::for_memory(512, 1500, true);
+        assert_eq!(plain.data_room, 2048 + 128);
+        assert!(u64::from(plain.count) * (2176 + 192) < 512 << 20);
+        let ordinary = PoolSize::for_memory(512, 1500, false);
+        assert_eq!(u64::from(ordinary.count), (384 << 20) / 4096);
+        let jumbo = PoolSize::for_memory(512, 9000, true);
+        assert!(jumbo.data_room >= 128 + 9000 + 18 && jumbo.count < plain.count);
+        assert!(PoolSize::for_memory(u32::MAX, u16::MAX, false).count > 1 << 20);
+    }
 }

@@ -3,7 +3,7 @@
 //! Invariant: a [`Port`] is started as long as it exists; queue handles keep it alive, and each
 //! queue is handed out to one owner at a time.
 
-use super::batch::{self, BURST, Pushed, TxBatch, TxCapabilities};
+use super::batch::{self, TxBatch, TxCapabilities};
 use super::eal::Eal;
 use super::mbuf::Mbuf;
 use super::pool::MbufPool;
@@ -11,6 +11,7 @@ use super::reason;
 use crate::config::{MacConfig, PortConfig};
 use crate::eal_args;
 use crate::error::DriverError;
+use crate::nic::{BURST, Flushed, Pushed, Received};
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use dpdk_sys::{
@@ -221,6 +222,12 @@ impl Port {
         named.map(|(name, value)| (text(name), value)).collect()
     }
 
+    /// Receive queues.
+    #[must_use]
+    pub fn rx_queue_count(&self) -> u16 {
+        u16::try_from(self.rx_claimed.len()).unwrap_or(u16::MAX)
+    }
+
     /// Receive queue `queue`; `None` when it does not exist or somebody has it.
     #[must_use]
     pub fn rx_queue(self: &Arc<Self>, queue: u16, pool: MbufPool) -> Option<RxQueue> {
@@ -265,9 +272,8 @@ pub struct RxQueue {
 }
 
 impl RxQueue {
-    /// Appends what has arrived, at most [`BURST`] frames, to `into`. Returns how many arrived and
-    /// how many of them were dropped for want of a contiguous buffer.
-    pub fn receive(&mut self, into: &mut Vec<Mbuf>) -> (usize, usize) {
+    /// Appends what has arrived, at most [`BURST`] frames, to `into`.
+    pub fn receive(&mut self, into: &mut Vec<Mbuf>) -> Received {
         // SAFETY: the claim makes this handle the queue's only user, and the port is started.
         unsafe { batch::receive(self.port.dpdk_id, self.queue, self.port.id, &self.pool, into) }
     }
@@ -294,8 +300,8 @@ impl TxQueue {
         self.batch.push(frame, self.port.tx, &self.pool)
     }
 
-    /// Sends what the port takes. Returns how many frames it took and how many its driver refused.
-    pub fn flush(&mut self) -> (usize, usize) {
+    /// Sends what the port takes.
+    pub fn flush(&mut self) -> Flushed {
         let prepare = self.port.tx.tcp_checksum;
         // SAFETY: the claim makes this handle the queue's only user, and the port is started.
         unsafe { self.batch.flush(self.port.dpdk_id, self.queue, prepare) }

@@ -6,7 +6,6 @@
 //! in [`ShardCounters`].
 
 mod arp;
-mod bucket;
 mod egress;
 mod frame;
 mod ingress;
@@ -15,8 +14,8 @@ mod ndisc;
 mod neighbour;
 mod route;
 
+use crate::bucket::TokenBucket;
 use crate::counters::ShardCounters;
-use bucket::TokenBucket;
 use core::net::IpAddr;
 use frame::Mac;
 use ipnet::IpNet;

@@ -5,9 +5,9 @@
 //! separate least-recently-used lists, the first kind a quarter of the room. Packets waiting for an
 //! answer are bounded per neighbour and in all.
 
-use super::bucket::TokenBucket;
 use super::frame::Mac;
 use super::route::Hop;
+use crate::bucket::TokenBucket;
 use crate::counters::{DropReason, L2Event, ShardCounters};
 use core::net::IpAddr;
 use mptcp_core::time::{Duration, Instant};

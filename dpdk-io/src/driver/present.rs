@@ -1,0 +1,380 @@
+//! The driver over libdpdk.
+
+use super::{PoolStatus, PortStatus};
+use crate::clock::Clock;
+use crate::config::{self, EalConfig, PortConfig, RouteConfig};
+use crate::counters::ShardCounters;
+use crate::dpdk::eal::{Eal, Lcore};
+use crate::dpdk::mbuf::Mbuf;
+use crate::dpdk::pool::{MbufPool, PoolSize};
+use crate::dpdk::port::{self, DESCRIPTORS, Port, RxQueue, TxQueue};
+use crate::error::DriverError;
+use crate::l2::{L2, L2Config, L2Port, L2Route};
+use crate::nic::{Flushed, Nic, Pushed, Received};
+use crate::shard::{News, ShardLoop};
+use core::sync::atomic::{AtomicBool, Ordering};
+use core_affinity::CoreId;
+use mptcp_core::buf::{BufPool, PortId};
+use mptcp_core::driver::Worker;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Frames that wait for one port's transmit queue.
+const TX_QUEUE: usize = 256;
+/// Buffers that must be left beside what ports and caches hold.
+const SPARE_BUFFERS: u32 = 1024;
+
+/// Everything of one configuration: the EAL, packet pools, started ports.
+#[derive(Debug)]
+pub struct Driver {
+    eal: &'static Eal,
+    ports: Vec<Arc<Port>>,
+    names: Vec<String>,
+    /// The pool of each shard; shards of one NUMA node share theirs.
+    pools: Vec<MbufPool>,
+    l2: L2Config,
+    counters: Vec<Arc<ShardCounters>>,
+    news: Mutex<Vec<Option<News>>>,
+    clock: Clock,
+    stop: AtomicBool,
+}
+
+impl Driver {
+    /// Starts the EAL, makes pools and brings every port up. One shard per entry of `eal.cores`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with the configuration ([`DriverError::is_config`]), or that
+    /// the machine does not have.
+    pub fn start(
+        eal: EalConfig,
+        ports: Vec<PortConfig>,
+        routes: Vec<RouteConfig>,
+    ) -> Result<Self, DriverError> {
+        config::validate(&eal, &ports, &routes)?;
+        check_cores(&eal.cores)?;
+        let shards = eal.cores.len();
+        let running = Eal::start(&eal)?;
+        port::check_vdevs(running, &eal.words)?;
+        let pools = make_pools(running, &eal, &ports)?;
+        let queues = u16::try_from(shards).unwrap_or(u16::MAX);
+        let mut opened = Vec::with_capacity(ports.len());
+        for (id, config) in (0_u8..).zip(&ports) {
+            opened.push(Port::open(running, config, PortId(id), queues, &pools)?);
+        }
+        for (config, port) in ports.iter().zip(&opened) {
+            log::info!(
+                "port {}: {} ({}), {:02x?}, link {}",
+                config.name,
+                config.device,
+                port.driver(),
+                port.mac(),
+                if port.link().0 { "up" } else { "down" }
+            );
+        }
+        let chains = opened.iter().any(|port| port.tx_capabilities().multi_segs);
+        let pools = pools.into_iter();
+        Ok(Self {
+            eal: running,
+            l2: l2_config(&ports, &routes, &opened),
+            ports: opened,
+            names: ports.iter().map(|port| port.name.clone()).collect(),
+            pools: pools.map(|pool| if chains { pool } else { pool.copying_chains() }).collect(),
+            counters: (0..shards).map(|_| Arc::new(ShardCounters::new(ports.len()))).collect(),
+            news: Mutex::new(News::network(shards).into_iter().map(Some).collect()),
+            clock: Clock::start(),
+            stop: AtomicBool::new(false),
+        })
+    }
+
+    /// Shards that can run.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.counters.len()
+    }
+
+    /// The clock behind every `now` that workers see.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Where the shard's empty buffers come from; a shard beyond the configured ones shares.
+    #[must_use]
+    pub fn pool(&self, shard: usize) -> MbufPool {
+        // One per shard, and `validate` insists on a shard.
+        self.pools[shard % self.pools.len()]
+    }
+
+    /// Runs shard `shard` on the calling thread, pinned to CPU `core`, until [`Driver::stop`] or
+    /// until the worker stops. The thread stays pinned.
+    ///
+    /// # Errors
+    /// [`DriverError::Thread`] when the thread cannot be pinned or registered, or the shard does
+    /// not exist or runs already.
+    pub fn run(
+        &self,
+        shard: usize,
+        core: usize,
+        worker: &mut impl Worker<Mbuf>,
+    ) -> Result<(), DriverError> {
+        let fail =
+            |reason: &str| Err(DriverError::Thread { shard, cpu: core, reason: reason.to_owned() });
+        let Some(counters) = self.counters.get(shard) else {
+            return fail("there is no such shard");
+        };
+        if !core_affinity::set_for_current(CoreId { id: core }) {
+            return fail("the thread cannot be pinned to this CPU");
+        }
+        let lcore = Lcore::register(self.eal).map_err(|reason| DriverError::Thread {
+            shard,
+            cpu: core,
+            reason,
+        })?;
+        let Some(nic) = self.queues(shard) else {
+            return fail("the shard's queues are in use");
+        };
+        let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = { news }.get_mut(shard).and_then(Option::take);
+        let config = L2Config { announce: shard == 0, ..self.l2.clone() };
+        let l2 = L2::new(&config, Arc::clone(counters));
+        log::info!("shard {shard} runs on CPU {core}, NUMA node {}", lcore.socket());
+        let mut shard = ShardLoop::new(l2, nic, Arc::clone(counters));
+        if let Some(news) = news {
+            shard = shard.with_news(news);
+        }
+        shard.run(self.clock, worker, &self.stop);
+        Ok(())
+    }
+
+    /// What each shard counted.
+    #[must_use]
+    pub fn counters(&self) -> &[Arc<ShardCounters>] {
+        &self.counters
+    }
+
+    /// The ports as they are now; asks the devices, so not for the data path.
+    #[must_use]
+    pub fn ports(&self) -> Vec<PortStatus> {
+        let status = |(name, port): (&String, &Arc<Port>)| {
+            let (up, speed_mbps) = port.link();
+            PortStatus {
+                name: name.clone(),
+                device: port.device().to_owned(),
+                driver: port.driver().to_owned(),
+                mac: port.mac(),
+                up,
+                speed_mbps,
+                multi_segs: port.tx_capabilities().multi_segs,
+                tx_checksum: port.tx_capabilities().tcp_checksum,
+                rx_checksum: port.verifies_checksums(),
+                statistics: port.xstats(),
+            }
+        };
+        self.names.iter().zip(&self.ports).map(status).collect()
+    }
+
+    /// The packet pools, one per NUMA node in use.
+    #[must_use]
+    pub fn pools(&self) -> Vec<PoolStatus> {
+        let mut pools: Vec<&MbufPool> = Vec::new();
+        for pool in &self.pools {
+            if !pools.iter().any(|other| other.is_same(pool)) {
+                pools.push(pool);
+            }
+        }
+        let status = |pool: &MbufPool| PoolStatus {
+            count: pool.count(),
+            in_use: pool.in_use(),
+            views_in_use: pool.clones_in_use(),
+            element_size: pool.element_size(),
+        };
+        pools.into_iter().map(status).collect()
+    }
+
+    /// Ends every loop after its current turn; from any thread, or a signal handler.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops and closes the ports. The EAL and the pools stay until the process ends: buffers may
+    /// outlive the driver.
+    pub fn close(self) {
+        self.stop();
+    }
+
+    /// The shard's queues: its transmit queue on every port, and every receive queue whose number
+    /// is the shard's modulo the number of shards.
+    fn queues(&self, shard: usize) -> Option<Queues> {
+        let pool = self.pool(shard);
+        let own = u16::try_from(shard).ok()?;
+        let step = u16::try_from(self.shards()).ok()?;
+        let mut ports = Vec::with_capacity(self.ports.len());
+        for port in &self.ports {
+            let mut rx = Vec::new();
+            let mut queue = own;
+            while queue < port.rx_queue_count() {
+                rx.push(port.rx_queue(queue, pool)?);
+                queue += step;
+            }
+            ports.push(PortQueues { rx, tx: port.tx_queue(own, pool, TX_QUEUE)? });
+        }
+        let checksum_offload = self.ports.iter().all(|port| port.tx_capabilities().tcp_checksum);
+        Some(Queues { ports, pool, checksum_offload })
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.ports.clear();
+        self.eal.release_hugepages();
+    }
+}
+
+/// One shard's queues on one port.
+struct PortQueues {
+    rx: Vec<RxQueue>,
+    tx: TxQueue,
+}
+
+/// One shard's queues.
+struct Queues {
+    ports: Vec<PortQueues>,
+    pool: MbufPool,
+    checksum_offload: bool,
+}
+
+impl Queues {
+    fn port(&self, port: PortId) -> Option<&PortQueues> {
+        self.ports.get(usize::from(port.0))
+    }
+
+    fn port_mut(&mut self, port: PortId) -> Option<&mut PortQueues> {
+        self.ports.get_mut(usize::from(port.0))
+    }
+}
+
+impl Nic<Mbuf> for Queues {
+    fn ports(&self) -> u8 {
+        u8::try_from(self.ports.len()).unwrap_or(u8::MAX)
+    }
+
+    fn receive(&mut self, port: PortId, into: &mut Vec<Mbuf>) -> Received {
+        let mut all = Received::default();
+        for queue in self.port_mut(port).map_or(&mut [][..], |port| &mut port.rx) {
+            let received = queue.receive(into);
+            all.frames += received.frames;
+            all.no_buffer += received.no_buffer;
+        }
+        all
+    }
+
+    fn push(&mut self, port: PortId, frame: Mbuf) -> Pushed {
+        self.port_mut(port).map_or(Pushed::Full, |port| port.tx.push(frame))
+    }
+
+    fn flush(&mut self, port: PortId) -> Flushed {
+        self.port_mut(port).map_or_else(Flushed::default, |port| port.tx.flush())
+    }
+
+    fn backlog(&self, port: PortId) -> usize {
+        self.port(port).map_or(0, |port| port.tx.backlog())
+    }
+
+    fn room(&self, port: PortId) -> usize {
+        self.port(port).map_or(0, |port| port.tx.room())
+    }
+
+    fn clear(&mut self, port: PortId) -> usize {
+        self.port_mut(port).map_or(0, |port| port.tx.clear())
+    }
+
+    fn alloc(&mut self) -> Option<Mbuf> {
+        self.pool.alloc()
+    }
+
+    fn checksum_offload(&self) -> bool {
+        self.checksum_offload
+    }
+}
+
+fn check_cores(cores: &[usize]) -> Result<(), DriverError> {
+    let available = core_affinity::get_core_ids().unwrap_or_default();
+    let Some(missing) = cores.iter().find(|&&core| !available.contains(&CoreId { id: core }))
+    else {
+        return Ok(());
+    };
+    let available: Vec<String> = available.iter().map(|core| core.id.to_string()).collect();
+    Err(DriverError::Config {
+        key: "driver.cores".to_owned(),
+        value: missing.to_string(),
+        remedy: format!("use CPUs this process may run on: {}", available.join(", ")),
+    })
+}
+
+/// One pool per NUMA node of the cores, each large enough for what ports and caches take; returns
+/// the pool of each shard.
+fn make_pools(
+    eal: &Eal,
+    config: &EalConfig,
+    ports: &[PortConfig],
+) -> Result<Vec<MbufPool>, DriverError> {
+    let nodes: Vec<i32> = config.cores.iter().map(|&core| numa_node(core)).collect();
+    let mut pools = BTreeMap::new();
+    for &node in &nodes {
+        pools.insert(node, None);
+    }
+    let share = config.memory_mb / u32::try_from(pools.len()).unwrap_or(1).max(1);
+    let mtu = ports.iter().map(|port| port.mtu).max().unwrap_or(1500);
+    let size = PoolSize::for_memory(share, mtu, eal.hugepages());
+    let shards = u32::try_from(config.cores.len()).unwrap_or(u32::MAX);
+    let rings: u32 = ports.iter().map(|port| u32::from(port.queues).saturating_add(shards)).sum();
+    let needed = rings
+        .saturating_mul(u32::from(DESCRIPTORS))
+        .saturating_add(shards.saturating_mul(512))
+        .saturating_add(SPARE_BUFFERS);
+    if size.count < needed {
+        return Err(DriverError::Memory {
+            what: format!("the rings of {} ports", ports.len()),
+            reason: format!("{share} MiB hold {} packet buffers, {needed} are needed", size.count),
+        });
+    }
+    for (index, (&node, pool)) in pools.iter_mut().enumerate() {
+        let made =
+            MbufPool::create(eal, &format!("plait{index}"), size, node).or_else(|error| {
+                log::warn!("NUMA node {node}: {error}; using memory of any node");
+                MbufPool::create(eal, &format!("plait{index}any"), size, -1)
+            })?;
+        *pool = Some(made);
+    }
+    Ok(nodes.iter().filter_map(|node| pools.get(node).copied().flatten()).collect())
+}
+
+/// NUMA node of a CPU; -1 where the machine does not say.
+fn numa_node(cpu: usize) -> i32 {
+    let entries = std::fs::read_dir(format!("/sys/devices/system/cpu/cpu{cpu}"));
+    let node =
+        entries.into_iter().flatten().flatten().find_map(|entry| {
+            entry.file_name().to_str()?.strip_prefix("node")?.parse::<i32>().ok()
+        });
+    node.unwrap_or(-1)
+}
+
+fn l2_config(ports: &[PortConfig], routes: &[RouteConfig], opened: &[Arc<Port>]) -> L2Config {
+    let port = |(config, port): (&PortConfig, &Arc<Port>)| L2Port {
+        mac: port.mac(),
+        vlan: config.vlan,
+        mtu: config.mtu,
+        addresses: config.addresses.clone(),
+        gateway: config.gateway.clone(),
+    };
+    let id = |name: &str| (0_u8..).zip(ports).find(|(_, port)| port.name == name);
+    let route = |route: &RouteConfig| {
+        let (id, _) = id(&route.port)?;
+        Some(L2Route { to: route.to, via: route.via, port: PortId(id) })
+    };
+    L2Config {
+        ports: ports.iter().zip(opened).map(port).collect(),
+        routes: routes.iter().filter_map(route).collect(),
+        ..L2Config::default()
+    }
+}

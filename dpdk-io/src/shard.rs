@@ -1,0 +1,334 @@
+//! The run-to-completion loop of one shard: ports, L2 and the worker, on one thread.
+//!
+//! Invariant: a turn reads the clock once and is bounded by bursts and budgets; a port that does
+//! not send loses its own frames, not the others' time.
+
+use crate::bucket::TokenBucket;
+use crate::clock::Clock;
+use crate::counters::{DropReason, ShardCounters};
+use crate::idle::{Idle, Rest};
+use crate::l2::{L2, L2Io, NeighbourNews};
+use crate::nic::{Nic, Pushed};
+use core::sync::atomic::{AtomicBool, Ordering};
+use mptcp_core::buf::{PacketBuf, PortId, TxQueue};
+use mptcp_core::driver::{Control, Progress, Worker};
+use mptcp_core::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Timers run per turn.
+const TIMER_BUDGET: usize = 256;
+/// A port that has frames but sends none for this long gets no more consideration.
+const STALL: Duration = Duration::from_millis(20);
+/// Attempts to send what is left when the loop ends.
+const LAST_FLUSHES: usize = 64;
+/// Stalls are logged this often at most: a link may flap.
+const LOGS_PER_S: u32 = 1;
+/// News from one shard to another that may wait.
+const MAX_NEWS: usize = 256;
+
+/// One shard's way of telling the others about neighbours.
+#[derive(Debug)]
+pub struct News {
+    to: Vec<SyncSender<NeighbourNews>>,
+    from: Receiver<NeighbourNews>,
+}
+
+impl News {
+    /// One for each of `shards` shards that share ports.
+    #[must_use]
+    pub fn network(shards: usize) -> Vec<Self> {
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..shards).map(|_| sync_channel(MAX_NEWS)).unzip();
+        let others = |own: usize| {
+            senders.iter().enumerate().filter(move |(i, _)| *i != own).map(|(_, to)| to.clone())
+        };
+        let ends = receivers.into_iter().enumerate();
+        ends.map(|(own, from)| Self { to: others(own).collect(), from }).collect()
+    }
+}
+
+/// Whether a port sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Flow {
+    Sending,
+    /// Nothing was taken since then.
+    Stuck(Instant),
+    /// Stuck for longer than [`STALL`]: frames are dropped until one is taken.
+    Stalled,
+}
+
+/// What a turn did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// There was, or still is, something to do.
+    Busy,
+    /// There was nothing to do.
+    Idle,
+    /// The worker is finished.
+    Stop,
+}
+
+/// A shard's loop over `N`.
+pub struct ShardLoop<B, N> {
+    l2: L2<B>,
+    nic: N,
+    flows: Vec<Flow>,
+    logs: TokenBucket,
+    counters: Arc<ShardCounters>,
+    news: Option<News>,
+    frames: Vec<B>,
+    packets: Vec<B>,
+}
+
+impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
+    /// Puts L2 on top of ports. Sends nothing yet.
+    pub fn new(l2: L2<B>, nic: N, counters: Arc<ShardCounters>) -> Self {
+        let flows = vec![Flow::Sending; usize::from(nic.ports())];
+        Self {
+            l2,
+            nic,
+            flows,
+            logs: TokenBucket::new(LOGS_PER_S),
+            counters,
+            news: None,
+            frames: Vec::new(),
+            packets: Vec::new(),
+        }
+    }
+
+    /// Exchanges news about neighbours with other shards.
+    #[must_use]
+    pub fn with_news(mut self, news: News) -> Self {
+        if !news.to.is_empty() {
+            self.l2.share_news();
+            self.news = Some(news);
+        }
+        self
+    }
+
+    /// Turns until `stop` is set or the worker stops, then sends what is left.
+    pub fn run(&mut self, clock: Clock, worker: &mut impl Worker<B>, stop: &AtomicBool) {
+        let mut idle = Idle::default();
+        while !stop.load(Ordering::Relaxed) {
+            let now = clock.now();
+            match self.turn(now, worker) {
+                Turn::Busy => idle.busy(),
+                Turn::Stop => break,
+                Turn::Idle => {
+                    self.counters.idle_turns.add(1);
+                    self.rest(idle.rest(now, self.poll_timeout(worker)));
+                }
+            }
+        }
+        self.finish(clock.now());
+    }
+
+    /// One turn.
+    pub fn turn(&mut self, now: Instant, worker: &mut impl Worker<B>) -> Turn {
+        self.counters.turns.add(1);
+        let received = self.receive(now);
+        self.exchange_news(now);
+        let (l2, mut io) = self.parts(now);
+        l2.handle_timeouts(now, &mut io);
+        self.l2.take_reports(&mut self.packets);
+        if !self.packets.is_empty() {
+            worker.handle_burst(now, &mut self.packets);
+        }
+        let timers = worker.handle_timeouts(now, TIMER_BUDGET);
+        worker.handle_events(now);
+        let (l2, io) = self.parts(now);
+        let mut outbox = Outbox { l2, io, now };
+        let output = worker.poll_transmit(now, &mut outbox);
+        let sent = self.flush(now);
+        if worker.poll_control(now) == Control::Stop {
+            return Turn::Stop;
+        }
+        let more = timers == Progress::More || output == Progress::More;
+        if received > 0 || sent > 0 || more { Turn::Busy } else { Turn::Idle }
+    }
+
+    /// When the shard next has something to do of its own accord.
+    fn poll_timeout(&self, worker: &impl Worker<B>) -> Option<Instant> {
+        [self.l2.poll_timeout(), worker.poll_timeout()].into_iter().flatten().min()
+    }
+
+    fn rest(&self, rest: Rest) {
+        match rest {
+            Rest::Spin => {}
+            Rest::Pause => core::hint::spin_loop(),
+            Rest::Sleep(sleep) => {
+                self.counters.sleeps.add(1);
+                std::thread::sleep(sleep);
+            }
+        }
+    }
+
+    fn ports(&self) -> impl Iterator<Item = PortId> + use<B, N> {
+        (0..self.nic.ports()).map(PortId)
+    }
+
+    fn parts(&mut self, now: Instant) -> (&mut L2<B>, PortIo<'_, N>) {
+        let io = PortIo {
+            nic: &mut self.nic,
+            flows: &mut self.flows,
+            logs: &mut self.logs,
+            counters: &self.counters,
+            now,
+        };
+        (&mut self.l2, io)
+    }
+
+    fn receive(&mut self, now: Instant) -> usize {
+        let mut total = 0;
+        for port in self.ports() {
+            let received = self.nic.receive(port, &mut self.frames);
+            total += received.frames;
+            self.counters.dropped(DropReason::RxNoBuffer, received.no_buffer);
+            if let Some(counters) = self.counters.ports().get(usize::from(port.0)) {
+                let bytes: usize = self.frames.iter().map(|frame| frame.data().len()).sum();
+                counters.rx_packets.add(received.frames as u64);
+                counters.rx_bytes.add(bytes as u64);
+            }
+            let mut frames = core::mem::take(&mut self.frames);
+            for frame in frames.drain(..) {
+                let (l2, mut io) = self.parts(now);
+                if let Some(packet) = l2.ingress(now, port, frame, &mut io) {
+                    self.packets.push(packet);
+                }
+            }
+            self.frames = frames;
+        }
+        total
+    }
+
+    fn exchange_news(&mut self, now: Instant) {
+        let Some(news) = self.news.take() else { return };
+        while let Some(item) = self.l2.poll_news() {
+            for to in &news.to {
+                // Full or gone: the other shard asks for itself.
+                let _ = to.try_send(item);
+            }
+        }
+        for item in news.from.try_iter().take(MAX_NEWS) {
+            let (l2, mut io) = self.parts(now);
+            l2.apply(now, item, &mut io);
+        }
+        self.news = Some(news);
+    }
+
+    fn flush(&mut self, now: Instant) -> usize {
+        let ports = self.ports();
+        let (_, mut io) = self.parts(now);
+        ports.map(|port| if io.nic.backlog(port) > 0 { io.flush(port) } else { 0 }).sum()
+    }
+
+    /// Sends what is left, or drops it when the ports do not take it.
+    fn finish(&mut self, now: Instant) {
+        for _ in 0..LAST_FLUSHES {
+            self.flush(now);
+            if self.ports().all(|port| self.nic.backlog(port) == 0) {
+                return;
+            }
+            core::hint::spin_loop();
+        }
+        for port in self.ports() {
+            let dropped = self.nic.clear(port);
+            self.counters.dropped(DropReason::TxQueueFull, dropped);
+        }
+    }
+}
+
+/// Ports as L2 sees them.
+struct PortIo<'a, N> {
+    nic: &'a mut N,
+    flows: &'a mut [Flow],
+    logs: &'a mut TokenBucket,
+    counters: &'a ShardCounters,
+    now: Instant,
+}
+
+impl<N> PortIo<'_, N> {
+    /// Flushes one port, watches whether it sends, and returns how many frames it took.
+    fn flush<B: PacketBuf>(&mut self, port: PortId) -> usize
+    where
+        N: Nic<B>,
+    {
+        let flushed = self.nic.flush(port);
+        self.counters.dropped(DropReason::TxRefused, flushed.refused);
+        if let Some(counters) = self.counters.ports().get(usize::from(port.0)) {
+            counters.tx_packets.add(flushed.sent as u64);
+            counters.tx_bytes.add(flushed.bytes);
+        }
+        let Some(flow) = self.flows.get_mut(usize::from(port.0)) else { return flushed.sent };
+        let stuck = flushed.sent == 0 && self.nic.backlog(port) > 0;
+        *flow = match (stuck, *flow) {
+            (false, _) => Flow::Sending,
+            (true, Flow::Sending) => Flow::Stuck(self.now),
+            (true, Flow::Stuck(since)) if self.now.since(since) >= STALL => {
+                if self.logs.take(self.now) {
+                    log::warn!("{port:?} has sent nothing for {STALL:?}: dropping what is for it");
+                }
+                Flow::Stalled
+            }
+            (true, flow) => flow,
+        };
+        if *flow == Flow::Stalled {
+            let dropped = self.nic.clear(port);
+            self.counters.dropped(DropReason::TxStalled, dropped);
+        }
+        flushed.sent
+    }
+}
+
+impl<B: PacketBuf, N: Nic<B>> L2Io<B> for PortIo<'_, N> {
+    fn alloc(&mut self) -> Option<B> {
+        self.nic.alloc()
+    }
+
+    fn send(&mut self, port: PortId, frame: B) {
+        if self.nic.room(port) == 0 {
+            self.flush(port);
+        }
+        let reason = match self.nic.push(port, frame) {
+            Pushed::Queued => return,
+            Pushed::Full => DropReason::TxQueueFull,
+            Pushed::NoMemory => DropReason::NoBuffer,
+            Pushed::TooLong => DropReason::TxTooLong,
+        };
+        self.counters.dropped(reason, 1);
+    }
+}
+
+/// Where the worker's packets go.
+struct Outbox<'a, B, N> {
+    l2: &'a mut L2<B>,
+    io: PortIo<'a, N>,
+    now: Instant,
+}
+
+impl<B: PacketBuf, N: Nic<B>> TxQueue<B> for Outbox<'_, B, N> {
+    /// The fullest queue decides, because only L2 knows which port a packet takes; a stalled one
+    /// does not hold up the others.
+    fn room(&self) -> usize {
+        let ports = (0_u8..).map(PortId).zip(self.io.flows.iter());
+        let sending = ports.filter(|(_, flow)| **flow != Flow::Stalled);
+        let room = sending.map(|(port, _)| self.io.nic.room(port)).min();
+        room.unwrap_or(crate::nic::BURST)
+    }
+
+    fn alloc(&mut self) -> Option<B> {
+        self.io.nic.alloc()
+    }
+
+    fn push(&mut self, packet: B) {
+        self.l2.egress(self.now, packet, &mut self.io);
+    }
+
+    fn checksum_offload(&self) -> bool {
+        self.io.nic.checksum_offload()
+    }
+}
+
+#[cfg(test)]
+mod tests;
