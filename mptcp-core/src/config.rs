@@ -212,3 +212,62 @@ pub struct StackConfig {
     /// Seed of keys, nonces, ISNs, ports and hash keys. Must be secret and fresh in production.
     pub seed: [u8; 32],
 }
+
+/// What [`StackConfig::validate`] refuses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// MPTCP version 0 (RFC 6824) is not implemented yet: leave it out of `mptcp.versions`.
+    VersionZero,
+    /// `mptcp.max_subflows` must be 1 to 32; this was asked for.
+    MaxSubflows(u8),
+    /// At most 254 addresses can have an id; so many were configured.
+    Addresses(usize),
+}
+
+impl core::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::VersionZero => f.write_str("MPTCP version 0 is not implemented yet: use [1]"),
+            Self::MaxSubflows(n) => write!(f, "max_subflows is {n}, allowed are 1 to 32"),
+            Self::Addresses(n) => write!(f, "{n} addresses, at most 254 can be told apart"),
+        }
+    }
+}
+
+impl core::error::Error for ConfigError {}
+
+impl StackConfig {
+    /// Checks what a stack cannot do.
+    ///
+    /// # Errors
+    /// The first setting that is out of range, with its value.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.mptcp.versions.contains(&Version::V0) {
+            return Err(ConfigError::VersionZero);
+        }
+        if !(1..=32).contains(&self.mptcp.max_subflows) {
+            return Err(ConfigError::MaxSubflows(self.mptcp.max_subflows));
+        }
+        if self.addresses.len() > 254 {
+            return Err(ConfigError::Addresses(self.addresses.len()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_zero_is_refused_by_name() {
+        let mut config = StackConfig::default();
+        assert_eq!(config.validate(), Ok(()));
+        config.mptcp.max_subflows = 33;
+        assert_eq!(config.validate(), Err(ConfigError::MaxSubflows(33)));
+        config.mptcp.versions = alloc::vec![Version::V0, Version::V1];
+        let error = config.validate().unwrap_err();
+        assert!(alloc::format!("{error}").contains("version 0"));
+    }
+}

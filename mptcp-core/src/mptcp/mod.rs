@@ -316,6 +316,13 @@ impl<B: PacketBuf> Connection<B> {
         self.paths.stop();
     }
 
+    /// A subflow joined: the wait for one is over, unless it is the application that left.
+    pub(crate) fn survives(&mut self) {
+        if self.app.is_attached() {
+            self.close_at = None;
+        }
+    }
+
     /// A subflow's number within the connection.
     pub(crate) fn new_subflow_id(&mut self) -> u8 {
         let id = self.next_subflow_id;

@@ -20,7 +20,7 @@ use crate::wire::{
     CapableFlags, CapableForm, MpCapable, MpJoin, MptcpOption, OptionWriter, TcpFlags, TcpOption,
     Version, reset_reason,
 };
-use core::net::SocketAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// First retransmission of a SYN/ACK (RFC 6298 §2.1), doubling.
 const SYN_ACK_RTO: Duration = Duration::from_secs(1);
@@ -29,14 +29,12 @@ const KEY_TRIES: u32 = 64;
 
 impl<B: PacketBuf> Stack<B> {
     fn find_listener(&self, local: SocketAddr) -> Option<u32> {
-        self.listeners.iter().find(|(_, l)| l.local == local).map(|(idx, _)| idx).or_else(|| {
-            let any = |l: SocketAddr| {
-                l.ip().is_unspecified()
-                    && l.port() == local.port()
-                    && l.is_ipv4() == local.is_ipv4()
-            };
-            self.listeners.iter().find(|(_, l)| any(l.local)).map(|(idx, _)| idx)
-        })
+        let unspecified: IpAddr = match local.ip() {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let any = SocketAddr::new(unspecified, local.port());
+        self.listening.get(&local).or_else(|| self.listening.get(&any)).copied()
     }
 
     /// A segment whose 4-tuple is unknown.
@@ -667,7 +665,7 @@ impl<B: PacketBuf> Stack<B> {
         self.demux.insert(&request.tuple, Flow::Tcb(tcb_idx));
         connection.subflows.push(tcb_idx);
         connection.multipath = true;
-        connection.close_at = None;
+        connection.survives();
         self.tcb_segment(now, tcb_idx, segment, payload);
         self.touch_connection(owner);
     }

@@ -18,7 +18,7 @@ mod types;
 
 pub use types::{Connect, ConnectionInfo, Event, Listen, Ready, SocketId, SubflowInfo};
 
-use crate::buf::{BufPool, PacketBuf};
+use crate::buf::{BufPool, HeapBuf, PacketBuf};
 use crate::config::{LocalAddress, StackConfig};
 use crate::error::ConnectionError;
 use crate::mptcp::Connection;
@@ -32,8 +32,9 @@ use crate::time::Instant;
 use crate::util::list::IndexList;
 use crate::util::slab::Slab;
 use crate::util::wheel::TimerWheel;
+use crate::wire::Version;
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use core::net::{IpAddr, SocketAddr};
 use demux::{Demux, Flow, Node, Numbering};
 use relay::Relay;
@@ -58,6 +59,13 @@ pub(crate) struct AppState {
     /// Coupled to this relay.
     relay: Option<u32>,
     pub(crate) error: Option<ConnectionError>,
+}
+
+impl AppState {
+    /// The application still holds the connection.
+    pub(crate) const fn is_attached(&self) -> bool {
+        self.attached
+    }
 }
 
 impl Default for AppState {
@@ -120,6 +128,8 @@ pub struct Stack<B: PacketBuf> {
     requests: Slab<Request>,
     time_waits: Slab<TimeWait>,
     listeners: Slab<Listener>,
+    /// Listening addresses and their listeners.
+    listening: BTreeMap<SocketAddr, u32>,
     relays: Slab<Relay>,
     /// TIME-WAIT entries, the oldest first.
     time_wait_order: IndexList,
@@ -162,9 +172,12 @@ pub struct Occupancy {
 }
 
 impl<B: PacketBuf> Stack<B> {
-    /// A stack at time `now` that draws buffers for copied data from `pool`.
+    /// A stack at time `now` that draws buffers for copied data from `pool`. Of the MPTCP versions
+    /// only 1 is served; [`StackConfig::validate`] refuses others by name.
     #[must_use]
     pub fn new(config: StackConfig, now: Instant, pool: Box<dyn BufPool<B> + Send>) -> Self {
+        let mut config = config;
+        config.mptcp.versions.retain(|version| *version == Version::V1);
         let limits = config.limits;
         let numbering = Numbering::new(&limits);
         let mut rng = Rng::from_seed(config.seed);
@@ -188,6 +201,7 @@ impl<B: PacketBuf> Stack<B> {
             requests: Slab::with_capacity(limits.half_open),
             time_waits: Slab::with_capacity(limits.time_wait),
             listeners: Slab::with_capacity(limits.listeners),
+            listening: BTreeMap::new(),
             relays: Slab::with_capacity(limits.connections),
             time_wait_order: IndexList::with_capacity(limits.time_wait),
             wheel: TimerWheel::with_capacity(numbering.capacity(), now),
@@ -490,3 +504,12 @@ macro_rules! env {
     };
 }
 pub(crate) use env;
+
+/// Octets an idle relayed session keeps: an MPTCP connection with two subflows, its exit, the
+/// relay. Buffers are not among them: an idle connection holds none.
+const IDLE_SESSION: usize = 3 * size_of::<Tcb<HeapBuf>>()
+    + 2 * size_of::<crate::mptcp::Subflow>()
+    + size_of::<Connection<HeapBuf>>()
+    + size_of::<crate::mptcp::Paths>()
+    + size_of::<Relay>();
+const _: () = assert!(IDLE_SESSION <= 2_688);

@@ -163,7 +163,7 @@ impl<B: PacketBuf> Stack<B> {
                 } else {
                     FallbackReason::SynAckWithoutCapable
                 };
-                self.fall_back(now, owner, reason, false);
+                self.fall_back(owner, idx, reason, false);
             }
         }
         self.post(Sock::Mptcp(owner), Ready::CONNECTED | Ready::WRITABLE);
@@ -194,7 +194,7 @@ impl<B: PacketBuf> Stack<B> {
             return false;
         }
         connection.multipath = true;
-        connection.close_at = None;
+        connection.survives();
         let hmac = keys.sent_join_hmac(version, nonce, theirs).full();
         let (wide, checksum) = (connection.wide(), connection.checksum);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
@@ -433,7 +433,7 @@ impl<B: PacketBuf> Stack<B> {
                 false
             }
             Effect::FallBack(reason) => {
-                self.fall_back(now, owner, reason, reason != FallbackReason::InfiniteMapping);
+                self.fall_back(owner, idx, reason, reason != FallbackReason::InfiniteMapping);
                 true
             }
             Effect::Checksum(offset) => self.checksum_failed(now, owner, idx, offset),
@@ -444,6 +444,14 @@ impl<B: PacketBuf> Stack<B> {
 
     /// A `DATA_ACK` freed something.
     fn data_acked(&mut self, now: Instant, owner: u32) {
+        let linger = self.config.tcp.fin_wait_2;
+        if let Some(connection) = self.connections.get_mut(owner)
+            && !connection.app.attached
+            && connection.close_at.is_some()
+        {
+            // Nobody holds it any more, but its peer still takes what is left.
+            connection.close_at = Some(now + linger);
+        }
         self.post_writable(now, Sock::Mptcp(owner));
         self.finish(now, owner);
     }
@@ -666,12 +674,12 @@ impl<B: PacketBuf> Stack<B> {
             options::push_reset(&mut options, reason, transient);
             self.stats.mp_rst_tx += 1;
         }
-        self.send_rst(now, idx, options);
+        self.send_rst(idx, options);
         self.subflow_closed(now, owner, idx, Some(ConnectionError::Reset));
     }
 
     /// A RST on a control block's own sequence number.
-    pub(super) fn send_rst(&mut self, now: Instant, idx: u32, options: OptionWriter) {
+    pub(super) fn send_rst(&mut self, idx: u32, options: OptionWriter) {
         let Some(tcb) = self.tcbs.get(idx) else { return };
         let opening = tcb.state == State::SynSent && tcb.rcv_nxt == SeqNum(0);
         if tcb.state == State::Closed || opening {
@@ -690,22 +698,22 @@ impl<B: PacketBuf> Stack<B> {
         if self.replies.len() < super::MAX_REPLIES {
             self.replies.push_back(reply);
         } else {
-            self.reply(now, reply);
+            self.stats.stateless_reply_limited += 1;
         }
     }
 
     /// A control block gave up: the peer is told where it may still listen.
-    pub(super) fn reset_by_timeout(&mut self, now: Instant, idx: u32) {
+    pub(super) fn reset_by_timeout(&mut self, idx: u32) {
         let Some(tcb) = self.tcbs.get(idx) else { return };
         if tcb.state.synchronized() && tcb.state != State::FinWait2 {
-            self.send_rst(now, idx, OptionWriter::new());
+            self.send_rst(idx, OptionWriter::new());
         }
     }
 
     /// The peer closed everything with `MP_FASTCLOSE` (RFC 8684 §3.5).
     fn fastclosed(&mut self, now: Instant, owner: u32) {
         for idx in self.subflows_of(owner) {
-            self.send_rst(now, idx, OptionWriter::new());
+            self.send_rst(idx, OptionWriter::new());
             self.drop_subflow(owner, idx);
         }
         self.connection_closed(now, owner, Some(ConnectionError::Reset));
@@ -731,7 +739,7 @@ impl<B: PacketBuf> Stack<B> {
                 options::push_fastclose(&mut options, key, version);
                 self.stats.mp_fastclose_tx += 1;
             }
-            self.send_rst(now, idx, options);
+            self.send_rst(idx, options);
             self.drop_subflow(owner, idx);
         }
         if let Some(connection) = self.connections.get_mut(owner) {
@@ -742,8 +750,8 @@ impl<B: PacketBuf> Stack<B> {
 
     // Fallback.
 
-    /// Goes on as plain TCP on the first subflow; the others are reset.
-    fn fall_back(&mut self, now: Instant, owner: u32, reason: FallbackReason, tell: bool) {
+    /// Goes on as plain TCP on one subflow; the others are reset.
+    fn fall_back(&mut self, owner: u32, survivor: u32, reason: FallbackReason, tell: bool) {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         if connection.phase == Phase::Fallback {
             return;
@@ -754,11 +762,11 @@ impl<B: PacketBuf> Stack<B> {
         }
         let token = connection.local_token;
         connection.fall_back(reason);
-        let Some((&survivor, others)) = connection.subflows.split_first() else { return };
-        let others = others.to_vec();
+        let others: Vec<u32> =
+            connection.subflows.iter().copied().filter(|&idx| idx != survivor).collect();
         self.demux.remove_token(token, owner);
         for idx in others {
-            self.send_rst(now, idx, OptionWriter::new());
+            self.send_rst(idx, OptionWriter::new());
             self.drop_subflow(owner, idx);
         }
         if let Some(tcb) = self.tcbs.get_mut(survivor) {
@@ -784,7 +792,7 @@ impl<B: PacketBuf> Stack<B> {
         if connection.subflows.len() > 1 || connection.multipath {
             let mut options = OptionWriter::new();
             options::push(&mut options, &MptcpOption::Fail { dsn }, connection.version);
-            self.send_rst(now, idx, options);
+            self.send_rst(idx, options);
             self.subflow_closed(now, owner, idx, Some(ConnectionError::Reset));
             return false;
         }
@@ -795,7 +803,7 @@ impl<B: PacketBuf> Stack<B> {
             tcb.ack_now();
         }
         self.stats.mp_fail_tx -= 1;
-        self.fall_back(now, owner, FallbackReason::Checksum, true);
+        self.fall_back(owner, idx, FallbackReason::Checksum, true);
         self.pull(now, owner, idx)
     }
 
@@ -890,7 +898,12 @@ impl<B: PacketBuf> Stack<B> {
             return self.arm(Node::Connection(owner), deadline);
         }
         if connection.close_at.is_some_and(|at| at <= now) {
-            return self.connection_closed(now, owner, Some(ConnectionError::NoSubflows));
+            let error = if connection.subflows.is_empty() {
+                ConnectionError::NoSubflows
+            } else {
+                ConnectionError::TimedOut
+            };
+            return self.abort_connection(now, owner, error);
         }
         if connection.rtx_at.is_some_and(|at| at <= now) {
             self.data_timeout(now, owner);

@@ -26,12 +26,13 @@ impl<B: PacketBuf> Stack<B> {
         if !known || local.port() == 0 {
             return Err(OpenError::BadAddress);
         }
-        if self.listeners.iter().any(|(_, l)| l.local == local) {
+        if self.listening.contains_key(&local) {
             return Err(OpenError::AddressInUse);
         }
         let listener =
             Listener { local, options: *options, pending: Ready::empty(), queue: VecDeque::new() };
         let idx = self.listeners.insert(listener).ok_or(OpenError::LimitReached)?;
+        self.listening.insert(local, idx);
         self.socket_id(Sock::Listener(idx)).ok_or(OpenError::LimitReached)
     }
 
@@ -202,7 +203,9 @@ impl<B: PacketBuf> Stack<B> {
             self.remove_request(request);
         }
         self.events.remove(self.numbering.number(Node::Listener(idx)));
-        self.listeners.remove(idx);
+        if let Some(listener) = self.listeners.remove(idx) {
+            self.listening.remove(&listener.local);
+        }
     }
 
     // Reading.
@@ -493,6 +496,13 @@ impl<B: PacketBuf> Stack<B> {
         }
         self.shutdown_sock(now, sock);
         self.detach(sock);
+        if let Sock::Mptcp(idx) = sock {
+            let linger = self.config.tcp.fin_wait_2;
+            if let Some(connection) = self.connections.get_mut(idx) {
+                connection.close_at = Some(now + linger);
+            }
+            self.touch_connection(idx);
+        }
         if let Sock::Plain(idx) = sock
             && let Some(tcb) = self.tcbs.get_mut(idx)
         {
@@ -516,7 +526,7 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn abort_sock(&mut self, now: Instant, sock: Sock, error: ConnectionError) {
         match sock {
             Sock::Plain(idx) => {
-                self.send_rst(now, idx, OptionWriter::new());
+                self.send_rst(idx, OptionWriter::new());
                 self.plain_closed(now, idx, Some(error));
             }
             Sock::Mptcp(idx) => {

@@ -40,7 +40,7 @@ impl<B: PacketBuf> Stack<B> {
         let mut env = env!(self, now);
         let outcome = tcb.timeout(&mut env);
         if outcome.closed.is_some() {
-            self.reset_by_timeout(now, idx);
+            self.reset_by_timeout(idx);
         }
         self.dispatch_outcome(now, idx, &outcome);
         self.touch_tcb(idx);

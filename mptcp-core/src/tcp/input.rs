@@ -292,9 +292,10 @@ impl<B: PacketBuf> Tcb<B> {
         }
         self.update_send_window(segment, prior_edge);
         let dsack = self.process_sack(env, segment, &mut delivered);
-        self.sample_rtt(env, segment, &delivered, advanced);
+        let rtt = self.sample_rtt(env, segment, &delivered, advanced);
         self.count_duplicate(segment, advanced, prior_window, &mut delivered);
-        self.on_delivered(env, segment, &delivered, advanced, dsack, prior_flight);
+        let arrival = super::recovery::Arrival { rtt, advanced, dsack, prior_flight };
+        self.on_delivered(env, segment, &delivered, &arrival);
         if self.usable_window() > 0 {
             self.probes = 0;
         }
@@ -380,19 +381,24 @@ impl<B: PacketBuf> Tcb<B> {
         segment: &Segment,
         delivered: &Delivered,
         advanced: bool,
-    ) {
-        if let Some((sent_at, _)) = delivered.newest_original {
-            self.rtt.on_sample(env.now.since(sent_at), env.now);
+    ) -> Option<Duration> {
+        let sample = if let Some((sent_at, _)) = delivered.newest_original {
+            env.now.since(sent_at)
         } else if let Some((_, tsecr)) = segment.timestamps
             && advanced
             && tsecr != 0
             && self.flags.contains(TcbFlags::TIMESTAMPS)
         {
             let elapsed = self.timestamp(env.now).wrapping_sub(tsecr);
-            if elapsed < 120_000 {
-                self.rtt.on_sample(Duration::from_millis(u64::from(elapsed.max(1))), env.now);
+            if elapsed >= 120_000 {
+                return None;
             }
-        }
+            Duration::from_millis(u64::from(elapsed.max(1)))
+        } else {
+            return None;
+        };
+        self.rtt.on_sample(sample, env.now);
+        Some(sample)
     }
 
     /// RFC 5681 §2 duplicate acknowledgements, for peers without SACK.

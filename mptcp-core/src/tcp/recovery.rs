@@ -30,6 +30,19 @@ enum Kind {
     Timeout,
 }
 
+/// What an acknowledgement told beyond what it delivered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    /// Round trip measured with it.
+    pub(super) rtt: Option<Duration>,
+    /// It moved `snd_una`.
+    pub(super) advanced: bool,
+    /// It reported a duplicate.
+    pub(super) dsack: bool,
+    /// FlightSize before it.
+    pub(super) prior_flight: u32,
+}
+
 /// Variables of one recovery.
 #[derive(Debug)]
 pub(crate) struct Recovery {
@@ -51,10 +64,9 @@ impl<B: PacketBuf> Tcb<B> {
         env: &mut Env<'_>,
         segment: &Segment,
         delivered: &Delivered,
-        advanced: bool,
-        dsack: bool,
-        prior_flight: u32,
+        arrival: &Arrival,
     ) {
+        let &Arrival { rtt, advanced, dsack, prior_flight } = arrival;
         self.rack_update(env.now, segment, delivered, dsack);
         self.finish_tail_loss_probe(env, dsack);
         if self.recovery.is_some() {
@@ -75,7 +87,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.congestion.on_ack(&AckSample {
                 now: env.now,
                 acked: delivered.bytes,
-                rtt: self.rtt.latest(),
+                rtt,
                 srtt: self.rtt.srtt().unwrap_or_default(),
                 flight_size: prior_flight,
                 cwnd_limited: self.flags.contains(TcbFlags::CWND_LIMITED),
@@ -382,7 +394,11 @@ impl<B: PacketBuf> Tcb<B> {
     fn persist_timeout(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {
         // A peer that answers its probes may keep the window shut for ever (RFC 9293 §3.8.6.1);
         // one that does not answer is gone.
-        if env.now.since(self.last_received) > Duration::from_secs(120) && self.probes > 4 {
+        let silent =
+            env.now.since(self.last_received) > Duration::from_secs(120) && self.probes > 4;
+        // Nobody holds the connection any more: what is queued is not worth keeping for ever.
+        let orphaned = self.flags.contains(TcbFlags::READ_SHUT) && self.probes > 8;
+        if silent || orphaned {
             env.stats.tcp_abort_on_timeout += 1;
             outcome.closed = Some(Some(ConnectionError::TimedOut));
             return;
