@@ -136,10 +136,10 @@ fn the_number_of_entries_is_bounded() {
         let result = store.insert(at(0), at(index * 10), data(u64::from(index) * 7), 5, None);
         assert_eq!(result, Ok(()));
     }
-    assert_eq!(store.insert(at(0), at(20_000), data(0), 5, None), Err(MappingError::Full));
+    assert_eq!(store.insert(at(0), at(200_000), data(0), 5, None), Err(MappingError::Full));
     assert_eq!(store.insert(at(0), at(0), data(0), 5, None), Ok(()));
     store.release(at(5));
-    assert_eq!(store.insert(at(5), at(20_000), data(0), 5, None), Ok(()));
+    assert_eq!(store.insert(at(5), at(200_000), data(0), 5, None), Ok(()));
     assert_eq!(store.len(), MAX_MAPPINGS);
     store.clear();
     assert!(store.is_empty());
