@@ -67,6 +67,10 @@ pub struct Judged {
     pub connections: u64,
     /// Payload bytes compared or recorded.
     pub payload_bytes: u64,
+    /// Payload bytes judged by their data sequence numbers.
+    pub data_bytes: u64,
+    /// DATA_ACKs judged.
+    pub data_acks: u64,
     /// Malformed packets that reached a host.
     pub malformed_delivered: u64,
     /// Connections forgotten for lack of room while they may have been alive.
@@ -257,11 +261,15 @@ impl Referee {
             max_connections: self.limits.flows,
             faults,
             freed: 0,
+            data_bytes: 0,
+            data_acks: 0,
         };
         let id = flow.role.connection();
         let before = flow.held() + held_by(id, context.connections);
         look(flow, &mut context);
         self.judged.segments += 1;
+        self.judged.data_bytes += context.data_bytes;
+        self.judged.data_acks += context.data_acks;
         let freed = context.freed;
         if flow.finished() {
             flow.stream.clear();

@@ -30,6 +30,9 @@ pub(super) struct Context<'a> {
     pub(super) faults: &'a mut Faults,
     /// Bytes given back by connections that made room for others.
     pub(super) freed: usize,
+    /// Octets and DATA_ACKs judged on the data level.
+    pub(super) data_bytes: u64,
+    pub(super) data_acks: u64,
 }
 
 /// What the SYNs of one side said.

@@ -38,6 +38,7 @@ impl Flow {
         }
         if let Some(ack) = seen.dss.and_then(|dss| dss.data_ack) {
             data.send_ack(ack, window, faults);
+            context.data_acks += 1;
         }
         let near = start - start.min(self.syn_data);
         let mapping = seen.dss.and_then(|dss| {
@@ -71,6 +72,7 @@ impl Flow {
             let to = usize::try_from(piece.end - start).unwrap_or(usize::MAX);
             let bytes = payload.get(from..to).unwrap_or_default();
             data.send(piece.data, bytes, handshake_edge, faults);
+            context.data_bytes += bytes.len() as u64;
         }
         // A mapping may come after its data.
         for piece in fresh.iter().filter(|piece| piece.start < start || piece.end > end) {

@@ -129,6 +129,7 @@ fn an_ordinary_connection_is_clean() {
     scene.clean();
     let seen = scene.referee.seen();
     assert_eq!((seen.connections, seen.flows), (2, 4));
+    assert_eq!((seen.data_bytes, seen.data_acks), (1_200, 10));
 }
 
 #[test]
