@@ -25,20 +25,23 @@ pub(crate) enum Backing {
     Ordinary(String),
 }
 
-/// How many hugepages the machine had before we asked for more; `None` when we did not.
+/// Hugepages that were added for us.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Reservation {
-    before: Option<u64>,
+    added: u64,
 }
 
 const NR_HUGEPAGES: &str = "/proc/sys/vm/nr_hugepages";
 
 impl Reservation {
-    /// Gives back what was reserved; pages still mapped return to the kernel when they are unmapped.
+    /// Gives back what was added; pages still mapped return to the kernel when they are unmapped.
+    /// Others may have changed the number meanwhile, so it is lowered, not restored.
     pub(crate) fn release(&self) {
-        if let Some(before) = self.before
-            && let Err(error) = fs::write(NR_HUGEPAGES, before.to_string())
-        {
+        if self.added == 0 {
+            return;
+        }
+        let total = meminfo().total.saturating_sub(self.added);
+        if let Err(error) = fs::write(NR_HUGEPAGES, total.to_string()) {
             log::warn!("cannot give hugepages back through {NR_HUGEPAGES}: {error}");
         }
     }
@@ -81,9 +84,11 @@ fn reserve(info: Meminfo, memory_mb: u32) -> Option<Reservation> {
     let needed = (u64::from(memory_mb) * 1024).div_ceil(info.page_kb);
     let wanted = info.total + needed.saturating_sub(info.free);
     fs::write(NR_HUGEPAGES, wanted.to_string()).ok()?;
-    let reservation = Reservation { before: Some(info.total) };
-    if meminfo().free >= needed {
-        log::info!("reserved {} hugepages of {} kB", wanted - info.total, info.page_kb);
+    let now = meminfo();
+    // The kernel adds as many as it finds.
+    let reservation = Reservation { added: now.total.saturating_sub(info.total) };
+    if now.free >= needed {
+        log::info!("reserved {} hugepages of {} kB", reservation.added, info.page_kb);
         return Some(reservation);
     }
     reservation.release();

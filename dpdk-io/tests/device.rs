@@ -19,13 +19,16 @@ fn skipped_without_libdpdk() {
 
 #[cfg(have_dpdk)]
 mod device {
+    use core::cell::RefCell;
     use dpdk_io::dpdk::eal::{self, Eal, Lcore};
     use dpdk_io::dpdk::mbuf::Mbuf;
     use dpdk_io::dpdk::pool::{HEADROOM, MbufPool, PoolSize};
-    use dpdk_io::dpdk::port::{self, Port};
+    use dpdk_io::dpdk::port::{self, Port, RxQueue, TxQueue};
     use dpdk_io::nic::{Flushed, Pushed};
     use dpdk_io::{DriverError, EalConfig, Hugepages, PortConfig};
     use mptcp_core::buf::{BufPool, PacketBuf, PortId, TxMeta};
+    use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
     static TURN: Mutex<u32> = Mutex::new(0);
@@ -283,6 +286,43 @@ mod device {
     }
 
     #[test]
+    fn ports_of_one_segment_get_one() {
+        let bench = Bench::new();
+        let file = std::env::temp_dir().join(format!("plait-flat-{}.pcap", std::process::id()));
+        let name = bench.vdev("net_pcap", &format!("tx_pcap={}", file.display()));
+        let port = open(&bench, &name);
+        assert!(!port.tx_capabilities().multi_segs);
+        let mut tx = port.tx_queue(0, bench.pool, 8).unwrap();
+
+        // Room behind the head: the payload is copied there.
+        let mut roomy = bench.buffer(&[1; 60]);
+        roomy.chain(bench.buffer(&bytes(700, 1)));
+        // No room, because the head is a view of something: all of it is copied.
+        let shared = bench.buffer(&[2; 60]);
+        let mut view = shared.slice(0..60);
+        view.chain(bench.buffer(&bytes(700, 2)));
+        view.chain(bench.buffer(&bytes(500, 3)));
+        // No room for it at all.
+        let mut long = bench.buffer(&[3; 60]);
+        long.chain(bench.buffer(&bytes(1500, 4)));
+        long.chain(bench.buffer(&bytes(1500, 5)));
+        assert_eq!((roomy.segment_count(), view.segment_count(), long.segment_count()), (2, 3, 3));
+        let expected = [content(&roomy), content(&view)];
+        assert_eq!(tx.push(roomy), Pushed::Queued);
+        assert_eq!(tx.push(view), Pushed::Queued);
+        assert_eq!(tx.push(long), Pushed::TooLong);
+        assert_eq!(tx.flush().sent, 2);
+        drop((shared, tx, port));
+        bench.assert_empty();
+
+        let written = std::fs::read(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let first = &written[24 + 16..];
+        assert_eq!(first[..760], expected[0]);
+        assert_eq!(first[760 + 16..], expected[1]);
+    }
+
+    #[test]
     fn what_was_not_sent_is_kept_and_freed_when_dropped() {
         let bench = Bench::new();
         let name = bench.vdev("net_ring", "");
@@ -348,6 +388,149 @@ mod device {
         let other = EalConfig { memory_mb: 99, ..config() };
         assert_eq!(Eal::start(&other).unwrap_err(), DriverError::AlreadyStarted);
         assert!(!bench.eal.hugepages());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Alloc(usize),
+        Slice(usize, usize, usize),
+        TrimFront(usize, usize),
+        Truncate(usize, usize),
+        Prepend(usize, usize, u8),
+        Append(usize, usize, u8),
+        Fill(usize, u8),
+        Chain(usize, usize),
+        Drop(usize),
+        Send(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let view = 0_usize..8;
+        let len = || prop_oneof![0_usize..4, 0_usize..300, 0_usize..2300];
+        prop_oneof![
+            3 => len().prop_map(Step::Alloc),
+            4 => (view.clone(), len(), len()).prop_map(|(i, a, b)| Step::Slice(i, a, b)),
+            2 => (view.clone(), len()).prop_map(|(i, n)| Step::TrimFront(i, n)),
+            2 => (view.clone(), len()).prop_map(|(i, n)| Step::Truncate(i, n)),
+            2 => (view.clone(), 0_usize..140, any::<u8>()).prop_map(|(i, n, b)| Step::Prepend(i, n, b)),
+            2 => (view.clone(), len(), any::<u8>()).prop_map(|(i, n, b)| Step::Append(i, n, b)),
+            2 => (view.clone(), any::<u8>()).prop_map(|(i, b)| Step::Fill(i, b)),
+            4 => (view.clone(), view.clone()).prop_map(|(i, j)| Step::Chain(i, j)),
+            1 => view.clone().prop_map(Step::Drop),
+            2 => view.prop_map(Step::Send),
+        ]
+    }
+
+    fn content(view: &Mbuf) -> Vec<u8> {
+        view.segments().flatten().copied().collect()
+    }
+
+    /// A view with the bytes it must show, whatever happens to others; `chained` ones are final.
+    struct Twin {
+        view: Mbuf,
+        bytes: Vec<u8>,
+    }
+
+    fn apply(step: Step, bench: &Bench, twins: &mut Vec<Twin>, tx: &mut TxQueue, rx: &mut RxQueue) {
+        let count = twins.len();
+        let final_ = |twin: &Twin| twin.view.segment_count() > 1;
+        match step {
+            Step::Alloc(len) if count < 8 => {
+                let len = len.min(2048);
+                let bytes = bytes(len, u8::try_from(len % 256).unwrap());
+                twins.push(Twin { view: bench.buffer(&bytes), bytes });
+            }
+            Step::Slice(i, a, b) if i < count && count < 8 => {
+                let twin = &twins[i];
+                let first = twin.view.data().len();
+                let (start, end) = (a.min(first), (a + b).min(first));
+                let view = twin.view.slice(a..a + b);
+                let bytes = twin.bytes[start..end].to_vec();
+                twins.push(Twin { view, bytes });
+            }
+            Step::TrimFront(i, n) if i < count && !final_(&twins[i]) => {
+                let twin = &mut twins[i];
+                twin.view.trim_front(n);
+                twin.bytes.drain(..n.min(twin.bytes.len()));
+            }
+            Step::Truncate(i, n) if i < count => {
+                twins[i].view.truncate(n);
+                twins[i].bytes.truncate(n);
+            }
+            Step::Prepend(i, n, byte) if i < count => {
+                let twin = &mut twins[i];
+                if let Some(front) = twin.view.prepend(n) {
+                    front.fill(byte);
+                    twin.bytes.splice(0..0, core::iter::repeat_n(byte, n));
+                }
+            }
+            Step::Append(i, n, byte) if i < count => {
+                let twin = &mut twins[i];
+                if let Some(end) = twin.view.append(n) {
+                    end.fill(byte);
+                    twin.bytes.extend(core::iter::repeat_n(byte, n));
+                }
+            }
+            Step::Fill(i, byte) if i < count => {
+                let twin = &mut twins[i];
+                if let Some(data) = twin.view.data_mut() {
+                    data.fill(byte);
+                    let len = data.len();
+                    twin.bytes[..len].fill(byte);
+                }
+            }
+            Step::Chain(i, j) if i < count && j < count && i != j => {
+                let payload = twins.swap_remove(j);
+                let head = if i == twins.len() { j } else { i };
+                twins[head].view.chain(payload.view);
+                twins[head].bytes.extend(payload.bytes);
+            }
+            Step::Drop(i) if i < count => drop(twins.swap_remove(i)),
+            Step::Send(i) if i < count => {
+                let twin = twins.swap_remove(i);
+                // What arrives in several segments must fit into one buffer.
+                let lost = final_(&twin) && twin.bytes.len() > 2048;
+                assert_eq!(tx.push(twin.view), Pushed::Queued);
+                assert_eq!(tx.flush().sent, 1);
+                let mut received = Vec::new();
+                assert_eq!(rx.receive(&mut received).no_buffer, usize::from(lost));
+                for view in received {
+                    assert_eq!(view.data(), twin.bytes);
+                    twins.push(Twin { view, bytes: twin.bytes.clone() });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn views_behave_like_byte_vectors() {
+        let bench = Bench::new();
+        let name = bench.vdev("net_ring", "");
+        let port = open(&bench, &name);
+        let tx = RefCell::new(port.tx_queue(0, bench.pool, 8).unwrap());
+        let rx = RefCell::new(port.rx_queue(0, bench.pool).unwrap());
+        let steps = prop::collection::vec(step(), 1..60);
+        let config =
+            ProptestConfig { cases: 1000, failure_persistence: None, ..Default::default() };
+        TestRunner::new(config)
+            .run(&steps, |steps| {
+                let mut twins = Vec::new();
+                for step in steps {
+                    apply(step, &bench, &mut twins, &mut tx.borrow_mut(), &mut rx.borrow_mut());
+                    for twin in &twins {
+                        prop_assert!(!twin.view.is_broken());
+                        prop_assert_eq!(twin.view.packet_len(), twin.bytes.len());
+                        prop_assert_eq!(content(&twin.view), &twin.bytes[..]);
+                    }
+                }
+                drop(twins);
+                prop_assert_eq!((bench.pool.in_use(), bench.pool.clones_in_use()), (0, 0));
+                Ok(())
+            })
+            .unwrap();
+        drop((tx, rx, port));
+        bench.assert_empty();
     }
 
     #[test]

@@ -213,6 +213,7 @@ mod driver {
         let status = driver.ports();
         assert_eq!((status[0].name.as_str(), status[0].driver.as_str()), ("lte", "net_pcap"));
         assert_eq!(status[0].mac, US);
+        assert!(!status[0].multi_segs && status[0].up);
         assert!(status[0].statistics.iter().any(|(name, n)| name == "rx_good_packets" && *n == 44));
 
         // Everything was freed, and what no shard exists for does not run.

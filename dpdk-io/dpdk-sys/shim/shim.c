@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include <rte_dev.h>
 #include <rte_eal.h>
@@ -96,8 +97,10 @@ int dio_log_to(dio_log_sink sink)
 	return rte_openlog_stream(stream);
 }
 
+/* Idle loops sleep for microseconds; the default slack of 50 would swallow that. */
 int dio_thread_register(void)
 {
+	prctl(PR_SET_TIMERSLACK, 1000ul, 0ul, 0ul, 0ul);
 	return rte_thread_register() < 0 ? -rte_errno : 0;
 }
 

@@ -133,6 +133,11 @@ impl Mbuf {
         1 + self.tail().count()
     }
 
+    /// The bytes of the packet, segment by segment.
+    pub fn segments(&self) -> impl Iterator<Item = &[u8]> {
+        core::iter::once(self.data()).chain(self.tail())
+    }
+
     /// True when a segment was lost for want of descriptors; such a packet is dropped when sent.
     #[must_use]
     pub fn is_broken(&self) -> bool {
