@@ -24,8 +24,8 @@ const _: () = assert!(size_of::<Relay>() <= 64);
 
 impl<B: PacketBuf> Stack<B> {
     /// Couples two connections: from now on the stack moves data, ends and resets between them, and
-    /// neither can be read or written. Both report [`Ready::CLOSED`] at their end and
-    /// [`Ready::PROGRESS`] while octets move.
+    /// neither can be read or written. Both report [`Ready::READ_CLOSED`] when their peer's end was
+    /// passed on, [`Ready::CLOSED`] at their own end, and [`Ready::PROGRESS`] while octets move.
     pub fn relay(
         &mut self,
         now: Instant,
@@ -78,6 +78,7 @@ impl<B: PacketBuf> Stack<B> {
             moved = true;
         }
         if self.read_finished(from) && self.sending(to) {
+            self.post(from, Ready::READ_CLOSED);
             self.shutdown_sock(now, to);
         }
         moved

@@ -629,6 +629,19 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
+    /// Established subflows of a connection, as many as [`Stack::info`] lists; 0 for stale ids.
+    #[must_use]
+    pub fn subflow_count(&self, id: SocketId) -> u8 {
+        match self.resolve(id) {
+            Some(Sock::Plain(_)) => 1,
+            Some(Sock::Mptcp(idx)) => {
+                let count = self.connections.get(idx).map_or(0, |c| c.subflows.len());
+                u8::try_from(count).unwrap_or(u8::MAX)
+            }
+            _ => 0,
+        }
+    }
+
     /// Asks the peer to use a subflow last (or normally again) with `MP_PRIO`, and does the same.
     pub fn set_backup(&mut self, id: SocketId, subflow: u8, backup: bool) -> bool {
         let Some(Sock::Mptcp(owner)) = self.resolve(id) else { return false };
