@@ -49,6 +49,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the gateway until SIGTERM, which drains it. Prints `ready` on stdout, logs to stderr.
+    #[command(after_help = "Examples:
+  proxy-gw run -c /etc/plait/gw.toml
+  proxy-gw run -c gw.toml --set driver.kind=tun --set log.level=debug
+
+The first SIGTERM stops listening and lets sessions finish for timeouts.drain_s;
+a second one resets them.")]
+    Run(ConfigArgs),
     /// Check a configuration and print it with every default filled in.
     #[command(after_help = "Examples:
   proxy-gw check -c /etc/plait/gw.toml
@@ -99,6 +107,10 @@ impl ConfigArgs {
 pub fn main() -> ExitCode {
     // Usage errors end the process with code 2, as bad configuration does.
     match Cli::parse().command {
+        Command::Run(arguments) => match arguments.load() {
+            Ok(config) => crate::run::run(&config).into(),
+            Err(exit) => exit.into(),
+        },
         Command::Check(arguments) => check(&arguments).into(),
         Command::Demo(arguments) => crate::demo::run(arguments),
         Command::HashPassword => hash_password().into(),

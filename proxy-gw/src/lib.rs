@@ -3,13 +3,19 @@
 //! The logic is sans-IO over one trait, the [`shard::Shard`]: the same code runs in unit tests, in
 //! the simulator, over TUN and on DPDK ports.
 
+pub mod admin;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod demo;
 pub mod egress;
 pub mod front_end;
 pub mod gateway;
 mod log_limit;
+pub mod logging;
+pub mod metrics;
+pub mod report;
+pub mod run;
 pub mod shard;
 mod version;

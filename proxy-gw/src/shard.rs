@@ -4,8 +4,9 @@
 //! from one thread, at non-decreasing `now`.
 
 use core::net::SocketAddr;
+use mptcp_core::buf::PacketBuf;
 use mptcp_core::error::{ConnectionError, OpenError, RecvError, RelayError, SendError};
-use mptcp_core::stack::{Connect, ConnectionInfo, Event, Listen, SocketId};
+use mptcp_core::stack::{Connect, ConnectionInfo, Event, Listen, SocketId, Stack};
 use mptcp_core::time::Instant;
 
 /// Sockets of one shard.
@@ -64,9 +65,74 @@ pub trait Shard {
     /// Why the connection ended, when it ended with an error.
     fn error(&self, id: SocketId) -> Option<ConnectionError>;
 
+    /// Subflows of the connection now; 1 for plain TCP, 0 when the id is stale.
+    fn subflow_count(&self, id: SocketId) -> u8;
+
     /// Attaches `data` to every later event of `id`.
     fn set_user_data(&mut self, id: SocketId, data: u64);
 
     /// The next readiness report.
     fn poll_event(&mut self) -> Option<Event>;
+}
+
+impl<B: PacketBuf> Shard for Stack<B> {
+    fn listen(&mut self, local: SocketAddr, options: &Listen) -> Result<SocketId, OpenError> {
+        Self::listen(self, local, options)
+    }
+
+    fn connect(&mut self, now: Instant, with: &Connect) -> Result<SocketId, OpenError> {
+        Self::connect(self, now, with)
+    }
+
+    fn accept(&mut self, listener: SocketId) -> Option<SocketId> {
+        Self::accept(self, listener)
+    }
+
+    fn recv(&mut self, now: Instant, id: SocketId, into: &mut [u8]) -> Result<usize, RecvError> {
+        Self::recv(self, now, id, into)
+    }
+
+    fn send(&mut self, now: Instant, id: SocketId, from: &[u8]) -> Result<usize, SendError> {
+        Self::send(self, now, id, from)
+    }
+
+    fn shutdown_write(&mut self, now: Instant, id: SocketId) {
+        Self::shutdown_write(self, now, id);
+    }
+
+    fn close(&mut self, now: Instant, id: SocketId) {
+        Self::close(self, now, id);
+    }
+
+    fn abort(&mut self, now: Instant, id: SocketId) {
+        Self::abort(self, now, id);
+    }
+
+    fn release(&mut self, id: SocketId) {
+        Self::release(self, id);
+    }
+
+    fn relay(&mut self, now: Instant, inner: SocketId, outer: SocketId) -> Result<(), RelayError> {
+        Self::relay(self, now, inner, outer)
+    }
+
+    fn info(&self, id: SocketId) -> Option<ConnectionInfo> {
+        Self::info(self, id)
+    }
+
+    fn error(&self, id: SocketId) -> Option<ConnectionError> {
+        Self::error(self, id)
+    }
+
+    fn subflow_count(&self, id: SocketId) -> u8 {
+        Self::subflow_count(self, id)
+    }
+
+    fn set_user_data(&mut self, id: SocketId, data: u64) {
+        Self::set_user_data(self, id, data);
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        Self::poll_event(self)
+    }
 }

@@ -25,7 +25,7 @@ impl Gateway {
         let left = match self.candidates(target) {
             Ok(left) => left,
             Err((reason, rep)) => {
-                return self.refuse(now, shard, idx, reason, &ReplyBytes::failure(rep));
+                return self.refuse(now, shard, idx, reason, Some(&ReplyBytes::failure(rep)));
             }
         };
         let Some(session) = self.sessions.get_mut(idx) else { return };
@@ -109,7 +109,7 @@ impl Gateway {
             }
         }
         let (reason, rep) = failure;
-        self.refuse(now, shard, idx, reason, &ReplyBytes::failure(rep));
+        self.refuse(now, shard, idx, reason, Some(&ReplyBytes::failure(rep)));
     }
 
     /// The exit's connection changed while the session waited for it.
@@ -160,7 +160,7 @@ impl Gateway {
             shard.abort(now, outer);
         }
         let reply = ReplyBytes::failure(Rep::HostUnreachable);
-        self.refuse(now, shard, idx, EndReason::ConnectTimedOut, &reply);
+        self.refuse(now, shard, idx, EndReason::ConnectTimedOut, Some(&reply));
     }
 }
 

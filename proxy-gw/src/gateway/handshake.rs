@@ -55,11 +55,8 @@ impl Gateway {
                     self.counters.requests_reserved_set += u64::from(reserved_set);
                     return self.connect(now, shard, idx, &target);
                 }
-                Step::Refuse(why, Some(reply)) => {
-                    return self.refuse(now, shard, idx, why.into(), &reply);
-                }
-                Step::Refuse(why, None) => {
-                    return self.end(now, shard, idx, why.into(), Farewell::Close);
+                Step::Refuse(why, reply) => {
+                    return self.refuse(now, shard, idx, why.into(), reply.as_ref());
                 }
                 Step::Wait => return,
             }
@@ -82,7 +79,7 @@ impl Gateway {
         self.authenticator.finish(now, result);
         if let Some(idx) = self.verifying(result.session) {
             let reply = ReplyBytes::authentication(false);
-            self.refuse(now, shard, idx, EndReason::AuthenticationBusy, &reply);
+            self.refuse(now, shard, idx, EndReason::AuthenticationBusy, Some(&reply));
         }
     }
 
@@ -90,7 +87,7 @@ impl Gateway {
         let Some(idx) = self.verifying(id) else { return };
         if !correct {
             let reply = ReplyBytes::authentication(false);
-            return self.refuse(now, shard, idx, EndReason::AuthenticationFailed, &reply);
+            return self.refuse(now, shard, idx, EndReason::AuthenticationFailed, Some(&reply));
         }
         if let Some(session) = self.sessions.get_mut(idx)
             && let Phase::Handshake(handshake) = &mut session.phase
@@ -141,7 +138,7 @@ impl Gateway {
             Decision::Limited => EndReason::AuthenticationLimited,
             Decision::Busy => EndReason::AuthenticationBusy,
         };
-        self.refuse(now, shard, idx, reason, &ReplyBytes::authentication(false));
+        self.refuse(now, shard, idx, reason, Some(&ReplyBytes::authentication(false)));
         false
     }
 
@@ -164,16 +161,18 @@ impl Gateway {
         false
     }
 
-    /// Tells the client why, finishes our side and waits for it to close.
+    /// Tells the client why, if there is a way to, finishes our side and waits for it to close.
     pub(super) fn refuse(
         &mut self,
         now: Instant,
         shard: &mut impl Shard,
         idx: u32,
         reason: EndReason,
-        reply: &ReplyBytes,
+        reply: Option<&ReplyBytes>,
     ) {
-        if !self.say(now, shard, idx, reply) {
+        if let Some(reply) = reply
+            && !self.say(now, shard, idx, reply)
+        {
             return;
         }
         let Some(session) = self.sessions.get_mut(idx) else { return };

@@ -229,7 +229,8 @@ impl Gateway {
     fn accept_waiting(&mut self, now: Instant, shard: &mut impl Shard, listener: SocketId) {
         while let Some(inner) = shard.accept(listener) {
             let handshake = Handshake::new(self.socks5.auth);
-            let added = self.sessions.insert(Session::new(inner, now, handshake));
+            let number = self.counters.sessions_accepted + 1;
+            let added = self.sessions.insert(Session::new(number, inner, now, handshake));
             let named = added.and_then(|idx| Some((idx, self.sessions.id(idx)?)));
             let Some((idx, id)) = named else {
                 self.counters.sessions_over_limit += 1;
@@ -245,13 +246,14 @@ impl Gateway {
     }
 
     fn handle_relaying(&mut self, now: Instant, shard: &mut impl Shard, idx: u32, ready: Ready) {
-        let Some(session) = self.sessions.get(idx) else { return };
+        let Some(session) = self.sessions.get_mut(idx) else { return };
         let ends = session.ends;
         if ends.inner_closed && ends.outer_closed {
             let reason = relay_result(shard, session);
             return self.end(now, shard, idx, reason, Farewell::Abort);
         }
         if ready.intersects(Ready::PROGRESS | Ready::READ_CLOSED | Ready::CLOSED) {
+            session.subflows = session.subflows.max(shard.subflow_count(session.inner));
             self.deadlines.arm(idx, relay_class(session), now);
         }
     }
@@ -287,10 +289,9 @@ impl Gateway {
         farewell: Farewell,
     ) {
         self.deadlines.disarm(idx);
-        let id = self.sessions.id(idx);
         let Some(session) = self.sessions.remove(idx) else { return };
         self.counters.count_end(reason);
-        self.account(now, shard, id, &session, reason);
+        self.account(now, shard, &session, reason);
         match (session.ends.inner_closed, farewell) {
             (true, _) => shard.release(session.inner),
             (false, Farewell::Close) => shard.close(now, session.inner),
@@ -304,14 +305,7 @@ impl Gateway {
     }
 
     /// Adds the session's bytes up and writes its log line.
-    fn account(
-        &mut self,
-        now: Instant,
-        shard: &impl Shard,
-        id: Option<SlabId>,
-        session: &Session,
-        reason: EndReason,
-    ) {
+    fn account(&mut self, now: Instant, shard: &impl Shard, session: &Session, reason: EndReason) {
         let exit = session.outer.and_then(|outer| shard.info(outer));
         let (up, down) = exit.map_or((0, 0), |info| (info.bytes_sent, info.bytes_received));
         self.counters.bytes_up += up;
@@ -320,14 +314,14 @@ impl Gateway {
             return;
         }
         let Some(suppressed) = self.log_limit.allow(now) else { return };
-        let client = shard.info(session.inner);
-        let (mptcp, subflows) = client.map_or((None, 0), |info| (info.mptcp, info.subflows.len()));
+        let mptcp = shard.info(session.inner).and_then(|client| client.mptcp);
         let protocol = mptcp.map_or_else(|| "tcp".to_owned(), |version| format!("mptcp {version}"));
         log::info!(
-            "session {:x} ended: {}; {protocol}, {subflows} subflows, {up} bytes up, {down} down, \
+            "session {:x} ended: {}; {protocol}, {} subflows, {up} bytes up, {down} down, \
              {:.1} s{}",
-            snapshot::session_number(id),
+            session.number,
             reason.name(),
+            session.subflows,
             now.since(session.opened).as_secs_f64(),
             Suppressed(suppressed),
         );

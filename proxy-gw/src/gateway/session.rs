@@ -8,7 +8,7 @@ use core::net::{IpAddr, SocketAddr};
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::time::Instant;
 
-/// See the module. 64 bytes with its deadline is what an idle session may cost here.
+/// See the module. What an idle session costs here, its deadline apart.
 pub(super) struct Session {
     /// The client's connection.
     pub(super) inner: SocketId,
@@ -16,6 +16,10 @@ pub(super) struct Session {
     pub(super) outer: Option<SocketId>,
     /// When it was accepted.
     pub(super) opened: Instant,
+    /// Its number: sessions are counted from 1.
+    pub(super) number: u64,
+    /// Most subflows of the client's connection seen at a time.
+    pub(super) subflows: u8,
     /// What happened to the sockets.
     pub(super) ends: Ends,
     /// What it is doing.
@@ -87,12 +91,12 @@ pub(super) struct Lingering {
     pub(super) discarded: u32,
 }
 
-const _: () = assert!(size_of::<Session>() <= 56);
+const _: () = assert!(size_of::<Session>() <= 64);
 
 impl Session {
     /// A session in its handshake.
-    pub(super) fn new(inner: SocketId, opened: Instant, handshake: Handshake) -> Self {
+    pub(super) fn new(number: u64, inner: SocketId, opened: Instant, handshake: Handshake) -> Self {
         let phase = Phase::Handshake(Box::new(handshake));
-        Self { inner, outer: None, opened, ends: Ends::default(), phase }
+        Self { inner, outer: None, opened, number, subflows: 1, ends: Ends::default(), phase }
     }
 }

@@ -7,12 +7,11 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use mptcp_core::stack::ConnectionInfo;
 use mptcp_core::time::Instant;
-use mptcp_core::util::slab::SlabId;
 
 /// One session at one moment.
 #[derive(Clone, Debug)]
 pub struct SessionSnapshot {
-    /// Unique within the shard for its life.
+    /// Sessions of a shard are numbered from 1.
     pub id: u64,
     /// Where the client came from.
     pub client: SocketAddr,
@@ -28,12 +27,6 @@ pub struct SessionSnapshot {
     pub inner: ConnectionInfo,
 }
 
-/// The number of a session: its slab id without the first generation, so that the first sessions
-/// have small numbers.
-pub(super) fn session_number(id: Option<SlabId>) -> u64 {
-    id.map_or(0, |id| id.0.saturating_sub(1 << 32))
-}
-
 impl Gateway {
     /// Sessions at the positions from `from` on, at most `limit` positions, and where to go on.
     /// Bounded, so that a report of many sessions can be made between packets.
@@ -46,26 +39,17 @@ impl Gateway {
         limit: u32,
     ) -> (Vec<SessionSnapshot>, Option<u32>) {
         let end = from.saturating_add(limit).min(self.high_water);
-        let sessions = (from..end)
-            .filter_map(|idx| {
-                let session = self.sessions.get(idx)?;
-                snapshot(now, shard, session_number(self.sessions.id(idx)), session)
-            })
-            .collect();
+        let sessions =
+            (from..end).filter_map(|idx| snapshot(now, shard, self.sessions.get(idx)?)).collect();
         (sessions, (end < self.high_water).then_some(end))
     }
 }
 
-fn snapshot(
-    now: Instant,
-    shard: &impl Shard,
-    id: u64,
-    session: &Session,
-) -> Option<SessionSnapshot> {
+fn snapshot(now: Instant, shard: &impl Shard, session: &Session) -> Option<SessionSnapshot> {
     let inner = shard.info(session.inner)?;
     let exit = session.outer.and_then(|outer| shard.info(outer));
     Some(SessionSnapshot {
-        id,
+        id: session.number,
         client: inner.remote,
         destination: exit.as_ref().map(|info| info.remote),
         bytes_up: exit.as_ref().map_or(0, |info| info.bytes_sent),

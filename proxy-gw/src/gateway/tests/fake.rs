@@ -260,6 +260,10 @@ impl Shard for FakeShard {
         self.sockets.get(&id).unwrap_or_else(|| panic!("{id:?} was given up")).error
     }
 
+    fn subflow_count(&self, id: SocketId) -> u8 {
+        u8::from(self.sockets.contains_key(&id))
+    }
+
     fn set_user_data(&mut self, id: SocketId, data: u64) {
         self.socket(id).user_data = data;
     }

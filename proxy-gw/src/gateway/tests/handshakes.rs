@@ -79,6 +79,11 @@ fn garbage_is_closed_without_a_word() {
     ] {
         let mut world = World::new();
         let inner = world.client_saying(bytes);
+        assert!(world.heard(inner).is_empty());
+        assert!(world.shard.write_shut(inner));
+        assert_eq!(world.shard.unread(inner), 0, "unread bytes would reset the connection");
+        world.shard.finish(inner);
+        world.run();
         assert_eq!(world.fate(inner), Some(Fate::Closed));
         world.assert_ended(reason);
     }

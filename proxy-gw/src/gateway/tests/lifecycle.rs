@@ -183,13 +183,13 @@ fn a_snapshot_tells_every_session_page_by_page() {
     assert_eq!(page.len(), 1, "the second session is gone");
     assert_eq!(next, Some(2));
     let session = &page[0];
-    assert_eq!((session.id, session.bytes_up, session.bytes_down), (0, 120, 5000));
+    assert_eq!((session.id, session.bytes_up, session.bytes_down), (1, 120, 5000));
     assert_eq!(session.client.to_string(), "10.1.0.2:40312");
     assert_eq!(session.destination.unwrap().to_string(), "10.9.0.2:80");
     assert_eq!(session.age, Duration::from_millis(1500));
     let (page, next) = world.gateway.snapshot(world.now, &world.shard, 2, 2);
     assert_eq!((page.len(), next), (1, None));
-    assert_eq!((page[0].id, page[0].destination), (2, None));
+    assert_eq!((page[0].id, page[0].destination), (3, None));
 }
 
 /// Peers do anything at any time; whatever happens, nothing is left behind.

@@ -1,0 +1,373 @@
+//! The operator's endpoint: HTTP on the kernel's network, on a thread of its own.
+//!
+//! Invariant: nothing here can make a shard wait; a shard that does not answer in time is a 503.
+
+use crate::config::AdminAddress;
+use crate::control::{ShardHandle, Unreachable};
+use crate::metrics::{self, ReadPorts};
+use crate::report::Connection;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use tokio::runtime::Builder;
+use tokio::sync::watch;
+
+/// How long the shards may take to answer a request, all pages together.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What requests are answered from.
+pub struct Source {
+    /// The shards, in order.
+    pub shards: Vec<ShardHandle>,
+    /// Names of the ports, in order.
+    pub ports: Vec<String>,
+    /// Reads the driver's port counters.
+    pub read_ports: ReadPorts,
+    /// Whether new sessions are taken.
+    pub ready: Arc<AtomicBool>,
+}
+
+/// The running endpoint. Dropping it closes the listeners and removes the socket files.
+pub struct Admin {
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+    files: Vec<PathBuf>,
+}
+
+/// Why the endpoint cannot be had.
+#[derive(Debug)]
+pub struct AdminError {
+    address: AdminAddress,
+    error: io::Error,
+}
+
+impl core::fmt::Display for AdminError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "admin.listen = \"{}\": cannot listen there: {}", self.address, self.error)
+    }
+}
+
+impl core::error::Error for AdminError {}
+
+/// A listener that is open but not served yet.
+enum Bound {
+    Unix(UnixListener),
+    Tcp(std::net::TcpListener),
+}
+
+impl Admin {
+    /// Opens every listener and serves them.
+    ///
+    /// # Errors
+    /// The first address that cannot be listened on.
+    pub fn start(addresses: &[AdminAddress], source: Source) -> Result<Self, AdminError> {
+        let (stop, stopped) = watch::channel(false);
+        let mut admin = Self { stop, thread: None, files: Vec::new() };
+        let mut listeners = Vec::new();
+        for address in addresses {
+            let failed = |error| AdminError { address: address.clone(), error };
+            listeners.push(match address {
+                AdminAddress::Tcp(tcp) => {
+                    Bound::Tcp(std::net::TcpListener::bind(tcp).map_err(failed)?)
+                }
+                AdminAddress::Unix(path) => {
+                    let listener = bind_unix(path).map_err(failed)?;
+                    admin.files.push(path.clone());
+                    Bound::Unix(listener)
+                }
+            });
+        }
+        if let Some(first) = addresses.first() {
+            let failed = |error| AdminError { address: first.clone(), error };
+            let thread = thread::Builder::new().name("plait-admin".to_owned());
+            let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+            let served = move || runtime.block_on(serve_all(listeners, source, stopped));
+            admin.thread = Some(thread.spawn(served).map_err(failed)?);
+        }
+        Ok(admin)
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        // Whoever is connected loses the connection: the process ends.
+        let _ = self.stop.send(true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        for file in &self.files {
+            // Somebody may have removed it.
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+/// Listens at `path`, in place of a socket that nobody listens on any more. The owner and the group
+/// may connect.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if let Ok(metadata) = fs::symlink_metadata(path) {
+        if !metadata.file_type().is_socket() {
+            let text = "the file exists and is no socket; remove it or choose another path";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        }
+        match UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(path)?;
+            }
+            _ => return Err(io::Error::from(io::ErrorKind::AddrInUse)),
+        }
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+async fn serve_all(listeners: Vec<Bound>, source: Source, mut stopped: watch::Receiver<bool>) {
+    let router = router(source);
+    for listener in listeners {
+        let router = router.clone();
+        let started = match listener {
+            Bound::Tcp(listener) => nonblocking_tcp(listener).map(|listener| {
+                tokio::spawn(async move { axum::serve(listener, router).await });
+            }),
+            Bound::Unix(listener) => nonblocking_unix(listener).map(|listener| {
+                tokio::spawn(async move { axum::serve(listener, router).await });
+            }),
+        };
+        if let Err(error) = started {
+            log::error!("an admin listener is not served: {error}");
+        }
+    }
+    // An error means that the sender is gone: stop as well.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+fn nonblocking_tcp(listener: std::net::TcpListener) -> io::Result<tokio::net::TcpListener> {
+    listener.set_nonblocking(true)?;
+    tokio::net::TcpListener::from_std(listener)
+}
+
+fn nonblocking_unix(listener: UnixListener) -> io::Result<tokio::net::UnixListener> {
+    listener.set_nonblocking(true)?;
+    tokio::net::UnixListener::from_std(listener)
+}
+
+fn router(source: Source) -> Router {
+    Router::new()
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/connections", get(connections))
+        .with_state(Arc::new(source))
+}
+
+type Shared = State<Arc<Source>>;
+
+async fn ready(State(source): Shared) -> Response {
+    if source.ready.load(Ordering::Acquire) {
+        (StatusCode::OK, "ready\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    }
+}
+
+async fn metrics(State(source): Shared) -> Response {
+    let collected = async {
+        let mut shards = Vec::with_capacity(source.shards.len());
+        for shard in &source.shards {
+            shards.push(*shard.counters().await?);
+        }
+        Ok(shards)
+    };
+    match in_time(collected).await {
+        Ok(shards) => {
+            let is_ready = source.ready.load(Ordering::Acquire);
+            let text = metrics::render(is_ready, &shards, &(source.read_ports)());
+            let kind = "text/plain; version=0.0.4; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(response) => response,
+    }
+}
+
+async fn connections(State(source): Shared) -> Response {
+    let collected = async {
+        let mut connections = Vec::new();
+        for shard in &source.shards {
+            let mut from = Some(0);
+            while let Some(position) = from {
+                let page = shard.sessions(position).await?;
+                let ports = &source.ports;
+                let listed = page.sessions.into_iter();
+                connections.extend(listed.map(|session| Connection::new(session, ports)));
+                from = page.next;
+            }
+        }
+        Ok(connections)
+    };
+    match in_time(collected).await {
+        Ok(connections) => axum::Json(connections).into_response(),
+        Err(response) => response,
+    }
+}
+
+/// The answer, or a 503 that says why there is none.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Unreachable>>) -> Result<T, Response> {
+    let why = match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(unreachable)) => unreachable.to_string(),
+        Err(_) => format!("no answer from the shards within {} s", PATIENCE.as_secs()),
+    };
+    Err((StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{Command, SessionPage, ShardCounters, mailbox};
+    use std::io::{Read, Write};
+    use std::sync::mpsc;
+
+    /// A directory of this test's own, removed at its end.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let dir = std::env::temp_dir().join(format!("plait-{name}-{}", std::process::id()));
+            fs::create_dir_all(&dir).unwrap();
+            Self(dir)
+        }
+
+        fn socket(&self) -> PathBuf {
+            self.0.join("admin.sock")
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn get(path: &Path, target: &str) -> (String, String) {
+        let mut stream = UnixStream::connect(path).unwrap();
+        write!(stream, "GET {target} HTTP/1.0\r\nHost: plait\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    }
+
+    /// A shard that answers every report: two pages without sessions.
+    fn source(ready: &Arc<AtomicBool>) -> (Source, JoinHandle<()>) {
+        let (woken, wakes) = mpsc::channel();
+        let (handle, mailbox) = mailbox(Arc::new(move || {
+            let _ = woken.send(());
+        }));
+        let shard = thread::spawn(move || {
+            while wakes.recv().is_ok() {
+                match mailbox.poll() {
+                    Some(Command::Sessions { from, reply }) => {
+                        let next = (from == 0).then_some(1);
+                        let _ = reply.send(SessionPage { sessions: vec![], next });
+                    }
+                    Some(Command::Counters { reply }) => {
+                        let _ = reply.send(Box::new(ShardCounters {
+                            gateway: crate::gateway::Counters::default(),
+                            sessions: 5,
+                            stack: mptcp_core::stats::Counters::default(),
+                            occupancy: mptcp_core::stack::Occupancy::default(),
+                        }));
+                    }
+                    Some(Command::Drain | Command::Abort) | None => {}
+                }
+            }
+        });
+        let source = Source {
+            shards: vec![handle],
+            ports: vec!["lte".to_owned()],
+            read_ports: Box::new(Vec::new),
+            ready: Arc::clone(ready),
+        };
+        (source, shard)
+    }
+
+    #[test]
+    fn the_three_paths_answer_over_a_unix_socket_that_is_removed() {
+        let scratch = Scratch::new("paths");
+        let ready = Arc::new(AtomicBool::new(false));
+        let (source, shard) = source(&ready);
+        let addresses = [AdminAddress::Unix(scratch.socket())];
+        let admin = Admin::start(&addresses, source).unwrap();
+        let mode = fs::metadata(scratch.socket()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        assert_eq!(get(&scratch.socket(), "/ready").0, "HTTP/1.0 503 Service Unavailable");
+        ready.store(true, Ordering::Release);
+        assert_eq!(get(&scratch.socket(), "/ready").0, "HTTP/1.0 200 OK");
+        let (status, body) = get(&scratch.socket(), "/metrics");
+        assert_eq!(status, "HTTP/1.0 200 OK");
+        assert!(body.contains("plait_sessions{shard=\"0\"} 5\n"));
+        let (status, body) = get(&scratch.socket(), "/connections");
+        assert_eq!((status.as_str(), body.as_str()), ("HTTP/1.0 200 OK", "[]"));
+        assert_eq!(get(&scratch.socket(), "/other").0, "HTTP/1.0 404 Not Found");
+        drop(admin);
+        assert!(!scratch.socket().exists());
+        shard.join().unwrap();
+    }
+
+    #[test]
+    fn a_shard_that_has_ended_is_a_503() {
+        let scratch = Scratch::new("ended");
+        let ready = Arc::new(AtomicBool::new(true));
+        let (mut source, shard) = source(&ready);
+        let (handle, gone) = mailbox(Arc::new(|| {}));
+        drop(gone);
+        source.shards = vec![handle];
+        shard.join().unwrap();
+        let _admin = Admin::start(&[AdminAddress::Unix(scratch.socket())], source).unwrap();
+        let (status, body) = get(&scratch.socket(), "/connections");
+        assert_eq!(status, "HTTP/1.0 503 Service Unavailable");
+        assert!(body.contains("does not answer"));
+    }
+
+    #[test]
+    fn stale_sockets_are_replaced_and_live_or_foreign_files_are_not() {
+        let scratch = Scratch::new("stale");
+        let path = scratch.socket();
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "a socket nobody listens on is left");
+        let live = bind_unix(&path).unwrap();
+        let refused = bind_unix(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        drop(live);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "precious").unwrap();
+        let refused = bind_unix(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_had_is_named() {
+        let ready = Arc::new(AtomicBool::new(true));
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = AdminAddress::Tcp(taken.local_addr().unwrap());
+        let (source, _shard) = source(&ready);
+        let error = Admin::start(core::slice::from_ref(&address), source).err().unwrap();
+        let text = error.to_string();
+        assert!(
+            text.starts_with(&format!("admin.listen = \"{address}\": cannot listen")),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! Between the control threads and a shard: a bounded mailbox of commands, answered without
+//! blocking the shard.
+
+use crate::gateway::{Counters, SessionSnapshot};
+use crossbeam::channel::{Receiver, Sender, bounded};
+use mptcp_core::stack::Occupancy;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Commands that may wait for a shard.
+const MAILBOX: usize = 64;
+
+/// What a shard can be asked.
+#[derive(Debug)]
+pub enum Command {
+    /// Stop listening; end when the last session has.
+    Drain,
+    /// Reset every session and end.
+    Abort,
+    /// Report sessions, a page at a time.
+    Sessions {
+        /// Where to go on: what the last page said, 0 at first.
+        from: u32,
+        /// Where the page goes.
+        reply: oneshot::Sender<SessionPage>,
+    },
+    /// Report counters.
+    Counters {
+        /// Where they go.
+        reply: oneshot::Sender<Box<ShardCounters>>,
+    },
+}
+
+/// Some of a shard's sessions.
+#[derive(Debug)]
+pub struct SessionPage {
+    /// The sessions.
+    pub sessions: Vec<SessionSnapshot>,
+    /// Where the next page starts, if there is one.
+    pub next: Option<u32>,
+}
+
+/// What a shard counted.
+#[derive(Clone, Debug)]
+pub struct ShardCounters {
+    /// The gateway's counts.
+    pub gateway: Counters,
+    /// Sessions now.
+    pub sessions: u32,
+    /// The stack's counts.
+    pub stack: mptcp_core::stats::Counters,
+    /// How full the stack's tables are.
+    pub occupancy: Occupancy,
+}
+
+/// Wakes a shard's loop if it sleeps.
+pub type Waker = Arc<dyn Fn() + Send + Sync>;
+
+/// The control side of one shard.
+#[derive(Clone)]
+pub struct ShardHandle {
+    commands: Sender<Command>,
+    wake: Waker,
+}
+
+/// The shard's side.
+#[derive(Debug)]
+pub struct Mailbox {
+    commands: Receiver<Command>,
+}
+
+/// The shard takes no commands: it has ended, or its mailbox is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreachable;
+
+impl core::fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("the shard does not answer; it has ended or is overloaded")
+    }
+}
+
+impl core::error::Error for Unreachable {}
+
+/// Both sides for one shard.
+#[must_use]
+pub fn mailbox(wake: Waker) -> (ShardHandle, Mailbox) {
+    let (sender, receiver) = bounded(MAILBOX);
+    (ShardHandle { commands: sender, wake }, Mailbox { commands: receiver })
+}
+
+impl ShardHandle {
+    /// Puts `command` into the mailbox and wakes the shard.
+    ///
+    /// # Errors
+    /// [`Unreachable`]; the command is gone.
+    pub fn send(&self, command: Command) -> Result<(), Unreachable> {
+        self.commands.try_send(command).map_err(|_| Unreachable)?;
+        (self.wake)();
+        Ok(())
+    }
+
+    /// Asks for one page of sessions.
+    ///
+    /// # Errors
+    /// [`Unreachable`].
+    pub async fn sessions(&self, from: u32) -> Result<SessionPage, Unreachable> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Sessions { from, reply })?;
+        answer.await.map_err(|_| Unreachable)
+    }
+
+    /// Asks for the counters.
+    ///
+    /// # Errors
+    /// [`Unreachable`].
+    pub async fn counters(&self) -> Result<Box<ShardCounters>, Unreachable> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Counters { reply })?;
+        answer.await.map_err(|_| Unreachable)
+    }
+}
+
+impl Mailbox {
+    /// The next command, if there is one.
+    #[must_use]
+    pub fn poll(&self) -> Option<Command> {
+        self.commands.try_recv().ok()
+    }
+}

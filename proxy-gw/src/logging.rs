@@ -1,0 +1,150 @@
+//! Log lines on stderr, as text or JSON.
+//!
+//! Invariant: a thread that logs never waits for stderr. Lines go through a bounded channel to a
+//! thread of their own; what does not fit is counted, and the count is logged when there is room.
+
+use crate::config::{Log as Settings, LogFormat};
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::io::{self, Write, stderr};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::SystemTime;
+
+/// Lines that may wait for stderr.
+const QUEUE: usize = 4096;
+
+/// What goes through the channel.
+enum Message {
+    Line(String),
+    /// Everything before this was written.
+    Flush(Sender<()>),
+}
+
+struct Logger {
+    settings: Settings,
+    queue: Sender<Message>,
+    lost: AtomicU64,
+}
+
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+/// Starts logging; later calls change nothing.
+///
+/// # Errors
+/// When the thread cannot be made.
+pub fn start(settings: Settings) -> io::Result<()> {
+    let (queue, lines) = bounded(QUEUE);
+    let logger = LOGGER.get_or_init(|| Logger { settings, queue, lost: AtomicU64::new(0) });
+    if log::set_logger(logger).is_err() {
+        return Ok(());
+    }
+    log::set_max_level(settings.level);
+    thread::Builder::new().name("plait-log".to_owned()).spawn(move || write_all(&lines))?;
+    Ok(())
+}
+
+/// Waits, for a second at most, until what was logged is written.
+pub fn flush() {
+    let Some(logger) = LOGGER.get() else { return };
+    let (done, written) = bounded(1);
+    let limit = Duration::from_secs(1);
+    if logger.queue.send_timeout(Message::Flush(done), limit).is_ok() {
+        let _ = written.recv_timeout(limit);
+    }
+}
+
+fn write_all(lines: &Receiver<Message>) {
+    for message in lines {
+        match message {
+            // Nothing can be said about a stderr that is gone.
+            Message::Line(line) => drop(stderr().write_all(line.as_bytes())),
+            Message::Flush(done) => drop(done.send(())),
+        }
+    }
+}
+
+impl Logger {
+    fn enqueue(&self, line: String) {
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Line(line)) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // Of other people's crates (HTTP server, runtime) only what is wrong matters here.
+        let is_ours =
+            ["proxy_gw", "mptcp", "dpdk_io"].iter().any(|ours| metadata.target().starts_with(ours));
+        let limit = if is_ours { LevelFilter::Trace } else { LevelFilter::Warn };
+        metadata.level() <= self.settings.level.min(limit)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let now = SystemTime::now();
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let text = format!("{lost} log lines were lost: stderr is too slow");
+            let format = self.settings.format;
+            self.enqueue(line(format, now, Level::Warn, module_path!(), &text));
+        }
+        let text = record.args().to_string();
+        let format = self.settings.format;
+        self.enqueue(line(format, now, record.level(), record.target(), &text));
+    }
+
+    fn flush(&self) {
+        flush();
+    }
+}
+
+/// One line with its end. Text lines show control characters escaped: one record is one line.
+fn line(format: LogFormat, now: SystemTime, level: Level, target: &str, text: &str) -> String {
+    let time = humantime::format_rfc3339_millis(now).to_string();
+    match format {
+        LogFormat::Text => {
+            let shown: String = text
+                .chars()
+                .flat_map(|character| {
+                    let escaped = character.is_control().then(|| character.escape_default());
+                    let plain = escaped.is_none().then_some(character);
+                    escaped.into_iter().flatten().chain(plain)
+                })
+                .collect();
+            format!("{time} {level:<5} {target}: {shown}\n")
+        }
+        LogFormat::Json => {
+            let record = serde_json::json!({
+                "time": time,
+                "level": level.as_str().to_ascii_lowercase(),
+                "target": target,
+                "message": text,
+            });
+            format!("{record}\n")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_one_line_in_both_formats() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        let text = line(LogFormat::Text, now, Level::Warn, "proxy_gw::x", "a\n\"b\" \u{7}ü");
+        assert_eq!(text, "2023-11-14T22:13:20.123Z WARN  proxy_gw::x: a\\n\"b\" \\u{7}ü\n");
+        let json = line(LogFormat::Json, now, Level::Info, "proxy_gw::x", "a\n\"b\"");
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["message"], "a\n\"b\"");
+        assert_eq!(value["level"], "info");
+        assert_eq!(value["time"], "2023-11-14T22:13:20.123Z");
+        assert_eq!(json.matches('\n').count(), 1);
+    }
+}

@@ -1,0 +1,239 @@
+//! Counters in the Prometheus text format (version 0.0.4).
+//!
+//! Stack counters keep their Linux MIB names, so that `nstat` of a peer and this output compare
+//! line by line.
+
+use crate::control::ShardCounters;
+use crate::gateway::EndReason;
+use core::fmt::Write;
+use mptcp_core::stats::DropReason;
+
+/// What a driver counted on one port.
+#[derive(Clone, Debug)]
+pub struct PortCounters {
+    /// The port's configured name.
+    pub port: String,
+    /// Names and values; all only grow.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// Reads the driver's port counters.
+pub type ReadPorts = Box<dyn Fn() -> Vec<PortCounters> + Send + Sync>;
+
+/// One metric being written: its samples follow its head.
+struct Metric<'a> {
+    text: &'a mut String,
+    name: String,
+}
+
+impl<'a> Metric<'a> {
+    fn counter(text: &'a mut String, name: &str, help: &str) -> Self {
+        Self::new(text, format!("plait_{name}_total"), "counter", help)
+    }
+
+    fn gauge(text: &'a mut String, name: &str, help: &str) -> Self {
+        Self::new(text, format!("plait_{name}"), "gauge", help)
+    }
+
+    fn new(text: &'a mut String, name: String, kind: &str, help: &str) -> Self {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        Self { text, name }
+    }
+
+    fn sample(&mut self, labels: &[(&str, &str)], value: u64) {
+        self.text.push_str(&self.name);
+        for (idx, (label, content)) in labels.iter().enumerate() {
+            self.text.push(if idx == 0 { '{' } else { ',' });
+            let _ = write!(self.text, "{label}=\"{}\"", escaped(content));
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        let _ = writeln!(self.text, " {value}");
+    }
+}
+
+/// A label value: backslash, quote and line feed are escaped.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// Everything, as `GET /metrics` answers it. `shards` in order.
+#[must_use]
+pub fn render(ready: bool, shards: &[ShardCounters], ports: &[PortCounters]) -> String {
+    let mut text = String::with_capacity(16 << 10);
+    let version = env!("CARGO_PKG_VERSION");
+    Metric::gauge(&mut text, "build_info", "Always 1.").sample(&[("version", version)], 1);
+    let help = "Whether new sessions are taken.";
+    Metric::gauge(&mut text, "ready", help).sample(&[], u64::from(ready));
+    let numbers: Vec<String> = (0..shards.len()).map(|idx| idx.to_string()).collect();
+    let numbered: Vec<(&str, &ShardCounters)> =
+        numbers.iter().map(String::as_str).zip(shards).collect();
+    render_gateway(&mut text, &numbered);
+    render_stack(&mut text, &numbered);
+    render_ports(&mut text, ports);
+    text
+}
+
+/// Reads one counter of a shard.
+type Read = fn(&ShardCounters) -> u64;
+
+fn render_gateway(text: &mut String, shards: &[(&str, &ShardCounters)]) {
+    let help = "Sessions now.";
+    let mut metric = Metric::gauge(text, "sessions", help);
+    for (shard, counters) in shards {
+        metric.sample(&[("shard", shard)], u64::from(counters.sessions));
+    }
+    let counters: [(&str, &str, Read); 10] = [
+        ("sessions_accepted", "Client connections taken.", |c| c.gateway.sessions_accepted),
+        ("sessions_over_limit", "Client connections reset: limits.connections.", |c| {
+            c.gateway.sessions_over_limit
+        }),
+        ("sessions_established", "Sessions that reached their destination.", |c| {
+            c.gateway.sessions_established
+        }),
+        ("relayed_up_bytes", "Bytes to destinations, of ended sessions.", |c| c.gateway.bytes_up),
+        ("relayed_down_bytes", "Bytes from destinations, of ended sessions.", |c| {
+            c.gateway.bytes_down
+        }),
+        ("connect_attempts", "Exit connections tried.", |c| c.gateway.connect_attempts),
+        ("requests_reserved_set", "SOCKS5 requests whose reserved byte was not zero.", |c| {
+            c.gateway.requests_reserved_set
+        }),
+        ("authentication_cached", "Credentials accepted from the cache.", |c| {
+            c.gateway.authentication_cached
+        }),
+        ("authentication_verified", "Credentials handed to the verifier.", |c| {
+            c.gateway.authentication_verified
+        }),
+        ("sessions_ended_all", "Ended sessions, whatever the reason.", |c| c.gateway.ended_total()),
+    ];
+    for (name, help, read) in counters {
+        let mut metric = Metric::counter(text, name, help);
+        for (shard, counters) in shards {
+            metric.sample(&[("shard", shard)], read(counters));
+        }
+    }
+    let mut metric = Metric::counter(text, "sessions_ended", "Ended sessions by reason.");
+    for (shard, counters) in shards {
+        for reason in EndReason::ALL {
+            let labels = [("shard", *shard), ("reason", reason.name())];
+            metric.sample(&labels, counters.gateway.ended(*reason));
+        }
+    }
+}
+
+fn render_stack(text: &mut String, shards: &[(&str, &ShardCounters)]) {
+    let gauges: [(&str, &str, Read); 7] = [
+        ("tcbs", "TCP control blocks.", |c| u64::from(c.occupancy.tcbs)),
+        ("mptcp_connections", "MPTCP connections.", |c| u64::from(c.occupancy.connections)),
+        ("requests", "Pending TCP requests.", |c| u64::from(c.occupancy.requests)),
+        ("time_waits", "TIME-WAIT entries.", |c| u64::from(c.occupancy.time_waits)),
+        ("relays", "Coupled pairs of sockets.", |c| u64::from(c.occupancy.relays)),
+        ("flows", "Entries of the 4-tuple table.", |c| c.occupancy.flows as u64),
+        ("tokens", "Entries of the token table.", |c| c.occupancy.tokens as u64),
+    ];
+    for (name, help, read) in gauges {
+        let mut metric = Metric::gauge(text, name, help);
+        for (shard, counters) in shards {
+            metric.sample(&[("shard", shard)], read(counters));
+        }
+    }
+    let names = shards.first().into_iter().flat_map(|(_, counters)| counters.stack.iter());
+    for (position, (name, _)) in names.enumerate() {
+        let help = "Stack counter under its Linux MIB name.";
+        // `curr` counters go down, too.
+        let mut metric = if name.contains("curr_") {
+            Metric::gauge(text, name, help)
+        } else {
+            Metric::counter(text, name, help)
+        };
+        for (shard, counters) in shards {
+            let value = counters.stack.iter().nth(position).map_or(0, |(_, value)| value);
+            metric.sample(&[("shard", shard)], value);
+        }
+    }
+    let mut metric = Metric::counter(text, "drops", "Packets the stack dropped, by reason.");
+    for (shard, counters) in shards {
+        for reason in DropReason::ALL {
+            let labels = [("shard", *shard), ("reason", reason.name())];
+            metric.sample(&labels, counters.stack.dropped(*reason));
+        }
+    }
+}
+
+fn render_ports(text: &mut String, ports: &[PortCounters]) {
+    let names = ports.first().into_iter().flat_map(|port| &port.counters);
+    for (name, _) in names {
+        let mut metric = Metric::counter(text, &format!("port_{name}"), "Counter of a port.");
+        for port in ports {
+            let value = port.counters.iter().find(|(other, _)| other == name);
+            metric.sample(&[("port", &port.port)], value.map_or(0, |(_, value)| *value));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn rendered() -> String {
+        let mut gateway = crate::gateway::Counters::default();
+        gateway.sessions_accepted = 7;
+        let shard = ShardCounters {
+            gateway,
+            sessions: 3,
+            stack: mptcp_core::stats::Counters::default(),
+            occupancy: mptcp_core::stack::Occupancy::default(),
+        };
+        let port = |name: &str| PortCounters {
+            port: name.to_owned(),
+            counters: vec![("rx_packets", 5), ("tx_packets", 6)],
+        };
+        render(true, &[shard.clone(), shard], &[port("lte"), port("wi\"fi\\")])
+    }
+
+    #[test]
+    fn samples_are_labelled_and_escaped() {
+        let text = rendered();
+        for line in [
+            "plait_ready 1",
+            "plait_sessions{shard=\"0\"} 3",
+            "plait_sessions_accepted_total{shard=\"1\"} 7",
+            "plait_sessions_ended_total{shard=\"0\",reason=\"completed\"} 0",
+            "plait_mp_join_no_token_found_total{shard=\"0\"} 0",
+            "plait_port_rx_packets_total{port=\"lte\"} 5",
+            "plait_port_tx_packets_total{port=\"wi\\\"fi\\\\\"} 6",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");
+        }
+    }
+
+    /// The rules of the text format: one head per metric, before its samples, which are adjacent
+    /// and unique.
+    #[test]
+    fn the_format_s_rules_are_kept() {
+        let text = rendered();
+        let mut heads: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut samples = BTreeSet::new();
+        let mut current = "";
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                assert!(heads.insert(name, kind).is_none(), "two heads for {name}");
+                current = name;
+            } else if !line.starts_with('#') {
+                let (sample, value) = line.rsplit_once(' ').unwrap();
+                assert_eq!(sample.split('{').next(), Some(current), "{line}");
+                assert!(value.parse::<u64>().is_ok() && samples.insert(sample), "{line}");
+                assert_eq!(heads[current] == "counter", current.ends_with("_total"), "{line}");
+            }
+        }
+        assert!(heads.keys().all(|name| {
+            name.starts_with("plait_")
+                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        }));
+    }
+}

@@ -1,0 +1,181 @@
+//! `GET /connections`: sessions as the contract with the operator's tools spells them.
+
+use crate::gateway::SessionSnapshot;
+use core::net::SocketAddr;
+use mptcp_core::buf::PortId;
+use mptcp_core::mptcp::FallbackReason;
+use mptcp_core::stack::SubflowInfo;
+use mptcp_core::tcp::State;
+use serde::Serialize;
+
+/// One session.
+#[derive(Debug, Serialize)]
+pub struct Connection {
+    /// Hexadecimal, unique for the life of the process.
+    id: String,
+    front_end: &'static str,
+    client: SocketAddr,
+    /// `null` while the client has not said, or no attempt is under way.
+    destination: Option<SocketAddr>,
+    /// Negotiated version; `null` for plain TCP.
+    mptcp: Option<u8>,
+    fallback: Option<&'static str>,
+    bytes_up: u64,
+    bytes_down: u64,
+    age_s: f64,
+    subflows: Vec<Subflow>,
+}
+
+#[derive(Debug, Serialize)]
+struct Subflow {
+    id: u8,
+    port: String,
+    local: SocketAddr,
+    remote: SocketAddr,
+    state: &'static str,
+    backup: bool,
+    stale: bool,
+    srtt_us: u64,
+    cwnd: u32,
+    bytes_sent: u64,
+    bytes_received: u64,
+    retransmitted: u64,
+    reinjected: u64,
+}
+
+impl Connection {
+    /// As the contract has it. `ports` are the configured names.
+    #[must_use]
+    pub fn new(session: SessionSnapshot, ports: &[String]) -> Self {
+        let inner = session.inner;
+        Self {
+            id: format!("{:x}", session.id),
+            front_end: "socks5",
+            client: session.client,
+            destination: session.destination,
+            mptcp: inner.mptcp,
+            fallback: inner.fallback.map(FallbackReason::name),
+            bytes_up: session.bytes_up,
+            bytes_down: session.bytes_down,
+            age_s: tenths(session.age.as_secs_f64()),
+            subflows: inner.subflows.into_iter().map(|info| subflow(info, ports)).collect(),
+        }
+    }
+}
+
+fn tenths(seconds: f64) -> f64 {
+    (seconds * 10.0).round() / 10.0
+}
+
+fn subflow(info: SubflowInfo, ports: &[String]) -> Subflow {
+    Subflow {
+        id: info.id,
+        port: port_name(info.port, ports),
+        local: info.local,
+        remote: info.remote,
+        state: state_name(info.state),
+        backup: info.backup,
+        stale: info.stale,
+        srtt_us: u64::try_from(info.srtt.as_micros()).unwrap_or(u64::MAX),
+        cwnd: info.cwnd,
+        bytes_sent: info.bytes_sent,
+        bytes_received: info.bytes_received,
+        retransmitted: info.retransmitted,
+        reinjected: info.reinjected,
+    }
+}
+
+fn port_name(port: PortId, ports: &[String]) -> String {
+    ports.get(usize::from(port.0)).cloned().unwrap_or_else(|| format!("{port:?}"))
+}
+
+/// RFC 9293 §3.3.2 in snake case.
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::SynSent => "syn_sent",
+        State::SynReceived => "syn_received",
+        State::Established => "established",
+        State::FinWait1 => "fin_wait_1",
+        State::FinWait2 => "fin_wait_2",
+        State::CloseWait => "close_wait",
+        State::Closing => "closing",
+        State::LastAck => "last_ack",
+        State::TimeWait => "time_wait",
+        State::Closed => "closed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::time::Duration;
+    use mptcp_core::stack::ConnectionInfo;
+
+    fn session() -> SessionSnapshot {
+        let client: SocketAddr = "10.1.0.2:40312".parse().unwrap();
+        let local: SocketAddr = "10.1.0.1:1080".parse().unwrap();
+        SessionSnapshot {
+            id: 0x1f,
+            client,
+            destination: Some("10.9.0.2:80".parse().unwrap()),
+            bytes_up: 120,
+            bytes_down: 104_857_600,
+            age: Duration::from_millis(12_437),
+            inner: ConnectionInfo {
+                local,
+                remote: client,
+                mptcp: Some(1),
+                fallback: None,
+                bytes_sent: 0,
+                bytes_acked: 0,
+                bytes_received: 0,
+                subflows: vec![SubflowInfo {
+                    id: 0,
+                    port: PortId(0),
+                    local,
+                    remote: client,
+                    state: State::Established,
+                    backup: false,
+                    stale: false,
+                    srtt: Duration::from_micros(40_211),
+                    cwnd: 146_000,
+                    bytes_sent: 62_914_560,
+                    bytes_received: 120,
+                    retransmitted: 3,
+                    reinjected: 0,
+                }],
+                error: None,
+            },
+        }
+    }
+
+    /// Key by key and in order what the contract shows.
+    #[test]
+    fn a_session_is_spelled_as_in_the_contract() {
+        let connection = Connection::new(session(), &["lte".to_owned()]);
+        let expected = concat!(
+            r#"[{"id":"1f","front_end":"socks5","client":"10.1.0.2:40312","#,
+            r#""destination":"10.9.0.2:80","mptcp":1,"fallback":null,"#,
+            r#""bytes_up":120,"bytes_down":104857600,"age_s":12.4,"#,
+            r#""subflows":[{"id":0,"port":"lte","local":"10.1.0.1:1080","#,
+            r#""remote":"10.1.0.2:40312","state":"established","#,
+            r#""backup":false,"stale":false,"srtt_us":40211,"cwnd":146000,"#,
+            r#""bytes_sent":62914560,"bytes_received":120,"#,
+            r#""retransmitted":3,"reinjected":0}]}]"#,
+        );
+        assert_eq!(serde_json::to_string(&[connection]).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_not_there_is_null() {
+        let mut plain = session();
+        plain.destination = None;
+        plain.inner.mptcp = None;
+        plain.inner.fallback = Some(FallbackReason::Checksum);
+        plain.inner.subflows[0].port = PortId::ROUTED;
+        let value = serde_json::to_value(Connection::new(plain, &[])).unwrap();
+        assert!(value["destination"].is_null() && value["mptcp"].is_null());
+        assert_eq!(value["fallback"], "checksum");
+        assert_eq!(value["subflows"][0]["port"], "routed");
+    }
+}

@@ -1,0 +1,320 @@
+//! `run`: driver, shards, admin endpoint and signals, from start to drain.
+//!
+//! Invariant: stdout carries `ready`, once, when the listeners are open; every way out goes through
+//! one [`Exit`].
+
+mod shard;
+mod signals;
+mod stack_config;
+mod tun;
+mod worker;
+
+use crate::admin::{Admin, Source};
+use crate::cli::Exit;
+use crate::config::{Config, DriverKind};
+use crate::control::{Command, ShardHandle, Waker, mailbox};
+use crate::logging;
+use crate::metrics::ReadPorts;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use shard::ShardCell;
+use signals::SignalWatch;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+/// How long shards may take to end once they were told to reset everything.
+const ABORT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What happens while the gateway runs.
+#[derive(Debug)]
+enum Notice {
+    /// SIGTERM or SIGINT.
+    Terminate,
+    /// A shard's listeners are open.
+    Ready,
+    /// A shard's loop ended.
+    Ended {
+        shard: usize,
+        /// How many sessions it had to reset, or why it failed.
+        result: Result<u32, String>,
+    },
+}
+
+/// Why a driver did not start.
+#[derive(Debug)]
+enum DriverError {
+    /// The configuration asks for what it cannot have.
+    Config(String),
+    /// The driver, or one of its ports, is not there.
+    Missing(String),
+    /// Anything else.
+    Failed(String),
+}
+
+impl DriverError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) => Exit::BadConfig,
+            Self::Missing(_) => Exit::NoDriver,
+            Self::Failed(_) => Exit::Failed,
+        }
+    }
+}
+
+impl core::fmt::Display for DriverError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let (Self::Config(why) | Self::Missing(why) | Self::Failed(why)) = self;
+        f.write_str(why)
+    }
+}
+
+/// The shards' control sides, as the drivers add them.
+struct Shards {
+    notices: Sender<Notice>,
+    handles: Vec<ShardHandle>,
+    read_ports: ReadPorts,
+}
+
+impl Shards {
+    /// A further shard, woken by `wake`.
+    fn add(&mut self, wake: Waker) -> ShardCell {
+        let (handle, mailbox) = mailbox(Arc::clone(&wake));
+        let shard = self.handles.len();
+        self.handles.push(handle);
+        ShardCell::new(shard, self.notices.clone(), mailbox, wake)
+    }
+
+    fn tell(&self, command: fn() -> Command) {
+        for handle in &self.handles {
+            // A shard that has ended reports it itself.
+            let _ = handle.send(command());
+        }
+    }
+}
+
+/// Runs the gateway until it is drained or fails.
+#[must_use]
+pub fn run(config: &Config) -> Exit {
+    let exit = match logging::start(config.log) {
+        Ok(()) => run_logged(config),
+        Err(error) => {
+            eprintln!("error: cannot start logging: {error}");
+            Exit::Failed
+        }
+    };
+    logging::flush();
+    exit
+}
+
+fn run_logged(config: &Config) -> Exit {
+    for warning in config.warnings() {
+        log::warn!("{warning}");
+    }
+    let (sender, notices) = unbounded();
+    // Before anything else is started, so that no signal finds nobody.
+    let signals = SignalWatch::start(sender.clone());
+    let mut shards =
+        Shards { notices: sender, handles: Vec::new(), read_ports: Box::new(Vec::new) };
+    let started = match (signals, config.driver.kind) {
+        (Err(error), _) => Err(DriverError::Failed(format!("cannot watch signals: {error}"))),
+        (Ok(signals), DriverKind::Tun) => tun::start(config, &mut shards).map(|()| signals),
+        (Ok(_), DriverKind::Dpdk) => Err(DriverError::Missing(
+            "driver.kind = \"dpdk\": this program was built without DPDK; use \"tun\"".to_owned(),
+        )),
+    };
+    let _signals = match started {
+        Ok(signals) => signals,
+        Err(error) => {
+            log::error!("{error}");
+            return error.exit();
+        }
+    };
+    let ready = Arc::new(AtomicBool::new(false));
+    let source = Source {
+        shards: shards.handles.clone(),
+        ports: config.ports.iter().map(|port| port.name.clone()).collect(),
+        read_ports: core::mem::replace(&mut shards.read_ports, Box::new(Vec::new)),
+        ready: Arc::clone(&ready),
+    };
+    let admin = Admin::start(&config.admin.listen, source);
+    let mut supervisor = Supervisor::new(shards, ready, config.timeouts.drain);
+    match admin {
+        Ok(_admin) => supervisor.run(&notices),
+        Err(error) => {
+            log::error!("{error}");
+            supervisor.abort(Exit::Failed);
+            supervisor.run(&notices)
+        }
+    }
+}
+
+/// Where the process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Some shard's listeners are not open yet.
+    Starting,
+    /// Serving.
+    Running,
+    /// Sessions may finish until then.
+    Draining(Instant),
+    /// Shards reset everything, until then.
+    Aborting(Instant),
+}
+
+/// Follows the shards from start to end.
+struct Supervisor {
+    shards: Shards,
+    ready: Arc<AtomicBool>,
+    drain: Duration,
+    phase: Phase,
+    ready_count: usize,
+    ended_count: usize,
+    exit: Exit,
+}
+
+impl Supervisor {
+    fn new(shards: Shards, ready: Arc<AtomicBool>, drain: Duration) -> Self {
+        Self {
+            shards,
+            ready,
+            drain,
+            phase: Phase::Starting,
+            ready_count: 0,
+            ended_count: 0,
+            exit: Exit::Ok,
+        }
+    }
+
+    /// Until every shard has ended.
+    fn run(&mut self, notices: &Receiver<Notice>) -> Exit {
+        while self.ended_count < self.shards.handles.len() {
+            match self.next_notice(notices) {
+                Ok(Notice::Ready) => self.handle_ready(),
+                Ok(Notice::Terminate) => self.handle_terminate(),
+                Ok(Notice::Ended { shard, result }) => self.handle_ended(shard, result),
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(exit) = self.handle_deadline() {
+                        return exit;
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Exit::Failed,
+            }
+        }
+        self.exit
+    }
+
+    fn next_notice(&self, notices: &Receiver<Notice>) -> Result<Notice, RecvTimeoutError> {
+        match self.phase {
+            Phase::Starting | Phase::Running => {
+                notices.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            }
+            Phase::Draining(deadline) | Phase::Aborting(deadline) => {
+                notices.recv_deadline(deadline)
+            }
+        }
+    }
+
+    fn handle_ready(&mut self) {
+        self.ready_count += 1;
+        if self.ready_count < self.shards.handles.len() || self.phase != Phase::Starting {
+            return;
+        }
+        self.phase = Phase::Running;
+        self.ready.store(true, Ordering::Release);
+        log::info!("ready");
+        // Whoever started us may not care to read it.
+        let _ = io::stdout().write_all(b"ready\n").and_then(|()| io::stdout().flush());
+    }
+
+    fn handle_terminate(&mut self) {
+        match self.phase {
+            Phase::Starting | Phase::Running => {
+                log::info!("draining for at most {} s", self.drain.as_secs());
+                self.ready.store(false, Ordering::Release);
+                self.shards.tell(|| Command::Drain);
+                self.phase = Phase::Draining(Instant::now() + self.drain);
+            }
+            Phase::Draining(_) => {
+                log::warn!("a second signal: resetting the sessions that are left");
+                self.abort(Exit::Ok);
+            }
+            Phase::Aborting(_) => {}
+        }
+    }
+
+    fn handle_ended(&mut self, shard: usize, result: Result<u32, String>) {
+        self.ended_count += 1;
+        match result {
+            Ok(0) => log::info!("shard {shard} ended"),
+            Ok(reset) => {
+                log::warn!("shard {shard} ended; {reset} sessions were reset");
+                self.raise(Exit::NotDrained);
+            }
+            Err(why) => {
+                log::error!("shard {shard} failed: {why}");
+                self.raise(Exit::Failed);
+            }
+        }
+        let wanted = matches!(self.phase, Phase::Draining(_) | Phase::Aborting(_));
+        if !wanted && self.ended_count < self.shards.handles.len() {
+            self.abort(Exit::Failed);
+        }
+    }
+
+    /// A deadline passed; `Some` when the shards do not end by themselves.
+    fn handle_deadline(&mut self) -> Option<Exit> {
+        if matches!(self.phase, Phase::Aborting(_)) {
+            log::error!("the shards do not end");
+            return Some(Exit::Failed);
+        }
+        log::warn!("the drain deadline passed");
+        self.abort(Exit::Ok);
+        None
+    }
+
+    /// Ends everything now.
+    fn abort(&mut self, exit: Exit) {
+        self.raise(exit);
+        self.ready.store(false, Ordering::Release);
+        self.shards.tell(|| Command::Abort);
+        self.phase = Phase::Aborting(Instant::now() + ABORT_PATIENCE);
+    }
+
+    /// A failure outweighs sessions that were reset, and both outweigh success.
+    fn raise(&mut self, exit: Exit) {
+        let weight = |exit: Exit| match exit {
+            Exit::Ok => 0,
+            Exit::NotDrained => 1,
+            _ => 2,
+        };
+        if weight(exit) > weight(self.exit) {
+            self.exit = exit;
+        }
+    }
+}
+
+/// Runs a shard on a thread of its own: `run` reports through the cell when it is ready.
+fn spawn_shard(
+    cell: ShardCell,
+    run: impl FnOnce(&mut ShardCell) -> Result<u32, String> + Send + 'static,
+) -> Result<(), DriverError> {
+    let name = format!("plait-shard-{}", cell.shard);
+    let body = move || {
+        let mut cell = cell;
+        let result = run(&mut cell);
+        cell.report_end(result);
+    };
+    let spawned = thread::Builder::new().name(name).spawn(body);
+    spawned.map(drop).map_err(|error| DriverError::Failed(format!("cannot make a thread: {error}")))
+}
+
+/// Pins this thread, if the CPU is there and may be used.
+fn pin(cpu: u16) {
+    let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: usize::from(cpu) });
+    if !pinned {
+        log::warn!("driver.cores: CPU {cpu} cannot be used; the shard runs on any");
+    }
+}

@@ -1,0 +1,154 @@
+//! The stack's configuration out of the gateway's.
+
+use crate::config::{Config, Port};
+use mptcp_core::buf::PortId;
+use mptcp_core::config::{Limits, LocalAddress, MptcpConfig, StackConfig, TcpConfig};
+
+/// TCP control blocks per session: the exit's, and what an ordinary client opens. Clients may open
+/// more subflows as long as others open fewer.
+const TCBS_PER_SESSION: u32 = 4;
+/// Most TIME-WAIT entries and accept-queue places, whatever the number of sessions.
+const MAX_TIME_WAIT: u32 = 262_144;
+
+/// The configuration of a shard; `seed` must be secret and fresh.
+pub(crate) fn stack_config(config: &Config, seed: [u8; 32]) -> StackConfig {
+    StackConfig {
+        addresses: addresses(config),
+        mptcp: MptcpConfig {
+            versions: config.mptcp.versions.clone(),
+            checksum: config.mptcp.checksum,
+            scheduler: config.mptcp.scheduler,
+            path_manager: config.mptcp.path_manager,
+            max_subflows: config.mptcp.max_subflows,
+            close_timeout: config.mptcp.close_timeout,
+            ..MptcpConfig::default()
+        },
+        tcp: tcp(config),
+        limits: limits(config),
+        seed,
+        ..StackConfig::default()
+    }
+}
+
+fn addresses(config: &Config) -> Vec<LocalAddress> {
+    let numbered = (0u8..).zip(&config.ports).enumerate();
+    numbered
+        .flat_map(|(idx, (id, port))| {
+            let endpoint = is_access(config, idx, port);
+            port.addresses.iter().map(move |net| LocalAddress {
+                addr: net.addr(),
+                port: PortId(id),
+                mtu: port.mtu,
+                endpoint,
+                backup: false,
+            })
+        })
+        .collect()
+}
+
+/// Whether clients come in by this port: its addresses are announced to them. A port that only
+/// exits use is not: no phone can reach it.
+fn is_access(config: &Config, idx: usize, port: &Port) -> bool {
+    let listens = port
+        .addresses
+        .iter()
+        .any(|net| config.socks5.listen.iter().any(|listen| listen.ip() == net.addr()));
+    let is_exit = config.routes.iter().any(|route| route.port == idx);
+    listens || !port.gateway.is_empty() || !is_exit
+}
+
+fn tcp(config: &Config) -> TcpConfig {
+    let default = TcpConfig::default();
+    TcpConfig {
+        congestion: config.tcp.congestion,
+        recv_buffer_initial: default.recv_buffer_initial.min(config.tcp.recv_buffer_max),
+        recv_buffer_max: config.tcp.recv_buffer_max,
+        send_buffer_max: config.tcp.send_buffer_max,
+        ..default
+    }
+}
+
+/// A session is two sockets: the client's and the exit's.
+fn limits(config: &Config) -> Limits {
+    let default = Limits::default();
+    let sessions = config.limits.connections;
+    let half_open = config.limits.half_open;
+    Limits {
+        connections: sessions.saturating_mul(2),
+        tcbs: sessions.saturating_mul(TCBS_PER_SESSION),
+        half_open,
+        time_wait: sessions.saturating_mul(2).clamp(1024, MAX_TIME_WAIT),
+        listeners: u32::try_from(config.socks5.listen.len()).unwrap_or(u32::MAX),
+        backlog: half_open.min(sessions),
+        stateless_replies_per_s: default.stateless_replies_per_s,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        [driver]
+        kind = "tun"
+        [[port]]
+        name = "lte"
+        device = "lte"
+        addresses = ["10.1.0.1/24", "fd00:1::1/64"]
+        mtu = 1400
+        [[port]]
+        name = "wifi"
+        device = "wifi"
+        addresses = ["10.2.0.1/24"]
+        [[port]]
+        name = "exit"
+        device = "exit"
+        addresses = ["10.9.0.1/24"]
+        [[route]]
+        to = "0.0.0.0/0"
+        via = "10.9.0.2"
+        port = "exit"
+        [tcp]
+        recv_buffer_max = "64KiB"
+        [limits]
+        connections = 100
+        half_open = 7
+        [mptcp]
+        max_subflows = 3
+        [socks5]
+        listen = ["10.1.0.1:1080"]
+    "#;
+
+    fn of(text: &str) -> StackConfig {
+        stack_config(&crate::config::parse("t", text, &[]).unwrap(), [7; 32])
+    }
+
+    #[test]
+    fn addresses_keep_their_port_and_exits_are_not_announced() {
+        let stack = of(TEXT);
+        let shown: Vec<(String, u8, u16, bool)> = stack
+            .addresses
+            .iter()
+            .map(|own| (own.addr.to_string(), own.port.0, own.mtu, own.endpoint))
+            .collect();
+        let expected = [
+            ("10.1.0.1", 0, 1400, true),
+            ("fd00:1::1", 0, 1400, true),
+            ("10.2.0.1", 1, 1500, true),
+            ("10.9.0.1", 2, 1500, false),
+        ]
+        .map(|(address, port, mtu, endpoint)| (address.to_owned(), port, mtu, endpoint));
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn limits_and_settings_are_passed_on() {
+        let stack = of(TEXT);
+        assert_eq!(stack.limits.connections, 200);
+        assert_eq!(stack.limits.tcbs, 400);
+        assert_eq!((stack.limits.half_open, stack.limits.backlog), (7, 7));
+        assert_eq!(stack.mptcp.max_subflows, 3);
+        assert_eq!(stack.tcp.recv_buffer_initial, 64 << 10);
+        assert_eq!(stack.seed, [7; 32]);
+    }
+}

@@ -1,0 +1,135 @@
+//! One shard as its packet loop sees it: a stack, the gateway on it, and their mailboxes.
+
+use crate::auth::VerifierClient;
+use crate::control::{Command, Mailbox, SessionPage, ShardCounters};
+use crate::gateway::Gateway;
+use core::time::Duration;
+use mptcp_core::buf::{PacketBuf, TxQueue};
+use mptcp_core::driver::{Control, Progress, Worker};
+use mptcp_core::stack::Stack;
+use mptcp_core::time::Instant;
+
+/// Session positions looked at per page of a report.
+const PAGE: u32 = 128;
+/// Commands and verdicts handled per turn.
+const CONTROL_BUDGET: usize = 16;
+/// How long a drained shard goes on for closing connections whose last segments are under way.
+const LAST_SEGMENTS: Duration = Duration::from_secs(2);
+
+/// See the module.
+pub(crate) struct ShardWorker<B: PacketBuf> {
+    stack: Stack<B>,
+    gateway: Gateway,
+    mailbox: Mailbox,
+    verifier: Option<VerifierClient>,
+    /// When the last session ended, once draining.
+    drained_at: Option<Instant>,
+    /// Sessions that were reset because the drain had to end.
+    aborted: u32,
+}
+
+impl<B: PacketBuf> ShardWorker<B> {
+    /// A shard whose listeners are open.
+    pub(crate) fn new(
+        stack: Stack<B>,
+        gateway: Gateway,
+        mailbox: Mailbox,
+        verifier: Option<VerifierClient>,
+    ) -> Self {
+        Self { stack, gateway, mailbox, verifier, drained_at: None, aborted: 0 }
+    }
+
+    /// Sessions that were reset by [`Command::Abort`].
+    pub(crate) fn aborted(&self) -> u32 {
+        self.aborted
+    }
+
+    fn handle_command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Drain => self.gateway.drain(now, &mut self.stack),
+            Command::Abort => {
+                self.aborted += self.gateway.session_count();
+                self.gateway.abort_all(now, &mut self.stack);
+            }
+            Command::Sessions { from, reply } => {
+                let (sessions, next) = self.gateway.snapshot(now, &self.stack, from, PAGE);
+                // Whoever asked may have gone.
+                let _ = reply.send(SessionPage { sessions, next });
+            }
+            Command::Counters { reply } => {
+                let counters = ShardCounters {
+                    gateway: self.gateway.counters().clone(),
+                    sessions: self.gateway.session_count(),
+                    stack: self.stack.counters().clone(),
+                    occupancy: self.stack.occupancy(),
+                };
+                let _ = reply.send(Box::new(counters));
+            }
+        }
+    }
+
+    /// Hands credentials to the verifier; what it does not take is refused at once.
+    fn submit_verifications(&mut self, now: Instant) {
+        while let Some(request) = self.gateway.poll_verification() {
+            let refused = match &self.verifier {
+                Some(verifier) => verifier.submit(request).err().map(|request| *request),
+                None => Some(request),
+            };
+            if let Some(request) = refused {
+                let unanswered = request.answered(false);
+                self.gateway.handle_unverifiable(now, &mut self.stack, &unanswered);
+            }
+        }
+    }
+
+    /// Whether nothing is left that this shard owes its peers.
+    fn is_finished(&mut self, now: Instant) -> bool {
+        if !self.gateway.is_drained() {
+            return false;
+        }
+        let drained_at = *self.drained_at.get_or_insert(now);
+        let occupancy = self.stack.occupancy();
+        let quiet = occupancy.tcbs == 0 && occupancy.connections == 0;
+        quiet || now >= drained_at + LAST_SEGMENTS
+    }
+}
+
+impl<B: PacketBuf> Worker<B> for ShardWorker<B> {
+    fn handle_burst(&mut self, now: Instant, burst: &mut Vec<B>) {
+        self.stack.handle_burst(now, burst);
+    }
+
+    fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
+        let stack = self.stack.handle_timeouts(now, budget);
+        let gateway = self.gateway.handle_timeouts(now, &mut self.stack, budget);
+        if stack == Progress::Done { gateway } else { Progress::More }
+    }
+
+    fn handle_events(&mut self, now: Instant) {
+        self.gateway.handle_events(now, &mut self.stack);
+        self.submit_verifications(now);
+    }
+
+    fn poll_transmit<T: TxQueue<B>>(&mut self, now: Instant, tx: &mut T) -> Progress {
+        self.stack.poll_transmit(now, tx)
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let last_segments = self.drained_at.map(|at| at + LAST_SEGMENTS);
+        let deadlines = [self.stack.poll_timeout(), self.gateway.poll_timeout(), last_segments];
+        deadlines.into_iter().flatten().min()
+    }
+
+    fn poll_control(&mut self, now: Instant) -> Control {
+        for _ in 0..CONTROL_BUDGET {
+            let Some(command) = self.mailbox.poll() else { break };
+            self.handle_command(now, command);
+        }
+        for _ in 0..CONTROL_BUDGET {
+            let verdict = self.verifier.as_ref().and_then(VerifierClient::poll);
+            let Some(verdict) = verdict else { break };
+            self.gateway.handle_verified(now, &mut self.stack, &verdict);
+        }
+        if self.is_finished(now) { Control::Stop } else { Control::Continue }
+    }
+}
