@@ -290,7 +290,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.on_progress(env, segment.ack.since(prior_una));
             outcome.acked = true;
         }
-        self.update_send_window(segment, prior_edge);
+        self.update_send_window(segment, advanced, prior_edge);
         let dsack = self.process_sack(env, segment, &mut delivered);
         let rtt = self.sample_rtt(env, segment, &delivered, advanced);
         self.count_duplicate(segment, advanced, prior_window, &mut delivered);
@@ -317,7 +317,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// RFC 9293 `SND.WL1`/`SND.WL2`. On a subflow the window belongs to the data level, so the
     /// subflow only remembers how far its peer ever let it go (RFC 8684 §3.3.5).
-    fn update_send_window(&mut self, segment: &Segment, prior_edge: SeqNum) {
+    fn update_send_window(&mut self, segment: &Segment, advanced: bool, prior_edge: SeqNum) {
         let window = u32::from(segment.window) << self.snd_wscale;
         if self.subflow.is_some() {
             let edge = segment.ack.add(window).max(prior_edge);
@@ -325,7 +325,10 @@ impl<B: PacketBuf> Tcb<B> {
             self.max_snd_wnd = self.max_snd_wnd.max(self.snd_wnd);
             return;
         }
-        let newer = self.snd_wl1.lt(segment.seq)
+        // An acknowledgement that moves `snd_una` brings its own window, however old its sequence
+        // number: keeping the old length would move the right edge without the peer's consent.
+        let newer = advanced
+            || self.snd_wl1.lt(segment.seq)
             || (self.snd_wl1 == segment.seq && self.snd_wl2.le(segment.ack));
         if newer {
             self.snd_wnd = window;

@@ -205,6 +205,15 @@ fn random_faulted_transfers() {
     assert!(failures.is_empty(), "failing seeds: {failures:?}");
 }
 
+/// Seeds that found something once. 14888: a retransmitted segment that acknowledged new data moved
+/// the sender's idea of the peer's right edge (`SND.WL1` alone does not decide).
+#[test]
+fn seeds_that_once_failed() {
+    for seed in [14_888] {
+        Plan::new(seed, seed % 8 == 0).run();
+    }
+}
+
 /// One seed gives one trace, another seed another.
 #[test]
 fn one_seed_one_trace() {
