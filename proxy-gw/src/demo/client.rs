@@ -200,7 +200,7 @@ impl Curl {
             .map_err(|_| Error::new("reading from curl", "the reader panicked"))?;
         let status = self.process.wait()?;
         if interrupted {
-            delivery.error = Some("given up: no progress".to_owned());
+            delivery.error = Some("given up unfinished".to_owned());
         } else if !status.success() {
             let told = delivery.error.take().unwrap_or_default();
             delivery.error = Some(format!("{status} {told}").trim().to_owned());

@@ -140,9 +140,10 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// Whether it has not ended; it should not before [`Self::drain`].
-    pub(super) fn is_running(&mut self) -> bool {
-        self.process.try_status().is_none()
+    /// Why it has ended, if it has; it should not before [`Self::drain`].
+    pub(super) fn end(&mut self) -> Option<Error> {
+        let status = self.process.try_status()?;
+        Some(self.failure(&describe_exit(Some(status))))
     }
 
     /// What the gateway says of its connections.

@@ -202,7 +202,7 @@ impl<'a> Stage<'a> {
         let gateway_after = Mib::read(&self.topology.gateway)?;
         self.report.gateway_mib = Some(gateway_after.since(&gateway_before));
         self.report.phone_mib = Some(Mib::read(&self.topology.phone)?.since(&phone_before));
-        if self.gateway.is_running() {
+        if self.gateway.end().is_none() {
             println!("\nSIGTERM to the gateway");
             let drained = self.gateway.drain().map_err(|error| error.to_string());
             self.report.drained = Some(drained);
@@ -212,18 +212,12 @@ impl<'a> Stage<'a> {
 
     /// Plays one run; its failure is noted, its interruption passed on.
     fn attempt(&mut self, run: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
-        for (name, is_running) in [
-            ("the gateway", self.gateway.is_running()),
-            ("the link emulator", self.links.is_running()),
-            ("the web server", self.origin.is_running()),
-        ] {
-            if !is_running {
-                let failure = format!("{name} has ended by itself; the remaining runs are off");
-                if !self.report.failures.contains(&failure) {
-                    self.report.failures.push(failure);
-                }
-                return Ok(());
+        if let Some(failure) = self.fallen() {
+            let failure = failure.to_string();
+            if !self.report.failures.contains(&failure) {
+                self.report.failures.push(failure);
             }
+            return Ok(());
         }
         self.seed += 1;
         match run(self) {
@@ -235,6 +229,18 @@ impl<'a> Stage<'a> {
             }
             Ok(()) => Ok(()),
         }
+    }
+
+    /// The first of the processes every run stands on that has ended.
+    fn fallen(&mut self) -> Option<Error> {
+        if let Some(cause) = self.gateway.end() {
+            return Some(cause);
+        }
+        let fallen = |name| Error::new(name, "ended by itself; the remaining runs are left out");
+        if !self.links.is_running() {
+            return Some(fallen("the link emulator"));
+        }
+        (!self.origin.is_running()).then(|| fallen("the web server"))
     }
 
     fn alone(&mut self, access: Access, len: u64) -> Result<(), Error> {
@@ -368,7 +374,7 @@ impl<'a> Stage<'a> {
                 }
                 _ => format!("{:7.1} MB delivered", mega(delivered)),
             };
-            if is_finished || patience.is_over(observer.total()) {
+            if is_finished || patience.is_over(observer.total()) || self.fallen().is_some() {
                 self.table.end(at, &progress, &observer.views);
                 break;
             }
@@ -405,7 +411,7 @@ impl<'a> Stage<'a> {
                 mega(tally.bytes),
                 mbps(tally.bytes, at)
             );
-            if is_finished || patience.is_over(observer.total()) {
+            if is_finished || patience.is_over(observer.total()) || self.fallen().is_some() {
                 self.table.end(at, &progress, &observer.views);
                 break at;
             }
