@@ -254,7 +254,9 @@ assert ask(bytes([0x81, 0, 0, 8]), 0.3) is None, 'another VLAN was answered'
 /// The gateway: answers datagrams on two `net_af_packet` ports until its input ends.
 #[cfg(have_dpdk)]
 mod gateway {
-    use dpdk_io::{Driver, DropReason, EalConfig, Hugepages, L2Event, Mbuf, PortConfig};
+    use dpdk_io::{
+        Driver, DropReason, EalConfig, Hugepages, L2Event, Mbuf, PortConfig, ShardCounters,
+    };
     use mptcp_core::buf::{PacketBuf, TxMeta, TxQueue};
     use mptcp_core::driver::{Control, Progress, Worker};
     use mptcp_core::time::Instant;
@@ -265,6 +267,10 @@ mod gateway {
     pub(super) const ARGUMENT: &str = "gateway";
 
     const UDP: u8 = 17;
+
+    /// The kernel spreads flows over two queues; answers of neighbours arrive on either.
+    const SHARDS: usize = 2;
+    const QUEUES: u16 = 2;
 
     /// Sends every datagram back, its payload as a further segment of the reply.
     #[derive(Default)]
@@ -346,28 +352,31 @@ mod gateway {
             "--no-pci",
             "--no-telemetry",
             "--log-level=4",
-            "--vdev=net_af_packet0,iface=gw0",
-            "--vdev=net_af_packet1,iface=gw1",
-            "--vdev=net_af_packet2,iface=gw2",
+            "--vdev=net_af_packet0,iface=gw0,qpairs=2",
+            "--vdev=net_af_packet1,iface=gw1,qpairs=2",
+            "--vdev=net_af_packet2,iface=gw2,qpairs=2",
         ];
         let eal = EalConfig {
             words: words.iter().map(|&word| word.to_owned()).collect(),
             hugepages: Hugepages::Off,
             memory_mb: 128,
-            ..EalConfig::default()
+            cores: vec![0; SHARDS],
         };
         let lte = PortConfig {
             addresses: vec!["10.1.0.1/24".parse().unwrap(), "fd00:1::1/64".parse().unwrap()],
             gateway: vec!["10.1.0.2".parse().unwrap()],
+            queues: QUEUES,
             ..PortConfig::new("lte", "net_af_packet0")
         };
         let wifi = PortConfig {
             addresses: vec!["10.2.0.1/24".parse().unwrap()],
+            queues: QUEUES,
             ..PortConfig::new("wifi", "net_af_packet1")
         };
         let dsl = PortConfig {
             addresses: vec!["10.3.0.1/24".parse().unwrap()],
             vlan: 7,
+            queues: QUEUES,
             ..PortConfig::new("dsl", "net_af_packet2")
         };
         Driver::start(eal, vec![lte, wifi, dsl], Vec::new()).unwrap()
@@ -375,28 +384,37 @@ mod gateway {
 
     pub(super) fn run() {
         let driver = start();
-        let mut worker = UdpEcho::default();
+        let mut workers: [UdpEcho; SHARDS] = Default::default();
         std::thread::scope(|scope| {
-            let shard = scope.spawn(|| driver.run(0, 0, &mut worker));
+            let driver = &driver;
+            let shards: Vec<_> = workers
+                .iter_mut()
+                .enumerate()
+                .map(|(shard, worker)| scope.spawn(move || driver.run(shard, 0, worker)))
+                .collect();
             let mut stdout = std::io::stdout();
             writeln!(stdout, "ready").unwrap();
             stdout.flush().unwrap();
             std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
             driver.stop();
-            shard.join().unwrap().unwrap();
+            for shard in shards {
+                shard.join().unwrap().unwrap();
+            }
         });
-        let counters = &driver.counters()[0];
+        let sum = |count: &dyn Fn(&ShardCounters) -> u64| -> u64 {
+            driver.counters().iter().map(|counters| count(counters)).sum()
+        };
         let mut out = std::io::stdout().lock();
         for &event in L2Event::ALL {
-            writeln!(out, "{} {}", event.name(), counters.events(event)).unwrap();
+            writeln!(out, "{} {}", event.name(), sum(&|c| c.events(event))).unwrap();
         }
         for &reason in DropReason::ALL {
-            writeln!(out, "{} {}", reason.name(), counters.drops(reason)).unwrap();
+            writeln!(out, "{} {}", reason.name(), sum(&|c| c.drops(reason))).unwrap();
         }
         let pool = driver.pools()[0];
         for (name, value) in [
-            ("datagrams", worker.datagrams),
-            ("chained", worker.chained),
+            ("datagrams", workers.iter().map(|worker| worker.datagrams).sum::<u64>()),
+            ("chained", workers.iter().map(|worker| worker.chained).sum::<u64>()),
             ("in_use", pool.in_use.into()),
             ("views_in_use", pool.views_in_use.into()),
         ] {

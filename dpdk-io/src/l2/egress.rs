@@ -3,6 +3,7 @@
 use super::frame::{Framing, Mac, group};
 use super::links::Link;
 use super::neighbour::{Found, Resolution};
+use super::recent::Decision;
 use super::route::Hop;
 use super::{L2, L2Io, MAX_REPORTS, arp, ndisc};
 use crate::counters::{DropReason, L2Event};
@@ -21,6 +22,26 @@ impl<B: PacketBuf> L2<B> {
             return;
         };
         let port = packet.tx_meta().port;
+        if let Some(known) = self.recent.get(port, dst)
+            && let Some(mac) = self.neighbours.confirmed(now, known.neighbour)
+            && let Some(link) = self.links.get(known.hop.port)
+            && packet.packet_len() <= link.mtu
+        {
+            self.send_framed(known.hop, link.framing, mac, packet, io);
+            return;
+        }
+        self.decide(now, port, dst, packet, io);
+    }
+
+    /// The whole way of a packet whose next hop is not among the recent ones.
+    fn decide(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        dst: IpAddr,
+        packet: B,
+        io: &mut impl L2Io<B>,
+    ) {
         let Some(hop) = self.routes.hop(&self.links, port, dst) else {
             self.counters.dropped(DropReason::NoRoute, 1);
             self.report(IcmpErrorKind::NetworkUnreachable, &packet, io);
@@ -42,10 +63,11 @@ impl<B: PacketBuf> L2<B> {
             return;
         }
         match self.neighbours.resolve(now, hop, packet) {
-            Resolution::Known { mac, probe, packet } => {
+            Resolution::Known { neighbour, mac, probe, packet } => {
                 if probe {
                     self.ask(hop, Some(mac), io);
                 }
+                self.recent.insert(port, dst, Decision { hop, neighbour });
                 self.send_framed(hop, framing, mac, packet, io);
             }
             Resolution::Waiting { ask } => {

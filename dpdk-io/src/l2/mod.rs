@@ -12,6 +12,7 @@ mod ingress;
 mod links;
 mod ndisc;
 mod neighbour;
+mod recent;
 mod route;
 
 use crate::bucket::TokenBucket;
@@ -23,6 +24,7 @@ use links::Links;
 use mptcp_core::buf::{PacketBuf, PortId};
 use mptcp_core::time::{Duration, Instant};
 use neighbour::Neighbours;
+use recent::Recent;
 use route::{Hop, Routes};
 use std::sync::Arc;
 
@@ -121,6 +123,7 @@ pub struct L2<B> {
     links: Links,
     routes: Routes,
     neighbours: Neighbours<B>,
+    recent: Recent,
     counters: Arc<ShardCounters>,
     echo: TokenBucket,
     logs: TokenBucket,
@@ -148,6 +151,7 @@ impl<B: PacketBuf> L2<B> {
             links,
             routes,
             neighbours,
+            recent: Recent::new(),
             counters,
             echo: TokenBucket::new(config.echo_per_s),
             logs: TokenBucket::new(LOGS_PER_S),

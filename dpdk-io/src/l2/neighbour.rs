@@ -12,7 +12,7 @@ use crate::counters::{DropReason, L2Event, ShardCounters};
 use core::net::IpAddr;
 use mptcp_core::time::{Duration, Instant};
 use mptcp_core::util::list::IndexList;
-use mptcp_core::util::slab::Slab;
+use mptcp_core::util::slab::{Slab, SlabId};
 use smoltcp::wire::EthernetAddress;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -25,6 +25,8 @@ const RETRANS_TIMER: Duration = Duration::from_secs(1);
 const MAX_SOLICIT: u8 = 3;
 /// How long a neighbour that did not answer is not asked again.
 const HOLD_DOWN: Duration = Duration::from_secs(2);
+/// Recency of use is kept to this precision.
+const TOUCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Packets that wait for one neighbour; the newest replaces the oldest (RFC 4861 §7.2.2).
 const MAX_WAITING: usize = 8;
 /// Packets that wait for any.
@@ -51,6 +53,8 @@ struct Entry<B> {
     mac: Mac,
     state: State,
     pinned: bool,
+    /// When it was last moved to the end of its list.
+    touched: Instant,
     waiting: VecDeque<B>,
     /// When the search or the probe goes on; what `timers` has.
     deadline: Option<Instant>,
@@ -60,7 +64,7 @@ struct Entry<B> {
 #[derive(Debug)]
 pub(crate) enum Resolution<B> {
     /// Send it there; when `probe`, ask that station whether it is still the one.
-    Known { mac: Mac, probe: bool, packet: B },
+    Known { neighbour: SlabId, mac: Mac, probe: bool, packet: B },
     /// It waits (or was dropped and counted); when `ask`, ask everybody.
     Waiting { ask: bool },
     /// The neighbour did not answer lately.
@@ -162,6 +166,22 @@ impl<B> Neighbours<B> {
         self.entries.iter().filter(|(_, entry)| entry.pinned).map(|(_, entry)| entry.hop)
     }
 
+    /// The station address of a neighbour that needs no question now.
+    pub(crate) fn confirmed(&mut self, now: Instant, neighbour: SlabId) -> Option<Mac> {
+        let entry = self.entries.get_id_mut(neighbour)?;
+        let State::Reachable { until } = entry.state else { return None };
+        if until <= now {
+            return None;
+        }
+        let mac = entry.mac;
+        if now.since(entry.touched) >= TOUCH_INTERVAL
+            && let Some(idx) = self.entries.index_of(neighbour)
+        {
+            self.touch(now, idx);
+        }
+        Some(mac)
+    }
+
     /// Decides on `packet`, which is bound for `hop`.
     pub(crate) fn resolve(&mut self, now: Instant, hop: Hop, packet: B) -> Resolution<B> {
         let Some(&idx) = self.by_hop.get(&(hop.port.0, hop.addr)) else {
@@ -177,15 +197,17 @@ impl<B> Neighbours<B> {
         }
         let mac = entry.mac;
         match entry.state {
-            State::Reachable { .. } | State::Probe { .. } => {
-                self.touch(idx);
-                Resolution::Known { mac, probe: false, packet }
-            }
-            State::Stale => {
-                entry.state = State::Probe { tries: 1 };
-                self.touch(idx);
-                self.arm(idx, now + RETRANS_TIMER);
-                Resolution::Known { mac, probe: true, packet }
+            State::Reachable { .. } | State::Probe { .. } | State::Stale => {
+                let probe = entry.state == State::Stale;
+                if probe {
+                    entry.state = State::Probe { tries: 1 };
+                    self.arm(idx, now + RETRANS_TIMER);
+                }
+                self.touch(now, idx);
+                match self.entries.id(idx) {
+                    Some(neighbour) => Resolution::Known { neighbour, mac, probe, packet },
+                    None => Resolution::Unreachable(packet),
+                }
             }
             State::Incomplete { .. } => {
                 self.wait(idx, packet);
@@ -336,6 +358,7 @@ impl<B> Neighbours<B> {
             mac: EthernetAddress::default(),
             state,
             pinned,
+            touched: Instant::MIN,
             waiting: VecDeque::new(),
             deadline: None,
         })?;
@@ -406,7 +429,10 @@ impl<B> Neighbours<B> {
         Some(Found { mac: entry.mac, waiting })
     }
 
-    fn touch(&mut self, idx: u32) {
+    fn touch(&mut self, now: Instant, idx: u32) {
+        if let Some(entry) = self.entries.get_mut(idx) {
+            entry.touched = now;
+        }
         if self.proven.remove(idx) {
             self.proven.push_back(idx);
         }
