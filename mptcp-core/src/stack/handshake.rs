@@ -184,6 +184,7 @@ impl<B: PacketBuf> Stack<B> {
             ts_recent: segment.timestamps.map_or(0, |(tsval, _)| tsval),
             listener,
             next: now,
+            sent_at: now,
             wanted,
         }
     }
@@ -213,6 +214,7 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn send_syn_ack_at(&mut self, now: Instant, idx: u32) {
         let Some(request) = self.requests.get_mut(idx) else { return };
         request.next = now + SYN_ACK_RTO * (1 << u32::from(request.retries.min(6)));
+        request.sent_at = now;
         let next = request.next;
         self.want_transmit(Node::Request(idx));
         self.arm(Node::Request(idx), Some(next));
@@ -301,6 +303,7 @@ impl<B: PacketBuf> Stack<B> {
             return self.arm(Node::Request(idx), Some(next));
         }
         request.retries = request.retries.saturating_add(1);
+        request.flags.insert(RequestFlags::REPEATED);
         let undecided = request.flags.contains(RequestFlags::DEFERRED);
         if undecided || request.retries > self.config.tcp.syn_retries.min(5) {
             self.stats.tcp_req_timeouts += 1;
@@ -346,6 +349,10 @@ impl<B: PacketBuf> Stack<B> {
                 self.remove_request(idx);
             } else {
                 self.stats.drop(DropReason::RstSequence);
+                let ahead = segment.seq.diff(expected);
+                if ahead > 0 && ahead.cast_unsigned() < self.initial_window() {
+                    self.challenge_request(now, &request);
+                }
             }
             return;
         }
@@ -354,7 +361,8 @@ impl<B: PacketBuf> Stack<B> {
             if again && !request.flags.contains(RequestFlags::DEFERRED) {
                 return self.syn_again(idx, segment);
             }
-            return self.stats.drop(DropReason::UnexpectedSyn);
+            self.stats.drop(DropReason::UnexpectedSyn);
+            return self.challenge_request(now, &request);
         }
         if request.flags.contains(RequestFlags::DEFERRED) || !segment.has(TcpFlags::ACK) {
             return self.stats.drop(DropReason::NoAck);
@@ -377,6 +385,37 @@ impl<B: PacketBuf> Stack<B> {
         self.complete_request(now, idx, &request, segment, payload);
     }
 
+    /// RFC 5961 §3 and §4 before the handshake is over. A deferred request was not answered yet, and
+    /// is not answered here either.
+    fn challenge_request(&mut self, now: Instant, request: &Request) {
+        if request.flags.contains(RequestFlags::DEFERRED) {
+            return;
+        }
+        self.stats.tcp_challenge_ack += 1;
+        let mut options = OptionWriter::new();
+        if request.flags.contains(RequestFlags::TIMESTAMPS) {
+            let offset = self.timestamp_offset(request);
+            let tsval = (now.as_millis() as u32).wrapping_add(offset);
+            options::push_tcp(
+                &mut options,
+                &TcpOption::Timestamps { tsval, tsecr: request.ts_recent },
+            );
+        }
+        let shift = if request.snd_wscale == 255 { 0 } else { self.rcv_wscale };
+        self.reply(
+            now,
+            Stateless {
+                tuple: request.tuple,
+                port: request.port,
+                seq: request.iss.add(1),
+                ack: request.irs.add(1),
+                flags: TcpFlags::ACK,
+                window: (self.initial_window() >> shift) as u16,
+                options,
+            },
+        );
+    }
+
     /// The SYN came again. When the repetition has no `MP_CAPABLE`, a middlebox or the peer gave
     /// MPTCP up; the third ACK decides, but the SYN/ACK must not offer it any more.
     fn syn_again(&mut self, idx: u32, segment: &Segment) {
@@ -384,11 +423,11 @@ impl<B: PacketBuf> Stack<B> {
             options::handshake(segment.options.as_bytes()),
             Handshake::Capable(_) | Handshake::Join(_)
         );
-        if let Some(request) = self.requests.get_mut(idx)
-            && matches!(request.wanted, Wanted::Capable { .. })
-            && !capable
-        {
-            request.wanted = Wanted::Plain;
+        if let Some(request) = self.requests.get_mut(idx) {
+            request.flags.insert(RequestFlags::REPEATED);
+            if matches!(request.wanted, Wanted::Capable { .. }) && !capable {
+                request.wanted = Wanted::Plain;
+            }
         }
         self.want_transmit(Node::Request(idx));
     }
@@ -404,8 +443,7 @@ impl<B: PacketBuf> Stack<B> {
         if let Wanted::Join { .. } = request.wanted {
             return self.complete_join(now, idx, request, segment, payload);
         }
-        let agreed =
-            request.agreed(self.rcv_wscale, self.timestamp_offset(request), self.initial_window());
+        let agreed = self.agreed(now, request);
         let capable = match request.wanted {
             Wanted::Capable { version, local_key } => {
                 match options::handshake(segment.options.as_bytes()) {
@@ -449,6 +487,11 @@ impl<B: PacketBuf> Stack<B> {
             segment,
             payload,
         );
+    }
+
+    fn agreed(&self, now: Instant, request: &Request) -> Agreed {
+        let ts_offset = self.timestamp_offset(request);
+        request.agreed(now, self.rcv_wscale, ts_offset, self.initial_window())
     }
 
     fn accept_queue_full(&self, listener: u32) -> bool {
@@ -643,8 +686,7 @@ impl<B: PacketBuf> Stack<B> {
             let reason = reset_reason::MPTCP_SPECIFIC;
             return self.refuse_join(now, &request.tuple, request.port, segment, reason, false);
         }
-        let agreed =
-            request.agreed(self.rcv_wscale, self.timestamp_offset(request), self.initial_window());
+        let agreed = self.agreed(now, request);
         let env = env!(self, now);
         let mut tcb = Tcb::accepted(&env, request.tuple, request.port, &agreed);
         let Some(connection) = self.connections.get_mut(owner) else { return };
@@ -758,6 +800,8 @@ impl<B: PacketBuf> Stack<B> {
             ts_recent: segment.timestamps.map(|(tsval, _)| tsval),
             ts_offset: 0,
             window: self.initial_window(),
+            rtt: None,
+            syn_ack_lost: false,
         };
         self.establish(now, tuple, port, listener, &agreed, None, segment, payload);
         true

@@ -330,9 +330,7 @@ impl<B: PacketBuf> Stack<B> {
 /// Segments from addresses that cannot be answered are dropped (RFC 1122 §4.2.3.10).
 fn unanswerable(tuple: &Tuple) -> bool {
     let remote = tuple.remote_addr;
-    remote.is_unspecified()
-        || remote.is_multicast()
-        || matches!(remote, core::net::IpAddr::V4(v4) if v4.is_broadcast())
+    crate::tcp::is_no_host(&remote)
         || tuple.remote_port == 0
         || remote == tuple.local_addr && tuple.remote_port == tuple.local_port
 }

@@ -40,7 +40,7 @@ impl<B: PacketBuf> Stack<B> {
     pub fn connect(&mut self, now: Instant, with: &Connect) -> Result<SocketId, OpenError> {
         if self.local_address(with.local).is_none()
             || with.local.is_ipv4() != with.remote.is_ipv4()
-            || with.remote.ip().is_unspecified()
+            || crate::tcp::is_no_host(&with.remote.ip())
             || with.remote.port() == 0
         {
             return Err(OpenError::BadAddress);

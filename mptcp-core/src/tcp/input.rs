@@ -116,6 +116,11 @@ impl<B: PacketBuf> Tcb<B> {
         }
         self.retries = 0;
         self.rtx_at = None;
+        if self.flags.contains(TcbFlags::SYN_NOW) {
+            // A SYN/ACK (or a retransmission) still in the queue has nothing to say any more.
+            self.flags.remove(TcbFlags::SYN_NOW);
+            self.ack_now();
+        }
         self.snd_sml = self.snd_una;
         self.state = State::Established;
         self.last_progress = env.now;
@@ -174,6 +179,9 @@ impl<B: PacketBuf> Tcb<B> {
     /// First step: is any of it inside the window? A segment without text at the right edge is
     /// taken, or a full window could never be acknowledged.
     fn check_sequence(&mut self, env: &mut Env<'_>, segment: &Segment) -> Step {
+        if self.crossing_syn_ack(segment) {
+            return Step::Continue;
+        }
         let edge = self.rcv_nxt.add(self.rcv_wnd());
         let acceptable = if segment.seq_len() == 0 {
             segment.seq.ge(self.rcv_nxt) && segment.seq.le(edge)
@@ -192,6 +200,14 @@ impl<B: PacketBuf> Tcb<B> {
         self.note_duplicate(segment);
         self.answer_unacceptable(env, segment);
         Step::Stop
+    }
+
+    /// A simultaneous open's SYN/ACK (RFC 9293 figure 7): its SYN is known, its ACK is what counts.
+    fn crossing_syn_ack(&self, segment: &Segment) -> bool {
+        self.state == State::SynReceived
+            && segment.has(TcpFlags::SYN | TcpFlags::ACK)
+            && !segment.has(TcpFlags::RST)
+            && segment.seq == self.irs
     }
 
     /// Second step with RFC 5961 §3.
@@ -226,17 +242,11 @@ impl<B: PacketBuf> Tcb<B> {
         if !segment.has(TcpFlags::SYN) {
             return Step::Continue;
         }
-        let syn_ack = segment.has(TcpFlags::ACK);
-        if self.state == State::SynReceived && syn_ack && segment.seq == self.irs {
+        if self.crossing_syn_ack(segment) {
             return Step::Continue;
         }
         env.stats.drop(DropReason::UnexpectedSyn);
-        if syn_ack && segment.seq == self.irs {
-            // Our third ACK was lost.
-            self.ack_now();
-        } else {
-            self.challenge(env);
-        }
+        self.challenge(env);
         Step::Stop
     }
 
@@ -318,7 +328,9 @@ impl<B: PacketBuf> Tcb<B> {
     /// RFC 9293 `SND.WL1`/`SND.WL2`. On a subflow the window belongs to the data level, so the
     /// subflow only remembers how far its peer ever let it go (RFC 8684 §3.3.5).
     fn update_send_window(&mut self, segment: &Segment, advanced: bool, prior_edge: SeqNum) {
-        let window = u32::from(segment.window) << self.snd_wscale;
+        // The window of a SYN is never scaled (RFC 7323 §2.2).
+        let shift = if segment.has(TcpFlags::SYN) { 0 } else { self.snd_wscale };
+        let window = u32::from(segment.window) << shift;
         if self.subflow.is_some() {
             let edge = segment.ack.add(window).max(prior_edge);
             self.snd_wnd = edge.max(self.snd_una).since(self.snd_una);

@@ -100,6 +100,13 @@ impl Tuple {
     }
 }
 
+/// An address that no connection can have at its other end (RFC 9293 §3.9.2.3, RFC 1122 §4.2.3.10).
+pub(crate) fn is_no_host(addr: &IpAddr) -> bool {
+    addr.is_unspecified()
+        || addr.is_multicast()
+        || matches!(addr, IpAddr::V4(v4) if v4.is_broadcast())
+}
+
 /// What every call needs of its stack.
 pub(crate) struct Env<'a> {
     pub(crate) now: Instant,
@@ -280,6 +287,10 @@ pub(crate) struct Agreed {
     pub(crate) ts_recent: Option<u32>,
     pub(crate) ts_offset: u32,
     pub(crate) window: u32,
+    /// Round trip of the SYN/ACK; `None` when it is ambiguous or was not measured.
+    pub(crate) rtt: Option<Duration>,
+    /// The SYN/ACK timed out (RFC 6298 §5.7).
+    pub(crate) syn_ack_lost: bool,
 }
 
 impl<B: PacketBuf> Tcb<B> {
@@ -330,6 +341,12 @@ impl<B: PacketBuf> Tcb<B> {
         tcb.snd_wl1 = tcb.irs;
         tcb.snd_wl2 = tcb.snd_una;
         tcb.set_peer_mss(agreed.peer_mss);
+        if agreed.syn_ack_lost {
+            tcb.rtt.on_syn_timeout();
+        }
+        if let Some(rtt) = agreed.rtt {
+            tcb.rtt.on_sample(rtt, env.now);
+        }
         tcb.arm_slow(env);
         tcb
     }

@@ -21,6 +21,8 @@ bitflags::bitflags! {
         const OFFERED = 1 << 5;
         /// Our SYN/ACK asks for checksums too.
         const ASK_CHECKSUM = 1 << 6;
+        /// The SYN/ACK was sent more than once.
+        const REPEATED = 1 << 7;
     }
 }
 
@@ -47,15 +49,28 @@ pub(crate) struct Request {
     pub(crate) irs: SeqNum,
     pub(crate) ts_recent: u32,
     pub(crate) listener: u32,
+    /// When the SYN/ACK goes out again.
     pub(crate) next: Instant,
+    /// When it was last sent.
+    pub(crate) sent_at: Instant,
     pub(crate) wanted: Wanted,
 }
 
 const _: () = assert!(size_of::<Request>() <= 104);
 
 impl Request {
-    pub(crate) fn agreed(&self, rcv_wscale: u8, ts_offset: u32, window: u32) -> Agreed {
+    /// What the handshake that ends `now` agreed on.
+    pub(crate) fn agreed(
+        &self,
+        now: Instant,
+        rcv_wscale: u8,
+        ts_offset: u32,
+        window: u32,
+    ) -> Agreed {
+        let once = !self.flags.contains(RequestFlags::REPEATED);
         Agreed {
+            rtt: once.then(|| now.since(self.sent_at)),
+            syn_ack_lost: self.retries > 0,
             iss: self.iss,
             irs: self.irs,
             peer_mss: (self.peer_mss != 0).then_some(self.peer_mss),
