@@ -11,6 +11,7 @@ use crate::buf::{PacketBuf, PortId};
 use crate::config::ChecksumPolicy;
 use crate::mptcp::key::{self, KeyPair, ReceivedHmac};
 use crate::mptcp::{Connection, Negotiated, Paths, Phase, Stage, Subflow};
+use crate::seq::SeqNum;
 use crate::stats::DropReason;
 use crate::tcp::isn::{decode_ts, encode_ts};
 use crate::tcp::request::{Request, RequestFlags, Wanted};
@@ -28,7 +29,7 @@ const SYN_ACK_RTO: Duration = Duration::from_secs(1);
 const KEY_TRIES: u32 = 64;
 
 impl<B: PacketBuf> Stack<B> {
-    fn find_listener(&self, local: SocketAddr) -> Option<u32> {
+    pub(super) fn find_listener(&self, local: SocketAddr) -> Option<u32> {
         let unspecified: IpAddr = match local.ip() {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -189,6 +190,17 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
+    /// A request that takes the place of an earlier incarnation starts above everything that one
+    /// sent (RFC 1122 §4.2.2.13), which the clock of RFC 6528 alone does not promise.
+    pub(super) fn raise_iss(&mut self, tuple: &Tuple, snd_nxt: SeqNum) {
+        if let Some(Flow::Request(idx)) = self.demux.find(tuple)
+            && let Some(request) = self.requests.get_mut(idx)
+            && request.iss.le(snd_nxt)
+        {
+            request.iss = snd_nxt.add(1 << 16);
+        }
+    }
+
     /// Files a request and, unless the application decides first, sends its SYN/ACK.
     fn add_request(&mut self, now: Instant, request: Request) {
         let deferred = request.flags.contains(RequestFlags::DEFERRED);
@@ -238,9 +250,8 @@ impl<B: PacketBuf> Stack<B> {
         self.config.tcp.recv_buffer_initial.min(self.config.tcp.recv_buffer_max).min(65_535)
     }
 
-    /// Timestamps differ per connection (RFC 7323 §5.4): the ISN is as good a secret as any.
     fn timestamp_offset(&self, request: &Request) -> u32 {
-        request.iss.0.rotate_left(16) & !63
+        self.isn.timestamp_offset(request.tuple.local(), request.tuple.remote())
     }
 
     /// The SYN/ACK of a pending request.

@@ -123,7 +123,7 @@ impl<B: PacketBuf> Stack<B> {
         self.touch_tcb(idx);
     }
 
-    /// A TIME-WAIT entry takes over a control block's 4-tuple and sends its last ACK.
+    /// A TIME-WAIT entry takes over a control block's 4-tuple and sends the ACK it still owes.
     pub(super) fn enter_time_wait(
         &mut self,
         now: Instant,
@@ -132,6 +132,7 @@ impl<B: PacketBuf> Stack<B> {
     ) {
         let Some(tcb) = self.tcbs.get(idx) else { return };
         let (snd_nxt, rcv_nxt, ts_recent, ts_offset, window) = tcb.time_wait_seed();
+        let owes_ack = tcb.wants_ack() || data_ack.is_some();
         let entry = TimeWait {
             tuple: tcb.tuple,
             port: tcb.port,
@@ -152,7 +153,9 @@ impl<B: PacketBuf> Stack<B> {
             self.remove_time_wait(oldest);
         }
         let tuple = entry.tuple;
-        self.time_wait_ack(now, &entry);
+        if owes_ack {
+            self.time_wait_ack(now, &entry);
+        }
         self.demux.remove(&tuple, Flow::Tcb(idx));
         let Some(tw) = self.time_waits.insert(entry) else { return };
         self.demux.insert(&tuple, Flow::TimeWait(tw));
@@ -212,9 +215,15 @@ impl<B: PacketBuf> Stack<B> {
                     self.wheel.arm(number, now + self.config.tcp.time_wait);
                 }
             }
-            Verdict::Reopen => {
+            Verdict::Reopen if self.find_listener(tuple.local()).is_some() => {
                 self.remove_time_wait(idx);
                 self.listener_segment(now, &tuple, port, segment, payload);
+                self.raise_iss(&tuple, entry.snd_nxt);
+            }
+            Verdict::Reopen => {
+                // Nobody here would take the new connection: the old one rests in peace.
+                self.stats.drop(DropReason::TimeWait);
+                self.time_wait_ack(now, &entry);
             }
         }
     }

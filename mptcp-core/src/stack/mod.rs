@@ -436,11 +436,12 @@ impl<B: PacketBuf> Stack<B> {
             tcb.app.error = error;
         }
         let attached = tcb.app.attached;
-        let unread = error.is_none() && tcb.received.in_order_len() > 0;
-        if !unread {
+        // A relay moves the rest of a stream that ended, but a failed leg takes the other with it.
+        if attached && (error.is_none() || tcb.app.relay.is_none()) {
+            tcb.end();
+        } else {
             tcb.kill();
         }
-        tcb.state = crate::tcp::State::Closed;
         self.demux.remove(&tuple, Flow::Tcb(idx));
         let sock = Sock::Plain(idx);
         if self.app(sock).is_some_and(|app| app.relay.is_some()) {

@@ -1061,7 +1061,7 @@ impl<B: PacketBuf> Stack<B> {
         let local_mss = mss_for(local.mtu, &tuple.remote_addr);
         // Joins leave by the port their address lives on; other connections are routed.
         let port = if subflow.is_some() && local.endpoint { local.port } else { PortId::ROUTED };
-        let ts_offset = self.rng.next_u32();
+        let ts_offset = self.isn.timestamp_offset(tuple.local(), tuple.remote());
         let env = env!(self, now);
         let mut tcb = Tcb::connect(&env, tuple, port, iss, ts_offset, local_mss);
         tcb.subflow = subflow.map(alloc::boxed::Box::new);

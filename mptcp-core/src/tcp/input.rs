@@ -124,6 +124,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.snd_sml = self.snd_una;
         self.state = State::Established;
         self.last_progress = env.now;
+        self.rto_base = env.now;
         self.arm_slow(env);
         outcome.established = true;
         outcome.acceptable = true;
@@ -148,6 +149,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         outcome.acceptable = true;
         self.last_received = env.now;
+        self.unanswered_probes = 0;
         self.update_ts_recent(env, segment);
         self.process_ack(env, segment, outcome);
         if outcome.closed.is_some() || outcome.time_wait {
@@ -177,7 +179,7 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     /// First step: is any of it inside the window? A segment without text at the right edge is
-    /// taken, or a full window could never be acknowledged.
+    /// taken, or a full window could never be acknowledged; so is a FIN, which needs no buffer.
     fn check_sequence(&mut self, env: &mut Env<'_>, segment: &Segment) -> Step {
         if self.crossing_syn_ack(segment) {
             return Step::Continue;
@@ -186,7 +188,8 @@ impl<B: PacketBuf> Tcb<B> {
         let acceptable = if segment.seq_len() == 0 {
             segment.seq.ge(self.rcv_nxt) && segment.seq.le(edge)
         } else {
-            segment.end().gt(self.rcv_nxt) && segment.seq.lt(edge)
+            let next = segment.len == 0 && segment.seq == self.rcv_nxt;
+            segment.end().gt(self.rcv_nxt) && (segment.seq.lt(edge) || next)
         };
         if acceptable {
             return Step::Continue;
@@ -301,6 +304,10 @@ impl<B: PacketBuf> Tcb<B> {
             outcome.acked = true;
         }
         self.update_send_window(segment, advanced, prior_edge);
+        if prior_window > 0 && self.snd_wnd == 0 && self.queue.is_empty() {
+            // Probing begins one timeout after the window closed (RFC 9293 §3.8.6.1).
+            self.rto_base = env.now;
+        }
         let dsack = self.process_sack(env, segment, &mut delivered);
         let rtt = self.sample_rtt(env, segment, &delivered, advanced);
         self.count_duplicate(segment, advanced, prior_window, &mut delivered);
@@ -469,6 +476,10 @@ impl<B: PacketBuf> Tcb<B> {
             self.fin_at = Some(segment.seq.add(segment.len));
         }
         if segment.len == 0 {
+            if segment.has(TcpFlags::FIN) && segment.seq.gt(self.rcv_nxt) {
+                // Out of order like any other: the duplicate acknowledgement asks for the rest.
+                self.ack_now();
+            }
             return;
         }
         if !self.state.receiving() {

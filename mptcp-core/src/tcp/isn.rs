@@ -29,6 +29,14 @@ impl IsnGenerator {
         let clock = low32(now.as_micros() / 4);
         SeqNum(clock).add(low32(hash(&self.secret, Purpose::Isn, local, remote, 0, 0)))
     }
+
+    /// What is added to the timestamp clock of a connection: the same for every incarnation, so
+    /// that a peer in TIME-WAIT finds the next one younger (RFC 6191), and different for other
+    /// 4-tuples (RFC 7323 §5.4).
+    #[must_use]
+    pub fn timestamp_offset(&self, local: SocketAddr, remote: SocketAddr) -> u32 {
+        low32(hash(&self.secret, Purpose::Timestamp, local, remote, 0, 0))
+    }
 }
 
 impl fmt::Debug for IsnGenerator {
@@ -154,6 +162,7 @@ enum Purpose {
     Isn = 0,
     CookieBase = 1,
     CookieCheck = 2,
+    Timestamp = 3,
 }
 
 /// SipHash-2-4 over a fixed layout: purpose, addresses (IPv4 as mapped IPv6), ports, `extra`, `slot`.

@@ -245,7 +245,10 @@ pub(crate) struct Tcb<B> {
     last_sent: Instant,
     last_received: Instant,
     retries: u8,
+    /// Window probes since the window was last open: the back-off.
     probes: u8,
+    /// Window probes since anything acceptable arrived.
+    unanswered_probes: u8,
     // Delayed acknowledgement.
     unacked_segments: u8,
     quick_acks: u8,
@@ -401,6 +404,7 @@ impl<B: PacketBuf> Tcb<B> {
             last_received: env.now,
             retries: 0,
             probes: 0,
+            unanswered_probes: 0,
             unacked_segments: 0,
             quick_acks: 16,
             challenge_second: 0,
@@ -484,11 +488,17 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Gone without a word; the caller sends a RST where one is due.
     pub(crate) fn kill(&mut self) {
+        self.received.clear();
+        self.end();
+    }
+
+    /// As `kill`, but what is in order can still be read.
+    pub(crate) fn end(&mut self) {
         self.state = State::Closed;
         self.queue.clear();
         self.unsent.clear();
         self.unsent_len = 0;
-        self.received.clear();
+        self.received.forget_out_of_order();
         self.rtx_at = None;
         self.delayed_ack_at = None;
         self.slow_at = None;
@@ -567,6 +577,19 @@ impl<B: PacketBuf> Tcb<B> {
     /// Earliest deadline of any timer.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         [self.rtx_at, self.delayed_ack_at, self.slow_at].into_iter().flatten().min()
+    }
+
+    /// An acknowledgement waits to be sent.
+    pub(crate) fn wants_ack(&self) -> bool {
+        self.flags.contains(TcbFlags::ACK_NOW)
+    }
+
+    /// Our FIN waits for everything before it to be sent.
+    pub(super) fn fin_due(&self) -> bool {
+        self.flags.contains(TcbFlags::FIN_QUEUED)
+            && !self.flags.contains(TcbFlags::FIN_SENT)
+            && self.unsent.is_empty()
+            && self.state.sending()
     }
 
     /// Our FIN was sent and acknowledged.

@@ -568,11 +568,9 @@ impl<B: PacketBuf> Tcb<B> {
         data: Option<&DataLevel>,
         budget: &mut usize,
     ) -> Progress {
-        let due = self.flags.contains(TcbFlags::FIN_QUEUED)
-            && !self.flags.contains(TcbFlags::FIN_SENT)
-            && self.unsent.is_empty()
-            && self.state.sending();
-        if !due {
+        // It takes a sequence number, so it needs room in the window. On a subflow the window is
+        // the data level's, which the FIN is no part of.
+        if !self.fin_due() || (self.usable_window() == 0 && self.subflow.is_none()) {
             return Progress::Done;
         }
         if *budget == 0 || tx.room() == 0 {

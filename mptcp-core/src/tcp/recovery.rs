@@ -12,6 +12,11 @@ use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 use alloc::boxed::Box;
 
+/// Longest time between two window probes.
+const PERSIST_MAX: Duration = Duration::from_secs(60);
+/// Window probes sent for a connection that its application has closed.
+const ORPHAN_PROBES: u8 = 8;
+
 /// RFC 8985 §5.2 per-connection variables that outlive a recovery.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rack {
@@ -272,12 +277,11 @@ impl<B: PacketBuf> Tcb<B> {
             return;
         }
         if self.queue.is_empty() {
-            let blocked = self.unsent_len > 0 && self.usable_window() == 0;
+            let waiting = self.unsent_len > 0 || (self.fin_due() && self.subflow.is_none());
             self.rtx_at = None;
-            if blocked {
-                let shift = u32::from(self.probes.min(10));
+            if waiting && self.usable_window() == 0 {
                 self.rtx_kind = RtxKind::Persist;
-                self.rtx_at = Some(self.rto_base + self.rtt.rto() * (1 << shift));
+                self.rtx_at = Some(self.rto_base + self.persist_interval());
             }
             return;
         }
@@ -291,6 +295,10 @@ impl<B: PacketBuf> Tcb<B> {
         };
         (self.rtx_at, self.rtx_kind) =
             if at < rto_at { (Some(at.max(now)), kind) } else { (Some(rto_at), RtxKind::Rto) };
+    }
+
+    fn persist_interval(&self) -> Duration {
+        (self.rtt.rto() * (1 << u32::from(self.probes.min(10)))).min(PERSIST_MAX)
     }
 
     fn tail_loss_probe_wanted(&self) -> bool {
@@ -392,19 +400,18 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     fn persist_timeout(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {
-        // A peer that answers its probes may keep the window shut for ever (RFC 9293 §3.8.6.1);
-        // one that does not answer is gone.
-        let silent =
-            env.now.since(self.last_received) > Duration::from_secs(120) && self.probes > 4;
-        // Nobody holds the connection any more: what is queued is not worth keeping for ever.
-        let orphaned = self.flags.contains(TcbFlags::READ_SHUT) && self.probes > 8;
-        if silent || orphaned {
+        // A peer that answers its probes may keep the window shut as long as there is somebody who
+        // cares (RFC 9293 §3.8.6.1, RFC 6429); one that does not answer is gone.
+        let orphan = self.flags.contains(TcbFlags::READ_SHUT);
+        let forsaken = orphan && self.probes >= ORPHAN_PROBES;
+        if forsaken || self.unanswered_probes >= env.config.retries {
             env.stats.tcp_abort_on_timeout += 1;
             outcome.closed = Some(Some(ConnectionError::TimedOut));
             return;
         }
         env.stats.tcp_win_probe += 1;
         self.probes = self.probes.saturating_add(1);
+        self.unanswered_probes = self.unanswered_probes.saturating_add(1);
         self.rto_base = env.now;
         self.probe_now();
         self.arm_rtx(env.now);

@@ -179,6 +179,11 @@ impl<B: PacketBuf> RecvQueue<B> {
         self.reassembly.is_some()
     }
 
+    /// What is missing will never come.
+    pub(crate) fn forget_out_of_order(&mut self) {
+        self.reassembly = None;
+    }
+
     pub(crate) fn clear(&mut self) {
         *self = Self::new();
     }

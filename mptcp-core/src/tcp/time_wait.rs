@@ -42,7 +42,7 @@ impl TimeWait {
         }
         if segment.has(TcpFlags::SYN) && !segment.has(TcpFlags::ACK) {
             let younger = match segment.timestamps {
-                Some((tsval, _)) if self.timestamps => {
+                Some((tsval, _)) if self.timestamps && tsval != self.ts_recent => {
                     tsval.wrapping_sub(self.ts_recent).cast_signed() > 0
                 }
                 _ => segment.seq.gt(self.rcv_nxt),
