@@ -23,8 +23,6 @@ const START_MS: u64 = 10_000;
 const TCP: u8 = 6;
 /// Initial sequence number of every peer unless a script changes it.
 pub(crate) const PEER_ISS: u32 = 0x1000_0000;
-/// Port of every listener.
-pub(crate) const PORT: u16 = 80;
 
 /// A segment to inject, or what is expected of one.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,21 +88,6 @@ pub(crate) fn rst_ack(seq: u32, ack: u32) -> Seg {
 impl Seg {
     pub(crate) fn window(mut self, window: u16) -> Self {
         self.window = Some(window);
-        self
-    }
-
-    pub(crate) fn mss(mut self, mss: u16) -> Self {
-        self.mss = Some(mss);
-        self
-    }
-
-    pub(crate) fn wscale(mut self, shift: u8) -> Self {
-        self.wscale = Some(shift);
-        self
-    }
-
-    pub(crate) fn sack_permitted(mut self) -> Self {
-        self.sack_permitted = true;
         self
     }
 
@@ -635,10 +618,6 @@ impl Script {
 
     pub(crate) fn state(&self) -> State {
         self.stack.info(self.id()).expect("the connection exists").subflows[0].state
-    }
-
-    pub(crate) fn cwnd(&self) -> u32 {
-        self.stack.info(self.id()).expect("the connection exists").subflows[0].cwnd
     }
 
     pub(crate) fn dropped(&self, reason: DropReason) -> u64 {

@@ -1,6 +1,8 @@
 //! Packet scripts: one stack, crafted segments in, exact segments out, at virtual times. Each file
 //! is one topic of RFC 9293 and the documents around it.
 
+#![expect(clippy::unwrap_used, reason = "a harness that fails is a test that fails")]
+
 mod closing;
 mod handshake;
 mod harness;
