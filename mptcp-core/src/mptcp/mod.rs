@@ -91,6 +91,8 @@ pub(crate) struct Connection<B> {
     // Receiving.
     pub(crate) data_rcv_nxt: u64,
     rcv_edge: u64,
+    /// Largest window any segment offered, octets.
+    widest: u32,
     received: RecvQueue<B>,
     autotune: Autotune,
     pub(crate) peer_fin: Option<u64>,
@@ -154,6 +156,7 @@ impl<B: PacketBuf> Connection<B> {
             wide_base: 0,
             data_rcv_nxt: 0,
             rcv_edge: 0,
+            widest: 0,
             received: RecvQueue::new(),
             autotune: Autotune::new(config),
             peer_fin: None,

@@ -171,10 +171,15 @@ impl<B: PacketBuf> Connection<B> {
             buf.trim_front(usize::try_from(self.data_rcv_nxt - offset).unwrap_or(usize::MAX));
             offset = self.data_rcv_nxt;
         }
-        if end > self.rcv_edge {
+        // A window that shrinks because other subflows brought data is not taken over by a subflow
+        // on which nothing moved (RFC 9293 §3.10.7.4, SND.WL1): with the larger DATA_ACK the peer
+        // then sees an edge further right than ours. TCP has acknowledged such data, so losing it
+        // would cost a retransmission timeout of the data level.
+        let edge = self.rcv_edge.max(self.data_rcv_nxt + u64::from(self.widest));
+        if end > edge {
             // More than was ever offered: not stored, not acknowledged (RFC 8684 §3.8).
             stats.no_dss_in_window += 1;
-            buf.truncate(usize::try_from(self.rcv_edge.saturating_sub(offset)).unwrap_or(0));
+            buf.truncate(usize::try_from(edge.saturating_sub(offset)).unwrap_or(0));
             if buf.data().is_empty() {
                 return;
             }
@@ -219,6 +224,7 @@ impl<B: PacketBuf> Connection<B> {
     /// A segment went out that offered `window` octets beyond `data_rcv_nxt`.
     pub(crate) fn advertised(&mut self, window: u32) {
         self.rcv_edge = self.rcv_edge.max(self.data_rcv_nxt + u64::from(window));
+        self.widest = self.widest.max(window);
     }
 
     /// The reader made so much room that the peer should hear of it.
