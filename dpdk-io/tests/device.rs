@@ -533,6 +533,51 @@ mod device {
         bench.assert_empty();
     }
 
+    /// Sends views of `packet` around until the counts would show a lost update.
+    fn churn(packet: &Mbuf, mut pool: MbufPool) {
+        let mut kept = Vec::new();
+        for i in 0..20_000_usize {
+            let mut head = pool.alloc().unwrap();
+            head.append(40).unwrap().fill(1);
+            head.chain(packet.slice(i % 100..i % 100 + 300));
+            kept.push(head);
+            if kept.len() > 20 {
+                kept.clear();
+            }
+        }
+    }
+
+    #[test]
+    fn two_threads_share_one_buffer() {
+        let bench = Bench::new();
+        let name = bench.vdev("net_ring", "");
+        let port = open(&bench, &name);
+        let mut tx = port.tx_queue(0, bench.pool, 8).unwrap();
+        let mut rx = port.rx_queue(0, bench.pool).unwrap();
+        let direct = bench.buffer(&bytes(1000, 4));
+        // Sent while shared, it arrives as a descriptor over somebody else's buffer.
+        assert_eq!(tx.push(direct.slice(0..900)), Pushed::Queued);
+        assert_eq!(tx.flush().sent, 1);
+        let mut received = Vec::new();
+        rx.receive(&mut received);
+        let indirect = received.pop().unwrap();
+        assert_eq!((indirect.refcnt(), bench.pool.clones_in_use()), (1, 1));
+        let (eal, pool) = (bench.eal, bench.pool);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                let views = [direct.slice(0..1000), indirect.slice(0..900)];
+                scope.spawn(move || {
+                    let _lcore = Lcore::register(eal).unwrap();
+                    views.iter().for_each(|view| churn(view, pool));
+                });
+            }
+        });
+        assert_eq!((direct.refcnt(), indirect.refcnt()), (2, 1));
+        assert_eq!(direct.data(), bytes(1000, 4));
+        drop((direct, indirect, tx, rx, port));
+        bench.assert_empty();
+    }
+
     #[test]
     fn threads_become_lcores_and_packets_cross_them() {
         let bench = Bench::new();

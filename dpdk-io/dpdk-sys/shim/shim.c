@@ -202,13 +202,31 @@ void dio_free_bulk(struct rte_mbuf **mbufs, uint32_t n)
 	rte_pktmbuf_free_bulk(mbufs, n);
 }
 
+/* Far below what 16 bits count, above what transmit queues can hold of one buffer. */
+#define DIO_MOST_REFERENCES 0xf000
+
+/* rte_pktmbuf_attach adds without a locked instruction when it reads a count of one. That is wrong for
+ * the buffer of an indirect mbuf which two threads clone at once, so the count is held above one. */
+static uint16_t *dio_buffer_refcnt(struct rte_mbuf *mbuf)
+{
+	if (RTE_MBUF_HAS_EXTBUF(mbuf))
+		return &mbuf->shinfo->refcnt;
+	return &rte_mbuf_from_indirect(mbuf)->refcnt;
+}
+
 struct rte_mbuf *dio_clone(struct rte_mbuf *mbuf, uint16_t off, uint16_t len)
 {
-	struct rte_mbuf *clone = rte_pktmbuf_alloc(dio_clones_of(mbuf->pool));
+	uint16_t *refcnt = dio_buffer_refcnt(mbuf);
+	struct rte_mbuf *clone;
 
+	if (__atomic_load_n(refcnt, __ATOMIC_RELAXED) > DIO_MOST_REFERENCES)
+		return NULL;
+	clone = rte_pktmbuf_alloc(dio_clones_of(mbuf->pool));
 	if (clone == NULL)
 		return NULL;
+	__atomic_fetch_add(refcnt, 1, __ATOMIC_ACQ_REL);
 	rte_pktmbuf_attach(clone, mbuf);
+	__atomic_fetch_sub(refcnt, 1, __ATOMIC_ACQ_REL);
 	clone->ol_flags &= RTE_MBUF_F_INDIRECT | RTE_MBUF_F_EXTERNAL;
 	clone->data_off = off;
 	clone->data_len = len;

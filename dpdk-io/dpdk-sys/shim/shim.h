@@ -77,7 +77,7 @@ void dio_free_chain(struct rte_mbuf *mbuf);
 void dio_free_segment(struct rte_mbuf *mbuf);
 void dio_free_bulk(struct rte_mbuf **mbufs, uint32_t n);
 /* A new mbuf over bytes [off, off + len) of the buffer of mbuf, which gains a reference; NULL when no
- * mbuf is left. */
+ * mbuf is left, or the buffer has some 60,000 references. */
 struct rte_mbuf *dio_clone(struct rte_mbuf *mbuf, uint16_t off, uint16_t len);
 /* The whole packet copied into one buffer of pool; NULL when it does not fit or none is left. */
 struct rte_mbuf *dio_copy_flat(struct rte_mempool *pool, struct rte_mbuf *packet);

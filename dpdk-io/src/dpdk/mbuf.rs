@@ -86,11 +86,10 @@ impl Mbuf {
     pub(crate) fn from_rx(raw: NonNull<RteMbuf>, port: PortId, pool: &MbufPool) -> Option<Self> {
         let raw = contiguous(raw, pool)?;
         let raw = with_vlan_tag(raw)?;
-        // SAFETY: rx_burst handed over this reference; nobody else writes the descriptor.
-        let (off, len, flags) = unsafe {
-            let mbuf = raw.as_ptr();
-            ((*mbuf).data_off, (*mbuf).data_len, (*mbuf).ol_flags)
-        };
+        // SAFETY: rx_burst handed over the only reference, so that nobody writes the descriptor
+        // while this one lives.
+        let mbuf: &RteMbuf = unsafe { raw.as_ref() };
+        let (off, len, flags) = (mbuf.data_off, mbuf.data_len, mbuf.ol_flags);
         let rx_checksum = match flags & (RX_L4_CKSUM_BAD | RX_L4_CKSUM_GOOD) {
             0 => RxChecksum::Unknown,
             RX_L4_CKSUM_BAD => RxChecksum::Bad,
@@ -181,11 +180,10 @@ impl Mbuf {
     fn write_range(&self) {
         debug_assert!(self.is_sole());
         let mbuf = self.raw.as_ptr();
-        // SAFETY: sole owner (above): nobody else, NIC included, looks at these fields now.
-        unsafe {
-            (*mbuf).data_off = self.off;
-            (*mbuf).data_len = self.len;
-        }
+        // SAFETY: sole owner (above): nobody else, NIC included, looks at this field now.
+        unsafe { (*mbuf).data_off = self.off };
+        // SAFETY: as above.
+        unsafe { (*mbuf).data_len = self.len };
     }
 
     /// Gives up the reference without dropping it.
@@ -240,19 +238,23 @@ impl Mbuf {
     /// This view as one segment (or list) that can stand behind another, without its wrapper.
     /// `None`, with the packet freed, when no descriptor is left.
     fn into_list(mut self) -> Option<NonNull<RteMbuf>> {
-        let as_it_is = self.flags & (CHAINED | DETACHED) == 0 && !self.is_sole() && {
-            let mbuf = self.raw.as_ptr();
-            // SAFETY: a shared descriptor's range was written before it was shared and stays.
-            unsafe {
-                (*mbuf).data_off == self.off
-                    && (*mbuf).data_len == self.len
-                    && (*mbuf).next.is_null()
-            }
-        };
+        let as_it_is = self.flags & (CHAINED | DETACHED) == 0
+            && !self.is_sole()
+            && self.recorded_range() == (self.off, self.len);
         if !as_it_is {
             self.make_head()?;
         }
         Some(self.release())
+    }
+
+    /// The range in the descriptor; that of a shared one was written before it was shared.
+    fn recorded_range(&self) -> (u16, u16) {
+        let mbuf = self.raw.as_ptr();
+        // SAFETY: written only by a sole owner, which we are or which nobody is.
+        let off = unsafe { (*mbuf).data_off };
+        // SAFETY: as above.
+        let len = unsafe { (*mbuf).data_len };
+        (off, len)
     }
 
     /// Hangs `list` behind the last segment.
@@ -297,10 +299,9 @@ impl Mbuf {
         let (tx_port, flags) = (self.tx_port, self.flags & PARTIAL_CHECKSUM);
         let raw = self.release();
         // SAFETY: the head and its list are ours alone (`make_head`).
-        let flat = unsafe {
-            complete_head(raw.as_ptr());
-            dpdk_sys::dio_copy_flat(pool.raw(), raw.as_ptr())
-        };
+        unsafe { complete_head(raw.as_ptr()) };
+        // SAFETY: a complete packet of ours; the copy is another one.
+        let flat = unsafe { dpdk_sys::dio_copy_flat(pool.raw(), raw.as_ptr()) };
         // SAFETY: the packet was given up by `release`; the copy is another one.
         unsafe { dpdk_sys::dio_free_chain(raw.as_ptr()) };
         let flat = NonNull::new(flat).ok_or(Unsendable::TooLong)?;
@@ -331,22 +332,18 @@ impl Mbuf {
             }
             // SAFETY: a segment in the list is valid.
             let own = unsafe { own_segment(segment) }?;
-            // SAFETY: as for the read above; `own` has one reference.
-            unsafe {
-                *link = own;
-                link = &raw mut (*own).next;
-                let len = usize::from((*own).data_len);
-                if keep < len {
-                    (*own).data_len = u16::try_from(keep).unwrap_or((*own).data_len);
-                }
-                keep = keep.saturating_sub(len);
-            }
+            // SAFETY: as for the read above.
+            unsafe { *link = own };
+            // SAFETY: `own` has one reference, the list's: its fields are ours.
+            let mbuf = unsafe { &mut *own };
+            let len = usize::from(mbuf.data_len);
+            mbuf.data_len = mbuf.data_len.min(to_u16(keep));
+            link = &raw mut mbuf.next;
+            keep = keep.saturating_sub(len);
             if keep == 0 {
-                // SAFETY: `link` is the last kept segment's `next`; what follows is ours.
-                unsafe {
-                    dpdk_sys::dio_free_chain(*link);
-                    *link = core::ptr::null_mut();
-                }
+                let rest = core::mem::replace(&mut mbuf.next, core::ptr::null_mut());
+                // SAFETY: what followed was this packet's, and is linked nowhere now.
+                unsafe { dpdk_sys::dio_free_chain(rest) };
                 return Some(());
             }
         }
@@ -355,27 +352,19 @@ impl Mbuf {
 
 impl PacketBuf for Mbuf {
     fn data(&self) -> &[u8] {
+        let start = self.buffer().wrapping_add(usize::from(self.off));
         // SAFETY: the range lies inside the buffer (every change of `off` and `len` checks it), and
         // bytes of a shared buffer are never written.
-        unsafe {
-            core::slice::from_raw_parts(
-                self.buffer().add(usize::from(self.off)),
-                usize::from(self.len),
-            )
-        }
+        unsafe { core::slice::from_raw_parts(start, usize::from(self.len)) }
     }
 
     fn data_mut(&mut self) -> Option<&mut [u8]> {
         if !self.is_writable() {
             return None;
         }
+        let start = self.buffer().wrapping_add(usize::from(self.off));
         // SAFETY: as for `data`, and no other view of the buffer exists.
-        Some(unsafe {
-            core::slice::from_raw_parts_mut(
-                self.buffer().add(usize::from(self.off)),
-                usize::from(self.len),
-            )
-        })
+        Some(unsafe { core::slice::from_raw_parts_mut(start, usize::from(self.len)) })
     }
 
     /// Aborts the process, as `Arc` does, should one packet collect some 60,000 views.
@@ -543,12 +532,15 @@ impl<'a> Iterator for Segments<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         let segment = self.step()?.as_ptr();
-        // SAFETY: a segment's recorded range lies inside its buffer, and a listed segment's bytes
-        // are not written.
-        Some(unsafe {
-            let data = (*segment).buf_addr.add(usize::from((*segment).data_off));
-            core::slice::from_raw_parts(data, usize::from((*segment).data_len))
-        })
+        // SAFETY: a listed segment is valid, and this field constant.
+        let buffer = unsafe { (*segment).buf_addr };
+        // SAFETY: a listed segment's range is not written while the packet is borrowed.
+        let off = unsafe { (*segment).data_off };
+        // SAFETY: as above.
+        let len = unsafe { (*segment).data_len };
+        let start = buffer.wrapping_add(usize::from(off));
+        // SAFETY: a recorded range lies inside its buffer; bytes in a list are not written.
+        Some(unsafe { core::slice::from_raw_parts(start, usize::from(len)) })
     }
 }
 
@@ -557,21 +549,22 @@ impl<'a> Iterator for Segments<'a> {
 /// # Safety
 /// `head` has one reference, held by the caller, and so its `next` list belongs to the caller.
 unsafe fn complete_head(head: *mut RteMbuf) {
-    // SAFETY: the caller owns the head and the list; each segment in it is valid.
-    unsafe {
-        let mut segments: u16 = 0;
-        let mut len: u32 = 0;
-        let mut segment = head;
-        while !segment.is_null() {
-            segments += 1;
-            len += u32::from((*segment).data_len);
-            segment = (*segment).next;
-        }
-        (*head).nb_segs = segments;
-        (*head).pkt_len = len;
-        // What a receiving driver found out would read as orders to the sending one.
-        (*head).ol_flags &= INDIRECT | EXTERNAL;
+    let mut segments: u16 = 0;
+    let mut len: u32 = 0;
+    let mut segment = head;
+    while !segment.is_null() {
+        segments = segments.saturating_add(1);
+        // SAFETY: a segment of the list is valid; its range does not change while it is listed.
+        len += u32::from(unsafe { (*segment).data_len });
+        // SAFETY: the list belongs to the caller.
+        segment = unsafe { (*segment).next };
     }
+    // SAFETY: the caller has the only reference.
+    let head = unsafe { &mut *head };
+    head.nb_segs = segments;
+    head.pkt_len = len;
+    // What a receiving driver found out would read as orders to the sending one.
+    head.ol_flags &= INDIRECT | EXTERNAL;
 }
 
 /// `segment`, or a new descriptor over the same bytes when others refer to it too. `None` when no
@@ -581,17 +574,21 @@ unsafe fn complete_head(head: *mut RteMbuf) {
 /// The caller holds a reference to `segment`, which passes to the result; its `next` is the
 /// caller's.
 unsafe fn own_segment(segment: *mut RteMbuf) -> Option<*mut RteMbuf> {
-    // SAFETY: valid by contract; the range of a shared descriptor does not change.
-    unsafe {
-        if (*segment).refcnt.load(Ordering::Acquire) == 1 {
-            return Some(segment);
-        }
-        let clone = dpdk_sys::dio_clone(segment, (*segment).data_off, (*segment).data_len);
-        let clone = NonNull::new(clone)?.as_ptr();
-        // A shared descriptor is always the last of its list: there is no `next` to carry over.
-        dpdk_sys::dio_free_segment(segment);
-        Some(clone)
+    // SAFETY: valid by contract; the count is atomic.
+    let refcnt = unsafe { &(*segment).refcnt };
+    if refcnt.load(Ordering::Acquire) == 1 {
+        return Some(segment);
     }
+    // SAFETY: the range of a shared descriptor does not change.
+    let off = unsafe { (*segment).data_off };
+    // SAFETY: as above.
+    let len = unsafe { (*segment).data_len };
+    // SAFETY: valid by contract; the clone takes a reference of its own to the buffer.
+    let clone = NonNull::new(unsafe { dpdk_sys::dio_clone(segment, off, len) })?;
+    // A shared descriptor is always the last of its list: there is no `next` to carry over.
+    // SAFETY: gives up the reference that passes to the clone.
+    unsafe { dpdk_sys::dio_free_segment(segment) };
+    Some(clone.as_ptr())
 }
 
 /// A received packet in one segment; freed, with `None`, when it cannot be.
