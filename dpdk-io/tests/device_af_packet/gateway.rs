@@ -9,16 +9,32 @@ use std::io::{Read, Write};
 /// The first argument of a gateway process; the second names the service.
 pub(crate) const ARGUMENT: &str = "gateway";
 
-fn start(shards: usize) -> Driver {
-    let queues = u16::try_from(shards).unwrap();
-    let vdev = |i| format!("--vdev=net_af_packet{i},iface=gw{i},qpairs={queues}");
+fn eal(shards: usize, vdevs: impl Iterator<Item = String>) -> EalConfig {
     let words = ["--in-memory", "--no-pci", "--no-telemetry", "--log-level=4"];
-    let eal = EalConfig {
-        words: words.iter().map(|&word| word.to_owned()).chain((0..3).map(vdev)).collect(),
+    EalConfig {
+        words: words.iter().map(|&word| word.to_owned()).chain(vdevs).collect(),
         hugepages: Hugepages::Off,
         memory_mb: 128,
         cores: vec![0; shards],
+    }
+}
+
+/// A port that verifies and completes TCP checksums: the packets' sums are not ours.
+fn start_tap() -> Driver {
+    let port = PortConfig {
+        addresses: vec!["10.1.0.1/24".parse().unwrap(), "fd00:1::1/64".parse().unwrap()],
+        ..PortConfig::new("lte", "net_tap0")
     };
+    let vdev = "--vdev=net_tap0,iface=gwtap".to_owned();
+    let driver = Driver::start(eal(1, [vdev].into_iter()), vec![port], Vec::new()).unwrap();
+    let status = &driver.ports()[0];
+    assert!(status.tx_checksum && status.rx_checksum, "{status:?}");
+    driver
+}
+
+fn start(shards: usize) -> Driver {
+    let queues = u16::try_from(shards).unwrap();
+    let vdev = |i| format!("--vdev=net_af_packet{i},iface=gw{i},qpairs={queues}");
     let lte = PortConfig {
         addresses: vec!["10.1.0.1/24".parse().unwrap(), "fd00:1::1/64".parse().unwrap()],
         gateway: vec!["10.1.0.2".parse().unwrap()],
@@ -36,7 +52,7 @@ fn start(shards: usize) -> Driver {
         queues,
         ..PortConfig::new("dsl", "net_af_packet2")
     };
-    Driver::start(eal, vec![lte, wifi, dsl], Vec::new()).unwrap()
+    Driver::start(eal(shards, (0..3).map(vdev)), vec![lte, wifi, dsl], Vec::new()).unwrap()
 }
 
 /// Runs one shard per worker until the input ends.
@@ -74,7 +90,7 @@ pub(crate) fn run(service: &str) {
             driver
         }
         _ => {
-            let driver = start(1);
+            let driver = if service == "tap" { start_tap() } else { start(1) };
             let mut workers = [TcpEcho::new(&driver)];
             serve(&driver, &mut workers);
             let [worker] = workers;
@@ -94,12 +110,13 @@ pub(crate) fn run(service: &str) {
     for &reason in DropReason::ALL {
         say(reason.name(), sum(&|counters| counters.drops(reason)));
     }
-    for (i, name) in ["lte", "wifi", "dsl"].into_iter().enumerate() {
+    for (i, name) in driver.ports().into_iter().map(|port| port.name).enumerate() {
         say(&format!("{name}_rx_packets"), sum(&|c| c.ports()[i].rx_packets.value()));
         say(&format!("{name}_tx_packets"), sum(&|c| c.ports()[i].tx_packets.value()));
     }
-    let pool = driver.pools()[0];
-    say("in_use", pool.in_use.into());
-    say("views_in_use", pool.views_in_use.into());
+    // Drivers keep buffers in their rings until they are closed.
+    let pool = driver.pool(0);
     driver.close();
+    say("in_use", pool.in_use().into());
+    say("views_in_use", pool.clones_in_use().into());
 }

@@ -238,10 +238,30 @@ fn streams(spaces: &Namespaces) {
     assert_eq!(value("tx_queue_full") + value("no_buffer"), 0, "{report:?}");
 }
 
+/// TCP whose checksums a port completes and verifies; the kernel drops what is wrong.
+fn offloaded(spaces: &Namespaces) {
+    let g = &spaces.gateway;
+    let report = during(spaces, "tap", || {
+        // The driver gives both ends of a TAP one station address.
+        command(&format!(
+            "ip -n {g} link set gwtap address 02:00:00:00:00:77 && \
+             ip -n {g} addr add 10.1.0.2/24 dev gwtap && \
+             ip -n {g} addr add fd00:1::2/64 dev gwtap nodad && ip -n {g} link set gwtap up"
+        ));
+        for target in ["10.1.0.1", "fd00:1::1"] {
+            command(&format!("ip netns exec {g} python3 -c \"{STREAM_CLIENT}\" {target} 6"));
+        }
+    });
+    assert_eq!(report["echoed"], 2 * 6 * 32768 * 32, "{report:?}");
+    let bad = format!("ip netns exec {g} nstat -asz TcpInCsumErrors | grep -w 0");
+    command(&bad);
+}
+
 pub(crate) fn run() {
     let spaces = Namespaces::new();
     build(&spaces);
     datagrams(&spaces);
     streams(&spaces);
+    offloaded(&spaces);
     writeln!(std::io::stdout(), "test device_af_packet ... ok").ok();
 }

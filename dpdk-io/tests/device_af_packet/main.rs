@@ -1,5 +1,6 @@
 //! `net_af_packet` ports against the Linux kernel: ARP, NDISC, ping, UDP with replies in several
-//! segments, a VLAN, a peer behind a router (all over two shards), and our own TCP and MPTCP.
+//! segments, a VLAN, a peer behind a router (all over two shards), and our own TCP and MPTCP; then TCP
+//! over `net_tap`, whose ports verify and complete checksums.
 //!
 //! The kernel's side is namespace P; the gateway runs in namespace G, where no kernel address
 //! exists. Namespaces are named by our process id and removed at the end. Needs root, libdpdk, ip,
