@@ -225,8 +225,7 @@ impl<B: PacketBuf> Connection<B> {
         });
         DataLevel {
             data_ack,
-            promised: u32::try_from(self.rcv_edge.saturating_sub(self.data_rcv_nxt))
-                .unwrap_or(u32::MAX),
+            promised: self.promised_floor(),
             window: self.window(),
             data_fin: self.fin_due().then(|| self.local_dsn(self.data_end)),
             wide: self.wide,

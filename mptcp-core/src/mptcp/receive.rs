@@ -221,6 +221,11 @@ impl<B: PacketBuf> Connection<B> {
         u32::try_from(self.rcv_edge.saturating_sub(self.data_rcv_nxt)).unwrap_or(u32::MAX)
     }
 
+    /// What the window field must not go below.
+    pub(super) fn promised_floor(&self) -> u32 {
+        self.autotune.floor(self.promised(), self.received.in_order_len())
+    }
+
     /// A segment went out that offered `window` octets beyond `data_rcv_nxt`.
     pub(crate) fn advertised(&mut self, window: u32) {
         self.rcv_edge = self.rcv_edge.max(self.data_rcv_nxt + u64::from(window));

@@ -61,7 +61,9 @@ impl<B: PacketBuf> Stack<B> {
         {
             return;
         }
+        let cookie = self.stats.syncookies_sent > 0 && segment.has(TcpFlags::ACK);
         self.stats.drop(match listener {
+            Some(_) if cookie && !segment.has(TcpFlags::SYN) => DropReason::SynCookie,
             Some(_) => DropReason::ListenerState,
             None => DropReason::NoSocket,
         });
@@ -210,7 +212,11 @@ impl<B: PacketBuf> Stack<B> {
         };
         self.demux.insert(&tuple, Flow::Request(idx));
         if deferred {
-            self.offer(listener, Sock::Request(idx));
+            if !self.offer(listener, Sock::Request(idx)) {
+                // Nobody would ever decide about it.
+                self.remove_request(idx);
+                return self.stats.drop(DropReason::AcceptQueueFull);
+            }
             if let Some(request) = self.requests.get_mut(idx) {
                 request.flags.insert(RequestFlags::OFFERED);
                 request.next = now + Duration::from_secs(60);
@@ -739,7 +745,8 @@ impl<B: PacketBuf> Stack<B> {
             return self.stats.drop(DropReason::RequestQueueFull);
         }
         self.stats.syncookies_sent += 1;
-        let mss = segment.mss.unwrap_or(536);
+        let default = if tuple.remote_addr.is_ipv4() { 536 } else { 1220 };
+        let mss = segment.mss.unwrap_or(default);
         let local = tuple.local();
         let iss = self.cookies.make(now, local, tuple.remote(), segment.seq, mss);
         let mut options = OptionWriter::new();

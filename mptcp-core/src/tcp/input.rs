@@ -185,7 +185,8 @@ impl<B: PacketBuf> Tcb<B> {
             return Step::Continue;
         }
         let edge = self.rcv_nxt.add(self.rcv_wnd());
-        let acceptable = if segment.seq_len() == 0 {
+        // A RST counts whatever text it carries (RFC 9293 §3.10.7.4, first step).
+        let acceptable = if segment.seq_len() == 0 || segment.has(TcpFlags::RST) {
             segment.seq.ge(self.rcv_nxt) && segment.seq.le(edge)
         } else {
             let next = segment.len == 0 && segment.seq == self.rcv_nxt;
@@ -349,7 +350,8 @@ impl<B: PacketBuf> Tcb<B> {
         let newer = advanced
             || self.snd_wl1.lt(segment.seq)
             || (self.snd_wl1 == segment.seq && self.snd_wl2.le(segment.ack));
-        if newer {
+        // One that acknowledges less than is known counts its window from an edge long passed.
+        if newer && segment.ack.ge(self.snd_una) {
             self.snd_wnd = window;
             self.max_snd_wnd = self.max_snd_wnd.max(window);
             self.snd_wl1 = segment.seq;
@@ -431,7 +433,19 @@ impl<B: PacketBuf> Tcb<B> {
         prior_window: u32,
         delivered: &mut Delivered,
     ) {
+        let reno = !self.flags.contains(TcbFlags::SACK);
         if advanced {
+            if reno {
+                // What duplicates were counted for is not delivered a second time (RFC 6937 §3).
+                let segments = delivered.bytes.div_ceil(self.payload_mss().max(1)).max(1);
+                let counted = u32::from(self.dup_acks).min(segments - 1);
+                delivered.bytes -= (counted * self.payload_mss()).min(delivered.bytes);
+                if self.recovery.is_some() {
+                    // The rest of them left the network and is still not acknowledged.
+                    self.dup_acks -= u8::try_from(counted).unwrap_or(self.dup_acks);
+                    return;
+                }
+            }
             self.dup_acks = 0;
             return;
         }
@@ -440,7 +454,7 @@ impl<B: PacketBuf> Tcb<B> {
             && !self.queue.is_empty()
             && self.snd_wnd == prior_window
             && !segment.signals;
-        if duplicate && !self.flags.contains(TcbFlags::SACK) {
+        if duplicate && reno {
             self.dup_acks = self.dup_acks.saturating_add(1);
             delivered.bytes += self.payload_mss().min(self.flight_size());
         }

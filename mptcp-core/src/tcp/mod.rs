@@ -170,6 +170,8 @@ bitflags::bitflags! {
         const READ_SHUT = 1 << 13;
         /// The SYN leaves its MPTCP option out.
         const PLAIN_SYN = 1 << 14;
+        /// Waited long enough for a larger window: the next segment may be small.
+        const OVERRIDE = 1 << 15;
     }
 }
 
@@ -469,8 +471,17 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Queues payload of a plain connection; the caller checked `send_room`.
     pub(crate) fn send(&mut self, buf: B) {
-        self.unsent_len += buf.data().len() as u32;
-        self.unsent.push_back(buf);
+        let len = buf.data().len();
+        self.unsent_len += len as u32;
+        if let Some(tail) = self.unsent.back_mut()
+            && len * 8 <= buf.truesize()
+            && let Some(room) = tail.append(len)
+        {
+            // A relay's peer may send octet by octet: copied, they do not pin a buffer each.
+            room.copy_from_slice(buf.data());
+        } else {
+            self.unsent.push_back(buf);
+        }
     }
 
     /// Octets the send buffer still takes.

@@ -242,6 +242,14 @@ impl<B: PacketBuf> Tcb<B> {
         u32::try_from(edge.diff(self.snd_nxt)).unwrap_or(0)
     }
 
+    /// The window is shut, or cuts what waits into slivers: less than a segment and less than half
+    /// of what it ever was (RFC 9293 §3.8.6.2.1).
+    pub(super) fn window_blocks(&self) -> bool {
+        let usable = self.usable_window();
+        let enough = self.unsent_len.min(self.payload_mss()).min(self.max_snd_wnd / 2);
+        usable == 0 || usable < enough
+    }
+
     /// True when a subflow may take new data now.
     pub(crate) fn can_send(&self) -> bool {
         self.state.sending()
@@ -311,6 +319,7 @@ impl<B: PacketBuf> Tcb<B> {
             mapping,
         };
         let octets = segment.seq_len();
+        self.flags.remove(TcbFlags::OVERRIDE);
         self.snd_nxt = self.snd_nxt.add(octets);
         if len < self.payload_mss() * 7 / 8 {
             self.snd_sml = self.snd_nxt;
@@ -475,6 +484,8 @@ impl<B: PacketBuf> Tcb<B> {
         }
         *budget -= 1;
         env.stats.tcp_loss_probes += 1;
+        // The timeout counts from the probe (RFC 8985 §7.3).
+        self.rto_base = env.now;
         self.flags.remove(TcbFlags::TLP_NOW);
         self.flags.insert(TcbFlags::TLP_OUT);
         self.tlp_end = self.snd_nxt;
@@ -522,7 +533,8 @@ impl<B: PacketBuf> Tcb<B> {
         let outstanding = self.snd_nxt != self.snd_una;
         if len < self.unsent_len {
             // The window cuts it: wait for more of it rather than send slivers.
-            return if outstanding && len < self.max_snd_wnd / 2 { 0 } else { len };
+            let sliver = self.window_blocks() && !self.flags.contains(TcbFlags::OVERRIDE);
+            return if sliver { 0 } else { len };
         }
         let small_outstanding = outstanding && self.snd_sml.gt(self.snd_una);
         let delay = small_outstanding

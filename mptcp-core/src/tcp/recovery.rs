@@ -27,6 +27,8 @@ pub(crate) struct Rack {
     reordering: bool,
     /// When the reordering window of the oldest suspect closes.
     reorder_at: Option<Instant>,
+    /// Without SACK: end of the last recovery, until more is acknowledged.
+    reno_recover: Option<SeqNum>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,7 +75,7 @@ impl<B: PacketBuf> Tcb<B> {
     ) {
         let &Arrival { rtt, advanced, dsack, prior_flight } = arrival;
         self.rack_update(env.now, segment, delivered, dsack);
-        self.finish_tail_loss_probe(env, dsack);
+        self.finish_tail_loss_probe(env, segment, arrival);
         if self.recovery.is_some() {
             self.try_undo(env, segment, advanced);
             self.try_exit(env.now);
@@ -88,7 +90,8 @@ impl<B: PacketBuf> Tcb<B> {
         let fast = self.recovery.as_ref().is_some_and(|r| r.kind == Kind::Fast);
         if fast {
             self.proportional_rate_reduction(delivered.bytes);
-        } else if delivered.bytes > 0 {
+        } else if delivered.bytes > 0 && advanced {
+            // RFC 5681 §3.2: duplicates alone do not open the window.
             self.congestion.on_ack(&AckSample {
                 now: env.now,
                 acked: delivered.bytes,
@@ -176,8 +179,16 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// RFC 6582 without SACK: three duplicate ACKs, then one segment per partial ACK.
     fn newreno_detect(&mut self, advanced: bool) {
-        let enter = self.recovery.is_none() && self.dup_acks >= 3;
-        let partial = self.recovery.is_some() && advanced;
+        if advanced && self.rack.reno_recover.is_some_and(|recover| self.snd_una.gt(recover)) {
+            self.rack.reno_recover = None;
+        }
+        // Duplicates that our own retransmissions caused do not start another recovery (RFC 6582
+        // §3.2 step 1).
+        let fresh = self.rack.reno_recover.is_none();
+        let enter = self.recovery.is_none() && self.dup_acks >= 3 && fresh;
+        // After a timeout everything is marked already, and what was sent again is on its way.
+        let fast = self.recovery.as_ref().is_some_and(|r| r.kind == Kind::Fast);
+        let partial = fast && advanced;
         if enter || partial {
             self.queue.mark_lost(0);
         }
@@ -238,6 +249,9 @@ impl<B: PacketBuf> Tcb<B> {
         if self.snd_una.lt(recovery.recover) {
             return;
         }
+        if !self.flags.contains(TcbFlags::SACK) && recovery.recover == self.snd_una {
+            self.rack.reno_recover = Some(recovery.recover);
+        }
         if recovery.kind == Kind::Fast {
             self.congestion.set_cwnd(self.congestion.ssthresh().max(self.payload_mss()));
         }
@@ -246,15 +260,24 @@ impl<B: PacketBuf> Tcb<B> {
         self.dup_acks = 0;
     }
 
-    /// RFC 8985 §7.4: a probe that was needed means a loss the window must answer for.
-    fn finish_tail_loss_probe(&mut self, env: &mut Env<'_>, dsack: bool) {
+    /// RFC 8985 §7.4.2: an acknowledgement beyond a probe that nobody reported as a duplicate means
+    /// that the probe repaired a loss, which the window must answer for.
+    fn finish_tail_loss_probe(&mut self, env: &mut Env<'_>, segment: &Segment, arrival: &Arrival) {
         if !self.flags.contains(TcbFlags::TLP_OUT) || self.snd_una.lt(self.tlp_end) {
             return;
         }
-        if self.flags.contains(TcbFlags::TLP_RETRANS) && !dsack && self.recovery.is_none() {
-            env.stats.tcp_loss_probe_recovery += 1;
-            self.congestion.on_congestion_event(env.now, self.flight_size());
-            self.congestion.set_cwnd(self.congestion.ssthresh());
+        let repeated = self.flags.contains(TcbFlags::TLP_RETRANS);
+        let duplicate = !arrival.advanced && segment.len == 0 && segment.sack_blocks().is_empty();
+        if repeated && !arrival.dsack && !duplicate {
+            if self.snd_una == self.tlp_end {
+                // Original or probe? The next acknowledgement tells.
+                return;
+            }
+            if self.recovery.is_none() {
+                env.stats.tcp_loss_probe_recovery += 1;
+                self.congestion.on_congestion_event(env.now, self.flight_size());
+                self.congestion.set_cwnd(self.congestion.ssthresh());
+            }
         }
         self.flags.remove(TcbFlags::TLP_OUT.union(TcbFlags::TLP_RETRANS));
     }
@@ -277,9 +300,10 @@ impl<B: PacketBuf> Tcb<B> {
             return;
         }
         if self.queue.is_empty() {
-            let waiting = self.unsent_len > 0 || (self.fin_due() && self.subflow.is_none());
+            let data = self.unsent_len > 0 && self.window_blocks();
+            let fin = self.fin_due() && self.subflow.is_none() && self.usable_window() == 0;
             self.rtx_at = None;
-            if waiting && self.usable_window() == 0 {
+            if data || fin {
                 self.rtx_kind = RtxKind::Persist;
                 self.rtx_at = Some(self.rto_base + self.persist_interval());
             }
@@ -289,7 +313,8 @@ impl<B: PacketBuf> Tcb<B> {
         let (at, kind) = if let Some(reorder_at) = self.rack.reorder_at {
             (reorder_at, RtxKind::Reordering)
         } else if self.tail_loss_probe_wanted() {
-            (self.last_sent + self.probe_timeout(), RtxKind::TailLossProbe)
+            let base = self.last_sent.max(self.last_progress);
+            (base + self.probe_timeout(), RtxKind::TailLossProbe)
         } else {
             (rto_at, RtxKind::Rto)
         };
@@ -396,10 +421,17 @@ impl<B: PacketBuf> Tcb<B> {
             undo_ts: None,
         }));
         self.rack.reorder_at = None;
+        self.dup_acks = 0;
         self.arm_rtx(env.now);
     }
 
     fn persist_timeout(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {
+        if self.usable_window() > 0 {
+            // The override timeout of RFC 9293 §3.8.6.2.1: better a small segment than none.
+            self.flags.insert(TcbFlags::OVERRIDE);
+            self.rto_base = env.now;
+            return;
+        }
         // A peer that answers its probes may keep the window shut as long as there is somebody who
         // cares (RFC 9293 §3.8.6.1, RFC 6429); one that does not answer is gone.
         let orphan = self.flags.contains(TcbFlags::READ_SHUT);

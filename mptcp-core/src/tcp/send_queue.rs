@@ -122,6 +122,9 @@ impl<B: PacketBuf> SendQueue<B> {
                     self.sacked_bytes -= front.seq_len();
                 } else {
                     delivered.note(front);
+                    // Something sent later was delivered before it (RFC 8985 §6.2 step 3).
+                    delivered.reordered |=
+                        self.sacked_bytes > 0 && !front.is(SegmentFlags::RETRANSMITTED);
                 }
                 if front.is(SegmentFlags::LOST) {
                     self.lost_bytes -= front.seq_len();

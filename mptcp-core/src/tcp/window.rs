@@ -67,6 +67,15 @@ impl Autotune {
         self.limit.saturating_mul(2).saturating_add(64 << 10)
     }
 
+    /// What a promise of `promised` octets obliges to. It is rounded up to the unit of the window
+    /// field, so each segment smaller than a unit moves the edge along; once `unread` octets and
+    /// the promise exceed the buffer by an eighth, it is rounded down instead (RFC 7323 §2.4). What
+    /// was promised is still taken.
+    pub(crate) fn floor(&self, promised: u32, unread: u32) -> u32 {
+        let held = promised.saturating_add(unread);
+        if held > self.limit.saturating_add(self.limit / 8) { 0 } else { promised }
+    }
+
     /// Window that fits beside what is buffered.
     pub(crate) fn window(&self, buffered: u32, truesize: u32) -> u32 {
         let memory = self.memory().saturating_sub(truesize);
@@ -113,7 +122,8 @@ impl<B: PacketBuf> Tcb<B> {
                 let free = self.free_window();
                 let step = u32::from(self.local_mss).min(self.autotune.limit() / 2);
                 let wanted = if free >= promised.saturating_add(step) { free } else { promised };
-                (promised, wanted)
+                let unread = self.received.in_order_len();
+                (self.autotune.floor(promised, unread), wanted)
             }
         };
         let field = field(floor, wanted, self.rcv_wscale);

@@ -143,7 +143,8 @@ pub(crate) struct Leg {
     /// Our last TSval.
     pub(crate) tsval: u32,
     out: VecDeque<(Instant, TcpHeader, Seg, Vec<u8>)>,
-    written: u32,
+    /// Octets written by our application.
+    pub(crate) written: u32,
     read: u32,
 }
 
@@ -353,10 +354,24 @@ impl Script {
         self
     }
 
-    /// Moves time to the next packet, which must be sent in the millisecond `ms`.
+    /// Moves time to `ms`, whatever is sent meanwhile.
+    pub(crate) fn skip_to(&mut self, ms: u64) -> &mut Self {
+        let target = Instant::from_millis(START_MS + ms);
+        while let Some(next) = self.stack.poll_timeout().filter(|&t| t < target) {
+            self.now = self.now.max(next);
+            self.run();
+        }
+        self.take_all();
+        self.now = target;
+        self.run();
+        self
+    }
+
+    /// Moves time to the next packet, which must be sent in the millisecond `ms` or the next (timers
+    /// have ticks).
     pub(crate) fn until(&mut self, ms: u64) -> &mut Self {
         let start = Instant::from_millis(START_MS + ms);
-        let end = Instant::from_millis(START_MS + ms + 1);
+        let end = Instant::from_millis(START_MS + ms + 2);
         self.expect_nothing();
         while self.legs.iter().all(|leg| leg.out.is_empty()) {
             let next = self.stack.poll_timeout().unwrap_or(Instant::MAX);

@@ -6,3 +6,5 @@
 mod closing;
 mod handshake;
 mod harness;
+mod receiving;
+mod sending;

@@ -1,0 +1,412 @@
+//! The receiver: sequence checks, reassembly, SACK and D-SACK, delayed ACKs, the receive window
+//! (RFC 9293 §3.8.6, §3.10.7.4; RFC 2018; RFC 2883; RFC 5681 §4.2; RFC 7323 §5).
+
+use crate::harness::{Peer, Script, Seg, ack, data, rst};
+use mptcp_core::buf::PacketBuf;
+use mptcp_core::stats::DropReason;
+use mptcp_core::tcp::State;
+
+fn server() -> Script {
+    Script::server(|_| {}, Peer::default())
+}
+
+fn with_timestamps() -> Script {
+    Script::server(|_| {}, Peer { ts: true, ..Peer::default() })
+}
+
+/// Uses up the quick ACKs of the start with `n` octets each; answers the next sequence number.
+fn after_quick_acks(s: &mut Script, n: u32) -> u32 {
+    let mut seq = 1;
+    for _ in 0..16 {
+        s.inject(data(seq, 1, n as usize));
+        seq += n;
+        s.expect(ack(1, seq)).read(n as usize);
+        s.take_all();
+    }
+    seq
+}
+
+#[test]
+fn the_first_segments_are_acknowledged_at_once() {
+    let mut s = server();
+    after_quick_acks(&mut s, 100);
+    s.inject(data(1601, 1, 100)).expect_nothing();
+}
+
+#[test]
+fn acknowledgements_wait_for_a_second_segment_or_40_ms() {
+    let mut s = server();
+    let seq = after_quick_acks(&mut s, 1000);
+    s.inject(data(seq, 1, 1000)).expect_nothing();
+    s.inject(data(seq + 1000, 1, 1000)).expect(ack(1, seq + 2000));
+    s.at(10).inject(data(seq + 2000, 1, 1000)).until(50).expect(ack(1, seq + 3000));
+    // Once sent, no second time.
+    s.at(500).expect_nothing();
+    // Data takes the acknowledgement along.
+    s.inject(data(seq + 3000, 1, 1000)).write(10).expect(data(1, seq + 4000, 10));
+    s.inject(ack(seq + 4000, 11)).at(1_000).expect_nothing();
+}
+
+#[test]
+fn out_of_order_and_hole_filling_segments_are_acknowledged_at_once() {
+    let mut s = server();
+    let seq = after_quick_acks(&mut s, 100);
+    s.inject(data(seq + 100, 1, 100)).expect(ack(1, seq).sack(&[(seq + 100, seq + 200)]));
+    s.inject(data(seq, 1, 100)).expect(ack(1, seq + 200)).read(200);
+}
+
+#[test]
+fn sack_blocks_name_the_newest_first_and_the_recent_ones_behind() {
+    let mut s = server();
+    s.inject(data(101, 1, 100)).expect(ack(1, 1).sack(&[(101, 201)]));
+    s.inject(data(301, 1, 100)).expect(ack(1, 1).sack(&[(301, 401), (101, 201)]));
+    s.inject(data(501, 1, 100)).expect(ack(1, 1).sack(&[(501, 601), (301, 401), (101, 201)]));
+    s.inject(data(701, 1, 100));
+    s.expect(ack(1, 1).sack(&[(701, 801), (501, 601), (301, 401), (101, 201)]));
+    // Four fit; the oldest is left out.
+    s.inject(data(901, 1, 100));
+    s.expect(ack(1, 1).sack(&[(901, 1001), (701, 801), (501, 601), (301, 401)]));
+    // Blocks that meet become one, and it is the newest.
+    s.inject(data(401, 1, 100));
+    s.expect(ack(1, 1).sack(&[(301, 601), (901, 1001), (701, 801), (101, 201)]));
+    s.inject(data(1, 1, 100)).expect(ack(1, 201).sack(&[(301, 601), (901, 1001), (701, 801)]));
+    s.inject(data(201, 1, 100)).expect(ack(1, 601).sack(&[(901, 1001), (701, 801)])).read(600);
+}
+
+#[test]
+fn timestamps_leave_room_for_three_blocks() {
+    let mut s = with_timestamps();
+    for seq in [101, 301, 501] {
+        s.inject(data(seq, 1, 100));
+        s.take();
+    }
+    s.inject(data(701, 1, 100));
+    s.expect(ack(1, 1).sack(&[(701, 801), (501, 601), (301, 401)]));
+}
+
+#[test]
+fn duplicates_are_reported_once() {
+    let mut s = server();
+    s.inject(data(1, 1, 300)).expect(ack(1, 301)).read(300);
+    // Wholly old (RFC 2883 §4.1.1), and only in the next acknowledgement.
+    s.inject(data(101, 1, 100)).expect(ack(1, 301).sack(&[(101, 201)]));
+    s.inject(data(301, 1, 100)).expect(ack(1, 401)).read(100);
+    // Partly old.
+    s.inject(data(301, 1, 200)).expect(ack(1, 501).sack(&[(301, 401)])).read(100);
+    // A duplicate above the cumulative point comes with the block around it (§4.2).
+    s.inject(data(601, 1, 100)).expect(ack(1, 501).sack(&[(601, 701)]));
+    s.inject(data(701, 1, 100)).expect(ack(1, 501).sack(&[(601, 801)]));
+    s.inject(data(701, 1, 50)).expect(ack(1, 501).sack(&[(701, 751), (601, 801)]));
+    s.inject(data(801, 1, 10)).expect(ack(1, 501).sack(&[(601, 811)]));
+    assert_eq!(s.stack.counters().tcp_dsack_sent, 3);
+    assert_eq!(s.dropped(DropReason::Duplicate), 2);
+}
+
+#[test]
+fn without_sack_nothing_is_reported() {
+    let mut s = Script::server(|_| {}, Peer { sack: false, ..Peer::default() });
+    s.inject(data(101, 1, 100)).expect(ack(1, 1));
+    s.inject(data(101, 1, 100)).expect(ack(1, 1));
+    assert_eq!(s.stack.counters().tcp_dsack_sent, 0);
+}
+
+#[test]
+fn overlapping_segments_are_joined_octet_for_octet() {
+    let mut s = server();
+    for (seq, len) in [(201, 100), (401, 100), (151, 400), (51, 120), (100, 10)] {
+        s.inject(data(seq, 1, len));
+        s.take();
+    }
+    s.inject(data(1, 1, 60)).expect(ack(1, 551)).read(550);
+}
+
+#[test]
+fn sack_blocks_ride_on_data_where_it_leaves_room() {
+    let mut s = server();
+    s.inject(data(101, 1, 100)).expect(ack(1, 1).sack(&[(101, 201)]));
+    s.write(100).expect(data(1, 1, 100).sack(&[(101, 201)]));
+    // A full segment has none: an acknowledgement of its own follows only if one is due.
+    s.inject(ack(1, 101));
+    s.write(1460).expect(data(101, 1, 1460));
+}
+
+#[test]
+fn segments_outside_the_window_are_acknowledged_and_dropped() {
+    let mut s = server();
+    let edge = 1 + 65_535;
+    s.inject(data(edge + 70_000, 1, 100)).expect(ack(1, 1));
+    assert_eq!(s.dropped(DropReason::OutOfWindow), 1);
+    s.inject(data(0, 1, 1)).expect(ack(1, 1).sack(&[(0, 1)]));
+    s.read_blocks();
+}
+
+#[test]
+fn only_what_fits_into_the_window_is_taken() {
+    let mut s = Script::server(|config| config.tcp.recv_buffer_initial = 2_000, Peer::default());
+    s.inject(data(1, 1, 1460));
+    s.take();
+    s.inject(data(1461, 1, 1460)).expect(ack(1, 2101).window(0));
+}
+
+#[test]
+fn paws_drops_old_timestamps_and_says_so() {
+    let mut s = with_timestamps();
+    let clock = s.peer_clock();
+    let tsval = s.leg().tsval;
+    s.inject(data(1, 1, 100).ts(clock + 10, tsval)).expect(ack(1, 101).ts(tsval, clock + 10));
+    s.inject(data(101, 1, 100).ts(clock + 9, tsval)).expect(ack(1, 101).ts(tsval, clock + 10));
+    assert_eq!(s.dropped(DropReason::Paws), 1);
+    // A RST is exempt (RFC 7323 §5.2).
+    s.inject(rst(101).ts(clock, 0)).expect_nothing();
+    assert_eq!(s.state(), State::Closed);
+}
+
+#[test]
+fn the_echo_comes_from_the_segment_that_moved_the_acknowledgement() {
+    let mut s = with_timestamps();
+    let clock = s.peer_clock();
+    // Out of order: not echoed yet (RFC 7323 §4.3 rule 2).
+    s.inject(data(101, 1, 100).ts(clock + 5, 0));
+    assert_eq!(s.take().ts.unwrap().1, clock);
+    s.inject(data(1, 1, 100).ts(clock + 9, 0));
+    assert_eq!(s.take().ts.unwrap().1, clock + 9);
+    // An acknowledgement that waits echoes the first of the segments it covers.
+    let mut s = with_timestamps();
+    let seq = after_quick_acks(&mut s, 100);
+    s.inject(data(seq, 1, 100).ts(clock + 20, 0)).expect_nothing();
+    s.inject(data(seq + 100, 1, 100).ts(clock + 30, 0));
+    assert_eq!(s.take().ts.unwrap().1, clock + 20);
+}
+
+#[test]
+fn a_timestamp_older_than_24_days_proves_nothing() {
+    let mut s =
+        Script::server(|config| config.tcp.keep_alive = None, Peer { ts: true, ..Peer::default() });
+    let clock = s.peer_clock();
+    s.at(25 * 24 * 3600 * 1000);
+    s.inject(data(1, 1, 10).ts(clock.wrapping_add(1 << 31), 0)).expect(ack(1, 11)).read(10);
+}
+
+// The window.
+
+#[test]
+fn the_window_shrinks_only_by_what_was_acknowledged() {
+    let mut s = server();
+    let (mut seq, mut edge) = (1, 0);
+    while seq < 150_000 {
+        // Two at a time: each pair is acknowledged at once.
+        s.inject_burst(&[data(seq, 1, 730), data(seq + 730, 1, 730)]);
+        let got = s.take();
+        let now = got.ack + s.window_of(&got);
+        assert!(now >= edge, "right edge moved from {edge} to {now}");
+        edge = now;
+        if got.ack < seq + 1460 {
+            break;
+        }
+        seq = got.ack;
+    }
+    // All of the first buffer was offered, and not much more.
+    assert!((131_072..131_072 + 16_384).contains(&edge), "{edge}");
+}
+
+#[test]
+fn a_trickle_cannot_fill_more_than_the_buffer() {
+    // The window field counts in units of 128 octets. Rounding every promise up would let a peer
+    // that sends octet by octet push the edge along for ever.
+    let mut s = server();
+    let mut seq = 1;
+    for _ in 0..300_000 {
+        s.inject(data(seq, 1, 7));
+        let got = s.take_all().pop();
+        match got {
+            Some(got) if got.ack == seq + 7 => seq += 7,
+            Some(got) if got.window == Some(0) => break,
+            _ => seq += 7,
+        }
+    }
+    assert!(seq < 131_072 + 32_768, "{seq} octets were taken without a reader");
+    let pinned = s.pool.in_use();
+    assert!(pinned < 10, "pinned {pinned}");
+    // Reading opens it again.
+    let read = s.read_some(200_000).unwrap();
+    assert!(read >= 131_072, "{read}");
+}
+
+#[test]
+fn no_update_for_a_sliver_but_one_for_two_segments() {
+    // No window scale: the window closes exactly.
+    let change = |config: &mut mptcp_core::config::StackConfig| {
+        config.tcp.recv_buffer_initial = 14_600;
+        config.tcp.recv_buffer_max = 14_600;
+    };
+    let mut s = Script::server(change, Peer::default());
+    let mut seq = 1;
+    let mut room = 14_600;
+    while room > 0 {
+        let len = 1460.min(room);
+        s.inject(data(seq, 1, len as usize));
+        seq += len;
+        let answer = s.take();
+        room = s.window_of(&answer);
+    }
+    // RFC 9293 §3.8.6.2.2: nothing until a segment (we: two) fits.
+    s.read(100).expect_nothing();
+    s.read(1360).expect_nothing();
+    s.read(1460);
+    let update = s.take();
+    assert_eq!((update.seq, update.ack), (1, seq));
+    assert!(s.window_of(&update) >= 1460, "{update:?}");
+    s.expect_nothing();
+}
+
+#[test]
+fn the_buffer_grows_with_what_is_read_per_round_trip() {
+    let mut s = Script::server(|_| {}, Peer { ts: true, ..Peer::default() });
+    let (mut seq, mut ms, mut largest) = (1, 0, 0);
+    for _ in 0..40 {
+        // One window per 50 ms round trip, read at once.
+        ms += 50;
+        s.skip_to(ms);
+        let tsecr = s.leg().tsval.wrapping_sub(50);
+        let clock = s.peer_clock();
+        let mut window = largest.max(60_000);
+        while window >= 1448 {
+            s.inject(data(seq, 1, 1448).ts(clock, tsecr));
+            seq += 1448;
+            window -= 1448;
+            while s.read_some(1448).is_ok() {}
+        }
+        for seg in s.take_all() {
+            largest = largest.max(s.window_of(&seg));
+        }
+        s.skip_to(ms + 45);
+        ms += 45;
+    }
+    assert!(largest > 5 << 20, "{largest}");
+    assert!(largest <= 6 << 20, "{largest}");
+}
+
+#[test]
+fn the_buffer_does_not_grow_for_a_slow_reader() {
+    let mut s = server();
+    let mut seq = 1;
+    for round in 1..200 {
+        s.skip_to(round * 100);
+        s.inject(data(seq, 1, 1000));
+        seq += 1000;
+        s.take_all();
+        s.read(1000);
+        for seg in s.take_all() {
+            assert!(s.window_of(&seg) <= 128 << 10);
+        }
+    }
+}
+
+// Memory.
+
+#[test]
+fn tiny_segments_out_of_order_pin_a_bounded_amount_of_memory() {
+    let mut s = server();
+    let bound = 2 * (128 << 10) + (64 << 10);
+    let one = mptcp_core::buf::HeapBuf::with_capacity(160, 1700).truesize();
+    let mut most = 0;
+    for i in 0..20_000_u32 {
+        s.inject(data(60_003 - i * 3 % 60_000, 1, 1));
+        s.take_all();
+        most = most.max(s.pool.in_use());
+    }
+    let stored = s.stack.counters().tcp_ofo_queue - s.stack.counters().tcp_ofo_pruned;
+    assert!(stored * one as u64 <= bound, "{stored} pieces of {one}");
+    assert!(s.dropped(DropReason::NoMemory) + s.stack.counters().tcp_ofo_pruned > 0);
+    // What is in order is taken all the same, and moves the stream on.
+    s.inject(data(1, 1, 2));
+    assert!(s.take().ack >= 3);
+    s.inject(data(3, 1, 1460));
+    assert!(s.take().ack >= 1463);
+}
+
+#[test]
+fn tiny_segments_in_order_share_buffers() {
+    let mut s = server();
+    for seq in 1..=20_000 {
+        let packet = s.packet(&data(seq, 1, 1));
+        // A buffer of the pool, as a driver's.
+        let mut pool = s.pool.clone();
+        let mut buf = mptcp_core::buf::BufPool::alloc(&mut pool).unwrap();
+        assert!(buf.copy_from(&packet));
+        s.stack.handle_burst(s.now, &mut vec![buf]);
+        s.flush().take_all();
+    }
+    assert!(s.pool.in_use() < 40, "{} buffers for 20,000 octets", s.pool.in_use());
+    s.read(20_000);
+    assert_eq!(s.pool.in_use(), 0);
+}
+
+// RFC 5961 and what is not acceptable.
+
+#[test]
+fn a_reset_counts_only_at_the_exact_number() {
+    let mut s = server();
+    s.inject(rst(2)).expect(ack(1, 1)).inject(rst(200_000)).expect_nothing();
+    s.inject(rst(0)).expect_nothing();
+    assert_eq!((s.state(), s.dropped(DropReason::RstSequence)), (State::Established, 3));
+    s.inject(rst(1)).expect_nothing();
+    assert_eq!(s.state(), State::Closed);
+    assert_eq!((s.stack.counters().estab_resets, s.stack.counters().in_rsts), (1, 1));
+}
+
+#[test]
+fn a_reset_is_heard_at_a_shut_window_even_with_text() {
+    let mut s = Script::server(|config| config.tcp.recv_buffer_initial = 2_920, Peer::default());
+    s.inject_burst(&[data(1, 1, 1460), data(1461, 1, 1460)]).expect(ack(1, 2921).window(0));
+    s.inject(rst(2921).len(20)).expect_nothing();
+    assert_eq!(s.state(), State::Closed);
+}
+
+#[test]
+fn a_syn_is_challenged_wherever_it_lies() {
+    let mut s = server();
+    for seq in [0, 1, 5_000, 1 << 30, 1 << 31] {
+        s.inject(Seg { seq, ..crate::harness::syn() }).expect(ack(1, 1));
+    }
+    assert_eq!((s.state(), s.stack.counters().tcp_challenge_ack), (State::Established, 5));
+    assert_eq!(s.dropped(DropReason::UnexpectedSyn) + s.dropped(DropReason::OutOfWindow), 5);
+}
+
+#[test]
+fn acknowledgements_of_the_unsent_and_the_ancient_are_challenged() {
+    let mut s = server();
+    s.inject(data(1, 2, 100)).expect(ack(1, 1));
+    s.inject(data(1, 1_u32.wrapping_sub((8192 << 7) + 1), 100)).expect(ack(1, 1));
+    assert_eq!(s.dropped(DropReason::AckRange), 2);
+    s.read_blocks();
+    // Old, but no older than the largest window: the text is taken.
+    s.inject(data(1, 1_u32.wrapping_sub(8192 << 7), 100)).expect(ack(1, 101)).read(100);
+}
+
+#[test]
+fn challenges_are_limited_per_second() {
+    let mut s = server();
+    for _ in 0..10 {
+        s.inject(rst(2)).expect(ack(1, 1));
+    }
+    for _ in 0..50 {
+        s.inject(rst(2)).expect_nothing();
+    }
+    assert_eq!(s.stack.counters().tcp_ack_skipped_challenge, 50);
+    s.at(1_000).inject(rst(2)).expect(ack(1, 1));
+}
+
+#[test]
+fn a_segment_without_ack_is_dropped() {
+    let mut s = server();
+    s.inject(data(1, 0, 10).flags(mptcp_core::wire::TcpFlags::PSH)).expect_nothing().read_blocks();
+    assert_eq!(s.dropped(DropReason::NoAck), 1);
+}
+
+#[test]
+fn urgent_data_is_delivered_inline() {
+    let mut s = server();
+    use mptcp_core::wire::TcpFlags;
+    s.inject(data(1, 1, 10).flags(TcpFlags::ACK | TcpFlags::URG)).expect(ack(1, 11)).read(10);
+}
