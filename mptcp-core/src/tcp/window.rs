@@ -107,9 +107,11 @@ impl<B: PacketBuf> Tcb<B> {
         u32::try_from(wnd).unwrap_or(0)
     }
 
-    /// What a plain connection can offer beyond `rcv_nxt`.
+    /// What a plain connection can offer beyond `rcv_nxt`, and its window field can say.
     fn free_window(&self) -> u32 {
-        self.autotune.window(self.received.in_order_len(), self.received.truesize())
+        self.autotune
+            .window(self.received.in_order_len(), self.received.truesize())
+            .min(65_535 << self.rcv_wscale)
     }
 
     /// Window field of the next segment; moves the advertised right edge. `shared` is the data

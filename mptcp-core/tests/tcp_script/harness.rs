@@ -383,6 +383,24 @@ impl Script {
         self
     }
 
+    /// Throws away what is sent, whatever it holds.
+    pub(crate) fn drain(&mut self) {
+        let _ = self.stack.poll_transmit(self.now, &mut self.tx);
+        while self.tx.pop().is_some() {}
+        while self.stack.poll_event().is_some() {}
+    }
+
+    /// Moves time to `ms` and throws away what is sent.
+    pub(crate) fn skip_until_quiet(&mut self, ms: u64) {
+        let target = Instant::from_millis(START_MS + ms);
+        while let Some(next) = self.stack.poll_timeout().filter(|&t| t < target) {
+            self.now = self.now.max(next);
+            let _ = self.stack.handle_timeouts(self.now, 64);
+            self.drain();
+        }
+        self.now = self.now.max(target);
+    }
+
     /// Milliseconds since the script began.
     pub(crate) fn ms(&self) -> u64 {
         self.now.as_millis() - START_MS

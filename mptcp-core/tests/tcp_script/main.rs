@@ -8,3 +8,4 @@ mod handshake;
 mod harness;
 mod receiving;
 mod sending;
+mod stack;

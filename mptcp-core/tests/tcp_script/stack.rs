@@ -1,0 +1,436 @@
+//! The stack around the connections: unknown ports, SYN floods and cookies, limits, ICMP, drops,
+//! deferred listeners, relays, garbage (RFC 9293 §3.10.7.1, §3.9.2.2; RFC 4987; RFC 6528; RFC 5927).
+
+use crate::harness::{Peer, Script, Seg, ack, data, fin, rst, rst_ack, syn, syn_ack};
+use mptcp_core::error::{ConnectionError, OpenError};
+use mptcp_core::stack::{Listen, Occupancy, Ready};
+use mptcp_core::stats::DropReason;
+use mptcp_core::tcp::State;
+use mptcp_core::wire::{Checksum, TcpFlags};
+use proptest::prelude::*;
+
+const TS: Peer = Peer { mss: Some(1400), wscale: Some(3), sack: true, ts: true, window: 8192 };
+
+#[test]
+fn nobody_listening_means_reset_at_the_right_numbers() {
+    let mut s = Script::new(|_| {});
+    s.inject(syn()).expect(rst_ack(0, 1));
+    s.inject(data(7, 9, 100)).expect(rst(9));
+    s.inject(fin(7, 0).len(10).flags(TcpFlags::FIN)).expect(rst_ack(0, 18));
+    s.inject(syn_ack()).expect(rst(1)).inject(rst(5)).expect_nothing();
+    assert_eq!((s.dropped(DropReason::NoSocket), s.stack.counters().out_rsts), (5, 4));
+    // A listener treats strays the same way.
+    s.listen().inject(data(7, 9, 100)).expect(rst(9)).inject(syn_ack()).expect(rst(1));
+    assert_eq!(s.dropped(DropReason::ListenerState), 2);
+}
+
+#[test]
+fn stateless_replies_are_limited() {
+    let mut s = Script::new(|config| config.limits.stateless_replies_per_s = 5);
+    for _ in 0..20 {
+        s.inject(data(7, 9, 100));
+    }
+    assert_eq!((s.take_all().len(), s.stack.counters().stateless_reply_limited), (5, 15));
+    s.at(200).inject(data(7, 9, 100)).expect(rst(9)).inject(data(7, 9, 1)).expect_nothing();
+}
+
+fn flooded() -> Script {
+    let mut s = Script::new(|config| config.limits.half_open = 1);
+    s.add_leg("10.0.0.1:80", "10.0.0.3:1", Peer::default());
+    let syn = s.listen().peer_syn();
+    s.inject(syn).expect(syn_ack());
+    s.on(0);
+    s
+}
+
+#[test]
+fn a_full_request_queue_is_answered_with_cookies_that_keep_the_options() {
+    let mut s = flooded();
+    s.leg().offer = TS;
+    let syn = s.peer_syn();
+    s.inject(syn);
+    let answer = s.take();
+    assert_eq!((answer.wscale, answer.sack_permitted), (Some(7), true));
+    let (ours, clock) = (answer.ts.unwrap().0, s.peer_clock());
+    assert_eq!((s.stack.occupancy().requests, s.stack.counters().syncookies_sent), (1, 1));
+    s.at(1_000).inject(ack(1, 1).ts(clock, ours)).expect_nothing().accept();
+    assert_eq!((s.state(), s.stack.counters().syncookies_recv), (State::Established, 1));
+    // MSS 1400 less timestamps; the window of 182 << 3 lets one segment out; SACK works.
+    s.inject(ack(1, 1).ts(clock, ours).window(182)).write(3000).expect(data(1, 1, 1388));
+    s.expect_nothing();
+    s.inject(data(101, 1, 10).ts(clock, ours).window(182));
+    s.expect(ack(1389, 1).sack(&[(101, 111)]));
+}
+
+#[test]
+fn a_cookie_without_timestamps_remembers_the_mss_only() {
+    let mut s = flooded();
+    let syn = s.peer_syn();
+    s.inject(syn);
+    let answer = s.take();
+    assert_eq!((answer.wscale, answer.sack_permitted, answer.ts), (None, false, None));
+    s.inject(data(1, 1, 10)).expect(ack(1, 11)).accept().read(10);
+    s.write(2000).expect(data(1, 11, 1460));
+}
+
+#[test]
+fn a_wrong_or_old_cookie_is_reset() {
+    let mut s = flooded();
+    let syn = s.peer_syn();
+    s.inject(syn).take();
+    s.inject(ack(1, 9_999)).expect(rst(9_999)).inject(ack(2, 1)).expect(rst(1));
+    assert_eq!((s.dropped(DropReason::SynCookie), s.stack.counters().syncookies_failed), (2, 2));
+    s.skip_to(200_000);
+    s.inject(ack(1, 1)).expect(rst(1));
+    assert_eq!(s.stack.occupancy().tcbs, 0);
+}
+
+#[test]
+fn a_full_accept_queue_keeps_the_request_until_there_is_room() {
+    let mut s = Script::new(|config| config.limits.backlog = 1);
+    s.listen();
+    let syn = s.peer_syn();
+    s.inject(syn).expect(syn_ack()).inject(ack(1, 1));
+    s.add_leg("10.0.0.1:80", "10.0.0.3:1", Peer::default());
+    let syn = s.peer_syn();
+    s.inject(syn).expect(syn_ack()).inject(ack(1, 1)).expect_nothing();
+    assert_eq!(s.dropped(DropReason::AcceptQueueFull), 1);
+    // The SYN/ACK comes again, and with it the peer's ACK.
+    s.on(0).accept().on(1).until(1_000).expect(syn_ack()).inject(ack(1, 1)).accept();
+    assert_eq!(s.state(), State::Established);
+}
+
+#[test]
+fn the_connection_limit_holds_both_ways() {
+    let mut s = Script::new(|config| config.limits.connections = 1);
+    s.listen().peer_opens();
+    s.add_leg("10.0.0.1:80", "10.0.0.3:1", Peer::default());
+    let syn = s.peer_syn();
+    s.inject(syn).expect(syn_ack()).inject(ack(1, 1)).expect_nothing();
+    assert_eq!(s.stack.occupancy().tcbs, 1);
+    let with = mptcp_core::stack::Connect {
+        local: [10, 0, 0, 1].into(),
+        local_port: 0,
+        remote: "10.0.0.9:80".parse().unwrap(),
+        mptcp: false,
+        timeout: None,
+        user_data: 0,
+    };
+    assert_eq!(s.stack.connect(s.now, &with), Err(OpenError::LimitReached));
+}
+
+#[test]
+fn initial_sequence_numbers_follow_the_clock() {
+    let mut s = Script::new(|_| {});
+    s.listen();
+    let mut last = None;
+    for round in 0..50 {
+        s.at(round * 7);
+        let syn = s.peer_syn();
+        s.inject(syn).expect(syn_ack()).inject(rst(1));
+        let iss = s.leg().iss;
+        if let Some(before) = last.replace(iss) {
+            assert_eq!(iss.since(before), 7_000 / 4);
+        }
+    }
+}
+
+// ICMP.
+
+/// An ICMP error of `code` about our packet with sequence number `seq`.
+fn icmp(s: &mut Script, code: u8, mtu: u16, seq: u32) {
+    let leg = s.leg();
+    let (local, peer, seq) = (leg.local, leg.peer, leg.iss.add(seq));
+    let header = mptcp_core::wire::TcpHeader {
+        src_port: local.port(),
+        dst_port: peer.port(),
+        seq,
+        flags: TcpFlags::ACK,
+        ..Default::default()
+    };
+    let options = mptcp_core::wire::OptionWriter::new();
+    let quoted = crate::harness::build(local.ip(), peer.ip(), &header, &options, &[]);
+    let mut message = vec![3, code, 0, 0, 0, 0];
+    message.extend_from_slice(&mtu.to_be_bytes());
+    message.extend_from_slice(&quoted);
+    let mut sum = Checksum::new();
+    sum.add_bytes(&message);
+    message[2..4].copy_from_slice(&sum.finish().to_be_bytes());
+    let ip = mptcp_core::wire::IpEmit {
+        src: [10, 9, 9, 9].into(),
+        dst: local.ip(),
+        protocol: 1,
+        traffic_class: 0,
+        hop_limit: 64,
+        payload_len: message.len(),
+        identification: 0,
+        dont_fragment: true,
+    };
+    let mut packet = vec![0; ip.header_len()];
+    ip.emit(&mut packet);
+    packet.extend_from_slice(&message);
+    s.inject_bytes(&packet);
+}
+
+#[test]
+fn unreachable_ends_a_connect_but_not_a_connection() {
+    for (code, error) in [
+        (0, ConnectionError::NetworkUnreachable),
+        (1, ConnectionError::HostUnreachable),
+        (3, ConnectionError::Refused),
+        (13, ConnectionError::Prohibited),
+    ] {
+        let mut s = Script::new(|_| {});
+        s.connect().expect(syn());
+        icmp(&mut s, code, 0, 1);
+        assert_eq!((s.state(), s.dropped(DropReason::IcmpUnmatched)), (State::SynSent, 1));
+        icmp(&mut s, code, 0, 0);
+        assert_eq!(s.stack.error(s.id()), Some(error));
+        let mut s = Script::server(|_| {}, Peer::default());
+        s.write(100).expect(data(1, 1, 100));
+        icmp(&mut s, code, 0, 1);
+        assert_eq!(s.state(), State::Established);
+    }
+}
+
+#[test]
+fn fragmentation_needed_lowers_the_segment_size_and_repeats() {
+    let mut s = Script::server(|_| {}, Peer::default());
+    s.write(1460).expect(data(1, 1, 1460));
+    icmp(&mut s, 4, 1000, 70_000);
+    s.expect_nothing();
+    icmp(&mut s, 4, 1000, 1);
+    s.expect(data(1, 1, 960)).expect(data(961, 1, 500));
+    s.inject(ack(1, 1461)).write(1000).expect(data(1461, 1, 960)).expect(data(2421, 1, 40));
+    // Never up again, and never to nothing.
+    icmp(&mut s, 4, 1400, 1461);
+    icmp(&mut s, 4, 68, 1461);
+    s.take_all();
+    s.inject(ack(1, 2461)).write(500).expect(data(2461, 1, 488));
+}
+
+// Drops.
+
+#[test]
+fn every_malformed_packet_has_its_reason() {
+    let mut s = Script::server(|_| {}, Peer::default());
+    let good = s.packet(&data(1, 1, 10));
+    let mut cases: Vec<(DropReason, Vec<u8>)> = vec![
+        (DropReason::IpMalformed, vec![]),
+        (DropReason::IpMalformed, good[..19].to_vec()),
+        (DropReason::IpMalformed, good[..good.len() - 1].to_vec()),
+    ];
+    let mut change = |reason, at: usize, value: u8, fix_ip: bool, fix_tcp: bool| {
+        let mut bytes = good.clone();
+        bytes[at] = value;
+        if fix_ip {
+            bytes[10..12].fill(0);
+            let mut sum = Checksum::new();
+            sum.add_bytes(&bytes[..20]);
+            bytes[10..12].copy_from_slice(&sum.finish().to_be_bytes());
+        }
+        if fix_tcp {
+            let sum = {
+                bytes[36..38].fill(0);
+                let (src, dst) = ([10, 0, 0, 2].into(), [10, 0, 0, 1].into());
+                mptcp_core::wire::checksum::tcp_checksum(src, dst, &bytes[20..])
+            };
+            bytes[36..38].copy_from_slice(&sum.to_be_bytes());
+        }
+        cases.push((reason, bytes));
+    };
+    change(DropReason::IpMalformed, 0, 0x55, false, false);
+    change(DropReason::IpMalformed, 8, 1, false, false);
+    change(DropReason::IpFragment, 6, 0x20, true, false);
+    change(DropReason::NotOurs, 19, 77, true, false);
+    change(DropReason::Protocol, 9, 99, true, false);
+    change(DropReason::TcpChecksum, 45, 0xee, false, false);
+    change(DropReason::TcpMalformed, 32, 0x40, false, true);
+    change(DropReason::TcpMalformed, 32, 0xf0, false, true);
+    for (reason, bytes) in cases {
+        let before = s.dropped(reason);
+        let all: u64 = DropReason::ALL.iter().map(|r| s.dropped(*r)).sum();
+        s.inject_bytes(&bytes).expect_nothing();
+        assert_eq!(s.dropped(reason), before + 1, "{reason:?}: {bytes:x?}");
+        let now: u64 = DropReason::ALL.iter().map(|r| s.dropped(*r)).sum();
+        assert_eq!(now, all + 1, "exactly one reason");
+    }
+    s.inject_bytes(&good).expect(ack(1, 11));
+}
+
+// Deferred listeners.
+
+#[test]
+fn a_deferred_listener_answers_when_the_application_decides() {
+    let mut s = Script::new(|_| {});
+    s.listen_with(Listen { deferred: true, ..Listen::default() });
+    let syn = s.peer_syn();
+    s.inject(syn.clone()).expect_nothing().accept();
+    let (request, leg) = (s.id(), s.leg());
+    let ends = Some((leg.peer, leg.local));
+    assert_eq!(s.stack.deferred_addresses(request), ends);
+    s.at(1_000).inject(syn).inject(ack(1, 1)).expect_nothing();
+    assert!(s.stack.accept_deferred(s.now, request));
+    s.flush().expect(syn_ack()).inject(ack(1, 1)).accept();
+    assert_eq!(s.state(), State::Established);
+    assert!(!s.stack.accept_deferred(s.now, request), "the id is stale");
+}
+
+#[test]
+fn a_refused_request_is_reset_and_an_undecided_one_forgotten() {
+    let mut s = Script::new(|config| config.limits.backlog = 1);
+    s.listen_with(Listen { deferred: true, ..Listen::default() });
+    let syn = s.peer_syn();
+    s.inject(syn.clone()).accept();
+    let request = s.id();
+    assert!(s.stack.refuse_deferred(s.now, request));
+    s.flush().expect(rst_ack(0, 1));
+    assert_eq!(s.stack.occupancy(), Occupancy::default());
+    // No room to wait for a decision: dropped, and offered when the SYN comes again.
+    s.inject(syn.clone());
+    s.add_leg("10.0.0.1:80", "10.0.0.3:1", Peer::default());
+    s.inject(syn).expect_nothing();
+    assert_eq!((s.dropped(DropReason::AcceptQueueFull), s.stack.occupancy().requests), (1, 1));
+    s.at(60_001);
+    assert_eq!(s.stack.occupancy(), Occupancy::default());
+}
+
+// Relays.
+
+/// Leg 0 is the inner one (accepted), leg 1 the outer one (connected); both coupled.
+fn relayed() -> Script {
+    let mut s = Script::server(|_| {}, Peer::default());
+    s.add_leg("10.0.0.1:5000", "10.0.0.9:80", Peer::default());
+    s.connect().expect(syn()).peer_answers().expect(ack(1, 1));
+    let (inner, outer) = (s.legs[0].id.unwrap(), s.legs[1].id.unwrap());
+    s.stack.relay(s.now, inner, outer).unwrap();
+    s.flush();
+    s
+}
+
+#[test]
+fn a_relay_moves_data_and_half_closes_both_ways() {
+    let mut s = relayed();
+    s.on(0).inject(data(1, 1, 500)).expect(ack(1, 501)).on(1).expect(data(1, 1, 500));
+    s.inject(data(1, 501, 700)).expect(ack(501, 701)).on(0).expect(data(1, 501, 700));
+    s.inject(fin(501, 701)).expect(ack(701, 502)).on(1).expect(fin(501, 701));
+    // Half-closed: the other way goes on.
+    s.inject(data(701, 502, 10)).expect(ack(502, 711)).on(0).expect(data(701, 502, 10));
+    s.inject(ack(502, 711)).on(1).inject(fin(711, 502)).expect(ack(502, 712));
+    s.on(0).expect(fin(711, 502)).inject(ack(502, 712)).expect_nothing();
+    for leg in 0..2 {
+        assert!(s.on(leg).ready().contains(Ready::CLOSED));
+        assert_eq!(s.stack.error(s.id()), None);
+    }
+}
+
+#[test]
+fn a_reset_passes_through_a_relay_both_ways() {
+    for (hit, other) in [(0, 1), (1, 0)] {
+        let mut s = relayed();
+        s.on(hit).inject(rst(1)).on(other).expect(rst_ack(1, 1));
+        assert_eq!(s.stack.counters().relay_resets, 1);
+        for leg in 0..2 {
+            assert!(s.on(leg).ready().contains(Ready::CLOSED));
+            let id = s.id();
+            s.stack.release(id);
+        }
+        assert_eq!((s.stack.occupancy().tcbs, s.stack.occupancy().relays), (0, 0));
+    }
+}
+
+#[test]
+fn a_relay_takes_no_more_than_its_other_leg_can() {
+    let mut s = relayed();
+    s.on(1).inject(ack(1, 1).window(0));
+    let mut seq = 1;
+    for _ in 0..2_000 {
+        s.on(0).inject(data(seq, 1, 1460));
+        if let Some(got) = s.take_all().pop() {
+            seq = got.ack;
+            if got.window == Some(0) {
+                break;
+            }
+        } else {
+            seq += 1460;
+        }
+    }
+    // A send buffer (256 KiB and thrice the window) and a receive buffer, then the window is shut.
+    assert!((200_000..700_000).contains(&seq), "{seq}");
+    // The outer leg takes it again: everything arrives, and the inner window opens.
+    s.on(1).inject(ack(1, 1));
+    let mut outer = 1;
+    for _ in 0..2_000 {
+        let sent = s.on(1).take_all();
+        let Some(last) = sent.last() else { break };
+        outer = last.seq + last.len as u32;
+        s.inject(ack(1, outer));
+    }
+    assert_eq!(outer, seq);
+    let update = s.on(0).take_all().pop().unwrap();
+    assert!(s.window_of(&update) > 64 << 10);
+}
+
+// Garbage.
+
+fn any_segment() -> impl Strategy<Value = (Seg, u8)> {
+    let near = prop_oneof![0..4_u32, 1_000..1_010_u32, any::<u32>()];
+    let fields = (any::<u8>(), near.clone(), near.clone(), 0..40_usize, any::<u16>());
+    let blocks = prop::collection::vec((near.clone(), near), 0..3);
+    let ts = prop::option::of((any::<u32>(), any::<u32>()));
+    (fields, blocks, ts, any::<u8>()).prop_map(|((flags, seq, ack, len, window), sack, ts, act)| {
+        let seg = crate::harness::syn().flags(TcpFlags::from_bits_retain(flags)).len(len);
+        let seg = Seg { seq, ack, sack, ..seg }.window(window);
+        (ts.map_or(seg.clone(), |(val, ecr)| seg.ts(val, ecr)), act)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Whatever arrives in whatever state: no panic, and after everything ended no trace.
+    #[test]
+    fn garbage_leaves_nothing_behind(
+        segments in prop::collection::vec(any_segment(), 1..60),
+        active in any::<bool>(),
+        ts in any::<bool>(),
+    ) {
+        let peer = Peer { ts, ..Peer::default() };
+        let mut s = if active {
+            Script::client(|_| {}, peer, 10)
+        } else {
+            Script::server(|_| {}, peer)
+        };
+        let mut ms = s.ms();
+        for (seg, act) in segments {
+            s.inject(seg);
+            let id = s.id();
+            match act % 16 {
+                0 => { s.stack.shutdown_write(s.now, id); }
+                1 => { let _ = s.stack.send(s.now, id, &[0; 100]); }
+                2 => { let _ = s.stack.recv(s.now, id, &mut [0; 50]); }
+                3 => s.stack.close(s.now, id),
+                4 => { ms += 300; s.skip_until_quiet(ms); }
+                _ => {}
+            }
+            s.drain();
+        }
+        let id = s.id();
+        s.stack.abort(s.now, id);
+        s.stack.release(id);
+        while let Some(id) = s.listener.and_then(|listener| s.stack.accept(listener)) {
+            s.stack.abort(s.now, id);
+        }
+        s.drain();
+        s.skip_until_quiet(ms + 400_000);
+        while let Some(id) = s.listener.and_then(|listener| s.stack.accept(listener)) {
+            s.stack.abort(s.now, id);
+        }
+        if let Some(listener) = s.listener {
+            s.stack.close_listener(s.now, listener);
+        }
+        s.drain();
+        prop_assert_eq!(s.stack.occupancy(), Occupancy::default());
+        prop_assert_eq!((s.pool.in_use(), s.stack.counters().internal_errors), (0, 0));
+    }
+}
