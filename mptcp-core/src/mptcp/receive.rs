@@ -238,6 +238,11 @@ impl<B: PacketBuf> Connection<B> {
         window > promised && (promised < window / 2 || promised < 4 * 1460)
     }
 
+    /// Receive buffer now, octets.
+    pub(crate) fn receive_buffer(&self) -> u32 {
+        self.autotune.limit()
+    }
+
     // The reader.
 
     pub(crate) fn read_buf(&mut self, now: Instant, max: u32) -> Option<B> {

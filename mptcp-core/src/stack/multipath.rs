@@ -463,6 +463,7 @@ impl<B: PacketBuf> Stack<B> {
         let before = connection.data_rcv_nxt;
         let pulled: Pulled = connection.pull(tcb, &mut self.stats);
         connection.receiver_rtt(tcb.receiver_rtt_us());
+        tcb.share_buffer(connection.receive_buffer());
         if pulled.duplicate || connection.has_gap() {
             // The peer repairs, or its paths differ: tell it at once what arrived.
             tcb.ack_now();

@@ -160,6 +160,11 @@ impl<B: PacketBuf> Tcb<B> {
         Some(buf)
     }
 
+    /// A subflow may buffer what its connection may: all of the shared window can arrive on it.
+    pub(crate) fn share_buffer(&mut self, limit: u32) {
+        self.autotune.limit = limit;
+    }
+
     pub(super) fn reassembly_budget(&self) -> u32 {
         self.autotune.memory()
     }

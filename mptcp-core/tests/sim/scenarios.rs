@@ -203,3 +203,27 @@ fn a_peer_without_mptcp_means_fallback() {
     world.server.stack.close_listener(world.now, listener);
     checked(&world);
 }
+
+/// A download longer than any buffer, over links with shallow queues: what the receiver can hold out
+/// of order follows the shared window, so a loss costs the segments that were lost and few more.
+#[test]
+fn losses_cost_what_was_lost() {
+    let shape = |mbit, queue: usize, us: u64| LinkConfig {
+        queue_bytes: queue << 10,
+        delay_ns: us * 1000,
+        ..link(mbit, 0)
+    };
+    let links = [pair(shape(60, 320, 20_000)), pair(shape(40, 160, 7_500))];
+    let mut world = world(1, &links);
+    let report = run(&mut world, true, 100, 100 << 20, Duration::from_secs(60));
+    checked(&world);
+    let dropped: u64 = world
+        .paths
+        .iter()
+        .map(|&path| world.net.link(path, Direction::BtoA).counters().dropped_packets())
+        .sum();
+    let resent = world.server.stack.counters().retrans_segs;
+    eprintln!("{resent} segments sent again for {dropped} lost, {report:?}");
+    assert!(resent <= dropped + dropped / 4 + 10, "{resent} for {dropped}");
+    assert!(goodput(100 << 20, &report) >= 0.90 * 100e6 / 8.0, "{report:?}");
+}
