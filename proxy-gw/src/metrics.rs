@@ -11,7 +11,8 @@ use mptcp_core::stats::DropReason;
 /// What a driver counted on one port.
 #[derive(Clone, Debug)]
 pub struct PortCounters {
-    /// The port's configured name.
+    /// The port's configured name; empty for what the driver dropped, counted by reason over all
+    /// ports.
     pub port: String,
     /// Names and values; all only grow.
     pub counters: Vec<(&'static str, u64)>,
@@ -164,10 +165,17 @@ fn render_stack(text: &mut String, shards: &[(&str, &ShardCounters)]) {
 }
 
 fn render_ports(text: &mut String, ports: &[PortCounters]) {
+    let (drops, ports): (Vec<_>, Vec<_>) = ports.iter().partition(|port| port.port.is_empty());
+    if let Some(drops) = drops.first() {
+        let mut metric = Metric::counter(text, "l2_drops", "Frames the driver dropped, by reason.");
+        for (reason, value) in &drops.counters {
+            metric.sample(&[("reason", reason)], *value);
+        }
+    }
     let names = ports.first().into_iter().flat_map(|port| &port.counters);
     for (name, _) in names {
         let mut metric = Metric::counter(text, &format!("port_{name}"), "Counter of a port.");
-        for port in ports {
+        for port in &ports {
             let value = port.counters.iter().find(|(other, _)| other == name);
             metric.sample(&[("port", &port.port)], value.map_or(0, |(_, value)| *value));
         }

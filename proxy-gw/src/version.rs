@@ -9,5 +9,5 @@ pub(crate) fn long() -> String {
 /// Drivers of this build, as `driver.kind` names them.
 #[must_use]
 pub(crate) fn drivers() -> Vec<&'static str> {
-    vec!["tun"]
+    vec!["tun", dpdk_io::drivers()]
 }

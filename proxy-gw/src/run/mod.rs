@@ -3,6 +3,7 @@
 //! Invariant: stdout carries `ready`, once, when the listeners are open; every way out goes through
 //! one [`Exit`].
 
+mod dpdk;
 mod shard;
 mod signals;
 mod stack_config;
@@ -121,9 +122,7 @@ fn run_logged(config: &Config) -> Exit {
     let started = match (signals, config.driver.kind) {
         (Err(error), _) => Err(DriverError::Failed(format!("cannot watch signals: {error}"))),
         (Ok(signals), DriverKind::Tun) => tun::start(config, &mut shards).map(|()| signals),
-        (Ok(_), DriverKind::Dpdk) => Err(DriverError::Missing(
-            "driver.kind = \"dpdk\": this program was built without DPDK; use \"tun\"".to_owned(),
-        )),
+        (Ok(signals), DriverKind::Dpdk) => dpdk::start(config, &mut shards).map(|()| signals),
     };
     let _signals = match started {
         Ok(signals) => signals,

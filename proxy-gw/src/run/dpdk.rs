@@ -1,0 +1,104 @@
+//! The DPDK driver: its ports, one shard per core, each on a thread of its own.
+
+use super::{DriverError, Shards, spawn_shard};
+use crate::config::{Config, Hugepages};
+use crate::control::Waker;
+use crate::metrics::PortCounters;
+use dpdk_io::{Driver, DropReason, EalConfig, MacConfig, PortConfig, RouteConfig, ShardCounters};
+use std::sync::Arc;
+
+impl From<dpdk_io::DriverError> for DriverError {
+    fn from(error: dpdk_io::DriverError) -> Self {
+        if error.is_config() {
+            return Self::Config(error.to_string());
+        }
+        match error {
+            dpdk_io::DriverError::Thread { .. } | dpdk_io::DriverError::AlreadyStarted => {
+                Self::Failed(error.to_string())
+            }
+            _ => Self::Missing(error.to_string()),
+        }
+    }
+}
+
+/// Brings every port up and starts the shards.
+pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverError> {
+    let routes = config.routes.iter().filter_map(|route| {
+        let port = config.ports.get(route.port)?;
+        Some(RouteConfig { to: route.to, via: route.via, port: port.name.clone() })
+    });
+    let driver = Driver::start(eal_config(config), port_configs(config), routes.collect())?;
+    let driver = Arc::new(driver);
+    let names: Vec<String> = config.ports.iter().map(|port| port.name.clone()).collect();
+    let counted = Arc::clone(&driver);
+    shards.read_ports = Box::new(move || port_counters(&names, counted.counters()));
+    for (shard, &core) in config.driver.cores.iter().enumerate() {
+        let driver = Arc::clone(&driver);
+        let config = config.clone();
+        // A polling loop looks at its mailbox every turn and sleeps for a millisecond at most.
+        let wake: Waker = Arc::new(|| ());
+        spawn_shard(shards.add(wake), move |cell| {
+            let pool = Box::new(driver.pool(shard));
+            let mut worker = cell.make_worker(&config, driver.clock().now(), pool)?;
+            cell.report_ready();
+            let ran = driver.run(shard, usize::from(core), &mut worker);
+            ran.map_err(|error| error.to_string())?;
+            Ok(worker.aborted())
+        })?;
+    }
+    Ok(())
+}
+
+fn eal_config(config: &Config) -> EalConfig {
+    EalConfig {
+        words: config.driver.eal.clone(),
+        cores: config.driver.cores.iter().map(|&core| usize::from(core)).collect(),
+        hugepages: match config.driver.hugepages {
+            Hugepages::Auto => dpdk_io::Hugepages::Auto,
+            Hugepages::Require => dpdk_io::Hugepages::Require,
+            Hugepages::Off => dpdk_io::Hugepages::Off,
+        },
+        memory_mb: config.driver.memory_mb,
+    }
+}
+
+fn port_configs(config: &Config) -> Vec<PortConfig> {
+    let port = |port: &crate::config::Port| PortConfig {
+        name: port.name.clone(),
+        device: port.device.clone(),
+        addresses: port.addresses.clone(),
+        gateway: port.gateway.clone(),
+        mtu: port.mtu,
+        mac: port.mac.map_or(MacConfig::Auto, MacConfig::Fixed),
+        vlan: port.vlan,
+        queues: port.queues,
+    };
+    config.ports.iter().map(port).collect()
+}
+
+/// Port by port over all shards, then what L2 dropped, which a shard counts for all its ports.
+fn port_counters(names: &[String], shards: &[Arc<ShardCounters>]) -> Vec<PortCounters> {
+    let sum = |of: &dyn Fn(&ShardCounters) -> u64| shards.iter().map(|shard| of(shard)).sum();
+    let mut all: Vec<PortCounters> = names
+        .iter()
+        .enumerate()
+        .map(|(idx, name)| {
+            let port = |of: fn(&dpdk_io::counters::PortCounters) -> u64| {
+                sum(&|shard: &ShardCounters| shard.ports().get(idx).map_or(0, of))
+            };
+            PortCounters {
+                port: name.clone(),
+                counters: vec![
+                    ("rx_packets", port(|p| p.rx_packets.value())),
+                    ("rx_bytes", port(|p| p.rx_bytes.value())),
+                    ("tx_packets", port(|p| p.tx_packets.value())),
+                    ("tx_bytes", port(|p| p.tx_bytes.value())),
+                ],
+            }
+        })
+        .collect();
+    let drops = DropReason::ALL.iter();
+    let counters = drops.map(|&reason| (reason.name(), sum(&|shard| shard.drops(reason))));
+    all.push(PortCounters { port: String::new(), counters: counters.collect() });
+    all
+}
