@@ -278,7 +278,10 @@ impl<B: PacketBuf> Connection<B> {
     /// Arms the data-level retransmission timer unless it runs: `rto` is the largest timeout of
     /// any subflow.
     pub(crate) fn arm_rtx(&mut self, now: Instant, rto: Duration) {
-        if !self.outstanding() || self.phase == Phase::Fallback {
+        // After fallback TCP retransmits, but only this level knows of data behind a closed window.
+        let fallen_back = self.phase == Phase::Fallback;
+        let due = if fallen_back { self.window_blocked() } else { self.outstanding() };
+        if !due {
             self.rtx_at = None;
             self.rtx_shift = 0;
             return;

@@ -77,7 +77,10 @@ impl<B: PacketBuf> Stack<B> {
             self.subflow_timed_out(now, owner, idx);
         }
         if outcome.acked {
-            self.subflow_progress(now, owner, idx);
+            self.subflow_progress(owner, idx);
+        }
+        if outcome.acceptable {
+            self.fallen_back_progress(now, owner, idx);
         }
         if (outcome.data || outcome.acceptable) && !self.pull(now, owner, idx) {
             return;
@@ -561,18 +564,10 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// TCP acknowledged something new on this subflow.
-    fn subflow_progress(&mut self, now: Instant, owner: u32, idx: u32) {
-        let Some(connection) = self.connections.get_mut(owner) else { return };
+    fn subflow_progress(&mut self, owner: u32, idx: u32) {
+        let Some(connection) = self.connections.get(owner) else { return };
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         if connection.phase == Phase::Fallback {
-            let in_flight = u64::from(tcb.flight_data());
-            let offset = connection.data_snd_nxt.saturating_sub(in_flight);
-            let window = u64::from(tcb.usable_window()) + u64::from(tcb.flight_size());
-            let acked = connection.acknowledge(offset);
-            connection.snd_edge = connection.snd_edge.max(offset + window);
-            if acked {
-                self.post_writable(now, Sock::Mptcp(owner));
-            }
             return;
         }
         if let Some(subflow) = &mut tcb.subflow {
@@ -581,6 +576,24 @@ impl<B: PacketBuf> Stack<B> {
                 subflow.stale = false;
                 self.stats.subflow_recover += 1;
             }
+        }
+    }
+
+    /// After fallback TCP's acknowledgement and window are those of the stream. A window that opens
+    /// again acknowledges nothing new.
+    fn fallen_back_progress(&mut self, now: Instant, owner: u32, idx: u32) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let Some(tcb) = self.tcbs.get(idx) else { return };
+        if connection.phase != Phase::Fallback {
+            return;
+        }
+        let in_flight = u64::from(tcb.flight_data());
+        let offset = connection.data_snd_nxt.saturating_sub(in_flight);
+        let window = u64::from(tcb.usable_window()) + u64::from(tcb.flight_size());
+        let acked = connection.acknowledge(offset);
+        connection.snd_edge = connection.snd_edge.max(offset + window);
+        if acked {
+            self.post_writable(now, Sock::Mptcp(owner));
         }
     }
 
@@ -931,6 +944,11 @@ impl<B: PacketBuf> Stack<B> {
                 }
                 self.touch_tcb(idx);
             }
+            return;
+        }
+        if connection.phase == Phase::Fallback {
+            // The window opened; whatever else is due TCP repeats itself.
+            connection.arm_rtx(now, rto);
             return;
         }
         let fin = connection.fin_due();
