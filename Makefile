@@ -48,7 +48,7 @@ sim:
 
 # interop: only the tests against the Linux kernel, in network namespaces (root)
 interop:
-	cargo test -p mptcp-tun --test 'interop_*' -- --test-threads=1
+	cargo test -p mptcp-tun --test interop
 
 # lint: formatting, clippy, rustdoc, packaging; cargo-deny when it is installed
 lint: package

@@ -100,6 +100,11 @@ pub(crate) fn exchange_one(socket: &mut TcpStream) {
 /// Sends `len` bytes on a kernel socket while it reads what comes back, and ends both directions.
 /// Panics unless the same bytes come back.
 pub(crate) fn exchange(socket: TcpStream, len: usize) {
+    exchange_pausing(socket, len, || {});
+}
+
+/// Like [`exchange`], but reads nothing before `pause` returns.
+pub(crate) fn exchange_pausing(socket: TcpStream, len: usize, pause: impl FnOnce()) {
     let sent = pattern(len);
     let mut writer = socket.try_clone().expect("a second descriptor");
     let writing = std::thread::spawn(move || {
@@ -107,6 +112,7 @@ pub(crate) fn exchange(socket: TcpStream, len: usize) {
         writer.shutdown(Shutdown::Write).expect("an end");
         sent
     });
+    pause();
     let mut received = Vec::new();
     let mut socket = socket;
     socket.read_to_end(&mut received).expect("an orderly end");
