@@ -301,6 +301,9 @@ impl Topology {
                 cable.far_device
             ))?;
             for line in [
+                // The usual 500 packets overflow when a thousand clients speak at once and the
+                // gateway does not get a CPU for a moment.
+                format!("link set {tun} txqueuelen 8192"),
                 format!(
                     "neigh replace {} lladdr {} dev {device} nud permanent",
                     cable.far_address,
