@@ -273,6 +273,8 @@ drop_reasons! {
     IcmpUnmatched = "icmp_unmatched",
     /// Received in TIME-WAIT.
     TimeWait = "time_wait",
+    /// Data or a DSS while the keys of the third ACK are missing: the SYN/ACK asks for them again.
+    MpCapableMissing = "mp_capable_missing",
     /// Version 0 SYN with the B bit set: no answer at all.
     MpCapableExtensibility = "mp_capable_extensibility",
 }

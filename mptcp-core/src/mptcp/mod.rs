@@ -81,6 +81,8 @@ pub(crate) struct Connection<B> {
     /// First offset the peer does not accept yet.
     pub(crate) snd_edge: u64,
     pub(crate) reinject: RangeSet,
+    /// `data_snd_una` when the connection fell back: what was certainly delivered intact.
+    intact: u64,
     pub(crate) fin_queued: bool,
     pub(crate) fin_acked: bool,
     /// The `DATA_FIN` was handed to the subflows once; its timer runs.
@@ -148,6 +150,7 @@ impl<B: PacketBuf> Connection<B> {
             data_end: 0,
             snd_edge: 0,
             reinject: RangeSet::new(MAX_REINJECTIONS),
+            intact: 0,
             fin_queued: false,
             fin_acked: false,
             fin_announced: false,
@@ -245,7 +248,7 @@ impl<B: PacketBuf> Connection<B> {
         self.fin_queued
             && !self.fin_acked
             && self.data_snd_nxt == self.data_end
-            && self.phase == Phase::Confirmed
+            && matches!(self.phase, Phase::Unconfirmed | Phase::Confirmed)
     }
 
     /// What TIME-WAIT entries of its subflows go on acknowledging.
@@ -316,6 +319,11 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn fall_back(&mut self, reason: FallbackReason) {
         self.phase = Phase::Fallback;
         self.fallback = Some(reason);
+        self.intact = self.data_snd_una;
+        if !self.peer_finished {
+            // The stream ends with the FIN now.
+            self.peer_fin = None;
+        }
         self.rtx_at = None;
         self.reinject.clear();
         self.paths.stop();

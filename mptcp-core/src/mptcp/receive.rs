@@ -176,7 +176,7 @@ impl<B: PacketBuf> Connection<B> {
         // then sees an edge further right than ours. TCP has acknowledged such data, so losing it
         // would cost a retransmission timeout of the data level.
         let edge = self.rcv_edge.max(self.data_rcv_nxt + u64::from(self.widest));
-        if end > edge {
+        if end > edge && self.phase != Phase::Fallback {
             // More than was ever offered: not stored, not acknowledged (RFC 8684 §3.8).
             stats.no_dss_in_window += 1;
             buf.truncate(usize::try_from(edge.saturating_sub(offset)).unwrap_or(0));
@@ -217,7 +217,8 @@ impl<B: PacketBuf> Connection<B> {
         if free >= promised.saturating_add(step) { free } else { promised }
     }
 
-    fn promised(&self) -> u32 {
+    /// Octets beyond `data_rcv_nxt` that were offered already.
+    pub(crate) fn promised(&self) -> u32 {
         u32::try_from(self.rcv_edge.saturating_sub(self.data_rcv_nxt)).unwrap_or(u32::MAX)
     }
 

@@ -87,9 +87,11 @@ impl<B: PacketBuf> Connection<B> {
     ) -> Option<(B, Option<TxMapping>)> {
         let payload = self.payload(next.start, next.len.min(room), tx)?;
         if self.phase == Phase::Fallback {
-            let mapping = tcb.subflow.as_ref()?.wants_ack().then(|| {
-                let ssn = tcb.snd_nxt.since(tcb.iss);
-                let dsn = self.local_dsn(next.start);
+            let mapping = tcb.subflow.as_ref()?.wants_infinite().then(|| {
+                // It acts from the last octet known to be intact on (RFC 8684 §3.7).
+                let back = u32::try_from(next.start.saturating_sub(self.intact)).unwrap_or(0);
+                let ssn = tcb.snd_nxt.since(tcb.iss).wrapping_sub(back);
+                let dsn = self.local_dsn(next.start - u64::from(back));
                 TxMapping { dsn, ssn, len: 0, checksum: None, wide: false, capable: false }
             });
             return Some((payload, mapping));
@@ -140,7 +142,10 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn reinject_range(&mut self, start: u64, end: u64) {
         let start = start.max(self.data_snd_una);
         let end = end.min(self.data_snd_nxt);
-        if start < end && !self.reinject.insert(start, end) {
+        if start >= end {
+            return;
+        }
+        if !self.reinject.insert(start, end) {
             // Too scattered to remember: everything outstanding is one range.
             self.reinject.clear();
             let _one = self.reinject.insert(self.data_snd_una, self.data_snd_nxt);

@@ -74,10 +74,14 @@ pub(crate) struct Subflow {
     pub(crate) ask_checksum: bool,
     /// A mapping was received: unmapped data is an error from here on.
     pub(crate) mapped: bool,
+    /// A `DATA_ACK` came on it: DSS options pass in both directions.
+    pub(crate) proven: bool,
     pub(crate) mappings: MappingStore,
     signals: VecDeque<Signal>,
     signal_written: bool,
-    infinite_sent: bool,
+    infinite_written: bool,
+    /// The last third ACK of a first subflow had both keys.
+    keys_told: bool,
     /// A REMOVE_ADDR named its address: it is closed unless the peer answers a probe after this.
     pub(crate) probed_at: Option<Instant>,
     pub(crate) reinjected: u64,
@@ -98,10 +102,12 @@ impl Subflow {
             stale: false,
             ask_checksum: false,
             mapped: false,
+            proven: false,
             mappings: MappingStore::new(),
             signals: VecDeque::new(),
             signal_written: false,
-            infinite_sent: false,
+            infinite_written: false,
+            keys_told: false,
             probed_at: None,
             reinjected: 0,
             wide: false,
@@ -117,9 +123,10 @@ impl Subflow {
 
     /// Option octets a full data segment carries (RFC 8684 §3.3): flags, an 8-octet `DATA_ACK`,
     /// DSN, SSN, length, checksum, padded.
-    pub(crate) const fn dss_len(&self) -> u32 {
-        if matches!(self.stage, Stage::Fallback) {
-            return 0;
+    pub(crate) fn dss_len(&self) -> u32 {
+        if self.stage == Stage::Fallback {
+            // The infinite mapping has a 4-octet DSN and no DATA_ACK.
+            return if self.wants_infinite() { 16 } else { 0 };
         }
         let dsn = if self.wide { 8 } else { 4 };
         let checksum = if self.checksum { 2 } else { 0 };
@@ -143,9 +150,26 @@ impl Subflow {
         Some(wait)
     }
 
+    /// How often the third ACK of a join was sent without an answer; 0 in any other stage.
+    pub(crate) const fn third_acks_sent(&self) -> u8 {
+        match self.stage {
+            Stage::JoinAck { tries, .. } => tries,
+            _ => 0,
+        }
+    }
+
     /// True while a signal waits that an acknowledgement should carry.
     pub(crate) fn wants_ack(&self) -> bool {
-        !self.signals.is_empty() && matches!(self.stage, Stage::Active | Stage::Fallback)
+        match self.stage {
+            Stage::Active => !self.signals.is_empty(),
+            Stage::Fallback => matches!(self.signals.front(), Some(Signal::Fail { .. })),
+            _ => false,
+        }
+    }
+
+    /// True when the next new data must say that mappings end here.
+    pub(crate) fn wants_infinite(&self) -> bool {
+        self.stage == Stage::Fallback && self.signals.contains(&Signal::Infinite)
     }
 
     /// Writes what this segment carries. Called once per segment; `options_sent` follows when the
@@ -157,6 +181,7 @@ impl Subflow {
         data: &DataLevel,
     ) {
         self.signal_written = false;
+        self.infinite_written = false;
         let version = self.version;
         let mut fits = true;
         match (self.stage, carry) {
@@ -173,7 +198,14 @@ impl Subflow {
             (Stage::JoinAck { hmac, .. }, Carry::Ack) => {
                 fits = writer.push_mptcp(&MptcpOption::Join(MpJoin::Ack { hmac }), version);
             }
+            // A DATA_FIN before any data alternates with the keys: one proves that they arrived, the
+            // other repairs it when they did not.
+            (Stage::CapableAck, Carry::Ack) if self.keys_told && data.data_fin.is_some() => {
+                self.keys_told = false;
+                self.write_ack(writer, data);
+            }
             (Stage::CapableAck, Carry::Ack) => {
+                self.keys_told = true;
                 let form = CapableForm::Keys { sender: data.local_key, receiver: data.remote_key };
                 let option = self.capable(form, data.checksum);
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
@@ -198,6 +230,11 @@ impl Subflow {
             }
             (Stage::Active, Carry::Ack) => self.write_ack(writer, data),
             (Stage::Fallback, Carry::Data(mapping)) => self.write_infinite(writer, mapping),
+            (Stage::Fallback, Carry::Ack) => {
+                if let Some(signal @ Signal::Fail { .. }) = self.signals.front() {
+                    self.signal_written = self.write_signal(writer, signal);
+                }
+            }
             _ => {}
         }
         debug_assert!(fits, "handshake and data options fit beside timestamps");
@@ -245,7 +282,7 @@ impl Subflow {
 
     /// One final infinite mapping tells the peer, where options still pass (RFC 8684 §3.7).
     fn write_infinite(&mut self, writer: &mut OptionWriter, mapping: &TxMapping) {
-        if self.signals.front() != Some(&Signal::Infinite) || self.infinite_sent {
+        if !self.wants_infinite() {
             return;
         }
         let infinite = Mapping {
@@ -255,26 +292,25 @@ impl Subflow {
             checksum: self.checksum.then_some(0),
         };
         let dss = Dss { data_ack: None, mapping: Some(infinite), data_fin: false };
-        self.signal_written = writer.push_mptcp(&MptcpOption::Dss(dss), self.version);
+        self.infinite_written = writer.push_mptcp(&MptcpOption::Dss(dss), self.version);
     }
 
     /// The segment that `write_options` prepared was sent.
     pub(crate) fn options_sent(&mut self, stats: &mut Counters) {
-        if !self.signal_written {
+        if core::mem::take(&mut self.infinite_written) {
+            self.signals.retain(|signal| *signal != Signal::Infinite);
+            stats.infinite_map_tx += 1;
+        }
+        if !core::mem::take(&mut self.signal_written) {
             return;
         }
-        self.signal_written = false;
         match self.signals.pop_front() {
             Some(Signal::AddAddr(a)) if a.echo => stats.echo_add_tx += 1,
             Some(Signal::AddAddr(_)) => stats.add_addr_tx += 1,
             Some(Signal::RemoveAddr(_)) => stats.rm_addr_tx += 1,
             Some(Signal::Prio { .. }) => stats.mp_prio_tx += 1,
             Some(Signal::Fail { .. }) => stats.mp_fail_tx += 1,
-            Some(Signal::Infinite) => {
-                self.infinite_sent = true;
-                stats.infinite_map_tx += 1;
-            }
-            None => {}
+            Some(Signal::Infinite) | None => {}
         }
     }
 

@@ -10,7 +10,7 @@ use super::{Ready, Sock, Stack, env};
 use crate::buf::{PacketBuf, PortId};
 use crate::config::ChecksumPolicy;
 use crate::mptcp::key::{self, KeyPair, ReceivedHmac};
-use crate::mptcp::{Connection, Negotiated, Paths, Phase, Stage, Subflow};
+use crate::mptcp::{Connection, FallbackReason, Negotiated, Paths, Phase, Stage, Subflow};
 use crate::seq::SeqNum;
 use crate::stats::DropReason;
 use crate::tcp::isn::{decode_ts, encode_ts};
@@ -461,30 +461,17 @@ impl<B: PacketBuf> Stack<B> {
             return self.complete_join(now, idx, request, segment, payload);
         }
         let agreed = self.agreed(now, request);
-        let capable = match request.wanted {
+        let level = match request.wanted {
             Wanted::Capable { version, local_key } => {
-                match options::handshake(segment.options.as_bytes()) {
-                    Handshake::Capable(MpCapable {
-                        form:
-                            CapableForm::Keys { sender, receiver }
-                            | CapableForm::Data { sender, receiver, .. },
-                        flags,
-                        ..
-                    }) if receiver == local_key => {
-                        self.stats.mp_capable_ack_rx += 1;
-                        let checksum = request.flags.contains(RequestFlags::CHECKSUM)
-                            || flags.contains(CapableFlags::CHECKSUM);
-                        let keys = KeyPair { local: local_key, remote: sender };
-                        Some(Negotiated { version, client: false, keys, checksum })
-                    }
-                    _ => {
-                        self.stats.mp_capable_fallback_ack += 1;
-                        self.stats.fallback += 1;
-                        None
+                match self.third_ack(request, version, local_key, segment) {
+                    Some(level) => level,
+                    None => {
+                        self.stats.drop(DropReason::MpCapableMissing);
+                        return self.want_transmit(Node::Request(idx));
                     }
                 }
             }
-            _ => None,
+            _ => Level::Plain(None),
         };
         let full = self.accept_queue_full(request.listener)
             || self.tcbs.len() == self.tcbs.capacity()
@@ -500,7 +487,7 @@ impl<B: PacketBuf> Stack<B> {
             request.port,
             request.listener,
             &agreed,
-            capable,
+            level,
             segment,
             payload,
         );
@@ -509,6 +496,42 @@ impl<B: PacketBuf> Stack<B> {
     fn agreed(&self, now: Instant, request: &Request) -> Agreed {
         let ts_offset = self.timestamp_offset(request);
         request.agreed(now, self.rcv_wscale, ts_offset, self.initial_window())
+    }
+
+    /// What the segment that answers our `MP_CAPABLE` makes of the connection. `None` while that is
+    /// open: the third ACK was lost, and what came in its place came before the first data, which
+    /// has the keys, or shows with a DSS that options pass.
+    fn third_ack(
+        &mut self,
+        request: &Request,
+        version: Version,
+        local_key: u64,
+        segment: &Segment,
+    ) -> Option<Level> {
+        if let Handshake::Capable(MpCapable {
+            form:
+                CapableForm::Keys { sender, receiver } | CapableForm::Data { sender, receiver, .. },
+            flags,
+            ..
+        }) = options::handshake(segment.options.as_bytes())
+        {
+            let asked = flags.contains(CapableFlags::CHECKSUM);
+            let refused = asked && self.config.mptcp.checksum == ChecksumPolicy::Refuse;
+            if receiver == local_key && sender != 0 && !refused {
+                self.stats.mp_capable_ack_rx += 1;
+                let checksum = request.flags.contains(RequestFlags::CHECKSUM) || asked;
+                let keys = KeyPair { local: local_key, remote: sender };
+                return Some(Level::Mptcp(Negotiated { version, client: false, keys, checksum }));
+            }
+        } else {
+            let early = segment.len > 0 && segment.seq != request.irs.add(1);
+            if early || options::has_dss(segment.options.as_bytes()) {
+                return None;
+            }
+        }
+        self.stats.mp_capable_fallback_ack += 1;
+        self.stats.fallback += 1;
+        Some(Level::Plain(Some(FallbackReason::AckWithoutCapable)))
     }
 
     fn accept_queue_full(&self, listener: u32) -> bool {
@@ -531,7 +554,7 @@ impl<B: PacketBuf> Stack<B> {
         port: PortId,
         listener: u32,
         agreed: &Agreed,
-        capable: Option<Negotiated>,
+        level: Level,
         segment: &Segment,
         payload: B,
     ) {
@@ -546,12 +569,15 @@ impl<B: PacketBuf> Stack<B> {
         };
         self.demux.insert(tuple, Flow::Tcb(tcb_idx));
         self.stats.passive_opens += 1;
-        let sock = match capable {
-            None => {
+        let sock = match level {
+            Level::Plain(fallback) => {
                 self.plain_count += 1;
+                if let Some(tcb) = self.tcbs.get_mut(tcb_idx) {
+                    tcb.app.fallback = fallback;
+                }
                 Sock::Plain(tcb_idx)
             }
-            Some(negotiated) => {
+            Level::Mptcp(negotiated) => {
                 let mut connection =
                     Connection::new(&self.config.tcp, &negotiated, *tuple, Paths::default());
                 connection.app.user_data = user_data;
@@ -821,7 +847,8 @@ impl<B: PacketBuf> Stack<B> {
             rtt: None,
             syn_ack_lost: false,
         };
-        self.establish(now, tuple, port, listener, &agreed, None, segment, payload);
+        let level = Level::Plain(None);
+        self.establish(now, tuple, port, listener, &agreed, level, segment, payload);
         true
     }
 }
@@ -833,6 +860,13 @@ enum Capable {
     Ignore,
     /// No answer at all (RFC 6824 §3.1, B bit).
     Silence,
+}
+
+/// What a finished passive open is.
+enum Level {
+    /// TCP, and why when MPTCP was offered.
+    Plain(Option<FallbackReason>),
+    Mptcp(Negotiated),
 }
 
 /// Fields of an `MP_JOIN` SYN.

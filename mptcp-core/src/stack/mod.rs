@@ -21,7 +21,7 @@ pub use types::{Connect, ConnectionInfo, Event, Listen, Ready, SocketId, Subflow
 use crate::buf::{BufPool, HeapBuf, PacketBuf};
 use crate::config::{LocalAddress, StackConfig};
 use crate::error::ConnectionError;
-use crate::mptcp::Connection;
+use crate::mptcp::{Connection, FallbackReason};
 use crate::rng::Rng;
 use crate::stats::Counters;
 use crate::tcp::isn::{IsnGenerator, SynCookies};
@@ -59,6 +59,8 @@ pub(crate) struct AppState {
     /// Coupled to this relay.
     relay: Option<u32>,
     pub(crate) error: Option<ConnectionError>,
+    /// A plain socket that was to be an MPTCP connection: why it is not.
+    pub(crate) fallback: Option<FallbackReason>,
 }
 
 impl AppState {
@@ -79,6 +81,7 @@ impl Default for AppState {
             close_pending: false,
             relay: None,
             error: None,
+            fallback: None,
         }
     }
 }

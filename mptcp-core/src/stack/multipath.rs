@@ -25,8 +25,10 @@ enum Effect {
     None,
     /// Reset this subflow with this reason.
     Reset(u8),
-    /// The peer closed the whole connection at once.
-    Fastclose,
+    /// The peer closed the whole connection at once; with a RST on the subflow it came on, or not.
+    Fastclose {
+        reset: bool,
+    },
     FallBack(FallbackReason),
     /// Unmapped data or a wrong checksum at this offset.
     Checksum(u64),
@@ -49,7 +51,8 @@ impl<B: PacketBuf> Stack<B> {
         outcome: &Outcome,
     ) {
         let Some(owner) = self.owner_of(idx) else { return };
-        if outcome.established && segment.has(TcpFlags::SYN) {
+        if outcome.established {
+            // After a simultaneous open the segment is an ACK without our options.
             if !self.syn_ack_options(now, owner, idx, segment) {
                 return;
             }
@@ -82,7 +85,7 @@ impl<B: PacketBuf> Stack<B> {
         if outcome.acceptable {
             self.fallen_back_progress(now, owner, idx);
         }
-        if (outcome.data || outcome.acceptable) && !self.pull(now, owner, idx) {
+        if (outcome.data || outcome.acceptable) && !self.pull(now, owner, idx, outcome.data) {
             return;
         }
         if outcome.fin {
@@ -239,16 +242,31 @@ impl<B: PacketBuf> Stack<B> {
         if !segment.options.is_empty() {
             for option in OptionIter::new(segment.options.as_bytes()).flatten() {
                 let TcpOption::Mptcp(option) = option else { continue };
+                // A RST has nothing to say about data or addresses.
+                if outcome.closed.is_some()
+                    && !matches!(
+                        option,
+                        MptcpOption::Fastclose { .. }
+                            | MptcpOption::Reset(_)
+                            | MptcpOption::Fail { .. }
+                    )
+                {
+                    continue;
+                }
                 let effect = self.read_option(now, owner, idx, segment, &option, &mut seen);
                 if !matches!(effect, Effect::None) {
                     return effect;
                 }
             }
         }
+        let effect = match self.check_join(idx, segment, outcome, &seen) {
+            Effect::None => self.check_confirmation(owner, idx, segment, outcome, &seen),
+            broken => broken,
+        };
         if seen.data_acked {
             self.data_acked(now, owner);
         }
-        self.check_confirmation(owner, idx, segment, outcome, &seen)
+        effect
     }
 
     fn read_option(
@@ -290,13 +308,25 @@ impl<B: PacketBuf> Stack<B> {
             }
             MptcpOption::Fail { .. } => {
                 self.stats.mp_fail_rx += 1;
-                if connection.subflows.len() == 1 && !connection.multipath {
-                    return Effect::FallBack(FallbackReason::PeerChecksum);
+                if segment.has(TcpFlags::RST) {
+                    return Effect::None;
                 }
+                if connection.multipath {
+                    return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
+                }
+                // RFC 8684 §3.7: the answer is an MP_FAIL in the other direction.
+                let dsn = connection.remote_dsn(connection.data_rcv_nxt).0;
+                if let Some(tcb) = self.tcbs.get_mut(idx) {
+                    if let Some(subflow) = &mut tcb.subflow {
+                        subflow.signal(Signal::Fail { dsn });
+                    }
+                    tcb.ack_now();
+                }
+                return Effect::FallBack(FallbackReason::PeerChecksum);
             }
             MptcpOption::Fastclose { key } if key == connection.keys.local => {
                 self.stats.mp_fastclose_rx += 1;
-                return Effect::Fastclose;
+                return Effect::Fastclose { reset: segment.has(TcpFlags::RST) };
             }
             MptcpOption::Reset(_) => self.stats.mp_rst_rx += 1,
             _ => {}
@@ -318,11 +348,18 @@ impl<B: PacketBuf> Stack<B> {
         if let Some(data_ack) = dss.data_ack {
             let window = tcb.window_of(segment);
             seen.data_acked |= connection.on_data_ack(data_ack, window);
+            if let Some(subflow) = &mut tcb.subflow {
+                subflow.proven = true;
+            }
         }
         let Some(mapping) = dss.mapping else { return Effect::None };
         if mapping.len == 0 {
             // RFC 8684 §3.3.1: an infinite mapping.
             self.stats.infinite_map_rx += 1;
+            if connection.multipath {
+                // The stream is not contiguous on this subflow.
+                return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
+            }
             return Effect::FallBack(FallbackReason::InfiniteMapping);
         }
         // Version 1 resets when checksums come unasked or stay away, version 0 ignores the former.
@@ -375,6 +412,19 @@ impl<B: PacketBuf> Stack<B> {
         effect
     }
 
+    /// Data of ours on a join that TCP acknowledges before any `DATA_ACK` came: options do not pass
+    /// (RFC 8684 §3.7).
+    fn check_join(&self, idx: u32, segment: &Segment, outcome: &Outcome, seen: &Seen) -> Effect {
+        let Some(tcb) = self.tcbs.get(idx) else { return Effect::None };
+        let Some(subflow) = &tcb.subflow else { return Effect::None };
+        let acked_data = outcome.acked && tcb.counters.bytes_acked > 0;
+        let stripped = acked_data && !subflow.proven && !seen.dss && !segment.signals;
+        if subflow.id != 0 && outcome.closed.is_none() && stripped {
+            return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
+        }
+        Effect::None
+    }
+
     /// Before the peer has shown that it maps data, the lack of options means fallback
     /// (RFC 8684 §3.7).
     fn check_confirmation(
@@ -397,7 +447,7 @@ impl<B: PacketBuf> Stack<B> {
         if !connection.client && connection.snd_edge == 0 {
             connection.snd_edge = u64::from(tcb.window_of(segment));
         }
-        if segment.len > 0 && outcome.data {
+        if segment.len > 0 && outcome.data || outcome.fin {
             self.stats.mp_capable_data_fallback += 1;
             return Effect::FallBack(FallbackReason::FirstDataUnmapped);
         }
@@ -431,8 +481,8 @@ impl<B: PacketBuf> Stack<B> {
                 self.reset_subflow(now, owner, idx, reason, false);
                 false
             }
-            Effect::Fastclose => {
-                self.fastclosed(now, owner);
+            Effect::Fastclose { reset } => {
+                self.fastclosed(now, owner, reset.then_some(idx));
                 false
             }
             Effect::FallBack(reason) => {
@@ -459,16 +509,18 @@ impl<B: PacketBuf> Stack<B> {
         self.finish(now, owner);
     }
 
-    /// Moves data up. False when the subflow is gone.
-    fn pull(&mut self, now: Instant, owner: u32, idx: u32) -> bool {
+    /// Moves data up; `arrived` when TCP has new data and thus owes an acknowledgement anyway. False
+    /// when the subflow is gone.
+    fn pull(&mut self, now: Instant, owner: u32, idx: u32, arrived: bool) -> bool {
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         let before = connection.data_rcv_nxt;
         let pulled: Pulled = connection.pull(tcb, &mut self.stats);
         connection.receiver_rtt(tcb.receiver_rtt_us());
         tcb.share_buffer(connection.receive_buffer());
-        if pulled.duplicate || connection.has_gap() {
-            // The peer repairs, or its paths differ: tell it at once what arrived.
+        let held = pulled.data && !arrived;
+        if pulled.duplicate || held || connection.has_gap() {
+            // The peer repairs, its paths differ, or a mapping came late: tell it at once.
             tcb.ack_now();
         }
         let finished = connection.reached_fin();
@@ -543,7 +595,8 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         if connection.phase == Phase::Connecting {
-            if tcb.rto_count() >= self.config.mptcp.capable_syn_tries {
+            let tries = self.config.mptcp.capable_syn_tries;
+            if tcb.rto_count() >= tries && !tcb.is_plain_syn() {
                 self.stats.mp_capable_syn_tx_drop += 1;
                 tcb.set_plain_syn();
             }
@@ -607,6 +660,10 @@ impl<B: PacketBuf> Stack<B> {
             if attached {
                 self.post_readable(now, Sock::Mptcp(owner), true);
             }
+            return;
+        }
+        if connection.peer_fin.is_some() && !connection.fin_acked {
+            // The peer only stopped sending: what we still have goes on over this subflow.
             return;
         }
         if let Some(tcb) = self.tcbs.get_mut(idx) {
@@ -724,10 +781,13 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// The peer closed everything with `MP_FASTCLOSE` (RFC 8684 §3.5).
-    fn fastclosed(&mut self, now: Instant, owner: u32) {
+    /// The peer closed everything with `MP_FASTCLOSE` (RFC 8684 §3.5); the subflow that came to an
+    /// end with it, if one did, needs no RST of ours.
+    fn fastclosed(&mut self, now: Instant, owner: u32, reset: Option<u32>) {
         for idx in self.subflows_of(owner) {
-            self.send_rst(idx, OptionWriter::new());
+            if reset != Some(idx) {
+                self.send_rst(idx, OptionWriter::new());
+            }
             self.drop_subflow(owner, idx);
         }
         self.connection_closed(now, owner, Some(ConnectionError::Reset));
@@ -803,7 +863,7 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get(owner) else { return false };
         let dsn = connection.remote_dsn(offset).0;
         self.stats.mp_fail_tx += 1;
-        if connection.subflows.len() > 1 || connection.multipath {
+        if connection.multipath {
             let mut options = OptionWriter::new();
             options::push(&mut options, &MptcpOption::Fail { dsn }, connection.version);
             self.send_rst(idx, options);
@@ -818,7 +878,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         self.stats.mp_fail_tx -= 1;
         self.fall_back(owner, idx, FallbackReason::Checksum, true);
-        self.pull(now, owner, idx)
+        self.pull(now, owner, idx, false)
     }
 
     // Addresses.

@@ -77,3 +77,9 @@ pub(super) fn handshake(options: &[u8]) -> Handshake {
     }
     found
 }
+
+/// True when an option area carries a DSS.
+pub(super) fn has_dss(options: &[u8]) -> bool {
+    let dss = |option| matches!(option, TcpOption::Mptcp(MptcpOption::Dss(_)));
+    OptionIter::new(options).flatten().any(dss)
+}

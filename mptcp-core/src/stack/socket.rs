@@ -305,9 +305,11 @@ impl<B: PacketBuf> Stack<B> {
     /// Every subflow hears of the larger shared window.
     fn announce_window(&mut self, owner: u32) {
         let Some(connection) = self.connections.get(owner) else { return };
+        let promised = connection.promised();
         for &idx in &connection.subflows {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
-            if tcb.state.synchronized() {
+            // Without window scaling there may be nothing new to say.
+            if tcb.state.synchronized() && tcb.largest_window() > promised {
                 tcb.ack_now();
                 self.tx.push_back(self.numbering.number(Node::Tcb(idx)));
             }
@@ -602,7 +604,7 @@ impl<B: PacketBuf> Stack<B> {
                     local: tcb.tuple.local(),
                     remote: tcb.tuple.remote(),
                     mptcp: None,
-                    fallback: None,
+                    fallback: tcb.app.fallback,
                     bytes_sent: tcb.counters.bytes_sent + u64::from(tcb.unsent_len),
                     bytes_acked: tcb.counters.bytes_acked,
                     bytes_received: tcb.counters.bytes_received,

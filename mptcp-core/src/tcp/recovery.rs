@@ -350,6 +350,12 @@ impl<B: PacketBuf> Tcb<B> {
         if self.delayed_ack_at.is_some_and(|at| at <= env.now) {
             self.delayed_ack_at = None;
             self.ack_now();
+            let limit = env.config.syn_retries;
+            if self.subflow.as_ref().is_some_and(|s| s.third_acks_sent() > limit) {
+                env.stats.tcp_abort_on_timeout += 1;
+                outcome.closed = Some(Some(ConnectionError::ConnectTimedOut));
+                return outcome;
+            }
         }
         if self.rtx_at.is_some_and(|at| at <= env.now) {
             self.rtx_at = None;

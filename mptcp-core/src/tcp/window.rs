@@ -135,6 +135,11 @@ impl<B: PacketBuf> Tcb<B> {
         field
     }
 
+    /// Largest window the 16-bit field can express.
+    pub(crate) fn largest_window(&self) -> u32 {
+        u32::from(u16::MAX) << self.rcv_wscale
+    }
+
     /// Octets the last segment offered beyond its acknowledgement.
     pub(crate) fn last_window(&self) -> u32 {
         self.last_window
@@ -148,7 +153,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// The reader took octets: true when the peer should be told of the larger window.
     pub(crate) fn window_opened(&self) -> bool {
         let promised = self.rcv_wnd();
-        let free = self.free_window();
+        let free = self.free_window().min(self.largest_window());
         let step = (2 * u32::from(self.local_mss)).min(self.autotune.limit() / 2);
         free >= promised.saturating_add(step) && (promised < free / 2 || promised < step)
     }

@@ -1,0 +1,423 @@
+//! Falling back to TCP: every reason, when it is no longer possible, and what holds afterwards
+//! (RFC 8684 §3.7).
+
+use crate::harness::*;
+use mptcp_core::config::PathManagerKind;
+use mptcp_core::mptcp::FallbackReason;
+use mptcp_core::stack::{Ready, SocketId};
+use mptcp_core::wire::{
+    CapableFlags, Dss, Mapping, MpJoin, MptcpOption, TcpFlags, WireSeq, checksum, reset_reason,
+};
+
+const SUM: CapableFlags = CapableFlags::HMAC.union(CapableFlags::CHECKSUM);
+
+fn fell_back(script: &Script, id: SocketId, reason: FallbackReason) {
+    assert_eq!(script.fallback(id), Some(reason));
+    assert_eq!(script.info(id).mptcp, None);
+    assert_eq!(script.counters().fallback, 1);
+    assert_eq!(script.info(id).subflows.len(), 1);
+    assert_eq!(script.stack.occupancy().tokens, 0, "no join can find it");
+}
+
+fn infinite(keys: &Keys, offset: u64, ssn: u32) -> Dss {
+    Dss { ..keys.map(offset, ssn, 0) }
+}
+
+/// Both directions work as plain TCP and no MPTCP option is sent any more; the first segment may
+/// carry the infinite mapping when `told`.
+fn works_as_tcp(script: &mut Script, flow: &mut Flow, id: SocketId, at: u64, told: bool) {
+    let mut infinite = 0;
+    let mut written = at;
+    for _ in 0..5 {
+        let out = script.write(id, written, 3_000);
+        written += 3_000;
+        let mut data = Vec::new();
+        for packet in flow.of(&out) {
+            data.extend_from_slice(&packet.payload);
+            if packet.mapping().is_some_and(|m| m.len == 0) {
+                infinite += 1;
+            } else {
+                assert!(packet.mptcp().is_empty(), "{packet:?}");
+            }
+        }
+        assert_eq!(data, stream(written - 3_000, 3_000));
+        flow.hears(&out);
+        let seg = flow.seg().data(b"raw");
+        let out = script.send(flow, &seg);
+        flow.snd_nxt += 3;
+        assert!(out.iter().all(|o| o.mptcp().is_empty()), "{out:?}");
+        assert_eq!(script.read(id).expect("raw data"), b"raw");
+    }
+    assert_eq!(infinite, usize::from(told));
+    assert_eq!(script.info(id).bytes_acked, written, "subflow ACKs free the buffer");
+    assert_eq!(script.counters().infinite_map_tx, u64::from(told));
+    // Nothing bounces between two ends that fell back.
+    let out = script.send(flow, &flow.seg());
+    assert!(out.is_empty(), "{out:?}");
+    // The FIN is the end of the stream, both ways.
+    script.ready(id);
+    script.stack.shutdown_write(script.now, id);
+    let out = script.out();
+    assert!(out.len() == 1 && out[0].is(TcpFlags::FIN) && out[0].mptcp().is_empty(), "{out:?}");
+    flow.hears(&out);
+    let out = script.send(flow, &flow.seg().fin());
+    flow.snd_nxt += 1;
+    assert!(out.iter().all(|o| !o.rst() && o.mptcp().is_empty()), "{out:?}");
+    assert!(script.at_end(id));
+    assert!(script.ready(id).contains(Ready::READ_CLOSED | Ready::CLOSED));
+    assert_eq!(script.stack.error(id), None);
+}
+
+#[test]
+fn a_syn_ack_without_the_option() {
+    let mut script = Script::new(|_| {});
+    let (mut flow, id, _) = script.connect();
+    script.answer(&mut flow, &[]);
+    fell_back(&script, id, FallbackReason::SynAckWithoutCapable);
+    assert_eq!(script.counters().mp_capable_fallback_syn_ack, 1);
+    works_as_tcp(&mut script, &mut flow, id, 0, false);
+}
+
+#[test]
+fn first_data_without_a_mapping() {
+    // At the server.
+    let mut script = Script::server();
+    let (_, mut flow, id) = script.unconfirmed();
+    let out = script.send(&flow, &flow.seg().data(&stream(0, 10)));
+    flow.snd_nxt += 10;
+    assert!(out.iter().all(|o| o.mptcp().is_empty()), "{out:?}");
+    script.expect_stream(id, 0, 10);
+    fell_back(&script, id, FallbackReason::FirstDataUnmapped);
+    assert_eq!(script.counters().mp_capable_data_fallback, 1);
+    works_as_tcp(&mut script, &mut flow, id, 0, true);
+    // At the client.
+    let mut script = Script::new(|_| {});
+    let (_, mut flow, id) = script.connected();
+    script.send(&flow, &flow.seg().data(&stream(0, 10)));
+    flow.snd_nxt += 10;
+    script.expect_stream(id, 0, 10);
+    fell_back(&script, id, FallbackReason::FirstDataUnmapped);
+    works_as_tcp(&mut script, &mut flow, id, 0, true);
+}
+
+#[test]
+fn a_fin_without_any_dss_is_the_end_of_a_plain_stream() {
+    let mut script = Script::new(|_| {});
+    let (_, mut flow, id) = script.connected();
+    let out = script.send(&flow, &flow.seg().fin());
+    flow.snd_nxt += 1;
+    flow.hears(&out);
+    assert!(out.iter().all(|o| !o.is(TcpFlags::FIN)), "{out:?}");
+    assert!(script.at_end(id));
+    fell_back(&script, id, FallbackReason::FirstDataUnmapped);
+    // The other direction stays open.
+    let out = script.write(id, 0, 100);
+    assert_eq!(out[0].payload, stream(0, 100));
+}
+
+#[test]
+fn t112_data_that_only_tcp_acknowledges() {
+    // At the server.
+    let mut script = Script::server();
+    let (_, mut flow, id) = script.unconfirmed();
+    let out = script.write(id, 0, 5_000);
+    flow.hears(&out);
+    let mut half = flow.clone();
+    half.rcv_nxt = flow.stack_isn + 1 + 1_000;
+    script.send(&half, &half.seg());
+    fell_back(&script, id, FallbackReason::NoDataAck);
+    assert_eq!(script.info(id).bytes_acked, 1_000);
+    script.send(&flow, &flow.seg());
+    assert_eq!(script.info(id).bytes_acked, 5_000);
+    works_as_tcp(&mut script, &mut flow, id, 5_000, true);
+    // At the client.
+    let mut script = Script::new(|_| {});
+    let (_, mut flow, id) = script.connected();
+    let out = script.write(id, 0, 500);
+    flow.hears(&out);
+    script.send(&flow, &flow.seg());
+    fell_back(&script, id, FallbackReason::NoDataAck);
+    works_as_tcp(&mut script, &mut flow, id, 500, true);
+}
+
+#[test]
+fn the_infinite_mapping_fits_beside_a_full_segment_and_acts_backwards() {
+    let mut script = Script::server_with(|c| c.tcp.timestamps = true);
+    let (keys, mut flow, id) = script.unconfirmed();
+    let out = script.write(id, 0, 2_000);
+    flow.hears(&out);
+    script.send(&flow, &flow.seg());
+    assert_eq!(script.fallback(id), Some(FallbackReason::NoDataAck));
+    // `Out::read` asserts that no packet exceeds the MTU.
+    let out = script.write(id, 2_000, 10_000);
+    let mapping = out[0].mapping().expect("the infinite mapping");
+    // Nothing was ever DATA_ACKed: it begins at the first octet.
+    assert_eq!((mapping.len, mapping.ssn), (0, 1));
+    assert!(same(mapping.dsn, keys.stack_dsn(0)));
+    assert!(out[1..].iter().all(|o| o.mptcp().is_empty()), "{out:?}");
+    assert!(out[1].payload.len() > out[0].payload.len());
+}
+
+#[test]
+fn t111_an_infinite_mapping_is_in_force() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed();
+    script.send_data(&keys, &mut flow, 0, 0, &stream(0, 100));
+    script.expect_stream(id, 0, 100);
+    let out = script.write(id, 0, 1_000);
+    flow.hears(&out);
+    let seg = flow.seg().dss(infinite(&keys, 100, 101)).data(b"raw");
+    let out = script.send(&flow, &seg);
+    flow.snd_nxt += 3;
+    assert!(out.iter().all(|o| o.mptcp().is_empty()), "no DATA_ACK any more: {out:?}");
+    assert_eq!(script.read(id).expect("raw data"), b"raw");
+    fell_back(&script, id, FallbackReason::InfiniteMapping);
+    assert_eq!(script.counters().infinite_map_rx, 1);
+    assert_eq!(script.info(id).bytes_acked, 1_000, "the subflow ACK freed it");
+    // A DATA_ACK means nothing now, nor does a FASTCLOSE or a DATA_FIN; a join is reset.
+    let out = script.write(id, 1_000, 100);
+    assert!(out[0].mptcp().is_empty());
+    script.send(&flow, &flow.seg().dss(keys.ack(1_100)));
+    assert_eq!(script.info(id).bytes_acked, 1_000);
+    script.send(&flow, &flow.seg().opt(&MptcpOption::Fastclose { key: keys.stack }));
+    script.send(&flow, &flow.seg().dss(keys.fin(103)));
+    assert!(script.would_block(id));
+    let mut join = Flow::new(at(P2, 5000), at(A1, PORT));
+    let out = script.join_syn(&keys, &mut join, false);
+    assert!(join.of(&out).iter().all(|o| o.rst()), "{out:?}");
+    flow.rcv_nxt += 100;
+    script.send(&flow, &flow.seg());
+    works_as_tcp(&mut script, &mut flow, id, 1_100, false);
+}
+
+#[test]
+fn an_infinite_mapping_beside_other_subflows_resets_its_own() {
+    let mut script = Script::server();
+    let (keys, mut first, id) = script.confirmed();
+    let join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    let out = script.send(&join, &join.seg().dss(infinite(&keys, 0, 1)).data(b"raw"));
+    assert_eq!(
+        join.of(&out)[0].reset_reason(),
+        Some((reset_reason::MIDDLEBOX_INTERFERENCE, false))
+    );
+    assert_eq!(script.fallback(id), None);
+    script.send_data(&keys, &mut first, 0, 0, &stream(0, 10));
+    script.expect_stream(id, 0, 10);
+}
+
+/// Sends a mapping whose payload was changed on the way.
+fn corrupt(script: &mut Script, keys: &Keys, flow: &mut Flow, offset: u64, len: usize) -> Vec<Out> {
+    let data = stream(offset, len);
+    let dss = keys.data(flow, offset, 0, &data);
+    let mut changed = data;
+    changed[len / 2] ^= 0x40;
+    let out = script.send(flow, &flow.seg().dss(dss).data(&changed));
+    flow.snd_nxt += len as u32;
+    flow.hears(&out);
+    out
+}
+
+#[test]
+fn t107_a_wrong_checksum_on_one_of_several_subflows() {
+    let mut script = Script::server();
+    let (keys, mut first, id) = script.confirmed_with(SUM);
+    let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    let out = corrupt(&mut script, &keys, &mut join, 0, 100);
+    let [rst] = join.of(&out)[..] else { panic!("{out:?}") };
+    assert!(rst.rst(), "{rst:?}");
+    assert_eq!(rst.fail(), Some(keys.peer_dsn(0).0));
+    assert_eq!(script.counters().data_csum_err, 1);
+    assert_eq!(script.counters().mp_fail_tx, 1);
+    assert!(script.would_block(id), "none of it is delivered");
+    assert_eq!(script.fallback(id), None);
+    // It comes again on the other subflow.
+    let out = script.send_data(&keys, &mut first, 0, 0, &stream(0, 100));
+    assert!(same(first.of(&out)[0].data_ack().expect("DATA_ACK"), keys.peer_dsn(100)));
+    script.expect_stream(id, 0, 100);
+}
+
+#[test]
+fn t108_a_wrong_checksum_on_the_only_subflow() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    script.send_data(&keys, &mut flow, 0, 0, &stream(0, 50));
+    script.expect_stream(id, 0, 50);
+    let out = corrupt(&mut script, &keys, &mut flow, 50, 100);
+    let acks: Vec<_> = out.iter().filter(|o| o.fail().is_some()).collect();
+    assert_eq!(acks.len(), 1, "{out:?}");
+    assert_eq!(acks[0].fail(), Some(keys.peer_dsn(50).0));
+    assert!(acks[0].flags == TcpFlags::ACK && acks[0].dss().is_none());
+    assert_eq!(acks[0].ack, flow.snd_nxt);
+    fell_back(&script, id, FallbackReason::Checksum);
+    // What was changed is handed over as it is: a plain stream from here on.
+    assert_eq!(script.read(id).expect("raw data").len(), 100);
+    // The peer answers with an MP_FAIL of its own and an infinite mapping.
+    let fail = MptcpOption::Fail { dsn: keys.stack_dsn(0).0 };
+    let out = script.send(&flow, &flow.seg().opt(&fail));
+    assert!(out.is_empty(), "no loop: {out:?}");
+    let seg = flow.seg().dss(infinite(&keys, 50, 51)).data(b"raw");
+    script.send(&flow, &seg);
+    flow.snd_nxt += 3;
+    assert_eq!(script.read(id).expect("raw data"), b"raw");
+    works_as_tcp(&mut script, &mut flow, id, 0, true);
+}
+
+#[test]
+fn held_octets_beyond_the_shared_window_survive_a_fallback() {
+    // A mapping with a checksum is held until it is whole; meanwhile TCP's window moved on.
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    let len = 60_000;
+    let data = stream(0, len);
+    let mut dss = keys.data(&flow, 0, 0, &data);
+    dss.mapping.as_mut().expect("mapped").checksum = Some(0x1234);
+    for part in data.chunks(1_400) {
+        script.send(&flow, &flow.seg().dss(dss).data(part));
+        flow.snd_nxt += part.len() as u32;
+        if flow.ssn() == 1 + 58_800 {
+            // Let the rest overtake: it fills the subflow's window.
+            break;
+        }
+    }
+    let rest: Vec<u8> = stream(58_800, 8_000);
+    for part in rest.chunks(1_000) {
+        script.send(&flow, &flow.seg().data(part));
+        flow.snd_nxt += part.len() as u32;
+    }
+    assert_eq!(script.fallback(id), Some(FallbackReason::Checksum));
+    script.expect_stream(id, 0, 66_800);
+}
+
+#[test]
+fn t109_a_wrong_checksum_after_a_reinjection() {
+    // One subflow is left, but the stream on it is not contiguous any more.
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    let join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    script.send(&join, &join.seg().flags(TcpFlags::RST));
+    let out = corrupt(&mut script, &keys, &mut flow, 0, 100);
+    let rst = out.iter().find(|o| o.rst()).expect("a RST");
+    assert_eq!(rst.fail(), Some(keys.peer_dsn(0).0));
+    assert_eq!(script.fallback(id), None);
+    assert!(script.would_block(id));
+    // The connection goes on over a new subflow.
+    let mut join = script.join(&keys, at(P2, 5001), at(A2, PORT));
+    script.send_data(&keys, &mut join, 0, 0, &stream(0, 100));
+    script.expect_stream(id, 0, 100);
+}
+
+#[test]
+fn the_peer_reports_a_wrong_checksum() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    let out = script.write(id, 0, 2_000);
+    flow.hears(&out);
+    let fail = MptcpOption::Fail { dsn: keys.stack_dsn(0).0 };
+    let out = script.send(&flow, &flow.seg().opt(&fail));
+    // An MP_FAIL in the other direction.
+    let answers: Vec<_> = out.iter().filter(|o| o.fail().is_some()).collect();
+    assert_eq!(answers.len(), 1, "{out:?}");
+    assert_eq!(answers[0].fail(), Some(keys.peer_dsn(0).0));
+    assert_eq!((script.counters().mp_fail_rx, script.counters().mp_fail_tx), (1, 1));
+    fell_back(&script, id, FallbackReason::PeerChecksum);
+    assert_eq!(script.info(id).bytes_acked, 2_000);
+    let out = script.write(id, 2_000, 1_000);
+    let mapping = out[0].mapping().expect("the infinite mapping");
+    assert_eq!((mapping.len, mapping.checksum), (0, Some(0)));
+    assert!(same(mapping.dsn, keys.stack_dsn(0)) && mapping.ssn == 1, "{mapping:?}");
+    flow.hears(&out);
+    script.send(&flow, &flow.seg());
+    let out = script.write(id, 3_000, 1_000);
+    assert!(out[0].mptcp().is_empty());
+}
+
+#[test]
+fn an_mp_fail_beside_other_subflows() {
+    // On a RST it ends that subflow, and what it carried goes elsewhere.
+    let mut script = Script::server();
+    let (keys, first, id) = script.confirmed_with(SUM);
+    let join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    script.stack.set_backup(id, 1, true);
+    script.out();
+    script.write(id, 0, 1_000);
+    let fail = MptcpOption::Fail { dsn: keys.stack_dsn(0).0 };
+    let out = script.send(&first, &first.seg().flags(TcpFlags::RST).opt(&fail));
+    let sent: usize = join.of(&out).iter().map(|o| o.payload.len()).sum();
+    assert_eq!(sent, 1_000, "{out:?}");
+    assert_eq!(script.fallback(id), None);
+    // On an ACK, after joins, the stream is not contiguous: the subflow is reset.
+    let out = script.send(&join, &join.seg().opt(&fail));
+    assert!(join.of(&out).iter().any(|o| o.rst()), "{out:?}");
+    assert_eq!(script.fallback(id), None);
+}
+
+#[test]
+fn an_mp_fail_on_the_rst_of_the_only_subflow_leaves_the_connection_waiting() {
+    let mut script = Script::server();
+    let (keys, flow, id) = script.confirmed_with(SUM);
+    let fail = MptcpOption::Fail { dsn: keys.stack_dsn(0).0 };
+    let out = script.send(&flow, &flow.seg().flags(TcpFlags::RST).opt(&fail));
+    assert!(out.is_empty(), "{out:?}");
+    assert_eq!(script.fallback(id), None);
+    let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    script.send_data(&keys, &mut join, 0, 0, &stream(0, 10));
+    script.expect_stream(id, 0, 10);
+}
+
+#[test]
+fn options_stripped_from_a_join_reset_it() {
+    // Data on the join is acknowledged by TCP, and no DATA_ACK ever came on it.
+    let mut script = Script::server();
+    let (keys, first, id) = script.confirmed();
+    let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    script.stack.set_backup(id, 0, true);
+    script.out();
+    let out = script.write(id, 0, 1_000);
+    assert!(!join.of(&out).is_empty());
+    join.hears(&out);
+    let out = script.send(&join, &join.seg());
+    let rst = join.of(&out)[0];
+    assert_eq!(rst.reset_reason(), Some((reset_reason::MIDDLEBOX_INTERFERENCE, false)));
+    let out = script.advance(5_000);
+    let again: usize = first.of(&out).iter().map(|o| o.payload.len()).sum();
+    assert!(again >= 1_000, "{out:?}");
+}
+
+#[test]
+fn a_fallback_takes_joins_in_progress_with_it() {
+    let mut script = Script::new(|c| c.mptcp.path_manager = PathManagerKind::Fullmesh);
+    let (keys, flow, id) = script.connected_with(SUM);
+    let out = script.send(&flow, &flow.seg().dss(keys.ack(0)));
+    let syn = out.iter().find(|o| matches!(o.join(), Some(MpJoin::Syn { .. })));
+    let syn = syn.expect("a join").clone();
+    script.send(&flow, &flow.seg().opt(&MptcpOption::Fail { dsn: keys.stack_dsn(0).0 }));
+    fell_back(&script, id, FallbackReason::PeerChecksum);
+    let mut join = Flow::new(syn.dst, syn.src);
+    join.hears(&[syn]);
+    let out = script.answer(&mut join, &[]);
+    assert!(out.len() == 1 && out[0].rst(), "{out:?}");
+}
+
+#[test]
+fn a_checksum_that_is_right_in_another_way_is_still_wrong() {
+    // The mapping's own fields are covered: another SSN, DSN or length with the same octets.
+    for field in 0..3 {
+        let mut script = Script::server();
+        let (keys, flow, id) = script.confirmed_with(SUM);
+        let data = stream(0, 100);
+        let sum = checksum::sum(&data);
+        let dsn = keys.peer_dsn(if field == 0 { 1 } else { 0 });
+        let ssn = if field == 1 { 2 } else { 1 };
+        let len = if field == 2 { 99 } else { 100 };
+        let mapping = Mapping {
+            dsn: WireSeq::Full(keys.peer_dsn(0).0),
+            ssn: 1,
+            len: 100,
+            checksum: Some(checksum::dss_checksum(dsn, ssn, len, sum)),
+        };
+        let dss = Dss { mapping: Some(mapping), ..keys.ack(0) };
+        let out = script.send(&flow, &flow.seg().dss(dss).data(&data));
+        assert!(out.iter().any(|o| o.fail() == Some(keys.peer_dsn(0).0)), "{out:?}");
+        assert_eq!(script.fallback(id), Some(FallbackReason::Checksum));
+    }
+}
