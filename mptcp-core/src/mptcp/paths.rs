@@ -100,12 +100,15 @@ impl Paths {
         remote: SocketAddr,
         join_from: impl Iterator<Item = Endpoint>,
     ) -> bool {
-        if self.stopped || self.remotes.iter().any(|(known, addr)| *known == id && *addr == remote)
+        // An id keeps its address until it is removed; only the port may differ.
+        let known = |(known, addr): &(u8, SocketAddr)| {
+            *known == id && (addr.ip() != remote.ip() || *addr == remote)
+        };
+        if self.stopped
+            || !joinable(remote)
+            || self.remotes.iter().any(known)
+            || self.remotes.len() >= MAX_REMOTE_ADDRESSES
         {
-            return false;
-        }
-        self.remotes.retain(|(known, _)| *known != id);
-        if self.remotes.len() >= MAX_REMOTE_ADDRESSES {
             return false;
         }
         self.remotes.push((id, remote));
@@ -175,6 +178,17 @@ impl Paths {
         self.announce.clear();
         self.announcing = None;
     }
+}
+
+/// An address that a subflow can be opened to.
+fn joinable(remote: SocketAddr) -> bool {
+    let addr = remote.ip();
+    let broadcast = matches!(addr, IpAddr::V4(v4) if v4.is_broadcast());
+    remote.port() != 0
+        && !addr.is_unspecified()
+        && !addr.is_multicast()
+        && !addr.is_loopback()
+        && !broadcast
 }
 
 #[cfg(test)]

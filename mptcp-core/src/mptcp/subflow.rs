@@ -66,8 +66,10 @@ pub(crate) struct Subflow {
     /// Id of our address on this subflow; 0 on the first.
     pub(crate) local_id: u8,
     pub(crate) remote_id: u8,
-    /// We asked the peer, or were asked, to use it last.
+    /// The peer asks us to use it last.
     pub(crate) backup: bool,
+    /// We asked the peer to, and do the same.
+    pub(crate) local_backup: bool,
     /// Sidelined until it makes progress again.
     pub(crate) stale: bool,
     /// The SYN asked for checksums.
@@ -99,6 +101,7 @@ impl Subflow {
             local_id: 0,
             remote_id: 0,
             backup: false,
+            local_backup: false,
             stale: false,
             ask_checksum: false,
             mapped: false,
@@ -132,6 +135,11 @@ impl Subflow {
         let checksum = if self.checksum { 2 } else { 0 };
         let len: u32 = 4 + 8 + dsn + 4 + 2 + checksum;
         len.next_multiple_of(4)
+    }
+
+    /// Either end wants it used last.
+    pub(crate) const fn is_backup(&self) -> bool {
+        self.backup || self.local_backup
     }
 
     pub(crate) fn signal(&mut self, signal: Signal) -> bool {
@@ -191,7 +199,7 @@ impl Subflow {
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
             (Stage::JoinSyn { token, nonce }, Carry::Syn) => {
-                let (backup, address_id) = (self.backup, self.local_id);
+                let (backup, address_id) = (self.local_backup, self.local_id);
                 let join = MpJoin::Syn { backup, address_id, token, nonce };
                 fits = writer.push_mptcp(&MptcpOption::Join(join), version);
             }

@@ -132,7 +132,7 @@ impl<B: PacketBuf> Stack<B> {
                 tcb.note_cwnd_limited();
             }
             let stale = tcb.subflow.as_ref().is_some_and(|s| s.stale);
-            let backup = tcb.subflow.as_ref().is_some_and(|s| s.backup);
+            let backup = tcb.subflow.as_ref().is_some_and(|s| s.is_backup());
             views.push(PathView {
                 room: tcb.can_send() && !holds,
                 backup,

@@ -732,11 +732,13 @@ impl<B: PacketBuf> Stack<B> {
         let agreed = self.agreed(now, request);
         let env = env!(self, now);
         let mut tcb = Tcb::accepted(&env, request.tuple, request.port, &agreed);
+        let local_backup = self.endpoint_backup(request.tuple.local_addr);
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let mut subflow = Subflow::new(owner, connection.new_subflow_id(), version, Stage::Active);
         subflow.local_id = local_id;
         subflow.remote_id = remote_id;
         subflow.backup = request.flags.contains(RequestFlags::BACKUP);
+        subflow.local_backup = local_backup;
         subflow.set_format(connection.wide(), connection.checksum);
         tcb.subflow = Some(alloc::boxed::Box::new(subflow));
         tcb.refresh_mss();

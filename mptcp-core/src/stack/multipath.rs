@@ -207,7 +207,7 @@ impl<B: PacketBuf> Stack<B> {
         if let Some(subflow) = &mut tcb.subflow {
             subflow.stage = Stage::JoinAck { hmac, tries: 0 };
             subflow.remote_id = address_id;
-            subflow.backup |= backup;
+            subflow.backup = backup;
             subflow.set_format(wide, checksum);
         }
         tcb.refresh_mss();
@@ -912,7 +912,9 @@ impl<B: PacketBuf> Stack<B> {
             tcb.ack_now();
         }
         // Only an initiator opens subflows: a gateway must not be made to connect anywhere.
-        if connection.client && self.config.mptcp.path_manager == PathManagerKind::Fullmesh {
+        let ours = self.config.addresses.iter().any(|local| local.addr == addr);
+        let fullmesh = self.config.mptcp.path_manager == PathManagerKind::Fullmesh;
+        if connection.client && fullmesh && !ours {
             let port = port.unwrap_or(connection.first.remote_port);
             let remote = core::net::SocketAddr::new(addr, port);
             let endpoints = endpoints(&self.config.addresses);
@@ -985,6 +987,8 @@ impl<B: PacketBuf> Stack<B> {
         if self.connections.get(owner).is_some_and(|c| c.probe_at.is_some_and(|at| at <= now)) {
             self.close_silent_subflows(now, owner);
         }
+        // Moves the deadline of an announcement, or the timer would fire again at once.
+        self.manage_paths(now, owner);
         self.touch_connection(owner);
     }
 
@@ -1116,7 +1120,7 @@ impl<B: PacketBuf> Stack<B> {
             Subflow::new(owner, connection.new_subflow_id(), connection.version, stage);
         subflow.local_id = join.local_id;
         subflow.remote_id = join.remote_id;
-        subflow.backup = join.backup;
+        subflow.local_backup = join.backup;
         let Some(idx) = self.open_tcb(now, tuple, Some(subflow)) else {
             self.stats.mp_join_syn_tx_err += 1;
             return;

@@ -651,7 +651,7 @@ impl<B: PacketBuf> Stack<B> {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let Some(extension) = &mut tcb.subflow else { continue };
             if extension.id == subflow && extension.stage == Stage::Active {
-                extension.backup = backup;
+                extension.local_backup = backup;
                 extension.signal(Signal::Prio { backup });
                 tcb.ack_now();
                 self.touch_tcb(idx);
@@ -671,7 +671,7 @@ fn subflow_info<B: PacketBuf>(tcb: &Tcb<B>) -> SubflowInfo {
         local: tcb.tuple.local(),
         remote: tcb.tuple.remote(),
         state: tcb.state,
-        backup: extension.is_some_and(|s| s.backup),
+        backup: extension.is_some_and(Subflow::is_backup),
         stale: extension.is_some_and(|s| s.stale),
         srtt: tcb.rtt.srtt().unwrap_or_default(),
         cwnd: tcb.congestion.cwnd(),
