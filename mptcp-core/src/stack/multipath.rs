@@ -646,7 +646,7 @@ impl<B: PacketBuf> Stack<B> {
         let acked = connection.acknowledge(offset);
         connection.snd_edge = connection.snd_edge.max(offset + window);
         if acked {
-            self.post_writable(now, Sock::Mptcp(owner));
+            self.data_acked(now, owner);
         }
     }
 
