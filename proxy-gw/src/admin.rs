@@ -4,7 +4,7 @@
 
 use crate::config::AdminAddress;
 use crate::control::{ShardHandle, Unreachable};
-use crate::metrics::{self, ReadPorts};
+use crate::metrics::{self, ReadDriver};
 use crate::report::Connection;
 use axum::Router;
 use axum::extract::State;
@@ -32,8 +32,8 @@ pub struct Source {
     pub shards: Vec<ShardHandle>,
     /// Names of the ports, in order.
     pub ports: Vec<String>,
-    /// Reads the driver's port counters.
-    pub read_ports: ReadPorts,
+    /// Reads the driver's counters.
+    pub read_driver: ReadDriver,
     /// Whether new sessions are taken.
     pub ready: Arc<AtomicBool>,
 }
@@ -192,7 +192,7 @@ async fn metrics(State(source): Shared) -> Response {
     match in_time(collected).await {
         Ok(shards) => {
             let is_ready = source.ready.load(Ordering::Acquire);
-            let text = metrics::render(is_ready, &shards, &(source.read_ports)());
+            let text = metrics::render(is_ready, &shards, &(source.read_driver)());
             let kind = "text/plain; version=0.0.4; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
         }
@@ -296,7 +296,7 @@ mod tests {
         let source = Source {
             shards: vec![handle],
             ports: vec!["lte".to_owned()],
-            read_ports: Box::new(Vec::new),
+            read_driver: Box::new(crate::metrics::DriverCounters::default),
             ready: Arc::clone(ready),
         };
         (source, shard)

@@ -11,15 +11,23 @@ use mptcp_core::stats::DropReason;
 /// What a driver counted on one port.
 #[derive(Clone, Debug)]
 pub struct PortCounters {
-    /// The port's configured name; empty for what the driver dropped, counted by reason over all
-    /// ports.
+    /// The port's configured name.
     pub port: String,
     /// Names and values; all only grow.
     pub counters: Vec<(&'static str, u64)>,
 }
 
-/// Reads the driver's port counters.
-pub type ReadPorts = Box<dyn Fn() -> Vec<PortCounters> + Send + Sync>;
+/// What a driver counted.
+#[derive(Clone, Debug, Default)]
+pub struct DriverCounters {
+    /// Port by port, each with the same names.
+    pub ports: Vec<PortCounters>,
+    /// Packets it dropped, by reason, over all ports.
+    pub drops: Vec<(&'static str, u64)>,
+}
+
+/// Reads the driver's counters.
+pub type ReadDriver = Box<dyn Fn() -> DriverCounters + Send + Sync>;
 
 /// One metric being written: its samples follow its head.
 struct Metric<'a> {
@@ -62,7 +70,7 @@ fn escaped(text: &str) -> String {
 
 /// Everything, as `GET /metrics` answers it. `shards` in order.
 #[must_use]
-pub fn render(ready: bool, shards: &[ShardCounters], ports: &[PortCounters]) -> String {
+pub fn render(ready: bool, shards: &[ShardCounters], driver: &DriverCounters) -> String {
     let mut text = String::with_capacity(16 << 10);
     let version = env!("CARGO_PKG_VERSION");
     Metric::gauge(&mut text, "build_info", "Always 1.").sample(&[("version", version)], 1);
@@ -73,7 +81,7 @@ pub fn render(ready: bool, shards: &[ShardCounters], ports: &[PortCounters]) -> 
         numbers.iter().map(String::as_str).zip(shards).collect();
     render_gateway(&mut text, &numbered);
     render_stack(&mut text, &numbered);
-    render_ports(&mut text, ports);
+    render_driver(&mut text, driver);
     text
 }
 
@@ -164,20 +172,20 @@ fn render_stack(text: &mut String, shards: &[(&str, &ShardCounters)]) {
     }
 }
 
-fn render_ports(text: &mut String, ports: &[PortCounters]) {
-    let (drops, ports): (Vec<_>, Vec<_>) = ports.iter().partition(|port| port.port.is_empty());
-    if let Some(drops) = drops.first() {
-        let mut metric = Metric::counter(text, "l2_drops", "Frames the driver dropped, by reason.");
-        for (reason, value) in &drops.counters {
-            metric.sample(&[("reason", reason)], *value);
-        }
-    }
-    let names = ports.first().into_iter().flat_map(|port| &port.counters);
+fn render_driver(text: &mut String, driver: &DriverCounters) {
+    let names = driver.ports.first().into_iter().flat_map(|port| &port.counters);
     for (name, _) in names {
         let mut metric = Metric::counter(text, &format!("port_{name}"), "Counter of a port.");
-        for port in &ports {
+        for port in &driver.ports {
             let value = port.counters.iter().find(|(other, _)| other == name);
             metric.sample(&[("port", &port.port)], value.map_or(0, |(_, value)| *value));
+        }
+    }
+    if !driver.drops.is_empty() {
+        let help = "Packets the driver dropped, by reason.";
+        let mut metric = Metric::counter(text, "driver_drops", help);
+        for (reason, value) in &driver.drops {
+            metric.sample(&[("reason", reason)], *value);
         }
     }
 }
@@ -200,7 +208,9 @@ mod tests {
             port: name.to_owned(),
             counters: vec![("rx_packets", 5), ("tx_packets", 6)],
         };
-        render(true, &[shard.clone(), shard], &[port("lte"), port("wi\"fi\\")])
+        let ports = vec![port("lte"), port("wi\"fi\\")];
+        let driver = DriverCounters { ports, drops: vec![("no_route", 8)] };
+        render(true, &[shard.clone(), shard], &driver)
     }
 
     #[test]
@@ -213,6 +223,7 @@ mod tests {
             "plait_sessions_ended_total{shard=\"0\",reason=\"completed\"} 0",
             "plait_mp_join_no_token_found_total{shard=\"0\"} 0",
             "plait_port_rx_packets_total{port=\"lte\"} 5",
+            "plait_driver_drops_total{reason=\"no_route\"} 8",
             "plait_port_tx_packets_total{port=\"wi\\\"fi\\\\\"} 6",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");

@@ -3,7 +3,7 @@
 use super::{DriverError, Shards, spawn_shard};
 use crate::config::{Config, Hugepages};
 use crate::control::Waker;
-use crate::metrics::PortCounters;
+use crate::metrics::{DriverCounters, PortCounters};
 use dpdk_io::{Driver, DropReason, EalConfig, MacConfig, PortConfig, RouteConfig, ShardCounters};
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
     let driver = Arc::new(driver);
     let names: Vec<String> = config.ports.iter().map(|port| port.name.clone()).collect();
     let counted = Arc::clone(&driver);
-    shards.read_ports = Box::new(move || port_counters(&names, counted.counters()));
+    shards.read_driver = Box::new(move || driver_counters(&names, counted.counters()));
     for (shard, &core) in config.driver.cores.iter().enumerate() {
         let driver = Arc::clone(&driver);
         let config = config.clone();
@@ -76,29 +76,26 @@ fn port_configs(config: &Config) -> Vec<PortConfig> {
     config.ports.iter().map(port).collect()
 }
 
-/// Port by port over all shards, then what L2 dropped, which a shard counts for all its ports.
-fn port_counters(names: &[String], shards: &[Arc<ShardCounters>]) -> Vec<PortCounters> {
+/// The sum over all shards.
+fn driver_counters(names: &[String], shards: &[Arc<ShardCounters>]) -> DriverCounters {
     let sum = |of: &dyn Fn(&ShardCounters) -> u64| shards.iter().map(|shard| of(shard)).sum();
-    let mut all: Vec<PortCounters> = names
-        .iter()
-        .enumerate()
-        .map(|(idx, name)| {
-            let port = |of: fn(&dpdk_io::counters::PortCounters) -> u64| {
-                sum(&|shard: &ShardCounters| shard.ports().get(idx).map_or(0, of))
-            };
-            PortCounters {
-                port: name.clone(),
-                counters: vec![
-                    ("rx_packets", port(|p| p.rx_packets.value())),
-                    ("rx_bytes", port(|p| p.rx_bytes.value())),
-                    ("tx_packets", port(|p| p.tx_packets.value())),
-                    ("tx_bytes", port(|p| p.tx_bytes.value())),
-                ],
-            }
-        })
-        .collect();
+    let ports = names.iter().enumerate().map(|(idx, name)| {
+        let port = |of: fn(&dpdk_io::counters::PortCounters) -> u64| {
+            sum(&|shard: &ShardCounters| shard.ports().get(idx).map_or(0, of))
+        };
+        PortCounters {
+            port: name.clone(),
+            counters: vec![
+                ("rx_packets", port(|p| p.rx_packets.value())),
+                ("rx_bytes", port(|p| p.rx_bytes.value())),
+                ("tx_packets", port(|p| p.tx_packets.value())),
+                ("tx_bytes", port(|p| p.tx_bytes.value())),
+            ],
+        }
+    });
     let drops = DropReason::ALL.iter();
-    let counters = drops.map(|&reason| (reason.name(), sum(&|shard| shard.drops(reason))));
-    all.push(PortCounters { port: String::new(), counters: counters.collect() });
-    all
+    DriverCounters {
+        ports: ports.collect(),
+        drops: drops.map(|&reason| (reason.name(), sum(&|shard| shard.drops(reason)))).collect(),
+    }
 }

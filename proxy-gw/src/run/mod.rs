@@ -6,6 +6,8 @@
 mod dpdk;
 mod shard;
 mod signals;
+#[cfg(test)]
+mod sim;
 mod stack_config;
 mod tun;
 mod worker;
@@ -15,7 +17,7 @@ use crate::cli::Exit;
 use crate::config::{Config, DriverKind};
 use crate::control::{Command, ShardHandle, Waker, mailbox};
 use crate::logging;
-use crate::metrics::ReadPorts;
+use crate::metrics::{DriverCounters, ReadDriver};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -76,7 +78,7 @@ impl core::fmt::Display for DriverError {
 struct Shards {
     notices: Sender<Notice>,
     handles: Vec<ShardHandle>,
-    read_ports: ReadPorts,
+    read_driver: ReadDriver,
 }
 
 impl Shards {
@@ -117,8 +119,11 @@ fn run_logged(config: &Config) -> Exit {
     let (sender, notices) = unbounded();
     // Before anything else is started, so that no signal finds nobody.
     let signals = SignalWatch::start(sender.clone());
-    let mut shards =
-        Shards { notices: sender, handles: Vec::new(), read_ports: Box::new(Vec::new) };
+    let mut shards = Shards {
+        notices: sender,
+        handles: Vec::new(),
+        read_driver: Box::new(DriverCounters::default),
+    };
     let started = match (signals, config.driver.kind) {
         (Err(error), _) => Err(DriverError::Failed(format!("cannot watch signals: {error}"))),
         (Ok(signals), DriverKind::Tun) => tun::start(config, &mut shards).map(|()| signals),
@@ -135,7 +140,7 @@ fn run_logged(config: &Config) -> Exit {
     let source = Source {
         shards: shards.handles.clone(),
         ports: config.ports.iter().map(|port| port.name.clone()).collect(),
-        read_ports: core::mem::replace(&mut shards.read_ports, Box::new(Vec::new)),
+        read_driver: core::mem::replace(&mut shards.read_driver, Box::new(DriverCounters::default)),
         ready: Arc::clone(&ready),
     };
     let admin = Admin::start(&config.admin.listen, source);

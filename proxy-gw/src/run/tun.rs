@@ -4,7 +4,7 @@ use super::{DriverError, Shards, pin, spawn_shard};
 use crate::config::Config;
 use crate::control::Waker;
 use crate::egress::Exits;
-use crate::metrics::PortCounters;
+use crate::metrics::{DriverCounters, PortCounters};
 use ipnet::IpNet;
 use mptcp_core::buf::HeapPool;
 use mptcp_tun::{
@@ -48,7 +48,7 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
     let wake: Waker = Arc::new(move || handle.wake());
     let names: Vec<String> = config.ports.iter().map(|port| port.name.clone()).collect();
     let counters = tun.counters();
-    shards.read_ports = Box::new(move || port_counters(&names, &counters));
+    shards.read_driver = Box::new(move || driver_counters(&names, &counters));
     let config = config.clone();
     spawn_shard(shards.add(wake), move |cell| {
         pin(config.driver.cores.first().copied().unwrap_or(0));
@@ -67,21 +67,20 @@ fn pool(config: &Config) -> HeapPool {
     HeapPool::new((bytes / (mtu + BUFFER_OVERHEAD)).max(MIN_BUFFERS), mtu)
 }
 
-fn port_counters(names: &[String], counters: &LoopCounters) -> Vec<PortCounters> {
+fn driver_counters(names: &[String], counters: &LoopCounters) -> DriverCounters {
     let ports = names.iter().zip(counters.ports());
-    ports
-        .map(|(name, port)| PortCounters {
-            port: name.clone(),
-            counters: vec![
-                ("rx_packets", port.rx_packets()),
-                ("rx_bytes", port.rx_bytes()),
-                ("rx_no_buffer", port.rx_no_buffer()),
-                ("tx_packets", port.tx_packets()),
-                ("tx_bytes", port.tx_bytes()),
-                ("tx_errors", port.tx_errors()),
-                ("tx_queue_full", port.tx_queue_full()),
-                ("echo_replies", port.echo_replies()),
-            ],
-        })
-        .collect()
+    let ports = ports.map(|(name, port)| PortCounters {
+        port: name.clone(),
+        counters: vec![
+            ("rx_packets", port.rx_packets()),
+            ("rx_bytes", port.rx_bytes()),
+            ("rx_no_buffer", port.rx_no_buffer()),
+            ("tx_packets", port.tx_packets()),
+            ("tx_bytes", port.tx_bytes()),
+            ("tx_errors", port.tx_errors()),
+            ("tx_queue_full", port.tx_queue_full()),
+            ("echo_replies", port.echo_replies()),
+        ],
+    });
+    DriverCounters { ports: ports.collect(), drops: vec![("no_route", counters.no_route())] }
 }

@@ -1,0 +1,321 @@
+//! Clients on the phone and the server on the origin, with good and bad manners.
+//!
+//! A client's stream behind the SOCKS5 request is: its number, the upload's length, the download's
+//! length (eight bytes each), the upload. The server answers with the download and finishes when it
+//! has read everything.
+
+use core::net::SocketAddr;
+use mptcp_core::buf::{HeapBuf, TxQueue};
+use mptcp_core::driver::{Control, Progress, Worker};
+use mptcp_core::error::{ConnectionError, RecvError};
+use mptcp_core::stack::{Connect, Event, Listen, Ready, SocketId, Stack};
+use mptcp_core::time::Instant;
+use std::collections::BTreeMap;
+
+/// Byte `at` of upload or download number `id`.
+fn pattern(id: u64, at: u64) -> u8 {
+    (id.wrapping_mul(31) ^ at ^ (at >> 8)).to_le_bytes()[0]
+}
+
+fn pattern_range(id: u64, from: u64, len: usize) -> Vec<u8> {
+    (from..).take(len).map(|at| pattern(id, at)).collect()
+}
+
+/// What a client does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manners {
+    Good,
+    /// Resets once it has received this many bytes.
+    ResetsAfter(usize),
+    /// Reads nothing behind the SOCKS5 reply.
+    StopsReading,
+    /// Says something that is not SOCKS5 and finishes.
+    Garbage,
+    /// Says the first bytes of a request and then nothing.
+    Silent,
+}
+
+/// What a client wants.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish {
+    pub(super) mptcp: bool,
+    pub(super) destination: [u8; 4],
+    pub(super) port: u16,
+    pub(super) upload: u64,
+    pub(super) download: u64,
+    pub(super) manners: Manners,
+}
+
+/// How a client's connection went.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) wish: Wish,
+    id: u64,
+    output: Vec<u8>,
+    written: usize,
+    shut: bool,
+    /// Everything received, SOCKS5 replies included.
+    pub(super) received: Vec<u8>,
+    pub(super) finished: bool,
+    pub(super) error: Option<ConnectionError>,
+}
+
+/// Bytes of method selection and success reply.
+pub(super) const REPLIES: usize = 2 + 10;
+
+impl Client {
+    fn new(id: u64, wish: Wish) -> Self {
+        let mut output = b"\x05\x01\x00\x05\x01\x00\x01".to_vec();
+        output.extend(wish.destination);
+        output.extend(wish.port.to_be_bytes());
+        match wish.manners {
+            Manners::Garbage => output = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+            Manners::Silent => output.truncate(6),
+            _ => {
+                output.extend(id.to_be_bytes());
+                output.extend(wish.upload.to_be_bytes());
+                output.extend(wish.download.to_be_bytes());
+                output.extend(pattern_range(id, 0, usize::try_from(wish.upload).unwrap()));
+            }
+        }
+        Self {
+            wish,
+            id,
+            output,
+            written: 0,
+            shut: false,
+            received: Vec::new(),
+            finished: false,
+            error: None,
+        }
+    }
+
+    /// The whole download came, after a success reply, and then the end.
+    pub(super) fn is_satisfied(&self) -> bool {
+        let body = self.received.get(REPLIES..).unwrap_or_default();
+        self.finished
+            && self.error.is_none()
+            && self.received.get(2..4) == Some(&[5, 0])
+            && body == pattern_range(!self.id, 0, usize::try_from(self.wish.download).unwrap())
+    }
+
+    /// The reply code, once it is there.
+    pub(super) fn rep(&self) -> Option<u8> {
+        self.received.get(3).copied()
+    }
+}
+
+/// The phone: any number of clients.
+pub(super) struct Phone {
+    pub(super) stack: Stack<HeapBuf>,
+    pub(super) clients: BTreeMap<SocketId, Client>,
+    pub(super) done: Vec<Client>,
+    count: u64,
+}
+
+impl Phone {
+    pub(super) fn new(stack: Stack<HeapBuf>) -> Self {
+        Self { stack, clients: BTreeMap::new(), done: Vec::new(), count: 0 }
+    }
+
+    pub(super) fn start(&mut self, now: Instant, wish: Wish) {
+        let with = Connect {
+            local: "10.1.0.2".parse().unwrap(),
+            local_port: 0,
+            remote: "10.1.0.1:1080".parse().unwrap(),
+            mptcp: wish.mptcp,
+            timeout: None,
+            user_data: 0,
+        };
+        let id = self.stack.connect(now, &with).unwrap();
+        self.count += 1;
+        self.clients.insert(id, Client::new(self.count, wish));
+    }
+
+    fn drive(&mut self, now: Instant, id: SocketId) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        while client.written < client.output.len() {
+            match self.stack.send(now, id, &client.output[client.written..]) {
+                Ok(count) => client.written += count,
+                Err(_) => break,
+            }
+        }
+        let says_all = !matches!(client.wish.manners, Manners::Silent);
+        if client.written == client.output.len() && says_all && !client.shut {
+            client.shut = true;
+            self.stack.shutdown_write(now, id);
+        }
+        let mut bytes = [0; 4096];
+        loop {
+            let room = match client.wish.manners {
+                Manners::StopsReading => REPLIES.saturating_sub(client.received.len()),
+                _ => bytes.len(),
+            };
+            if room == 0 {
+                break;
+            }
+            match self.stack.recv(now, id, &mut bytes[..room]) {
+                Ok(0) => {
+                    client.finished = true;
+                    break;
+                }
+                Ok(count) => client.received.extend(&bytes[..count]),
+                Err(RecvError::WouldBlock) => break,
+                Err(error) => {
+                    assert_ne!(error, RecvError::InvalidSocket);
+                    break;
+                }
+            }
+        }
+        let enough = matches!(client.wish.manners, Manners::ResetsAfter(limit) if client.received.len() >= limit);
+        if enough && let Some(client) = self.clients.remove(&id) {
+            self.done.push(client);
+            self.stack.abort(now, id);
+        }
+    }
+}
+
+/// The origin: port 80 serves, port 81 resets every connection after its first bytes.
+pub(super) struct Server {
+    pub(super) stack: Stack<HeapBuf>,
+    resetting: SocketId,
+    connections: BTreeMap<SocketId, Served>,
+    /// Uploads that arrived whole and unchanged.
+    pub(super) uploads: u64,
+}
+
+/// One connection of the server.
+#[derive(Default)]
+struct Served {
+    resets: bool,
+    received: Vec<u8>,
+    ended: bool,
+    sent: u64,
+    shut: bool,
+}
+
+const HEAD: usize = 24;
+
+impl Served {
+    /// Number, upload length and download length, once they are there.
+    fn head(&self) -> Option<[u64; 3]> {
+        let head = self.received.first_chunk::<HEAD>()?;
+        let word = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().unwrap());
+        Some([word(0), word(8), word(16)])
+    }
+
+    fn has_upload(&self) -> bool {
+        let Some([id, len, _]) = self.head() else { return false };
+        self.received[HEAD..] == pattern_range(id, 0, usize::try_from(len).unwrap())
+    }
+}
+
+impl Server {
+    pub(super) fn new(mut stack: Stack<HeapBuf>) -> Self {
+        let mut listen = |text: &str| {
+            let local: SocketAddr = text.parse().unwrap();
+            stack.listen(local, &Listen::default()).unwrap()
+        };
+        listen("10.9.0.2:80");
+        let resetting = listen("10.9.0.2:81");
+        Self { stack, resetting, connections: BTreeMap::new(), uploads: 0 }
+    }
+
+    fn drive(&mut self, now: Instant, id: SocketId) {
+        let Some(served) = self.connections.get_mut(&id) else { return };
+        let mut bytes = [0; 4096];
+        while !served.ended {
+            match self.stack.recv(now, id, &mut bytes) {
+                Ok(0) => {
+                    served.ended = true;
+                    self.uploads += u64::from(served.has_upload());
+                }
+                Ok(count) => served.received.extend(&bytes[..count]),
+                Err(_) => break,
+            }
+        }
+        if served.resets && !served.received.is_empty() {
+            self.connections.remove(&id);
+            return self.stack.abort(now, id);
+        }
+        let Some([number, _, download]) = served.head() else { return };
+        while served.sent < download {
+            let len = usize::try_from((download - served.sent).min(4096)).unwrap();
+            let piece = pattern_range(!number, served.sent, len);
+            match self.stack.send(now, id, &piece) {
+                Ok(count) => served.sent += count as u64,
+                Err(_) => return,
+            }
+        }
+        if served.ended && !served.shut {
+            served.shut = true;
+            self.stack.shutdown_write(now, id);
+        }
+    }
+}
+
+/// What both peers do with the loop's calls that only concern the stack.
+macro_rules! stack_worker {
+    ($peer:ty) => {
+        impl Worker<HeapBuf> for $peer {
+            fn handle_burst(&mut self, now: Instant, burst: &mut Vec<HeapBuf>) {
+                self.stack.handle_burst(now, burst);
+            }
+
+            fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
+                self.stack.handle_timeouts(now, budget)
+            }
+
+            fn handle_events(&mut self, now: Instant) {
+                while let Some(event) = self.stack.poll_event() {
+                    self.handle_event(now, event);
+                }
+            }
+
+            fn poll_transmit<T: TxQueue<HeapBuf>>(&mut self, now: Instant, tx: &mut T) -> Progress {
+                self.stack.poll_transmit(now, tx)
+            }
+
+            fn poll_timeout(&self) -> Option<Instant> {
+                self.stack.poll_timeout()
+            }
+
+            fn poll_control(&mut self, _now: Instant) -> Control {
+                Control::Continue
+            }
+        }
+    };
+}
+
+stack_worker!(Phone);
+stack_worker!(Server);
+
+impl Phone {
+    fn handle_event(&mut self, now: Instant, event: Event) {
+        self.drive(now, event.socket);
+        if event.ready.contains(Ready::CLOSED)
+            && let Some(mut client) = self.clients.remove(&event.socket)
+        {
+            client.error = self.stack.error(event.socket);
+            self.stack.release(event.socket);
+            self.done.push(client);
+        }
+    }
+}
+
+impl Server {
+    fn handle_event(&mut self, now: Instant, event: Event) {
+        if event.ready.contains(Ready::ACCEPT) {
+            while let Some(id) = self.stack.accept(event.socket) {
+                let resets = event.socket == self.resetting;
+                self.connections.insert(id, Served { resets, ..Served::default() });
+                self.drive(now, id);
+            }
+            return;
+        }
+        self.drive(now, event.socket);
+        if event.ready.contains(Ready::CLOSED) && self.connections.remove(&event.socket).is_some() {
+            self.stack.release(event.socket);
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Three hosts, the links between them, and the loop that moves virtual time.
+
+use super::peers::{Phone, Server};
+use crate::config::{self, Config};
+use crate::control::{Command, ShardHandle, mailbox};
+use crate::gateway::Gateway;
+use crate::run::stack_config::stack_config;
+use crate::run::worker::ShardWorker;
+use core::net::IpAddr;
+use core::time::Duration;
+use mptcp_core::buf::{HeapBuf, HeapPool, HeapTxQueue, PortId};
+use mptcp_core::config::{LocalAddress, StackConfig};
+use mptcp_core::driver::{Control, Progress, Worker};
+use mptcp_core::rng::Rng;
+use mptcp_core::stack::{Occupancy, Stack};
+use mptcp_core::time::Instant;
+use mptcp_core::wire::IpHeader;
+use netsim::link::{LinkConfig, Loss};
+use netsim::network::{Network, NodeId, PathId};
+use netsim::referee::Referee;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+const CONFIG: &str = r#"
+[driver]
+kind = "tun"
+[[port]]
+name = "lte"
+device = "lte"
+addresses = ["10.1.0.1/24"]
+[[port]]
+name = "wifi"
+device = "wifi"
+addresses = ["10.2.0.1/24"]
+[[port]]
+name = "exit"
+device = "exit"
+addresses = ["10.9.0.1/24"]
+[[route]]
+to = "0.0.0.0/0"
+via = "10.9.0.2"
+port = "exit"
+[socks5]
+listen = ["10.1.0.1:1080"]
+[egress]
+allow = ["10.9.0.0/24"]
+[timeouts]
+connect_s = 10
+idle_s = 60
+half_closed_s = 30
+"#;
+
+/// A host: what runs on it, and which path its packets take.
+pub(super) struct Host<W> {
+    pub(super) worker: W,
+    pub(super) pool: HeapPool,
+    node: NodeId,
+    tx: HeapTxQueue,
+    inbox: Vec<HeapBuf>,
+    routes: BTreeMap<IpAddr, PathId>,
+    /// A phone chooses the link by the source address, everybody else by the destination.
+    by_source: bool,
+}
+
+/// See the module.
+pub(super) struct World {
+    pub(super) net: Network,
+    pub(super) now: Instant,
+    pub(super) phone: Host<Phone>,
+    pub(super) gateway: Host<ShardWorker<HeapBuf>>,
+    pub(super) server: Host<Server>,
+    pub(super) access: Vec<PathId>,
+    pub(super) handle: ShardHandle,
+    pub(super) stopped: bool,
+}
+
+/// A link as phones have them.
+pub(super) fn link(mbit: u64, delay_ms: u64, loss_ppm: u32) -> LinkConfig {
+    LinkConfig {
+        rate_bps: Some(mbit * 1_000_000),
+        delay_ns: delay_ms * 1_000_000,
+        queue_bytes: 256 << 10,
+        mtu: 1500,
+        loss: Loss::Bernoulli(loss_ppm),
+        ..LinkConfig::default()
+    }
+}
+
+fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn peer_stack(addrs: &[IpAddr], seed: [u8; 32], pool: &HeapPool) -> Stack<HeapBuf> {
+    let local = |addr: &IpAddr| LocalAddress {
+        addr: *addr,
+        port: PortId::ROUTED,
+        mtu: 1500,
+        endpoint: true,
+        backup: false,
+    };
+    let config = StackConfig {
+        addresses: addrs.iter().map(local).collect(),
+        seed,
+        ..StackConfig::default()
+    };
+    Stack::new(config, Instant::from_nanos(1), Box::new(pool.clone()))
+}
+
+impl<W: Worker<HeapBuf>> Host<W> {
+    fn new(worker: W, pool: HeapPool, node: NodeId, by_source: bool) -> Self {
+        let tx = HeapTxQueue::new(64, pool.clone());
+        Self { worker, pool, node, tx, inbox: Vec::new(), routes: BTreeMap::new(), by_source }
+    }
+
+    fn turn(&mut self, now: Instant, net: &mut Network) -> Control {
+        self.worker.handle_burst(now, &mut self.inbox);
+        let settles = (0..1000).any(|_| self.worker.handle_timeouts(now, 64) == Progress::Done);
+        assert!(settles, "{now:?}: a timer fires again and again");
+        self.worker.handle_events(now);
+        let control = self.worker.poll_control(now);
+        loop {
+            let progress = self.worker.poll_transmit(now, &mut self.tx);
+            let mut sent = false;
+            while let Some(packet) = self.tx.pop() {
+                sent = true;
+                let bytes = packet.to_vec();
+                let header = IpHeader::parse(&bytes).unwrap();
+                let key = if self.by_source { header.src } else { header.dst };
+                if let Some(path) = self.routes.get(&key) {
+                    net.send(now.as_nanos(), self.node, *path, bytes);
+                }
+            }
+            if progress == Progress::Done || !sent {
+                return control;
+            }
+        }
+    }
+}
+
+impl World {
+    /// `loss_ppm` on every link.
+    pub(super) fn new(seed: u8, loss_ppm: u32, settings: &[&str]) -> Self {
+        let settings: Vec<String> = settings.iter().map(|text| (*text).to_owned()).collect();
+        let config = config::parse("sim", CONFIG, &settings).unwrap();
+        let mut net = Network::new(u64::from(seed));
+        let phone_addrs = addresses(&["10.1.0.2", "10.2.0.2"]);
+        let gateway_addrs = addresses(&["10.1.0.1", "10.2.0.1", "10.9.0.1"]);
+        let server_addrs = addresses(&["10.9.0.2"]);
+        let nodes = [
+            net.add_node("phone", &phone_addrs),
+            net.add_node("gateway", &gateway_addrs),
+            net.add_node("server", &server_addrs),
+        ];
+        let pools = [(); 3].map(|()| HeapPool::new(100_000, 1600));
+        let [phone_pool, gateway_pool, server_pool] = pools;
+        let phone = Phone::new(peer_stack(&phone_addrs, [seed; 32], &phone_pool));
+        let (worker, handle) = gateway_worker(&config, seed, &gateway_pool);
+        let server = Server::new(peer_stack(&server_addrs, [seed ^ 0xaa; 32], &server_pool));
+        let mut phone = Host::new(phone, phone_pool, nodes[0], true);
+        let mut gateway = Host::new(worker, gateway_pool, nodes[1], false);
+        let mut server = Host::new(server, server_pool, nodes[2], false);
+        let links = [link(20, 20, loss_ppm), link(10, 8, loss_ppm)];
+        let mut access = Vec::new();
+        for (address, link) in phone_addrs.iter().zip(links) {
+            let path = net.add_path(nodes[0], nodes[1], link.clone(), link);
+            phone.routes.insert(*address, path);
+            gateway.routes.insert(*address, path);
+            access.push(path);
+        }
+        let exit = link(100, 5, loss_ppm);
+        let path = net.add_path(nodes[1], nodes[2], exit.clone(), exit);
+        // Nobody has 10.9.0.9: what goes there is lost on the way.
+        for address in addresses(&["10.9.0.2", "10.9.0.9"]) {
+            gateway.routes.insert(address, path);
+        }
+        server.routes.insert(gateway_addrs[2], path);
+        net.set_referee(Referee::new());
+        let now = Instant::from_nanos(1);
+        Self { net, now, phone, gateway, server, access, handle, stopped: false }
+    }
+
+    /// Everything that is due now.
+    fn turn(&mut self) {
+        while let Some(delivery) = self.net.deliver(self.now.as_nanos()) {
+            let buf = HeapBuf::from_slice(&delivery.packet);
+            if delivery.node == self.phone.node {
+                self.phone.inbox.push(buf);
+            } else if delivery.node == self.gateway.node {
+                self.gateway.inbox.push(buf);
+            } else {
+                self.server.inbox.push(buf);
+            }
+        }
+        let _ = self.phone.turn(self.now, &mut self.net);
+        if !self.stopped {
+            let control = self.gateway.turn(self.now, &mut self.net);
+            self.stopped = control == Control::Stop;
+        }
+        let _ = self.server.turn(self.now, &mut self.net);
+    }
+
+    /// Runs for this long in virtual time.
+    pub(super) fn run(&mut self, time: Duration) {
+        self.run_until(time, |_| false);
+    }
+
+    /// Runs until `done`, or for `time` at most; tells whether it was done.
+    pub(super) fn run_until(&mut self, time: Duration, done: impl Fn(&Self) -> bool) -> bool {
+        let limit = self.now + time;
+        loop {
+            self.turn();
+            if done(self) {
+                return true;
+            }
+            let next = [
+                self.net.next_deadline().map(Instant::from_nanos),
+                self.phone.worker.poll_timeout(),
+                self.gateway.worker.poll_timeout().filter(|_| !self.stopped),
+                self.server.worker.poll_timeout(),
+            ];
+            match next.into_iter().flatten().min() {
+                Some(at) if at <= limit => self.now = at.max(self.now),
+                _ => {
+                    self.now = limit;
+                    return false;
+                }
+            }
+        }
+    }
+
+    pub(super) fn tell(&mut self, command: Command) {
+        self.handle.send(command).unwrap();
+    }
+
+    /// The gateway's counters, fetched as the admin endpoint does.
+    pub(super) fn counters(&mut self) -> Box<crate::control::ShardCounters> {
+        let (reply, mut answer) = oneshot::channel();
+        self.tell(Command::Counters { reply });
+        self.turn();
+        answer.try_recv().unwrap()
+    }
+
+    /// Nothing is left at the gateway, after the longest timer that could hold anything.
+    pub(super) fn assert_gateway_empty(&mut self) {
+        self.run(Duration::from_secs(600));
+        let counters = self.counters();
+        assert_eq!(counters.sessions, 0);
+        assert_eq!(counters.occupancy, Occupancy::default());
+        assert_eq!(counters.stack.internal_errors, 0);
+        assert_eq!(counters.gateway.ended_total(), counters.gateway.sessions_accepted);
+        assert_eq!(self.gateway.pool.in_use(), 0, "buffers leaked");
+    }
+}
+
+fn gateway_worker(
+    config: &Config,
+    seed: u8,
+    pool: &HeapPool,
+) -> (ShardWorker<HeapBuf>, ShardHandle) {
+    let (handle, mailbox) = mailbox(Arc::new(|| {}));
+    let seed = [seed ^ 0x55; 32];
+    let stack_config = stack_config(config, seed);
+    let mut stack = Stack::new(stack_config, Instant::from_nanos(1), Box::new(pool.clone()));
+    let mut gateway = Gateway::new(config, &mut Rng::from_seed(seed));
+    gateway.listen(&mut stack).unwrap();
+    (ShardWorker::new(stack, gateway, mailbox, None), handle)
+}
