@@ -122,6 +122,36 @@ fn the_kernels_mptcp_joins_and_uses_both_devices() {
 }
 
 #[test]
+fn a_transfer_survives_the_loss_of_a_device() {
+    if !is_root_with(&["ip", "nft", "nstat", "tc"]) {
+        return;
+    }
+    enter_new_network();
+    let service = Service::start(&[LTE, WIFI]);
+    join_from_wifi();
+    let mut socket = connect_mptcp(LTE);
+    exchange_one(&mut socket);
+    eventually("the join", || (nstat("MPTcpExtMPJoinSynAckRx") == 1).then_some(()));
+    let ports = std::sync::Arc::clone(&service.ports);
+    std::thread::scope(|scope| {
+        let transfer = scope.spawn(|| exchange(socket, 128 << 20));
+        eventually("traffic on the second device", || {
+            (ports.ports()[1].rx_bytes() > 1 << 20).then_some(())
+        });
+        // Silent and both ways: packets vanish, nobody is told.
+        commands(&[
+            "tc qdisc add dev wifi root handle 1: blackhole",
+            "nft add table ip cut",
+            "nft add chain ip cut in { type filter hook prerouting priority 0 ; }",
+            "nft add rule ip cut in iifname wifi drop",
+        ]);
+        transfer.join().unwrap();
+    });
+    // The subflow over the dead device takes minutes to give up.
+    service.abandon();
+}
+
+#[test]
 fn many_short_connections_leave_nothing_behind() {
     if !is_root_with(&["ip", "nstat"]) {
         return;
