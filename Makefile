@@ -54,7 +54,7 @@ interop:
 lint: package
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets $(CARGO_FEATURES) -- -D warnings
-	RUSTDOCFLAGS="-D warnings -A rustdoc::broken-intra-doc-links" cargo doc --workspace --no-deps $(CARGO_FEATURES)
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps $(CARGO_FEATURES)
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check; \
 	else echo "lint: cargo-deny is not installed, deny.toml was not checked"; fi
 

@@ -1,7 +1,7 @@
 //! One TCP connection, subflow or plain (RFC 9293): the control block and the commands on it.
 //!
-//! The engine is sans-IO. [`Tcb::segment_arrives`] and [`Tcb::timeout`] return an [`Outcome`] that
-//! the stack routes; what must be sent is produced by [`Tcb::output`] when the stack asks for it.
+//! The engine is sans-IO. `Tcb::segment_arrives` and `Tcb::timeout` return an `Outcome` that
+//! the stack routes; what must be sent is produced by `Tcb::output` when the stack asks for it.
 //! A subflow differs in three things only: its payload comes mapped from the data level, its
 //! window is the data level's, and its segments carry the MPTCP options it is given.
 
