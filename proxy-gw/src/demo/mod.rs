@@ -138,7 +138,7 @@ fn perform(args: &Args) -> Result<ExitCode, Error> {
     let executable = std::env::current_exe().map_err(Error::in_step("finding this program"))?;
     let emulator =
         args.netsim_live.clone().unwrap_or_else(|| executable.with_file_name("netsim-live"));
-    let requirements = Requirements::probe(args.driver, &crate::version::long(), &emulator);
+    let requirements = Requirements::probe(args.driver, &crate::version::drivers(), &emulator);
     for missing in &requirements.missing {
         eprintln!("demo: missing: {missing}");
     }
