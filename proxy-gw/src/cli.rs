@@ -125,6 +125,10 @@ fn check(arguments: &ConfigArgs) -> Exit {
     for warning in config.warnings() {
         eprintln!("warning: {warning}");
     }
+    let driver = config.driver.kind.name();
+    if !crate::version::drivers().contains(&driver) {
+        eprintln!("warning: this build has no driver {driver:?}: `run` would end with code 3");
+    }
     print_or_fail(&config.to_toml())
 }
 

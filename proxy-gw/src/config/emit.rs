@@ -1,7 +1,7 @@
 //! A [`Config`] as TOML again, every default written out. Reading the result gives the same value.
 
 use super::reader::show_size;
-use super::{Auth, Config, DriverKind, Hugepages, LogFormat, Port};
+use super::{Auth, Config, Hugepages, LogFormat, Port};
 use core::fmt::Display;
 use core::time::Duration;
 use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, PathManagerKind, SchedulerKind};
@@ -90,17 +90,13 @@ fn seconds(duration: Duration) -> Value {
 
 fn driver(config: &Config) -> Table {
     let driver = &config.driver;
-    let kind = match driver.kind {
-        DriverKind::Dpdk => "dpdk",
-        DriverKind::Tun => "tun",
-    };
     let hugepages = match driver.hugepages {
         Hugepages::Auto => "auto",
         Hugepages::Require => "require",
         Hugepages::Off => "off",
     };
     table([
-        ("kind", Value::from(kind)),
+        ("kind", Value::from(driver.kind.name())),
         ("eal", list(&driver.eal)),
         ("cores", numbers(driver.cores.iter().map(|cpu| i64::from(*cpu)))),
         ("hugepages", Value::from(hugepages)),

@@ -82,6 +82,17 @@ pub enum DriverKind {
     Tun,
 }
 
+impl DriverKind {
+    /// As `driver.kind` names it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dpdk => "dpdk",
+            Self::Tun => "tun",
+        }
+    }
+}
+
 /// Use of hugepages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hugepages {

@@ -9,6 +9,7 @@ mod signals;
 #[cfg(test)]
 mod sim;
 mod stack_config;
+mod supervisor;
 mod tun;
 mod worker;
 
@@ -18,18 +19,14 @@ use crate::config::{Config, DriverKind};
 use crate::control::{Command, ShardHandle, Waker, mailbox};
 use crate::logging;
 use crate::metrics::{DriverCounters, ReadDriver};
-use core::sync::atomic::{AtomicBool, Ordering};
-use core::time::Duration;
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use core::sync::atomic::AtomicBool;
+use crossbeam::channel::{Sender, unbounded};
 use shard::ShardCell;
 use signals::SignalWatch;
-use std::io::{self, Write};
+use std::io::stdout;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
-
-/// How long shards may take to end once they were told to reset everything.
-const ABORT_PATIENCE: Duration = Duration::from_secs(5);
+use supervisor::Supervisor;
 
 /// What happens while the gateway runs.
 #[derive(Debug)]
@@ -144,158 +141,13 @@ fn run_logged(config: &Config) -> Exit {
         ready: Arc::clone(&ready),
     };
     let admin = Admin::start(&config.admin.listen, source);
-    let mut supervisor = Supervisor::new(shards, ready, config.timeouts.drain);
+    let mut supervisor = Supervisor::new(shards, ready, config.timeouts.drain, stdout());
     match admin {
         Ok(_admin) => supervisor.run(&notices),
         Err(error) => {
             log::error!("{error}");
             supervisor.abort(Exit::Failed);
             supervisor.run(&notices)
-        }
-    }
-}
-
-/// Where the process stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Some shard's listeners are not open yet.
-    Starting,
-    /// Serving.
-    Running,
-    /// Sessions may finish until then.
-    Draining(Instant),
-    /// Shards reset everything, until then.
-    Aborting(Instant),
-}
-
-/// Follows the shards from start to end.
-struct Supervisor {
-    shards: Shards,
-    ready: Arc<AtomicBool>,
-    drain: Duration,
-    phase: Phase,
-    ready_count: usize,
-    ended_count: usize,
-    exit: Exit,
-}
-
-impl Supervisor {
-    fn new(shards: Shards, ready: Arc<AtomicBool>, drain: Duration) -> Self {
-        Self {
-            shards,
-            ready,
-            drain,
-            phase: Phase::Starting,
-            ready_count: 0,
-            ended_count: 0,
-            exit: Exit::Ok,
-        }
-    }
-
-    /// Until every shard has ended.
-    fn run(&mut self, notices: &Receiver<Notice>) -> Exit {
-        while self.ended_count < self.shards.handles.len() {
-            match self.next_notice(notices) {
-                Ok(Notice::Ready) => self.handle_ready(),
-                Ok(Notice::Terminate) => self.handle_terminate(),
-                Ok(Notice::Ended { shard, result }) => self.handle_ended(shard, result),
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Some(exit) = self.handle_deadline() {
-                        return exit;
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => return Exit::Failed,
-            }
-        }
-        self.exit
-    }
-
-    fn next_notice(&self, notices: &Receiver<Notice>) -> Result<Notice, RecvTimeoutError> {
-        match self.phase {
-            Phase::Starting | Phase::Running => {
-                notices.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            }
-            Phase::Draining(deadline) | Phase::Aborting(deadline) => {
-                notices.recv_deadline(deadline)
-            }
-        }
-    }
-
-    fn handle_ready(&mut self) {
-        self.ready_count += 1;
-        if self.ready_count < self.shards.handles.len() || self.phase != Phase::Starting {
-            return;
-        }
-        self.phase = Phase::Running;
-        self.ready.store(true, Ordering::Release);
-        log::info!("ready");
-        // Whoever started us may not care to read it.
-        let _ = io::stdout().write_all(b"ready\n").and_then(|()| io::stdout().flush());
-    }
-
-    fn handle_terminate(&mut self) {
-        match self.phase {
-            Phase::Starting | Phase::Running => {
-                log::info!("draining for at most {} s", self.drain.as_secs());
-                self.ready.store(false, Ordering::Release);
-                self.shards.tell(|| Command::Drain);
-                self.phase = Phase::Draining(Instant::now() + self.drain);
-            }
-            Phase::Draining(_) => {
-                log::warn!("a second signal: resetting the sessions that are left");
-                self.abort(Exit::Ok);
-            }
-            Phase::Aborting(_) => {}
-        }
-    }
-
-    fn handle_ended(&mut self, shard: usize, result: Result<u32, String>) {
-        self.ended_count += 1;
-        match result {
-            Ok(0) => log::info!("shard {shard} ended"),
-            Ok(reset) => {
-                log::warn!("shard {shard} ended; {reset} sessions were reset");
-                self.raise(Exit::NotDrained);
-            }
-            Err(why) => {
-                log::error!("shard {shard} failed: {why}");
-                self.raise(Exit::Failed);
-            }
-        }
-        let wanted = matches!(self.phase, Phase::Draining(_) | Phase::Aborting(_));
-        if !wanted && self.ended_count < self.shards.handles.len() {
-            self.abort(Exit::Failed);
-        }
-    }
-
-    /// A deadline passed; `Some` when the shards do not end by themselves.
-    fn handle_deadline(&mut self) -> Option<Exit> {
-        if matches!(self.phase, Phase::Aborting(_)) {
-            log::error!("the shards do not end");
-            return Some(Exit::Failed);
-        }
-        log::warn!("the drain deadline passed");
-        self.abort(Exit::Ok);
-        None
-    }
-
-    /// Ends everything now.
-    fn abort(&mut self, exit: Exit) {
-        self.raise(exit);
-        self.ready.store(false, Ordering::Release);
-        self.shards.tell(|| Command::Abort);
-        self.phase = Phase::Aborting(Instant::now() + ABORT_PATIENCE);
-    }
-
-    /// A failure outweighs sessions that were reset, and both outweigh success.
-    fn raise(&mut self, exit: Exit) {
-        let weight = |exit: Exit| match exit {
-            Exit::Ok => 0,
-            Exit::NotDrained => 1,
-            _ => 2,
-        };
-        if weight(exit) > weight(self.exit) {
-            self.exit = exit;
         }
     }
 }

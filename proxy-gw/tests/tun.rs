@@ -1,0 +1,257 @@
+//! The running program over TUN devices, in a network namespace of its own whose kernel plays both
+//! client and origin: readiness, admin endpoint, drain, abort, exit codes.
+
+use core::time::Duration;
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use support::{Scratch, is_root_with};
+
+mod support;
+
+const TOOLS: [&str; 5] = ["unshare", "nsenter", "ip", "curl", "python3"];
+
+/// Only how long a broken test hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const CONFIG: &str = r#"
+[driver]
+kind = "tun"
+[[port]]
+name = "lte"
+device = "tlte"
+addresses = ["10.1.0.1/24"]
+[[port]]
+name = "exit"
+device = "texit"
+addresses = ["10.9.0.1/24"]
+[[route]]
+to = "0.0.0.0/0"
+via = "10.9.0.2"
+port = "exit"
+[socks5]
+listen = ["10.1.0.1:1080"]
+[egress]
+allow = ["10.9.0.0/24"]
+"#;
+
+/// A gateway in a namespace of its own; killed when dropped.
+struct Gateway {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Gateway {
+    fn start(config: &str, settings: &[&str]) -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["-n", env!("CARGO_BIN_EXE_proxy-gw"), "run", "-c", config]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("unshare runs");
+        let stdout = child.stdout.take().expect("a pipe");
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Waits for `ready`; then the kernel gets its addresses and its routes to the gateway's.
+    fn ready(mut self) -> Self {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => assert_eq!(line, "ready"),
+            Err(_) => panic!("not ready: {}", self.end().1),
+        }
+        for command in [
+            "ip link set lo up",
+            "ip addr add 10.1.0.2/32 dev lo",
+            "ip addr add 10.9.0.2/32 dev lo",
+            "ip route add 10.1.0.1/32 dev tlte src 10.1.0.2",
+            "ip route add 10.9.0.1/32 dev texit src 10.9.0.2",
+        ] {
+            let output = self.inside(command).output().expect(command);
+            assert!(output.status.success(), "{command}: {output:?}");
+        }
+        self
+    }
+
+    /// A command in the gateway's namespace.
+    fn inside(&self, line: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.child.id()));
+        command.args(line.split_whitespace());
+        command
+    }
+
+    fn curl(&self, arguments: &str) -> Output {
+        let line = format!("curl -q -sS --noproxy x -m 50 --socks5 10.1.0.1:1080 {arguments}");
+        self.inside(&line).output().expect("curl runs")
+    }
+
+    fn terminate(&self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
+        kill_process(pid, Signal::TERM).expect("it is ours");
+    }
+
+    /// Waits for the end: exit code and log. Nothing but `ready` may have been printed.
+    fn end(&mut self) -> (Option<i32>, String) {
+        let mut log = String::new();
+        let mut stderr = self.child.stderr.take().expect("asked once");
+        stderr.read_to_string(&mut log).expect("text");
+        let status = self.child.wait().expect("it ends");
+        let printed: Vec<String> = self.lines.iter().collect();
+        assert!(printed.is_empty(), "printed: {printed:?}");
+        (status.code(), log)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An origin inside a gateway's namespace.
+struct Origin(Child);
+
+impl Origin {
+    fn start(gateway: &Gateway, dir: &Path) -> Self {
+        let line =
+            format!("python3 -u -m http.server --bind 10.9.0.2 --directory {} 8000", dir.display());
+        let mut command = gateway.inside(&line);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut child = child.expect("python3 runs");
+        let mut first = String::new();
+        let stdout = child.stdout.take().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut first).expect("it says that it serves");
+        assert!(first.starts_with("Serving"), "{first}");
+        Self(child)
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn get(socket: &Path, target: &str) -> String {
+    let mut stream = UnixStream::connect(socket).expect("the admin endpoint");
+    write!(stream, "GET {target} HTTP/1.0\r\n\r\n").expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[test]
+fn a_gateway_on_tun_serves_reports_and_drains() {
+    if !is_root_with(&TOOLS) {
+        return;
+    }
+    let scratch = Scratch::new("serves");
+    let content = "plait\n".repeat(200_000);
+    scratch.file("object", &content);
+    let socket = scratch.0.join("admin.sock");
+    let admin = format!("admin.listen=['unix:{}']", socket.display());
+    let config = scratch.file("gw.toml", CONFIG);
+    let mut gateway = Gateway::start(&config, &[&admin]).ready();
+    let origin = Origin::start(&gateway, &scratch.0);
+    assert!(get(&socket, "/ready").starts_with("HTTP/1.0 200 "));
+    let fetched = gateway.curl("http://10.9.0.2:8000/object");
+    assert!(fetched.status.success(), "{fetched:?}");
+    assert!(fetched.stdout == content.as_bytes(), "the content differs");
+    let refused = gateway.curl("http://127.0.0.1:8000/object");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("(2)"), "{refused:?}");
+    let metrics = get(&socket, "/metrics");
+    assert!(metrics.contains("reason=\"denied\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("reason=\"completed\"} 1\n"), "{metrics}");
+    drop(origin);
+    gateway.terminate();
+    let (code, log) = gateway.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!socket.exists(), "the socket file is removed");
+}
+
+/// A running curl.
+struct Download(Child);
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a download that takes its time and waits until it is in the list of sessions.
+fn slow_download(gateway: &Gateway, socket: &Path) -> Download {
+    let line = "curl -q -s --noproxy x --limit-rate 100k --socks5 10.1.0.1:1080 -o /dev/null \
+                http://10.9.0.2:8000/object";
+    let download = Download(gateway.inside(line).spawn().expect("curl runs"));
+    for _ in 0..600 {
+        let connections = get(socket, "/connections");
+        if connections.contains("\"destination\":\"10.9.0.2:8000\"") {
+            assert!(connections.contains("\"front_end\":\"socks5\""), "{connections}");
+            return download;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the session does not show up");
+}
+
+#[test]
+fn sessions_that_outlast_the_drain_are_reset_and_the_code_is_4() {
+    if !is_root_with(&TOOLS) {
+        return;
+    }
+    let scratch = Scratch::new("drain");
+    scratch.file("object", &"plait\n".repeat(2_000_000));
+    let config = scratch.file("gw.toml", CONFIG);
+    for (drain_s, signals) in [(1, 1), (3600, 2)] {
+        let socket = scratch.0.join("admin.sock");
+        let admin = format!("admin.listen=['unix:{}']", socket.display());
+        let drain = format!("timeouts.drain_s={drain_s}");
+        let mut gateway = Gateway::start(&config, &[&admin, &drain]).ready();
+        let _origin = Origin::start(&gateway, &scratch.0);
+        let mut download = slow_download(&gateway, &socket);
+        gateway.terminate();
+        if signals == 2 {
+            while !get(&socket, "/ready").starts_with("HTTP/1.0 503 ") {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            gateway.terminate();
+        }
+        let (code, log) = gateway.end();
+        assert_eq!(code, Some(4), "{log}");
+        assert!(log.contains("1 sessions were reset"), "{log}");
+        assert!(!download.0.wait().expect("curl ends").success(), "curl heard of it");
+    }
+}
+
+#[test]
+fn a_device_that_cannot_be_had_is_code_3_and_a_taken_admin_address_code_1() {
+    if !is_root_with(&TOOLS) {
+        return;
+    }
+    let scratch = Scratch::new("codes");
+    let config = scratch.file("gw.toml", CONFIG);
+    let mut gateway = Gateway::start(&config, &["port.0.device=lo"]);
+    let (code, log) = gateway.end();
+    assert_eq!(code, Some(3), "{log}");
+    assert!(log.contains("\"lo\""), "{log}");
+    let file = scratch.file("taken", "not a socket");
+    let mut gateway = Gateway::start(&config, &[&format!("admin.listen=['unix:{file}']")]);
+    let (code, log) = gateway.end();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("is no socket"), "{log}");
+}
