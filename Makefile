@@ -46,9 +46,9 @@ test:
 sim:
 	PLAIT_SIM_SEEDS=$(SEEDS) cargo test --release -p mptcp-core --test sim -- --nocapture
 
-# interop: only the tests against the Linux kernel, in network namespaces (root)
+# interop: the tests against the Linux kernel in every combination, in network namespaces (root)
 interop:
-	cargo test -p mptcp-tun --test interop
+	PLAIT_INTEROP=full cargo test -p mptcp-tun --test interop --test interop_kernel -- --test-threads=1
 
 # lint: formatting, clippy, rustdoc, packaging; cargo-deny when it is installed
 lint: package

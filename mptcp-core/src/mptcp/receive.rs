@@ -156,6 +156,11 @@ impl<B: PacketBuf> Connection<B> {
         let mut buf = buf;
         let mut offset = offset;
         let mut end = offset + buf.data().len() as u64;
+        if end <= self.data_rcv_nxt {
+            stats.duplicate_data += 1;
+            pulled.duplicate = true;
+            return;
+        }
         if self.peer_finished || self.peer_fin.is_some_and(|fin| end > fin) {
             stats.no_dss_in_window += 1;
             let fin = self.peer_fin.unwrap_or(self.data_rcv_nxt);

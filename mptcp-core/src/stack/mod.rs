@@ -257,7 +257,8 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     fn local_address(&self, addr: IpAddr) -> Option<&LocalAddress> {
-        self.config.addresses.iter().find(|local| local.addr == addr)
+        let mut addresses = self.config.addresses.iter();
+        addresses.find(|local| local.addr == addr && !addr.is_unspecified())
     }
 
     /// Id by which peers know one of our addresses beyond a connection's first: its place in the

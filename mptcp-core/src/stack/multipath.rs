@@ -1185,7 +1185,11 @@ impl<B: PacketBuf> Stack<B> {
                 self.touch_tcb(idx);
             }
         }
-        self.config.addresses.retain(|local| local.addr != addr);
+        // Its place stays taken: the places behind it are the ids peers know our addresses by.
+        for local in self.config.addresses.iter_mut().filter(|local| local.addr == addr) {
+            local.addr = core::net::IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED);
+            local.endpoint = false;
+        }
     }
 }
 
@@ -1196,4 +1200,37 @@ fn endpoints(addresses: &[crate::config::LocalAddress]) -> impl Iterator<Item = 
         addr: local.addr,
         backup: local.backup,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::{HeapBuf, HeapPool};
+    use crate::config::{LocalAddress, StackConfig};
+    use crate::error::OpenError;
+    use crate::stack::Listen;
+    use core::net::{IpAddr, SocketAddr};
+
+    #[test]
+    fn an_address_keeps_its_id_when_another_is_removed() {
+        let addr = |host| IpAddr::from([192, 0, 2, host]);
+        let local = |host| LocalAddress {
+            addr: addr(host),
+            port: PortId(0),
+            mtu: 1500,
+            endpoint: true,
+            backup: false,
+        };
+        let addresses = (1..=3).map(local).collect();
+        let config = StackConfig { addresses, ..StackConfig::default() };
+        let now = Instant::from_nanos(1);
+        let mut stack =
+            Stack::<HeapBuf>::new(config, now, alloc::boxed::Box::new(HeapPool::new(1, 1500)));
+        stack.remove_address(now, addr(2));
+        let ids = [1, 2, 3].map(|host| stack.address_id(addr(host)));
+        assert_eq!(ids, [Some(1), None, Some(3)]);
+        assert!(endpoints(&stack.config.addresses).all(|e| e.addr != addr(2)));
+        let listen = stack.listen(SocketAddr::new(addr(2), 80), &Listen::default());
+        assert_eq!(listen, Err(OpenError::BadAddress));
+    }
 }

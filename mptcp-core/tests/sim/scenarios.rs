@@ -4,9 +4,11 @@ use crate::transfer::{End, Report, run, run_with, settle};
 use crate::world::World;
 use crate::{link, lossy, pair, world};
 use core::time::Duration;
-use mptcp_core::stack::{Connect, Listen, Ready};
+use mptcp_core::stack::{Connect, ConnectionInfo, Listen, Ready};
+use mptcp_core::time::Instant;
 use netsim::Direction;
 use netsim::link::{Change, LinkConfig};
+use netsim::middlebox::{OptionStripper, Strip, StripWhen};
 
 /// Payload octets per second of virtual time.
 fn goodput(bytes: u64, report: &Report) -> f64 {
@@ -80,6 +82,18 @@ fn bulk_both_ways_over_one_two_and_four_paths() {
         checked(&world);
         assert_eq!(world.client.stack.counters().mp_join_syn_tx, paths - 1);
     }
+}
+
+/// What was promised is kept: a hole on a subflow costs nothing of the data behind it, however far
+/// the shared window has grown.
+#[test]
+fn data_behind_a_hole_is_kept_up_to_the_shared_window() {
+    let mut world = world(12, &[pair(lossy(400, 25, 100)), pair(lossy(200, 15, 100))]);
+    run(&mut world, true, 100, 64 << 20, Duration::from_secs(120));
+    checked(&world);
+    let dropped = world.client.stack.counters().dropped(mptcp_core::stats::DropReason::NoMemory);
+    assert_eq!(dropped, 0);
+    assert!(world.client.stack.counters().tcp_ofo_queue > 1000, "no hole was deep enough");
 }
 
 /// A silent cut of one path for four seconds: the stream goes on over the other at once, and the
@@ -226,4 +240,154 @@ fn losses_cost_what_was_lost() {
     eprintln!("{resent} segments sent again for {dropped} lost, {report:?}");
     assert!(resent <= dropped + dropped / 4 + 10, "{resent} for {dropped}");
     assert!(goodput(100 << 20, &report) >= 0.90 * 100e6 / 8.0, "{report:?}");
+}
+
+/// A middlebox takes `MP_CAPABLE` out of the SYN/ACK: both ends fall back, and both say why, the
+/// server when the third ACK shows it.
+#[test]
+fn both_ends_name_the_reason_of_a_stripped_syn_ack() {
+    let mut world = world(10, &[pair(link(50, 10))]);
+    let rule = Strip { dir: Some(Direction::BtoA), when: StripWhen::Syn, ..Strip::mptcp() };
+    world.net.add_middlebox(world.paths[0], Box::new(OptionStripper::new(vec![rule])));
+    let listener = world.listen(true);
+    let id = world.connect(true);
+    let deadline = world.now + Duration::from_secs(5);
+    world.turn();
+    while world.advance(deadline) {
+        world.turn();
+    }
+    let accepted = world.server.stack.accept(listener).expect("one connection");
+    let reason = |info: Option<ConnectionInfo>| {
+        let info = info.expect("still a socket");
+        (info.mptcp, info.fallback.map(mptcp_core::mptcp::FallbackReason::name))
+    };
+    assert_eq!(reason(world.client.stack.info(id)), (None, Some("syn_ack_without_capable")));
+    assert_eq!(reason(world.server.stack.info(accepted)), (None, Some("ack_without_capable")));
+    let counters = world.server.stack.counters();
+    assert_eq!((counters.mp_capable_fallback_ack, counters.fallback), (1, 1));
+    world.client.stack.close(world.now, id);
+    world.server.stack.close(world.now, accepted);
+    settle(&mut world);
+    world.server.stack.close_listener(world.now, listener);
+    world.assert_empty();
+}
+
+/// After fallback TCP's window is the stream's: it may open without anything being acknowledged, and
+/// when that update is lost a probe finds out.
+#[test]
+fn a_window_that_opens_after_fallback_is_used() {
+    for lost in [false, true] {
+        let mut world = world(11, &[pair(link(50, 10))]);
+        let read_at = world.now + Duration::from_secs(3);
+        if lost {
+            let link = world.net.link_mut(world.paths[0], Direction::BtoA);
+            link.at((read_at - Duration::from_millis(1)).as_nanos(), Change::Blackhole(true));
+            link.at((read_at + Duration::from_millis(5)).as_nanos(), Change::Blackhole(false));
+        }
+        let listener = world.listen(false);
+        let id = world.connect(true);
+        let bytes = vec![0x5a; 1 << 20];
+        let (mut sent, mut received, mut accepted) = (0, 0, None);
+        let deadline = world.now + Duration::from_secs(60);
+        while received < bytes.len() {
+            world.turn();
+            let now = world.now;
+            accepted = accepted.or_else(|| world.server.stack.accept(listener));
+            sent += world.client.stack.send(now, id, &bytes[sent..]).unwrap_or(0);
+            if let Some(accepted) = accepted.filter(|_| now >= read_at) {
+                let mut into = vec![0; 1 << 20];
+                received += world.server.stack.recv(now, accepted, &mut into).unwrap_or(0);
+            }
+            world.flush();
+            let limit = if now < read_at { read_at } else { deadline };
+            assert!(
+                world.advance(limit) || world.now < deadline,
+                "lost {lost}: {received} of {}, {:?}",
+                bytes.len(),
+                world.client.stack.info(id)
+            );
+        }
+        let accepted = accepted.expect("it was read from");
+        assert!(world.client.stack.counters().win_probe > 0, "the window was never shut");
+        world.client.stack.close(world.now, id);
+        world.server.stack.close(world.now, accepted);
+        settle(&mut world);
+        world.server.stack.close_listener(world.now, listener);
+        checked(&world);
+    }
+}
+
+/// The third ACK and the first data, which carry the keys, are lost; what follows is no reason to
+/// fall back, for the peer repeats them.
+#[test]
+fn lost_keys_are_waited_for() {
+    let mut world = world(13, &[pair(link(50, 10))]);
+    let link = world.net.link_mut(world.paths[0], Direction::AtoB);
+    link.at(15_000_000, Change::Blackhole(true));
+    link.at(25_000_000, Change::Blackhole(false));
+    let listener = world.listen(true);
+    let id = world.connect(true);
+    let late = Instant::from_millis(26);
+    let deadline = world.now + Duration::from_secs(5);
+    let (mut first, mut second) = (false, false);
+    loop {
+        world.turn();
+        let now = world.now;
+        let connected = world.client.stack.poll_event().is_some();
+        if connected && !first {
+            first = world.client.stack.send(now, id, &[1; 1400]).is_ok();
+        }
+        if now >= late && !second {
+            second = world.client.stack.send(now, id, &[2; 1400]).is_ok();
+        }
+        world.flush();
+        if !world.advance(if now < late { late } else { deadline }) && world.now == deadline {
+            break;
+        }
+    }
+    assert!(first && second);
+    let accepted = world.server.stack.accept(listener).expect("one connection");
+    for (host, id) in [(&world.client, id), (&world.server, accepted)] {
+        let info = host.stack.info(id).expect("still a socket");
+        assert_eq!((info.mptcp, info.fallback), (Some(1), None));
+    }
+    assert_eq!(world.server.stack.info(accepted).map(|i| i.bytes_received), Some(2800));
+    assert!(
+        world.server.stack.counters().dropped(mptcp_core::stats::DropReason::MpCapableMissing) > 0
+    );
+    let mut into = [0; 4096];
+    assert_eq!(world.server.stack.recv(world.now, accepted, &mut into), Ok(2800));
+    world.client.stack.close(world.now, id);
+    world.server.stack.close(world.now, accepted);
+    settle(&mut world);
+    world.server.stack.close_listener(world.now, listener);
+    checked(&world);
+}
+
+/// Options vanish behind the handshake: the client falls back when its data is acknowledged without
+/// `DATA_ACK`, and says so with an infinite mapping, for which its segment leaves room. The referee knows the MSS.
+#[test]
+fn a_segment_has_room_for_the_infinite_mapping() {
+    let mut world = world(14, &[pair(link(50, 10))]);
+    let rule = Strip { dir: Some(Direction::BtoA), when: StripWhen::NotSyn, ..Strip::mptcp() };
+    world.net.add_middlebox(world.paths[0], Box::new(OptionStripper::new(vec![rule])));
+    let listener = world.listen(true);
+    let id = world.connect(true);
+    let bytes = vec![3; 256 << 10];
+    let (mut sent, mut received, mut accepted) = (0, 0, None);
+    let deadline = world.now + Duration::from_secs(60);
+    while received < bytes.len() {
+        world.turn();
+        let now = world.now;
+        accepted = accepted.or_else(|| world.server.stack.accept(listener));
+        sent += world.client.stack.send(now, id, &bytes[sent..]).unwrap_or(0);
+        if let Some(accepted) = accepted {
+            let mut into = vec![0; 64 << 10];
+            received += world.server.stack.recv(now, accepted, &mut into).unwrap_or(0);
+        }
+        world.flush();
+        assert!(world.advance(deadline), "{received} of {}", bytes.len());
+    }
+    assert_eq!(world.client.stack.counters().infinite_map_tx, 1);
+    world.net.referee().expect("every world has one").assert_clean();
 }

@@ -1,0 +1,155 @@
+//! Paths that are cut, return, and lose packets.
+
+use crate::bed::{Bed, Role, Setup};
+use crate::pattern::Plan;
+use crate::{ready, variants};
+use core::sync::atomic::Ordering::Relaxed;
+
+const MIB: u64 = 1 << 20;
+const HOLD: u64 = MIB;
+
+fn two_paths(role: Role, v6: bool, checksum: crate::bed::Checksum) -> Setup {
+    Setup {
+        v6,
+        checksum,
+        our_endpoints: role == Role::OurClient,
+        kernel_endpoints: if role == Role::OurServer { "subflow" } else { "" },
+        ..Setup::default()
+    }
+}
+
+/// Ends a test with two subflows of `role`'s making. Data sent again on the other path puts SSN and
+/// DSN out of step; an interface that went down may have cost the kernel its subflow.
+fn finish(bed: Bed, role: Role, was_down: bool) {
+    let (mut kernel, mut ours) = match role {
+        Role::OurServer => (vec!["MPJoinSynAckRx=1"], vec!["mp_join_syn_rx=1", "mp_join_ack_rx=1"]),
+        Role::OurClient => (vec!["MPJoinSynRx=1", "MPJoinAckRx=1"], vec!["mp_join_syn_ack_rx=1"]),
+    };
+    ours.push("dss_sanity?");
+    if was_down {
+        kernel.extend(["MPRstTx?", "RmSubflow?"]);
+        ours.extend(["in_rsts?", "estab_resets?", "mp_rst_rx?", "out_rsts?"]);
+        ours.extend(["drop_listener_state?", "drop_no_socket?"]);
+    }
+    bed.finish(&kernel, &ours);
+}
+
+/// Either path becomes a black hole in mid-transfer; the stream goes on over the other, and the
+/// path carries data again after its return.
+#[test]
+fn a_silent_cut_is_bridged_and_the_path_returns() {
+    if !ready() {
+        return;
+    }
+    for (v6, checksum) in variants() {
+        for role in [Role::OurServer, Role::OurClient] {
+            for path in [0, 1] {
+                let bed = Bed::new(&two_paths(role, v6, checksum));
+                let plan = Plan { up: 24 * MIB, down: 24 * MIB };
+                let gate = crate::kernel::Gate::at(HOLD);
+                bed.ours.with(|app, _| app.gate = HOLD);
+                let running = bed.begin(role, true, plan, &gate);
+                bed.wait_subflows(2);
+                bed.wait("the first part", |bed| bed.ours.with(|app, _| app.received()) == HOLD);
+                bed.tap.cut(path, true);
+                let middle = 12 * MIB;
+                gate.open_to(middle);
+                bed.ours.with(move |app, now| app.open_gate(now, middle));
+                bed.wait("the second part arrives over one path", |bed| {
+                    let info = bed.ours.with(|app, _| app.info()).expect("it runs");
+                    // Acknowledged by the kernel's data level, the request included.
+                    let sent = middle + if role == Role::OurClient { 16 } else { 0 };
+                    bed.ours.with(|app, _| app.received()) == middle && info.bytes_acked == sent
+                });
+                bed.tap.cut(path, false);
+                bed.wait("the path is used again", |bed| {
+                    let info = bed.ours.with(|app, _| app.info()).expect("it runs");
+                    info.subflows.len() == 2 && info.subflows.iter().all(|s| !s.stale)
+                });
+                let before = (bed.rx_bytes(path), bed.tx_bytes(path));
+                gate.open_to(u64::MAX);
+                bed.ours.with(|app, now| app.open_gate(now, u64::MAX));
+                bed.complete(running);
+                let tx = bed.tx_bytes(path) - before.1;
+                assert!(
+                    tx > 100_000,
+                    "{role:?}: after its return path {path} carried {tx} octets of ours"
+                );
+                finish(bed, role, false);
+            }
+        }
+    }
+}
+
+/// The interface goes down and comes back: the kernel loses its routes meanwhile.
+#[test]
+fn an_interface_that_goes_down_and_returns() {
+    if !ready() {
+        return;
+    }
+    for role in [Role::OurServer, Role::OurClient] {
+        let bed = Bed::new(&two_paths(role, false, crate::bed::Checksum::Nobody));
+        bed.held_transfer(role, Plan { up: 16 * MIB, down: 16 * MIB }, HOLD, |bed| {
+            bed.wait_subflows(2);
+            bed.kernel.commands("ip link set path1 down");
+            let half = 8 * MIB;
+            bed.ours.with(move |app, now| app.open_gate(now, half));
+            bed.wait("our data arrives over one path", |bed| {
+                let info = bed.ours.with(|app, _| app.info()).expect("it runs");
+                info.bytes_acked >= half
+            });
+            bed.kernel.commands("ip link set path1 up");
+            if role == Role::OurServer {
+                bed.kernel.commands("ip route replace default dev path1 table 101");
+            }
+        });
+        finish(bed, role, true);
+    }
+}
+
+#[test]
+fn one_percent_loss_on_every_path() {
+    if !ready() {
+        return;
+    }
+    for (v6, checksum) in variants() {
+        for role in [Role::OurServer, Role::OurClient] {
+            for subflows in [1, 2] {
+                let mut setup = two_paths(role, v6, checksum);
+                if subflows == 1 {
+                    (setup.our_endpoints, setup.kernel_endpoints) = (false, "");
+                }
+                let bed = Bed::new(&setup);
+                bed.held_transfer(role, Plan { up: 6 * MIB, down: 6 * MIB }, HOLD, |bed| {
+                    bed.wait_subflows(subflows);
+                    for path in &bed.tap.paths {
+                        path.loss.store(100, Relaxed);
+                    }
+                });
+                for path in &bed.tap.paths {
+                    path.loss.store(0, Relaxed);
+                }
+                if subflows == 2 {
+                    finish(bed, role, false);
+                } else {
+                    bed.finish(&[], &[]);
+                }
+            }
+        }
+    }
+}
+
+/// Plain TCP under loss, from the first SYN on.
+#[test]
+fn plain_tcp_under_loss() {
+    if !ready() {
+        return;
+    }
+    for role in [Role::OurServer, Role::OurClient] {
+        let bed = Bed::new(&Setup { paths: 1, ..Setup::default() });
+        bed.tap.paths[0].loss.store(100, Relaxed);
+        bed.transfer(role, false, Plan { up: 6 * MIB, down: 6 * MIB });
+        bed.tap.paths[0].loss.store(0, Relaxed);
+        bed.finish(&[], &[]);
+    }
+}
