@@ -25,6 +25,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// First retransmission of a SYN/ACK (RFC 6298 §2.1), doubling.
 const SYN_ACK_RTO: Duration = Duration::from_secs(1);
+/// Segments without keys that are waited out before the peer is taken at its word: plain TCP.
+const MAX_KEYLESS: u8 = 3;
 /// Keys drawn at most in search of a free token in our bucket.
 const KEY_TRIES: u32 = 64;
 
@@ -180,6 +182,7 @@ impl<B: PacketBuf> Stack<B> {
             flags,
             snd_wscale: segment.window_scale.unwrap_or(255),
             retries: 0,
+            keyless: 0,
             peer_mss: segment.mss.unwrap_or(0),
             local_mss: mss_for(self.mtu_of(tuple.local_addr), &tuple.remote_addr),
             iss: self.isn.isn(now, tuple.local(), tuple.remote()),
@@ -467,6 +470,9 @@ impl<B: PacketBuf> Stack<B> {
                     Some(level) => level,
                     None => {
                         self.stats.drop(DropReason::MpCapableMissing);
+                        if let Some(request) = self.requests.get_mut(idx) {
+                            request.keyless = request.keyless.saturating_add(1);
+                        }
                         return self.want_transmit(Node::Request(idx));
                     }
                 }
@@ -524,8 +530,10 @@ impl<B: PacketBuf> Stack<B> {
                 return Some(Level::Mptcp(Negotiated { version, client: false, keys, checksum }));
             }
         } else {
+            // Linux does not always repeat its keys: patience ends in plain TCP, which it follows.
+            let patient = request.keyless < MAX_KEYLESS;
             let early = segment.len > 0 && segment.seq != request.irs.add(1);
-            if early || options::has_dss(segment.options.as_bytes()) {
+            if patient && (early || options::has_dss(segment.options.as_bytes())) {
                 return None;
             }
         }
