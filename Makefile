@@ -46,14 +46,15 @@ test:
 sim:
 	PLAIT_SIM_SEEDS=$(SEEDS) cargo test --release -p mptcp-core --test sim -- --nocapture
 
-# interop: the tests against the Linux kernel in every combination, in network namespaces (root)
+# interop: the tests against the Linux kernel, in network namespaces; PLAIT_INTEROP=full for every
+#   combination (root)
 interop:
-	PLAIT_INTEROP=full cargo test -p mptcp-tun --test interop --test interop_kernel -- --test-threads=1
+	cargo test -p mptcp-tun --features interop --test interop --test interop_kernel -- --test-threads=1
 
 # lint: formatting, clippy, rustdoc, packaging; cargo-deny when it is installed
 lint: package
 	cargo fmt --all -- --check
-	cargo clippy --workspace --all-targets $(CARGO_FEATURES) -- -D warnings
+	cargo clippy --workspace --all-targets $(CARGO_FEATURES) --features mptcp-tun/interop -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps $(CARGO_FEATURES)
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check; \
 	else echo "lint: cargo-deny is not installed, deny.toml was not checked"; fi
