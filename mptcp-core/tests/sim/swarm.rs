@@ -89,7 +89,11 @@ impl Plan {
             .collect();
         let (mut up, mut down) = (size(&mut rng, 19), size(&mut rng, 20));
         if large {
-            let bytes = (4 << 20) + 1 + size(&mut rng, 22);
+            let mut bytes = (4 << 20) + 1 + size(&mut rng, 22);
+            if seed.is_multiple_of(64) {
+                // Up to 64 MiB.
+                bytes = bytes.min(8 << 20) << pick(&mut rng, 0, 3);
+            }
             if pick(&mut rng, 0, 1) == 0 { up = bytes } else { down = bytes }
         }
         let checksum = match pick(&mut rng, 0, 3) {
@@ -153,7 +157,7 @@ impl Plan {
     /// Runs it and checks everything there is to check; answers the trace digest with the report.
     pub(crate) fn run(&self) -> (u64, Report) {
         let mut world = self.world();
-        let limit = Duration::from_secs(1800);
+        let limit = Duration::from_secs(20_000);
         let report = run_with(&mut world, self.mptcp, self.up, self.down, limit, |_| {});
         world.assert_empty();
         let referee = world.net.referee().expect("every world has one");
