@@ -50,7 +50,8 @@ pub struct Args {
     /// What moves the gateway's packets
     #[arg(long, value_enum, default_value_t = Driver::Dpdk)]
     driver: Driver,
-    /// Smaller transfers, a shorter cut and 100 sessions, for continuous integration
+    /// Smaller transfers, a shorter cut and 100 sessions, for continuous integration; two seconds of
+    /// download are mostly start-up, so combine it with --no-gates
     #[arg(long)]
     short: bool,
     /// Report the performance gates (ratio and gap) without letting them decide the exit code
