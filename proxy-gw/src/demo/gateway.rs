@@ -203,7 +203,7 @@ fn describe_exit(status: Option<ExitStatus>) -> String {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Connection {
-    pub(super) mptcp: u8,
+    pub(super) mptcp: Option<u8>,
     pub(super) fallback: Option<String>,
     pub(super) subflows: Vec<Subflow>,
 }
@@ -296,7 +296,9 @@ mod tests {
             r#" "retransmitted": 3, "reinjected": 2}]}]"#
         );
         let connections = parse_connections(answer.as_bytes()).unwrap();
-        assert_eq!((connections.len(), connections[0].mptcp), (1, 1));
+        assert_eq!((connections.len(), connections[0].mptcp), (1, Some(1)));
+        let plain = parse_connections(b"HTTP/1.0 200 OK\r\n\r\n[{\"mptcp\": null}]").unwrap();
+        assert_eq!(plain[0].mptcp, None);
         assert_eq!(connections[0].fallback, None);
         let subflow = &connections[0].subflows[0];
         assert_eq!((subflow.port.as_str(), subflow.srtt_us, subflow.cwnd), ("lte", 40211, 146_000));
