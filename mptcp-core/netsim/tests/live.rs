@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustix::time::{ClockId, clock_gettime};
@@ -17,7 +18,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_netsim-live");
 
 /// True when the test may run; otherwise it says why not, and in CI it fails.
 fn is_root(test: &str) -> bool {
-    let probe = format!("nsl{}probe", std::process::id());
+    // Tests run side by side: each probes with a name of its own.
+    static PROBES: AtomicU32 = AtomicU32::new(0);
+    let probe = format!("nsl{}p{}", std::process::id(), PROBES.fetch_add(1, Ordering::Relaxed));
     let created = Command::new("ip").args(["netns", "add", &probe]).output();
     if created.as_ref().is_ok_and(|output| output.status.success()) {
         run("ip", &["netns", "delete", &probe]);
