@@ -1,0 +1,297 @@
+//! Addresses told, withdrawn and joined, and the priority of subflows (RFC 8684 §3.3.8, §3.4).
+
+use crate::buf::{PacketBuf, PortId};
+use crate::config::PathManagerKind;
+use crate::mptcp::key::{self};
+use crate::mptcp::{Endpoint, Join, Phase, Signal, Stage, Subflow};
+use crate::stack::demux::Flow;
+use crate::stack::{Stack, env};
+use crate::tcp::{Tcb, Tuple, mss_for};
+use crate::time::{Duration, Instant};
+use crate::wire::{AddAddr, Version, reset_reason};
+use alloc::vec::Vec;
+
+impl<B: PacketBuf> Stack<B> {
+    pub(super) fn read_add_addr(&mut self, owner: u32, idx: u32, add_addr: &AddAddr) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        if add_addr.echo {
+            self.stats.echo_add += 1;
+            connection.paths.on_echo(add_addr.address_id);
+            return self.touch_connection(owner);
+        }
+        let AddAddr { address_id: id, addr, port, .. } = *add_addr;
+        let expected = key::add_addr_hmac(
+            connection.version,
+            connection.keys.remote,
+            connection.keys.local,
+            id,
+            addr,
+            port,
+        );
+        if connection.version == Version::V1 && add_addr.hmac != Some(expected) {
+            self.stats.add_addr_drop += 1;
+            return;
+        }
+        self.stats.add_addr += 1;
+        let echo = AddAddr { echo: true, hmac: None, ..*add_addr };
+        if let Some(tcb) = self.tcbs.get_mut(idx)
+            && let Some(subflow) = &mut tcb.subflow
+        {
+            subflow.signal(Signal::AddAddr(echo));
+            tcb.ack_now();
+        }
+        // Only an initiator opens subflows: a gateway must not be made to connect anywhere.
+        let ours = self.config.addresses.iter().any(|local| local.addr == addr);
+        let fullmesh = self.config.mptcp.path_manager == PathManagerKind::Fullmesh;
+        if connection.client && fullmesh && !ours {
+            let port = port.unwrap_or(connection.first.remote_port);
+            let remote = core::net::SocketAddr::new(addr, port);
+            let endpoints = endpoints(&self.config.addresses);
+            connection.paths.on_add_addr(id, remote, endpoints);
+        }
+        self.touch_connection(owner);
+    }
+
+    /// The peer withdraws addresses: subflows to them are probed and, if silent, closed
+    /// (RFC 8684 §3.4.2).
+    pub(super) fn read_remove_addr(&mut self, now: Instant, owner: u32, ids: &[u8]) {
+        for &id in ids {
+            self.stats.rm_addr += 1;
+            let Some(connection) = self.connections.get_mut(owner) else { return };
+            connection.paths.on_remove_addr(id);
+            for idx in self.subflows_of(owner) {
+                let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
+                let rto = tcb.rtt.rto();
+                let Some(subflow) = &mut tcb.subflow else { continue };
+                if subflow.remote_id != id || subflow.probed_at.is_some() {
+                    continue;
+                }
+                subflow.probed_at = Some(now);
+                tcb.probe_now();
+                self.touch_tcb(idx);
+                if let Some(connection) = self.connections.get_mut(owner) {
+                    let at = now + (rto * 2).max(Duration::from_millis(500));
+                    connection.probe_at = Some(connection.probe_at.map_or(at, |p| p.min(at)));
+                }
+            }
+            self.touch_connection(owner);
+        }
+    }
+
+    pub(super) fn read_prio(&mut self, owner: u32, idx: u32, backup: bool, address_id: Option<u8>) {
+        for other in self.subflows_of(owner) {
+            let Some(subflow) = self.tcbs.get_mut(other).and_then(|t| t.subflow.as_mut()) else {
+                continue;
+            };
+            let named = match address_id {
+                Some(id) => subflow.remote_id == id,
+                None => other == idx,
+            };
+            if named {
+                subflow.backup = backup;
+            }
+        }
+        self.touch_connection(owner);
+    }
+
+    /// Subflows whose address was withdrawn and that did not answer the probe.
+    pub(super) fn close_silent_subflows(&mut self, now: Instant, owner: u32) {
+        if let Some(connection) = self.connections.get_mut(owner) {
+            connection.probe_at = None;
+        }
+        for idx in self.subflows_of(owner) {
+            let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
+            let received = tcb.last_received();
+            let Some(subflow) = &mut tcb.subflow else { continue };
+            let Some(probed_at) = subflow.probed_at else { continue };
+            if received > probed_at {
+                subflow.probed_at = None;
+                continue;
+            }
+            self.stats.rm_subflow += 1;
+            self.reset_subflow(now, owner, idx, reset_reason::UNSPECIFIED, false);
+        }
+    }
+
+    /// Joins and announcements that are due; called when the connection is visited for sending.
+    pub(in crate::stack) fn manage_paths(&mut self, now: Instant, owner: u32) {
+        let timeout = self.config.mptcp.add_addr_timeout;
+        let max_subflows = usize::from(self.config.mptcp.max_subflows);
+        loop {
+            let Some(connection) = self.connections.get_mut(owner) else { return };
+            if connection.phase != Phase::Confirmed || connection.subflows.len() >= max_subflows {
+                break;
+            }
+            let Some(join) = connection.paths.next_join() else { break };
+            self.open_join(now, owner, &join);
+        }
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        if connection.phase == Phase::Confirmed
+            && let Some(endpoint) = connection.paths.next_announcement(now, timeout)
+        {
+            self.announce(owner, endpoint);
+        }
+    }
+
+    pub(super) fn announce(&mut self, owner: u32, endpoint: Endpoint) {
+        let Some(connection) = self.connections.get(owner) else { return };
+        let hmac = key::add_addr_hmac(
+            connection.version,
+            connection.keys.local,
+            connection.keys.remote,
+            endpoint.id,
+            endpoint.addr,
+            None,
+        );
+        let add_addr = AddAddr {
+            address_id: endpoint.id,
+            addr: endpoint.addr,
+            port: None,
+            echo: false,
+            hmac: (connection.version == Version::V1).then_some(hmac),
+        };
+        let Some(&idx) = connection.subflows.first() else { return };
+        if let Some(tcb) = self.tcbs.get_mut(idx)
+            && let Some(subflow) = &mut tcb.subflow
+            && subflow.signal(Signal::AddAddr(add_addr))
+        {
+            tcb.ack_now();
+            self.touch_tcb(idx);
+        }
+    }
+
+    /// Opens one more subflow of ours.
+    pub(super) fn open_join(&mut self, now: Instant, owner: u32, join: &Join) {
+        let Some(port) = self.free_port(join.local, join.remote) else {
+            self.stats.mp_join_syn_tx_err += 1;
+            return;
+        };
+        let tuple = Tuple {
+            local_addr: join.local,
+            remote_addr: join.remote.ip(),
+            local_port: port,
+            remote_port: join.remote.port(),
+        };
+        let nonce = self.rng.next_u32();
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let stage = Stage::JoinSyn { token: connection.remote_token, nonce };
+        let mut subflow =
+            Subflow::new(owner, connection.new_subflow_id(), connection.version, stage);
+        subflow.local_id = join.local_id;
+        subflow.remote_id = join.remote_id;
+        subflow.local_backup = join.backup;
+        let Some(idx) = self.open_tcb(now, tuple, Some(subflow)) else {
+            self.stats.mp_join_syn_tx_err += 1;
+            return;
+        };
+        self.stats.mp_join_syn_tx += 1;
+        if let Some(connection) = self.connections.get_mut(owner) {
+            connection.subflows.push(idx);
+        }
+        self.touch_tcb(idx);
+    }
+
+    /// A control block in SYN-SENT; `None` when the limit is reached.
+    pub(in crate::stack) fn open_tcb(
+        &mut self,
+        now: Instant,
+        tuple: Tuple,
+        subflow: Option<Subflow>,
+    ) -> Option<u32> {
+        let iss = self.isn.isn(now, tuple.local(), tuple.remote());
+        let local = self.local_address(tuple.local_addr)?;
+        let local_mss = mss_for(local.mtu, &tuple.remote_addr);
+        // Joins leave by the port their address lives on; other connections are routed.
+        let port = if subflow.is_some() && local.endpoint { local.port } else { PortId::ROUTED };
+        let ts_offset = self.isn.timestamp_offset(tuple.local(), tuple.remote());
+        let env = env!(self, now);
+        let mut tcb = Tcb::connect(&env, tuple, port, iss, ts_offset, local_mss);
+        tcb.subflow = subflow.map(alloc::boxed::Box::new);
+        if tcb.subflow.is_none() {
+            self.plain_count += 1;
+        }
+        let Some(idx) = self.tcbs.insert(tcb) else {
+            self.stats.limit_refused += 1;
+            return None;
+        };
+        self.demux.insert(&tuple, Flow::Tcb(idx));
+        Some(idx)
+    }
+
+    /// Withdraws one of our addresses from every connection: `REMOVE_ADDR` to the peers, and the
+    /// subflows that use it are reset (RFC 8684 §3.4.2).
+    pub fn remove_address(&mut self, now: Instant, addr: core::net::IpAddr) {
+        let Some(id) = self.address_id(addr) else { return };
+        let owners: Vec<u32> = self.connections.iter().map(|(owner, _)| owner).collect();
+        for owner in owners {
+            let Some(connection) = self.connections.get_mut(owner) else { continue };
+            if connection.phase != Phase::Confirmed {
+                continue;
+            }
+            connection.paths.forget_endpoint(id);
+            let id = if connection.first.local_addr == addr { 0 } else { id };
+            for idx in self.subflows_of(owner) {
+                if self.tcbs.get(idx).is_some_and(|t| t.tuple.local_addr == addr) {
+                    self.reset_subflow(now, owner, idx, reset_reason::UNSPECIFIED, false);
+                }
+            }
+            if let Some(&idx) = self.subflows_of(owner).first()
+                && let Some(tcb) = self.tcbs.get_mut(idx)
+                && let Some(subflow) = &mut tcb.subflow
+            {
+                subflow.signal(Signal::RemoveAddr(id));
+                tcb.ack_now();
+                self.touch_tcb(idx);
+            }
+        }
+        // Its place stays taken: the places behind it are the ids peers know our addresses by.
+        for local in self.config.addresses.iter_mut().filter(|local| local.addr == addr) {
+            local.addr = core::net::IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED);
+            local.endpoint = false;
+        }
+    }
+}
+
+/// Our endpoints with the ids peers know them by.
+pub(super) fn endpoints(
+    addresses: &[crate::config::LocalAddress],
+) -> impl Iterator<Item = Endpoint> + '_ {
+    addresses.iter().zip(1_u8..).filter(|(local, _)| local.endpoint).map(|(local, id)| Endpoint {
+        id,
+        addr: local.addr,
+        backup: local.backup,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::{HeapBuf, HeapPool};
+    use crate::config::{LocalAddress, StackConfig};
+    use crate::error::OpenError;
+    use crate::stack::Listen;
+    use core::net::{IpAddr, SocketAddr};
+
+    #[test]
+    fn an_address_keeps_its_id_when_another_is_removed() {
+        let addr = |host| IpAddr::from([192, 0, 2, host]);
+        let local = |host| LocalAddress {
+            addr: addr(host),
+            port: PortId(0),
+            mtu: 1500,
+            endpoint: true,
+            backup: false,
+        };
+        let addresses = (1..=3).map(local).collect();
+        let config = StackConfig { addresses, ..StackConfig::default() };
+        let now = Instant::from_nanos(1);
+        let mut stack =
+            Stack::<HeapBuf>::new(config, now, alloc::boxed::Box::new(HeapPool::new(1, 1500)));
+        stack.remove_address(now, addr(2));
+        let ids = [1, 2, 3].map(|host| stack.address_id(addr(host)));
+        assert_eq!(ids, [Some(1), None, Some(3)]);
+        assert!(endpoints(&stack.config.addresses).all(|e| e.addr != addr(2)));
+        let listen = stack.listen(SocketAddr::new(addr(2), 80), &Listen::default());
+        assert_eq!(listen, Err(OpenError::BadAddress));
+    }
+}

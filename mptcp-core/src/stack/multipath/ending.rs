@@ -1,0 +1,238 @@
+//! Subflows that fail, end or recover, and connections that end with or without them
+//! (RFC 8684 §3.3.3, §3.3.6, §3.5, §3.6).
+
+use crate::buf::PacketBuf;
+use crate::error::ConnectionError;
+use crate::mptcp::Phase;
+use crate::seq::SeqNum;
+use crate::stack::options::{self};
+use crate::stack::{Sock, Stack};
+use crate::tcp::{State, Stateless};
+use crate::time::Instant;
+use crate::wire::{OptionWriter, TcpFlags, Version};
+
+impl<B: PacketBuf> Stack<B> {
+    /// The first timeout since the last progress: what it carries goes elsewhere at once.
+    pub(super) fn subflow_timed_out(&mut self, _now: Instant, owner: u32, idx: u32) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        if connection.phase == Phase::Connecting {
+            let tries = self.config.mptcp.capable_syn_tries;
+            if tcb.rto_count() >= tries && !tcb.is_plain_syn() {
+                self.stats.mp_capable_syn_tx_drop += 1;
+                tcb.set_plain_syn();
+            }
+            return;
+        }
+        if connection.phase == Phase::Fallback || connection.subflows.len() < 2 {
+            return;
+        }
+        connection.reinject_from(tcb);
+        self.stats.mptcp_retrans += 1;
+        if let Some(subflow) = &mut tcb.subflow
+            && !subflow.stale
+        {
+            subflow.stale = true;
+            self.stats.subflow_stale += 1;
+        }
+        self.touch_connection(owner);
+    }
+
+    /// TCP acknowledged something new on this subflow.
+    pub(super) fn subflow_progress(&mut self, owner: u32, idx: u32) {
+        let Some(connection) = self.connections.get(owner) else { return };
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        if connection.phase == Phase::Fallback {
+            return;
+        }
+        if let Some(subflow) = &mut tcb.subflow {
+            subflow.probed_at = None;
+            if subflow.stale {
+                subflow.stale = false;
+                self.stats.subflow_recover += 1;
+            }
+        }
+    }
+
+    /// The peer's FIN on one subflow (RFC 8684 §3.3.3: not the end of the stream, except after
+    /// fallback).
+    pub(super) fn subflow_fin(&mut self, now: Instant, owner: u32, idx: u32) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        if connection.phase == Phase::Fallback {
+            connection.peer_finished = true;
+            let attached = connection.app.attached;
+            if attached {
+                self.post_readable(now, Sock::Mptcp(owner), true);
+            }
+            return;
+        }
+        if connection.peer_fin.is_some() && !connection.fin_acked {
+            // The peer only stopped sending: what we still have goes on over this subflow.
+            return;
+        }
+        if let Some(tcb) = self.tcbs.get_mut(idx) {
+            connection.reinject_from(tcb);
+            tcb.shutdown_write();
+        }
+    }
+
+    /// A control block of a connection is gone, or must go.
+    pub(in crate::stack) fn subflow_closed(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        error: Option<ConnectionError>,
+    ) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        if let Some(tcb) = self.tcbs.get_mut(idx)
+            && connection.phase != Phase::Fallback
+        {
+            connection.reinject_from(tcb);
+        }
+        connection.subflows.retain(|&other| other != idx);
+        let left = connection.live_subflows(&self.tcbs);
+        let phase = connection.phase;
+        self.remove_tcb(idx);
+        match phase {
+            Phase::Connecting => {
+                let error = error.unwrap_or(ConnectionError::Internal);
+                self.connection_closed(now, owner, Some(error));
+            }
+            Phase::Fallback => {
+                // The end of the subflow is the end of the connection.
+                self.connection_closed(now, owner, error);
+            }
+            Phase::Unconfirmed if left == 0 => self.connection_closed(now, owner, error),
+            Phase::Confirmed if left == 0 => {
+                let wait = self.config.mptcp.close_timeout;
+                if let Some(connection) = self.connections.get_mut(owner) {
+                    connection.close_at.get_or_insert(now + wait);
+                }
+                self.touch_connection(owner);
+            }
+            Phase::Unconfirmed | Phase::Confirmed => self.touch_connection(owner),
+            Phase::Closed => self.reap_connection(owner),
+        }
+    }
+
+    /// The connection ended; the application is told.
+    pub(super) fn connection_closed(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        error: Option<ConnectionError>,
+    ) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        if connection.phase == Phase::Closed {
+            return self.reap_connection(owner);
+        }
+        if connection.mptcp() {
+            self.stats.mp_curr_estab -= 1;
+        }
+        connection.close(error);
+        let sock = Sock::Mptcp(owner);
+        if self.app(sock).is_some_and(|app| app.relay.is_some()) {
+            self.relay_progress(now, sock);
+        }
+        self.post_closed(sock);
+        self.reap_connection(owner);
+    }
+
+    /// Resets one subflow with a reason for the peer.
+    pub(in crate::stack) fn reset_subflow(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        reason: u8,
+        transient: bool,
+    ) {
+        let v1 = self.connections.get(owner).is_some_and(|c| c.version == Version::V1);
+        let mut options = OptionWriter::new();
+        if v1 {
+            options::push_reset(&mut options, reason, transient);
+            self.stats.mp_rst_tx += 1;
+        }
+        self.send_rst(idx, options);
+        self.subflow_closed(now, owner, idx, Some(ConnectionError::Reset));
+    }
+
+    /// A RST on a control block's own sequence number.
+    pub(in crate::stack) fn send_rst(&mut self, idx: u32, options: OptionWriter) {
+        let Some(tcb) = self.tcbs.get(idx) else { return };
+        let opening = tcb.state == State::SynSent && tcb.rcv_nxt == SeqNum(0);
+        if tcb.state == State::Closed || opening {
+            return;
+        }
+        let reply = Stateless {
+            tuple: tcb.tuple,
+            port: tcb.port,
+            seq: tcb.snd_nxt,
+            ack: tcb.rcv_nxt,
+            flags: TcpFlags::RST | TcpFlags::ACK,
+            window: 0,
+            options,
+        };
+        // Not an answer to anything a stranger sent: outside the rate limit.
+        if self.replies.len() < crate::stack::MAX_REPLIES {
+            self.replies.push_back(reply);
+        } else {
+            self.stats.stateless_reply_limited += 1;
+        }
+    }
+
+    /// A control block gave up: the peer is told where it may still listen.
+    pub(in crate::stack) fn reset_by_timeout(&mut self, idx: u32) {
+        let Some(tcb) = self.tcbs.get(idx) else { return };
+        if tcb.state.synchronized() && tcb.state != State::FinWait2 {
+            self.send_rst(idx, OptionWriter::new());
+        }
+    }
+
+    /// The peer closed everything with `MP_FASTCLOSE` (RFC 8684 §3.5); the subflow that came to an
+    /// end with it, if one did, needs no RST of ours.
+    pub(super) fn fastclosed(&mut self, now: Instant, owner: u32, reset: Option<u32>) {
+        for idx in self.subflows_of(owner) {
+            if reset != Some(idx) {
+                self.send_rst(idx, OptionWriter::new());
+            }
+            self.drop_subflow(owner, idx);
+        }
+        self.connection_closed(now, owner, Some(ConnectionError::Reset));
+    }
+
+    /// Takes a subflow away without any consequence for the connection.
+    pub(super) fn drop_subflow(&mut self, owner: u32, idx: u32) {
+        if let Some(connection) = self.connections.get_mut(owner) {
+            connection.subflows.retain(|&other| other != idx);
+        }
+        self.remove_tcb(idx);
+    }
+
+    /// Ends a connection at once: `MP_FASTCLOSE` on the RST of every subflow.
+    pub(in crate::stack) fn abort_connection(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        error: ConnectionError,
+    ) {
+        let Some(connection) = self.connections.get(owner) else { return };
+        let mptcp = connection.mptcp() && connection.keys.remote != 0;
+        let (key, version) = (connection.keys.remote, connection.version);
+        let finished = connection.phase == Phase::Closed;
+        for idx in self.subflows_of(owner) {
+            let mut options = OptionWriter::new();
+            if mptcp && !finished {
+                options::push_fastclose(&mut options, key, version);
+                self.stats.mp_fastclose_tx += 1;
+            }
+            self.send_rst(idx, options);
+            self.drop_subflow(owner, idx);
+        }
+        if let Some(connection) = self.connections.get_mut(owner) {
+            connection.clear_received();
+        }
+        self.connection_closed(now, owner, Some(error));
+    }
+}

@@ -1,0 +1,99 @@
+//! Going on as plain TCP (RFC 8684 §3.7).
+
+use crate::buf::PacketBuf;
+use crate::error::ConnectionError;
+use crate::mptcp::{FallbackReason, Phase, Signal};
+use crate::stack::Stack;
+use crate::stack::options::{self};
+use crate::time::Instant;
+use crate::wire::{MptcpOption, OptionWriter};
+use alloc::vec::Vec;
+
+impl<B: PacketBuf> Stack<B> {
+    /// After fallback TCP's acknowledgement and window are those of the stream. A window that opens
+    /// again acknowledges nothing new.
+    pub(super) fn fallen_back_progress(&mut self, now: Instant, owner: u32, idx: u32) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let Some(tcb) = self.tcbs.get(idx) else { return };
+        if connection.phase != Phase::Fallback {
+            return;
+        }
+        let in_flight = u64::from(tcb.flight_data());
+        let offset = connection.data_snd_nxt.saturating_sub(in_flight);
+        let window = u64::from(tcb.usable_window()) + u64::from(tcb.flight_size());
+        let acked = connection.acknowledge(offset);
+        connection.snd_edge = connection.snd_edge.max(offset + window);
+        if acked {
+            self.data_acked(now, owner);
+        }
+    }
+
+    /// Goes on as plain TCP on one subflow; the others are reset.
+    pub(super) fn fall_back(
+        &mut self,
+        owner: u32,
+        survivor: u32,
+        reason: FallbackReason,
+        tell: bool,
+    ) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        if connection.phase == Phase::Fallback {
+            return;
+        }
+        self.stats.fallback += 1;
+        if connection.mptcp() {
+            self.stats.mp_curr_estab -= 1;
+        }
+        let token = connection.local_token;
+        connection.fall_back(reason);
+        let others: Vec<u32> =
+            connection.subflows.iter().copied().filter(|&idx| idx != survivor).collect();
+        self.demux.remove_token(token, owner);
+        for idx in others {
+            self.send_rst(idx, OptionWriter::new());
+            self.drop_subflow(owner, idx);
+        }
+        if let Some(tcb) = self.tcbs.get_mut(survivor) {
+            if let Some(subflow) = &mut tcb.subflow {
+                subflow.fall_back(tell);
+            }
+            tcb.refresh_mss();
+            let window = u64::from(tcb.usable_window()) + u64::from(tcb.flight_size());
+            if let Some(connection) = self.connections.get_mut(owner) {
+                let start = connection.data_snd_nxt.saturating_sub(u64::from(tcb.flight_data()));
+                connection.acknowledge(start);
+                connection.snd_edge = connection.snd_edge.max(start + window);
+            }
+        }
+        self.touch_connection(owner);
+    }
+
+    /// A DSS checksum was wrong (RFC 8684 §3.7). False when the subflow is gone.
+    pub(super) fn checksum_failed(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        offset: u64,
+    ) -> bool {
+        let Some(connection) = self.connections.get(owner) else { return false };
+        let dsn = connection.remote_dsn(offset).0;
+        self.stats.mp_fail_tx += 1;
+        if connection.multipath {
+            let mut options = OptionWriter::new();
+            options::push(&mut options, &MptcpOption::Fail { dsn }, connection.version);
+            self.send_rst(idx, options);
+            self.subflow_closed(now, owner, idx, Some(ConnectionError::Reset));
+            return false;
+        }
+        if let Some(tcb) = self.tcbs.get_mut(idx) {
+            if let Some(subflow) = &mut tcb.subflow {
+                subflow.signal(Signal::Fail { dsn });
+            }
+            tcb.ack_now();
+        }
+        self.stats.mp_fail_tx -= 1;
+        self.fall_back(owner, idx, FallbackReason::Checksum, true);
+        self.pull(now, owner, idx, false)
+    }
+}

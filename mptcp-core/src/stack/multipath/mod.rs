@@ -1,0 +1,124 @@
+//! Where the TCP engine's outcomes meet the data level: the options of accepted segments, data
+//! moving up, subflows coming and going, fallback, path management (RFC 8684 §3).
+
+mod addresses;
+mod data;
+mod ending;
+mod fallback;
+mod opening;
+mod options;
+
+use super::Stack;
+use super::demux::Node;
+use crate::buf::PacketBuf;
+use crate::error::ConnectionError;
+use crate::mptcp::FallbackReason;
+use crate::tcp::{Outcome, Segment};
+use crate::time::Instant;
+
+/// What an option asks for beyond the subflow it came on.
+enum Effect {
+    None,
+    /// Reset this subflow with this reason.
+    Reset(u8),
+    /// The peer closed the whole connection at once; with a RST on the subflow it came on, or not.
+    Fastclose {
+        reset: bool,
+    },
+    FallBack(FallbackReason),
+    /// Unmapped data or a wrong checksum at this offset.
+    Checksum(u64),
+}
+
+/// What the options of one segment contained.
+#[derive(Default)]
+struct Seen {
+    dss: bool,
+    data_acked: bool,
+}
+
+impl<B: PacketBuf> Stack<B> {
+    /// A segment arrived on a subflow and TCP is through with it.
+    pub(super) fn subflow_outcome(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        segment: &Segment,
+        outcome: &Outcome,
+    ) {
+        let Some(owner) = self.owner_of(idx) else { return };
+        if outcome.established {
+            // After a simultaneous open the segment is an ACK without our options.
+            if !self.syn_ack_options(now, owner, idx, segment) {
+                return;
+            }
+        } else if outcome.acceptable {
+            let effect = self.read_options(now, owner, idx, segment, outcome);
+            if !self.apply(now, owner, idx, effect) {
+                return;
+            }
+        }
+        self.subflow_event(now, idx, outcome);
+    }
+
+    fn owner_of(&self, idx: u32) -> Option<u32> {
+        self.tcbs.get(idx)?.subflow.as_ref().map(|s| s.connection)
+    }
+
+    /// What an outcome means for the data level, whether a segment or a timer caused it.
+    pub(super) fn subflow_event(&mut self, now: Instant, idx: u32, outcome: &Outcome) {
+        let Some(owner) = self.owner_of(idx) else { return };
+        if let Some(error) = outcome.closed {
+            self.subflow_closed(now, owner, idx, error);
+            return;
+        }
+        if outcome.timed_out {
+            self.subflow_timed_out(now, owner, idx);
+        }
+        if outcome.acked {
+            self.subflow_progress(owner, idx);
+        }
+        if outcome.acceptable {
+            self.fallen_back_progress(now, owner, idx);
+        }
+        if (outcome.data || outcome.acceptable) && !self.pull(now, owner, idx, outcome.data) {
+            return;
+        }
+        if outcome.fin {
+            self.subflow_fin(now, owner, idx);
+        }
+        if outcome.time_wait {
+            let data_ack = self.connections.get(owner).and_then(|c| c.final_data_ack());
+            self.enter_time_wait(now, idx, data_ack);
+            self.subflow_closed(now, owner, idx, None);
+            return;
+        }
+        self.touch_connection(owner);
+        self.touch_tcb(idx);
+    }
+
+    pub(super) fn connection_timeout(&mut self, now: Instant, owner: u32) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let deadline = connection.next_timeout();
+        if deadline.is_none_or(|at| at > now) {
+            return self.arm(Node::Connection(owner), deadline);
+        }
+        if connection.close_at.is_some_and(|at| at <= now) {
+            let error = if connection.subflows.is_empty() {
+                ConnectionError::NoSubflows
+            } else {
+                ConnectionError::TimedOut
+            };
+            return self.abort_connection(now, owner, error);
+        }
+        if connection.rtx_at.is_some_and(|at| at <= now) {
+            self.data_timeout(now, owner);
+        }
+        if self.connections.get(owner).is_some_and(|c| c.probe_at.is_some_and(|at| at <= now)) {
+            self.close_silent_subflows(now, owner);
+        }
+        // Moves the deadline of an announcement, or the timer would fire again at once.
+        self.manage_paths(now, owner);
+        self.touch_connection(owner);
+    }
+}

@@ -1,0 +1,131 @@
+//! The SYN/ACKs that answer our own subflows: `MP_CAPABLE` or fallback, `MP_JOIN` with its HMAC
+//! (RFC 8684 §3.1, §3.2).
+
+use crate::buf::PacketBuf;
+use crate::config::ChecksumPolicy;
+use crate::mptcp::key::{self, ReceivedHmac};
+use crate::mptcp::{FallbackReason, Phase, Stage};
+use crate::stack::options::{self, Handshake};
+use crate::stack::{Ready, Sock, Stack};
+use crate::tcp::Segment;
+use crate::time::Instant;
+use crate::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, reset_reason};
+
+impl<B: PacketBuf> Stack<B> {
+    /// The SYN/ACK to our `MP_CAPABLE` or `MP_JOIN`. False when the subflow is gone.
+    pub(super) fn syn_ack_options(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        segment: &Segment,
+    ) -> bool {
+        let Some(tcb) = self.tcbs.get(idx) else { return false };
+        let plain = tcb.is_plain_syn();
+        let Some(stage) = tcb.subflow.as_ref().map(|s| s.stage) else { return false };
+        let handshake = options::handshake(segment.options.as_bytes());
+        match stage {
+            Stage::CapableSyn => {
+                self.capable_syn_ack(now, owner, idx, segment, handshake, plain);
+                true
+            }
+            Stage::JoinSyn { nonce, .. } => self.join_syn_ack(now, owner, idx, nonce, handshake),
+            _ => true,
+        }
+    }
+
+    pub(super) fn capable_syn_ack(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        segment: &Segment,
+        handshake: Handshake,
+        plain: bool,
+    ) {
+        let policy = self.config.mptcp.checksum;
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        connection.advertised(tcb.rcv_wnd());
+        connection.snd_edge = u64::from(segment.window);
+        let usable = match handshake {
+            Handshake::Capable(MpCapable { version, flags, form: CapableForm::Key(key) })
+                if version == connection.version as u8
+                    && !plain
+                    && key != 0
+                    && flags.contains(CapableFlags::HMAC)
+                    && !flags.contains(CapableFlags::EXTENSIBILITY)
+                    && !(flags.contains(CapableFlags::CHECKSUM)
+                        && policy == ChecksumPolicy::Refuse) =>
+            {
+                Some((key, flags))
+            }
+            _ => None,
+        };
+        match usable {
+            Some((remote_key, flags)) => {
+                self.stats.mp_capable_syn_ack_rx += 1;
+                self.stats.mp_curr_estab += 1;
+                connection.set_remote_key(remote_key);
+                connection.checksum |= flags.contains(CapableFlags::CHECKSUM);
+                connection.paths.deny_initial = flags.contains(CapableFlags::DENY_JOIN);
+                connection.phase = Phase::Unconfirmed;
+                let checksum = connection.checksum;
+                if let Some(subflow) = &mut tcb.subflow {
+                    subflow.stage = Stage::CapableAck;
+                    subflow.set_format(false, checksum);
+                }
+                tcb.refresh_mss();
+            }
+            None => {
+                self.stats.mp_capable_fallback_syn_ack += 1;
+                let reason = if plain {
+                    FallbackReason::CapableSynUnanswered
+                } else {
+                    FallbackReason::SynAckWithoutCapable
+                };
+                self.fall_back(owner, idx, reason, false);
+            }
+        }
+        self.post(Sock::Mptcp(owner), Ready::CONNECTED | Ready::WRITABLE);
+        self.post_writable(now, Sock::Mptcp(owner));
+    }
+
+    pub(super) fn join_syn_ack(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        nonce: u32,
+        handshake: Handshake,
+    ) -> bool {
+        let Handshake::Join(MpJoin::SynAck { backup, address_id, hmac, nonce: theirs }) = handshake
+        else {
+            // Stripped on the way: the subflow cannot be authenticated.
+            self.reset_subflow(now, owner, idx, reset_reason::MPTCP_SPECIFIC, false);
+            return false;
+        };
+        self.stats.mp_join_syn_ack_rx += 1;
+        let Some(connection) = self.connections.get_mut(owner) else { return false };
+        let (keys, version) = (connection.keys, connection.version);
+        let expected = keys.expected_join_hmac(version, nonce, theirs);
+        if key::verify_join(&expected, ReceivedHmac::Truncated64(hmac)).is_none() {
+            self.stats.mp_join_syn_ack_hmac_failure += 1;
+            self.reset_subflow(now, owner, idx, reset_reason::MPTCP_SPECIFIC, false);
+            return false;
+        }
+        connection.multipath = true;
+        connection.survives();
+        let hmac = keys.sent_join_hmac(version, nonce, theirs).full();
+        let (wide, checksum) = (connection.wide(), connection.checksum);
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
+        if let Some(subflow) = &mut tcb.subflow {
+            subflow.stage = Stage::JoinAck { hmac, tries: 0 };
+            subflow.remote_id = address_id;
+            subflow.backup = backup;
+            subflow.set_format(wide, checksum);
+        }
+        tcb.refresh_mss();
+        true
+    }
+}

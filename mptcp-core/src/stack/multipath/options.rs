@@ -1,0 +1,298 @@
+//! The MPTCP options of segments that TCP accepted, and what each asks for (RFC 8684 §3.3 to §3.8).
+
+use super::{Effect, Seen};
+use crate::buf::PacketBuf;
+use crate::mptcp::{FallbackReason, Phase, Signal, Stage};
+use crate::stack::Stack;
+use crate::tcp::{Outcome, Segment};
+use crate::time::Instant;
+use crate::wire::{
+    CapableForm, Dss, Mapping, MpCapable, MpJoin, MptcpOption, OptionIter, TcpFlags, TcpOption,
+    Version, WireSeq, reset_reason,
+};
+use alloc::vec::Vec;
+
+impl<B: PacketBuf> Stack<B> {
+    pub(super) fn read_options(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        segment: &Segment,
+        outcome: &Outcome,
+    ) -> Effect {
+        let Some(stage) = self.tcbs.get(idx).and_then(|t| t.subflow.as_ref()).map(|s| s.stage)
+        else {
+            return Effect::None;
+        };
+        if stage == Stage::Fallback {
+            return Effect::None;
+        }
+        if let Stage::JoinAck { .. } = stage
+            && outcome.closed.is_none()
+            && let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut())
+        {
+            // Any segment after the SYN/ACK is the fourth ACK (RFC 8684 §3.2).
+            subflow.stage = Stage::Active;
+        }
+        let mut seen = Seen::default();
+        if !segment.options.is_empty() {
+            for option in OptionIter::new(segment.options.as_bytes()).flatten() {
+                let TcpOption::Mptcp(option) = option else { continue };
+                // A RST has nothing to say about data or addresses.
+                if outcome.closed.is_some()
+                    && !matches!(
+                        option,
+                        MptcpOption::Fastclose { .. }
+                            | MptcpOption::Reset(_)
+                            | MptcpOption::Fail { .. }
+                    )
+                {
+                    continue;
+                }
+                let effect = self.read_option(now, owner, idx, segment, &option, &mut seen);
+                if !matches!(effect, Effect::None) {
+                    return effect;
+                }
+            }
+        }
+        let effect = match self.check_join(idx, segment, outcome, &seen) {
+            Effect::None => self.check_confirmation(owner, idx, segment, outcome, &seen),
+            broken => broken,
+        };
+        if seen.data_acked {
+            self.data_acked(now, owner);
+        }
+        effect
+    }
+
+    pub(super) fn read_option(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        segment: &Segment,
+        option: &MptcpOption<'_>,
+        seen: &mut Seen,
+    ) -> Effect {
+        let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
+        let version = connection.version;
+        match *option {
+            MptcpOption::Dss(dss) => return self.read_dss(owner, idx, segment, &dss, seen),
+            MptcpOption::Capable(capable) => {
+                return self.read_capable_data(owner, idx, segment, &capable, seen);
+            }
+            MptcpOption::Join(MpJoin::Ack { .. }) => {
+                // The third ACK again: our fourth was lost.
+                if let Some(tcb) = self.tcbs.get_mut(idx) {
+                    tcb.ack_now();
+                }
+            }
+            MptcpOption::AddAddr(raw) => {
+                if let Some(add_addr) = raw.decode(version) {
+                    self.read_add_addr(owner, idx, &add_addr);
+                }
+            }
+            MptcpOption::RemoveAddr(ids) => {
+                let ids: Vec<u8> = ids.iter().collect();
+                self.read_remove_addr(now, owner, &ids);
+            }
+            MptcpOption::Prio(raw) => {
+                if let Some(prio) = raw.decode(version) {
+                    self.stats.mp_prio_rx += 1;
+                    self.read_prio(owner, idx, prio.backup, prio.address_id);
+                }
+            }
+            MptcpOption::Fail { .. } => {
+                self.stats.mp_fail_rx += 1;
+                if segment.has(TcpFlags::RST) {
+                    return Effect::None;
+                }
+                if connection.multipath {
+                    return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
+                }
+                // RFC 8684 §3.7: the answer is an MP_FAIL in the other direction.
+                let dsn = connection.remote_dsn(connection.data_rcv_nxt).0;
+                if let Some(tcb) = self.tcbs.get_mut(idx) {
+                    if let Some(subflow) = &mut tcb.subflow {
+                        subflow.signal(Signal::Fail { dsn });
+                    }
+                    tcb.ack_now();
+                }
+                return Effect::FallBack(FallbackReason::PeerChecksum);
+            }
+            MptcpOption::Fastclose { key } if key == connection.keys.local => {
+                self.stats.mp_fastclose_rx += 1;
+                return Effect::Fastclose { reset: segment.has(TcpFlags::RST) };
+            }
+            MptcpOption::Reset(_) => self.stats.mp_rst_rx += 1,
+            _ => {}
+        }
+        Effect::None
+    }
+
+    pub(super) fn read_dss(
+        &mut self,
+        owner: u32,
+        idx: u32,
+        segment: &Segment,
+        dss: &Dss,
+        seen: &mut Seen,
+    ) -> Effect {
+        seen.dss = true;
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return Effect::None };
+        let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
+        if let Some(data_ack) = dss.data_ack {
+            let window = tcb.window_of(segment);
+            seen.data_acked |= connection.on_data_ack(data_ack, window);
+            if let Some(subflow) = &mut tcb.subflow {
+                subflow.proven = true;
+            }
+        }
+        let Some(mapping) = dss.mapping else { return Effect::None };
+        if mapping.len == 0 {
+            // RFC 8684 §3.3.1: an infinite mapping.
+            self.stats.infinite_map_rx += 1;
+            if connection.multipath {
+                // The stream is not contiguous on this subflow.
+                return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
+            }
+            return Effect::FallBack(FallbackReason::InfiniteMapping);
+        }
+        // Version 1 resets when checksums come unasked or stay away, version 0 ignores the former.
+        let strict = connection.version == Version::V1;
+        match (connection.checksum, mapping.checksum) {
+            (false, Some(_)) if strict => return Effect::Reset(reset_reason::MPTCP_SPECIFIC),
+            (true, None) => return Effect::Reset(reset_reason::MPTCP_SPECIFIC),
+            _ => {}
+        }
+        if !connection.on_mapping(tcb, &mapping, dss.data_fin, &mut self.stats) {
+            return Effect::Reset(reset_reason::MPTCP_SPECIFIC);
+        }
+        if dss.data_fin {
+            // Whether it is in order or a repetition, the peer waits for an answer.
+            tcb.ack_now();
+        }
+        Effect::None
+    }
+
+    /// `MP_CAPABLE` on the first data: a mapping of its own (RFC 8684 §3.1).
+    pub(super) fn read_capable_data(
+        &mut self,
+        owner: u32,
+        idx: u32,
+        segment: &Segment,
+        capable: &MpCapable,
+        seen: &mut Seen,
+    ) -> Effect {
+        let Some(connection) = self.connections.get(owner) else { return Effect::None };
+        let CapableForm::Data { receiver, data_len, checksum, .. } = capable.form else {
+            return Effect::None;
+        };
+        if connection.client || receiver != connection.keys.local {
+            return Effect::None;
+        }
+        let mapping = Mapping {
+            dsn: WireSeq::Full(connection.remote_dsn(0).0),
+            ssn: 1,
+            len: data_len,
+            checksum,
+        };
+        let dss = Dss { data_ack: None, mapping: Some(mapping), data_fin: false };
+        // No DATA_ACK comes with it, so its window is the initial one.
+        let effect = self.read_dss(owner, idx, segment, &dss, seen);
+        if let (Some(tcb), Some(connection)) = (self.tcbs.get(idx), self.connections.get_mut(owner))
+        {
+            let window = u64::from(tcb.window_of(segment));
+            connection.snd_edge = connection.snd_edge.max(window);
+        }
+        effect
+    }
+
+    /// Data of ours on a join that TCP acknowledges before any `DATA_ACK` came: options do not pass
+    /// (RFC 8684 §3.7).
+    pub(super) fn check_join(
+        &self,
+        idx: u32,
+        segment: &Segment,
+        outcome: &Outcome,
+        seen: &Seen,
+    ) -> Effect {
+        let Some(tcb) = self.tcbs.get(idx) else { return Effect::None };
+        let Some(subflow) = &tcb.subflow else { return Effect::None };
+        let acked_data = outcome.acked && tcb.counters.bytes_acked > 0;
+        let stripped = acked_data && !subflow.proven && !seen.dss && !segment.signals;
+        if subflow.id != 0 && outcome.closed.is_none() && stripped {
+            return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
+        }
+        Effect::None
+    }
+
+    /// Before the peer has shown that it maps data, the lack of options means fallback
+    /// (RFC 8684 §3.7).
+    pub(super) fn check_confirmation(
+        &mut self,
+        owner: u32,
+        idx: u32,
+        segment: &Segment,
+        outcome: &Outcome,
+        seen: &Seen,
+    ) -> Effect {
+        let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
+        if connection.phase != Phase::Unconfirmed || outcome.closed.is_some() {
+            return Effect::None;
+        }
+        if seen.dss {
+            self.confirm(owner, idx);
+            return Effect::None;
+        }
+        let Some(tcb) = self.tcbs.get(idx) else { return Effect::None };
+        if !connection.client && connection.snd_edge == 0 {
+            connection.snd_edge = u64::from(tcb.window_of(segment));
+        }
+        if segment.len > 0 && outcome.data || outcome.fin {
+            self.stats.mp_capable_data_fallback += 1;
+            return Effect::FallBack(FallbackReason::FirstDataUnmapped);
+        }
+        let acked_data = outcome.acked && tcb.snd_una.since(tcb.iss) > 1;
+        if acked_data && !segment.signals {
+            return Effect::FallBack(FallbackReason::NoDataAck);
+        }
+        Effect::None
+    }
+
+    /// The peer speaks MPTCP in both directions: joins and announcements may begin.
+    pub(super) fn confirm(&mut self, owner: u32, idx: u32) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        connection.phase = Phase::Confirmed;
+        if let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut())
+            && subflow.stage == Stage::CapableAck
+        {
+            subflow.stage = Stage::Active;
+        }
+        let endpoints = super::addresses::endpoints(&self.config.addresses);
+        let (client, first) = (connection.client, connection.first);
+        let kind = self.config.mptcp.path_manager;
+        connection.paths.start(kind, client, endpoints, first.local_addr, first.remote());
+    }
+
+    /// Does what an option asked for; false when the subflow (or the connection) is gone.
+    pub(super) fn apply(&mut self, now: Instant, owner: u32, idx: u32, effect: Effect) -> bool {
+        match effect {
+            Effect::None => true,
+            Effect::Reset(reason) => {
+                self.reset_subflow(now, owner, idx, reason, false);
+                false
+            }
+            Effect::Fastclose { reset } => {
+                self.fastclosed(now, owner, reset.then_some(idx));
+                false
+            }
+            Effect::FallBack(reason) => {
+                self.fall_back(owner, idx, reason, reason != FallbackReason::InfiniteMapping);
+                true
+            }
+            Effect::Checksum(offset) => self.checksum_failed(now, owner, idx, offset),
+        }
+    }
+}
