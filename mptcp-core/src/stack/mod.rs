@@ -347,11 +347,11 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// There is room in the send buffer again.
+    /// The peer acknowledged: there is room in the send buffer again.
     fn post_writable(&mut self, now: Instant, sock: Sock) {
         let Some(app) = self.app(sock) else { return };
         if app.relay.is_some() {
-            self.relay_progress(now, sock);
+            self.relay_acked(now, sock);
         } else if app.write_armed {
             app.write_armed = false;
             self.post(sock, Ready::WRITABLE);

@@ -25,7 +25,8 @@ const _: () = assert!(size_of::<Relay>() <= 64);
 impl<B: PacketBuf> Stack<B> {
     /// Couples two connections: from now on the stack moves data, ends and resets between them, and
     /// neither can be read or written. Both report [`Ready::READ_CLOSED`] when their peer's end was
-    /// passed on, [`Ready::CLOSED`] at their own end, and [`Ready::PROGRESS`] while octets move.
+    /// passed on, [`Ready::CLOSED`] at their own end, and [`Ready::PROGRESS`] while octets move,
+    /// to the last one a peer acknowledges.
     pub fn relay(
         &mut self,
         now: Instant,
@@ -51,6 +52,16 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Something happened on one side of a relay: moves what can be moved, both ways.
     pub(super) fn relay_progress(&mut self, now: Instant, sock: Sock) {
+        self.advance_relay(now, sock, false);
+    }
+
+    /// The peer on one side of a relay took octets. That is progress even when nothing is left to
+    /// move: a slow reader may need long for what waits in its leg's send queue.
+    pub(super) fn relay_acked(&mut self, now: Instant, sock: Sock) {
+        self.advance_relay(now, sock, true);
+    }
+
+    fn advance_relay(&mut self, now: Instant, sock: Sock, acked: bool) {
         let Some(idx) = self.app(sock).and_then(|app| app.relay) else { return };
         let Some(relay) = self.relays.get(idx) else { return };
         let (inner, outer) = (relay.inner, relay.outer);
@@ -63,7 +74,7 @@ impl<B: PacketBuf> Stack<B> {
             }
         }
         let Some(relay) = self.relays.get_mut(idx) else { return };
-        if moved && now.since(relay.reported) >= PROGRESS_INTERVAL {
+        if (moved || acked) && now.since(relay.reported) >= PROGRESS_INTERVAL {
             relay.reported = now;
             self.post(inner, Ready::PROGRESS);
         }

@@ -33,7 +33,8 @@ bitflags::bitflags! {
         /// The connection ended, in order or not (`Socket::error` says which). The id stays valid
         /// until `release`.
         const CLOSED = 1 << 5;
-        /// A relay made byte progress since the last event (at most once a second per relay).
+        /// A relay moved octets, or a peer acknowledged some, since the last event (at most once a
+        /// second per relay).
         const PROGRESS = 1 << 6;
     }
 }

@@ -15,7 +15,7 @@ use netsim::link::{LinkConfig, Loss};
 use netsim::network::Network;
 use netsim::referee::Referee;
 use netsim::rng::Rng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const GATEWAY_PORT: u16 = 1080;
 const SERVER_PORT: u16 = 80;
@@ -36,6 +36,10 @@ struct Chain {
     /// Outer sockets that are not connected yet, with their inner one.
     pending: BTreeMap<SocketId, SocketId>,
     partners: BTreeMap<SocketId, SocketId>,
+    /// Those of them that ended, while their partner has not.
+    closed: BTreeSet<SocketId>,
+    /// When the gateway was last told that a relay's octets move.
+    progress: Instant,
 }
 
 impl Chain {
@@ -90,6 +94,8 @@ impl Chain {
             listener,
             pending: BTreeMap::new(),
             partners: BTreeMap::new(),
+            closed: BTreeSet::new(),
+            progress: Instant::from_nanos(1),
         }
     }
 
@@ -146,6 +152,9 @@ impl Chain {
         }
         while let Some(event) = stack.poll_event() {
             let id = event.socket;
+            if event.ready.contains(Ready::PROGRESS) {
+                self.progress = now;
+            }
             if event.ready.contains(Ready::CONNECTED)
                 && let Some(inner) = self.pending.remove(&id)
             {
@@ -157,8 +166,18 @@ impl Chain {
                 if let Some(inner) = self.pending.remove(&id) {
                     stack.abort(now, inner);
                 }
-                self.partners.remove(&id);
-                stack.release(id);
+                self.closed.insert(id);
+                // As the gateway does: a leg that ended stays in its relay until the other has.
+                match self.partners.get(&id) {
+                    Some(partner) if !self.closed.contains(partner) => {}
+                    partner => {
+                        for id in partner.copied().into_iter().chain([id]) {
+                            self.partners.remove(&id);
+                            self.closed.remove(&id);
+                            stack.release(id);
+                        }
+                    }
+                }
             }
         }
     }
@@ -365,4 +384,69 @@ fn a_reset_of_the_outer_leg_reaches_the_client() {
     assert_eq!(error, Some(mptcp_core::error::ConnectionError::Reset));
     chain.client.stack.release(id);
     chain.finish();
+}
+
+/// The writer has finished and the relay has moved everything; a slow reader takes what waits in
+/// its leg. Until it has, the relay reports progress.
+fn slow_reader(mptcp: bool, upload: bool) {
+    const LEN: u64 = 1 << 20;
+    const PERIOD: Duration = Duration::from_secs(1);
+    let mut config = StackConfig::default();
+    config.tcp.recv_buffer_max = 64 << 10;
+    let fast = [pair(link(100, 5)), pair(link(100, 5))];
+    let mut chain = Chain::new(7, &fast, &pair(link(100, 5)), &config);
+    let id = chain.connect(mptcp);
+    let (up, down) = if upload { (LEN, 0) } else { (0, LEN) };
+    let mut client = End::new(id, up, 11, down, 22);
+    let mut server: Option<End> = None;
+    let (mut reads_at, mut quiet) = (chain.now, Duration::ZERO);
+    loop {
+        chain.turn();
+        while let Some(event) = chain.client.stack.poll_event() {
+            client.connected |= event.ready.contains(Ready::CONNECTED);
+        }
+        while chain.server.stack.poll_event().is_some() {}
+        if server.is_none() {
+            let id = chain.server.stack.accept(chain.listener);
+            server = id.map(|id| End::new(id, down, 22, up, 11));
+        }
+        let now = chain.now;
+        if client.connected
+            && let Some(server) = &mut server
+        {
+            let (reader, slow, writer, fast) = if upload {
+                (server, &mut chain.server, &mut client, &mut chain.client)
+            } else {
+                (&mut client, &mut chain.client, server, &mut chain.server)
+            };
+            writer.work(fast, now);
+            if now >= reads_at {
+                reads_at = now + PERIOD;
+                reader.work_for(slow, now, 20_000);
+            }
+            if reader.done() {
+                break;
+            }
+            quiet = quiet.max(now.since(chain.progress));
+        }
+        chain.flush();
+        let wake = reads_at.max(chain.now + Duration::from_millis(1));
+        if !chain.advance(wake) {
+            chain.now = wake;
+        }
+    }
+    assert!(chain.now.since(Instant::from_nanos(1)) > Duration::from_secs(40), "a slow reader");
+    assert!(quiet < Duration::from_secs(10), "no progress was reported for {quiet:?}");
+    chain.client.stack.abort(chain.now, id);
+    chain.server.stack.abort(chain.now, server.expect("accepted").id);
+    chain.finish();
+}
+
+#[test]
+fn a_slow_reader_behind_a_finished_writer_is_progress() {
+    for mptcp in [false, true] {
+        for upload in [false, true] {
+            slow_reader(mptcp, upload);
+        }
+    }
 }

@@ -86,6 +86,11 @@ impl End {
 
     /// Writes and reads as much as is possible now.
     pub(crate) fn work(&mut self, host: &mut Host, now: Instant) {
+        self.work_for(host, now, u64::MAX);
+    }
+
+    /// Writes as much as is possible now and reads at most `most` octets.
+    pub(crate) fn work_for(&mut self, host: &mut Host, now: Instant, most: u64) {
         if self.failed.is_some() {
             return;
         }
@@ -111,8 +116,10 @@ impl End {
             self.shut = true;
             host.stack.shutdown_write(now, self.id);
         }
-        while !self.eof {
-            match host.stack.recv(now, self.id, &mut chunk) {
+        let limit = self.received.saturating_add(most);
+        while !self.eof && self.received < limit {
+            let room = (limit - self.received).min(chunk.len() as u64) as usize;
+            match host.stack.recv(now, self.id, &mut chunk[..room]) {
                 Ok(0) => self.eof = true,
                 Ok(n) => {
                     for (i, &byte) in chunk[..n].iter().enumerate() {

@@ -5,6 +5,7 @@
 //! has read everything.
 
 use core::net::SocketAddr;
+use core::time::Duration;
 use mptcp_core::buf::{HeapBuf, TxQueue};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::error::{ConnectionError, RecvError};
@@ -29,6 +30,8 @@ pub(super) enum Manners {
     ResetsAfter(usize),
     /// Reads nothing behind the SOCKS5 reply.
     StopsReading,
+    /// Reads at most this many bytes per second.
+    ReadsSlowly(usize),
     /// Says something that is not SOCKS5 and finishes.
     Garbage,
     /// Says the first bytes of a request and then nothing.
@@ -58,6 +61,10 @@ pub(super) struct Client {
     pub(super) received: Vec<u8>,
     pub(super) finished: bool,
     pub(super) error: Option<ConnectionError>,
+    /// Its connection has ended.
+    closed: bool,
+    /// Bytes a slow reader still reads in this second.
+    allowance: usize,
 }
 
 /// Bytes of method selection and success reply.
@@ -87,6 +94,8 @@ impl Client {
             received: Vec::new(),
             finished: false,
             error: None,
+            closed: false,
+            allowance: 0,
         }
     }
 
@@ -111,11 +120,14 @@ pub(super) struct Phone {
     pub(super) clients: BTreeMap<SocketId, Client>,
     pub(super) done: Vec<Client>,
     count: u64,
+    /// When the slow readers read on.
+    reads_at: Instant,
 }
 
 impl Phone {
     pub(super) fn new(stack: Stack<HeapBuf>) -> Self {
-        Self { stack, clients: BTreeMap::new(), done: Vec::new(), count: 0 }
+        let reads_at = Instant::from_nanos(1);
+        Self { stack, clients: BTreeMap::new(), done: Vec::new(), count: 0, reads_at }
     }
 
     pub(super) fn start(&mut self, now: Instant, wish: Wish) {
@@ -149,6 +161,7 @@ impl Phone {
         loop {
             let room = match client.wish.manners {
                 Manners::StopsReading => REPLIES.saturating_sub(client.received.len()),
+                Manners::ReadsSlowly(_) => client.allowance.min(bytes.len()),
                 _ => bytes.len(),
             };
             if room == 0 {
@@ -159,7 +172,10 @@ impl Phone {
                     client.finished = true;
                     break;
                 }
-                Ok(count) => client.received.extend(&bytes[..count]),
+                Ok(count) => {
+                    client.received.extend(&bytes[..count]);
+                    client.allowance = client.allowance.saturating_sub(count);
+                }
                 Err(RecvError::WouldBlock) => break,
                 Err(error) => {
                     assert_ne!(error, RecvError::InvalidSocket);
@@ -263,6 +279,7 @@ macro_rules! stack_worker {
             }
 
             fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
+                self.read_on(now);
                 self.stack.handle_timeouts(now, budget)
             }
 
@@ -277,7 +294,7 @@ macro_rules! stack_worker {
             }
 
             fn poll_timeout(&self) -> Option<Instant> {
-                self.stack.poll_timeout()
+                [self.stack.poll_timeout(), self.next_read()].into_iter().flatten().min()
             }
 
             fn poll_control(&mut self, _now: Instant) -> Control {
@@ -291,19 +308,63 @@ stack_worker!(Phone);
 stack_worker!(Server);
 
 impl Phone {
+    /// Another second of reading for the slow ones.
+    fn read_on(&mut self, now: Instant) {
+        if now < self.reads_at {
+            return;
+        }
+        self.reads_at = now + Duration::from_secs(1);
+        let mut slow = Vec::new();
+        for (id, client) in &mut self.clients {
+            if let Manners::ReadsSlowly(rate) = client.wish.manners {
+                client.allowance = rate;
+                slow.push(*id);
+            }
+        }
+        for id in slow {
+            self.drive(now, id);
+            self.let_go(id);
+        }
+    }
+
+    fn next_read(&self) -> Option<Instant> {
+        let slow = |client: &Client| matches!(client.wish.manners, Manners::ReadsSlowly(_));
+        self.clients.values().any(slow).then_some(self.reads_at)
+    }
+
     fn handle_event(&mut self, now: Instant, event: Event) {
         self.drive(now, event.socket);
         if event.ready.contains(Ready::CLOSED)
-            && let Some(mut client) = self.clients.remove(&event.socket)
+            && let Some(client) = self.clients.get_mut(&event.socket)
         {
+            client.closed = true;
             client.error = self.stack.error(event.socket);
-            self.stack.release(event.socket);
+            self.let_go(event.socket);
+        }
+    }
+
+    /// Gives a connection up that has ended, once its client has read what it is going to read.
+    fn let_go(&mut self, id: SocketId) {
+        let over = |client: &Client| {
+            let reads_on = matches!(client.wish.manners, Manners::ReadsSlowly(_));
+            client.closed && (client.finished || client.error.is_some() || !reads_on)
+        };
+        if self.clients.get(&id).is_some_and(over)
+            && let Some(client) = self.clients.remove(&id)
+        {
+            self.stack.release(id);
             self.done.push(client);
         }
     }
 }
 
 impl Server {
+    fn read_on(&mut self, _now: Instant) {}
+
+    fn next_read(&self) -> Option<Instant> {
+        None
+    }
+
     fn handle_event(&mut self, now: Instant, event: Event) {
         if event.ready.contains(Ready::ACCEPT) {
             while let Some(id) = self.stack.accept(event.socket) {

@@ -107,6 +107,23 @@ fn a_client_that_stops_reading_holds_a_bounded_amount_and_nobody_else_up() {
     world.assert_gateway_empty();
 }
 
+/// The origin is done at once; what the slow client has not read waits at the gateway, far longer
+/// than half-closed sessions without progress live.
+#[test]
+fn a_slow_reader_gets_everything_of_a_server_that_has_finished() {
+    for mptcp in [true, false] {
+        let mut world = World::new(9, 0, &["timeouts.half_closed_s=5"]);
+        let manners = Manners::ReadsSlowly(30_000);
+        start(&mut world, Wish { mptcp, download: 2 << 20, manners, ..GOOD });
+        finish(&mut world, 120);
+        let client = &world.phone.worker.done[0];
+        let count = client.received.len();
+        assert!(client.is_satisfied(), "mptcp {mptcp}: {count} bytes, {:?}", client.error);
+        assert_eq!(world.counters().gateway.ended(EndReason::Completed), 1);
+        world.assert_gateway_empty();
+    }
+}
+
 #[test]
 fn garbage_and_silence_are_closed_and_counted() {
     let mut world = World::new(6, 0, &[]);
