@@ -1,5 +1,5 @@
-# Works from a fresh clone with Rust installed. As root, `test` also runs the device and interop
-# tests; without root they print SKIPPED.
+# Works from a fresh clone with Rust installed. As root, `test` installs what is missing and runs the
+# device tests, too; without root they print SKIPPED.
 #
 #   DRIVER=tun   leave DPDK out          FEATURES=dpdk   make libdpdk required
 #   SEEDS=N      number of `sim` runs    TIME=SECONDS    per fuzz target
@@ -13,6 +13,7 @@ TIME ?= 60
 # Expanded when a recipe runs, so that what `deps` has just installed counts.
 FEATURES ?= $(if $(filter tun,$(DRIVER)),,$(shell pkg-config --exists libdpdk 2>/dev/null && echo dpdk))
 CARGO_FEATURES = --features netsim/live$(if $(FEATURES), --features $(FEATURES))
+BIN = $(or $(CARGO_TARGET_DIR),target)/release
 FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
 .PHONY: help demo demo-short build deps test sim interop lint package fuzz
@@ -23,23 +24,29 @@ help:
 # demo: a phone with two links downloads through the gateway; under two minutes once built (root)
 demo: deps
 	$(MAKE) build
-	target/release/proxy-gw demo --driver $(DRIVER)
+	$(BIN)/proxy-gw demo --driver $(DRIVER)
 
 # demo-short: the same with small transfers, its speed reported but not judged
 demo-short: deps
 	$(MAKE) build
-	target/release/proxy-gw demo --driver $(DRIVER) --short --no-gates
+	$(BIN)/proxy-gw demo --driver $(DRIVER) --short --no-gates
 
 # deps: install the Debian packages the tests and the demo use (root)
 deps:
 	scripts/install-deps $(filter tun,$(DRIVER))
 
+# Without root, or without a network, the tests that miss something say so themselves.
+.PHONY: deps-if-possible
+deps-if-possible:
+	@scripts/install-deps $(filter tun,$(DRIVER)) \
+	  || echo "tests that need what is missing print SKIPPED" >&2
+
 # build: optimised binaries in target/release
 build:
 	cargo build --release --workspace $(CARGO_FEATURES)
 
-# test: every test: unit, property, simulation, documentation; device and interop when root
-test:
+# test: unit, property, simulation and documentation tests; those with devices and namespaces (root)
+test: deps-if-possible
 	cargo test --workspace $(CARGO_FEATURES)
 
 # sim: SEEDS random faulted transfers through the simulator

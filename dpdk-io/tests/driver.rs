@@ -17,8 +17,7 @@ fn skipped_without_libdpdk() {
     // Not eprintln!: the harness would swallow it.
     let text = "SKIPPED: driver test, built without libdpdk (apt-get install libdpdk-dev)";
     writeln!(std::io::stderr(), "{text}").ok();
-    let required = std::env::var("PLAIT_CI").is_ok_and(|value| value == "1")
-        || std::env::var("CI").is_ok_and(|value| value == "true");
+    let required = ["PLAIT_CI", "CI"].iter().any(|name| std::env::var_os(name).is_some());
     assert!(!required, "device tests may not be skipped here");
 }
 

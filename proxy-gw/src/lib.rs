@@ -18,4 +18,7 @@ pub mod metrics;
 pub mod report;
 pub mod run;
 pub mod shard;
+#[cfg(test)]
+#[path = "../tests/support/skip.rs"]
+mod skip;
 mod version;

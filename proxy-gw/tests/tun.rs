@@ -12,7 +12,7 @@ use support::{Scratch, is_root_with};
 
 mod support;
 
-const TOOLS: [&str; 5] = ["unshare", "nsenter", "ip", "curl", "python3"];
+const NEEDS: [&str; 6] = ["unshare", "nsenter", "ip", "curl", "python3", "/dev/net/tun"];
 
 /// Only how long a broken test hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -156,7 +156,7 @@ fn get(socket: &Path, target: &str) -> String {
 
 #[test]
 fn a_gateway_on_tun_serves_reports_and_drains() {
-    if !is_root_with(&TOOLS) {
+    if !is_root_with(&NEEDS) {
         return;
     }
     let scratch = Scratch::new("serves");
@@ -211,7 +211,7 @@ fn slow_download(gateway: &Gateway, socket: &Path) -> Download {
 
 #[test]
 fn sessions_that_outlast_the_drain_are_reset_and_the_code_is_4() {
-    if !is_root_with(&TOOLS) {
+    if !is_root_with(&NEEDS) {
         return;
     }
     let scratch = Scratch::new("drain");
@@ -240,7 +240,7 @@ fn sessions_that_outlast_the_drain_are_reset_and_the_code_is_4() {
 
 #[test]
 fn a_device_that_cannot_be_had_is_code_3_and_a_taken_admin_address_code_1() {
-    if !is_root_with(&TOOLS) {
+    if !is_root_with(&NEEDS) {
         return;
     }
     let scratch = Scratch::new("codes");

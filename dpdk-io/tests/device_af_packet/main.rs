@@ -38,8 +38,7 @@ fn main() -> ExitCode {
         }
         Some(what) => {
             writeln!(std::io::stderr(), "SKIPPED: device_af_packet: {what}").ok();
-            let required = std::env::var("PLAIT_CI").is_ok_and(|value| value == "1")
-                || std::env::var("CI").is_ok_and(|value| value == "true");
+            let required = ["PLAIT_CI", "CI"].iter().any(|name| std::env::var_os(name).is_some());
             if required { ExitCode::FAILURE } else { ExitCode::SUCCESS }
         }
     }

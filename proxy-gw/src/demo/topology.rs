@@ -446,10 +446,7 @@ mod tests {
 
     #[test]
     fn the_network_comes_up_and_a_panic_takes_it_down() {
-        if !rustix::process::geteuid().is_root() {
-            let must_run = ["PLAIT_CI", "CI"].iter().any(|name| std::env::var_os(name).is_some());
-            assert!(!must_run, "network namespaces need root, and nothing may be skipped here");
-            eprintln!("SKIPPED: network namespaces need root");
+        if !crate::skip::is_root_with(&["ip", "sysctl", "nft", "ethtool", "/dev/net/tun"]) {
             return;
         }
         let panic = std::panic::catch_unwind(set_up_and_panic).unwrap_err();
