@@ -7,7 +7,7 @@ use crate::config::EalConfig;
 use crate::error::DriverError;
 
 /// Words that set cores or memory, with what to use instead.
-const OURS: [(&str, &str); 13] = [
+const OURS: [(&str, &str); 16] = [
     ("-l", "driver.cores"),
     ("-c", "driver.cores"),
     ("-s", "driver.cores"),
@@ -20,6 +20,9 @@ const OURS: [(&str, &str); 13] = [
     ("--socket-limit", "driver.memory_mb"),
     ("--no-huge", "driver.hugepages"),
     ("--legacy-mem", "driver.hugepages"),
+    ("-h", "nothing: the EAL would print its help and end the process"),
+    ("--help", "nothing: the EAL would print its help and end the process"),
+    ("--log-level=help", "nothing: the EAL would print its help and end the process"),
     ("--", "nothing: the program's own options are not the EAL's"),
 ];
 
@@ -112,7 +115,19 @@ mod tests {
 
     #[test]
     fn our_words_are_refused_in_every_spelling() {
-        for word in ["-l", "-l0-1", "--lcores=0@1", "-m512", "--no-huge", "--", "-c1", ""] {
+        for word in [
+            "-h",
+            "--help",
+            "--log-level=help",
+            "-l",
+            "-l0-1",
+            "--lcores=0@1",
+            "-m512",
+            "--no-huge",
+            "--",
+            "-c1",
+            "",
+        ] {
             assert!(check_words(&[word.to_owned()]).is_err(), "{word}");
         }
         for word in ["--in-memory", "--no-pci", "--log-level=3", "--vdev=net_null0", "--lcoresX"] {

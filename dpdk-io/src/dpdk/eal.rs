@@ -81,18 +81,46 @@ impl Eal {
             .chain([core::ptr::null_mut()])
             .collect::<Vec<_>>()
             .leak();
-        // SAFETY: argv holds argc valid C strings and a terminating NULL, all alive for good: the
-        // vector is leaked, the strings are kept in the static EAL (or leaked below).
-        let ret = unsafe { dpdk_sys::dio_eal_init(argc, argv.as_mut_ptr()) };
+        let ret = {
+            let _diverted = stdout_to_stderr();
+            // SAFETY: argv holds argc valid C strings and a terminating NULL, all alive for good: the
+            // vector is leaked, the strings are kept in the static EAL (or leaked below).
+            unsafe { dpdk_sys::dio_eal_init(argc, argv.as_mut_ptr()) }
+        };
         if ret < 0 {
             reservation.release();
             core::mem::forget(kept);
             let last = last_error().clone();
             let reason = if last.is_empty() { reason(ret) } else { last };
+            if reason.contains(BAD_ARGUMENTS) {
+                return Err(DriverError::Config {
+                    key: "driver.eal".to_owned(),
+                    value: format!("{:?}", config.words),
+                    remedy: format!("the EAL refuses it ({reason}); what it takes is on stderr"),
+                });
+            }
             return Err(DriverError::Eal { words: line, reason });
         }
         Ok(Self { config: config.clone(), reservation, huge, _words: kept })
     }
+}
+
+/// What the EAL says last when it does not understand its words.
+const BAD_ARGUMENTS: &str = "Invalid 'command line' arguments";
+
+/// Whatever the EAL prints goes to stderr until the guard is dropped: stdout is the program's
+/// contract with its supervisor.
+fn stdout_to_stderr() -> Option<impl Drop> {
+    struct Restore(std::os::fd::OwnedFd);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // It was open when it was kept; nothing can be said on a stdout that is gone.
+            let _ = rustix::stdio::dup2_stdout(&self.0);
+        }
+    }
+    let kept = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3).ok()?;
+    rustix::stdio::dup2_stdout(std::io::stderr()).ok()?;
+    Some(Restore(kept))
 }
 
 /// This thread as an lcore: it has a mempool cache and may poll queues. Undone when dropped.
