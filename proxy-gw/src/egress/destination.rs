@@ -50,6 +50,8 @@ fn embedded(v6: Ipv6Addr) -> [Option<Ipv4Addr>; 4] {
     match (a, b) {
         // IPv4-compatible, deprecated (RFC 4291 §2.5.5.1).
         (0, 0) if [c, d, e, f] == [0; 4] => [Some(last), None, None, None],
+        // IPv4-translated, of stateless translators (RFC 2765 §2.1).
+        (0, 0) if [c, d, e, f] == [0, 0, 0xffff, 0] => [Some(last), None, None, None],
         // 6to4 (RFC 3056 §2), possibly with ISATAP behind it.
         (0x2002, _) => [Some(joined(b, c)), isatap(e, f, last), None, None],
         // Teredo (RFC 4380 §4): the server, and the client's address with its bits inverted.
@@ -100,6 +102,7 @@ mod tests {
         for (text, inside) in [
             ("::10.0.0.1", vec!["10.0.0.1"]),
             ("::1", vec!["0.0.0.1"]),
+            ("::ffff:0:10.0.0.1", vec!["10.0.0.1"]),
             ("2002:a00:1::1", vec!["10.0.0.1"]),
             ("2002:808:808::5efe:127.0.0.1", vec!["8.8.8.8", "127.0.0.1"]),
             ("2001:0:808:808:0:0:f5ff:fffe", vec!["8.8.8.8", "10.0.0.1"]),

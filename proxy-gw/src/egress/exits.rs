@@ -43,7 +43,9 @@ impl Exits {
             let of_family =
                 || addresses.iter().filter(|own| own.addr().is_ipv4() == to.addr().is_ipv4());
             let near = of_family().find(|own| own.contains(&to.addr()));
-            near.or_else(|| of_family().next()).map(IpNet::addr)
+            // A link-local source reaches nobody behind a router (RFC 4007 §9).
+            let wide = || of_family().find(|own| !is_link_local(own.addr()));
+            near.or_else(wide).map(IpNet::addr)
         };
         let entry = |port: usize, to: IpNet| {
             let id = u8::try_from(port).map_or(PortId::ROUTED, PortId);
@@ -75,6 +77,13 @@ impl Exits {
     /// Every prefix with its port, longest first.
     pub fn prefixes(&self) -> impl Iterator<Item = (IpNet, PortId)> {
         self.entries.iter().map(|entry| (entry.to, entry.port))
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
     }
 }
 
@@ -117,6 +126,21 @@ mod tests {
         assert_eq!(local("192.0.2.9").as_deref(), Ok("10.1.0.1"));
         assert_eq!(local("fd00:1::9").as_deref(), Ok("fd00:1::1"));
         assert_eq!(local("2a00::1"), Err(NoExit::NoRoute));
+    }
+
+    #[test]
+    fn a_link_local_address_serves_its_link_only() {
+        let route = "[[route]]\nto = '::/0'\nvia = 'fe80::2'\nport = 'lte'\n";
+        let local = |addresses: &str, destination: &str| {
+            let text = TEXT.replace("\"fd00:1::1/64\"", addresses) + route;
+            let exits = Exits::new(&crate::config::parse("t", &text, &[]).unwrap());
+            let local = exits.local_address(destination.parse().unwrap());
+            local.map(|address| address.to_string())
+        };
+        let both = "\"fe80::1/64\", \"fd00:1::1/64\"";
+        assert_eq!(local(both, "2a00::1").as_deref(), Ok("fd00:1::1"));
+        assert_eq!(local(both, "fe80::9").as_deref(), Ok("fe80::1"));
+        assert_eq!(local("\"fe80::1/64\"", "2a00::1"), Err(NoExit::NoAddress));
     }
 
     #[test]

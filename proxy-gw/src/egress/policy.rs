@@ -4,14 +4,14 @@
 //! name no single remote host, are refused whatever is configured.
 
 use super::{AddressSet, Destination};
-use crate::config::{Config, Egress};
+use crate::config::{AdminAddress, Config, Egress};
 use core::net::IpAddr;
 use ipnet::IpNet;
 
 /// Why a destination is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// Ours, a broadcast address of ours, unspecified, loopback, multicast or broadcast.
+    /// Ours, the admin endpoint's, a broadcast address of ours, unspecified, loopback, multicast or broadcast.
     Never,
     /// Listed in `[egress] deny`.
     Configured,
@@ -71,11 +71,21 @@ impl Policy {
     #[must_use]
     pub fn new(config: &Config) -> Self {
         let own = config.ports.iter().flat_map(|port| &port.addresses);
-        Self::with(&config.egress, own)
+        // The machine's own, on the operator's network: what routes there is no exit.
+        let admin = config.admin.listen.iter().filter_map(|address| match address {
+            AdminAddress::Tcp(tcp) => Some(IpNet::from(tcp.ip())),
+            AdminAddress::Unix(_) => None,
+        });
+        Self::with(&config.egress, own, admin)
     }
 
-    fn with<'a>(egress: &Egress, own: impl Iterator<Item = &'a IpNet>) -> Self {
+    fn with<'a>(
+        egress: &Egress,
+        own: impl Iterator<Item = &'a IpNet>,
+        admin: impl Iterator<Item = IpNet>,
+    ) -> Self {
         let mut never = parsed(&NEVER);
+        never.extend(admin);
         for address in own {
             never.push(IpNet::from(address.addr()));
             // A directed broadcast reaches every host of a subnet of ours.
@@ -99,6 +109,10 @@ impl Policy {
     /// See [`Denied`].
     pub fn check(&self, requested: IpAddr) -> Result<IpAddr, Denied> {
         let destination = Destination::new(requested);
+        // A denied prefix may hold other spellings of addresses that are open.
+        if self.deny.contains(requested) {
+            return Err(Denied::Configured);
+        }
         self.judge(destination.target)?;
         for inside in destination.embedded() {
             self.judge(IpAddr::V4(inside))?;
@@ -137,7 +151,8 @@ mod tests {
 
     fn policy(allow: &[&str], deny: &[&str]) -> Policy {
         let egress = Egress { allow: nets(allow), deny: nets(deny) };
-        Policy::with(&egress, nets(&["10.1.0.1/24", "198.41.0.4/24", "2a00:1::1/64"]).iter())
+        let own = nets(&["10.1.0.1/24", "198.41.0.4/24", "2a00:1::1/64"]);
+        Policy::with(&egress, own.iter(), nets(&["192.168.7.1/32"]).into_iter())
     }
 
     fn check(policy: &Policy, text: &str) -> Result<String, Denied> {
@@ -242,11 +257,27 @@ mod tests {
             "ff02::1",
             "255.255.255.255",
             "::127.0.0.1",
+            "::ffff:0:127.0.0.1",
+            "::ffff:0:10.1.0.1",
+            "192.168.7.1",
+            "::ffff:192.168.7.1",
         ] {
             assert_eq!(check(&policy, text), Err(Denied::Never), "{text}");
         }
         assert!(check(&policy, "10.1.0.2").is_ok());
         assert!(check(&policy, "fd00::1").is_ok());
+        assert!(check(&policy, "192.168.7.2").is_ok());
+    }
+
+    #[test]
+    fn the_admin_endpoint_is_no_destination() {
+        let text = "[driver]\nkind='tun'\n[[port]]\nname='p'\ndevice='p'\n\
+                    addresses=['10.1.0.1/24']\n[socks5]\nlisten=['10.1.0.1:1080']\n\
+                    [egress]\nallow=['192.168.0.0/16']\n\
+                    [admin]\nlisten=['192.168.7.1:9180', 'unix:/run/x']\n";
+        let policy = Policy::new(&crate::config::parse("t", text, &[]).unwrap());
+        assert_eq!(check(&policy, "192.168.7.1"), Err(Denied::Never));
+        assert!(check(&policy, "192.168.7.2").is_ok());
     }
 
     #[test]
@@ -258,6 +289,10 @@ mod tests {
         assert_eq!(check(&policy, "8.8.8.8"), Err(Denied::Configured));
         assert_eq!(check(&policy, "2002:808:808::1"), Err(Denied::Configured));
         assert_eq!(check(&policy, "10.9.1.2"), Err(Denied::NotPublic));
+        let v4_only = super::tests::policy(&[], &["::/0"]);
+        assert_eq!(check(&v4_only, "64:ff9b::8.8.8.8"), Err(Denied::Configured));
+        assert_eq!(check(&v4_only, "::ffff:8.8.8.8"), Err(Denied::Configured));
+        assert!(check(&v4_only, "8.8.8.8").is_ok());
     }
 
     proptest! {
@@ -274,6 +309,7 @@ mod tests {
             prop_assert_eq!(v6([0x2a00, 0, 0, 0, 0, 0x5efe, high, low]), verdict);
             prop_assert_eq!(v6([0x2001, 0, 0x808, 0x808, 0, 0, !high, !low]), verdict);
             prop_assert!(!v6([0, 0, 0, 0, 0, 0, high, low]));
+            prop_assert!(!v6([0, 0, 0, 0, 0xffff, 0, high, low]));
         }
     }
 }
