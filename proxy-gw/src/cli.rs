@@ -40,7 +40,12 @@ impl From<Exit> for ExitCode {
 #[command(name = "proxy-gw", version, long_version = crate::version::long(), about, long_about = None)]
 #[command(
     after_help = "Exit codes: 0 done or drained, 1 failed while running, 2 bad configuration, \
-3 driver or port missing,\n4 drain deadline passed or second SIGTERM: sessions were reset."
+3 driver or port missing,\n4 drain deadline passed or second SIGTERM: sessions were reset.
+
+Examples:
+  proxy-gw check -c gw.toml
+  proxy-gw run -c gw.toml --set log.level=debug
+  proxy-gw demo --driver tun"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -124,6 +129,12 @@ fn check(arguments: &ConfigArgs) -> Exit {
     };
     for warning in config.warnings() {
         eprintln!("warning: {warning}");
+    }
+    if let Some(usable) = core_affinity::get_core_ids() {
+        let is_usable = |cpu: u16| usable.iter().any(|core| core.id == usize::from(cpu));
+        for cpu in config.driver.cores.iter().filter(|cpu| !is_usable(**cpu)) {
+            eprintln!("warning: driver.cores: CPU {cpu} is none that this process may use here");
+        }
     }
     let driver = config.driver.kind.name();
     if !crate::version::drivers().contains(&driver) {

@@ -312,6 +312,15 @@ impl Config {
                     .to_owned(),
             );
         }
+        for port in &self.ports {
+            if self.driver.kind == DriverKind::Tun && !port.gateway.is_empty() {
+                warnings.push(format!(
+                    "port {:?}: gateway is not used under driver.kind = \"tun\": the kernel \
+                     routes what leaves by a TUN device",
+                    port.name
+                ));
+            }
+        }
         for address in &self.admin.listen {
             if let AdminAddress::Tcp(tcp) = address
                 && !tcp.ip().is_loopback()

@@ -7,6 +7,9 @@ use core::net::IpAddr;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 
+/// Ports the TUN driver tells apart: the last [`mptcp_core::buf::PortId`] means "routed".
+const TUN_PORTS: usize = 255;
+
 /// A port whose parts still know where they were written.
 pub(super) struct PlacedPort {
     pub(super) name: Placed<String>,
@@ -70,6 +73,13 @@ pub(super) fn read_ports(root: &mut Section<'_>, kind: DriverKind, problems: &Pr
         root.missing("port", "write a [[port]] for every access and exit");
     }
     let written = sections.len();
+    let (most, driver) = match kind {
+        DriverKind::Dpdk => (dpdk_io::config::MAX_PORTS, "DPDK"),
+        DriverKind::Tun => (TUN_PORTS, "TUN"),
+    };
+    if let Some(first_over) = sections.get(most) {
+        first_over.refuse(&format!("the {driver} driver takes at most {most} ports"));
+    }
     let ports: Vec<PlacedPort> =
         sections.into_iter().filter_map(|section| read_port(section, kind, problems)).collect();
     check_unique(ports.iter().map(|port| &port.name), problems);
@@ -90,8 +100,8 @@ fn read_port(
     let mtu = section.read("mtu", |value| super::reader::integer(value, &(576..=9600)));
     let rest = Rest {
         mtu: mtu.as_ref().map_or(1500, |mtu| mtu.value),
-        mac: section.read("mac", mac_address).and_then(|mac| mac.value),
-        vlan: section.integer("vlan", 0..=4094, 0),
+        mac: section.read("mac", |value| mac_address(value, kind)).and_then(|mac| mac.value),
+        vlan: section.read("vlan", |value| vlan(value, kind)).map_or(0, |vlan| vlan.value),
         queues: section.read("queues", one_queue).map_or(1, |queues| queues.value),
     };
     for (key, expected) in [
@@ -308,8 +318,19 @@ pub(super) fn network(value: &Value) -> Result<IpNet, String> {
     Ok(net)
 }
 
+/// 0 is untagged.
+fn vlan(value: &Value, kind: DriverKind) -> Result<u16, String> {
+    match super::reader::integer(value, &(0..=4094))? {
+        0 => Ok(0),
+        _ if kind == DriverKind::Tun => {
+            Err("a TUN device carries bare IP packets: there is no VLAN; write 0".to_owned())
+        }
+        vlan => Ok(vlan),
+    }
+}
+
 /// "auto" is `None`.
-fn mac_address(value: &Value) -> Result<Option<[u8; 6]>, String> {
+fn mac_address(value: &Value, kind: DriverKind) -> Result<Option<[u8; 6]>, String> {
     let expected = "expected \"auto\" or a unicast address such as \"02:00:00:00:00:01\"";
     let given = text(value, expected)?;
     if given == "auto" {
@@ -327,6 +348,9 @@ fn mac_address(value: &Value) -> Result<Option<[u8; 6]>, String> {
     let is_multicast = octets[0] & 1 == 1;
     if parts.next().is_some() || is_multicast || octets == [0; 6] {
         return Err(expected.to_owned());
+    }
+    if kind == DriverKind::Tun {
+        return Err("a TUN device has no hardware address; write \"auto\"".to_owned());
     }
     Ok(Some(octets))
 }

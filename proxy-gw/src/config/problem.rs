@@ -64,6 +64,11 @@ impl Problem {
         Self { origin: Some(origin.clone()), text: format!("{key}: missing; {expected}") }
     }
 
+    /// `key` cannot be there at all.
+    pub(super) fn refused(origin: &Origin, key: &str, why: &str) -> Self {
+        Self { origin: Some(origin.clone()), text: format!("{key}: {why}") }
+    }
+
     /// The file itself cannot be had.
     pub(super) fn unreadable(file: &str, error: &std::io::Error) -> Self {
         Self { origin: None, text: format!("{file}: cannot be read: {error}") }

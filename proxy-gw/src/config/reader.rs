@@ -158,6 +158,11 @@ impl<'a> Section<'a> {
         self.problems.push(Problem::missing(&self.origin, &self.full_key(key), expected));
     }
 
+    /// Reports that this table cannot be there.
+    pub(super) fn refuse(&self, why: &str) {
+        self.problems.push(Problem::refused(&self.origin, &self.path, why));
+    }
+
     /// Reads `key` with `read`, which answers what was expected instead when it fails.
     pub(super) fn read<T>(
         &mut self,

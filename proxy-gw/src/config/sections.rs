@@ -9,7 +9,9 @@ use super::{
     Log, LogFormat, Mptcp, Socks5, Tcp, Timeouts, User,
 };
 use crate::auth::PasswordHash;
+use crate::egress::Destination;
 use core::net::{IpAddr, SocketAddr};
+use ipnet::IpNet;
 use log::LevelFilter;
 use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, PathManagerKind, SchedulerKind};
 use mptcp_core::wire::Version;
@@ -33,7 +35,7 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
         tcp: read_tcp(root.section("tcp")),
         limits: read_limits(root.section("limits")),
         timeouts: read_timeouts(root.section("timeouts")),
-        socks5: read_socks5(root.section("socks5"), &ports, !root.has("user"), problems),
+        socks5: read_socks5(root.section("socks5"), &ports, root.lacks("user"), problems),
         ports: ports.all.into_iter().map(PlacedPort::into_port).collect(),
         users,
         egress: read_egress(root.section("egress")),
@@ -70,6 +72,9 @@ fn bare<T>(list: Option<Vec<Placed<T>>>) -> Vec<T> {
     list.unwrap_or_default().into_iter().map(|placed| placed.value).collect()
 }
 
+/// Why the EAL's help is no argument.
+const NO_HELP: &str = "the EAL would print its help and end the process; remove it";
+
 /// Refuses what this program passes to the EAL itself, abbreviated forms (`getopt_long`) included.
 fn eal_argument(value: &Value) -> Result<String, String> {
     const LONG: [(&str, &str); 6] = [
@@ -92,11 +97,22 @@ fn eal_argument(value: &Value) -> Result<String, String> {
         return Err("expected one EAL argument as text".to_owned());
     }
     let setting = if let Some(long) = argument.strip_prefix("--") {
-        let name = long.split('=').next().unwrap_or_default();
-        let of_ours = |known: &str| !name.is_empty() && known.starts_with(name);
-        LONG.iter().find(|(known, _)| of_ours(known)).map(|(_, setting)| *setting)
+        let (name, given) = long.split_once('=').unwrap_or((long, ""));
+        let abbreviates = |known: &str| !name.is_empty() && known.starts_with(name);
+        if name.is_empty() {
+            return Err("the EAL would take no argument behind it; remove it".to_owned());
+        }
+        if abbreviates("help") || abbreviates("log-level") && given == "help" {
+            return Err(NO_HELP.to_owned());
+        }
+        LONG.iter().find(|(known, _)| abbreviates(known)).map(|(_, setting)| *setting)
     } else {
-        let letter = argument.strip_prefix('-').and_then(|rest| rest.chars().next());
+        let letters = argument.strip_prefix('-').unwrap_or_default();
+        // `-v` takes no value: letters may follow it.
+        let letter = letters.trim_start_matches('v').chars().next();
+        if letter == Some('h') || argument == "help" {
+            return Err(NO_HELP.to_owned());
+        }
         SHORT.iter().find(|(known, _)| Some(*known) == letter).map(|(_, setting)| *setting)
     };
     match setting {
@@ -280,11 +296,25 @@ fn read_users(root: &mut Section<'_>, problems: &Problems) -> Vec<User> {
 
 fn read_egress(mut section: Section<'_>) -> Egress {
     let egress = Egress {
-        allow: bare(section.list("allow", network)),
-        deny: bare(section.list("deny", network)),
+        allow: bare(section.list("allow", destinations)),
+        deny: bare(section.list("deny", destinations)),
     };
     section.finish();
     egress
+}
+
+/// A set of destinations. Addresses that are IPv4 in another spelling are judged as IPv4: a prefix of
+/// such spellings would never match.
+fn destinations(value: &Value) -> Result<IpNet, String> {
+    let net = network(value)?;
+    let IpNet::V6(v6) = net else { return Ok(net) };
+    let IpAddr::V4(first) = Destination::new(IpAddr::V6(v6.network())).target else {
+        return Ok(net);
+    };
+    match v6.prefix_len().checked_sub(96) {
+        Some(len) => Err(format!("these addresses are judged as IPv4: write \"{first}/{len}\"")),
+        None => Ok(net),
+    }
 }
 
 /// Most addresses tried for one name.

@@ -212,6 +212,18 @@ fn the_driver_section_is_checked() {
         let message = refused(&format!("driver.eal=['{argument}']"));
         assert!(message.ends_with(&format!("use {setting}")), "{message}");
     }
+    for argument in ["-h", "-vh", "--help", "--he", "--log-level=help", "--log-l=help", "help"] {
+        let message = refused(&format!("driver.eal=['{argument}']"));
+        assert!(message.ends_with("print its help and end the process; remove it"), "{message}");
+    }
+    assert_eq!(
+        refused("driver.eal=['--']"),
+        "driver.eal.0 = \"--\": the EAL would take no argument behind it; remove it"
+    );
+    for argument in ["--log-level=lib.eal:debug", "--huge-unlink", "-v", "-a0000:01:00.0"] {
+        let set = settings(&[&format!("driver.eal=['{argument}']")]);
+        assert!(parse("gw.toml", MINIMAL, &set).is_ok(), "{argument}");
+    }
     assert_eq!(
         refused("driver.cores=[0,1]"),
         "driver.cores = [0, 1]: 2 shards are asked for, and this release runs one; write cores = [0]"
@@ -266,6 +278,14 @@ fn ports_are_checked() {
             "port.0.mac='01:00:5e:00:00:01'",
             "port.0.mac = \"01:00:5e:00:00:01\": expected \"auto\" or a unicast address such as \"02:00:00:00:00:01\"",
         ),
+        (
+            "port.0.mac='02:00:00:00:00:01'",
+            "port.0.mac = \"02:00:00:00:00:01\": a TUN device has no hardware address; write \"auto\"",
+        ),
+        (
+            "port.0.vlan=7",
+            "port.0.vlan = 7: a TUN device carries bare IP packets: there is no VLAN; write 0",
+        ),
         ("port.0.vlan=4095", "port.0.vlan = 4095: expected a whole number from 0 to 4094"),
         (
             "port.0.queues=4",
@@ -309,6 +329,25 @@ fn port_names_and_devices_are_unique_and_complete() {
          gw.toml:13: port.2.addresses: missing; our addresses here, such as [\"10.1.0.1/24\"]\n\
          gw.toml:13: port.2.device: missing; the driver's device, such as \"net_af_packet0\""
     );
+}
+
+#[test]
+fn a_driver_takes_so_many_ports() {
+    for (kind, most) in [("dpdk", 64), ("tun", 255)] {
+        let text = |count: usize| {
+            let mut text = MINIMAL.replace("\"tun\"", &format!("\"{kind}\""));
+            for n in 1..count {
+                text +=
+                    &format!("[[port]]\nname='p{n}'\ndevice='t{n}'\naddresses=['10.2.{n}.1/24']\n");
+            }
+            text
+        };
+        assert!(parse("gw.toml", &text(most), &[]).is_ok(), "{kind}");
+        let message = problems(&text(most + 1));
+        let expected = format!("the {} driver takes at most {most} ports", kind.to_uppercase());
+        assert!(message.ends_with(&expected), "{message}");
+        assert!(message.contains(&format!(": port.{most}")), "{message}");
+    }
 }
 
 #[test]
@@ -412,6 +451,12 @@ fn listeners_are_on_addresses_of_ours() {
         "socks5.listen.0 = \"10.1.0.1:0\": expected an address and port, such as \"10.1.0.1:1080\""
     );
     assert_eq!(
+        parse("gw.toml", MINIMAL, &settings(&["user=[]", "socks5.auth=password"]))
+            .unwrap_err()
+            .len(),
+        1
+    );
+    assert_eq!(
         refused("socks5.auth=password"),
         "socks5.auth = \"password\": there is no [[user]]; add one with the output of \
          `proxy-gw hash-password`"
@@ -444,6 +489,14 @@ fn egress_hosts_and_admin_are_checked() {
         (
             "egress.deny=['10.9.0.2/24']",
             "egress.deny.0 = \"10.9.0.2/24\": bits are set behind the prefix; did you mean \"10.9.0.0/24\"?",
+        ),
+        (
+            "egress.deny=['::ffff:8.8.8.0/120']",
+            "egress.deny.0 = \"::ffff:8.8.8.0/120\": these addresses are judged as IPv4: write \"8.8.8.0/24\"",
+        ),
+        (
+            "egress.allow=['64:ff9b::/96']",
+            "egress.allow.0 = \"64:ff9b::/96\": these addresses are judged as IPv4: write \"0.0.0.0/0\"",
         ),
         (
             "hosts.\"2130706433\"=['10.0.0.1']",
