@@ -23,15 +23,23 @@ pub enum Exit {
     NotDrained,
 }
 
+impl Exit {
+    /// The process's exit code.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Failed => 1,
+            Self::BadConfig => 2,
+            Self::NoDriver => 3,
+            Self::NotDrained => 4,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Ok => 0,
-            Exit::Failed => 1,
-            Exit::BadConfig => 2,
-            Exit::NoDriver => 3,
-            Exit::NotDrained => 4,
-        })
+        Self::from(exit.code())
     }
 }
 

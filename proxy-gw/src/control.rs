@@ -1,22 +1,31 @@
-//! Between the control threads and a shard: a bounded mailbox of commands, answered without
-//! blocking the shard.
+//! Between the control threads and a shard: a bounded mailbox of questions, answered without
+//! blocking the shard, and the order to end, which no number of questions can hold up.
 
 use crate::gateway::{Counters, SessionSnapshot};
+use core::sync::atomic::{AtomicU8, Ordering};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use mptcp_core::stack::Occupancy;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// Commands that may wait for a shard.
+/// Questions that may wait for a shard.
 const MAILBOX: usize = 64;
 
-/// What a shard can be asked.
-#[derive(Debug)]
-pub enum Command {
+/// What a shard is to do; it is only ever raised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Order {
+    /// Take sessions.
+    Serve,
     /// Stop listening; end when the last session has.
     Drain,
     /// Reset every session and end.
     Abort,
+}
+
+/// What a shard can be asked.
+#[derive(Debug)]
+pub enum Command {
     /// Report sessions, a page at a time.
     Sessions {
         /// Where to go on: what the last page said, 0 at first.
@@ -60,6 +69,7 @@ pub type Waker = Arc<dyn Fn() + Send + Sync>;
 #[derive(Clone)]
 pub struct ShardHandle {
     commands: Sender<Command>,
+    order: Arc<AtomicU8>,
     wake: Waker,
 }
 
@@ -67,6 +77,7 @@ pub struct ShardHandle {
 #[derive(Debug)]
 pub struct Mailbox {
     commands: Receiver<Command>,
+    order: Arc<AtomicU8>,
 }
 
 /// The shard takes no commands: it has ended, or its mailbox is full.
@@ -85,10 +96,19 @@ impl core::error::Error for Unreachable {}
 #[must_use]
 pub fn mailbox(wake: Waker) -> (ShardHandle, Mailbox) {
     let (sender, receiver) = bounded(MAILBOX);
-    (ShardHandle { commands: sender, wake }, Mailbox { commands: receiver })
+    let order = Arc::new(AtomicU8::new(Order::Serve as u8));
+    let handle = ShardHandle { commands: sender, order: Arc::clone(&order), wake };
+    (handle, Mailbox { commands: receiver, order })
 }
 
 impl ShardHandle {
+    /// Tells the shard to do `order` and wakes it; nothing can hold this up, and a lower order
+    /// later changes nothing.
+    pub fn order(&self, order: Order) {
+        self.order.fetch_max(order as u8, Ordering::Release);
+        (self.wake)();
+    }
+
     /// Puts `command` into the mailbox and wakes the shard.
     ///
     /// # Errors
@@ -125,5 +145,39 @@ impl Mailbox {
     #[must_use]
     pub fn poll(&self) -> Option<Command> {
         self.commands.try_recv().ok()
+    }
+
+    /// Whether a command waits.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
+    /// The highest order given so far.
+    #[must_use]
+    pub fn order(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::Serve,
+            1 => Order::Drain,
+            _ => Order::Abort,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_passes_a_full_mailbox() {
+        let (handle, mailbox) = mailbox(Arc::new(|| {}));
+        let ask = || handle.send(Command::Sessions { from: 0, reply: oneshot::channel().0 });
+        while ask().is_ok() {}
+        assert_eq!(mailbox.order(), Order::Serve);
+        handle.order(Order::Drain);
+        assert_eq!(mailbox.order(), Order::Drain);
+        handle.order(Order::Abort);
+        handle.order(Order::Drain);
+        assert_eq!(mailbox.order(), Order::Abort, "never lowered");
     }
 }

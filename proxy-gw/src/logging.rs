@@ -56,6 +56,16 @@ pub fn flush() {
     }
 }
 
+/// Says why the process ends: in the log, or on stderr where the log does not take it.
+pub fn fatal(why: &dyn core::fmt::Display) {
+    if log::log_enabled!(Level::Error) {
+        log::error!("{why}");
+    } else {
+        // Nothing can be said about a stderr that is gone.
+        let _ = writeln!(stderr(), "error: {why}");
+    }
+}
+
 fn write_all(lines: &Receiver<Message>) {
     for message in lines {
         match message {

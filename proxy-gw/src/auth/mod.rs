@@ -9,4 +9,4 @@ mod verifier;
 pub(crate) use authenticator::{Authenticator, Decision};
 pub use authenticator::{MAX_PENDING, VerifyRequest, VerifyResult};
 pub use password::{BadHash, PasswordHash};
-pub use verifier::{VerifierClient, Wake};
+pub use verifier::{Failed, VerifierClient, Wake};

@@ -97,6 +97,14 @@ impl PasswordHash {
         Argon2::default().verify_password(password, &hash).is_ok()
     }
 
+    /// How much work a check is: memory times passes, KiB.
+    #[must_use]
+    pub fn cost(&self) -> u64 {
+        let params = phc::PasswordHash::new(&self.0).ok();
+        let params = params.and_then(|hash| Params::try_from(&hash).ok()).unwrap_or_default();
+        u64::from(params.m_cost()) * u64::from(params.t_cost())
+    }
+
     /// The PHC form.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -1,6 +1,7 @@
 //! The thread that checks passwords: a check takes milliseconds, which no shard has.
 //!
-//! Invariant: every request is answered, and an unknown user costs as much as a known one.
+//! Invariant: every request is answered, and an unknown user costs as much as the costliest known
+//! one; should the thread end by itself, somebody is told.
 
 use super::authenticator::{MAX_PENDING, VerifyRequest, VerifyResult};
 use super::password::PasswordHash;
@@ -13,6 +14,22 @@ use std::thread;
 /// Called after each answer, to wake a shard that sleeps.
 pub type Wake = Box<dyn Fn() + Send>;
 
+/// Called when the thread ends by itself.
+pub type Failed = Box<dyn FnOnce() + Send>;
+
+/// Calls its function if the thread it is on unwinds.
+struct OnPanic(Option<Failed>);
+
+impl Drop for OnPanic {
+    fn drop(&mut self) {
+        if thread::panicking()
+            && let Some(failed) = self.0.take()
+        {
+            failed();
+        }
+    }
+}
+
 /// A shard's connection to the verifier. Dropping it ends the thread.
 pub struct VerifierClient {
     requests: Sender<VerifyRequest>,
@@ -24,11 +41,12 @@ impl VerifierClient {
     ///
     /// # Errors
     /// When the thread cannot be made.
-    pub fn start(users: &[User], wake: Wake) -> io::Result<Self> {
+    pub fn start(users: &[User], wake: Wake, failed: Failed) -> io::Result<Self> {
         let (requests, inbox) = bounded(MAX_PENDING);
         let (outbox, results) = bounded(MAX_PENDING);
         let verifier = Verifier::new(users);
         thread::Builder::new().name("plait-auth".to_owned()).spawn(move || {
+            let _on_panic = OnPanic(Some(failed));
             for request in inbox {
                 let correct = verifier.check(&request);
                 if outbox.send(request.answered(correct)).is_err() {
@@ -60,7 +78,8 @@ impl VerifierClient {
 /// Users by name.
 struct Verifier {
     users: HashMap<Vec<u8>, PasswordHash>,
-    /// Checked, and ignored, for unknown users.
+    /// Checked, and ignored, for unknown users: the costliest, so that no name answers faster than
+    /// a made-up one.
     stand_in: Option<PasswordHash>,
 }
 
@@ -70,7 +89,11 @@ impl Verifier {
             users.iter().map(|user| (user.name.clone().into_bytes(), user.password_hash.clone()));
         Self {
             users: by_name.collect(),
-            stand_in: users.first().map(|user| user.password_hash.clone()),
+            stand_in: users
+                .iter()
+                .map(|user| &user.password_hash)
+                .max_by_key(|hash| hash.cost())
+                .cloned(),
         }
     }
 
@@ -107,6 +130,7 @@ mod tests {
             Box::new(move || {
                 let _ = woken.send(());
             }),
+            Box::new(|| {}),
         )
         .unwrap();
         let mut authenticator = Authenticator::new(&mut Rng::from_seed([1; 32]));
@@ -127,5 +151,37 @@ mod tests {
             })
             .collect();
         assert_eq!(answers, [(0, true), (1, false), (2, false)]);
+    }
+
+    #[test]
+    fn a_thread_that_panics_is_reported() {
+        let hash = PasswordHash::of(b"right").unwrap();
+        let users = [User { name: "alice".to_owned(), password_hash: hash }];
+        let (failed, failures) = crossbeam::channel::unbounded();
+        let client = VerifierClient::start(
+            &users,
+            Box::new(|| panic!("intended")),
+            Box::new(move || failed.send(()).unwrap()),
+        )
+        .unwrap();
+        let mut authenticator = Authenticator::new(&mut Rng::from_seed([1; 32]));
+        let password = Zeroizing::new((*b"right").into());
+        let credentials = Credentials { user: b"alice".as_slice().into(), password };
+        let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        authenticator.begin(Instant::from_millis(1), 0, source, credentials);
+        client.submit(authenticator.next_request().unwrap()).unwrap();
+        failures.recv().unwrap();
+    }
+
+    #[test]
+    fn the_costliest_hash_stands_in_for_unknown_users() {
+        let tail = "$c29tZXNhbHRzb21l$iWh06vD8Fy27wf9npn6FXWiCX4K6pW6Ue1Bnzz07Z8A";
+        let user = |name: &str, cost: &str| {
+            let hash = PasswordHash::parse(&format!("$argon2id$v=19${cost}{tail}")).unwrap();
+            User { name: name.to_owned(), password_hash: hash }
+        };
+        let users =
+            [user("a", "m=64,t=1,p=1"), user("b", "m=64,t=3,p=1"), user("c", "m=128,t=1,p=1")];
+        assert_eq!(Verifier::new(&users).stand_in.as_ref(), Some(&users[1].password_hash));
     }
 }

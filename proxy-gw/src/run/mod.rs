@@ -16,7 +16,7 @@ mod worker;
 use crate::admin::{Admin, Source};
 use crate::cli::Exit;
 use crate::config::{Config, DriverKind};
-use crate::control::{Command, ShardHandle, Waker, mailbox};
+use crate::control::{Order, ShardHandle, Waker, mailbox};
 use crate::logging;
 use crate::metrics::{DriverCounters, ReadDriver};
 use core::sync::atomic::AtomicBool;
@@ -33,6 +33,8 @@ use supervisor::Supervisor;
 enum Notice {
     /// SIGTERM or SIGINT.
     Terminate,
+    /// Something every new session may need has ended.
+    Broken(&'static str),
     /// A shard's listeners are open.
     Ready,
     /// A shard's loop ended.
@@ -87,10 +89,9 @@ impl Shards {
         ShardCell::new(shard, self.notices.clone(), mailbox, wake)
     }
 
-    fn tell(&self, command: fn() -> Command) {
+    fn order(&self, order: Order) {
         for handle in &self.handles {
-            // A shard that has ended reports it itself.
-            let _ = handle.send(command());
+            handle.order(order);
         }
     }
 }
@@ -126,13 +127,14 @@ fn run_logged(config: &Config) -> Exit {
         (Ok(signals), DriverKind::Tun) => tun::start(config, &mut shards).map(|()| signals),
         (Ok(signals), DriverKind::Dpdk) => dpdk::start(config, &mut shards).map(|()| signals),
     };
-    let _signals = match started {
+    let signals = match started {
         Ok(signals) => signals,
         Err(error) => {
-            log::error!("{error}");
+            logging::fatal(&error);
             return error.exit();
         }
     };
+    signals.started();
     let ready = Arc::new(AtomicBool::new(false));
     let source = Source {
         shards: shards.handles.clone(),
@@ -145,7 +147,7 @@ fn run_logged(config: &Config) -> Exit {
     match admin {
         Ok(_admin) => supervisor.run(&notices),
         Err(error) => {
-            log::error!("{error}");
+            logging::fatal(&error);
             supervisor.abort(Exit::Failed);
             supervisor.run(&notices)
         }

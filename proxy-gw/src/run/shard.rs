@@ -61,7 +61,16 @@ impl ShardCell {
             Auth::None => None,
             Auth::Password => {
                 let wake = Arc::clone(&self.wake);
-                let client = VerifierClient::start(&config.users, Box::new(move || wake()));
+                let notices = self.notices.clone();
+                let failed = move || {
+                    let _ =
+                        notices.send(Notice::Broken("the thread that checks passwords panicked"));
+                };
+                let client = VerifierClient::start(
+                    &config.users,
+                    Box::new(move || wake()),
+                    Box::new(failed),
+                );
                 Some(client.map_err(|error| format!("cannot start the verifier: {error}"))?)
             }
         };

@@ -5,7 +5,8 @@
 
 use super::{Notice, Shards};
 use crate::cli::Exit;
-use crate::control::Command;
+use crate::control::Order;
+use crate::logging;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
@@ -62,6 +63,7 @@ impl<W: Write> Supervisor<W> {
             match self.next_notice(notices) {
                 Ok(Notice::Ready) => self.handle_ready(),
                 Ok(Notice::Terminate) => self.handle_terminate(),
+                Ok(Notice::Broken(what)) => self.handle_broken(what),
                 Ok(Notice::Ended { shard, result }) => self.handle_ended(shard, result),
                 Err(RecvTimeoutError::Timeout) => {
                     if let Some(exit) = self.handle_deadline() {
@@ -99,17 +101,28 @@ impl<W: Write> Supervisor<W> {
 
     fn handle_terminate(&mut self) {
         match self.phase {
-            Phase::Starting | Phase::Running => {
-                log::info!("draining for at most {} s", self.drain.as_secs());
-                self.ready.store(false, Ordering::Release);
-                self.shards.tell(|| Command::Drain);
-                self.phase = Phase::Draining(Instant::now() + self.drain);
-            }
+            Phase::Starting | Phase::Running => self.start_drain(),
             Phase::Draining(_) => {
                 log::warn!("a second signal: resetting the sessions that are left");
                 self.abort(Exit::Ok);
             }
             Phase::Aborting(_) => {}
+        }
+    }
+
+    fn start_drain(&mut self) {
+        log::info!("draining for at most {} s", self.drain.as_secs());
+        self.ready.store(false, Ordering::Release);
+        self.shards.order(Order::Drain);
+        self.phase = Phase::Draining(Instant::now() + self.drain);
+    }
+
+    /// New sessions would fail: those that are there may finish, and the process ends as failed.
+    fn handle_broken(&mut self, what: &str) {
+        logging::fatal(&what);
+        self.raise(Exit::Failed);
+        if matches!(self.phase, Phase::Starting | Phase::Running) {
+            self.start_drain();
         }
     }
 
@@ -122,7 +135,7 @@ impl<W: Write> Supervisor<W> {
                 self.raise(Exit::NotDrained);
             }
             Err(why) => {
-                log::error!("shard {shard} failed: {why}");
+                logging::fatal(&format_args!("shard {shard} failed: {why}"));
                 self.raise(Exit::Failed);
             }
         }
@@ -136,7 +149,7 @@ impl<W: Write> Supervisor<W> {
     /// A deadline passed; `Some` when the shards do not end by themselves.
     fn handle_deadline(&mut self) -> Option<Exit> {
         if matches!(self.phase, Phase::Aborting(_)) {
-            log::error!("the shards do not end");
+            logging::fatal(&"the shards do not end");
             return Some(Exit::Failed);
         }
         log::warn!("the drain deadline passed");
@@ -148,7 +161,7 @@ impl<W: Write> Supervisor<W> {
     pub(super) fn abort(&mut self, exit: Exit) {
         self.raise(exit);
         self.ready.store(false, Ordering::Release);
-        self.shards.tell(|| Command::Abort);
+        self.shards.order(Order::Abort);
         self.phase = Phase::Aborting(Instant::now() + ABORT_PATIENCE);
     }
 
@@ -210,16 +223,9 @@ mod tests {
             self.supervisor.run(&self.inbox)
         }
 
-        /// What a shard was told, in order: 'd'rain, 'a'bort.
-        fn told(&self, shard: usize) -> String {
-            let commands = core::iter::from_fn(|| self.mailboxes[shard].poll());
-            commands
-                .map(|command| match command {
-                    Command::Drain => 'd',
-                    Command::Abort => 'a',
-                    _ => '?',
-                })
-                .collect()
+        /// What a shard is to do.
+        fn told(&self, shard: usize) -> Order {
+            self.mailboxes[shard].order()
         }
     }
 
@@ -243,7 +249,7 @@ mod tests {
         stage.ended(1, Ok(0));
         assert_eq!(stage.run(), Exit::Ok);
         assert!(!stage.ready.load(Ordering::Acquire));
-        assert_eq!((stage.told(0), stage.told(1)), ("d".to_owned(), "d".to_owned()));
+        assert_eq!((stage.told(0), stage.told(1)), (Order::Drain, Order::Drain));
     }
 
     #[test]
@@ -255,7 +261,17 @@ mod tests {
         }
         stage.ended(0, Ok(7));
         assert_eq!(stage.run(), Exit::NotDrained);
-        assert_eq!(stage.told(0), "da");
+        assert_eq!(stage.told(0), Order::Abort);
+    }
+
+    #[test]
+    fn a_broken_part_drains_and_ends_as_failed() {
+        let mut stage = Stage::new(1, LONG);
+        stage.notice(Notice::Ready);
+        stage.notice(Notice::Broken("the verifier panicked"));
+        stage.ended(0, Ok(0));
+        assert_eq!(stage.run(), Exit::Failed);
+        assert_eq!(stage.told(0), Order::Drain, "sessions that are there may finish");
     }
 
     #[test]
@@ -273,7 +289,7 @@ mod tests {
         stage.supervisor.handle_ready();
         stage.supervisor.handle_terminate();
         assert_eq!(stage.supervisor.handle_deadline(), None);
-        assert_eq!(stage.told(0), "da");
+        assert_eq!(stage.told(0), Order::Abort);
         stage.ended(0, Ok(1));
         assert_eq!(stage.run(), Exit::NotDrained);
     }
@@ -294,7 +310,7 @@ mod tests {
         stage.ended(1, Err("the device was deleted"));
         stage.ended(0, Ok(3));
         assert_eq!(stage.run(), Exit::Failed, "a failure outweighs reset sessions");
-        assert_eq!(stage.told(0), "a");
+        assert_eq!(stage.told(0), Order::Abort);
     }
 
     #[test]

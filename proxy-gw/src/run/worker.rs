@@ -1,7 +1,7 @@
 //! One shard as its packet loop sees it: a stack, the gateway on it, and their mailboxes.
 
 use crate::auth::VerifierClient;
-use crate::control::{Command, Mailbox, SessionPage, ShardCounters};
+use crate::control::{Command, Mailbox, Order, SessionPage, ShardCounters};
 use crate::gateway::Gateway;
 use core::time::Duration;
 use mptcp_core::buf::{PacketBuf, TxQueue};
@@ -22,6 +22,8 @@ pub(crate) struct ShardWorker<B: PacketBuf> {
     gateway: Gateway,
     mailbox: Mailbox,
     verifier: Option<VerifierClient>,
+    /// The order that was carried out last.
+    obeyed: Order,
     /// When the last session ended, once draining.
     drained_at: Option<Instant>,
     /// Sessions that were reset because the drain had to end.
@@ -36,21 +38,39 @@ impl<B: PacketBuf> ShardWorker<B> {
         mailbox: Mailbox,
         verifier: Option<VerifierClient>,
     ) -> Self {
-        Self { stack, gateway, mailbox, verifier, drained_at: None, aborted: 0 }
+        Self {
+            stack,
+            gateway,
+            mailbox,
+            verifier,
+            obeyed: Order::Serve,
+            drained_at: None,
+            aborted: 0,
+        }
     }
 
-    /// Sessions that were reset by [`Command::Abort`].
+    /// Sessions that were reset by [`Order::Abort`].
     pub(crate) fn aborted(&self) -> u32 {
         self.aborted
     }
 
-    fn handle_command(&mut self, now: Instant, command: Command) {
-        match command {
-            Command::Drain => self.gateway.drain(now, &mut self.stack),
-            Command::Abort => {
+    fn obey(&mut self, now: Instant) {
+        let order = self.mailbox.order();
+        if core::mem::replace(&mut self.obeyed, order) == order {
+            return;
+        }
+        match order {
+            Order::Serve => {}
+            Order::Drain => self.gateway.drain(now, &mut self.stack),
+            Order::Abort => {
                 self.aborted += self.gateway.session_count();
                 self.gateway.abort_all(now, &mut self.stack);
             }
+        }
+    }
+
+    fn handle_command(&mut self, now: Instant, command: Command) {
+        match command {
             Command::Sessions { from, reply } => {
                 let (sessions, next) = self.gateway.snapshot(now, &self.stack, from, PAGE);
                 // Whoever asked may have gone.
@@ -116,14 +136,22 @@ impl<B: PacketBuf> Worker<B> for ShardWorker<B> {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let last_segments = self.drained_at.map(|at| at + LAST_SEGMENTS);
-        let deadlines = [self.stack.poll_timeout(), self.gateway.poll_timeout(), last_segments];
+        let asked = self.mailbox.is_waiting().then_some(Instant::from_nanos(0));
+        let deadlines =
+            [self.stack.poll_timeout(), self.gateway.poll_timeout(), last_segments, asked];
         deadlines.into_iter().flatten().min()
     }
 
     fn poll_control(&mut self, now: Instant) -> Control {
+        self.obey(now);
         for _ in 0..CONTROL_BUDGET {
             let Some(command) = self.mailbox.poll() else { break };
+            // A page of sessions allocates for each of them: packets come before the next one.
+            let is_last = matches!(command, Command::Sessions { .. });
             self.handle_command(now, command);
+            if is_last {
+                break;
+            }
         }
         for _ in 0..CONTROL_BUDGET {
             let verdict = self.verifier.as_ref().and_then(VerifierClient::poll);

@@ -2,7 +2,7 @@
 
 use super::peers::{Manners, REPLIES, Wish};
 use super::world::World;
-use crate::control::Command;
+use crate::control::{Command, Order};
 use crate::gateway::EndReason;
 use core::time::Duration;
 use netsim::Direction;
@@ -144,7 +144,7 @@ fn draining_waits_for_sessions_and_ends_with_the_last() {
     let mut world = World::new(7, 0, &[]);
     start(&mut world, Wish { download: 4 << 20, ..GOOD });
     world.run(Duration::from_millis(500));
-    world.tell(Command::Drain);
+    world.handle.order(Order::Drain);
     world.run(Duration::from_millis(100));
     start(&mut world, GOOD);
     assert!(!world.stopped);
@@ -161,13 +161,30 @@ fn aborting_resets_what_is_left_and_stops() {
     let mut world = World::new(8, 0, &[]);
     start(&mut world, Wish { download: 64 << 20, ..GOOD });
     world.run(Duration::from_millis(500));
-    world.tell(Command::Drain);
+    world.handle.order(Order::Drain);
     world.run(Duration::from_millis(500));
-    world.tell(Command::Abort);
+    world.handle.order(Order::Abort);
     assert!(world.run_until(Duration::from_secs(5), |world| world.stopped));
     assert_eq!(world.gateway.worker.aborted(), 1);
     finish(&mut world, 5);
     assert!(world.phone.worker.done[0].error.is_some(), "the phone heard of it");
+}
+
+/// Operators who ask for more than there is time to answer: one page of sessions per turn, and the
+/// order to end is not kept waiting.
+#[test]
+fn questions_wait_for_packets_and_orders_do_not() {
+    let mut world = World::new(10, 0, &[]);
+    let mut answers: Vec<_> = (0..3)
+        .map(|_| {
+            let (reply, answer) = tokio::sync::oneshot::channel();
+            world.tell(Command::Sessions { from: 0, reply });
+            answer
+        })
+        .collect();
+    world.handle.order(Order::Abort);
+    assert!(world.run_until(Duration::ZERO, |world| world.stopped), "in one turn");
+    assert_eq!(answers.iter_mut().filter_map(|answer| answer.try_recv().ok()).count(), 1);
 }
 
 /// Clients of every kind at once on lossy links, several seeds: the well-behaved get what they
