@@ -1,30 +1,55 @@
 //! The operator's endpoint: HTTP on the kernel's network, on a thread of its own.
 //!
 //! Invariant: nothing here can make a shard wait; a shard that does not answer in time is a 503.
+//! Whoever connects holds one of a few places, for a bounded time.
 
 use crate::config::AdminAddress;
 use crate::control::{ShardHandle, Unreachable};
 use crate::metrics::{self, ReadDriver};
 use crate::report::Connection;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use core::net::IpAddr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustix::fs::Mode;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Builder;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// How long the shards may take to answer a request, all pages together.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SHARD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connections served at a time; more wait in the kernel's queue.
+const CONNECTIONS: usize = 32;
+
+/// How long a client may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// For its request.
+    request: Duration,
+    /// For everything, the answer's last byte included.
+    connection: Duration,
+}
+
+impl Patience {
+    const DEFAULT: Self =
+        Self { request: Duration::from_secs(10), connection: Duration::from_secs(60) };
+}
 
 /// What requests are answered from.
 pub struct Source {
@@ -42,7 +67,32 @@ pub struct Source {
 pub struct Admin {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
-    files: Vec<PathBuf>,
+    files: Vec<SocketFile>,
+}
+
+/// A socket's file, removed when dropped unless another has taken its place.
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode));
+        if is_ours {
+            // Somebody may have removed it meanwhile.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// Why the endpoint cannot be had.
@@ -72,6 +122,14 @@ impl Admin {
     /// # Errors
     /// The first address that cannot be listened on.
     pub fn start(addresses: &[AdminAddress], source: Source) -> Result<Self, AdminError> {
+        Self::start_with(addresses, source, Patience::DEFAULT)
+    }
+
+    fn start_with(
+        addresses: &[AdminAddress],
+        source: Source,
+        patience: Patience,
+    ) -> Result<Self, AdminError> {
         let (stop, stopped) = watch::channel(false);
         let mut admin = Self { stop, thread: None, files: Vec::new() };
         let mut listeners = Vec::new();
@@ -83,7 +141,7 @@ impl Admin {
                 }
                 AdminAddress::Unix(path) => {
                     let listener = bind_unix(path).map_err(failed)?;
-                    admin.files.push(path.clone());
+                    admin.files.push(SocketFile::new(path).map_err(failed)?);
                     Bound::Unix(listener)
                 }
             });
@@ -92,7 +150,7 @@ impl Admin {
             let failed = |error| AdminError { address: first.clone(), error };
             let thread = thread::Builder::new().name("plait-admin".to_owned());
             let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
-            let served = move || runtime.block_on(serve_all(listeners, source, stopped));
+            let served = move || runtime.block_on(serve_all(listeners, source, patience, stopped));
             admin.thread = Some(thread.spawn(served).map_err(failed)?);
         }
         Ok(admin)
@@ -106,10 +164,6 @@ impl Drop for Admin {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        for file in &self.files {
-            // Somebody may have removed it.
-            let _ = fs::remove_file(file);
-        }
     }
 }
 
@@ -121,28 +175,45 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
             let text = "the file exists and is no socket; remove it or choose another path";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
         }
-        match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path)?;
-            }
-            _ => return Err(io::Error::from(io::ErrorKind::AddrInUse)),
+        if is_listening(path)? {
+            return Err(io::Error::from(io::ErrorKind::AddrInUse));
         }
+        fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
+    // The file is never there with other rights than these. Nothing else of this process makes files
+    // while the endpoint starts.
+    let before = rustix::process::umask(Mode::from_raw_mode(0o117));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    listener
 }
 
-async fn serve_all(listeners: Vec<Bound>, source: Source, mut stopped: watch::Receiver<bool>) {
+/// Whether somebody listens on a socket, found out without waiting: one whose queue is full does.
+fn is_listening(path: &Path) -> io::Result<bool> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&socket2::SockAddr::unix(path)?) {
+        Err(error) => Ok(error.kind() != io::ErrorKind::ConnectionRefused),
+        Ok(()) => Ok(true),
+    }
+}
+
+async fn serve_all(
+    listeners: Vec<Bound>,
+    source: Source,
+    patience: Patience,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let server = Server { patience, places: Arc::new(Semaphore::new(CONNECTIONS)) };
     let router = router(source);
     for listener in listeners {
-        let router = router.clone();
+        let (server, router) = (server.clone(), router.clone());
         let started = match listener {
             Bound::Tcp(listener) => nonblocking_tcp(listener).map(|listener| {
-                tokio::spawn(async move { axum::serve(listener, router).await });
+                tokio::spawn(server.serve_tcp(listener, router));
             }),
             Bound::Unix(listener) => nonblocking_unix(listener).map(|listener| {
-                tokio::spawn(async move { axum::serve(listener, router).await });
+                tokio::spawn(server.serve_unix(listener, router));
             }),
         };
         if let Err(error) = started {
@@ -151,6 +222,91 @@ async fn serve_all(listeners: Vec<Bound>, source: Source, mut stopped: watch::Re
     }
     // An error means that the sender is gone: stop as well.
     let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+/// What all listeners share.
+#[derive(Clone)]
+struct Server {
+    patience: Patience,
+    places: Arc<Semaphore>,
+}
+
+impl Server {
+    async fn serve_tcp(self, listener: tokio::net::TcpListener, router: Router) {
+        let is_loopback = listener.local_addr().is_ok_and(|local| local.ip().is_loopback());
+        let router = if is_loopback {
+            router.layer(middleware::from_fn(refuse_foreign_names))
+        } else {
+            router
+        };
+        self.serve(router, || async { Ok(listener.accept().await?.0) }).await;
+    }
+
+    async fn serve_unix(self, listener: tokio::net::UnixListener, router: Router) {
+        self.serve(router, || async { Ok(listener.accept().await?.0) }).await;
+    }
+
+    /// Takes connections as there are places for them.
+    async fn serve<S, F>(&self, router: Router, accept: impl Fn() -> F)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = io::Result<S>>,
+    {
+        while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
+            let stream = match accept().await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    log::warn!("the admin endpoint cannot take a connection: {error}");
+                    // Out of files, most likely: some may be closed meanwhile.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (router, patience) = (router.clone(), self.patience);
+            tokio::spawn(async move {
+                let _place = place;
+                serve_one(stream, router, patience).await;
+            });
+        }
+    }
+}
+
+/// One request and its answer.
+async fn serve_one<S>(stream: S, router: Router, patience: Patience)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience.request)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // Whatever ends it, timeouts included, concerns that client only.
+    let _ = tokio::time::timeout(patience.connection, connection).await;
+}
+
+/// On a loopback address a request by a name that is not this machine's comes from a browser whose
+/// page had that name resolve to us (DNS rebinding).
+async fn refuse_foreign_names(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or("?"));
+    if host.is_none_or(is_local_name) {
+        next.run(request).await
+    } else {
+        let text = "ask by address: this endpoint has no name\n";
+        (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+    }
+}
+
+/// An address or `localhost`, with or without a port.
+fn is_local_name(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok()
+        || host.parse::<IpAddr>().is_ok()
 }
 
 fn nonblocking_tcp(listener: std::net::TcpListener) -> io::Result<tokio::net::TcpListener> {
@@ -223,10 +379,10 @@ async fn connections(State(source): Shared) -> Response {
 
 /// The answer, or a 503 that says why there is none.
 async fn in_time<T>(answer: impl Future<Output = Result<T, Unreachable>>) -> Result<T, Response> {
-    let why = match tokio::time::timeout(PATIENCE, answer).await {
+    let why = match tokio::time::timeout(SHARD_PATIENCE, answer).await {
         Ok(Ok(answer)) => return Ok(answer),
         Ok(Err(unreachable)) => unreachable.to_string(),
-        Err(_) => format!("no answer from the shards within {} s", PATIENCE.as_secs()),
+        Err(_) => format!("no answer from the shards within {} s", SHARD_PATIENCE.as_secs()),
     };
     Err((StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response())
 }
@@ -236,6 +392,8 @@ mod tests {
     use super::*;
     use crate::control::{Command, SessionPage, ShardCounters, mailbox};
     use std::io::{Read, Write};
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
     use std::sync::mpsc;
 
     /// A directory of this test's own, removed at its end.
@@ -289,7 +447,7 @@ mod tests {
                             occupancy: mptcp_core::stack::Occupancy::default(),
                         }));
                     }
-                    Some(Command::Drain | Command::Abort) | None => {}
+                    None => {}
                 }
             }
         });
@@ -355,6 +513,75 @@ mod tests {
         let refused = bind_unix(&path).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_socket_with_a_full_queue_is_live_and_anothers_file_is_left() {
+        let scratch = Scratch::new("full");
+        let path = scratch.socket();
+        let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+        socket.listen(0).unwrap();
+        let _queued = UnixStream::connect(&path).unwrap();
+        let refused = bind_unix(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "found out without waiting");
+        let ours = SocketFile::new(&path).unwrap();
+        // Kept open elsewhere, so that the inode is not used again.
+        fs::rename(&path, scratch.0.join("moved")).unwrap();
+        let _another = UnixListener::bind(&path).unwrap();
+        drop(ours);
+        assert!(path.exists(), "the file of another process");
+    }
+
+    #[test]
+    fn a_half_sent_request_is_given_up() {
+        let scratch = Scratch::new("half");
+        let ready = Arc::new(AtomicBool::new(true));
+        let (source, shard) = source(&ready);
+        let patience =
+            Patience { request: Duration::from_millis(20), connection: Duration::from_secs(3600) };
+        let address = AdminAddress::Unix(scratch.socket());
+        let admin = Admin::start_with(&[address], source, patience).unwrap();
+        let mut streams: Vec<UnixStream> =
+            (0..2 * CONNECTIONS).map(|_| UnixStream::connect(scratch.socket()).unwrap()).collect();
+        for (stream, said) in streams.iter_mut().zip(["", "GET /rea"].into_iter().cycle()) {
+            stream.write_all(said.as_bytes()).unwrap();
+        }
+        let mut answer = Vec::new();
+        for stream in &mut streams {
+            // An end, however it looks: without the limit this would wait for ever.
+            let _ = stream.read_to_end(&mut answer);
+        }
+        assert_eq!(get(&scratch.socket(), "/ready").0, "HTTP/1.0 200 OK");
+        drop(admin);
+        shard.join().unwrap();
+    }
+
+    #[test]
+    fn a_loopback_address_answers_to_addresses_and_localhost_only() {
+        for host in ["127.0.0.1:9180", "127.0.0.1", "localhost", "LOCALHOST:1", "[::1]:9180", "::1"]
+        {
+            assert!(is_local_name(host), "{host}");
+        }
+        for host in
+            ["evil.example", "evil.example:9180", "", ":9180", "localhost.evil", "127.0.0.1.x"]
+        {
+            assert!(!is_local_name(host), "{host}");
+        }
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = free.local_addr().unwrap();
+        drop(free);
+        let ready = Arc::new(AtomicBool::new(true));
+        let (source, _shard) = source(&ready);
+        let _admin = Admin::start(&[AdminAddress::Tcp(local)], source).unwrap();
+        for (host, status) in [("evil.example", "421"), (&local.to_string(), "200")] {
+            let mut stream = std::net::TcpStream::connect(local).unwrap();
+            write!(stream, "GET /ready HTTP/1.1\r\nHost: {host}\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        }
     }
 
     #[test]
