@@ -79,6 +79,15 @@ a second one resets them.")]
 The output is a configuration itself; it contains the users' password hashes.")]
     Check(ConfigArgs),
     /// Show the whole product on this machine: phone, two links, gateway and web server (root).
+    #[command(after_help = "Examples:
+  proxy-gw demo                               # all of it on DPDK, under two minutes
+  proxy-gw demo --driver tun                  # without DPDK
+  proxy-gw demo --short --no-gates            # a quick look; speed is shown, not judged
+  proxy-gw demo --log-dir /tmp/demo-logs
+
+Exit codes: 0 every run took place and every check passed, 1 a check failed or a step could not be
+done, 3 something needed is missing (named, with the apt line) and what could run was in order,
+130 interrupted.")]
     Demo(crate::demo::Args),
     /// Read a password from the terminal (or the first line of stdin) and print its argon2id hash.
     #[command(after_help = "Examples:

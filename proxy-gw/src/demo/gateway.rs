@@ -163,7 +163,7 @@ impl Gateway {
     }
 
     fn fetch(&self, path: &str) -> io::Result<Vec<u8>> {
-        let mut stream = UnixStream::connect(&self.admin)?;
+        let mut stream = connect_now(&self.admin)?;
         stream.set_read_timeout(Some(ADMIN_TIMEOUT))?;
         stream.set_write_timeout(Some(ADMIN_TIMEOUT))?;
         // Version 1.0: the answer ends with the connection and is not chunked.
@@ -181,6 +181,15 @@ impl Gateway {
         let log = if tail.is_empty() { String::new() } else { format!("; it logged:\n    {tail}") };
         Error::new("the gateway", format!("{cause}{log}"))
     }
+}
+
+/// Connects without waiting for a place in the listener's queue.
+fn connect_now(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&socket2::SockAddr::unix(path)?)?;
+    socket.set_nonblocking(false)?;
+    Ok(std::os::fd::OwnedFd::from(socket).into())
 }
 
 /// The exit codes of `proxy-gw run` in words.

@@ -157,8 +157,8 @@ fn perform(args: &Args) -> Result<ExitCode, Error> {
     if kept > 0 {
         report.left_behind.push(format!("{kept} reserved hugepages"));
     }
+    report.took = Some(start.elapsed());
     println!("\n{}", report.render(args.no_gates));
-    println!("{:.0} s in all", start.elapsed().as_secs_f64());
     let complete = requirements.missing.is_empty();
     Ok(if complete && report.passed(args.no_gates) {
         ExitCode::SUCCESS

@@ -11,16 +11,21 @@ use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 /// How often a wait looks whether it is over.
 const TICK: Duration = Duration::from_millis(20);
+
+/// How long a command that sets something up may take.
+const COMMAND_MAX: Duration = Duration::from_secs(10);
+/// How often its end is looked for: there are dozens of them, and most take a millisecond.
+const COMMAND_TICK: Duration = Duration::from_millis(1);
 
 /// Why a step of the demo was not done; printed as it is.
 #[derive(Debug)]
@@ -195,37 +200,65 @@ pub(super) fn in_netns(netns: &str, program: impl AsRef<OsStr>) -> Command {
 }
 
 /// Runs `command` to its end and returns its standard output; its standard error is the cause if it
-/// failed. A terminal's Ctrl-C does not reach it: half a change is worse than a late end.
+/// failed. A terminal's Ctrl-C does not reach it: half a change is worse than a late end. One that
+/// does not end within [`COMMAND_MAX`] is killed.
 pub(super) fn run(what: &str, command: &mut Command) -> Result<String, Error> {
-    let output = command
-        .stdin(Stdio::null())
-        .process_group(0)
-        .output()
-        .map_err(Error::in_step(format!("{what} ({command:?})")))?;
-    if !output.status.success() {
-        let cause = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        let cause = if cause.is_empty() { output.status.to_string() } else { cause };
-        return Err(Error::new(format!("{what} ({command:?})"), cause));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    run_for(COMMAND_MAX, what, command, None)
 }
 
 /// As [`run`], with `input` on the command's standard input.
 pub(super) fn run_with_input(what: &str, command: &mut Command, input: &str) -> Result<(), Error> {
+    run_for(COMMAND_MAX, what, command, Some(input)).map(drop)
+}
+
+fn run_for(
+    limit: Duration,
+    what: &str,
+    command: &mut Command,
+    input: Option<&str>,
+) -> Result<String, Error> {
     let describe = format!("{what} ({command:?})");
-    let mut child = command
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(Error::in_step(describe.clone()))?;
-    let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
-    let output = child.wait_with_output().map_err(Error::in_step(describe.clone()))?;
-    if !output.status.success() {
-        return Err(Error::new(describe, String::from_utf8_lossy(&output.stderr).trim()));
+    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = Process::spawn(&describe, command)?;
+    let (stdout, stderr) = (process.take_stdout()?, process.take_stderr()?);
+    let (stdout, stderr) = (read_aside(stdout), read_aside(stderr));
+    if let (Some(mut stdin), Some(input)) = (process.child.stdin.take(), input) {
+        let input = input.to_owned();
+        // A command that does not read it says why, or ends well without it.
+        thread::spawn(move || stdin.write_all(input.as_bytes()));
     }
-    written.map_err(Error::in_step(describe))
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = process.try_status() {
+            break status;
+        }
+        if start.elapsed() >= limit {
+            process.kill();
+            return Err(Error::new(describe, format!("no end within {} s", limit.as_secs())));
+        }
+        thread::sleep(COMMAND_TICK);
+    };
+    let read = |pipe: JoinHandle<Vec<u8>>| {
+        String::from_utf8_lossy(&pipe.join().unwrap_or_default()).into_owned()
+    };
+    if !status.success() {
+        let stderr = read(stderr);
+        let cause = stderr.trim();
+        let cause = if cause.is_empty() { status.to_string() } else { cause.to_owned() };
+        return Err(Error::new(describe, cause));
+    }
+    Ok(read(stdout))
+}
+
+/// Reads a pipe to its end on a thread of its own: a full pipe would stop the command.
+fn read_aside(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What came before an error is still worth showing.
+        let _ = pipe.read_to_end(&mut bytes);
+        bytes
+    })
 }
 
 /// A file that takes a child's standard error.
@@ -265,6 +298,21 @@ mod tests {
         let mut command = Command::new("sh");
         let error = run("trying", command.args(["-c", "echo broken >&2; exit 3"])).unwrap_err();
         assert!(error.to_string().ends_with(": broken"), "{error}");
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_given_up() {
+        let mut command = Command::new("sleep");
+        let limit = Duration::from_millis(30);
+        let error = run_for(limit, "trying", command.arg("1000"), None).unwrap_err();
+        assert!(error.to_string().contains("no end within"), "{error}");
+    }
+
+    #[test]
+    fn input_and_output_larger_than_a_pipe_pass_through() {
+        let input = "x".repeat(1 << 20);
+        let output = run_for(COMMAND_MAX, "trying", &mut Command::new("cat"), Some(&input));
+        assert!(output.unwrap() == input);
     }
 
     #[test]

@@ -34,6 +34,8 @@ const RUN_MAX: Duration = Duration::from_secs(90);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wi-Fi carries again once this much has come over it after its return.
 const CARRIES_LEN: u64 = 100_000;
+/// After a cut, what is under way still arrives: a full queue and a delay of Wi-Fi, several times over.
+const UNDER_WAY: Duration = Duration::from_millis(500);
 /// Streams of the concurrent sessions begin here, away from the other runs'.
 const SESSIONS_SEED: u64 = 1 << 32;
 
@@ -144,6 +146,8 @@ enum Cut {
     /// Until curl has delivered this much.
     After(u64),
     Since(Instant),
+    /// What was under way has arrived, and Wi-Fi had carried this much.
+    Silent(Instant, u64),
     /// Wi-Fi is back since then, when it had carried this much.
     Healed(Instant, u64),
     Carries,
@@ -254,7 +258,7 @@ impl<'a> Stage<'a> {
 
     fn cut(&mut self, len: u64, cut_for: Duration) -> Result<(), Error> {
         let mut cut = Cut::After(len / 4);
-        let mut back_after = None;
+        let (mut during_cut, mut back_after) = (None, None);
         let outcome =
             self.download_watched(Run::Cut, Dial::MPTCP, len, |links, delivered, wifi| {
                 match cut {
@@ -262,7 +266,11 @@ impl<'a> Stage<'a> {
                         links.set_cut(Access::Wifi, true)?;
                         cut = Cut::Since(Instant::now());
                     }
-                    Cut::Since(since) if since.elapsed() >= cut_for => {
+                    Cut::Since(since) if since.elapsed() >= UNDER_WAY => {
+                        cut = Cut::Silent(since, wifi);
+                    }
+                    Cut::Silent(since, before) if since.elapsed() >= cut_for => {
+                        during_cut = Some(wifi.saturating_sub(before));
                         links.set_cut(Access::Wifi, false)?;
                         cut = Cut::Healed(Instant::now(), wifi);
                     }
@@ -274,6 +282,7 @@ impl<'a> Stage<'a> {
                 }
                 Ok(())
             });
+        self.report.wifi_during_cut = during_cut;
         self.report.wifi_back_after = back_after;
         if self.links.is_cut(Access::Wifi) {
             self.links.set_cut(Access::Wifi, false)?;
@@ -281,7 +290,7 @@ impl<'a> Stage<'a> {
         outcome?;
         match cut {
             Cut::Healed(..) | Cut::Carries => Ok(()),
-            Cut::After(_) | Cut::Since(_) => {
+            Cut::After(_) | Cut::Since(_) | Cut::Silent(..) => {
                 Err(Error::new("(c)", "the download was over before the cut was"))
             }
         }

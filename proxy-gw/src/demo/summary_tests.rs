@@ -36,6 +36,8 @@ fn good() -> Report {
             transfer(Run::PlainTcp, 56, 100),
         ],
         wifi_back_after: Some(Duration::from_millis(700)),
+        wifi_during_cut: Some(0),
+        took: Some(Duration::from_secs(95)),
         sessions: Some(Sessions {
             wanted: 1000,
             tally: Tally { open: 1000, done: 1000, lost: 0, bytes: 46_000_000 },
@@ -76,7 +78,7 @@ fn a_good_run_passes_whole() {
 #[test]
 fn each_broken_promise_fails_alone() {
     type Breakage = fn(&mut Report);
-    let breakages: [(&str, Breakage); 15] = [
+    let breakages: [(&str, Breakage); 18] = [
         ("not what was sent", |r| r.transfers[5].received = Some(Digest::of_content(2, 1))),
         ("did not report", |r| r.transfers[3].sent = None),
         ("bytes arrived", |r| r.transfers[4].wanted += 1),
@@ -96,11 +98,14 @@ fn each_broken_promise_fails_alone() {
             let counters = [("MPTcpExtMPRstRx", 1), ("MPTcpExtMPJoinSynAckRx", 1)];
             r.phone_mib = Some(moved(&counters));
         }),
-        ("wifi in (e) 0.0 %", |r| {
+        ("wifi in (e) 3.2 %", |r| {
             if let Some(sessions) = &mut r.sessions {
-                sessions.paths[1] = LinkBytes::default();
+                sessions.paths[1] = LinkBytes { rx: 500_000, tx: 500_000 };
             }
         }),
+        ("did not carry again", |r| r.wifi_back_after = None),
+        ("carried 60 bytes while", |r| r.wifi_during_cut = Some(60)),
+        ("was not cut", |r| r.wifi_during_cut = None),
         ("left behind: plait", |r| r.left_behind.push("plait".to_owned())),
         ("exit 4", |r| r.drained = Some(Err("exit 4".to_owned()))),
         ("no curl", |r| r.failures.push("no curl".to_owned())),
@@ -126,7 +131,10 @@ fn only_the_gates_can_be_excused() {
     let mut pausing = good();
     pausing.transfers[4].longest_gap = Duration::from_millis(1001);
     assert_eq!(failing(&pausing), ["longest gap in (c) is 1001 ms (gate: at most 1000 ms)"]);
-    for report in [slow, pausing] {
+    let mut long = good();
+    long.took = Some(Duration::from_secs(121));
+    assert_eq!(failing(&long), ["the demo took 121 s (gate: at most 120 s)"]);
+    for report in [slow, pausing, long] {
         assert!(!report.passed(false) && report.passed(true));
         assert!(report.render(false).contains("FAIL  ") && report.render(true).contains("miss  "));
     }
