@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use support::Scratch;
 
-#[expect(dead_code, reason = "shared with the tests that need root")]
+#[expect(unused_imports, reason = "shared with the tests that need root")]
 mod support;
 
 const MINIMAL: &str = "[driver]\nkind = 'tun'\n[[port]]\nname = 'p'\ndevice = 'tun0'\n\
@@ -71,12 +71,14 @@ fn a_bad_configuration_is_code_2_and_every_problem_is_on_stderr() {
 fn wrong_usage_is_code_2_and_help_has_examples() {
     assert_eq!(proxy_gw(&[]).status.code(), Some(2));
     assert_eq!(proxy_gw(&["run"]).status.code(), Some(2), "-c is needed");
-    for command in ["run", "check", "hash-password"] {
+    for command in ["run", "check", "demo", "hash-password"] {
         let help = proxy_gw(&[command, "--help"]);
         assert_eq!(help.status.code(), Some(0));
         assert!(stdout(&help).contains("Examples:\n  "), "{command}");
     }
-    assert!(stdout(&proxy_gw(&["--help"])).contains("3 driver or port missing"));
+    let help = stdout(&proxy_gw(&["--help"]));
+    assert!(help.contains("3 driver or port missing") && help.contains("Examples:\n  "), "{help}");
+    assert!(stdout(&proxy_gw(&["demo", "--help"])).contains("130 interrupted"));
 }
 
 #[test]

@@ -2,20 +2,18 @@
 //! client and origin: readiness, admin endpoint, drain, abort, exit codes.
 
 use core::time::Duration;
-use rustix::process::{Pid, Signal, kill_process};
+use gateway::Gateway;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, Output, Stdio};
 use support::{Scratch, is_root_with};
 
+#[path = "support/gateway.rs"]
+mod gateway;
 mod support;
 
 const NEEDS: [&str; 6] = ["unshare", "nsenter", "ip", "curl", "python3", "/dev/net/tun"];
-
-/// Only how long a broken test hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const CONFIG: &str = r#"
 [driver]
@@ -38,87 +36,18 @@ listen = ["10.1.0.1:1080"]
 allow = ["10.9.0.0/24"]
 "#;
 
-/// A gateway in a namespace of its own; killed when dropped.
-struct Gateway {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-}
+/// What gives the kernel its addresses and its routes to the gateway's.
+const KERNEL: [&str; 5] = [
+    "ip link set lo up",
+    "ip addr add 10.1.0.2/32 dev lo",
+    "ip addr add 10.9.0.2/32 dev lo",
+    "ip route add 10.1.0.1/32 dev tlte src 10.1.0.2",
+    "ip route add 10.9.0.1/32 dev texit src 10.9.0.2",
+];
 
-impl Gateway {
-    fn start(config: &str, settings: &[&str]) -> Self {
-        let mut command = Command::new("unshare");
-        command.args(["-n", env!("CARGO_BIN_EXE_proxy-gw"), "run", "-c", config]);
-        for setting in settings {
-            command.args(["--set", setting]);
-        }
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut child = child.expect("unshare runs");
-        let stdout = child.stdout.take().expect("a pipe");
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { child, lines }
-    }
-
-    /// Waits for `ready`; then the kernel gets its addresses and its routes to the gateway's.
-    fn ready(mut self) -> Self {
-        match self.lines.recv_timeout(PATIENCE) {
-            Ok(line) => assert_eq!(line, "ready"),
-            Err(_) => panic!("not ready: {}", self.end().1),
-        }
-        for command in [
-            "ip link set lo up",
-            "ip addr add 10.1.0.2/32 dev lo",
-            "ip addr add 10.9.0.2/32 dev lo",
-            "ip route add 10.1.0.1/32 dev tlte src 10.1.0.2",
-            "ip route add 10.9.0.1/32 dev texit src 10.9.0.2",
-        ] {
-            let output = self.inside(command).output().expect(command);
-            assert!(output.status.success(), "{command}: {output:?}");
-        }
-        self
-    }
-
-    /// A command in the gateway's namespace.
-    fn inside(&self, line: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.child.id()));
-        command.args(line.split_whitespace());
-        command
-    }
-
-    fn curl(&self, arguments: &str) -> Output {
-        let line = format!("curl -q -sS --noproxy x -m 50 --socks5 10.1.0.1:1080 {arguments}");
-        self.inside(&line).output().expect("curl runs")
-    }
-
-    fn terminate(&self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
-        kill_process(pid, Signal::TERM).expect("it is ours");
-    }
-
-    /// Waits for the end: exit code and log. Nothing but `ready` may have been printed.
-    fn end(&mut self) -> (Option<i32>, String) {
-        let mut log = String::new();
-        let mut stderr = self.child.stderr.take().expect("asked once");
-        stderr.read_to_string(&mut log).expect("text");
-        let status = self.child.wait().expect("it ends");
-        let printed: Vec<String> = self.lines.iter().collect();
-        assert!(printed.is_empty(), "printed: {printed:?}");
-        (status.code(), log)
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn curl(gateway: &Gateway, arguments: &str) -> Output {
+    let line = format!("curl -q -sS --noproxy x -m 50 --socks5 10.1.0.1:1080 {arguments}");
+    gateway.inside(&line).output().expect("curl runs")
 }
 
 /// An origin inside a gateway's namespace.
@@ -165,13 +94,13 @@ fn a_gateway_on_tun_serves_reports_and_drains() {
     let socket = scratch.0.join("admin.sock");
     let admin = format!("admin.listen=['unix:{}']", socket.display());
     let config = scratch.file("gw.toml", CONFIG);
-    let mut gateway = Gateway::start(&config, &[&admin]).ready();
+    let mut gateway = Gateway::start(&config, &[&admin]).ready(&KERNEL);
     let origin = Origin::start(&gateway, &scratch.0);
     assert!(get(&socket, "/ready").starts_with("HTTP/1.0 200 "));
-    let fetched = gateway.curl("http://10.9.0.2:8000/object");
+    let fetched = curl(&gateway, "http://10.9.0.2:8000/object");
     assert!(fetched.status.success(), "{fetched:?}");
     assert!(fetched.stdout == content.as_bytes(), "the content differs");
-    let refused = gateway.curl("http://127.0.0.1:8000/object");
+    let refused = curl(&gateway, "http://127.0.0.1:8000/object");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("(2)"), "{refused:?}");
     let metrics = get(&socket, "/metrics");
     assert!(metrics.contains("reason=\"denied\"} 1\n"), "{metrics}");
@@ -221,7 +150,7 @@ fn sessions_that_outlast_the_drain_are_reset_and_the_code_is_4() {
         let socket = scratch.0.join("admin.sock");
         let admin = format!("admin.listen=['unix:{}']", socket.display());
         let drain = format!("timeouts.drain_s={drain_s}");
-        let mut gateway = Gateway::start(&config, &[&admin, &drain]).ready();
+        let mut gateway = Gateway::start(&config, &[&admin, &drain]).ready(&KERNEL);
         let _origin = Origin::start(&gateway, &scratch.0);
         let mut download = slow_download(&gateway, &socket);
         gateway.terminate();
@@ -254,4 +183,49 @@ fn a_device_that_cannot_be_had_is_code_3_and_a_taken_admin_address_code_1() {
     let (code, log) = gateway.end();
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("is no socket"), "{log}");
+}
+
+/// curl's exit code 97: the proxy refused.
+#[test]
+fn passwords_decide_who_is_served() {
+    if !is_root_with(&NEEDS) {
+        return;
+    }
+    let scratch = Scratch::new("passwords");
+    scratch.file("object", "plait\n");
+    let hash = proxy_gw::auth::PasswordHash::of(b"right").expect("a hash");
+    let user = format!("[[user]]\nname = \"alice\"\npassword_hash = \"{}\"\n", hash.as_str());
+    let config = scratch.file("gw.toml", &(CONFIG.to_owned() + &user));
+    let socket = scratch.0.join("admin.sock");
+    let admin = format!("admin.listen=['unix:{}']", socket.display());
+    let mut gateway = Gateway::start(&config, &[&admin, "socks5.auth=password"]).ready(&KERNEL);
+    let _origin = Origin::start(&gateway, &scratch.0);
+    for (credentials, code) in [
+        ("--proxy-user alice:right", 0),
+        ("--proxy-user alice:wrong", 97),
+        ("--proxy-user bob:right", 97),
+        ("--proxy-user alice:right", 0),
+        ("", 97),
+    ] {
+        let fetched = curl(&gateway, &format!("{credentials} http://10.9.0.2:8000/object"));
+        assert_eq!(fetched.status.code(), Some(code), "{credentials:?}: {fetched:?}");
+        assert_eq!(fetched.stdout == b"plait\n", code == 0, "{credentials:?}");
+    }
+    gateway.terminate();
+    let (code, log) = gateway.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("right") && !log.contains("wrong"), "no password in the log: {log}");
+}
+
+#[test]
+fn why_it_failed_is_said_with_the_log_off() {
+    if !is_root_with(&NEEDS) {
+        return;
+    }
+    let scratch = Scratch::new("log-off");
+    let config = scratch.file("gw.toml", CONFIG);
+    let mut gateway = Gateway::start(&config, &["port.0.device=lo", "log.level='off'"]);
+    let (code, said) = gateway.end();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.starts_with("error: ") && said.contains("\"lo\""), "{said}");
 }

@@ -61,6 +61,8 @@ int dio_eal_init(int argc, char **argv)
 	int ret = rte_eal_init(argc, argv);
 	int error = rte_errno;
 
+	/* What it printed is buffered; the caller decides where stdout leads until we return. */
+	fflush(stdout);
 	if (saved)
 		pthread_setaffinity_np(pthread_self(), sizeof(before), &before);
 	if (ret < 0)
