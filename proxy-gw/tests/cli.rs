@@ -4,7 +4,6 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use support::Scratch;
 
-#[expect(unused_imports, reason = "shared with the tests that need root")]
 mod support;
 
 const MINIMAL: &str = "[driver]\nkind = 'tun'\n[[port]]\nname = 'p'\ndevice = 'tun0'\n\

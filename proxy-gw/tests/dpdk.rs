@@ -1,12 +1,15 @@
 //! The running program on DPDK ports: what stdout carries, and exit codes, whatever the EAL prints.
 
 use gateway::Gateway;
+use skip::is_root_with;
 use std::io::Write;
 use std::process::Command;
-use support::{Scratch, is_root_with};
+use support::Scratch;
 
 #[path = "support/gateway.rs"]
 mod gateway;
+#[path = "support/skip.rs"]
+mod skip;
 mod support;
 
 const CONFIG: &str = r#"

@@ -3,14 +3,17 @@
 
 use core::time::Duration;
 use gateway::Gateway;
+use skip::is_root_with;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
-use support::{Scratch, is_root_with};
+use support::Scratch;
 
 #[path = "support/gateway.rs"]
 mod gateway;
+#[path = "support/skip.rs"]
+mod skip;
 mod support;
 
 const NEEDS: [&str; 6] = ["unshare", "nsenter", "ip", "curl", "python3", "/dev/net/tun"];

@@ -108,7 +108,8 @@ impl Sizes {
         alone_wifi: 8_000_000,
         download: 20_000_000,
         upload: 8_000_000,
-        cut_download: 40_000_000,
+        // Enough for Wi-Fi to come back after its next retransmission, up to twice the cut away.
+        cut_download: 60_000_000,
         cut_for: Duration::from_secs(2),
         plain: 6_000_000,
         sessions: 100,

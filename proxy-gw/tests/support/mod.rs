@@ -1,10 +1,6 @@
-//! What the tests of the program share: temporary directories and skipping visibly.
+//! What the tests of the program share: temporary directories.
 
 use std::path::PathBuf;
-
-mod skip;
-
-pub(crate) use skip::is_root_with;
 
 /// A directory of one test's own, removed at its end.
 pub(crate) struct Scratch(pub(crate) PathBuf);
