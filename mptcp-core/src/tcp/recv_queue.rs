@@ -1,7 +1,9 @@
 //! In-order data waiting for its reader, and the reassembly queue behind it (RFC 9293 §3.10.7.4
 //! seventh step, RFC 2018, RFC 2883). Memory is accounted as truesize.
 //!
-//! Invariant: out-of-order pieces never overlap each other nor anything already in order.
+//! Invariant: out-of-order pieces never overlap each other nor anything already in order. However
+//! small the segments are, what is in order pins at most twice the budget and one buffer, and what
+//! is out of order never more than the budget.
 
 use crate::buf::PacketBuf;
 use crate::seq::SeqNum;
@@ -60,7 +62,8 @@ impl<B: PacketBuf> RecvQueue<B> {
     }
 
     /// Takes `buf`, whose first octet is `seq` (not below `rcv_nxt`, already cut to the window).
-    /// `budget` bounds the truesize of what is out of order.
+    /// `budget` is the truesize that what is out of order may reach. In-order data was promised
+    /// room: it is refused only at twice that, which buffers that can be filled up never reach.
     pub(crate) fn insert(
         &mut self,
         rcv_nxt: SeqNum,
@@ -71,30 +74,43 @@ impl<B: PacketBuf> RecvQueue<B> {
     ) -> Inserted {
         if seq == rcv_nxt {
             let mut moved = buf.data().len() as u32;
-            self.push_in_order(buf);
-            moved += self.pull(rcv_nxt.add(moved));
+            let pinned = self.truesize.saturating_add(buf.truesize() as u32);
+            if !self.absorb(&buf, budget) {
+                if pinned > budget.saturating_mul(2) && !self.in_order.is_empty() {
+                    return Inserted::Refused;
+                }
+                self.push_in_order(buf);
+            }
+            moved += self.pull(rcv_nxt.add(moved), budget);
             return Inserted::InOrder(moved);
         }
         self.insert_out_of_order(seq, buf, budget, pruned)
     }
 
-    fn push_in_order(&mut self, buf: B) {
+    /// Copies `buf` behind the last in-order buffer, which frees its memory: where it is small for
+    /// the buffer it is in, and wherever memory becomes short. False when there is no room for it.
+    fn absorb(&mut self, buf: &B, budget: u32) -> bool {
         let len = buf.data().len();
-        if let Some(tail) = self.in_order.back_mut()
-            && len * 8 <= buf.truesize()
+        let short = self.truesize.saturating_add(buf.truesize() as u32) > budget / 2;
+        if (short || len * 8 <= buf.truesize())
+            && let Some(tail) = self.in_order.back_mut()
             && let Some(room) = tail.append(len)
         {
-            // A small segment in a large buffer: copying it frees the buffer.
             room.copy_from_slice(buf.data());
-        } else {
-            self.truesize += buf.truesize() as u32;
-            self.in_order.push_back(buf);
+            self.in_order_len += len as u32;
+            return true;
         }
-        self.in_order_len += len as u32;
+        false
+    }
+
+    fn push_in_order(&mut self, buf: B) {
+        self.truesize += buf.truesize() as u32;
+        self.in_order_len += buf.data().len() as u32;
+        self.in_order.push_back(buf);
     }
 
     /// Moves pieces that start at `next` behind the in-order data; answers the octets moved.
-    fn pull(&mut self, next: SeqNum) -> u32 {
+    fn pull(&mut self, next: SeqNum, budget: u32) -> u32 {
         let Some(mut reassembly) = self.reassembly.take() else { return 0 };
         let mut nxt = next;
         while let Some(front) = reassembly.pieces.front() {
@@ -107,7 +123,9 @@ impl<B: PacketBuf> RecvQueue<B> {
             if known < piece.buf.data().len() {
                 piece.buf.trim_front(known);
                 nxt = nxt.add(piece.buf.data().len() as u32);
-                self.push_in_order(piece.buf);
+                if !self.absorb(&piece.buf, budget) {
+                    self.push_in_order(piece.buf);
+                }
             }
         }
         reassembly.blocks.retain(|(_, end)| end.gt(nxt));
@@ -190,49 +208,45 @@ impl<B: PacketBuf> RecvQueue<B> {
 }
 
 impl<B: PacketBuf> Reassembly<B> {
+    /// First copy wins: only the gaps between the pieces that are here are filled. Every step looks
+    /// its place up again, because making room for one part may throw away any piece behind it.
     fn insert(&mut self, mut seq: SeqNum, mut buf: B, budget: u32, pruned: &mut u64) -> Inserted {
-        // First copy wins: cut what the neighbours hold.
-        let mut at = self.pieces.partition_point(|p| p.seq.le(seq));
-        if let Some(before) = at.checked_sub(1).and_then(|i| self.pieces.get(i))
-            && before.end().gt(seq)
-        {
-            let known = before.end().since(seq) as usize;
-            if known >= buf.data().len() {
-                self.touch(seq, seq.add(buf.data().len() as u32));
-                return Inserted::Duplicate;
-            }
-            buf.trim_front(known);
-            seq = seq.add(known as u32);
-        }
         let (start, end) = (seq, seq.add(buf.data().len() as u32));
-        let mut added = false;
-        loop {
-            let len = end.since(seq);
+        let (mut added, mut refused) = (false, false);
+        while seq.lt(end) {
+            let at = self.pieces.partition_point(|p| p.end().le(seq));
             let next = self.pieces.get(at).map(|p| (p.seq, p.end()));
-            let Some((next_seq, next_end)) = next.filter(|(s, _)| s.lt(end)) else {
-                added |= self.place(at, seq, buf, budget, pruned);
-                break;
-            };
-            let free = next_seq.since(seq);
-            if free > 0 && self.place(at, seq, buf.slice(0..free as usize), budget, pruned) {
-                added = true;
-                at += 1;
+            if let Some((next_seq, next_end)) = next
+                && next_seq.le(seq)
+            {
+                buf.trim_front(next_end.min(end).since(seq) as usize);
+                seq = next_end;
+                continue;
             }
-            if next_end.ge(end) {
+            let until = next.map_or(end, |(next_seq, _)| next_seq.min(end));
+            if until == end {
+                let placed = self.place(at, seq, buf, budget, pruned);
+                (added, refused) = (added | placed, !placed);
                 break;
             }
-            buf.trim_front((len - end.since(next_end)) as usize);
-            seq = next_end;
-            at += 1;
+            let part = buf.slice(0..until.since(seq) as usize);
+            if !self.place(at, seq, part, budget, pruned) {
+                refused = true;
+                break;
+            }
+            added = true;
+            buf.trim_front(until.since(seq) as usize);
+            seq = until;
         }
         if added {
             return Inserted::OutOfOrder;
         }
-        if self.holds(start, end) { Inserted::Duplicate } else { Inserted::Refused }
-    }
-
-    fn holds(&self, start: SeqNum, end: SeqNum) -> bool {
-        self.blocks.iter().any(|(s, e)| s.le(start) && end.le(*e))
+        if refused {
+            return Inserted::Refused;
+        }
+        // Reported as the most recent block: the duplicate comes with what is around it.
+        self.touch(start, end);
+        Inserted::Duplicate
     }
 
     /// Stores a piece, throwing away what is farthest when memory is short (never something
@@ -281,3 +295,6 @@ impl<B: PacketBuf> Reassembly<B> {
         self.blocks.truncate(MAX_BLOCKS);
     }
 }
+
+#[cfg(test)]
+mod tests;

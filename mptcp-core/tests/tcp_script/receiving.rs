@@ -342,6 +342,66 @@ fn tiny_segments_in_order_share_buffers() {
     assert_eq!(s.pool.in_use(), 0);
 }
 
+/// Buffers of two sizes and a full budget: room for the first part of a segment is made by throwing
+/// away the piece that the rest of it would have gone around.
+#[test]
+fn a_segment_around_a_piece_that_has_to_go_is_taken() {
+    let filled = |small: u32| {
+        let mut s = server();
+        for n in 0..171 {
+            s.inject(data(10_001 + 2 * n, 1, 1));
+        }
+        for n in 0..small {
+            s.inject_burst(&[data(5_001 + 2 * n, 1, 1)]);
+        }
+        s.take_all();
+        s
+    };
+    // As many as fit.
+    let fits = (0..100).take_while(|&n| filled(n).stack.counters().tcp_ofo_pruned == 0).last();
+    let mut s = filled(fits.unwrap());
+    s.inject_burst(&[data(10_340, 1, 3)]);
+    assert_eq!(s.take().sack[0], (10_339, 10_343));
+    assert_eq!(s.stack.counters().tcp_ofo_pruned, 1);
+}
+
+/// Segments just too long to be copied into each other for their size: once memory runs short they
+/// are all the same.
+#[test]
+fn half_empty_buffers_are_filled_up_when_memory_is_short() {
+    let mut s = server();
+    let mut pool = s.pool.clone();
+    let mut seq = 1;
+    while seq < 120_000 {
+        let packet = s.packet(&data(seq, 1, 239));
+        let mut buf = mptcp_core::buf::BufPool::alloc(&mut pool).unwrap();
+        assert!(buf.copy_from(&packet));
+        s.stack.handle_burst(s.now, &mut vec![buf]);
+        s.flush().take_all();
+        seq += 239;
+    }
+    let one = mptcp_core::buf::HeapBuf::with_capacity(160, 1700).truesize();
+    let pinned = s.pool.in_use() * one;
+    assert!(pinned <= 2 * (128 << 10) + (64 << 10), "{pinned}");
+    assert!(s.read_some(130_000).unwrap() >= 119_000);
+}
+
+/// Where nothing can be filled up, data is refused before it is acknowledged, and taken when it comes
+/// again after a read.
+#[test]
+fn data_without_memory_is_not_acknowledged() {
+    let mut s = server();
+    let mut seq = 1;
+    while s.dropped(DropReason::NoMemory) == 0 {
+        s.inject_burst(&[data(seq, 1, 7)]).take_all();
+        seq += 7;
+        assert!(seq < 131_072);
+    }
+    seq -= 7;
+    s.read(seq as usize - 1).take_all();
+    s.inject_burst(&[data(seq, 1, 7)]).read(7);
+}
+
 // RFC 5961 and what is not acceptable.
 
 #[test]
