@@ -156,7 +156,7 @@ bitflags::bitflags! {
         const NO_DELAY = 1 << 6;
         /// A SYN (or SYN/ACK) must go out.
         const SYN_NOW = 1 << 7;
-        /// Sent as much as `cwnd` allowed since the last ACK.
+        /// Sent as much as `cwnd` allowed, up to `cwnd_limited_to`.
         const CWND_LIMITED = 1 << 8;
         /// A tail loss probe is out (RFC 8985 §7.4).
         const TLP_OUT = 1 << 9;
@@ -215,6 +215,8 @@ pub(crate) struct Tcb<B> {
     max_snd_wnd: u32,
     /// End of the last segment sent smaller than the MSS (Minshall's form of Nagle).
     snd_sml: SeqNum,
+    /// `snd_nxt` when the congestion window last held something back.
+    cwnd_limited_to: SeqNum,
     // Receive sequence variables.
     pub(crate) irs: SeqNum,
     pub(crate) rcv_nxt: SeqNum,
@@ -382,6 +384,7 @@ impl<B: PacketBuf> Tcb<B> {
             snd_wl2: SeqNum(0),
             max_snd_wnd: 0,
             snd_sml: iss,
+            cwnd_limited_to: iss,
             irs: SeqNum(0),
             rcv_nxt: SeqNum(0),
             rcv_adv: SeqNum(0),

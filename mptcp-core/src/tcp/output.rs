@@ -261,8 +261,15 @@ impl<B: PacketBuf> Tcb<B> {
     /// Notes that data was there but the congestion window was not.
     pub(crate) fn note_cwnd_limited(&mut self) {
         if self.pipe() + self.payload_mss() > self.congestion.cwnd() {
-            self.flags.insert(TcbFlags::CWND_LIMITED);
+            self.cwnd_limited();
         }
+    }
+
+    /// One burst may bring many acknowledgements before there is a chance to send again: the window
+    /// counts as used until everything sent so far is acknowledged.
+    fn cwnd_limited(&mut self) {
+        self.flags.insert(TcbFlags::CWND_LIMITED);
+        self.cwnd_limited_to = self.snd_nxt;
     }
 
     /// Sends one mapped segment of new data on this subflow; false when no buffer could be had.
@@ -408,7 +415,7 @@ impl<B: PacketBuf> Tcb<B> {
     ) -> Progress {
         while let Some(idx) = self.queue.first_lost() {
             if self.pipe() >= self.congestion.cwnd() {
-                self.flags.insert(TcbFlags::CWND_LIMITED);
+                self.cwnd_limited();
                 break;
             }
             if *budget == 0 || tx.room() == 0 || !self.retransmit(env, tx, data, idx) {
@@ -524,7 +531,7 @@ impl<B: PacketBuf> Tcb<B> {
             return 0;
         }
         if self.pipe() >= self.congestion.cwnd() {
-            self.flags.insert(TcbFlags::CWND_LIMITED);
+            self.cwnd_limited();
             return 0;
         }
         if len == mss {

@@ -102,7 +102,7 @@ impl<B: PacketBuf> Tcb<B> {
                 in_recovery: false,
             });
         }
-        if delivered.bytes > 0 {
+        if self.snd_una.ge(self.cwnd_limited_to) {
             self.flags.remove(TcbFlags::CWND_LIMITED);
         }
     }

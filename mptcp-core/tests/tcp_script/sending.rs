@@ -59,6 +59,37 @@ fn the_window_does_not_grow_while_it_is_not_used() {
     assert_eq!(cwnd(&s), 10 * MSS);
 }
 
+/// A driver hands over many acknowledgements before it lets the stack send: each of them counts.
+#[test]
+fn every_acknowledgement_of_a_burst_opens_the_window() {
+    let mut s = client(WIDE);
+    s.write(30 * FULL);
+    expect_full(&mut s, 0..10);
+    s.at(200).inject_burst(&[ack(1, at(1)), ack(1, at(2))]);
+    assert_eq!(cwnd(&s), 12 * MSS);
+    expect_full(&mut s, 10..14);
+    s.inject_burst(&[ack(1, at(3)), ack(1, at(4)), ack(1, at(6))]);
+    assert_eq!(cwnd(&s), 16 * MSS);
+}
+
+/// A window that held something back once is not in use for ever.
+#[test]
+fn a_window_used_once_stops_growing_when_it_is_not_used_again() {
+    let mut s = client(WIDE);
+    s.write(12 * FULL);
+    expect_full(&mut s, 0..10);
+    // The rest goes out at once, and all that was out with the window full still counts.
+    s.at(200).inject(ack(1, at(2)));
+    expect_full(&mut s, 10..12);
+    s.inject(ack(1, at(10)));
+    assert_eq!(cwnd(&s), 20 * MSS);
+    s.inject(ack(1, at(11))).inject(ack(1, at(12)));
+    for n in 12..20 {
+        s.write(FULL).expect(data(at(n), 1, FULL)).inject(ack(1, at(n + 1)));
+    }
+    assert_eq!(cwnd(&s), 20 * MSS);
+}
+
 #[test]
 fn the_peers_window_bounds_what_is_sent() {
     let mut s = client(Peer { window: 0, ..WIDE });
