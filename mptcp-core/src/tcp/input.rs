@@ -10,13 +10,14 @@ use crate::seq::SeqNum;
 use crate::stats::DropReason;
 use crate::time::Duration;
 use crate::wire::TcpFlags;
+use core::num::NonZeroU32;
 
 /// Challenge ACKs and answers to empty unacceptable segments, per connection and second
 /// (RFC 5961 §7).
 const CHALLENGES_PER_SECOND: u8 = 10;
 
-/// A timestamp this old proves nothing any more (RFC 7323 §5.5).
-const PAWS_IDLE: Duration = Duration::from_secs(24 * 24 * 3600);
+/// A timestamp of so many seconds ago proves nothing any more (RFC 7323 §5.5).
+const PAWS_IDLE_S: u32 = 24 * 24 * 3600;
 
 /// Whether arrival processing goes on.
 enum Step {
@@ -100,7 +101,7 @@ impl<B: PacketBuf> Tcb<B> {
         match segment.timestamps {
             Some((tsval, _)) if self.flags.contains(TcbFlags::TIMESTAMPS) => {
                 self.ts_recent = tsval;
-                self.ts_recent_at = env.now;
+                self.ts_recent_at_s = super::seconds(env.now);
             }
             _ => self.flags.remove(TcbFlags::TIMESTAMPS),
         }
@@ -123,7 +124,6 @@ impl<B: PacketBuf> Tcb<B> {
         }
         self.snd_sml = self.snd_una;
         self.state = State::Established;
-        self.last_progress = env.now;
         self.rto_base = env.now;
         self.arm_slow(env);
         outcome.established = true;
@@ -168,7 +168,7 @@ impl<B: PacketBuf> Tcb<B> {
         if !self.flags.contains(TcbFlags::TIMESTAMPS)
             || segment.has(TcpFlags::RST)
             || tsval.wrapping_sub(self.ts_recent).cast_signed() >= 0
-            || env.now.since(self.ts_recent_at) > PAWS_IDLE
+            || super::seconds(env.now).wrapping_sub(self.ts_recent_at_s) > PAWS_IDLE_S
         {
             return Step::Continue;
         }
@@ -286,7 +286,7 @@ impl<B: PacketBuf> Tcb<B> {
             && tsval.wrapping_sub(self.ts_recent).cast_signed() >= 0
         {
             self.ts_recent = tsval;
-            self.ts_recent_at = env.now;
+            self.ts_recent_at_s = super::seconds(env.now);
         }
     }
 
@@ -324,7 +324,6 @@ impl<B: PacketBuf> Tcb<B> {
 
     fn on_progress(&mut self, env: &Env<'_>, octets: u32) {
         self.counters.bytes_acked += u64::from(octets);
-        self.last_progress = env.now;
         self.rto_base = env.now;
         self.retries = 0;
         self.rtt.reset_back_off();
@@ -371,7 +370,7 @@ impl<B: PacketBuf> Tcb<B> {
             return false;
         }
         let mut dsack = false;
-        let highest = self.highest_sacked();
+        let highest = self.queue.highest_sacked(self.snd_una);
         for (idx, &(start, end)) in blocks.iter().enumerate() {
             let enclosed = || blocks.get(1).is_some_and(|&(s, e)| s.le(start) && end.le(e));
             if idx == 0 && (start.lt(segment.ack) || enclosed()) {
@@ -386,18 +385,6 @@ impl<B: PacketBuf> Tcb<B> {
         dsack
     }
 
-    /// End of the highest segment known to be delivered (RFC 8985 `RACK.fack`).
-    fn highest_sacked(&self) -> SeqNum {
-        if self.queue.sacked_bytes() == 0 {
-            return self.snd_una;
-        }
-        self.queue
-            .iter()
-            .rev()
-            .find(|s| s.is(super::SegmentFlags::SACKED))
-            .map_or(self.snd_una, super::TxSegment::end)
-    }
-
     /// Karn's rule by segments; timestamps decide for what was retransmitted (RFC 7323 §4).
     fn sample_rtt(
         &mut self,
@@ -406,8 +393,8 @@ impl<B: PacketBuf> Tcb<B> {
         delivered: &Delivered,
         advanced: bool,
     ) -> Option<Duration> {
-        let sample = if let Some((sent_at, _)) = delivered.newest_original {
-            env.now.since(sent_at)
+        let sample = if let Some(newest) = delivered.newest_original {
+            env.now.since(newest.sent_at)
         } else if let Some((_, tsecr)) = segment.timestamps
             && advanced
             && tsecr != 0
@@ -486,8 +473,9 @@ impl<B: PacketBuf> Tcb<B> {
         mut payload: B,
         outcome: &mut Outcome,
     ) {
-        if segment.has(TcpFlags::FIN) && self.fin_at.is_none() {
-            self.fin_at = Some(segment.seq.add(segment.len));
+        if segment.has(TcpFlags::FIN) && !self.flags.contains(TcbFlags::FIN_SEEN) {
+            self.flags.insert(TcbFlags::FIN_SEEN);
+            self.fin_at = segment.seq.add(segment.len);
         }
         if segment.len == 0 {
             if segment.has(TcpFlags::FIN) && segment.seq.gt(self.rcv_nxt) {
@@ -509,7 +497,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         let mut seq = segment.seq;
         if seq.lt(self.rcv_nxt) {
-            self.dsack = Some((seq, self.rcv_nxt.min(seq.add(segment.len))));
+            self.duplicate(seq, self.rcv_nxt.min(seq.add(segment.len)));
             payload.trim_front(self.rcv_nxt.since(seq) as usize);
             seq = self.rcv_nxt;
         }
@@ -552,7 +540,7 @@ impl<B: PacketBuf> Tcb<B> {
             }
             Inserted::Duplicate => {
                 env.stats.drop(DropReason::Duplicate);
-                self.dsack = Some((seq, end));
+                self.duplicate(seq, end);
                 self.ack_now();
             }
             Inserted::Refused => {
@@ -576,7 +564,8 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Eighth step.
     fn check_fin(&mut self, env: &Env<'_>, outcome: &mut Outcome) {
-        if self.fin_at != Some(self.rcv_nxt) || self.flags.contains(TcbFlags::FIN_RECEIVED) {
+        let reached = self.flags.contains(TcbFlags::FIN_SEEN) && self.fin_at == self.rcv_nxt;
+        if !reached || self.flags.contains(TcbFlags::FIN_RECEIVED) {
             return;
         }
         self.flags.insert(TcbFlags::FIN_RECEIVED);
@@ -600,8 +589,12 @@ impl<B: PacketBuf> Tcb<B> {
     fn note_duplicate(&mut self, segment: &Segment) {
         let end = segment.seq.add(segment.len);
         if segment.len > 0 && end.le(self.rcv_nxt) {
-            self.dsack = Some((segment.seq, end));
+            self.duplicate(segment.seq, end);
         }
+    }
+
+    fn duplicate(&mut self, start: SeqNum, end: SeqNum) {
+        self.dsack = NonZeroU32::new(end.since(start)).map(|len| (start, len));
     }
 
     /// Text is always answered: the peer retransmits until it is. What carries none may be an
@@ -615,7 +608,7 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     fn challenge(&mut self, env: &mut Env<'_>) {
-        let second = (env.now.as_millis() / 1000) as u32;
+        let second = super::seconds(env.now) as u16;
         if self.challenge_second != second {
             self.challenge_second = second;
             self.challenge_count = 0;

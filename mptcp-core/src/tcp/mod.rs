@@ -29,12 +29,13 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use congestion::Congestion;
 use core::net::{IpAddr, SocketAddr};
+use core::num::NonZeroU32;
 pub(crate) use output::{DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for};
 use recovery::{Rack, Recovery};
 pub(crate) use recv_queue::{Inserted, RecvQueue};
 use rtt::RttEstimator;
 pub(crate) use segment::Segment;
-pub(crate) use send_queue::{SegmentFlags, SendQueue, TxMapping, TxSegment};
+pub(crate) use send_queue::{SendQueue, TxMapping};
 pub(crate) use window::{Autotune, scale_for};
 
 /// Connection states of RFC 9293 §3.3.2. LISTEN and SYN-RECEIVED of passive opens live outside the
@@ -107,6 +108,10 @@ pub(crate) fn is_no_host(addr: &IpAddr) -> bool {
         || matches!(addr, IpAddr::V4(v4) if v4.is_broadcast())
 }
 
+/// Smaller segments than this are not sent, whatever the peer announces: each costs a fixed amount of
+/// work and memory here, and every host takes 576 octets in one piece (RFC 791).
+const PEER_MSS_MIN: u16 = 216;
+
 /// What every call needs of its stack.
 pub(crate) struct Env<'a> {
     pub(crate) now: Instant,
@@ -139,7 +144,7 @@ pub(crate) struct Outcome {
 
 bitflags::bitflags! {
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub(crate) struct TcbFlags: u16 {
+    pub(crate) struct TcbFlags: u32 {
         /// Timestamps are in use (RFC 7323).
         const TIMESTAMPS = 1;
         /// SACK is in use (RFC 2018).
@@ -172,6 +177,8 @@ bitflags::bitflags! {
         const PLAIN_SYN = 1 << 14;
         /// Waited long enough for a larger window: the next segment may be small.
         const OVERRIDE = 1 << 15;
+        /// A FIN of the peer's was seen, in order or not.
+        const FIN_SEEN = 1 << 16;
     }
 }
 
@@ -187,8 +194,8 @@ pub(crate) enum RtxKind {
     Persist,
 }
 
-/// A duplicate segment to report once (RFC 2883).
-type Dsack = Option<(SeqNum, SeqNum)>;
+/// First octet and length of a duplicate to report once (RFC 2883).
+type Dsack = Option<(SeqNum, NonZeroU32)>;
 
 /// Transmission control block.
 #[derive(Debug)]
@@ -225,11 +232,12 @@ pub(crate) struct Tcb<B> {
     /// Window of the last segment sent, scaled out.
     last_window: u32,
     last_ack_sent: SeqNum,
-    /// Where the peer's stream ends, once a FIN was seen, in order or not.
-    fin_at: Option<SeqNum>,
+    /// Where the peer's stream ends; with `FIN_SEEN`.
+    fin_at: SeqNum,
     ts_recent: u32,
     ts_offset: u32,
-    ts_recent_at: Instant,
+    /// When `ts_recent` was set, in seconds.
+    ts_recent_at_s: u32,
     // Round trip, recovery, congestion.
     pub(crate) rtt: RttEstimator,
     pub(crate) congestion: Congestion,
@@ -238,14 +246,13 @@ pub(crate) struct Tcb<B> {
     // Timers: deadlines; one node of the stack's wheel serves them all.
     rtx_at: Option<Instant>,
     rtx_kind: RtxKind,
-    /// Since when the retransmission timeout counts (RFC 6298 §5.1, §5.3).
+    /// Since when the retransmission timeout counts (RFC 6298 §5.1, §5.3): the last progress or later.
     rto_base: Instant,
     /// End of the tail loss probe.
     tlp_end: SeqNum,
     delayed_ack_at: Option<Instant>,
     /// Keep-alive, FIN-WAIT-2 or handshake deadline.
     slow_at: Option<Instant>,
-    last_progress: Instant,
     last_sent: Instant,
     last_received: Instant,
     retries: u8,
@@ -256,7 +263,7 @@ pub(crate) struct Tcb<B> {
     // Delayed acknowledgement.
     unacked_segments: u8,
     quick_acks: u8,
-    challenge_second: u32,
+    challenge_second: u16,
     challenge_count: u8,
     dup_acks: u8,
     dsack: Dsack,
@@ -390,10 +397,10 @@ impl<B: PacketBuf> Tcb<B> {
             rcv_adv: SeqNum(0),
             last_window: 0,
             last_ack_sent: SeqNum(0),
-            fin_at: None,
+            fin_at: SeqNum(0),
             ts_recent: 0,
             ts_offset,
-            ts_recent_at: env.now,
+            ts_recent_at_s: seconds(env.now),
             rtt: RttEstimator::new(config.rto_min, config.rto_max),
             congestion: Congestion::new(config.congestion, u32::from(local_mss), env.now),
             rack: Rack::default(),
@@ -404,7 +411,6 @@ impl<B: PacketBuf> Tcb<B> {
             tlp_end: iss,
             delayed_ack_at: None,
             slow_at: None,
-            last_progress: env.now,
             last_sent: env.now,
             last_received: env.now,
             retries: 0,
@@ -430,7 +436,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// The peer's MSS option, or its absence (RFC 9293 §3.7.1), bounds our segments.
     fn set_peer_mss(&mut self, announced: Option<u16>) {
         let default = if self.tuple.remote_addr.is_ipv4() { 536 } else { 1220 };
-        let peer = announced.unwrap_or(default).max(64);
+        let peer = announced.unwrap_or(default).max(PEER_MSS_MIN);
         self.mss = peer.min(self.local_mss);
         let payload = self.payload_mss();
         self.congestion.set_mss(payload);
@@ -646,6 +652,11 @@ impl<B: PacketBuf> Tcb<B> {
         self.flags.insert(TcbFlags::READ_SHUT);
         self.arm_slow(env);
     }
+}
+
+/// Whole seconds; wraps after 136 years.
+fn seconds(at: Instant) -> u32 {
+    (at.as_millis() / 1000) as u32
 }
 
 /// Interval of the keep-alive probes after the first (RFC 9293 §3.8.4 leaves it open).

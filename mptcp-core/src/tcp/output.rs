@@ -4,7 +4,7 @@
 //! Invariant: nothing is sent beyond the peer's window except a probe, and the state only changes
 //! when the packet has really been handed to the queue.
 
-use super::send_queue::{SegmentFlags, TxMapping, TxSegment};
+use super::send_queue::{Place, SegmentFlags, TxMapping, TxSegment};
 use super::{Env, State, Tcb, TcbFlags, Tuple};
 use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
 use crate::driver::Progress;
@@ -324,6 +324,7 @@ impl<B: PacketBuf> Tcb<B> {
             sent_at: env.now,
             payload: Some(payload),
             mapping,
+            place: Place::NOWHERE,
         };
         let octets = segment.seq_len();
         self.flags.remove(TcbFlags::OVERRIDE);
@@ -613,6 +614,7 @@ impl<B: PacketBuf> Tcb<B> {
             sent_at: env.now,
             payload: None,
             mapping: None,
+            place: Place::NOWHERE,
         });
         self.snd_nxt = self.snd_nxt.add(1);
         self.last_sent = env.now;
@@ -735,7 +737,8 @@ impl<B: PacketBuf> Tcb<B> {
         }
         let payload = emission.payload.as_ref().map_or(0, |(b, _)| b.data().len());
         let space = usize::from(self.mss).saturating_sub(payload + writer.padded_len());
-        let told = push_sack(&mut writer, space, self.dsack, self.received.sack_blocks());
+        let dsack = self.dsack.map(|(start, len)| (start, start.add(len.get())));
+        let told = push_sack(&mut writer, space, dsack, self.received.sack_blocks());
         (writer, told)
     }
 }

@@ -4,7 +4,7 @@
 //! Invariant: `recovery` is present exactly while something sent before `recover` is unrepaired.
 
 use super::congestion::AckSample;
-use super::send_queue::{Delivered, SegmentFlags};
+use super::send_queue::{Delivered, Transmission};
 use super::{Env, Outcome, RtxKind, Segment, State, Tcb, TcbFlags};
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
@@ -17,18 +17,21 @@ const PERSIST_MAX: Duration = Duration::from_secs(60);
 /// Window probes sent for a connection that its application has closed.
 const ORPHAN_PROBES: u8 = 8;
 
+/// RFC 5681 §2, RFC 8985 §6.2 step 4: so much reordering is normal.
+const DUP_THRESH: u32 = 3;
+
 /// RFC 8985 §5.2 per-connection variables that outlive a recovery.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rack {
-    xmit_at: Option<Instant>,
-    end: SeqNum,
-    rtt: Duration,
-    /// Reordering was seen on this connection.
-    reordering: bool,
     /// When the reordering window of the oldest suspect closes.
     reorder_at: Option<Instant>,
+    /// The newest transmission known to be delivered.
+    newest: Option<Transmission>,
+    rtt_us: u32,
     /// Without SACK: end of the last recovery, until more is acknowledged.
     reno_recover: Option<SeqNum>,
+    /// Reordering was seen on this connection.
+    reordering: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,32 +112,30 @@ impl<B: PacketBuf> Tcb<B> {
 
     fn rack_update(&mut self, now: Instant, seg: &Segment, delivered: &Delivered, dsack: bool) {
         self.rack.reordering |= delivered.reordered || dsack;
-        let Some((sent_at, end, retransmitted)) = delivered.newest else { return };
-        let rtt = now.since(sent_at);
-        if retransmitted {
+        let Some(newest) = delivered.newest else { return };
+        let rtt = now.since(newest.sent_at);
+        if newest.retransmitted {
             // An ACK too early to be for the retransmission tells nothing (RFC 8985 §6.2 step 2).
             if self.rtt.min_rtt().is_some_and(|min| rtt < min) {
                 return;
             }
             if let Some((_, tsecr)) = seg.timestamps
                 && self.flags.contains(TcbFlags::TIMESTAMPS)
-                && self.timestamp(sent_at).wrapping_sub(tsecr).cast_signed() > 0
+                && self.timestamp(newest.sent_at).wrapping_sub(tsecr).cast_signed() > 0
             {
                 return;
             }
         }
-        self.rack.rtt = rtt;
-        let newer = |at: Instant| sent_at > at || (sent_at == at && end.gt(self.rack.end));
-        if self.rack.xmit_at.is_none_or(newer) {
-            self.rack.xmit_at = Some(sent_at);
-            self.rack.end = end;
+        self.rack.rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+        if self.rack.newest.is_none_or(|known| known.before(newest.transmission)) {
+            self.rack.newest = Some(newest.transmission);
         }
     }
 
     /// RFC 8985 §6.2 step 4: how long a segment may be overtaken before it counts as lost.
     fn reordering_window(&self) -> Duration {
-        let sacked_segments = self.queue.sacked_bytes() / self.payload_mss().max(1);
-        if !self.rack.reordering && (self.recovery.is_some() || sacked_segments >= 3) {
+        let sacked = self.queue.sacked_count();
+        if !self.rack.reordering && (self.recovery.is_some() || sacked >= DUP_THRESH) {
             return Duration::ZERO;
         }
         let min = self.rtt.min_rtt().unwrap_or(Duration::from_millis(1));
@@ -149,32 +150,14 @@ impl<B: PacketBuf> Tcb<B> {
         {
             return;
         }
-        let Some(xmit_at) = self.rack.xmit_at else { return };
-        let window = self.rack.rtt + self.reordering_window();
-        let known = SegmentFlags::SACKED.union(SegmentFlags::LOST);
-        for idx in 0..self.queue.len() {
-            let Some(segment) = self.queue.get(idx) else { break };
-            if segment.flags.intersects(known) {
-                continue;
-            }
-            let earlier = segment.sent_at < xmit_at
-                || (segment.sent_at == xmit_at && segment.end().lt(self.rack.end));
-            if !earlier {
-                if segment.is(SegmentFlags::RETRANSMITTED) {
-                    continue;
-                }
-                if segment.seq.ge(self.rack.end) {
-                    break;
-                }
-                continue;
-            }
-            let due = segment.sent_at + window;
-            if due <= now {
-                self.queue.mark_lost(idx);
-            } else {
-                self.rack.reorder_at = Some(self.rack.reorder_at.map_or(due, |at| at.max(due)));
-            }
-        }
+        let Some(newest) = self.rack.newest else { return };
+        let window = self.rack_window();
+        self.rack.reorder_at = self.queue.mark_overtaken(newest, window, now);
+    }
+
+    /// How long ago what was overtaken must have been sent to be lost.
+    fn rack_window(&self) -> Duration {
+        Duration::from_micros(u64::from(self.rack.rtt_us)) + self.reordering_window()
     }
 
     /// RFC 6582 without SACK: three duplicate ACKs, then one segment per partial ACK.
@@ -313,7 +296,7 @@ impl<B: PacketBuf> Tcb<B> {
         let (at, kind) = if let Some(reorder_at) = self.rack.reorder_at {
             (reorder_at, RtxKind::Reordering)
         } else if self.tail_loss_probe_wanted() {
-            let base = self.last_sent.max(self.last_progress);
+            let base = self.last_sent.max(self.rto_base);
             (base + self.probe_timeout(), RtxKind::TailLossProbe)
         } else {
             (rto_at, RtxKind::Rto)
@@ -408,7 +391,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         self.flags.remove(TcbFlags::TLP_OUT.union(TcbFlags::TLP_RETRANS));
         let flight = self.flight_size();
-        self.queue.mark_all_lost();
+        self.queue.mark_timed_out(None, env.now);
         if self.retries == 1 {
             self.congestion.on_rto(env.now, flight);
         } else {

@@ -3,10 +3,17 @@
 //!
 //! Invariant: entries are contiguous from `snd_una` to `snd_nxt`, and an entry keeps the mapping it
 //! was first sent with, so a retransmission repeats the original DSS octet for octet.
+//!
+//! A peer decides how often it acknowledges and what its blocks cover, so an acknowledgement costs
+//! no more than what it changes (and a search): every entry is in exactly one of two lists or
+//! selectively acknowledged. What is in flight is listed in the order of transmission, which is
+//! where RACK stops as soon as something is not overtaken; what is lost in the order it is repaired
+//! in. Runs of selectively acknowledged entries are jumped over, by links that are shortened
+//! whenever they are followed.
 
 use crate::buf::PacketBuf;
 use crate::seq::{DataSeq, SeqNum};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use alloc::collections::VecDeque;
 
 /// A DSS mapping as we send it; `ssn` is relative to the subflow's ISN.
@@ -36,6 +43,28 @@ bitflags::bitflags! {
     }
 }
 
+/// "No entry".
+const NIL: u32 = u32::MAX;
+/// Entries are numbered modulo 2^31, so that no number is `NIL`.
+const NUMBERS: u32 = u32::MAX >> 1;
+
+/// Where a segment stands in its queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// Running number of its last transmission.
+    order: u32,
+    /// Neighbours in its list.
+    prev: u32,
+    next: u32,
+    /// While selectively acknowledged: a later entry, up to which all are.
+    skip: u32,
+}
+
+impl Place {
+    /// Before `SendQueue::push`.
+    pub(crate) const NOWHERE: Self = Self { order: 0, prev: NIL, next: NIL, skip: NIL };
+}
+
 /// One sent segment.
 #[derive(Debug)]
 pub(crate) struct TxSegment<B> {
@@ -49,6 +78,7 @@ pub(crate) struct TxSegment<B> {
     pub(crate) sent_at: Instant,
     pub(crate) payload: Option<B>,
     pub(crate) mapping: Option<TxMapping>,
+    pub(crate) place: Place,
 }
 
 impl<B> TxSegment<B> {
@@ -65,15 +95,33 @@ impl<B> TxSegment<B> {
     }
 }
 
+/// A transmission, for telling which of two came first.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Transmission(u32);
+
+impl Transmission {
+    pub(crate) const fn before(self, other: Self) -> bool {
+        self.0.wrapping_sub(other.0).cast_signed() < 0
+    }
+}
+
+/// The last transmission of something that was delivered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Newest {
+    pub(crate) transmission: Transmission,
+    pub(crate) sent_at: Instant,
+    pub(crate) retransmitted: bool,
+}
+
 /// What an acknowledgement newly covered.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Delivered {
     /// Octets newly acknowledged, cumulatively or selectively.
     pub(crate) bytes: u32,
-    /// Send time and end of the newest segment among them that was sent only once.
-    pub(crate) newest_original: Option<(Instant, SeqNum)>,
+    /// The newest segment among them that was sent only once.
+    pub(crate) newest_original: Option<Newest>,
     /// The same, retransmissions included.
-    pub(crate) newest: Option<(Instant, SeqNum, bool)>,
+    pub(crate) newest: Option<Newest>,
     /// A segment that was never retransmitted was delivered below one already known delivered.
     pub(crate) reordered: bool,
 }
@@ -81,75 +129,114 @@ pub(crate) struct Delivered {
 impl Delivered {
     fn note<B>(&mut self, segment: &TxSegment<B>) {
         self.bytes += segment.seq_len();
-        let newer = |than: Instant, end: SeqNum| {
-            segment.sent_at > than || (segment.sent_at == than && segment.end().gt(end))
+        let this = Newest {
+            transmission: Transmission(segment.place.order),
+            sent_at: segment.sent_at,
+            retransmitted: segment.is(SegmentFlags::RETRANSMITTED),
         };
-        let retransmitted = segment.is(SegmentFlags::RETRANSMITTED);
-        if !retransmitted && self.newest_original.is_none_or(|(at, end)| newer(at, end)) {
-            self.newest_original = Some((segment.sent_at, segment.end()));
+        let newer = |than: &Newest| than.transmission.before(this.transmission);
+        if !this.retransmitted && self.newest_original.as_ref().is_none_or(newer) {
+            self.newest_original = Some(this);
         }
-        if self.newest.is_none_or(|(at, end, _)| newer(at, end)) {
-            self.newest = Some((segment.sent_at, segment.end(), retransmitted));
+        if self.newest.as_ref().is_none_or(newer) {
+            self.newest = Some(this);
         }
     }
+}
+
+/// The ends of a list of entries, by number.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    head: u32,
+    tail: u32,
+}
+
+impl List {
+    const EMPTY: Self = Self { head: NIL, tail: NIL };
 }
 
 /// The retransmission queue of one connection.
 #[derive(Debug)]
 pub(crate) struct SendQueue<B> {
     segments: VecDeque<TxSegment<B>>,
+    /// Number of the first entry; they count on from there.
+    first: u32,
+    /// The next transmission.
+    next_order: u32,
+    /// Neither lost nor selectively acknowledged, the oldest transmission first.
+    flight: List,
+    /// Lost and not sent again, by sequence number as far as they were marked in that order.
+    lost: List,
+    /// The entry marked lost last.
+    lost_last: u32,
     sacked_bytes: u32,
+    sacked_count: u32,
     lost_bytes: u32,
-    /// Nothing below is marked lost.
-    lost_from: SeqNum,
+    /// End of the highest entry selectively acknowledged, while any is.
+    fack: SeqNum,
 }
 
 impl<B: PacketBuf> SendQueue<B> {
     pub(crate) const fn new() -> Self {
-        Self { segments: VecDeque::new(), sacked_bytes: 0, lost_bytes: 0, lost_from: SeqNum(0) }
+        Self {
+            segments: VecDeque::new(),
+            first: 0,
+            next_order: 0,
+            flight: List::EMPTY,
+            lost: List::EMPTY,
+            lost_last: NIL,
+            sacked_bytes: 0,
+            sacked_count: 0,
+            lost_bytes: 0,
+            fack: SeqNum(0),
+        }
     }
 
+    /// Notes a segment that was sent for the first time.
     pub(crate) fn push(&mut self, segment: TxSegment<B>) {
         self.segments.push_back(segment);
+        self.to_flight(self.segments.len() - 1);
     }
 
     /// Removes everything below `una`; trims the segment that straddles it.
     pub(crate) fn acknowledge(&mut self, una: SeqNum) -> Delivered {
         let mut delivered = Delivered::default();
-        while let Some(front) = self.segments.front_mut() {
-            if front.end().le(una) {
-                if front.is(SegmentFlags::SACKED) {
-                    self.sacked_bytes -= front.seq_len();
-                } else {
-                    delivered.note(front);
-                    // Something sent later was delivered before it (RFC 8985 §6.2 step 3).
-                    delivered.reordered |=
-                        self.sacked_bytes > 0 && !front.is(SegmentFlags::RETRANSMITTED);
-                }
-                if front.is(SegmentFlags::LOST) {
-                    self.lost_bytes -= front.seq_len();
-                }
-                self.segments.pop_front();
-                continue;
+        while self.segments.front().is_some_and(|front| front.end().le(una)) {
+            step();
+            self.unlink(0);
+            let Some(front) = self.segments.pop_front() else { break };
+            self.first = (self.first + 1) & NUMBERS;
+            if front.is(SegmentFlags::SACKED) {
+                self.sacked_bytes -= front.seq_len();
+                self.sacked_count -= 1;
+            } else {
+                delivered.note(&front);
+                // Something sent later was delivered before it (RFC 8985 §6.2 step 3).
+                delivered.reordered |=
+                    self.sacked_bytes > 0 && !front.is(SegmentFlags::RETRANSMITTED);
             }
-            if front.seq.lt(una) {
-                let cut = una.since(front.seq).min(front.len);
-                if front.is(SegmentFlags::SACKED) {
-                    self.sacked_bytes -= cut;
-                } else {
-                    delivered.bytes += cut;
-                }
-                if front.is(SegmentFlags::LOST) {
-                    self.lost_bytes -= cut;
-                }
-                front.seq = front.seq.add(cut);
-                front.len -= cut;
-                if let Some(payload) = &mut front.payload {
-                    payload.trim_front(cut as usize);
-                    front.sum = crate::wire::checksum::sum(payload.data());
-                }
+            if front.is(SegmentFlags::LOST) {
+                self.lost_bytes -= front.seq_len();
             }
-            break;
+        }
+        if let Some(front) = self.segments.front_mut()
+            && front.seq.lt(una)
+        {
+            let cut = una.since(front.seq).min(front.len);
+            if front.is(SegmentFlags::SACKED) {
+                self.sacked_bytes -= cut;
+            } else {
+                delivered.bytes += cut;
+            }
+            if front.is(SegmentFlags::LOST) {
+                self.lost_bytes -= cut;
+            }
+            front.seq = front.seq.add(cut);
+            front.len -= cut;
+            if let Some(payload) = &mut front.payload {
+                payload.trim_front(cut as usize);
+                front.sum = crate::wire::checksum::sum(payload.data());
+            }
         }
         if self.segments.is_empty() && self.segments.capacity() > 64 {
             self.segments = VecDeque::new();
@@ -157,94 +244,165 @@ impl<B: PacketBuf> SendQueue<B> {
         delivered
     }
 
-    /// Index of the first segment that ends after `seq`.
-    pub(crate) fn index_of(&self, seq: SeqNum) -> usize {
-        self.segments.partition_point(|s| s.end().le(seq))
-    }
-
-    /// Marks what lies wholly inside `start..end` as selectively acknowledged.
+    /// Marks what lies wholly inside `start..end` as selectively acknowledged. `fack` is what
+    /// [`Self::highest_sacked`] said before the acknowledgement.
     pub(crate) fn sack(&mut self, start: SeqNum, end: SeqNum, into: &mut Delivered, fack: SeqNum) {
         let mut idx = self.segments.partition_point(|s| s.seq.lt(start));
-        while let Some(segment) = self.segments.get_mut(idx) {
-            if segment.end().gt(end) {
-                break;
+        loop {
+            idx = self.skip_sacked(idx);
+            step();
+            if self.segments.get(idx).is_none_or(|segment| segment.end().gt(end)) {
+                return;
             }
-            if !segment.is(SegmentFlags::SACKED) {
-                if segment.is(SegmentFlags::LOST) {
-                    self.lost_bytes -= segment.seq_len();
-                    segment.flags.remove(SegmentFlags::LOST);
-                }
-                segment.flags.insert(SegmentFlags::SACKED);
-                self.sacked_bytes += segment.seq_len();
-                into.note(segment);
-                if !segment.is(SegmentFlags::RETRANSMITTED) && segment.end().lt(fack) {
-                    into.reordered = true;
-                }
+            self.unlink(idx);
+            let next = self.number(idx + 1);
+            let Some(segment) = self.segments.get_mut(idx) else { return };
+            let octets = segment.seq_len();
+            if segment.is(SegmentFlags::LOST) {
+                self.lost_bytes -= octets;
+                segment.flags.remove(SegmentFlags::LOST);
             }
+            segment.flags.insert(SegmentFlags::SACKED);
+            segment.place.skip = next;
+            into.note(segment);
+            into.reordered |= !segment.is(SegmentFlags::RETRANSMITTED) && segment.end().lt(fack);
+            let highest = segment.end();
+            self.fack = if self.sacked_bytes == 0 { highest } else { self.fack.max(highest) };
+            self.sacked_bytes += octets;
+            self.sacked_count += 1;
             idx += 1;
         }
     }
 
-    pub(crate) fn mark_lost(&mut self, idx: usize) {
-        if let Some(segment) = self.segments.get_mut(idx)
-            && !segment.flags.intersects(SegmentFlags::LOST.union(SegmentFlags::SACKED))
-        {
-            segment.flags.insert(SegmentFlags::LOST);
-            let first = self.lost_bytes == 0 || segment.seq.lt(self.lost_from);
-            self.lost_bytes += segment.seq_len();
-            if first {
-                self.lost_from = segment.seq;
+    /// Index of the first entry from `idx` on that is not selectively acknowledged. Everything
+    /// passed on the way points there afterwards: however a peer repeats its blocks, a run is walked
+    /// through a logarithmic number of times on average.
+    fn skip_sacked(&mut self, idx: usize) -> usize {
+        let next = |queue: &Self, at: usize| {
+            let segment = queue.segments.get(at)?;
+            segment.is(SegmentFlags::SACKED).then(|| queue.index(segment.place.skip))?
+        };
+        let mut to = idx;
+        while let Some(later) = next(self, to) {
+            step();
+            to = later;
+        }
+        let mut at = idx;
+        while at != to {
+            let later = next(self, at);
+            let number = self.number(to);
+            if let Some(segment) = self.segments.get_mut(at) {
+                segment.place.skip = number;
             }
+            at = later.unwrap_or(to);
+        }
+        to
+    }
+
+    pub(crate) fn mark_lost(&mut self, idx: usize) {
+        let known = SegmentFlags::LOST.union(SegmentFlags::SACKED);
+        if self.segments.get(idx).is_none_or(|segment| segment.flags.intersects(known)) {
+            return;
+        }
+        self.unlink(idx);
+        let number = self.number(idx);
+        let after = self.lost_place(idx);
+        let Some(segment) = self.segments.get_mut(idx) else { return };
+        segment.flags.insert(SegmentFlags::LOST);
+        self.lost_bytes += segment.seq_len();
+        self.link(SegmentFlags::LOST, idx, after);
+        self.lost_last = number;
+    }
+
+    /// RFC 8985 §6.2 step 5: what was sent before `newest`, and at least `window` ago, is lost.
+    /// Answers when the first that was sent before it, but too shortly ago, will be.
+    pub(crate) fn mark_overtaken(
+        &mut self,
+        newest: Transmission,
+        window: Duration,
+        now: Instant,
+    ) -> Option<Instant> {
+        while let Some(idx) = self.index(self.flight.head) {
+            step();
+            let oldest = self.segments.get(idx)?;
+            if !Transmission(oldest.place.order).before(newest) {
+                return None;
+            }
+            let due = oldest.sent_at + window;
+            if due > now {
+                return Some(due);
+            }
+            self.mark_lost(idx);
+        }
+        None
+    }
+
+    /// The retransmission timer fired: the head is lost, and what was sent at least `window` ago
+    /// (RFC 8985 §6.3); everything without a window (RFC 6298). When the head itself is marked as
+    /// selectively acknowledged the peer reneged: no mark means anything any more.
+    pub(crate) fn mark_timed_out(&mut self, window: Option<Duration>, now: Instant) {
+        if self.segments.front().is_some_and(|s| s.is(SegmentFlags::SACKED)) {
+            return self.forget_sacked();
+        }
+        self.mark_lost(0);
+        while let Some(idx) = self.index(self.flight.head) {
+            let recent = |w| self.segments.get(idx).is_none_or(|s| s.sent_at + w > now);
+            if window.is_some_and(recent) {
+                return;
+            }
+            self.mark_lost(idx);
         }
     }
 
-    /// Everything not selectively acknowledged is taken for lost (RFC 6298, 8985 §6.3). When the
-    /// head itself is marked as selectively acknowledged the peer reneged: the marks are dropped.
-    pub(crate) fn mark_all_lost(&mut self) {
-        if self.segments.front().is_some_and(|s| s.is(SegmentFlags::SACKED)) {
-            for segment in &mut self.segments {
-                segment.flags.remove(SegmentFlags::SACKED);
-            }
-            self.sacked_bytes = 0;
-        }
+    fn forget_sacked(&mut self) {
+        (self.flight, self.lost, self.lost_last) = (List::EMPTY, List::EMPTY, NIL);
+        (self.sacked_bytes, self.sacked_count, self.lost_bytes) = (0, 0, 0);
         for idx in 0..self.segments.len() {
-            self.mark_lost(idx);
+            if let Some(segment) = self.segments.get_mut(idx) {
+                segment.flags.remove(SegmentFlags::SACKED);
+                segment.flags.insert(SegmentFlags::LOST);
+                self.lost_bytes += segment.seq_len();
+            }
+            self.link(SegmentFlags::LOST, idx, self.lost.tail);
         }
     }
 
     /// Takes every loss mark back (spurious timeout).
     pub(crate) fn clear_lost(&mut self) {
-        for segment in &mut self.segments {
-            segment.flags.remove(SegmentFlags::LOST);
+        let mut after = NIL;
+        while let Some(idx) = self.index(self.lost.head) {
+            self.unlink(idx);
+            if let Some(segment) = self.segments.get_mut(idx) {
+                segment.flags.remove(SegmentFlags::LOST);
+            }
+            after = self.flight_place(idx, after);
+            self.link(SegmentFlags::empty(), idx, after);
+            after = self.number(idx);
         }
         self.lost_bytes = 0;
     }
 
-    /// The first segment marked lost.
+    /// The lost segment to be repaired next.
     pub(crate) fn first_lost(&self) -> Option<usize> {
-        if self.lost_bytes == 0 {
-            return None;
-        }
-        let lost = |&i: &usize| self.segments.get(i).is_some_and(|s| s.is(SegmentFlags::LOST));
-        (self.index_of(self.lost_from)..self.segments.len()).find(lost)
+        self.index(self.lost.head)
     }
 
     /// Notes that segment `idx` goes out again now.
     pub(crate) fn retransmitted(&mut self, idx: usize, now: Instant) {
-        if let Some(segment) = self.segments.get_mut(idx) {
-            if segment.is(SegmentFlags::LOST) {
-                segment.flags.remove(SegmentFlags::LOST);
-                self.lost_bytes -= segment.seq_len();
-                self.lost_from = segment.end();
-            }
-            segment.flags.insert(SegmentFlags::RETRANSMITTED);
-            segment.transmissions = segment.transmissions.saturating_add(1);
-            segment.sent_at = now;
+        self.unlink(idx);
+        let Some(segment) = self.segments.get_mut(idx) else { return };
+        if segment.is(SegmentFlags::LOST) {
+            segment.flags.remove(SegmentFlags::LOST);
+            self.lost_bytes -= segment.seq_len();
         }
+        segment.flags.insert(SegmentFlags::RETRANSMITTED);
+        segment.transmissions = segment.transmissions.saturating_add(1);
+        segment.sent_at = now;
+        self.to_flight(idx);
     }
 
     /// Cuts segment `idx` so that it holds `len` payload octets; the rest becomes its successor
-    /// with the same mapping.
+    /// with the same mapping. O(entries): for the rare change of the segment size.
     pub(crate) fn split(&mut self, idx: usize, len: u32) {
         let Some(segment) = self.segments.get_mut(idx) else { return };
         if len == 0 || segment.len <= len {
@@ -263,10 +421,18 @@ impl<B: PacketBuf> SendQueue<B> {
             sent_at: segment.sent_at,
             payload: Some(rest),
             mapping: segment.mapping,
+            place: segment.place,
         };
+        let flags = segment.flags;
         segment.len = len;
         segment.flags.remove(SegmentFlags::FIN.union(SegmentFlags::PUSH));
         self.segments.insert(idx + 1, tail);
+        self.renumber(idx + 1);
+        if flags.contains(SegmentFlags::SACKED) {
+            self.sacked_count += 1;
+        } else {
+            self.link(flags & SegmentFlags::LOST, idx + 1, self.number(idx));
+        }
     }
 
     pub(crate) fn get(&self, idx: usize) -> Option<&TxSegment<B>> {
@@ -289,6 +455,16 @@ impl<B: PacketBuf> SendQueue<B> {
         self.sacked_bytes
     }
 
+    /// Segments selectively acknowledged.
+    pub(crate) fn sacked_count(&self) -> u32 {
+        self.sacked_count
+    }
+
+    /// End of the highest segment selectively acknowledged (RFC 8985 `RACK.fack`), `una` without one.
+    pub(crate) fn highest_sacked(&self, una: SeqNum) -> SeqNum {
+        if self.sacked_bytes == 0 { una } else { self.fack }
+    }
+
     pub(crate) fn lost_bytes(&self) -> u32 {
         self.lost_bytes
     }
@@ -296,4 +472,131 @@ impl<B: PacketBuf> SendQueue<B> {
     pub(crate) fn clear(&mut self) {
         *self = Self::new();
     }
+
+    // Numbers and lists.
+
+    fn number(&self, idx: usize) -> u32 {
+        (self.first + idx as u32) & NUMBERS
+    }
+
+    fn index(&self, number: u32) -> Option<usize> {
+        (number != NIL).then(|| (number.wrapping_sub(self.first) & NUMBERS) as usize)
+    }
+
+    fn list(&mut self, flags: SegmentFlags) -> &mut List {
+        if flags.contains(SegmentFlags::LOST) { &mut self.lost } else { &mut self.flight }
+    }
+
+    fn place(&mut self, number: u32) -> Option<&mut Place> {
+        let idx = self.index(number)?;
+        self.segments.get_mut(idx).map(|segment| &mut segment.place)
+    }
+
+    /// Puts `idx` into the list that `flags` tell, behind entry `after` (`NIL`: in front).
+    fn link(&mut self, flags: SegmentFlags, idx: usize, after: u32) {
+        let number = self.number(idx);
+        let next = match self.place(after) {
+            Some(before) => core::mem::replace(&mut before.next, number),
+            None => core::mem::replace(&mut self.list(flags).head, number),
+        };
+        match self.place(next) {
+            Some(behind) => behind.prev = number,
+            None => self.list(flags).tail = number,
+        }
+        if let Some(place) = self.place(number) {
+            (place.prev, place.next) = (after, next);
+        }
+    }
+
+    /// Takes `idx` out of the list its flags tell.
+    fn unlink(&mut self, idx: usize) {
+        let Some(segment) = self.segments.get(idx) else { return };
+        let (flags, Place { prev, next, .. }) = (segment.flags, segment.place);
+        if flags.contains(SegmentFlags::SACKED) {
+            return;
+        }
+        match self.place(prev) {
+            Some(before) => before.next = next,
+            None => self.list(flags).head = next,
+        }
+        match self.place(next) {
+            Some(behind) => behind.prev = prev,
+            None => self.list(flags).tail = prev,
+        }
+        if self.lost_last == self.number(idx) {
+            self.lost_last = prev;
+        }
+    }
+
+    /// The newest transmission: last of what is in flight.
+    fn to_flight(&mut self, idx: usize) {
+        let order = self.next_order;
+        let Some(segment) = self.segments.get_mut(idx) else { return };
+        segment.place.order = order;
+        if segment.is(SegmentFlags::SACKED) {
+            return;
+        }
+        self.next_order = order.wrapping_add(1);
+        self.link(SegmentFlags::empty(), idx, self.flight.tail);
+    }
+
+    /// Behind which lost entry `idx` belongs. Marks are made in the order of transmission, which is
+    /// that of sequence but for repairs that are lost again: behind the last mark, or in front of all
+    /// others, is right nearly always. Where it is not, what was marked first is repaired first.
+    fn lost_place(&self, idx: usize) -> u32 {
+        let below = |number: u32| self.index(number).is_some_and(|other| other < idx);
+        let last = self.index(self.lost_last).and_then(|at| self.segments.get(at));
+        if !below(self.lost.head) {
+            NIL
+        } else if below(self.lost_last) && last.is_some_and(|s| !below(s.place.next)) {
+            self.lost_last
+        } else {
+            self.lost.tail
+        }
+    }
+
+    /// Behind which entry in flight `idx` belongs, looked for from `from` on.
+    fn flight_place(&self, idx: usize, from: u32) -> u32 {
+        let order = |number: u32| {
+            let segment = self.segments.get(self.index(number)?)?;
+            Some((Transmission(segment.place.order), segment.place.next))
+        };
+        let Some((this, _)) = order(self.number(idx)) else { return NIL };
+        let mut after = if order(from).is_some_and(|(t, _)| t.before(this)) { from } else { NIL };
+        loop {
+            let next = order(after).map_or(self.flight.head, |(_, next)| next);
+            if !order(next).is_some_and(|(t, _)| t.before(this)) {
+                return after;
+            }
+            step();
+            after = next;
+        }
+    }
+
+    /// Entry `new` was inserted: everything behind it has moved on by one.
+    fn renumber(&mut self, new: usize) {
+        let (first, new) = (self.first, new as u32);
+        let moved = |number: &mut u32| {
+            if *number != NIL && number.wrapping_sub(first) & NUMBERS >= new {
+                *number = (*number + 1) & NUMBERS;
+            }
+        };
+        for Place { prev, next, skip, .. } in self.segments.iter_mut().map(|s| &mut s.place) {
+            [prev, next, skip].into_iter().for_each(moved);
+        }
+        for list in [&mut self.flight, &mut self.lost] {
+            moved(&mut list.head);
+            moved(&mut list.tail);
+        }
+        moved(&mut self.lost_last);
+    }
 }
+
+/// Counts the entries looked at, for the tests.
+#[cfg(not(test))]
+const fn step() {}
+#[cfg(test)]
+use tests::step;
+
+#[cfg(test)]
+mod tests;
