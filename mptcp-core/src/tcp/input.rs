@@ -325,8 +325,9 @@ impl<B: PacketBuf> Tcb<B> {
     fn on_progress(&mut self, env: &Env<'_>, octets: u32) {
         self.counters.bytes_acked += u64::from(octets);
         self.rto_base = env.now;
+        // The back-off stays until a round trip is measured (RFC 6298 §5.7).
         self.retries = 0;
-        self.rtt.reset_back_off();
+        self.flags.remove(TcbFlags::SILENT);
         if self.snd_sml.lt(self.snd_una) {
             self.snd_sml = self.snd_una;
         }
@@ -409,6 +410,7 @@ impl<B: PacketBuf> Tcb<B> {
             return None;
         };
         self.rtt.on_sample(sample, env.now);
+        self.flags.remove(TcbFlags::TLP_SPENT);
         Some(sample)
     }
 

@@ -132,7 +132,7 @@ pub(crate) struct Outcome {
     pub(crate) fin: bool,
     /// `snd_una` moved: room in the send buffer, perhaps.
     pub(crate) acked: bool,
-    /// The first retransmission timeout since the last progress fired.
+    /// The first retransmission timeout since the last progress is over.
     pub(crate) timed_out: bool,
     /// The segment must be answered with a RST.
     pub(crate) reply_rst: bool,
@@ -179,6 +179,16 @@ bitflags::bitflags! {
         const OVERRIDE = 1 << 15;
         /// A FIN of the peer's was seen, in order or not.
         const FIN_SEEN = 1 << 16;
+        /// A probe was sent and no round trip was measured since (RFC 8985 §7.3).
+        const TLP_SPENT = 1 << 17;
+        /// A retransmission timeout has passed without progress, though a probe took its place.
+        const SILENT = 1 << 18;
+        /// Reordering was seen on this connection (RFC 8985 `RACK.reordering_seen`).
+        const REORDERING = 1 << 19;
+        /// `rack.dsack_round` is set.
+        const DSACK_ROUND = 1 << 20;
+        /// `rack.reno_recover` is set.
+        const RENO_RECOVER = 1 << 21;
     }
 }
 
@@ -585,9 +595,9 @@ impl<B: PacketBuf> Tcb<B> {
             .saturating_sub(reno)
     }
 
-    /// Retransmission timeouts in a row without progress.
+    /// Retransmission timeouts in a row without progress, one included that a probe took the place of.
     pub(crate) fn rto_count(&self) -> u8 {
-        self.retries
+        self.retries.max(u8::from(self.flags.contains(TcbFlags::SILENT)))
     }
 
     pub(crate) fn timestamp(&self, now: Instant) -> u32 {

@@ -253,6 +253,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// True when a subflow may take new data now.
     pub(crate) fn can_send(&self) -> bool {
         self.state.sending()
+            && !self.flags.contains(TcbFlags::SILENT)
             && self.queue.lost_bytes() == 0
             && self.usable_window() > 0
             && self.pipe() < self.congestion.cwnd()
@@ -470,7 +471,7 @@ impl<B: PacketBuf> Tcb<B> {
         if !self.flags.contains(TcbFlags::TLP_NOW) {
             return Progress::Done;
         }
-        if self.queue.is_empty() || self.recovery.is_some() {
+        if self.queue.is_empty() || self.recovery.is_some() || self.queue.lost_bytes() > 0 {
             self.flags.remove(TcbFlags::TLP_NOW);
             return Progress::Done;
         }
@@ -495,7 +496,7 @@ impl<B: PacketBuf> Tcb<B> {
         // The timeout counts from the probe (RFC 8985 §7.3).
         self.rto_base = env.now;
         self.flags.remove(TcbFlags::TLP_NOW);
-        self.flags.insert(TcbFlags::TLP_OUT);
+        self.flags.insert(TcbFlags::TLP_OUT.union(TcbFlags::TLP_SPENT));
         self.tlp_end = self.snd_nxt;
         Progress::Done
     }

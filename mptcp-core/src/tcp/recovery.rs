@@ -20,18 +20,25 @@ const ORPHAN_PROBES: u8 = 8;
 /// RFC 5681 §2, RFC 8985 §6.2 step 4: so much reordering is normal.
 const DUP_THRESH: u32 = 3;
 
+/// RFC 8985 §6.2 step 4: recoveries that a larger reordering window outlives.
+const REO_WND_PERSIST: u8 = 16;
+
 /// RFC 8985 §5.2 per-connection variables that outlive a recovery.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rack {
     /// When the reordering window of the oldest suspect closes.
     reorder_at: Option<Instant>,
     /// The newest transmission known to be delivered.
-    newest: Option<Transmission>,
+    newest: Transmission,
     rtt_us: u32,
     /// Without SACK: end of the last recovery, until more is acknowledged.
-    reno_recover: Option<SeqNum>,
-    /// Reordering was seen on this connection.
-    reordering: bool,
+    reno_recover: SeqNum,
+    /// End of the round trip in which a duplicate was reported.
+    dsack_round: SeqNum,
+    /// Quarters of the shortest round trip that make the reordering window; 0 counts as 1.
+    reo_wnd_mult: u8,
+    /// Recoveries without such reports until the window is small again.
+    reo_wnd_persist: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,7 +88,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.finish_tail_loss_probe(env, segment, arrival);
         if self.recovery.is_some() {
             self.try_undo(env, segment, advanced);
-            self.try_exit(env.now);
+            self.try_exit(env.now, dsack);
         }
         self.detect_losses(env.now);
         if !self.flags.contains(TcbFlags::SACK) {
@@ -111,7 +118,20 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     fn rack_update(&mut self, now: Instant, seg: &Segment, delivered: &Delivered, dsack: bool) {
-        self.rack.reordering |= delivered.reordered || dsack;
+        // A probe that came back as a duplicate was late; it says nothing about reordering.
+        let repeated = dsack && !self.flags.contains(TcbFlags::TLP_RETRANS);
+        if delivered.reordered || repeated {
+            self.flags.insert(TcbFlags::REORDERING);
+        }
+        if self.snd_una.ge(self.rack.dsack_round) {
+            self.flags.remove(TcbFlags::DSACK_ROUND);
+        }
+        if repeated && !self.flags.contains(TcbFlags::DSACK_ROUND) {
+            self.flags.insert(TcbFlags::DSACK_ROUND);
+            self.rack.dsack_round = self.snd_nxt;
+            self.rack.reo_wnd_mult = self.rack.reo_wnd_mult.max(1).saturating_add(1);
+            self.rack.reo_wnd_persist = REO_WND_PERSIST;
+        }
         let Some(newest) = delivered.newest else { return };
         let rtt = now.since(newest.sent_at);
         if newest.retransmitted {
@@ -127,19 +147,22 @@ impl<B: PacketBuf> Tcb<B> {
             }
         }
         self.rack.rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
-        if self.rack.newest.is_none_or(|known| known.before(newest.transmission)) {
-            self.rack.newest = Some(newest.transmission);
+        if self.rack.newest.before(newest.transmission) {
+            self.rack.newest = newest.transmission;
         }
     }
 
     /// RFC 8985 §6.2 step 4: how long a segment may be overtaken before it counts as lost.
     fn reordering_window(&self) -> Duration {
         let sacked = self.queue.sacked_count();
-        if !self.rack.reordering && (self.recovery.is_some() || sacked >= DUP_THRESH) {
+        if !self.flags.contains(TcbFlags::REORDERING)
+            && (self.recovery.is_some() || sacked >= DUP_THRESH)
+        {
             return Duration::ZERO;
         }
         let min = self.rtt.min_rtt().unwrap_or(Duration::from_millis(1));
-        (min / 4).min(self.rtt.srtt().unwrap_or(min))
+        let quarters = u32::from(self.rack.reo_wnd_mult.max(1));
+        (min / 4 * quarters).min(self.rtt.srtt().unwrap_or(min))
     }
 
     /// RFC 8985 §6.2 step 5: marks what was sent long enough before something delivered.
@@ -150,24 +173,27 @@ impl<B: PacketBuf> Tcb<B> {
         {
             return;
         }
-        let Some(newest) = self.rack.newest else { return };
         let window = self.rack_window();
-        self.rack.reorder_at = self.queue.mark_overtaken(newest, window, now);
+        self.rack.reorder_at = self.queue.mark_overtaken(self.rack.newest, window, now);
     }
 
     /// How long ago what was overtaken must have been sent to be lost.
     fn rack_window(&self) -> Duration {
-        Duration::from_micros(u64::from(self.rack.rtt_us)) + self.reordering_window()
+        let rtt = match self.rack.rtt_us {
+            0 => self.rtt.srtt().unwrap_or_default(),
+            us => Duration::from_micros(u64::from(us)),
+        };
+        rtt + self.reordering_window()
     }
 
     /// RFC 6582 without SACK: three duplicate ACKs, then one segment per partial ACK.
     fn newreno_detect(&mut self, advanced: bool) {
-        if advanced && self.rack.reno_recover.is_some_and(|recover| self.snd_una.gt(recover)) {
-            self.rack.reno_recover = None;
+        if advanced && self.snd_una.gt(self.rack.reno_recover) {
+            self.flags.remove(TcbFlags::RENO_RECOVER);
         }
         // Duplicates that our own retransmissions caused do not start another recovery (RFC 6582
         // §3.2 step 1).
-        let fresh = self.rack.reno_recover.is_none();
+        let fresh = !self.flags.contains(TcbFlags::RENO_RECOVER);
         let enter = self.recovery.is_none() && self.dup_acks >= 3 && fresh;
         // After a timeout everything is marked already, and what was sent again is on its way.
         let fast = self.recovery.as_ref().is_some_and(|r| r.kind == Kind::Fast);
@@ -223,23 +249,32 @@ impl<B: PacketBuf> Tcb<B> {
         env.stats.tcp_undo += 1;
         self.congestion.undo(env.now);
         self.queue.clear_lost();
-        self.rack.reordering = true;
+        self.flags.insert(TcbFlags::REORDERING);
         self.recovery = None;
+        // Without SACK they would begin the next recovery at once.
+        self.dup_acks = 0;
     }
 
-    fn try_exit(&mut self, now: Instant) {
+    fn try_exit(&mut self, now: Instant, dsack: bool) {
         let Some(recovery) = &self.recovery else { return };
         if self.snd_una.lt(recovery.recover) {
             return;
         }
         if !self.flags.contains(TcbFlags::SACK) && recovery.recover == self.snd_una {
-            self.rack.reno_recover = Some(recovery.recover);
+            self.flags.insert(TcbFlags::RENO_RECOVER);
+            self.rack.reno_recover = recovery.recover;
         }
         if recovery.kind == Kind::Fast {
             self.congestion.set_cwnd(self.congestion.ssthresh().max(self.payload_mss()));
         }
         self.congestion.on_recovery_exit(now);
         self.recovery = None;
+        if !dsack {
+            self.rack.reo_wnd_persist = self.rack.reo_wnd_persist.saturating_sub(1);
+            if self.rack.reo_wnd_persist == 0 {
+                self.rack.reo_wnd_mult = 1;
+            }
+        }
         self.dup_acks = 0;
     }
 
@@ -293,16 +328,17 @@ impl<B: PacketBuf> Tcb<B> {
             return;
         }
         let rto_at = self.rto_base + self.rtt.rto();
-        let (at, kind) = if let Some(reorder_at) = self.rack.reorder_at {
-            (reorder_at, RtxKind::Reordering)
-        } else if self.tail_loss_probe_wanted() {
-            let base = self.last_sent.max(self.rto_base);
-            (base + self.probe_timeout(), RtxKind::TailLossProbe)
-        } else {
-            (rto_at, RtxKind::Rto)
+        let (at, kind) = match self.rack.reorder_at {
+            Some(at) if at < rto_at => (at.max(now), RtxKind::Reordering),
+            _ if self.tail_loss_probe_wanted() => {
+                // Where the timeout comes first, the probe takes its place (RFC 8985 §7.2).
+                let base = self.last_sent.max(self.rto_base);
+                let at = (base + self.probe_timeout()).min(rto_at);
+                (at.max(now), RtxKind::TailLossProbe)
+            }
+            _ => (rto_at, RtxKind::Rto),
         };
-        (self.rtx_at, self.rtx_kind) =
-            if at < rto_at { (Some(at.max(now)), kind) } else { (Some(rto_at), RtxKind::Rto) };
+        (self.rtx_at, self.rtx_kind) = (Some(at), kind);
     }
 
     fn persist_interval(&self) -> Duration {
@@ -312,10 +348,13 @@ impl<B: PacketBuf> Tcb<B> {
     fn tail_loss_probe_wanted(&self) -> bool {
         self.flags.contains(TcbFlags::SACK)
             && self.state.synchronized()
-            && !self.flags.contains(TcbFlags::TLP_OUT)
+            && !self
+                .flags
+                .intersects(TcbFlags::TLP_OUT.union(TcbFlags::TLP_NOW).union(TcbFlags::TLP_SPENT))
             && self.recovery.is_none()
             && self.retries == 0
             && self.queue.sacked_bytes() == 0
+            && self.queue.lost_bytes() == 0
     }
 
     /// RFC 8985 §7.2
@@ -344,12 +383,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.rtx_at = None;
             match self.rtx_kind {
                 RtxKind::Rto => self.retransmission_timeout(env, &mut outcome),
-                RtxKind::TailLossProbe => {
-                    self.flags.insert(TcbFlags::TLP_NOW);
-                    // Counts again from the probe itself, which `output` is about to send.
-                    self.rtx_kind = RtxKind::Rto;
-                    self.rtx_at = Some(env.now + self.rtt.rto());
-                }
+                RtxKind::TailLossProbe => self.probe_is_due(env.now, &mut outcome),
                 RtxKind::Reordering => {
                     self.detect_losses(env.now);
                     if self.queue.lost_bytes() > 0 && self.recovery.is_none() {
@@ -368,6 +402,18 @@ impl<B: PacketBuf> Tcb<B> {
         outcome
     }
 
+    /// `output` sends the probe; the timeout counts again from it (RFC 8985 §7.3). Where the timeout
+    /// would have fired by now, other subflows must not wait for the outcome.
+    fn probe_is_due(&mut self, now: Instant, outcome: &mut Outcome) {
+        if now >= self.rto_base + self.rtt.rto() {
+            self.flags.insert(TcbFlags::SILENT);
+            outcome.timed_out = true;
+        }
+        self.flags.insert(TcbFlags::TLP_NOW);
+        self.rto_base = now;
+        self.arm_rtx(now);
+    }
+
     fn retransmission_timeout(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {
         env.stats.tcp_timeouts += 1;
         self.retries = self.retries.saturating_add(1);
@@ -380,7 +426,8 @@ impl<B: PacketBuf> Tcb<B> {
             outcome.closed = Some(Some(error));
             return;
         }
-        outcome.timed_out = self.retries == 1 || opening;
+        let first = self.retries == 1 && !self.flags.contains(TcbFlags::SILENT);
+        outcome.timed_out = first || opening;
         self.rtt.back_off();
         self.rto_base = env.now;
         if opening {
@@ -391,23 +438,29 @@ impl<B: PacketBuf> Tcb<B> {
         }
         self.flags.remove(TcbFlags::TLP_OUT.union(TcbFlags::TLP_RETRANS));
         let flight = self.flight_size();
-        self.queue.mark_timed_out(None, env.now);
+        let window = self.flags.contains(TcbFlags::SACK).then(|| self.rack_window());
+        self.queue.mark_timed_out(window, env.now);
         if self.retries == 1 {
             self.congestion.on_rto(env.now, flight);
-        } else {
-            self.congestion.set_cwnd(self.payload_mss());
         }
-        let recover = match &self.recovery {
-            Some(recovery) => recovery.recover.max(self.snd_nxt),
-            None => self.snd_nxt,
-        };
+        // One segment, beside what was sent too recently to be lost.
+        self.congestion.set_cwnd(self.pipe() + self.payload_mss());
+        let (mut recover, mut undo_ts) = (self.snd_nxt, None);
+        if let Some(recovery) = &self.recovery {
+            recover = recover.max(recovery.recover);
+            if recovery.kind == Kind::Timeout {
+                // The window was reduced by the first timeout: what acknowledges its retransmission
+                // proves it right, however late.
+                undo_ts = recovery.undo_ts;
+            }
+        }
         self.recovery = Some(Box::new(Recovery {
             kind: Kind::Timeout,
             recover,
             recover_fs: flight.max(1),
             prr_delivered: 0,
             prr_out: 0,
-            undo_ts: None,
+            undo_ts,
         }));
         self.rack.reorder_at = None;
         self.dup_acks = 0;

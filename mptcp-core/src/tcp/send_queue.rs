@@ -181,7 +181,8 @@ impl<B: PacketBuf> SendQueue<B> {
         Self {
             segments: VecDeque::new(),
             first: 0,
-            next_order: 0,
+            // The default transmission is before all others.
+            next_order: 1,
             flight: List::EMPTY,
             lost: List::EMPTY,
             lost_last: NIL,

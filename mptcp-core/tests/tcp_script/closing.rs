@@ -95,7 +95,7 @@ fn fin_is_retransmitted_in_every_state_that_waits_for_its_ack() {
         }
         assert_eq!(s.state(), state);
         s.until(400).expect(fin(1, rcv_nxt));
-        s.until(1_000).expect(fin(1, rcv_nxt)).until(2_200).expect(fin(1, rcv_nxt));
+        s.until(700).expect(fin(1, rcv_nxt)).until(1_300).expect(fin(1, rcv_nxt));
         s.inject(ack(rcv_nxt, 2)).expect_nothing();
         s.at(30_000).expect_nothing();
     }

@@ -229,6 +229,57 @@ fn the_timeout_doubles_and_the_connection_is_given_up() {
     assert_eq!(s.stack.counters().tcp_timeouts, 5);
 }
 
+/// RFC 6298 §5.7 (Karn): what acknowledges a retransmission says nothing about the round trip, and the
+/// timeout stays doubled until something does.
+#[test]
+fn the_back_off_stays_until_a_round_trip_is_measured() {
+    let mut s = client(NO_SACK);
+    s.write(100).expect(data(1, 1, 100));
+    s.until(400).expect(data(1, 1, 100)).until(1_000).expect(data(1, 1, 100));
+    s.at(1_100).inject(ack(1, 101)).write(100).expect(data(101, 1, 100));
+    s.until(2_300).expect(data(101, 1, 100));
+    // Sent once, acknowledged: measured. rttvar = 3/4 * 50 + 1/4 * 0, rto 100 + 4 * 37.5 = 250.
+    s.at(2_400).inject(ack(1, 201)).write(100).expect(data(201, 1, 100));
+    s.at(2_500).inject(ack(1, 301)).write(100).expect(data(301, 1, 100));
+    s.until(2_750).expect(data(301, 1, 100));
+}
+
+/// The acknowledgement of the first retransmission after the second: the first timeout was right.
+#[test]
+fn a_second_timeout_does_not_make_the_first_look_spurious() {
+    let mut s = client(Peer { ts: true, sack: false, ..WIDE });
+    s.write(10 * 1448);
+    assert_eq!(s.take_all().len(), 10);
+    s.until(400).expect(data(1, 1, 1448));
+    let first = s.leg().tsval;
+    s.until(1_000).expect(data(1, 1, 1448));
+    let clock = s.peer_clock();
+    s.at(1_010).inject(ack(1, 1449).ts(clock, first));
+    assert_eq!(s.stack.counters().tcp_undo, 0);
+    assert!(cwnd(&s) <= 2 * 1448, "{}", cwnd(&s));
+}
+
+/// RFC 8985 §6.3: a timeout says nothing about what was sent a moment ago.
+#[test]
+fn a_timeout_leaves_alone_what_was_just_sent() {
+    let mut s = client(WIDE);
+    s.write(2 * FULL);
+    expect_full(&mut s, 0..2);
+    s.at(200).inject(ack(1, at(1)));
+    // The probe, 250 ms later, and its loss.
+    s.until(450);
+    expect_full(&mut s, 1..2);
+    s.at(699).write(FULL);
+    expect_full(&mut s, 2..3);
+    s.until(700);
+    expect_full(&mut s, 1..2);
+    s.expect_nothing();
+    assert_eq!((s.stack.counters().tcp_timeouts, cwnd(&s)), (1, 2 * MSS));
+    s.at(790).inject(ack(1, at(2))).expect_nothing();
+    s.inject(ack(1, at(3))).expect_nothing();
+    assert_eq!(s.stack.counters().retrans_segs, 2);
+}
+
 #[test]
 fn every_acknowledgement_of_new_data_restarts_the_timeout() {
     let mut s = client(NO_SACK);
@@ -300,6 +351,35 @@ fn a_tail_loss_probe_repeats_the_last_segment_after_two_round_trips() {
     s.until(600);
     expect_full(&mut s, 0..1);
     assert_eq!(s.stack.counters().tcp_loss_probes, 1);
+}
+
+/// RFC 8985 §7.2: two round trips and 200 ms for a delayed acknowledgement is beyond the timeout of 300
+/// ms, so the probe is sent at that time, and takes its place.
+#[test]
+fn a_probe_takes_the_place_of_the_first_timeout() {
+    let mut s = client(WIDE);
+    s.write(100).expect(data(1, 1, 100));
+    s.until(400).expect(data(1, 1, 100));
+    let counters = s.stack.counters();
+    assert_eq!((counters.tcp_loss_probes, counters.tcp_timeouts, cwnd(&s)), (1, 0, 10 * MSS));
+    s.until(700).expect(data(1, 1, 100));
+    assert_eq!((s.stack.counters().tcp_timeouts, cwnd(&s)), (1, MSS));
+    s.until(1_300).expect(data(1, 1, 100));
+}
+
+/// RFC 8985 §7.3: without a round trip measured in between there is no second probe.
+#[test]
+fn a_second_probe_needs_a_round_trip() {
+    let mut s = client(WIDE);
+    s.write(100).expect(data(1, 1, 100));
+    s.until(400).expect(data(1, 1, 100));
+    // Original or probe? Karn's rule: no sample.
+    s.at(450).inject(ack(1, 101)).write(100).expect(data(101, 1, 100));
+    s.until(750).expect(data(101, 1, 100));
+    assert_eq!((s.stack.counters().tcp_loss_probes, s.stack.counters().tcp_timeouts), (1, 1));
+    s.inject(ack(1, 201)).write(100).expect(data(201, 1, 100)).at(800).inject(ack(1, 301));
+    s.write(100).expect(data(301, 1, 100)).skip_to(2_000);
+    assert_eq!(s.stack.counters().tcp_loss_probes, 2);
 }
 
 #[test]
@@ -427,6 +507,25 @@ fn after_reordering_was_seen_three_duplicates_are_not_enough() {
     s.at(300).inject(ack(1, at(5)).sack(&[(at(6), at(10))])).expect_nothing();
     s.until(325);
     expect_full(&mut s, 5..6);
+}
+
+/// RFC 8985 §6.2 step 4: each round trip with a duplicate report widens the reordering window.
+#[test]
+fn reported_duplicates_widen_the_reordering_window() {
+    let mut s = client(WIDE);
+    s.write(5 * FULL);
+    expect_full(&mut s, 0..5);
+    s.at(200).inject(ack(1, 1).sack(&[(at(1), at(2))])).inject(ack(1, at(5)));
+    s.write(5 * FULL);
+    expect_full(&mut s, 5..10);
+    s.at(300).inject(ack(1, at(5)).sack(&[(at(6), at(10))])).until(325);
+    expect_full(&mut s, 5..6);
+    // Only late after all. Twice a quarter from now on.
+    s.at(330).inject(ack(1, at(10))).inject(ack(1, at(10)).sack(&[(at(5), at(6))]));
+    s.write(3 * FULL);
+    expect_full(&mut s, 10..13);
+    s.at(430).inject(ack(1, at(10)).sack(&[(at(11), at(13))])).until(480);
+    expect_full(&mut s, 10..11);
 }
 
 #[test]

@@ -254,7 +254,7 @@ proptest! {
     fn behaves_like_a_list_of_segments(ops in prop::collection::vec(op(), 1..150)) {
         let mut queue = SendQueue::new();
         let mut model: Vec<Naive> = Vec::new();
-        let (mut una, mut nxt, mut order) = (0, 0, 0);
+        let (mut una, mut nxt, mut order) = (0, 0, 1);
         for (now, op) in (1..).map(ms).zip(ops) {
             match op {
                 Op::Push(len) => {
