@@ -126,7 +126,9 @@ pub struct TcpConfig {
     pub syn_retries: u8,
     /// Longest delay of an acknowledgement.
     pub delayed_ack: Duration,
-    /// Idle time before the first keep-alive probe; `None` sends none.
+    /// Idle time before the first keep-alive probe of new connections; `None`, the default, sends
+    /// none (RFC 9293 §3.8.4) unless [`crate::stack::Stack::set_keep_alive`] asks for them, then
+    /// after two hours.
     pub keep_alive: Option<Duration>,
     /// Unanswered keep-alive probes before the connection is given up.
     pub keep_alive_probes: u8,
@@ -134,7 +136,8 @@ pub struct TcpConfig {
     pub time_wait: Duration,
     /// How long FIN-WAIT-2 waits for the peer's FIN once nobody can read any more.
     pub fin_wait_2: Duration,
-    /// Delay small segments while data is outstanding (RFC 9293 §3.7.4).
+    /// Delay small segments of new connections while data is outstanding (RFC 9293 §3.7.4);
+    /// [`crate::stack::Stack::set_nagle`] decides for one.
     pub nagle: bool,
 }
 
@@ -150,9 +153,10 @@ impl Default for TcpConfig {
             rto_min: Duration::from_millis(200),
             rto_max: Duration::from_secs(120),
             retries: 15,
-            syn_retries: 6,
+            // 247 s in all: RFC 9293 §3.8.3 wants three minutes.
+            syn_retries: 7,
             delayed_ack: Duration::from_millis(40),
-            keep_alive: Some(Duration::from_secs(7200)),
+            keep_alive: None,
             keep_alive_probes: 9,
             time_wait: Duration::from_secs(60),
             fin_wait_2: Duration::from_secs(60),

@@ -855,7 +855,7 @@ impl<B: PacketBuf> Stack<B> {
             ts_offset: 0,
             window: self.initial_window(),
             rtt: None,
-            syn_ack_lost: false,
+            syn_ack_timeouts: 0,
         };
         let level = Level::Plain(None);
         self.establish(now, tuple, port, listener, &agreed, level, segment, payload);

@@ -13,6 +13,7 @@ use crate::tcp::{State, Stateless, Tcb, Tuple};
 use crate::time::Instant;
 use crate::wire::{OptionWriter, TcpFlags, Version};
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
 /// Ephemeral ports (RFC 6335 §6, the larger range that servers use).
@@ -660,6 +661,43 @@ impl<B: PacketBuf> Stack<B> {
             }
         }
         false
+    }
+
+    // Options.
+
+    /// Switches keep-alive probes of an idle peer on or off (RFC 9293 §3.8.4), for an MPTCP connection
+    /// on every subflow it has. False when the id is stale.
+    pub fn set_keep_alive(&mut self, now: Instant, id: SocketId, on: bool) -> bool {
+        let blocks = self.blocks_of(id);
+        for &idx in &blocks {
+            if let Some(tcb) = self.tcbs.get_mut(idx) {
+                tcb.set_keep_alive(&env!(self, now), on);
+                self.touch_tcb(idx);
+            }
+        }
+        !blocks.is_empty()
+    }
+
+    /// Switches Nagle's algorithm of a TCP connection on or off (RFC 9293 §3.7.4). The subflows of an
+    /// MPTCP connection never delay. False when the id is stale.
+    pub fn set_nagle(&mut self, id: SocketId, on: bool) -> bool {
+        let blocks = self.blocks_of(id);
+        for &idx in &blocks {
+            if let Some(tcb) = self.tcbs.get_mut(idx) {
+                tcb.set_nagle(on);
+                self.touch_tcb(idx);
+            }
+        }
+        !blocks.is_empty()
+    }
+
+    /// Control blocks behind a socket.
+    fn blocks_of(&self, id: SocketId) -> Vec<u32> {
+        match self.resolve(id) {
+            Some(Sock::Plain(idx)) => alloc::vec![idx],
+            Some(Sock::Mptcp(owner)) => self.subflows_of(owner),
+            _ => Vec::new(),
+        }
     }
 }
 

@@ -115,6 +115,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.rtt.reset_back_off();
             self.rtt.on_syn_timeout();
         }
+        self.limit_initial_window(self.retries);
         self.retries = 0;
         self.rtx_at = None;
         if self.flags.contains(TcbFlags::SYN_NOW) {
@@ -192,7 +193,10 @@ impl<B: PacketBuf> Tcb<B> {
             let next = segment.len == 0 && segment.seq == self.rcv_nxt;
             segment.end().gt(self.rcv_nxt) && (segment.seq.lt(edge) || next)
         };
-        if acceptable {
+        // At a shut window the text is dropped, later, but its acknowledgement counts (RFC 9293
+        // §3.10.7.4, first step): or two full peers would wait for each other.
+        let probe = self.rcv_wnd() == 0 && segment.seq == self.rcv_nxt;
+        if acceptable || probe && segment.has(TcpFlags::ACK) && !segment.has(TcpFlags::SYN) {
             return Step::Continue;
         }
         if segment.has(TcpFlags::RST) {
@@ -475,9 +479,14 @@ impl<B: PacketBuf> Tcb<B> {
         mut payload: B,
         outcome: &mut Outcome,
     ) {
+        if segment.len > 0 && segment.seq == self.rcv_nxt && self.rcv_wnd() == 0 {
+            env.stats.drop(DropReason::OutOfWindow);
+            self.ack_now();
+            return;
+        }
         if segment.has(TcpFlags::FIN) && !self.flags.contains(TcbFlags::FIN_SEEN) {
             self.flags.insert(TcbFlags::FIN_SEEN);
-            self.fin_at = segment.seq.add(segment.len);
+            self.fin_at = segment.text_seq().add(segment.len);
         }
         if segment.len == 0 {
             if segment.has(TcpFlags::FIN) && segment.seq.gt(self.rcv_nxt) {
@@ -490,18 +499,21 @@ impl<B: PacketBuf> Tcb<B> {
             env.stats.drop(DropReason::DataAfterClose);
             return;
         }
-        if self.flags.contains(TcbFlags::READ_SHUT) && self.subflow.is_none() {
+        let mut seq = segment.text_seq();
+        if seq.lt(self.rcv_nxt) {
+            self.duplicate(seq, self.rcv_nxt.min(seq.add(segment.len)));
+            payload.trim_front(self.rcv_nxt.since(seq) as usize);
+            seq = self.rcv_nxt;
+        }
+        if self.flags.contains(TcbFlags::READ_SHUT)
+            && self.subflow.is_none()
+            && !payload.data().is_empty()
+        {
             // Nobody can ever read this: tell the peer (RFC 9293 §3.6.1).
             env.stats.drop(DropReason::DataAfterClose);
             outcome.reply_rst = true;
             outcome.closed = Some(Some(ConnectionError::Aborted));
             return;
-        }
-        let mut seq = segment.seq;
-        if seq.lt(self.rcv_nxt) {
-            self.duplicate(seq, self.rcv_nxt.min(seq.add(segment.len)));
-            payload.trim_front(self.rcv_nxt.since(seq) as usize);
-            seq = self.rcv_nxt;
         }
         let room = self.rcv_adv.since(seq);
         payload.truncate(room as usize);
@@ -512,6 +524,8 @@ impl<B: PacketBuf> Tcb<B> {
         }
         if segment.timestamps.is_some() && self.flags.contains(TcbFlags::TIMESTAMPS) {
             self.receiver_rtt(env.now, segment.timestamps.map_or(0, |(_, tsecr)| tsecr));
+        } else {
+            self.assume_receiver_rtt();
         }
         self.store(env, seq, end, payload, outcome);
     }

@@ -112,6 +112,9 @@ pub(crate) fn is_no_host(addr: &IpAddr) -> bool {
 /// work and memory here, and every host takes 576 octets in one piece (RFC 791).
 const PEER_MSS_MIN: u16 = 216;
 
+/// RFC 8200 §5
+const IPV6_MTU_MIN: u16 = 1280;
+
 /// What every call needs of its stack.
 pub(crate) struct Env<'a> {
     pub(crate) now: Instant,
@@ -161,7 +164,7 @@ bitflags::bitflags! {
         const NO_DELAY = 1 << 6;
         /// A SYN (or SYN/ACK) must go out.
         const SYN_NOW = 1 << 7;
-        /// Sent as much as `cwnd` allowed, up to `cwnd_limited_to`.
+        /// Sent as much as `cwnd` allowed when there last was a chance to.
         const CWND_LIMITED = 1 << 8;
         /// A tail loss probe is out (RFC 8985 §7.4).
         const TLP_OUT = 1 << 9;
@@ -189,6 +192,8 @@ bitflags::bitflags! {
         const DSACK_ROUND = 1 << 20;
         /// `rack.reno_recover` is set.
         const RENO_RECOVER = 1 << 21;
+        /// An idle peer is probed.
+        const KEEP_ALIVE = 1 << 22;
     }
 }
 
@@ -232,8 +237,6 @@ pub(crate) struct Tcb<B> {
     max_snd_wnd: u32,
     /// End of the last segment sent smaller than the MSS (Minshall's form of Nagle).
     snd_sml: SeqNum,
-    /// `snd_nxt` when the congestion window last held something back.
-    cwnd_limited_to: SeqNum,
     // Receive sequence variables.
     pub(crate) irs: SeqNum,
     pub(crate) rcv_nxt: SeqNum,
@@ -313,8 +316,8 @@ pub(crate) struct Agreed {
     pub(crate) window: u32,
     /// Round trip of the SYN/ACK; `None` when it is ambiguous or was not measured.
     pub(crate) rtt: Option<Duration>,
-    /// The SYN/ACK timed out (RFC 6298 §5.7).
-    pub(crate) syn_ack_lost: bool,
+    /// How often the SYN/ACK timed out (RFC 6298 §5.7).
+    pub(crate) syn_ack_timeouts: u8,
 }
 
 impl<B: PacketBuf> Tcb<B> {
@@ -365,9 +368,10 @@ impl<B: PacketBuf> Tcb<B> {
         tcb.snd_wl1 = tcb.irs;
         tcb.snd_wl2 = tcb.snd_una;
         tcb.set_peer_mss(agreed.peer_mss);
-        if agreed.syn_ack_lost {
+        if agreed.syn_ack_timeouts > 0 {
             tcb.rtt.on_syn_timeout();
         }
+        tcb.limit_initial_window(agreed.syn_ack_timeouts);
         if let Some(rtt) = agreed.rtt {
             tcb.rtt.on_sample(rtt, env.now);
         }
@@ -384,11 +388,14 @@ impl<B: PacketBuf> Tcb<B> {
         local_mss: u16,
     ) -> Self {
         let config = env.config;
+        let mut flags = TcbFlags::empty();
+        flags.set(TcbFlags::NO_DELAY, !config.nagle);
+        flags.set(TcbFlags::KEEP_ALIVE, config.keep_alive.is_some());
         Self {
             tuple,
             port,
             state: State::SynSent,
-            flags: if config.nagle { TcbFlags::empty() } else { TcbFlags::NO_DELAY },
+            flags,
             snd_wscale: 0,
             rcv_wscale: 0,
             mss: local_mss,
@@ -401,7 +408,6 @@ impl<B: PacketBuf> Tcb<B> {
             snd_wl2: SeqNum(0),
             max_snd_wnd: 0,
             snd_sml: iss,
-            cwnd_limited_to: iss,
             irs: SeqNum(0),
             rcv_nxt: SeqNum(0),
             rcv_adv: SeqNum(0),
@@ -452,6 +458,14 @@ impl<B: PacketBuf> Tcb<B> {
         self.congestion.set_mss(payload);
     }
 
+    /// A handshake that took more than one retransmission starts with one segment (RFC 5681 §3.1; one
+    /// may have been spurious, RFC 6928 §2).
+    fn limit_initial_window(&mut self, syn_timeouts: u8) {
+        if syn_timeouts > 1 {
+            self.congestion.set_cwnd(self.payload_mss());
+        }
+    }
+
     /// Payload octets of a full segment, the options it always carries taken off.
     pub(crate) fn payload_mss(&self) -> u32 {
         let mut options = 0;
@@ -472,7 +486,12 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// A path MTU learnt from ICMP (RFC 1191, 8201) lowers the MSS; it is never raised.
     pub(crate) fn set_path_mtu(&mut self, mtu: u16) {
-        let headers = if self.tuple.remote_addr.is_ipv4() { 40 } else { 60 };
+        let v4 = self.tuple.remote_addr.is_ipv4();
+        if !v4 && mtu < IPV6_MTU_MIN {
+            // No IPv6 link has such an MTU (RFC 8201 §4).
+            return;
+        }
+        let headers = if v4 { 40 } else { 60 };
         let mss = mtu.saturating_sub(headers).max(488);
         if mss < self.mss {
             self.mss = mss;
@@ -491,6 +510,9 @@ impl<B: PacketBuf> Tcb<B> {
     /// Queues payload of a plain connection; the caller checked `send_room`.
     pub(crate) fn send(&mut self, buf: B) {
         let len = buf.data().len();
+        if len == 0 {
+            return;
+        }
         self.unsent_len += len as u32;
         if let Some(tail) = self.unsent.back_mut()
             && len * 8 <= buf.truesize()
@@ -638,14 +660,31 @@ impl<B: PacketBuf> Tcb<B> {
         (self.snd_nxt, self.rcv_nxt, ts, self.ts_offset, window.min(65_535))
     }
 
+    /// Idle time before the first keep-alive probe, where this connection sends any.
+    fn keep_alive(&self, config: &TcpConfig) -> Option<Duration> {
+        let on = self.flags.contains(TcbFlags::KEEP_ALIVE);
+        on.then(|| config.keep_alive.unwrap_or(KEEP_ALIVE_IDLE))
+    }
+
+    /// RFC 9293 §3.8.4: the application decides.
+    pub(crate) fn set_keep_alive(&mut self, env: &Env<'_>, on: bool) {
+        self.flags.set(TcbFlags::KEEP_ALIVE, on);
+        self.arm_slow(env);
+    }
+
+    /// RFC 9293 §3.7.4: the application may switch Nagle's algorithm off.
+    pub(crate) fn set_nagle(&mut self, on: bool) {
+        self.flags.set(TcbFlags::NO_DELAY, !on);
+    }
+
     /// Arms keep-alive or the FIN-WAIT-2 limit, whichever the state calls for.
     fn arm_slow(&mut self, env: &Env<'_>) {
         self.slow_at = match self.state {
-            State::Established | State::CloseWait => {
-                env.config.keep_alive.map(|idle| self.last_received + idle)
-            }
             State::FinWait2 if self.flags.contains(TcbFlags::READ_SHUT) => {
                 Some(env.now + env.config.fin_wait_2)
+            }
+            State::Established | State::CloseWait | State::FinWait2 => {
+                self.keep_alive(env.config).map(|idle| self.last_received + idle)
             }
             State::SynSent | State::SynReceived => self.slow_at,
             _ => None,
@@ -669,5 +708,7 @@ fn seconds(at: Instant) -> u32 {
     (at.as_millis() / 1000) as u32
 }
 
+/// Shortest default of RFC 9293 §3.8.4.
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(7200);
 /// Interval of the keep-alive probes after the first (RFC 9293 §3.8.4 leaves it open).
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(75);

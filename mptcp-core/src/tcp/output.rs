@@ -200,6 +200,10 @@ impl<B: PacketBuf> Tcb<B> {
             return Progress::Done;
         }
         let progress = self.output_steps(env, tx, data, budget);
+        if self.pipe() + self.payload_mss() <= self.congestion.cwnd() {
+            // Not when acknowledgements come: a burst brings many before there is a chance to send.
+            self.flags.remove(TcbFlags::CWND_LIMITED);
+        }
         self.arm_rtx(env.now);
         progress
     }
@@ -262,15 +266,8 @@ impl<B: PacketBuf> Tcb<B> {
     /// Notes that data was there but the congestion window was not.
     pub(crate) fn note_cwnd_limited(&mut self) {
         if self.pipe() + self.payload_mss() > self.congestion.cwnd() {
-            self.cwnd_limited();
+            self.flags.insert(TcbFlags::CWND_LIMITED);
         }
-    }
-
-    /// One burst may bring many acknowledgements before there is a chance to send again: the window
-    /// counts as used until everything sent so far is acknowledged.
-    fn cwnd_limited(&mut self) {
-        self.flags.insert(TcbFlags::CWND_LIMITED);
-        self.cwnd_limited_to = self.snd_nxt;
     }
 
     /// Sends one mapped segment of new data on this subflow; false when no buffer could be had.
@@ -417,7 +414,7 @@ impl<B: PacketBuf> Tcb<B> {
     ) -> Progress {
         while let Some(idx) = self.queue.first_lost() {
             if self.pipe() >= self.congestion.cwnd() {
-                self.cwnd_limited();
+                self.flags.insert(TcbFlags::CWND_LIMITED);
                 break;
             }
             if *budget == 0 || tx.room() == 0 || !self.retransmit(env, tx, data, idx) {
@@ -533,7 +530,7 @@ impl<B: PacketBuf> Tcb<B> {
             return 0;
         }
         if self.pipe() >= self.congestion.cwnd() {
-            self.cwnd_limited();
+            self.flags.insert(TcbFlags::CWND_LIMITED);
             return 0;
         }
         if len == mss {

@@ -112,9 +112,6 @@ impl<B: PacketBuf> Tcb<B> {
                 in_recovery: false,
             });
         }
-        if self.snd_una.ge(self.cwnd_limited_to) {
-            self.flags.remove(TcbFlags::CWND_LIMITED);
-        }
     }
 
     fn rack_update(&mut self, now: Instant, seg: &Segment, delivered: &Delivered, dsack: bool) {
@@ -419,7 +416,15 @@ impl<B: PacketBuf> Tcb<B> {
         self.retries = self.retries.saturating_add(1);
         let opening = !self.state.synchronized();
         let limit = if opening { env.config.syn_retries } else { env.config.retries };
-        if self.retries > limit {
+        // A peer that answers but takes nothing is not gone: its window is shut, and it is judged by
+        // the answers, as with probes (RFC 9293 §3.8.6.1).
+        let orphan = self.flags.contains(TcbFlags::READ_SHUT);
+        let shut = !opening && !orphan && self.subflow.is_none() && self.snd_wnd == 0;
+        if shut {
+            self.unanswered_probes = self.unanswered_probes.saturating_add(1);
+        }
+        let failures = if shut { self.unanswered_probes } else { self.retries };
+        if failures > limit {
             env.stats.tcp_abort_on_timeout += 1;
             let error =
                 if opening { ConnectionError::ConnectTimedOut } else { ConnectionError::TimedOut };
@@ -496,21 +501,23 @@ impl<B: PacketBuf> Tcb<B> {
             State::SynSent | State::SynReceived => {
                 outcome.closed = Some(Some(ConnectionError::ConnectTimedOut));
             }
-            State::FinWait2 => outcome.closed = Some(None),
-            State::Established | State::CloseWait => {
-                let Some(idle) = env.config.keep_alive else { return };
+            State::FinWait2 if self.flags.contains(TcbFlags::READ_SHUT) => {
+                outcome.closed = Some(None);
+            }
+            State::Established | State::CloseWait | State::FinWait2 => {
+                let Some(idle) = self.keep_alive(env.config) else { return };
                 let quiet = env.now.since(self.last_received);
                 if quiet < idle {
                     self.slow_at = Some(self.last_received + idle);
                     return;
                 }
-                let unanswered = quiet - idle;
-                let limit = super::KEEP_ALIVE_INTERVAL * u32::from(env.config.keep_alive_probes);
-                if unanswered >= limit {
+                // Probes, not time: they may have been switched on long after the last segment.
+                if self.unanswered_probes >= env.config.keep_alive_probes {
                     env.stats.tcp_abort_on_timeout += 1;
                     outcome.closed = Some(Some(ConnectionError::TimedOut));
                     return;
                 }
+                self.unanswered_probes = self.unanswered_probes.saturating_add(1);
                 env.stats.tcp_keep_alive += 1;
                 self.probe_now();
                 self.slow_at = Some(env.now + super::KEEP_ALIVE_INTERVAL);

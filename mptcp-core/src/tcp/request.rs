@@ -72,7 +72,7 @@ impl Request {
         let once = !self.flags.contains(RequestFlags::REPEATED);
         Agreed {
             rtt: once.then(|| now.since(self.sent_at)),
-            syn_ack_lost: self.retries > 0,
+            syn_ack_timeouts: self.retries,
             iss: self.iss,
             irs: self.irs,
             peer_mss: (self.peer_mss != 0).then_some(self.peer_mss),

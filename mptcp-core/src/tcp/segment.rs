@@ -113,6 +113,11 @@ impl Segment {
         self.len + u32::from(self.has(TcpFlags::SYN)) + u32::from(self.has(TcpFlags::FIN))
     }
 
+    /// Sequence number of the first octet of text.
+    pub(crate) fn text_seq(&self) -> SeqNum {
+        self.seq.add(u32::from(self.has(TcpFlags::SYN)))
+    }
+
     pub(crate) fn end(&self) -> SeqNum {
         self.seq.add(self.seq_len())
     }

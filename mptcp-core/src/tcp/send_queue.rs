@@ -196,7 +196,7 @@ impl<B: PacketBuf> SendQueue<B> {
     /// Notes a segment that was sent for the first time.
     pub(crate) fn push(&mut self, segment: TxSegment<B>) {
         self.segments.push_back(segment);
-        self.to_flight(self.segments.len() - 1);
+        self.put_in_flight(self.segments.len() - 1);
     }
 
     /// Removes everything below `una`; trims the segment that straddles it.
@@ -399,7 +399,7 @@ impl<B: PacketBuf> SendQueue<B> {
         segment.flags.insert(SegmentFlags::RETRANSMITTED);
         segment.transmissions = segment.transmissions.saturating_add(1);
         segment.sent_at = now;
-        self.to_flight(idx);
+        self.put_in_flight(idx);
     }
 
     /// Cuts segment `idx` so that it holds `len` payload octets; the rest becomes its successor
@@ -530,7 +530,7 @@ impl<B: PacketBuf> SendQueue<B> {
     }
 
     /// The newest transmission: last of what is in flight.
-    fn to_flight(&mut self, idx: usize) {
+    fn put_in_flight(&mut self, idx: usize) {
         let order = self.next_order;
         let Some(segment) = self.segments.get_mut(idx) else { return };
         segment.place.order = order;

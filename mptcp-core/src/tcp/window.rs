@@ -7,6 +7,9 @@ use crate::config::TcpConfig;
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 
+/// Round trip of a peer that never let us measure one.
+const UNKNOWN_RTT: Duration = Duration::from_millis(100);
+
 /// Grows a receive buffer with what its reader takes per round trip.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Autotune {
@@ -168,6 +171,14 @@ impl<B: PacketBuf> Tcb<B> {
     /// A subflow may buffer what its connection may: all of the shared window can arrive on it.
     pub(crate) fn share_buffer(&mut self, limit: u32) {
         self.autotune.limit = limit;
+    }
+
+    /// Without timestamps on data nothing but our own round trip is known; where there is none
+    /// either, a large one is safer than a small one: the buffer only grows with what is read.
+    pub(super) fn assume_receiver_rtt(&mut self) {
+        if self.autotune.rtt_us == 0 {
+            self.autotune.on_rtt(self.rtt.srtt().unwrap_or(UNKNOWN_RTT));
+        }
     }
 
     pub(super) fn reassembly_budget(&self) -> u32 {

@@ -101,6 +101,18 @@ fn fin_is_retransmitted_in_every_state_that_waits_for_its_ack() {
     }
 }
 
+/// After close, what was read already and comes again with the FIN behind it is no new data.
+#[test]
+fn old_text_with_a_new_fin_ends_a_closed_connection_in_order() {
+    let mut s = server();
+    s.inject(data(1, 1, 100)).expect(ack(1, 101)).read(100);
+    s.close().expect(fin(1, 101));
+    s.inject(fin(1, 1).len(100)).expect(ack(2, 102).sack(&[(1, 101)])).expect_nothing();
+    assert_eq!(s.stack.counters().out_rsts, 0);
+    s.inject(ack(102, 2)).expect_nothing();
+    assert_eq!(s.stack.occupancy().time_waits, 1);
+}
+
 #[test]
 fn fin_rides_on_the_last_data() {
     let mut s = server();

@@ -97,6 +97,40 @@ fn syn_is_retransmitted_with_back_off_and_given_up() {
     assert_eq!(s.stack.error(s.id()), Some(ConnectionError::ConnectTimedOut));
 }
 
+/// RFC 9293 §3.8.3 (MUST-23): three minutes at least.
+#[test]
+fn a_connect_is_given_up_after_three_minutes() {
+    let mut s = Script::new(|_| {});
+    s.connect().expect(syn()).skip_to(246_999);
+    assert_eq!(s.state(), State::SynSent);
+    s.at(247_002);
+    assert_eq!(s.stack.error(s.id()), Some(ConnectionError::ConnectTimedOut));
+}
+
+/// RFC 5681 §3.1, RFC 6928 §2: one lost SYN may be a mistake, two are a bad path.
+#[test]
+fn two_lost_syns_cut_the_initial_window_to_one_segment() {
+    for (lost, ms, segments) in [(1, 1_100, 10), (2, 3_100, 1)] {
+        let mut s = Script::new(|_| {});
+        s.connect().expect(syn());
+        for ms in [1_000, 3_000].into_iter().take(lost) {
+            s.until(ms).expect(syn());
+        }
+        s.at(ms).peer_answers().expect(ack(1, 1)).inject(ack(1, 1));
+        s.write(20_000);
+        assert_eq!(s.take_all().len(), segments);
+        // The same for the SYN/ACK.
+        let mut s = Script::new(|_| {});
+        let syn = s.listen().peer_syn();
+        s.inject(syn).expect(syn_ack());
+        for ms in [1_000, 3_000].into_iter().take(lost) {
+            s.until(ms).expect(syn_ack());
+        }
+        s.at(ms).inject(ack(1, 1)).accept().write(20_000);
+        assert_eq!(s.take_all().len(), segments);
+    }
+}
+
 #[test]
 fn connect_timeout_ends_the_attempt() {
     let mut s = Script::new(|_| {});
@@ -146,6 +180,16 @@ fn simultaneous_open() {
     s.expect_nothing();
     assert_eq!(s.state(), State::Established);
     s.write(10).expect(data(1, 1, 10));
+}
+
+/// The SYN takes a number of its own: text behind it begins one later.
+#[test]
+fn text_on_the_crossing_syn_ack_is_taken() {
+    let mut s = Script::new(|_| {});
+    let syn_of_peer = s.peer_syn();
+    s.connect().expect(syn()).at(10).inject(syn_of_peer.clone()).expect(syn_ack());
+    let crossing = crate::harness::Seg { ack: 1, ..syn_of_peer };
+    s.at(20).inject(crossing.flags(syn_ack().flags).len(5)).expect(ack(1, 6)).read(5);
 }
 
 #[test]

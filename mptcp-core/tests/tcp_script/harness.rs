@@ -522,7 +522,8 @@ impl Script {
             window: seg.window.unwrap_or(leg.offer.window),
             urgent: 0,
         };
-        let payload = pattern(seg.seq, seg.len);
+        let syn = u32::from(seg.flags.contains(TcpFlags::SYN));
+        let payload = pattern(seg.seq + syn, seg.len);
         build(leg.peer.ip(), leg.local.ip(), &header, &options, &payload)
     }
 

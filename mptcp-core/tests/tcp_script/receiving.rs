@@ -1,7 +1,7 @@
 //! The receiver: sequence checks, reassembly, SACK and D-SACK, delayed ACKs, the receive window
 //! (RFC 9293 §3.8.6, §3.10.7.4; RFC 2018; RFC 2883; RFC 5681 §4.2; RFC 7323 §5).
 
-use crate::harness::{Peer, Script, Seg, ack, data, rst};
+use crate::harness::{Peer, Script, Seg, ack, data, fin, rst};
 use mptcp_core::buf::PacketBuf;
 use mptcp_core::stats::DropReason;
 use mptcp_core::tcp::State;
@@ -286,6 +286,28 @@ fn the_buffer_grows_with_what_is_read_per_round_trip() {
     assert!(largest <= 6 << 20, "{largest}");
 }
 
+/// Without timestamps the round trip is the sender's: a window that arrives in small parts all along it
+/// counts as one.
+#[test]
+fn the_buffer_grows_without_timestamps() {
+    let mut s = Script::client(|_| {}, Peer::default(), 50);
+    let (mut seq, mut largest) = (1, 60_000);
+    for part in 1..400 {
+        s.skip_to(50 + 5 * part);
+        let mut window: u32 = largest / 10;
+        while window >= 1448 {
+            s.inject(data(seq, 1, 1448));
+            seq += 1448;
+            window -= 1448;
+            while s.read_some(1448).is_ok() {}
+        }
+        for seg in s.take_all() {
+            largest = largest.max(s.window_of(&seg));
+        }
+    }
+    assert!(largest > 5 << 20, "{largest}");
+}
+
 #[test]
 fn the_buffer_does_not_grow_for_a_slow_reader() {
     let mut s = server();
@@ -421,6 +443,17 @@ fn a_reset_is_heard_at_a_shut_window_even_with_text() {
     s.inject_burst(&[data(1, 1, 1460), data(1461, 1, 1460)]).expect(ack(1, 2921).window(0));
     s.inject(rst(2921).len(20)).expect_nothing();
     assert_eq!(s.state(), State::Closed);
+}
+
+/// RFC 9293 §3.10.7.4, first step: the text finds no room, but what it acknowledges counts.
+#[test]
+fn text_at_a_shut_window_still_acknowledges() {
+    let mut s = Script::server(|config| config.tcp.recv_buffer_initial = 2_920, Peer::default());
+    s.inject_burst(&[data(1, 1, 1460), data(1461, 1, 1460)]).expect(ack(1, 2921).window(0));
+    s.write(100).expect(data(1, 2921, 100));
+    s.inject(fin(2921, 101).len(50)).expect(ack(101, 2921).window(0));
+    assert_eq!((s.dropped(DropReason::OutOfWindow), s.state()), (1, State::Established));
+    s.at(5_000).expect_nothing().read(2920);
 }
 
 #[test]

@@ -72,22 +72,26 @@ fn every_acknowledgement_of_a_burst_opens_the_window() {
     assert_eq!(cwnd(&s), 16 * MSS);
 }
 
+/// RFC 9406 §4.2: one acknowledgement of everything does not let twice as much out in one burst.
+#[test]
+fn a_stretched_acknowledgement_opens_the_window_by_eight_segments() {
+    let mut s = client(WIDE);
+    s.write(40 * FULL);
+    expect_full(&mut s, 0..10);
+    s.at(200).inject(ack(1, at(10)));
+    assert_eq!(cwnd(&s), 18 * MSS);
+}
+
 /// A window that held something back once is not in use for ever.
 #[test]
-fn a_window_used_once_stops_growing_when_it_is_not_used_again() {
+fn a_window_stops_growing_when_the_sender_runs_out_of_data() {
     let mut s = client(WIDE);
     s.write(12 * FULL);
     expect_full(&mut s, 0..10);
-    // The rest goes out at once, and all that was out with the window full still counts.
     s.at(200).inject(ack(1, at(2)));
     expect_full(&mut s, 10..12);
-    s.inject(ack(1, at(10)));
-    assert_eq!(cwnd(&s), 20 * MSS);
-    s.inject(ack(1, at(11))).inject(ack(1, at(12)));
-    for n in 12..20 {
-        s.write(FULL).expect(data(at(n), 1, FULL)).inject(ack(1, at(n + 1)));
-    }
-    assert_eq!(cwnd(&s), 20 * MSS);
+    s.inject(ack(1, at(4))).inject(ack(1, at(10))).inject(ack(1, at(12)));
+    assert_eq!(cwnd(&s), 12 * MSS);
 }
 
 #[test]
@@ -133,6 +137,25 @@ fn without_nagle_everything_goes_at_once() {
     for n in 0..5 {
         s.write(10).expect(data(1 + n * 10, 1, 10));
     }
+}
+
+#[test]
+fn nagle_is_switched_per_connection() {
+    let mut s = client(WIDE);
+    s.write(10).expect(data(1, 1, 10)).write(10).expect_nothing();
+    let id = s.id();
+    assert!(s.stack.set_nagle(id, false));
+    s.flush().expect(data(11, 1, 10)).write(10).expect(data(21, 1, 10));
+    assert!(s.stack.set_nagle(id, true));
+    s.write(10).expect_nothing();
+}
+
+#[test]
+fn an_empty_buffer_is_no_data() {
+    let mut s = client(WIDE);
+    let id = s.id();
+    assert!(s.stack.send_buf(id, mptcp_core::buf::HeapBuf::from_slice(&[])).is_ok());
+    s.shutdown().expect(fin(1, 1));
 }
 
 #[test]
@@ -189,6 +212,52 @@ fn a_silent_peer_with_a_shut_window_is_given_up() {
     s.until(4_600);
     assert_eq!(s.take().flags, TcpFlags::RST | TcpFlags::ACK);
     assert_eq!(s.stack.error(s.id()), Some(ConnectionError::TimedOut));
+}
+
+/// Data in flight that the peer answers for but does not take (RFC 9293 §3.8.6.1): it is given up when
+/// the answers end, not before.
+#[test]
+fn a_peer_that_shuts_its_window_on_data_in_flight_is_not_given_up() {
+    let mut s = Script::client(|config| config.tcp.retries = 3, NO_SACK, 100);
+    s.write(100).expect(data(1, 1, 100));
+    let (mut ms, mut rto) = (100, 300);
+    for _ in 0..8 {
+        ms += rto;
+        s.until(ms).expect(data(1, 1, 100)).inject(ack(1, 1).window(0)).expect_nothing();
+        (ms, rto) = (s.ms(), (2 * rto).min(120_000));
+    }
+    for _ in 0..3 {
+        ms += rto;
+        s.until(ms).expect(data(1, 1, 100));
+        (ms, rto) = (s.ms(), (2 * rto).min(120_000));
+    }
+    s.until(ms + rto);
+    assert_eq!(s.take().flags, TcpFlags::RST | TcpFlags::ACK);
+    assert_eq!(s.stack.error(s.id()), Some(ConnectionError::TimedOut));
+}
+
+/// A half-closed connection whose peer vanished has nothing to send that would find out.
+#[test]
+fn keep_alive_probes_in_fin_wait_2() {
+    let change = |config: &mut StackConfig| config.tcp.keep_alive = Some(Duration::from_secs(100));
+    let mut s = Script::server(change, Peer::default());
+    s.shutdown().expect(fin(1, 1)).inject(ack(1, 2));
+    s.until(100_000).expect(ack(1, 1)).inject(ack(1, 2)).expect_nothing();
+    s.skip_to(1_000_000);
+    assert_eq!(s.stack.error(s.id()), Some(ConnectionError::TimedOut));
+}
+
+/// RFC 9293 §3.8.4 (MUST-24, MUST-25): off unless asked for, per connection.
+#[test]
+fn keep_alive_is_switched_per_connection() {
+    let mut s = Script::server(|_| {}, Peer::default());
+    s.at(8_000_000).expect_nothing();
+    let id = s.id();
+    assert!(s.stack.set_keep_alive(s.now, id, true));
+    s.until(8_000_000).expect(ack(0, 1)).inject(ack(1, 1)).until(15_200_000).expect(ack(0, 1));
+    s.inject(ack(1, 1));
+    assert!(s.stack.set_keep_alive(s.now, id, false));
+    s.at(40_000_000).expect_nothing();
 }
 
 #[test]

@@ -209,6 +209,60 @@ fn fragmentation_needed_lowers_the_segment_size_and_repeats() {
     s.inject(ack(1, 2461)).write(500).expect(data(2461, 1, 488));
 }
 
+/// RFC 8201 §4
+#[test]
+fn an_ipv6_path_mtu_below_the_minimum_is_ignored() {
+    let mut s = Script::new(|_| {});
+    s.add_leg("[fd00::1]:80", "[fd00::2]:4000", Peer::default());
+    s.listen().peer_opens();
+    s.write(1440).expect(data(1, 1, 1440));
+    for (mtu, len) in [(1279, 1440), (1280, 1220)] {
+        packet_too_big(&mut s, mtu);
+        s.take_all();
+        let end = s.leg().written + 1;
+        s.inject(ack(1, end)).write(2_000);
+        assert_eq!(s.take().len, len);
+        s.take_all();
+    }
+}
+
+fn packet_too_big(s: &mut Script, mtu: u32) {
+    let leg = s.leg();
+    let (local, peer, seq) = (leg.local, leg.peer, leg.iss.add(leg.written));
+    let header = mptcp_core::wire::TcpHeader {
+        src_port: local.port(),
+        dst_port: peer.port(),
+        seq,
+        flags: TcpFlags::ACK,
+        ..Default::default()
+    };
+    let options = mptcp_core::wire::OptionWriter::new();
+    let quoted = crate::harness::build(local.ip(), peer.ip(), &header, &options, &[]);
+    let mut message = vec![2, 0, 0, 0];
+    message.extend_from_slice(&mtu.to_be_bytes());
+    message.extend_from_slice(&quoted);
+    let mut sum = Checksum::new();
+    let pseudo =
+        mptcp_core::wire::checksum::pseudo_header(peer.ip(), local.ip(), 58, message.len() as u32);
+    sum.add_sum(pseudo, 2);
+    sum.add_bytes(&message);
+    message[2..4].copy_from_slice(&sum.finish().to_be_bytes());
+    let ip = mptcp_core::wire::IpEmit {
+        src: peer.ip(),
+        dst: local.ip(),
+        protocol: 58,
+        traffic_class: 0,
+        hop_limit: 64,
+        payload_len: message.len(),
+        identification: 0,
+        dont_fragment: true,
+    };
+    let mut packet = vec![0; ip.header_len()];
+    ip.emit(&mut packet);
+    packet.extend_from_slice(&message);
+    s.inject_bytes(&packet);
+}
+
 // Drops.
 
 #[test]

@@ -3,10 +3,13 @@
 use crate::config::{Config, Port};
 use mptcp_core::buf::PortId;
 use mptcp_core::config::{Limits, LocalAddress, MptcpConfig, StackConfig, TcpConfig};
+use mptcp_core::time::Duration;
 
 /// TCP control blocks per session: the exit's, and what an ordinary client opens. Clients may open
 /// more subflows as long as others open fewer.
 const TCBS_PER_SESSION: u32 = 4;
+/// Idle time after which a leg of a session is probed.
+const KEEP_ALIVE: Duration = Duration::from_secs(7200);
 /// Most TIME-WAIT entries and accept-queue places, whatever the number of sessions.
 const MAX_TIME_WAIT: u32 = 262_144;
 
@@ -64,6 +67,8 @@ fn tcp(config: &Config) -> TcpConfig {
         recv_buffer_initial: default.recv_buffer_initial.min(config.tcp.recv_buffer_max),
         recv_buffer_max: config.tcp.recv_buffer_max,
         send_buffer_max: config.tcp.send_buffer_max,
+        // A session whose client or server vanished must not stay for ever.
+        keep_alive: Some(KEEP_ALIVE),
         ..default
     }
 }

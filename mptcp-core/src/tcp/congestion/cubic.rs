@@ -95,7 +95,10 @@ impl Cubic {
         }
         match self.hystart.on_ack(sample) {
             SlowStart::Standard => self.window.slow_start(acked),
-            SlowStart::Conservative => self.window.slow_start(acked / CSS_GROWTH_DIVISOR),
+            SlowStart::Conservative => {
+                let limited = acked.min(self.window.mss.saturating_mul(super::BURST_SEGMENTS));
+                self.window.slow_start(limited / CSS_GROWTH_DIVISOR)
+            }
             SlowStart::Exit => {
                 self.window.ssthresh = self.window.cwnd;
                 acked

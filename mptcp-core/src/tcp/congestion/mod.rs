@@ -22,6 +22,10 @@ pub const SSTHRESH_INFINITE: u32 = u32::MAX;
 /// Windows never grow beyond the largest receive window TCP can express (RFC 7323 §2.2).
 const CWND_MAX: u32 = 1 << 30;
 
+/// The `L` of RFC 9406 §4.2 for senders that do not pace: how much one acknowledgement of many segments
+/// grows the window in slow start.
+const BURST_SEGMENTS: u32 = 8;
+
 /// What one acknowledgement says.
 #[derive(Clone, Copy, Debug)]
 pub struct AckSample {
@@ -203,13 +207,14 @@ impl Window {
         self.cwnd < self.ssthresh
     }
 
-    /// Grows by the bytes acknowledged, up to `ssthresh` (RFC 5681 §3.1 by bytes, RFC 3465,
-    /// without its limit per acknowledgement: receivers that coalesce segments acknowledge many
-    /// at once, and the sender paces). Returns the bytes left for congestion avoidance.
+    /// Grows by the bytes acknowledged, up to `ssthresh` (RFC 5681 §3.1 by bytes, RFC 3465), and by
+    /// no more than [`BURST_SEGMENTS`] at once: nothing paces what the growth lets out. Returns the
+    /// bytes left for congestion avoidance.
     fn slow_start(&mut self, acked: u32) -> u32 {
-        let growth = acked.min(self.ssthresh.saturating_sub(self.cwnd));
+        let limited = acked.min(self.mss.saturating_mul(BURST_SEGMENTS));
+        let growth = limited.min(self.ssthresh.saturating_sub(self.cwnd));
         self.grow(growth);
-        acked.saturating_sub(growth)
+        limited.saturating_sub(growth)
     }
 
     fn grow(&mut self, bytes: u32) {
