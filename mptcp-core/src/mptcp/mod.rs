@@ -51,8 +51,6 @@ pub(crate) enum Phase {
 
 /// A `DATA_FIN` or data that is not acknowledged is sent again after this at the earliest.
 const DATA_RTO_MIN: Duration = Duration::from_millis(500);
-/// Ranges waiting to be sent again; beyond it everything outstanding is.
-const MAX_REINJECTIONS: usize = 1024;
 
 /// One MPTCP connection.
 #[derive(Debug)]
@@ -80,7 +78,8 @@ pub(crate) struct Connection<B> {
     pub(crate) data_end: u64,
     /// First offset the peer does not accept yet.
     pub(crate) snd_edge: u64,
-    pub(crate) reinject: RangeSet,
+    /// What is to be sent again; none while there is nothing.
+    reinject: Option<Box<RangeSet>>,
     /// `data_snd_una` when the connection fell back: what was certainly delivered intact.
     intact: u64,
     pub(crate) fin_queued: bool,
@@ -107,6 +106,8 @@ pub(crate) struct Connection<B> {
     pub(crate) close_at: Option<Instant>,
     /// When subflows with a withdrawn address must have answered their probe.
     pub(crate) probe_at: Option<Instant>,
+    /// When data that waits for its mapping has waited long enough to doubt that options pass.
+    pub(crate) unmapped_at: Option<Instant>,
     pub(crate) paths: Box<Paths>,
     pub(crate) app: AppState,
     /// The socket's addresses as the first subflow had them.
@@ -149,7 +150,7 @@ impl<B: PacketBuf> Connection<B> {
             data_snd_nxt: 0,
             data_end: 0,
             snd_edge: 0,
-            reinject: RangeSet::new(MAX_REINJECTIONS),
+            reinject: None,
             intact: 0,
             fin_queued: false,
             fin_acked: false,
@@ -170,6 +171,7 @@ impl<B: PacketBuf> Connection<B> {
             rtx_shift: 0,
             close_at: None,
             probe_at: None,
+            unmapped_at: None,
             paths: Box::new(paths),
             app: AppState::default(),
             first,
@@ -273,6 +275,16 @@ impl<B: PacketBuf> Connection<B> {
             || (self.phase == Phase::Closed && self.fallback.is_none())
     }
 
+    /// Nothing of ours was covered by a `DATA_ACK` yet, and all of it went over the first subflow:
+    /// whether options pass in both directions is not known, and falling back is still possible
+    /// (RFC 8684 §3.7).
+    pub(crate) fn unproven(&self) -> bool {
+        matches!(self.phase, Phase::Unconfirmed | Phase::Confirmed)
+            && !self.multipath
+            && self.data_snd_una == 0
+            && !self.fin_acked
+    }
+
     /// Data is outstanding at the data level, or a `DATA_FIN` is, or the window is shut.
     pub(crate) fn outstanding(&self) -> bool {
         self.data_snd_una < self.data_snd_nxt || self.fin_due() || self.window_blocked()
@@ -296,8 +308,8 @@ impl<B: PacketBuf> Connection<B> {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let own = [self.rtx_at, self.close_at, self.probe_at, self.paths.next_timeout()];
-        own.into_iter().flatten().min()
+        let own = [self.rtx_at, self.close_at, self.probe_at, self.unmapped_at];
+        own.into_iter().chain([self.paths.next_timeout()]).flatten().min()
     }
 
     /// Ends it: nothing more is sent or received.
@@ -308,10 +320,11 @@ impl<B: PacketBuf> Connection<B> {
         }
         self.rtx_at = None;
         self.close_at = None;
+        self.unmapped_at = None;
         self.paths.stop();
         if error.is_some() {
             self.chunks.clear();
-            self.reinject.clear();
+            self.reinject = None;
         }
     }
 
@@ -325,7 +338,8 @@ impl<B: PacketBuf> Connection<B> {
             self.peer_fin = None;
         }
         self.rtx_at = None;
-        self.reinject.clear();
+        self.unmapped_at = None;
+        self.reinject = None;
         self.paths.stop();
     }
 

@@ -25,6 +25,8 @@ pub(crate) struct Pulled {
 /// What to do about octets without a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Unmapped {
+    /// They wait for it.
+    Held,
     /// Too many of them, or on a subflow that must not have any: reset it (reason 6).
     Reset,
     /// A DSS checksum was wrong; the mapping began at this offset of the peer's stream.
@@ -146,9 +148,8 @@ impl<B: PacketBuf> Connection<B> {
     /// Data whose mapping has not come (yet): kept, acknowledged by TCP, within a bound.
     fn hold_unmapped(&self, tcb: &Tcb<B>, pulled: &mut Pulled) {
         let bound = self.autotune.limit().max(MIN_UNMAPPED);
-        if tcb.received.in_order_len() > bound {
-            pulled.unmapped = Some(Unmapped::Reset);
-        }
+        let much = tcb.received.in_order_len() > bound;
+        pulled.unmapped = Some(if much { Unmapped::Reset } else { Unmapped::Held });
     }
 
     /// One run of stream octets, in whatever order subflows bring them. The first copy wins.

@@ -5,7 +5,9 @@ use super::{Connection, DATA_RTO_MIN, Phase};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::tcp::{Tcb, TxMapping, gather};
 use crate::time::{Duration, Instant};
+use crate::util::range_set::RangeSet;
 use crate::wire::{WireSeq, checksum};
+use alloc::boxed::Box;
 
 /// Written data with its place in the stream.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub(crate) struct Chunk<B> {
 
 /// A mapping may not be longer than its length field says.
 const MAX_MAPPING: u32 = 65_000;
+/// Ranges waiting to be sent again; beyond it everything outstanding is.
+const MAX_REINJECTIONS: usize = 1024;
 /// 32-bit sequence numbers are safe below this many octets per two minutes (half a wrap in one
 /// MSL).
 const NARROW_OCTETS: u64 = 1 << 31;
@@ -48,7 +52,7 @@ impl<B: PacketBuf> Connection<B> {
 
     /// What wants to be sent next: repairs first, then new data within the peer's window.
     pub(crate) fn next_to_send(&self) -> Option<Next> {
-        if let Some(range) = self.reinject.first() {
+        if let Some(range) = self.reinject.as_ref().and_then(|ranges| ranges.first()) {
             let len = u32::try_from(range.end - range.start).unwrap_or(MAX_MAPPING);
             return Some(Next { start: range.start, len: len.min(MAX_MAPPING), again: true });
         }
@@ -132,9 +136,19 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn sent(&mut self, next: Next, len: u32) {
         let end = next.start + u64::from(len);
         if next.again {
-            self.reinject.remove_below(end);
+            self.repaired_below(end);
         } else {
             self.data_snd_nxt = self.data_snd_nxt.max(end);
+        }
+    }
+
+    /// Nothing below `offset` is to be sent again.
+    fn repaired_below(&mut self, offset: u64) {
+        if let Some(ranges) = &mut self.reinject {
+            ranges.remove_below(offset);
+            if ranges.first().is_none() {
+                self.reinject = None;
+            }
         }
     }
 
@@ -145,10 +159,12 @@ impl<B: PacketBuf> Connection<B> {
         if start >= end {
             return;
         }
-        if !self.reinject.insert(start, end) {
+        let (una, nxt) = (self.data_snd_una, self.data_snd_nxt);
+        let ranges = self.reinject.get_or_insert_with(|| Box::new(RangeSet::new(MAX_REINJECTIONS)));
+        if !ranges.insert(start, end) {
             // Too scattered to remember: everything outstanding is one range.
-            self.reinject.clear();
-            let _one = self.reinject.insert(self.data_snd_una, self.data_snd_nxt);
+            ranges.clear();
+            let _one = ranges.insert(una, nxt);
         }
         self.multipath = true;
     }
@@ -193,7 +209,7 @@ impl<B: PacketBuf> Connection<B> {
             return false;
         }
         self.data_snd_una = offset;
-        self.reinject.remove_below(offset);
+        self.repaired_below(offset);
         while let Some(front) = self.chunks.front() {
             if front.start + front.buf.data().len() as u64 > offset {
                 break;

@@ -310,7 +310,7 @@ fn t95_a_connection_outlives_its_last_subflow() {
     let (keys, mut flow, id) = script.confirmed();
     script.send_data(&keys, &mut flow, 0, 0, &stream(0, 10));
     script.expect_stream(id, 0, 10);
-    let out = script.send(&flow, &flow.seg().fin());
+    let out = script.send(&flow, &flow.seg().dss(keys.ack(0)).fin());
     flow.hears(&out);
     flow.snd_nxt += 1;
     script.send(&flow, &flow.seg());

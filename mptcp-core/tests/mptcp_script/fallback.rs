@@ -6,7 +6,8 @@ use mptcp_core::config::PathManagerKind;
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::wire::{
-    CapableFlags, Dss, Mapping, MpJoin, MptcpOption, TcpFlags, WireSeq, checksum, reset_reason,
+    CapableFlags, CapableForm, Dss, Mapping, MpJoin, MptcpOption, TcpFlags, WireSeq, checksum,
+    reset_reason,
 };
 
 const SUM: CapableFlags = CapableFlags::HMAC.union(CapableFlags::CHECKSUM);
@@ -138,6 +139,119 @@ fn t112_data_that_only_tcp_acknowledges() {
     script.send(&flow, &flow.seg());
     fell_back(&script, id, FallbackReason::NoDataAck);
     works_as_tcp(&mut script, &mut flow, id, 500, true);
+}
+
+/// A server whose client sends `first` as `MP_CAPABLE` with data: confirmed, but nothing shows yet
+/// that our options reach the client.
+fn confirmed_by_data(first: &[u8]) -> (Script, Keys, Flow, SocketId) {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.unconfirmed();
+    let form = CapableForm::Data {
+        sender: keys.peer,
+        receiver: keys.stack,
+        data_len: first.len() as u16,
+        checksum: None,
+    };
+    let out = script.send(&flow, &flow.seg().opt(&capable(CapableFlags::HMAC, form)).data(first));
+    flow.snd_nxt += first.len() as u32;
+    flow.hears(&out);
+    assert_eq!(script.read(id).expect("the first data"), first);
+    assert_eq!((script.info(id).mptcp, script.fallback(id)), (Some(1), None));
+    (script, keys, flow, id)
+}
+
+/// The way back strips options: our `DATA_ACK` never arrived, the client is plain TCP already.
+#[test]
+fn t112_a_response_that_only_tcp_acknowledges() {
+    let (mut script, _, mut flow, id) = confirmed_by_data(b"GET");
+    let out = script.write(id, 0, 5_000);
+    flow.hears(&out);
+    script.send(&flow, &flow.seg());
+    fell_back(&script, id, FallbackReason::NoDataAck);
+    works_as_tcp(&mut script, &mut flow, id, 5_000, true);
+}
+
+/// Before that acknowledgement comes TCP repeats what is lost; no octet gets a second sequence
+/// number, for a client that fell back would read it twice.
+#[test]
+fn t112_nothing_is_sent_twice_to_a_peer_that_may_have_fallen_back() {
+    let (mut script, _, flow, id) = confirmed_by_data(b"GET");
+    let mut out = script.write(id, 0, 5_000);
+    out.extend(script.advance(20_000));
+    let end = flow.rcv_nxt.wrapping_add(5_000);
+    assert!(out.iter().filter(|o| !o.payload.is_empty()).count() > 5, "TCP retransmits");
+    assert!(out.iter().all(|o| o.seq.wrapping_add(o.payload.len() as u32) <= end), "{out:?}");
+    // All of it arrives, and TCP's acknowledgement is the first sign of life.
+    let mut flow = flow;
+    flow.rcv_nxt = end;
+    script.send(&flow, &flow.seg());
+    fell_back(&script, id, FallbackReason::NoDataAck);
+    works_as_tcp(&mut script, &mut flow, id, 5_000, true);
+}
+
+#[test]
+fn t112_an_upload_without_mappings() {
+    // More than is ever held.
+    let (mut script, _, mut flow, id) = confirmed_by_data(&stream(0, 100));
+    let mut sent = 100;
+    while script.fallback(id).is_none() {
+        let out = script.send(&flow, &flow.seg().data(&stream(sent, 1_400)));
+        assert!(out.iter().all(|o| !o.rst()), "{out:?}");
+        flow.snd_nxt += 1_400;
+        sent += 1_400;
+        assert!(sent < 1 << 20, "held without bound");
+    }
+    fell_back(&script, id, FallbackReason::OptionsLost);
+    script.expect_stream(id, 100, sent as usize - 100);
+    script.out();
+    works_as_tcp(&mut script, &mut flow, id, 0, true);
+    // Little: it waits for a mapping for a while.
+    let (mut script, _, mut flow, id) = confirmed_by_data(&stream(0, 100));
+    script.send(&flow, &flow.seg().data(&stream(100, 1_000)));
+    flow.snd_nxt += 1_000;
+    script.advance(300);
+    assert_eq!(script.fallback(id), None);
+    assert!(script.would_block(id));
+    script.advance(3_000);
+    fell_back(&script, id, FallbackReason::OptionsLost);
+    script.expect_stream(id, 100, 1_000);
+    works_as_tcp(&mut script, &mut flow, id, 0, true);
+}
+
+#[test]
+fn t112_a_plain_fin_ends_the_stream_of_a_peer_that_fell_back() {
+    for held in [0, 1_000] {
+        let (mut script, _, mut flow, id) = confirmed_by_data(&stream(0, 100));
+        if held > 0 {
+            script.send(&flow, &flow.seg().data(&stream(100, held)));
+            flow.snd_nxt += held as u32;
+        }
+        let out = script.send(&flow, &flow.seg().fin());
+        assert!(out.iter().all(|o| !o.rst()), "{out:?}");
+        fell_back(&script, id, FallbackReason::OptionsLost);
+        if held > 0 {
+            script.expect_stream(id, 100, held);
+        }
+        assert!(script.at_end(id));
+        let out = script.write(id, 0, 100);
+        assert_eq!(out[0].payload, stream(0, 100));
+    }
+}
+
+/// A `DATA_ACK` that the peer's signals left no room for is asked for.
+#[test]
+fn t82_a_missing_data_ack_is_asked_for() {
+    let (mut script, keys, mut flow, id) = confirmed_by_data(b"GET");
+    let out = script.write(id, 0, 1_000);
+    flow.hears(&out);
+    // MP_PRIO, B = 0, and nothing else.
+    script.send(&flow, &flow.seg().raw(&[30, 3, 0x50]));
+    assert_eq!(script.fallback(id), None);
+    let out = script.advance(3_000);
+    assert!(!out.is_empty() && out.iter().all(|o| o.payload.is_empty()), "{out:?}");
+    script.send(&flow, &flow.seg().dss(keys.ack(1_000)));
+    assert_eq!((script.info(id).bytes_acked, script.fallback(id)), (1_000, None));
+    assert!(script.advance(10_000).is_empty());
 }
 
 #[test]

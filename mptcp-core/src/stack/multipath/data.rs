@@ -4,12 +4,19 @@
 use super::Effect;
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
-use crate::mptcp::{Phase, Pulled, Unmapped};
+use crate::mptcp::{FallbackReason, Phase, Pulled, Unmapped};
 use crate::stack::{Sock, Stack, env};
 use crate::tcp::State;
 use crate::time::{Duration, Instant};
 use crate::wire::reset_reason;
 use alloc::vec::Vec;
+
+/// How long data is held for its mapping, at least, before a connection that may still fall back
+/// does.
+const UNMAPPED_WAIT: Duration = Duration::from_millis(500);
+
+/// Rounds of the data-level timer in which an unproven connection only asks for a `DATA_ACK`.
+const UNPROVEN_PROBES: u8 = 3;
 
 impl<B: PacketBuf> Stack<B> {
     /// A `DATA_ACK` freed something.
@@ -45,20 +52,7 @@ impl<B: PacketBuf> Stack<B> {
             tcb.ack_now();
         }
         let advanced = connection.data_rcv_nxt != before || finished;
-        let attached = connection.app.attached;
-        if let Some(unmapped) = pulled.unmapped {
-            let effect = match unmapped {
-                Unmapped::Reset => {
-                    self.stats.dss_corruption_reset += 1;
-                    Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE)
-                }
-                Unmapped::Checksum(offset) => Effect::Checksum(offset),
-            };
-            if !self.apply(now, owner, idx, effect) {
-                return false;
-            }
-        }
-        if pulled.data && !attached {
+        if pulled.data && !connection.app.attached {
             // Nobody reads any more (RFC 8684 §3.5).
             self.abort_connection(now, owner, ConnectionError::Aborted);
             return false;
@@ -67,7 +61,57 @@ impl<B: PacketBuf> Stack<B> {
             self.post_readable(now, Sock::Mptcp(owner), finished);
             self.finish(now, owner);
         }
-        self.tcbs.get(idx).is_some()
+        self.judge_unmapped(now, owner, idx, pulled.unmapped) && self.tcbs.get(idx).is_some()
+    }
+
+    /// What to do about the octets `pull` stopped at; false when the subflow is gone.
+    fn judge_unmapped(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        unmapped: Option<Unmapped>,
+    ) -> bool {
+        let wait = (self.largest_rto(owner) * 2).max(UNMAPPED_WAIT);
+        let Some(connection) = self.connections.get_mut(owner) else { return false };
+        if unmapped != Some(Unmapped::Held) {
+            connection.unmapped_at = None;
+        }
+        match unmapped {
+            None => true,
+            Some(Unmapped::Held) => {
+                if connection.unproven() && connection.unmapped_at.is_none() {
+                    connection.unmapped_at = Some(now + wait);
+                    self.touch_connection(owner);
+                }
+                true
+            }
+            // Who never had a DATA_ACK through, and maps nothing, took our silence for fallback.
+            Some(Unmapped::Reset) if connection.unproven() => self.fall_back_held(now, owner, idx),
+            Some(Unmapped::Reset) => {
+                self.stats.dss_corruption_reset += 1;
+                self.apply(now, owner, idx, Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE))
+            }
+            Some(Unmapped::Checksum(offset)) => {
+                self.apply(now, owner, idx, Effect::Checksum(offset))
+            }
+        }
+    }
+
+    /// Falls back and delivers what was held for want of a mapping.
+    fn fall_back_held(&mut self, now: Instant, owner: u32, idx: u32) -> bool {
+        self.fall_back(owner, idx, FallbackReason::OptionsLost, true);
+        self.pull(now, owner, idx, false)
+    }
+
+    /// No mapping came for data held all the while.
+    pub(super) fn unmapped_timeout(&mut self, now: Instant, owner: u32) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        connection.unmapped_at = None;
+        if let (true, Some(&idx)) = (connection.unproven(), connection.subflows.first()) {
+            self.fall_back_held(now, owner, idx);
+            self.touch_tcb(idx);
+        }
     }
 
     /// Both streams ended: the subflows close (RFC 8684 §3.3.3).
@@ -128,6 +172,15 @@ impl<B: PacketBuf> Stack<B> {
             connection.arm_rtx(now, rto);
             return;
         }
+        if connection.unproven() && !connection.fin_due() {
+            let asking = connection.phase == Phase::Unconfirmed
+                || connection.rtx_shift < UNPROVEN_PROBES
+                || self.first_flight(owner) > 0;
+            if asking {
+                return self.ask_for_data_ack(now, owner, rto);
+            }
+        }
+        let Some(connection) = self.connections.get_mut(owner) else { return };
         let fin = connection.fin_due();
         connection.retransmission_timeout(now, rto);
         if fin {
@@ -139,6 +192,29 @@ impl<B: PacketBuf> Stack<B> {
             }
         } else {
             self.stats.mptcp_retrans += 1;
+        }
+    }
+
+    /// Octets in flight on the first subflow.
+    fn first_flight(&self, owner: u32) -> u32 {
+        let first = self.connections.get(owner).and_then(|c| c.subflows.first());
+        first.and_then(|&idx| self.tcbs.get(idx)).map_or(0, |tcb| tcb.flight_size())
+    }
+
+    /// Data sent again under new subflow sequence numbers is a second copy for a peer that fell
+    /// back. While that is possible TCP alone repeats it, and what TCP delivered is asked about:
+    /// the answer has a `DATA_ACK`, or shows that options do not pass.
+    fn ask_for_data_ack(&mut self, now: Instant, owner: u32, rto: Duration) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        connection.probe_backoff(now, rto);
+        for idx in self.subflows_of(owner) {
+            if let Some(tcb) = self.tcbs.get_mut(idx)
+                && tcb.state.synchronized()
+                && tcb.flight_size() == 0
+            {
+                tcb.probe_now();
+            }
+            self.touch_tcb(idx);
         }
     }
 

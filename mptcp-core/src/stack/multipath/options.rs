@@ -228,8 +228,8 @@ impl<B: PacketBuf> Stack<B> {
         Effect::None
     }
 
-    /// Before the peer has shown that it maps data, the lack of options means fallback
-    /// (RFC 8684 §3.7).
+    /// Until a `DATA_ACK` has shown that options pass in both directions, the lack of them means
+    /// fallback (RFC 8684 §3.7). A mapping from the peer alone proves the way to us only.
     pub(super) fn check_confirmation(
         &mut self,
         owner: u32,
@@ -239,23 +239,30 @@ impl<B: PacketBuf> Stack<B> {
         seen: &Seen,
     ) -> Effect {
         let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
-        if connection.phase != Phase::Unconfirmed || outcome.closed.is_some() {
+        let unconfirmed = connection.phase == Phase::Unconfirmed;
+        if !(unconfirmed || connection.unproven()) || outcome.closed.is_some() {
             return Effect::None;
         }
         if seen.dss {
-            self.confirm(owner, idx);
+            if unconfirmed {
+                self.confirm(owner, idx);
+            }
             return Effect::None;
         }
         let Some(tcb) = self.tcbs.get(idx) else { return Effect::None };
-        if !connection.client && connection.snd_edge == 0 {
+        if unconfirmed && !connection.client && connection.snd_edge == 0 {
             connection.snd_edge = u64::from(tcb.window_of(segment));
         }
-        if segment.len > 0 && outcome.data || outcome.fin {
+        if unconfirmed && (segment.len > 0 && outcome.data || outcome.fin) {
             self.stats.mp_capable_data_fallback += 1;
             return Effect::FallBack(FallbackReason::FirstDataUnmapped);
         }
-        let acked_data = outcome.acked && tcb.snd_una.since(tcb.iss) > 1;
-        if acked_data && !segment.signals {
+        // A peer that maps its data ends it with a DATA_FIN, and its FINs carry a DATA_ACK.
+        if outcome.fin && connection.peer_fin.is_none() && !segment.signals {
+            return Effect::FallBack(FallbackReason::OptionsLost);
+        }
+        let acks_data = segment.ack.gt(tcb.iss.add(1)) && (outcome.acked || segment.len == 0);
+        if acks_data && !segment.signals {
             return Effect::FallBack(FallbackReason::NoDataAck);
         }
         Effect::None
