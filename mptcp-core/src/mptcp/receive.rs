@@ -180,8 +180,10 @@ impl<B: PacketBuf> Connection<B> {
         // A window that shrinks because other subflows brought data is not taken over by a subflow
         // on which nothing moved (RFC 9293 §3.10.7.4, SND.WL1): with the larger DATA_ACK the peer
         // then sees an edge further right than ours. TCP has acknowledged such data, so losing it
-        // would cost a retransmission timeout of the data level.
-        let edge = self.rcv_edge.max(self.data_rcv_nxt + u64::from(self.widest));
+        // would cost a retransmission timeout of the data level. Every octet taken moves that edge
+        // on, so a peer that minds no window would never meet it: it ends with the memory.
+        let slack = if self.received.truesize() < self.autotune.memory() { self.widest } else { 0 };
+        let edge = self.rcv_edge.max(self.data_rcv_nxt + u64::from(slack));
         if end > edge && self.phase != Phase::Fallback {
             // More than was ever offered: not stored, not acknowledged (RFC 8684 §3.8).
             stats.no_dss_in_window += 1;

@@ -246,6 +246,36 @@ fn t62_data_beyond_the_window_is_not_taken() {
     script.expect_stream(id, 0, 10);
 }
 
+/// A peer that ignores the window: joins, sends all that the join's own window takes, resets the
+/// join, and begins again, while nobody reads.
+#[test]
+fn t62_a_peer_that_minds_no_window_fills_no_memory() {
+    let mut script = Script::server_with(|c| {
+        c.tcp.recv_buffer_initial = 64 << 10;
+        c.tcp.recv_buffer_max = 64 << 10;
+    });
+    let (keys, _, id) = script.confirmed();
+    let mut offset = 0;
+    for n in 0..40 {
+        let mut join = script.join(&keys, at(P2, 5000 + n), at(A2, PORT));
+        for _ in 0..45 {
+            script.send_data(&keys, &mut join, offset, 0, &stream(offset, 1_400));
+            offset = script.info(id).bytes_received;
+        }
+        script.send(&join, &join.seg().flags(TcpFlags::RST));
+    }
+    let bound = 2 * (64 << 10) + (64 << 10) + 64 * 1_700;
+    assert!(script.received_in_use() * 1_700 < bound, "{} buffers", script.received_in_use());
+    assert!(script.counters().no_dss_in_window > 0);
+    // Whoever waits for room gets it.
+    let held = offset as usize;
+    script.expect_stream(id, 0, held);
+    script.out();
+    let mut join = script.join(&keys, at(P2, 6000), at(A2, PORT));
+    script.send_data(&keys, &mut join, offset, 0, &stream(offset, 1_400));
+    script.expect_stream(id, offset, 1_400);
+}
+
 #[test]
 fn t63_the_sanity_check_counts_and_nothing_else() {
     let mut script = Script::server();
