@@ -72,6 +72,8 @@ pub(crate) struct Connection<B> {
     remote_idsn: DataSeq,
     // Sending.
     chunks: VecDeque<Chunk<B>>,
+    /// Pool bytes that `chunks` pin.
+    pinned: u32,
     pub(crate) data_snd_una: u64,
     pub(crate) data_snd_nxt: u64,
     /// End of what the application wrote.
@@ -144,6 +146,7 @@ impl<B: PacketBuf> Connection<B> {
             local_token: key::token(version, negotiated.keys.local),
             remote_token: 0,
             local_idsn: key::idsn(version, negotiated.keys.local),
+            pinned: 0,
             remote_idsn: DataSeq(0),
             chunks: VecDeque::new(),
             data_snd_una: 0,
@@ -321,6 +324,7 @@ impl<B: PacketBuf> Connection<B> {
         self.rtx_at = None;
         self.close_at = None;
         self.unmapped_at = None;
+            self.pinned = 0;
         self.paths.stop();
         if error.is_some() {
             self.chunks.clear();

@@ -41,13 +41,24 @@ impl<B: PacketBuf> Connection<B> {
         if len == 0 {
             return;
         }
-        self.chunks.push_back(Chunk { start: self.data_end, buf });
-        self.data_end += len;
+        if let Some(tail) = self.chunks.back_mut()
+            && len * 8 <= buf.truesize()
+            && let Some(room) = tail.buf.append(len)
+        {
+            // Written octet by octet: copied, they do not pin a buffer each.
+            room.copy_from_slice(buf.data());
+        } else {
+            self.pinned = self.pinned.saturating_add(buf.truesize() as u32);
+            self.chunks.push_back(Chunk { start: self.data_end, buf });
+        }
+        self.data_end += len as u64;
     }
 
-    /// Octets written and not acknowledged.
-    pub(crate) fn unacknowledged(&self) -> u64 {
-        self.data_end - self.data_snd_una
+    /// What counts against the send buffer: octets written and not acknowledged, or half the memory
+    /// they pin, whichever is more.
+    pub(crate) fn send_buffered(&self) -> u32 {
+        let octets = self.data_end - self.data_snd_una;
+        u32::try_from(octets).unwrap_or(u32::MAX).max(self.pinned / 2)
     }
 
     /// What wants to be sent next: repairs first, then new data within the peer's window.
@@ -217,7 +228,11 @@ impl<B: PacketBuf> Connection<B> {
             self.chunks.pop_front();
         }
         if self.chunks.is_empty() && self.chunks.capacity() > 64 {
+            self.pinned = self.pinned.saturating_sub(front.buf.truesize() as u32);
             self.chunks = alloc::collections::VecDeque::new();
+        }
+        if self.chunks.is_empty() {
+            self.pinned = 0;
         }
         self.rtx_at = None;
         self.rtx_shift = 0;

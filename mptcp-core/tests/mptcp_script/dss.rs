@@ -869,3 +869,42 @@ fn t144_a_lost_window_update_is_asked_for() {
     let out = script.send(&first, &first.seg().dss(keys.ack(got)));
     assert!(out.iter().any(|o| !o.payload.is_empty()), "{out:?}");
 }
+
+#[test]
+fn small_writes_do_not_pin_a_buffer_each() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed();
+    // The congestion window is used up: everything waits.
+    let out = script.write(id, 0, 30_000);
+    flow.hears(&out);
+    let mut sent: Vec<u8> = out.iter().flat_map(|o| o.payload.clone()).collect();
+    assert!(sent.len() < 30_000);
+    let before = script.sent_in_use();
+    for n in 30_000..40_000 {
+        assert_eq!(script.stack.send(script.now, id, &[octet(n)]), Ok(1));
+    }
+    assert!(script.out().is_empty());
+    let pinned = script.sent_in_use() - before;
+    assert!(pinned < 12, "{pinned} buffers for 10000 octets");
+    // They are what is sent in the end.
+    while sent.len() < 40_000 {
+        let acked = flow.seg().dss(keys.ack(sent.len() as u64));
+        let mut out = script.send(&flow, &acked);
+        out.extend(script.advance(10));
+        flow.hears(&out);
+        assert!(!out.is_empty(), "{} octets", sent.len());
+        sent.extend(out.iter().flat_map(|o| o.payload.clone()));
+    }
+    assert!(sent == stream(0, 40_000));
+}
+
+#[test]
+fn the_send_buffer_counts_the_memory_it_pins() {
+    let mut script = Script::server_with(|c| c.tcp.send_buffer_max = 64 << 10);
+    let (_, _, id) = script.confirmed();
+    // Too large to be copied together, too small for their buffers.
+    while script.stack.send(script.now, id, &[7; 300]).is_ok() {
+        assert!(script.sent_in_use() < 1_000, "the send buffer has no end");
+    }
+    assert!(script.sent_in_use() * 1_700 < 3 * (64 << 10), "{}", script.sent_in_use());
+}
