@@ -17,7 +17,7 @@ pub use fallback::FallbackReason;
 pub(crate) use paths::{Endpoint, Join, Paths};
 pub(crate) use receive::{Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
-pub(crate) use subflow::{Carry, Signal, Stage, Subflow};
+pub(crate) use subflow::{Carry, INFINITE_LEN, Signal, Stage, Subflow};
 
 use crate::buf::PacketBuf;
 use crate::config::TcpConfig;
@@ -82,8 +82,6 @@ pub(crate) struct Connection<B> {
     pub(crate) snd_edge: u64,
     /// What is to be sent again; none while there is nothing.
     reinject: Option<Box<RangeSet>>,
-    /// `data_snd_una` when the connection fell back: what was certainly delivered intact.
-    intact: u64,
     pub(crate) fin_queued: bool,
     pub(crate) fin_acked: bool,
     /// The `DATA_FIN` was handed to the subflows once; its timer runs.
@@ -146,15 +144,14 @@ impl<B: PacketBuf> Connection<B> {
             local_token: key::token(version, negotiated.keys.local),
             remote_token: 0,
             local_idsn: key::idsn(version, negotiated.keys.local),
-            pinned: 0,
             remote_idsn: DataSeq(0),
             chunks: VecDeque::new(),
+            pinned: 0,
             data_snd_una: 0,
             data_snd_nxt: 0,
             data_end: 0,
             snd_edge: 0,
             reinject: None,
-            intact: 0,
             fin_queued: false,
             fin_acked: false,
             fin_announced: false,
@@ -324,10 +321,10 @@ impl<B: PacketBuf> Connection<B> {
         self.rtx_at = None;
         self.close_at = None;
         self.unmapped_at = None;
-            self.pinned = 0;
         self.paths.stop();
         if error.is_some() {
             self.chunks.clear();
+            self.pinned = 0;
             self.reinject = None;
         }
     }
@@ -336,7 +333,6 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn fall_back(&mut self, reason: FallbackReason) {
         self.phase = Phase::Fallback;
         self.fallback = Some(reason);
-        self.intact = self.data_snd_una;
         if !self.peer_finished {
             // The stream ends with the FIN now.
             self.peer_fin = None;

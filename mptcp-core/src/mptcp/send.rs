@@ -3,6 +3,7 @@
 
 use super::{Connection, DATA_RTO_MIN, Phase};
 use crate::buf::{PacketBuf, TxQueue};
+use crate::seq::DataSeq;
 use crate::tcp::{Tcb, TxMapping, gather};
 use crate::time::{Duration, Instant};
 use crate::util::range_set::RangeSet;
@@ -37,7 +38,7 @@ pub(crate) struct Next {
 impl<B: PacketBuf> Connection<B> {
     /// Queues written data; the caller checked the room.
     pub(crate) fn write(&mut self, buf: B) {
-        let len = buf.data().len() as u64;
+        let len = buf.data().len();
         if len == 0 {
             return;
         }
@@ -102,14 +103,7 @@ impl<B: PacketBuf> Connection<B> {
     ) -> Option<(B, Option<TxMapping>)> {
         let payload = self.payload(next.start, next.len.min(room), tx)?;
         if self.phase == Phase::Fallback {
-            let mapping = tcb.subflow.as_ref()?.wants_infinite().then(|| {
-                // It acts from the last octet known to be intact on (RFC 8684 §3.7).
-                let back = u32::try_from(next.start.saturating_sub(self.intact)).unwrap_or(0);
-                let ssn = tcb.snd_nxt.since(tcb.iss).wrapping_sub(back);
-                let dsn = self.local_dsn(next.start - u64::from(back));
-                TxMapping { dsn, ssn, len: 0, checksum: None, wide: false, capable: false }
-            });
-            return Some((payload, mapping));
+            return Some((payload, tcb.subflow.as_ref()?.infinite()));
         }
         self.choose_width(now, next.start);
         let dsn = self.local_dsn(next.start);
@@ -122,7 +116,8 @@ impl<B: PacketBuf> Connection<B> {
             len,
             checksum: self.checksum.then(sum),
             wide: self.wide,
-            capable: self.client && next.start == 0 && self.phase == Phase::Unconfirmed,
+            // Its mapping is implied: it holds for the first octets of the subflow only.
+            capable: self.client && self.phase == Phase::Unconfirmed && ssn == 1 && next.start == 0,
         };
         Some((payload, Some(mapping)))
     }
@@ -137,6 +132,14 @@ impl<B: PacketBuf> Connection<B> {
         } else if start.saturating_sub(self.wide_base) > NARROW_OCTETS {
             self.wide = true;
         }
+    }
+
+    /// Where an infinite mapping on `tcb` begins: the last octet known to be intact, in the stream
+    /// and on the subflow (RFC 8684 §3.7).
+    pub(crate) fn intact(&self, tcb: &Tcb<B>) -> (DataSeq, u32) {
+        let back = u32::try_from(self.data_snd_nxt - self.data_snd_una).unwrap_or(0);
+        let ssn = tcb.snd_nxt.since(tcb.iss).wrapping_sub(back);
+        (self.local_dsn(self.data_snd_nxt - u64::from(back)), ssn)
     }
 
     pub(crate) fn wide(&self) -> bool {
@@ -225,14 +228,14 @@ impl<B: PacketBuf> Connection<B> {
             if front.start + front.buf.data().len() as u64 > offset {
                 break;
             }
-            self.chunks.pop_front();
-        }
-        if self.chunks.is_empty() && self.chunks.capacity() > 64 {
             self.pinned = self.pinned.saturating_sub(front.buf.truesize() as u32);
-            self.chunks = alloc::collections::VecDeque::new();
+            self.chunks.pop_front();
         }
         if self.chunks.is_empty() {
             self.pinned = 0;
+        }
+        if self.chunks.is_empty() && self.chunks.capacity() > 64 {
+            self.chunks = alloc::collections::VecDeque::new();
         }
         self.rtx_at = None;
         self.rtx_shift = 0;

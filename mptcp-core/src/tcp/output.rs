@@ -8,7 +8,7 @@ use super::send_queue::{SegmentFlags, TxMapping, TxSegment};
 use super::{Env, State, Tcb, TcbFlags, Tuple};
 use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
 use crate::driver::Progress;
-use crate::mptcp::Carry;
+use crate::mptcp::{Carry, INFINITE_LEN};
 use crate::seq::{DataSeq, SeqNum};
 use crate::stats::Counters;
 use crate::time::Instant;
@@ -300,7 +300,7 @@ impl<B: PacketBuf> Tcb<B> {
             seq: self.snd_nxt,
             flags: wire_flags(flags),
             payload: Some((payload.slice(0..len as usize), sum)),
-            carry: mapping.as_ref().map_or(Carry::Ack, Carry::Data),
+            carry: mapping.as_ref().map_or(Carry::Nothing, Carry::Data),
         };
         if !self.emit(env, tx, data, emission) {
             return false;
@@ -427,14 +427,19 @@ impl<B: PacketBuf> Tcb<B> {
         data: Option<&DataLevel>,
         idx: usize,
     ) -> bool {
-        self.queue.split(idx, self.payload_mss());
+        let whole = self.payload_mss();
+        let infinite = self.queue.get(idx).and_then(|s| s.mapping).is_some_and(|m| m.len == 0);
+        // Only the segments that carry an infinite mapping need the room for it.
+        let room = if infinite { whole.saturating_sub(INFINITE_LEN).max(1) } else { whole };
+        self.queue.split(idx, room);
         let Some(segment) = self.queue.get(idx) else { return false };
         let (seq, octets, mapping) = (segment.seq, segment.seq_len(), segment.mapping);
+        let bare = if segment.len > 0 { Carry::Nothing } else { Carry::Ack };
         let emission = Emission {
             seq,
             flags: wire_flags(segment.flags),
             payload: segment.payload.as_ref().map(|b| (b.slice(0..b.data().len()), segment.sum)),
-            carry: mapping.as_ref().map_or(Carry::Ack, Carry::Data),
+            carry: mapping.as_ref().map_or(bare, Carry::Data),
         };
         if !self.emit(env, tx, data, emission) {
             return false;
@@ -589,7 +594,9 @@ impl<B: PacketBuf> Tcb<B> {
             return Progress::More;
         }
         let flags = TcpFlags::FIN | TcpFlags::ACK;
-        let emission = Emission { seq: self.snd_nxt, flags, payload: None, carry: Carry::Ack };
+        let mapping = self.subflow.as_ref().and_then(|subflow| subflow.infinite());
+        let carry = mapping.as_ref().map_or(Carry::Ack, Carry::Data);
+        let emission = Emission { seq: self.snd_nxt, flags, payload: None, carry };
         if !self.emit(env, tx, data, emission) {
             return Progress::More;
         }
@@ -605,7 +612,7 @@ impl<B: PacketBuf> Tcb<B> {
             sum: 0,
             sent_at: env.now,
             payload: None,
-            mapping: None,
+            mapping,
         });
         self.snd_nxt = self.snd_nxt.add(1);
         self.last_sent = env.now;

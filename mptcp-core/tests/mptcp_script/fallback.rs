@@ -53,6 +53,7 @@ fn works_as_tcp(script: &mut Script, flow: &mut Flow, id: SocketId, at: u64, tol
     assert_eq!(script.info(id).bytes_acked, written, "subflow ACKs free the buffer");
     assert_eq!(script.counters().infinite_map_tx, u64::from(told));
     // Nothing bounces between two ends that fell back.
+    script.out();
     let out = script.send(flow, &flow.seg());
     assert!(out.is_empty(), "{out:?}");
     // The FIN is the end of the stream, both ways.
@@ -533,5 +534,115 @@ fn a_checksum_that_is_right_in_another_way_is_still_wrong() {
         let out = script.send(&flow, &flow.seg().dss(dss).data(&data));
         assert!(out.iter().any(|o| o.fail() == Some(keys.peer_dsn(0).0)), "{out:?}");
         assert_eq!(script.fallback(id), Some(FallbackReason::Checksum));
+    }
+}
+
+/// A server after both streams ended at the data level; its subflow's FIN is out.
+fn finished(flags: CapableFlags) -> (Script, Keys, Flow, SocketId) {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed_with(flags);
+    script.stack.shutdown_write(script.now, id);
+    let out = script.out();
+    flow.hears(&out);
+    let out = script.send(&flow, &flow.seg().dss(Dss { ..keys.fin(0) }));
+    flow.hears(&out);
+    let out = script.send(&flow, &flow.seg().dss(keys.ack(1)));
+    flow.hears(&out);
+    assert!(script.ready(id).contains(Ready::CLOSED), "{out:?}");
+    assert_eq!(script.counters().mp_curr_estab, 0);
+    (script, keys, flow, id)
+}
+
+/// Nothing brings a finished connection back: it fell back once more, and was counted out twice.
+#[test]
+fn t111_a_finished_connection_does_not_fall_back() {
+    let quiet = |script: &Script, id| {
+        assert_eq!(script.fallback(id), None);
+        assert_eq!((script.counters().fallback, script.counters().mp_curr_estab), (0, 0));
+    };
+    let (mut script, keys, flow, id) = finished(CapableFlags::HMAC);
+    script.send(&flow, &flow.seg().opt(&MptcpOption::Fail { dsn: keys.stack_dsn(0).0 }));
+    quiet(&script, id);
+    let (mut script, keys, flow, id) = finished(CapableFlags::HMAC);
+    script.send(&flow, &flow.seg().dss(infinite(&keys, 1, 1)));
+    quiet(&script, id);
+    let (mut script, keys, mut flow, id) = finished(SUM);
+    corrupt(&mut script, &keys, &mut flow, 1, 100);
+    quiet(&script, id);
+}
+
+#[test]
+fn t108_an_mp_fail_is_repeated_until_the_peer_answers() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    let told = |out: &[Out]| out.iter().filter(|o| o.fail() == Some(keys.peer_dsn(0).0)).count();
+    let out = corrupt(&mut script, &keys, &mut flow, 0, 100);
+    assert_eq!(told(&out), 1);
+    // That was lost: the peer goes on mapping.
+    let out = script.send_data(&keys, &mut flow, 100, 0, &stream(100, 100));
+    assert_eq!((told(&out), out.len()), (1, 1), "{out:?}");
+    assert!(script.advance(5_000).is_empty(), "nothing is said unasked");
+    let out = script.send(&flow, &flow.seg().opt(&MptcpOption::Fail { dsn: keys.stack_dsn(0).0 }));
+    assert!(out.is_empty(), "{out:?}");
+    let out = script.send(&flow, &flow.seg().data(b"raw"));
+    flow.snd_nxt += 3;
+    assert!(out.len() == 1 && out[0].mptcp().is_empty(), "{out:?}");
+    assert_eq!(script.read(id).expect("data").len(), 203);
+    works_as_tcp(&mut script, &mut flow, id, 0, true);
+}
+
+#[test]
+fn t108_a_repeated_mp_fail_is_answered_again() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    let out = script.write(id, 0, 2_000);
+    flow.hears(&out);
+    let fail = MptcpOption::Fail { dsn: keys.stack_dsn(0).0 };
+    for n in 1..4 {
+        let out = script.send(&flow, &flow.seg().opt(&fail));
+        assert_eq!(out.iter().filter(|o| o.fail().is_some()).count(), 1, "{out:?}");
+        assert_eq!((script.counters().mp_fail_rx, script.counters().mp_fail_tx), (n, n));
+    }
+    works_as_tcp(&mut script, &mut flow, id, 2_000, true);
+}
+
+#[test]
+fn t83_the_infinite_mapping_is_sent_again_with_its_segment() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.unconfirmed();
+    let out = script.write(id, 0, 500);
+    flow.hears(&out);
+    script.send(&flow, &flow.seg());
+    assert_eq!(script.fallback(id), Some(FallbackReason::NoDataAck));
+    let first = script.write(id, 500, 5_000);
+    let mapping = first[0].mapping().expect("the infinite mapping");
+    // It is lost.
+    let again = script.advance(3_000);
+    let again: Vec<_> = again.iter().filter(|o| o.seq == first[0].seq).collect();
+    assert!(!again.is_empty());
+    for packet in again {
+        assert_eq!((packet.mapping(), &packet.payload), (Some(mapping), &first[0].payload));
+    }
+    assert!(same(mapping.dsn, keys.stack_dsn(0)) && (mapping.ssn, mapping.len) == (1, 0));
+}
+
+#[test]
+fn t111_a_fin_carries_the_infinite_mapping_when_no_data_does() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    let out = script.write(id, 0, 100);
+    flow.hears(&out);
+    script.send(&flow, &flow.seg().dss(keys.ack(100)));
+    corrupt(&mut script, &keys, &mut flow, 0, 10);
+    script.stack.shutdown_write(script.now, id);
+    let mut out = script.out();
+    // The FIN is lost as well.
+    out.extend(script.advance(3_000));
+    let fins: Vec<_> = out.iter().filter(|o| o.is(TcpFlags::FIN)).collect();
+    assert!(fins.len() > 1, "{out:?}");
+    for fin in fins {
+        let mapping = fin.mapping().expect("the infinite mapping");
+        assert_eq!((mapping.len, mapping.ssn), (0, 101));
+        assert!(same(mapping.dsn, keys.stack_dsn(100)));
     }
 }

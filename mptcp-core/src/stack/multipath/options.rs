@@ -26,6 +26,7 @@ impl<B: PacketBuf> Stack<B> {
             return Effect::None;
         };
         if stage == Stage::Fallback {
+            self.read_fallen_back(owner, idx, segment);
             return Effect::None;
         }
         if let Stage::JoinAck { .. } = stage
@@ -64,6 +65,36 @@ impl<B: PacketBuf> Stack<B> {
             self.data_acked(now, owner);
         }
         effect
+    }
+
+    /// After fallback an `MP_FAIL` or an infinite mapping says that the peer fell back too. One who
+    /// repeats its `MP_FAIL` has not heard ours.
+    fn read_fallen_back(&mut self, owner: u32, idx: u32, segment: &Segment) {
+        let Some(connection) = self.connections.get(owner) else { return };
+        let dsn = connection.remote_dsn(connection.data_rcv_nxt).0;
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let Some(subflow) = &mut tcb.subflow else { return };
+        let mut answer = false;
+        for option in OptionIter::new(segment.options.as_bytes()).flatten() {
+            match option {
+                TcpOption::Mptcp(MptcpOption::Fail { .. }) if !segment.has(TcpFlags::RST) => {
+                    self.stats.mp_fail_rx += 1;
+                    if subflow.told_of_fallback(true) {
+                        subflow.signal(Signal::Fail { dsn, answer: true, told: false });
+                        answer = true;
+                    }
+                }
+                TcpOption::Mptcp(MptcpOption::Dss(Dss { mapping: Some(mapping), .. }))
+                    if mapping.len == 0 =>
+                {
+                    subflow.told_of_fallback(false);
+                }
+                _ => {}
+            }
+        }
+        if answer {
+            tcb.ack_now();
+        }
     }
 
     pub(super) fn read_option(
@@ -105,7 +136,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             MptcpOption::Fail { .. } => {
                 self.stats.mp_fail_rx += 1;
-                if segment.has(TcpFlags::RST) {
+                if segment.has(TcpFlags::RST) || connection.phase == Phase::Closed {
                     return Effect::None;
                 }
                 if connection.multipath {
@@ -115,7 +146,7 @@ impl<B: PacketBuf> Stack<B> {
                 let dsn = connection.remote_dsn(connection.data_rcv_nxt).0;
                 if let Some(tcb) = self.tcbs.get_mut(idx) {
                     if let Some(subflow) = &mut tcb.subflow {
-                        subflow.signal(Signal::Fail { dsn });
+                        subflow.signal(Signal::Fail { dsn, answer: true, told: false });
                     }
                     tcb.ack_now();
                 }
@@ -153,6 +184,9 @@ impl<B: PacketBuf> Stack<B> {
         if mapping.len == 0 {
             // RFC 8684 §3.3.1: an infinite mapping.
             self.stats.infinite_map_rx += 1;
+            if connection.phase == Phase::Closed {
+                return Effect::None;
+            }
             if connection.multipath {
                 // The stream is not contiguous on this subflow.
                 return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
