@@ -221,6 +221,8 @@ proptest! {
             no_reset(&last);
             known[offset as usize..offset as usize + len].fill(true);
         }
+        // In order and unremarkable, it is acknowledged with delay.
+        last.extend(script.advance(50));
         let contiguous = known.iter().take_while(|k| **k).count();
         assert_acked(&keys, &last, contiguous as u64);
         if contiguous == 0 {
@@ -891,9 +893,13 @@ fn small_writes_do_not_pin_a_buffer_each() {
         let acked = flow.seg().dss(keys.ack(sent.len() as u64));
         let mut out = script.send(&flow, &acked);
         out.extend(script.advance(10));
-        flow.hears(&out);
+        for packet in out.iter().filter(|o| !o.payload.is_empty()) {
+            if packet.seq == flow.rcv_nxt {
+                sent.extend_from_slice(&packet.payload);
+            }
+            flow.hears(core::slice::from_ref(packet));
+        }
         assert!(!out.is_empty(), "{} octets", sent.len());
-        sent.extend(out.iter().flat_map(|o| o.payload.clone()));
     }
     assert!(sent == stream(0, 40_000));
 }
@@ -907,4 +913,97 @@ fn the_send_buffer_counts_the_memory_it_pins() {
         assert!(script.sent_in_use() < 1_000, "the send buffer has no end");
     }
     assert!(script.sent_in_use() * 1_700 < 3 * (64 << 10), "{}", script.sent_in_use());
+}
+
+/// The peer may use the shared window on any subflow (RFC 8684 §3.3.4), whatever that one said last.
+#[test]
+fn the_shared_window_holds_on_every_subflow() {
+    let mut script = Script::server_with(|c| {
+        c.tcp.recv_buffer_initial = 40_000;
+        c.tcp.recv_buffer_max = 60_000;
+    });
+    let (keys, first, id) = script.confirmed();
+    let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    let (mut told, mut shared, mut offset) = (40_000, 0, 0);
+    for _ in 0..20 {
+        let mut out = Vec::new();
+        for _ in 0..6 {
+            out.extend(script.send_data(&keys, &mut join, offset, 0, &stream(offset, 1_400)));
+            script.expect_stream(id, offset, 1_400);
+            offset += 1_400;
+        }
+        out.extend(script.advance(50));
+        told = first.of(&out).last().map_or(told, |o| o.window);
+        shared = join.of(&out).last().map_or(shared, |o| o.window);
+    }
+    assert!(shared > told + 2_000, "the join alone hears of a window of {shared} after {told}");
+    let ahead = u32::from(told) + 500;
+    let dss = keys.map(offset + u64::from(ahead), first.ssn() + ahead, 1_000);
+    let data = stream(offset + u64::from(ahead), 1_000);
+    script.send(&first, &first.seg().seq(first.snd_nxt + ahead).dss(dss).data(&data));
+    assert_eq!(script.counters().tcp_ofo_queue, 1, "it is kept");
+}
+
+#[test]
+fn data_wholly_beyond_a_data_fin_leaves_no_trace() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed();
+    script.send(&flow, &flow.seg().dss(keys.fin(100)));
+    script.send_data(&keys, &mut flow, 200, 0, &stream(200, 10));
+    assert_eq!(script.received_in_use(), 0);
+    script.send_data(&keys, &mut flow, 0, 0, &stream(0, 100));
+    script.expect_stream(id, 0, 100);
+    assert!(script.at_end(id));
+}
+
+/// Each subflow may hold what the connection may, but not all of them at once.
+#[test]
+fn t140_subflows_share_the_memory_for_what_is_out_of_order() {
+    let mut script = Script::server_with(|c| {
+        c.tcp.recv_buffer_initial = 256 << 10;
+        c.tcp.recv_buffer_max = 256 << 10;
+    });
+    let (keys, _, _) = script.confirmed();
+    for n in 0..6 {
+        let join = script.join(&keys, at(P2, 5000 + n), at(A2, PORT));
+        for ahead in (1..2_000).step_by(2) {
+            let dss = keys.map(u64::from(ahead), join.ssn() + ahead, 1);
+            let seg = join.seg().seq(join.snd_nxt + ahead).dss(dss).data(&[octet(ahead.into())]);
+            script.send(&join, &seg);
+        }
+    }
+    let memory = 2 * (256 << 10) + (64 << 10);
+    let held = script.received_in_use() * 1_700;
+    assert!(held > memory / 2 && held < 2 * memory, "{held} octets");
+}
+
+/// A hole with more segments behind it than a store of mappings holds by default.
+#[test]
+fn mappings_last_as_long_as_the_buffer_does() {
+    let mut script = Script::server_with(|c| {
+        c.tcp.recv_buffer_initial = 32 << 20;
+        c.tcp.recv_buffer_max = 32 << 20;
+    });
+    let mut flow = Flow::new(at(P1, 4000), at(A1, PORT));
+    let syn = flow.syn().raw(&[3, 3, 0]).opt(&capable(SUM, CapableForm::Syn));
+    let out = script.send(&flow, &syn);
+    flow.hears(&out);
+    flow.snd_nxt = flow.isn + 1;
+    let Some(CapableForm::Key(stack)) = out[0].capable().map(|c| c.form) else { panic!() };
+    let keys = Keys { peer: PEER_KEY, stack, checksum: true };
+    let form = CapableForm::Keys { sender: PEER_KEY, receiver: stack };
+    script.send(&flow, &flow.seg().opt(&capable(SUM, form)));
+    let id = script.accept().expect("established");
+    // Its answer offers the scaled window.
+    script.send_data(&keys, &mut flow, 0, 0, &stream(0, 100));
+    let hole = flow.clone();
+    let segments = 9_000;
+    flow.snd_nxt += 100;
+    for n in 2..segments {
+        script.send_data(&keys, &mut flow, n * 100, 0, &stream(n * 100, 100));
+    }
+    assert_eq!(script.counters().mapping_full, 0);
+    let data = stream(100, 100);
+    script.send(&hole, &hole.seg().dss(keys.data(&hole, 100, 0, &data)).data(&data));
+    script.expect_stream(id, 0, segments as usize * 100);
 }

@@ -6,7 +6,7 @@ use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::mptcp::{FallbackReason, Phase, Pulled, Unmapped};
 use crate::stack::{Sock, Stack, env};
-use crate::tcp::State;
+use crate::tcp::{State, Tcb};
 use crate::time::{Duration, Instant};
 use crate::wire::reset_reason;
 use alloc::vec::Vec;
@@ -36,12 +36,15 @@ impl<B: PacketBuf> Stack<B> {
     /// Moves data up; `arrived` when TCP has new data and thus owes an acknowledgement anyway. False
     /// when the subflow is gone.
     pub(super) fn pull(&mut self, now: Instant, owner: u32, idx: u32, arrived: bool) -> bool {
+        let held = |tcb: &Tcb<B>| tcb.received.has_out_of_order();
+        let others = if self.tcbs.get(idx).is_some_and(held) { self.held(owner, idx) } else { 0 };
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         let before = connection.data_rcv_nxt;
         let pulled: Pulled = connection.pull(tcb, &mut self.stats);
         connection.receiver_rtt(tcb.receiver_rtt_us());
-        tcb.share_buffer(connection.receive_buffer());
+        // What several subflows hold out of order shares one budget.
+        tcb.share_buffer(connection.receive_buffer().saturating_sub(others / 2));
         let held = pulled.data && !arrived;
         if pulled.duplicate || held || connection.has_gap() {
             // The peer repairs, its paths differ, or a mapping came late: tell it at once.
@@ -72,6 +75,10 @@ impl<B: PacketBuf> Stack<B> {
         idx: u32,
         unmapped: Option<Unmapped>,
     ) -> bool {
+        let unmapped = match unmapped {
+            Some(Unmapped::Held) if self.holds_too_much(owner) => Some(Unmapped::Reset),
+            other => other,
+        };
         let wait = (self.largest_rto(owner) * 2).max(UNMAPPED_WAIT);
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         if unmapped != Some(Unmapped::Held) {
@@ -96,6 +103,22 @@ impl<B: PacketBuf> Stack<B> {
                 self.apply(now, owner, idx, Effect::Checksum(offset))
             }
         }
+    }
+
+    /// Pool bytes that what arrived on the other subflows pins.
+    fn held(&self, owner: u32, idx: u32) -> u32 {
+        let Some(connection) = self.connections.get(owner) else { return 0 };
+        let others = connection.subflows.iter().filter(|&&other| other != idx);
+        let held = others.filter_map(|&other| self.tcbs.get(other)).map(|t| t.received.truesize());
+        held.fold(0, u32::saturating_add)
+    }
+
+    /// The subflows together hold more in order for want of mappings than one may.
+    fn holds_too_much(&self, owner: u32) -> bool {
+        let Some(connection) = self.connections.get(owner) else { return false };
+        let subflows = connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx));
+        let held = subflows.map(|t| t.received.in_order_len()).fold(0, u32::saturating_add);
+        held > connection.unmapped_bound()
     }
 
     /// Falls back and delivers what was held for want of a mapping.
