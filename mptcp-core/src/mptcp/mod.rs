@@ -49,6 +49,15 @@ pub(crate) enum Phase {
     Closed,
 }
 
+/// Whether a small window holds new data back (RFC 9293 §3.8.6.2.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Hold {
+    No,
+    Sliver,
+    /// It waited long enough.
+    Override,
+}
+
 /// A `DATA_FIN` or data that is not acknowledged is sent again after this at the earliest.
 const DATA_RTO_MIN: Duration = Duration::from_millis(500);
 
@@ -60,7 +69,7 @@ pub(crate) struct Connection<B> {
     pub(crate) client: bool,
     pub(crate) fallback: Option<FallbackReason>,
     pub(crate) checksum: bool,
-    /// A reinjection or a join happened: falling back in mid-stream is no longer possible.
+    /// Something was reinjected, or a subflow joined: falling back in mid-stream is no longer possible.
     pub(crate) multipath: bool,
     pub(crate) next_subflow_id: u8,
     /// Joins of this connection among the pending requests.
@@ -80,12 +89,20 @@ pub(crate) struct Connection<B> {
     pub(crate) data_end: u64,
     /// First offset the peer does not accept yet.
     pub(crate) snd_edge: u64,
+    /// End of the last new segment that was smaller than it could have been.
+    small_end: u64,
+    /// Largest window the peer ever offered.
+    max_window: u32,
     /// What is to be sent again; none while there is nothing.
     reinject: Option<Box<RangeSet>>,
     pub(crate) fin_queued: bool,
     pub(crate) fin_acked: bool,
     /// The `DATA_FIN` was handed to the subflows once; its timer runs.
     pub(crate) fin_announced: bool,
+    /// New data waits for a window that is worth a segment, or went without one after a timeout.
+    hold: Hold,
+    /// Window probes since a peer last answered.
+    unanswered: u8,
     wide: bool,
     wide_since: Option<Instant>,
     wide_base: u64,
@@ -155,6 +172,10 @@ impl<B: PacketBuf> Connection<B> {
             fin_queued: false,
             fin_acked: false,
             fin_announced: false,
+            hold: Hold::No,
+            unanswered: 0,
+            small_end: 0,
+            max_window: 0,
             wide: false,
             wide_since: None,
             wide_base: 0,
@@ -287,7 +308,8 @@ impl<B: PacketBuf> Connection<B> {
 
     /// Data is outstanding at the data level, or a `DATA_FIN` is, or the window is shut.
     pub(crate) fn outstanding(&self) -> bool {
-        self.data_snd_una < self.data_snd_nxt || self.fin_due() || self.window_blocked()
+        let sent = self.data_snd_una < self.data_snd_nxt || self.fin_due();
+        self.phase != Phase::Closed && (sent || self.window_blocked() || self.held_back())
     }
 
     /// Arms the data-level retransmission timer unless it runs: `rto` is the largest timeout of
@@ -295,7 +317,11 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn arm_rtx(&mut self, now: Instant, rto: Duration) {
         // After fallback TCP retransmits, but only this level knows of data behind a closed window.
         let fallen_back = self.phase == Phase::Fallback;
-        let due = if fallen_back { self.window_blocked() } else { self.outstanding() };
+        let due = if fallen_back {
+            self.window_blocked() || self.held_back()
+        } else {
+            self.outstanding()
+        };
         if !due {
             self.rtx_at = None;
             self.rtx_shift = 0;

@@ -1,7 +1,7 @@
 //! The sending half of the data level: what the application wrote, kept until a `DATA_ACK` covers
 //! it, and which part of it goes out next.
 
-use super::{Connection, DATA_RTO_MIN, Phase};
+use super::{Connection, DATA_RTO_MIN, Hold, Phase};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::seq::DataSeq;
 use crate::tcp::{Tcb, TxMapping, gather};
@@ -77,6 +77,42 @@ impl<B: PacketBuf> Connection<B> {
         Some(Next { start: self.data_snd_nxt, len, again: false })
     }
 
+    /// Sender-side silly-window avoidance and Nagle in Minshall's form, as on a plain connection but
+    /// for the stream (RFC 9293 §3.7.4, §3.8.6.2.1): true when `next` had better wait. `mss` is what
+    /// a full segment of its subflow carries.
+    pub(crate) fn holds_back(&mut self, next: Next, mss: u32, nagle: bool) -> bool {
+        let overridden = self.hold == Hold::Override;
+        if !overridden {
+            self.hold = Hold::No;
+        }
+        if next.again || next.len >= mss {
+            return false;
+        }
+        if next.start + u64::from(next.len) < self.data_end {
+            // The window cuts it: wait for more of it rather than send slivers.
+            let sliver = next.len < mss.min(self.max_window / 2) && !overridden;
+            if sliver {
+                self.hold = Hold::Sliver;
+            }
+            return sliver;
+        }
+        nagle && !self.fin_queued && self.small_end > self.data_snd_una
+    }
+
+    /// A small window holds new data back, and nothing is in flight to open it.
+    pub(super) fn held_back(&self) -> bool {
+        self.hold == Hold::Sliver && self.data_snd_una == self.data_snd_nxt
+    }
+
+    /// Better a small segment than none, after a timeout.
+    pub(crate) fn override_hold(&mut self) -> bool {
+        let held = self.held_back();
+        if held {
+            self.hold = Hold::Override;
+        }
+        held
+    }
+
     /// True when written data waits for the peer's window and nothing is in flight to open it.
     pub(crate) fn window_blocked(&self) -> bool {
         self.data_snd_nxt < self.data_end
@@ -95,7 +131,6 @@ impl<B: PacketBuf> Connection<B> {
     /// Payload and mapping of the next segment on `tcb`, at most `room` octets.
     pub(crate) fn segment<T: TxQueue<B>>(
         &mut self,
-        now: Instant,
         next: Next,
         tcb: &Tcb<B>,
         room: u32,
@@ -105,7 +140,6 @@ impl<B: PacketBuf> Connection<B> {
         if self.phase == Phase::Fallback {
             return Some((payload, tcb.subflow.as_ref()?.infinite()));
         }
-        self.choose_width(now, next.start);
         let dsn = self.local_dsn(next.start);
         let ssn = tcb.snd_nxt.since(tcb.iss);
         let len = payload.data().len() as u16;
@@ -122,8 +156,9 @@ impl<B: PacketBuf> Connection<B> {
         Some((payload, Some(mapping)))
     }
 
-    /// 64-bit DSNs where 32 bits could wrap within an MSL (RFC 8684 §3.3.1).
-    fn choose_width(&mut self, now: Instant, start: u64) {
+    /// 64-bit DSNs where 32 bits could wrap within an MSL (RFC 8684 §3.3.1). Decides what a segment
+    /// that begins at `start` carries, so it comes before its length is known.
+    pub(crate) fn choose_width(&mut self, now: Instant, start: u64) {
         let since = *self.wide_since.get_or_insert(now);
         if now.since(since) > MSL {
             self.wide = start.saturating_sub(self.wide_base) > NARROW_OCTETS;
@@ -146,13 +181,18 @@ impl<B: PacketBuf> Connection<B> {
         self.wide
     }
 
-    /// Notes that `len` octets of `next` were handed to a subflow.
-    pub(crate) fn sent(&mut self, next: Next, len: u32) {
+    /// Notes that `len` octets of `next` were handed to a subflow whose segments carry `mss`.
+    pub(crate) fn sent(&mut self, next: Next, len: u32, mss: u32) {
         let end = next.start + u64::from(len);
         if next.again {
             self.repaired_below(end);
+            self.multipath = true;
         } else {
             self.data_snd_nxt = self.data_snd_nxt.max(end);
+            self.hold = Hold::No;
+            if len < mss * 7 / 8 {
+                self.small_end = end;
+            }
         }
     }
 
@@ -180,7 +220,6 @@ impl<B: PacketBuf> Connection<B> {
             ranges.clear();
             let _one = ranges.insert(una, nxt);
         }
-        self.multipath = true;
     }
 
     /// What a failing subflow carries and the peer has not acknowledged goes out on others.
@@ -190,6 +229,23 @@ impl<B: PacketBuf> Connection<B> {
             let start = mapping.dsn.since(self.local_dsn(0));
             self.reinject_range(start, start + u64::from(mapping.len));
         }
+    }
+
+    /// A window probe goes out; false when too many were not answered.
+    pub(crate) fn probe_again(&mut self, limit: u8) -> bool {
+        self.unanswered = self.unanswered.saturating_add(1);
+        self.unanswered <= limit
+    }
+
+    /// Rounds of the timer without anything acknowledged.
+    pub(crate) fn fruitless_rounds(&self) -> u8 {
+        self.rtx_shift
+    }
+
+    /// After fallback any segment answers a probe, and its window is the stream's.
+    pub(crate) fn answered(&mut self, window: u32) {
+        self.unanswered = 0;
+        self.max_window = self.max_window.max(window);
     }
 
     /// The window stays shut: probe again later.
@@ -208,6 +264,8 @@ impl<B: PacketBuf> Connection<B> {
         if offset > limit {
             return false;
         }
+        self.unanswered = 0;
+        self.max_window = self.max_window.max(window);
         self.snd_edge = self.snd_edge.max(offset + u64::from(window));
         let mut advanced = false;
         if fin_outstanding && offset == fin_end && !self.fin_acked {

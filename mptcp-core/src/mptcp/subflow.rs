@@ -86,6 +86,8 @@ pub(crate) struct Subflow {
     pub(crate) local_backup: bool,
     /// Sidelined until it makes progress again.
     pub(crate) stale: bool,
+    /// Stream data waits, nothing is in flight, and its own window has no room: it is probed.
+    pub(crate) starved: bool,
     /// The SYN asked for checksums.
     pub(crate) ask_checksum: bool,
     /// A mapping was received: unmapped data is an error from here on.
@@ -119,6 +121,7 @@ impl Subflow {
             backup: false,
             local_backup: false,
             stale: false,
+            starved: false,
             ask_checksum: false,
             mapped: false,
             proven: false,
@@ -135,10 +138,13 @@ impl Subflow {
         }
     }
 
-    /// What every DSS of this connection looks like; decides the room for payload.
-    pub(crate) fn set_format(&mut self, wide: bool, checksum: bool) {
+    /// What every DSS of this connection looks like; decides the room for payload. True when that
+    /// changed.
+    pub(crate) fn set_format(&mut self, wide: bool, checksum: bool) -> bool {
+        let changed = (self.wide, self.checksum) != (wide, checksum);
         self.wide = wide;
         self.checksum = checksum;
+        changed
     }
 
     /// Option octets a full data segment carries (RFC 8684 §3.3): flags, an 8-octet `DATA_ACK`,

@@ -232,6 +232,10 @@ impl<B: PacketBuf> Tcb<B> {
                 return Progress::More;
             }
             *budget -= 1;
+            if self.subflow.as_ref().is_some_and(|subflow| subflow.wants_ack()) {
+                // One option of several fits into an acknowledgement.
+                return Progress::More;
+            }
         }
         Progress::Done
     }
@@ -245,9 +249,30 @@ impl<B: PacketBuf> Tcb<B> {
     /// The window is shut, or cuts what waits into slivers: less than a segment and less than half
     /// of what it ever was (RFC 9293 §3.8.6.2.1).
     pub(super) fn window_blocks(&self) -> bool {
+        self.window_starves(self.unsent_len)
+    }
+
+    /// The same for `waiting` octets, of the stream if this is a subflow.
+    pub(super) fn window_starves(&self, waiting: u32) -> bool {
         let usable = self.usable_window();
-        let enough = self.unsent_len.min(self.payload_mss()).min(self.max_snd_wnd / 2);
+        let enough = waiting.min(self.payload_mss()).min(self.max_snd_wnd / 2);
         usable == 0 || usable < enough
+    }
+
+    /// A subflow's own window may leave room for `waiting` octets of the stream, or not. With
+    /// nothing in flight only a probe can change that (RFC 9293 §3.8.6.1).
+    pub(crate) fn note_window(&mut self, now: Instant, waiting: u32) -> bool {
+        let overridden = self.usable_window() > 0 && self.flags.contains(TcbFlags::OVERRIDE);
+        let starved = waiting > 0 && self.window_starves(waiting) && !overridden;
+        let probing = starved && self.queue.is_empty();
+        if let Some(subflow) = &mut self.subflow
+            && subflow.starved != probing
+        {
+            subflow.starved = probing;
+            self.rto_base = now;
+            self.arm_rtx(now);
+        }
+        starved
     }
 
     /// True when a subflow may take new data now.

@@ -580,3 +580,14 @@ fn t136_what_a_reset_subflow_carried_is_sent_again_once_and_in_order() {
     assert_eq!(script.info(id).bytes_acked, next);
     assert_eq!(script.info(id).subflows[0].reinjected, lost);
 }
+
+#[test]
+fn a_connection_that_failed_has_no_timers() {
+    let mut script = Script::server();
+    let (keys, flow, id) = script.confirmed();
+    script.write(id, 0, 1_000);
+    script.send(&flow, &flow.seg().opt(&MptcpOption::Fastclose { key: keys.stack }));
+    assert_eq!(script.stack.error(id), Some(ConnectionError::Reset));
+    assert!(script.advance(10_000).is_empty());
+    assert_eq!(script.stack.poll_timeout(), None, "nobody released it yet");
+}

@@ -646,3 +646,18 @@ fn t111_a_fin_carries_the_infinite_mapping_when_no_data_does() {
         assert!(same(mapping.dsn, keys.stack_dsn(100)));
     }
 }
+
+/// What is to be sent again, and cannot be yet, has not made the stream any less contiguous.
+#[test]
+fn t108_a_reinjection_that_only_waits_does_not_rule_fallback_out() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    let out = script.write(id, 0, 100);
+    flow.hears(&out);
+    script.send(&flow, &flow.seg().dss(keys.ack(100)));
+    script.write(id, 100, 1_000);
+    script.advance(10_000);
+    assert!(script.counters().mptcp_retrans > 0, "the data-level timer fired");
+    script.send(&flow, &flow.seg().opt(&MptcpOption::Fail { dsn: keys.stack_dsn(100).0 }));
+    fell_back(&script, id, FallbackReason::PeerChecksum);
+}

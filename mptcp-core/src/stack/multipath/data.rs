@@ -177,7 +177,15 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn data_timeout(&mut self, now: Instant, owner: u32) {
         let rto = self.largest_rto(owner);
         let Some(connection) = self.connections.get_mut(owner) else { return };
+        let limit = self.config.tcp.retries;
+        if connection.override_hold() {
+            connection.rtx_at = None;
+            return self.touch_connection(owner);
+        }
         if connection.window_blocked() {
+            if !connection.probe_again(limit) {
+                return self.give_up(now, owner);
+            }
             self.stats.win_probe += 1;
             connection.probe_backoff(now, rto);
             for idx in self.subflows_of(owner) {
@@ -194,6 +202,9 @@ impl<B: PacketBuf> Stack<B> {
             // The window opened; whatever else is due TCP repeats itself.
             connection.arm_rtx(now, rto);
             return;
+        }
+        if connection.fruitless_rounds() >= limit {
+            return self.give_up(now, owner);
         }
         if connection.unproven() && !connection.fin_due() {
             let asking = connection.phase == Phase::Unconfirmed
@@ -216,6 +227,12 @@ impl<B: PacketBuf> Stack<B> {
         } else {
             self.stats.mptcp_retrans += 1;
         }
+    }
+
+    /// The peer's TCP may be alive, its data level is not.
+    fn give_up(&mut self, now: Instant, owner: u32) {
+        self.stats.tcp_abort_on_timeout += 1;
+        self.abort_connection(now, owner, ConnectionError::TimedOut);
     }
 
     /// Octets in flight on the first subflow.

@@ -22,6 +22,7 @@ impl<B: PacketBuf> Stack<B> {
         let offset = connection.data_snd_nxt.saturating_sub(in_flight);
         let window = u64::from(tcb.usable_window()) + u64::from(tcb.flight_size());
         let acked = connection.acknowledge(offset);
+        connection.answered(u32::try_from(window).unwrap_or(u32::MAX));
         connection.snd_edge = connection.snd_edge.max(offset + window);
         if acked {
             self.data_acked(now, owner);
