@@ -586,7 +586,10 @@ fn a_connection_that_failed_has_no_timers() {
     let mut script = Script::server();
     let (keys, flow, id) = script.confirmed();
     script.write(id, 0, 1_000);
-    script.send(&flow, &flow.seg().opt(&MptcpOption::Fastclose { key: keys.stack }));
+    // More waits for its turn when the end comes.
+    assert_eq!(script.stack.send(script.now, id, &[0; 10]), Ok(10));
+    script.inject(&flow, &flow.seg().opt(&MptcpOption::Fastclose { key: keys.stack }));
+    script.out();
     assert_eq!(script.stack.error(id), Some(ConnectionError::Reset));
     assert!(script.advance(10_000).is_empty());
     assert_eq!(script.stack.poll_timeout(), None, "nobody released it yet");
