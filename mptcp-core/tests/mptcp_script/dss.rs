@@ -1108,7 +1108,7 @@ fn a_window_that_leaves_slivers_is_not_filled_with_them() {
         for packet in out.iter().filter(|o| !o.payload.is_empty()) {
             let full = packet.payload.len() >= 1_400;
             let end = packet.seq.wrapping_sub(flow.stack_isn) - 1 + packet.payload.len() as u32;
-            let ends = end % 3_000 == 0;
+            let ends = end.is_multiple_of(3_000);
             assert!(full || ends, "round {round}: a sliver of {}", packet.payload.len());
         }
         flow.hears(&out);

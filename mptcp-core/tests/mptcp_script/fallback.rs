@@ -661,3 +661,25 @@ fn t108_a_reinjection_that_only_waits_does_not_rule_fallback_out() {
     script.send(&flow, &flow.seg().opt(&MptcpOption::Fail { dsn: keys.stack_dsn(100).0 }));
     fell_back(&script, id, FallbackReason::PeerChecksum);
 }
+
+/// A writer that waits for room is told of it, also when the segment that makes it asks for more.
+#[test]
+fn t111_a_fallback_that_makes_room_says_so() {
+    for infinitely in [true, false] {
+        let mut script = Script::server_with(|c| c.tcp.send_buffer_max = 20_000);
+        let (keys, mut flow, id) = script.confirmed();
+        while script.stack.send(script.now, id, &[7; 1_000]).is_ok() {}
+        let out = script.out();
+        flow.hears(&out);
+        script.ready(id);
+        let sent = u64::from(flow.rcv_nxt.wrapping_sub(flow.stack_isn)) - 1;
+        let mut seg = flow.seg();
+        if infinitely {
+            let data_ack = keys.ack(sent).data_ack;
+            seg = seg.dss(Dss { data_ack, ..infinite(&keys, 0, 1) });
+        }
+        script.send(&flow, &seg);
+        assert!(script.fallback(id).is_some());
+        assert!(script.ready(id).contains(Ready::WRITABLE), "infinitely: {infinitely}");
+    }
+}

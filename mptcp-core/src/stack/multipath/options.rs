@@ -3,7 +3,7 @@
 use super::{Effect, Seen};
 use crate::buf::PacketBuf;
 use crate::mptcp::{FallbackReason, Phase, Signal, Stage};
-use crate::stack::Stack;
+use crate::stack::{Sock, Stack};
 use crate::tcp::{Outcome, Segment};
 use crate::time::Instant;
 use crate::wire::{
@@ -37,34 +37,52 @@ impl<B: PacketBuf> Stack<B> {
             subflow.stage = Stage::Active;
         }
         let mut seen = Seen::default();
-        if !segment.options.is_empty() {
-            for option in OptionIter::new(segment.options.as_bytes()).flatten() {
-                let TcpOption::Mptcp(option) = option else { continue };
-                // A RST has nothing to say about data or addresses.
-                if outcome.closed.is_some()
-                    && !matches!(
-                        option,
-                        MptcpOption::Fastclose { .. }
-                            | MptcpOption::Reset(_)
-                            | MptcpOption::Fail { .. }
-                    )
-                {
-                    continue;
-                }
-                let effect = self.read_option(now, owner, idx, segment, &option, &mut seen);
-                if !matches!(effect, Effect::None) {
-                    return effect;
-                }
-            }
+        let mut effect = self.scan_options(now, owner, idx, segment, outcome, &mut seen);
+        if matches!(effect, Effect::None) {
+            effect = self.check_join(idx, segment, outcome, &seen);
         }
-        let effect = match self.check_join(idx, segment, outcome, &seen) {
-            Effect::None => self.check_confirmation(owner, idx, segment, outcome, &seen),
-            broken => broken,
-        };
+        if matches!(effect, Effect::None) {
+            effect = self.check_confirmation(owner, idx, segment, outcome, &seen);
+        }
         if seen.data_acked {
+            // Whatever else it asks for.
             self.data_acked(now, owner);
         }
         effect
+    }
+
+    /// One option after the other, as far as none asks for more than it says.
+    fn scan_options(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        segment: &Segment,
+        outcome: &Outcome,
+        seen: &mut Seen,
+    ) -> Effect {
+        if segment.options.is_empty() {
+            return Effect::None;
+        }
+        for option in OptionIter::new(segment.options.as_bytes()).flatten() {
+            let TcpOption::Mptcp(option) = option else { continue };
+            // A RST has nothing to say about data or addresses.
+            if outcome.closed.is_some()
+                && !matches!(
+                    option,
+                    MptcpOption::Fastclose { .. }
+                        | MptcpOption::Reset(_)
+                        | MptcpOption::Fail { .. }
+                )
+            {
+                continue;
+            }
+            let effect = self.read_option(now, owner, idx, segment, &option, seen);
+            if !matches!(effect, Effect::None) {
+                return effect;
+            }
+        }
+        Effect::None
     }
 
     /// After fallback an `MP_FAIL` or an infinite mapping says that the peer fell back too. One who
@@ -331,6 +349,8 @@ impl<B: PacketBuf> Stack<B> {
             }
             Effect::FallBack(reason) => {
                 self.fall_back(owner, idx, reason, reason != FallbackReason::InfiniteMapping);
+                // TCP's acknowledgements count now.
+                self.post_writable(now, Sock::Mptcp(owner));
                 true
             }
             Effect::Checksum(offset) => self.checksum_failed(now, owner, idx, offset),
