@@ -152,6 +152,8 @@ counters! {
     duplicate_data,
     /// SSN and DSN disagree with what is acknowledged (RFC 8684 §3.3.4); counted only.
     dss_sanity,
+    /// Mappings refused: too many at once, or beyond any window.
+    mapping_full,
     /// Data-level out-of-order segments thrown away for memory.
     rcv_pruned,
     /// `ADD_ADDR` received with a good HMAC.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Names of functions below a test attribute's file tree.
+/// Names of the tests below a directory: functions behind a `#[test]`, not what helps them.
 fn functions(dir: &Path, into: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(dir).expect("the sources are there") {
         let path = entry.expect("readable").path();
@@ -12,9 +12,13 @@ fn functions(dir: &Path, into: &mut BTreeSet<String>) {
             functions(&path, into);
         } else if path.extension().is_some_and(|e| e == "rs") {
             let text = std::fs::read_to_string(&path).expect("UTF-8");
-            for line in text.lines() {
-                let name = line.trim_start().strip_prefix("fn ").and_then(|l| l.split('(').next());
-                into.extend(name.map(str::to_owned));
+            let mut test = false;
+            for line in text.lines().map(str::trim_start) {
+                test |= line == "#[test]";
+                if let Some(name) = line.strip_prefix("fn ").and_then(|l| l.split('(').next()) {
+                    into.extend(test.then(|| name.to_owned()));
+                    test = false;
+                }
             }
         }
     }

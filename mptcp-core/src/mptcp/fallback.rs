@@ -15,6 +15,8 @@ pub enum FallbackReason {
     FirstDataUnmapped,
     /// Our first data was acknowledged by TCP but never by a `DATA_ACK`.
     NoDataAck,
+    /// Data without a mapping, or its end, came before any `DATA_ACK` showed that options pass.
+    OptionsLost,
     /// The peer sent an infinite mapping.
     InfiniteMapping,
     /// A DSS checksum was wrong on the only subflow.
@@ -33,6 +35,7 @@ impl FallbackReason {
             Self::AckWithoutCapable => "ack_without_capable",
             Self::FirstDataUnmapped => "first_data_unmapped",
             Self::NoDataAck => "no_data_ack",
+            Self::OptionsLost => "options_lost",
             Self::InfiniteMapping => "infinite_mapping",
             Self::Checksum => "checksum",
             Self::PeerChecksum => "peer_checksum",

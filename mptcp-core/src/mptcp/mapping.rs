@@ -11,7 +11,7 @@ use alloc::collections::VecDeque;
 use core::num::NonZeroU32;
 use core::ops::Range;
 
-/// Entries one store holds at most: a 6 MiB window of single segments that alternate between two
+/// Entries one store holds at most unless told otherwise: a 6 MiB window of single segments that alternate between two
 /// subflows needs about half. A sender that keeps its stream contiguous on this subflow needs
 /// one or two.
 pub const MAX_MAPPINGS: usize = 8192;
@@ -26,7 +26,7 @@ pub enum MappingError {
     /// It contradicts the mapping of bytes not delivered yet: reset the subflow (the peer MUST NOT
     /// do this).
     Conflict,
-    /// [`MAX_MAPPINGS`] is reached, or it lies beyond any receive window: drop the segment as if it
+    /// The limit is reached, or it lies beyond any receive window: drop the segment as if it
     /// was lost.
     Full,
 }
@@ -101,6 +101,19 @@ impl MappingStore {
         len: u32,
         checksum: Option<u16>,
     ) -> Result<(), MappingError> {
+        self.insert_within(MAX_MAPPINGS, rcv_nxt, start, dsn, len, checksum)
+    }
+
+    /// The same with another limit than [`MAX_MAPPINGS`], for buffers that hold more segments.
+    pub fn insert_within(
+        &mut self,
+        limit: usize,
+        rcv_nxt: SeqNum,
+        start: SeqNum,
+        dsn: DataSeq,
+        len: u32,
+        checksum: Option<u16>,
+    ) -> Result<(), MappingError> {
         let behind = if start.lt(rcv_nxt) { rcv_nxt.since(start) } else { 0 };
         let Some(new_len) = len.checked_sub(behind).and_then(NonZeroU32::new) else {
             return Ok(());
@@ -127,7 +140,7 @@ impl MappingStore {
         if checksum.is_some() && !all_new || overlapped().any(|entry| entry.checksum.is_some()) {
             return Err(MappingError::Conflict);
         }
-        self.put(new, overlapping)
+        self.put(new, overlapping, limit)
     }
 
     /// The mapping of the byte at `at` and of those behind it; `None` when it has none yet.
@@ -187,7 +200,12 @@ impl MappingStore {
 
     /// Stores `new`, which agrees with the `overlapping` entries and covers something they do not,
     /// merging what it continues.
-    fn put(&mut self, mut new: Entry, mut overlapping: Range<usize>) -> Result<(), MappingError> {
+    fn put(
+        &mut self,
+        mut new: Entry,
+        mut overlapping: Range<usize>,
+        limit: usize,
+    ) -> Result<(), MappingError> {
         let continues = |a: Option<&Entry>, b: Option<&Entry>| match (a, b) {
             (Some(a), Some(b)) => a.continued_by(b),
             _ => false,
@@ -204,7 +222,7 @@ impl MappingStore {
             new = new.union(entry).ok_or(MappingError::Full)?;
         }
         if overlapping.is_empty() {
-            if self.len() >= MAX_MAPPINGS {
+            if self.len() >= limit {
                 return Err(MappingError::Full);
             }
             self.entries.insert(overlapping.start, new);

@@ -17,7 +17,7 @@ pub use fallback::FallbackReason;
 pub(crate) use paths::{Endpoint, Join, Paths};
 pub(crate) use receive::{Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
-pub(crate) use subflow::{Carry, Signal, Stage, Subflow};
+pub(crate) use subflow::{Carry, INFINITE_LEN, Signal, Stage, Subflow};
 
 use crate::buf::PacketBuf;
 use crate::config::TcpConfig;
@@ -49,10 +49,17 @@ pub(crate) enum Phase {
     Closed,
 }
 
+/// Whether a small window holds new data back (RFC 9293 §3.8.6.2.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Hold {
+    No,
+    Sliver,
+    /// It waited long enough.
+    Override,
+}
+
 /// A `DATA_FIN` or data that is not acknowledged is sent again after this at the earliest.
 const DATA_RTO_MIN: Duration = Duration::from_millis(500);
-/// Ranges waiting to be sent again; beyond it everything outstanding is.
-const MAX_REINJECTIONS: usize = 1024;
 
 /// One MPTCP connection.
 #[derive(Debug)]
@@ -62,7 +69,7 @@ pub(crate) struct Connection<B> {
     pub(crate) client: bool,
     pub(crate) fallback: Option<FallbackReason>,
     pub(crate) checksum: bool,
-    /// A reinjection or a join happened: falling back in mid-stream is no longer possible.
+    /// Something was reinjected, or a subflow joined: falling back in mid-stream is no longer possible.
     pub(crate) multipath: bool,
     pub(crate) next_subflow_id: u8,
     /// Joins of this connection among the pending requests.
@@ -74,19 +81,28 @@ pub(crate) struct Connection<B> {
     remote_idsn: DataSeq,
     // Sending.
     chunks: VecDeque<Chunk<B>>,
+    /// Pool bytes that `chunks` pin.
+    pinned: u32,
     pub(crate) data_snd_una: u64,
     pub(crate) data_snd_nxt: u64,
     /// End of what the application wrote.
     pub(crate) data_end: u64,
     /// First offset the peer does not accept yet.
     pub(crate) snd_edge: u64,
-    pub(crate) reinject: RangeSet,
-    /// `data_snd_una` when the connection fell back: what was certainly delivered intact.
-    intact: u64,
+    /// End of the last new segment that was smaller than it could have been.
+    small_end: u64,
+    /// Largest window the peer ever offered.
+    max_window: u32,
+    /// What is to be sent again; none while there is nothing.
+    reinject: Option<Box<RangeSet>>,
     pub(crate) fin_queued: bool,
     pub(crate) fin_acked: bool,
     /// The `DATA_FIN` was handed to the subflows once; its timer runs.
     pub(crate) fin_announced: bool,
+    /// New data waits for a window that is worth a segment, or went without one after a timeout.
+    hold: Hold,
+    /// Window probes since a peer last answered.
+    unanswered: u8,
     wide: bool,
     wide_since: Option<Instant>,
     wide_base: u64,
@@ -107,6 +123,8 @@ pub(crate) struct Connection<B> {
     pub(crate) close_at: Option<Instant>,
     /// When subflows with a withdrawn address must have answered their probe.
     pub(crate) probe_at: Option<Instant>,
+    /// When data that waits for its mapping has waited long enough to doubt that options pass.
+    pub(crate) unmapped_at: Option<Instant>,
     pub(crate) paths: Box<Paths>,
     pub(crate) app: AppState,
     /// The socket's addresses as the first subflow had them.
@@ -145,15 +163,19 @@ impl<B: PacketBuf> Connection<B> {
             local_idsn: key::idsn(version, negotiated.keys.local),
             remote_idsn: DataSeq(0),
             chunks: VecDeque::new(),
+            pinned: 0,
             data_snd_una: 0,
             data_snd_nxt: 0,
             data_end: 0,
             snd_edge: 0,
-            reinject: RangeSet::new(MAX_REINJECTIONS),
-            intact: 0,
+            reinject: None,
             fin_queued: false,
             fin_acked: false,
             fin_announced: false,
+            hold: Hold::No,
+            unanswered: 0,
+            small_end: 0,
+            max_window: 0,
             wide: false,
             wide_since: None,
             wide_base: 0,
@@ -170,6 +192,7 @@ impl<B: PacketBuf> Connection<B> {
             rtx_shift: 0,
             close_at: None,
             probe_at: None,
+            unmapped_at: None,
             paths: Box::new(paths),
             app: AppState::default(),
             first,
@@ -273,9 +296,20 @@ impl<B: PacketBuf> Connection<B> {
             || (self.phase == Phase::Closed && self.fallback.is_none())
     }
 
+    /// Nothing of ours was covered by a `DATA_ACK` yet, and all of it went over the first subflow:
+    /// whether options pass in both directions is not known, and falling back is still possible
+    /// (RFC 8684 §3.7).
+    pub(crate) fn unproven(&self) -> bool {
+        matches!(self.phase, Phase::Unconfirmed | Phase::Confirmed)
+            && !self.multipath
+            && self.data_snd_una == 0
+            && !self.fin_acked
+    }
+
     /// Data is outstanding at the data level, or a `DATA_FIN` is, or the window is shut.
     pub(crate) fn outstanding(&self) -> bool {
-        self.data_snd_una < self.data_snd_nxt || self.fin_due() || self.window_blocked()
+        let sent = self.data_snd_una < self.data_snd_nxt || self.fin_due();
+        self.phase != Phase::Closed && (sent || self.window_blocked() || self.held_back())
     }
 
     /// Arms the data-level retransmission timer unless it runs: `rto` is the largest timeout of
@@ -283,7 +317,11 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn arm_rtx(&mut self, now: Instant, rto: Duration) {
         // After fallback TCP retransmits, but only this level knows of data behind a closed window.
         let fallen_back = self.phase == Phase::Fallback;
-        let due = if fallen_back { self.window_blocked() } else { self.outstanding() };
+        let due = if fallen_back {
+            self.window_blocked() || self.held_back()
+        } else {
+            self.outstanding()
+        };
         if !due {
             self.rtx_at = None;
             self.rtx_shift = 0;
@@ -296,8 +334,8 @@ impl<B: PacketBuf> Connection<B> {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let own = [self.rtx_at, self.close_at, self.probe_at, self.paths.next_timeout()];
-        own.into_iter().flatten().min()
+        let own = [self.rtx_at, self.close_at, self.probe_at, self.unmapped_at];
+        own.into_iter().chain([self.paths.next_timeout()]).flatten().min()
     }
 
     /// Ends it: nothing more is sent or received.
@@ -308,10 +346,12 @@ impl<B: PacketBuf> Connection<B> {
         }
         self.rtx_at = None;
         self.close_at = None;
+        self.unmapped_at = None;
         self.paths.stop();
         if error.is_some() {
             self.chunks.clear();
-            self.reinject.clear();
+            self.pinned = 0;
+            self.reinject = None;
         }
     }
 
@@ -319,13 +359,13 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn fall_back(&mut self, reason: FallbackReason) {
         self.phase = Phase::Fallback;
         self.fallback = Some(reason);
-        self.intact = self.data_snd_una;
         if !self.peer_finished {
             // The stream ends with the FIN now.
             self.peer_fin = None;
         }
         self.rtx_at = None;
-        self.reinject.clear();
+        self.unmapped_at = None;
+        self.reinject = None;
         self.paths.stop();
     }
 

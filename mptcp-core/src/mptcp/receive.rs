@@ -1,6 +1,7 @@
 //! The receiving half of the data level: subflow octets become stream octets through their
 //! mappings, and the one receive window all subflows share.
 
+use super::mapping::MAX_MAPPINGS;
 use super::{Connection, Phase, position};
 use crate::buf::PacketBuf;
 use crate::seq::SeqNum;
@@ -8,6 +9,9 @@ use crate::stats::Counters;
 use crate::tcp::{Inserted, Tcb};
 use crate::time::{Duration, Instant};
 use crate::wire::{Mapping, WireSeq, checksum};
+
+/// Pool bytes that a segment with a mapping of its own pins, at least.
+const MAPPED_MEMORY: u32 = 1024;
 
 /// Unmapped octets held at least, whatever the window (what deployed v0 stacks allow).
 const MIN_UNMAPPED: u32 = 64 << 10;
@@ -25,6 +29,8 @@ pub(crate) struct Pulled {
 /// What to do about octets without a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Unmapped {
+    /// They wait for it.
+    Held,
     /// Too many of them, or on a subflow that must not have any: reset it (reason 6).
     Reset,
     /// A DSS checksum was wrong; the mapping began at this offset of the peer's stream.
@@ -72,8 +78,14 @@ impl<B: PacketBuf> Connection<B> {
         });
         let Some(subflow) = &mut tcb.subflow else { return true };
         subflow.mapped = true;
-        match subflow.mappings.insert(delivered, start, dsn, octets, checksum) {
-            Ok(()) | Err(super::mapping::MappingError::Full) => true,
+        // What is out of order pins buffers, so its memory bounds how many mappings it can need.
+        let limit = MAX_MAPPINGS.max((self.autotune.memory() / MAPPED_MEMORY) as usize);
+        match subflow.mappings.insert_within(limit, delivered, start, dsn, octets, checksum) {
+            Ok(()) => true,
+            Err(super::mapping::MappingError::Full) => {
+                stats.mapping_full += 1;
+                true
+            }
             Err(super::mapping::MappingError::Conflict) => {
                 stats.dss_not_matching += 1;
                 false
@@ -143,12 +155,15 @@ impl<B: PacketBuf> Connection<B> {
         pulled
     }
 
+    /// Octets that may wait for their mapping.
+    pub(crate) fn unmapped_bound(&self) -> u32 {
+        self.autotune.limit().max(MIN_UNMAPPED)
+    }
+
     /// Data whose mapping has not come (yet): kept, acknowledged by TCP, within a bound.
     fn hold_unmapped(&self, tcb: &Tcb<B>, pulled: &mut Pulled) {
-        let bound = self.autotune.limit().max(MIN_UNMAPPED);
-        if tcb.received.in_order_len() > bound {
-            pulled.unmapped = Some(Unmapped::Reset);
-        }
+        let much = tcb.received.in_order_len() > self.unmapped_bound();
+        pulled.unmapped = Some(if much { Unmapped::Reset } else { Unmapped::Held });
     }
 
     /// One run of stream octets, in whatever order subflows bring them. The first copy wins.
@@ -166,6 +181,10 @@ impl<B: PacketBuf> Connection<B> {
             let fin = self.peer_fin.unwrap_or(self.data_rcv_nxt);
             buf.truncate(usize::try_from(fin.saturating_sub(offset)).unwrap_or(0));
             end = end.min(fin.max(offset));
+            if buf.data().is_empty() {
+                // Wholly beyond the end: not even a place in the queue.
+                return;
+            }
         }
         if end <= self.data_rcv_nxt {
             stats.duplicate_data += 1;
@@ -179,8 +198,10 @@ impl<B: PacketBuf> Connection<B> {
         // A window that shrinks because other subflows brought data is not taken over by a subflow
         // on which nothing moved (RFC 9293 §3.10.7.4, SND.WL1): with the larger DATA_ACK the peer
         // then sees an edge further right than ours. TCP has acknowledged such data, so losing it
-        // would cost a retransmission timeout of the data level.
-        let edge = self.rcv_edge.max(self.data_rcv_nxt + u64::from(self.widest));
+        // would cost a retransmission timeout of the data level. Every octet taken moves that edge
+        // on, so a peer that minds no window would never meet it: it ends with the memory.
+        let slack = if self.received.truesize() < self.autotune.memory() { self.widest } else { 0 };
+        let edge = self.rcv_edge.max(self.data_rcv_nxt + u64::from(slack));
         if end > edge && self.phase != Phase::Fallback {
             // More than was ever offered: not stored, not acknowledged (RFC 8684 §3.8).
             stats.no_dss_in_window += 1;

@@ -1,11 +1,14 @@
 //! The sending half of the data level: what the application wrote, kept until a `DATA_ACK` covers
 //! it, and which part of it goes out next.
 
-use super::{Connection, DATA_RTO_MIN, Phase};
+use super::{Connection, DATA_RTO_MIN, Hold, Phase};
 use crate::buf::{PacketBuf, TxQueue};
+use crate::seq::DataSeq;
 use crate::tcp::{Tcb, TxMapping, gather};
 use crate::time::{Duration, Instant};
+use crate::util::range_set::RangeSet;
 use crate::wire::{WireSeq, checksum};
+use alloc::boxed::Box;
 
 /// Written data with its place in the stream.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub(crate) struct Chunk<B> {
 
 /// A mapping may not be longer than its length field says.
 const MAX_MAPPING: u32 = 65_000;
+/// Ranges waiting to be sent again; beyond it everything outstanding is.
+const MAX_REINJECTIONS: usize = 1024;
 /// 32-bit sequence numbers are safe below this many octets per two minutes (half a wrap in one
 /// MSL).
 const NARROW_OCTETS: u64 = 1 << 31;
@@ -33,22 +38,33 @@ pub(crate) struct Next {
 impl<B: PacketBuf> Connection<B> {
     /// Queues written data; the caller checked the room.
     pub(crate) fn write(&mut self, buf: B) {
-        let len = buf.data().len() as u64;
+        let len = buf.data().len();
         if len == 0 {
             return;
         }
-        self.chunks.push_back(Chunk { start: self.data_end, buf });
-        self.data_end += len;
+        if let Some(tail) = self.chunks.back_mut()
+            && len * 8 <= buf.truesize()
+            && let Some(room) = tail.buf.append(len)
+        {
+            // Written octet by octet: copied, they do not pin a buffer each.
+            room.copy_from_slice(buf.data());
+        } else {
+            self.pinned = self.pinned.saturating_add(buf.truesize() as u32);
+            self.chunks.push_back(Chunk { start: self.data_end, buf });
+        }
+        self.data_end += len as u64;
     }
 
-    /// Octets written and not acknowledged.
-    pub(crate) fn unacknowledged(&self) -> u64 {
-        self.data_end - self.data_snd_una
+    /// What counts against the send buffer: octets written and not acknowledged, or half the memory
+    /// they pin, whichever is more.
+    pub(crate) fn send_buffered(&self) -> u32 {
+        let octets = self.data_end - self.data_snd_una;
+        u32::try_from(octets).unwrap_or(u32::MAX).max(self.pinned / 2)
     }
 
     /// What wants to be sent next: repairs first, then new data within the peer's window.
     pub(crate) fn next_to_send(&self) -> Option<Next> {
-        if let Some(range) = self.reinject.first() {
+        if let Some(range) = self.reinject.as_ref().and_then(|ranges| ranges.first()) {
             let len = u32::try_from(range.end - range.start).unwrap_or(MAX_MAPPING);
             return Some(Next { start: range.start, len: len.min(MAX_MAPPING), again: true });
         }
@@ -59,6 +75,42 @@ impl<B: PacketBuf> Connection<B> {
         }
         let len = u32::try_from(left).unwrap_or(MAX_MAPPING).min(MAX_MAPPING);
         Some(Next { start: self.data_snd_nxt, len, again: false })
+    }
+
+    /// Sender-side silly-window avoidance and Nagle in Minshall's form, as on a plain connection but
+    /// for the stream (RFC 9293 §3.7.4, §3.8.6.2.1): true when `next` had better wait. `mss` is what
+    /// a full segment of its subflow carries.
+    pub(crate) fn holds_back(&mut self, next: Next, mss: u32, nagle: bool) -> bool {
+        let overridden = self.hold == Hold::Override;
+        if !overridden {
+            self.hold = Hold::No;
+        }
+        if next.again || next.len >= mss {
+            return false;
+        }
+        if next.start + u64::from(next.len) < self.data_end {
+            // The window cuts it: wait for more of it rather than send slivers.
+            let sliver = next.len < mss.min(self.max_window / 2) && !overridden;
+            if sliver {
+                self.hold = Hold::Sliver;
+            }
+            return sliver;
+        }
+        nagle && !self.fin_queued && self.small_end > self.data_snd_una
+    }
+
+    /// A small window holds new data back, and nothing is in flight to open it.
+    pub(super) fn held_back(&self) -> bool {
+        self.hold == Hold::Sliver && self.data_snd_una == self.data_snd_nxt
+    }
+
+    /// Better a small segment than none, after a timeout.
+    pub(crate) fn override_hold(&mut self) -> bool {
+        let held = self.held_back();
+        if held {
+            self.hold = Hold::Override;
+        }
+        held
     }
 
     /// True when written data waits for the peer's window and nothing is in flight to open it.
@@ -79,7 +131,6 @@ impl<B: PacketBuf> Connection<B> {
     /// Payload and mapping of the next segment on `tcb`, at most `room` octets.
     pub(crate) fn segment<T: TxQueue<B>>(
         &mut self,
-        now: Instant,
         next: Next,
         tcb: &Tcb<B>,
         room: u32,
@@ -87,16 +138,8 @@ impl<B: PacketBuf> Connection<B> {
     ) -> Option<(B, Option<TxMapping>)> {
         let payload = self.payload(next.start, next.len.min(room), tx)?;
         if self.phase == Phase::Fallback {
-            let mapping = tcb.subflow.as_ref()?.wants_infinite().then(|| {
-                // It acts from the last octet known to be intact on (RFC 8684 §3.7).
-                let back = u32::try_from(next.start.saturating_sub(self.intact)).unwrap_or(0);
-                let ssn = tcb.snd_nxt.since(tcb.iss).wrapping_sub(back);
-                let dsn = self.local_dsn(next.start - u64::from(back));
-                TxMapping { dsn, ssn, len: 0, checksum: None, wide: false, capable: false }
-            });
-            return Some((payload, mapping));
+            return Some((payload, tcb.subflow.as_ref()?.infinite()));
         }
-        self.choose_width(now, next.start);
         let dsn = self.local_dsn(next.start);
         let ssn = tcb.snd_nxt.since(tcb.iss);
         let len = payload.data().len() as u16;
@@ -107,13 +150,15 @@ impl<B: PacketBuf> Connection<B> {
             len,
             checksum: self.checksum.then(sum),
             wide: self.wide,
-            capable: self.client && next.start == 0 && self.phase == Phase::Unconfirmed,
+            // Its mapping is implied: it holds for the first octets of the subflow only.
+            capable: self.client && self.phase == Phase::Unconfirmed && ssn == 1 && next.start == 0,
         };
         Some((payload, Some(mapping)))
     }
 
-    /// 64-bit DSNs where 32 bits could wrap within an MSL (RFC 8684 §3.3.1).
-    fn choose_width(&mut self, now: Instant, start: u64) {
+    /// 64-bit DSNs where 32 bits could wrap within an MSL (RFC 8684 §3.3.1). Decides what a segment
+    /// that begins at `start` carries, so it comes before its length is known.
+    pub(crate) fn choose_width(&mut self, now: Instant, start: u64) {
         let since = *self.wide_since.get_or_insert(now);
         if now.since(since) > MSL {
             self.wide = start.saturating_sub(self.wide_base) > NARROW_OCTETS;
@@ -124,17 +169,40 @@ impl<B: PacketBuf> Connection<B> {
         }
     }
 
+    /// Where an infinite mapping on `tcb` begins: the last octet known to be intact, in the stream
+    /// and on the subflow (RFC 8684 §3.7).
+    pub(crate) fn intact(&self, tcb: &Tcb<B>) -> (DataSeq, u32) {
+        let back = u32::try_from(self.data_snd_nxt - self.data_snd_una).unwrap_or(0);
+        let ssn = tcb.snd_nxt.since(tcb.iss).wrapping_sub(back);
+        (self.local_dsn(self.data_snd_nxt - u64::from(back)), ssn)
+    }
+
     pub(crate) fn wide(&self) -> bool {
         self.wide
     }
 
-    /// Notes that `len` octets of `next` were handed to a subflow.
-    pub(crate) fn sent(&mut self, next: Next, len: u32) {
+    /// Notes that `len` octets of `next` were handed to a subflow whose segments carry `mss`.
+    pub(crate) fn sent(&mut self, next: Next, len: u32, mss: u32) {
         let end = next.start + u64::from(len);
         if next.again {
-            self.reinject.remove_below(end);
+            self.repaired_below(end);
+            self.multipath = true;
         } else {
             self.data_snd_nxt = self.data_snd_nxt.max(end);
+            self.hold = Hold::No;
+            if len < mss * 7 / 8 {
+                self.small_end = end;
+            }
+        }
+    }
+
+    /// Nothing below `offset` is to be sent again.
+    fn repaired_below(&mut self, offset: u64) {
+        if let Some(ranges) = &mut self.reinject {
+            ranges.remove_below(offset);
+            if ranges.first().is_none() {
+                self.reinject = None;
+            }
         }
     }
 
@@ -145,12 +213,13 @@ impl<B: PacketBuf> Connection<B> {
         if start >= end {
             return;
         }
-        if !self.reinject.insert(start, end) {
+        let (una, nxt) = (self.data_snd_una, self.data_snd_nxt);
+        let ranges = self.reinject.get_or_insert_with(|| Box::new(RangeSet::new(MAX_REINJECTIONS)));
+        if !ranges.insert(start, end) {
             // Too scattered to remember: everything outstanding is one range.
-            self.reinject.clear();
-            let _one = self.reinject.insert(self.data_snd_una, self.data_snd_nxt);
+            ranges.clear();
+            let _one = ranges.insert(una, nxt);
         }
-        self.multipath = true;
     }
 
     /// What a failing subflow carries and the peer has not acknowledged goes out on others.
@@ -160,6 +229,23 @@ impl<B: PacketBuf> Connection<B> {
             let start = mapping.dsn.since(self.local_dsn(0));
             self.reinject_range(start, start + u64::from(mapping.len));
         }
+    }
+
+    /// A window probe goes out; false when too many were not answered.
+    pub(crate) fn probe_again(&mut self, limit: u8) -> bool {
+        self.unanswered = self.unanswered.saturating_add(1);
+        self.unanswered <= limit
+    }
+
+    /// Rounds of the timer without anything acknowledged.
+    pub(crate) fn fruitless_rounds(&self) -> u8 {
+        self.rtx_shift
+    }
+
+    /// After fallback any segment answers a probe, and its window is the stream's.
+    pub(crate) fn answered(&mut self, window: u32) {
+        self.unanswered = 0;
+        self.max_window = self.max_window.max(window);
     }
 
     /// The window stays shut: probe again later.
@@ -178,6 +264,8 @@ impl<B: PacketBuf> Connection<B> {
         if offset > limit {
             return false;
         }
+        self.unanswered = 0;
+        self.max_window = self.max_window.max(window);
         self.snd_edge = self.snd_edge.max(offset + u64::from(window));
         let mut advanced = false;
         if fin_outstanding && offset == fin_end && !self.fin_acked {
@@ -193,12 +281,16 @@ impl<B: PacketBuf> Connection<B> {
             return false;
         }
         self.data_snd_una = offset;
-        self.reinject.remove_below(offset);
+        self.repaired_below(offset);
         while let Some(front) = self.chunks.front() {
             if front.start + front.buf.data().len() as u64 > offset {
                 break;
             }
+            self.pinned = self.pinned.saturating_sub(front.buf.truesize() as u32);
             self.chunks.pop_front();
+        }
+        if self.chunks.is_empty() {
+            self.pinned = 0;
         }
         if self.chunks.is_empty() && self.chunks.capacity() > 64 {
             self.chunks = alloc::collections::VecDeque::new();

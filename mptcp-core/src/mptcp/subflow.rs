@@ -37,9 +37,20 @@ pub(crate) enum Stage {
 pub(crate) enum Signal {
     AddAddr(AddAddr),
     RemoveAddr(u8),
-    Prio { backup: bool },
-    Fail { dsn: u64 },
-    Infinite,
+    Prio {
+        backup: bool,
+    },
+    /// `MP_FAIL`: an answer goes out once, what waits for an answer with every acknowledgement.
+    Fail {
+        dsn: u64,
+        answer: bool,
+        told: bool,
+    },
+    /// Mappings end: an infinite one from here on.
+    Infinite {
+        dsn: DataSeq,
+        ssn: u32,
+    },
 }
 
 /// What a segment about to be sent can carry.
@@ -51,6 +62,9 @@ pub(crate) enum Carry<'a> {
     Ack,
     Data(&'a TxMapping),
 }
+
+/// An infinite mapping: a 4-octet DSN, no `DATA_ACK`, room for a checksum.
+pub(crate) const INFINITE_LEN: u32 = 16;
 
 /// Signals waiting per subflow; further ones are dropped (and repeated by their timers).
 const MAX_SIGNALS: usize = 8;
@@ -72,6 +86,8 @@ pub(crate) struct Subflow {
     pub(crate) local_backup: bool,
     /// Sidelined until it makes progress again.
     pub(crate) stale: bool,
+    /// Stream data waits, nothing is in flight, and its own window has no room: it is probed.
+    pub(crate) starved: bool,
     /// The SYN asked for checksums.
     pub(crate) ask_checksum: bool,
     /// A mapping was received: unmapped data is an error from here on.
@@ -82,6 +98,8 @@ pub(crate) struct Subflow {
     signals: VecDeque<Signal>,
     signal_written: bool,
     infinite_written: bool,
+    /// The last acknowledgement had no room for all of the DSS: another one follows.
+    dss_missed: bool,
     /// The last third ACK of a first subflow had both keys.
     keys_told: bool,
     /// A REMOVE_ADDR named its address: it is closed unless the peer answers a probe after this.
@@ -103,6 +121,7 @@ impl Subflow {
             backup: false,
             local_backup: false,
             stale: false,
+            starved: false,
             ask_checksum: false,
             mapped: false,
             proven: false,
@@ -110,6 +129,7 @@ impl Subflow {
             signals: VecDeque::new(),
             signal_written: false,
             infinite_written: false,
+            dss_missed: false,
             keys_told: false,
             probed_at: None,
             reinjected: 0,
@@ -118,18 +138,20 @@ impl Subflow {
         }
     }
 
-    /// What every DSS of this connection looks like; decides the room for payload.
-    pub(crate) fn set_format(&mut self, wide: bool, checksum: bool) {
+    /// What every DSS of this connection looks like; decides the room for payload. True when that
+    /// changed.
+    pub(crate) fn set_format(&mut self, wide: bool, checksum: bool) -> bool {
+        let changed = (self.wide, self.checksum) != (wide, checksum);
         self.wide = wide;
         self.checksum = checksum;
+        changed
     }
 
     /// Option octets a full data segment carries (RFC 8684 §3.3): flags, an 8-octet `DATA_ACK`,
     /// DSN, SSN, length, checksum, padded.
     pub(crate) fn dss_len(&self) -> u32 {
         if self.stage == Stage::Fallback {
-            // The infinite mapping has a 4-octet DSN and no DATA_ACK.
-            return if self.wants_infinite() { 16 } else { 0 };
+            return if self.infinite().is_some() { INFINITE_LEN } else { 0 };
         }
         let dsn = if self.wide { 8 } else { 4 };
         let checksum = if self.checksum { 2 } else { 0 };
@@ -146,7 +168,11 @@ impl Subflow {
         if self.signals.len() >= MAX_SIGNALS || self.signals.contains(&signal) {
             return false;
         }
-        self.signals.push_back(signal);
+        match signal {
+            // Nothing else is said after fallback, or matters before it.
+            Signal::Fail { .. } => self.signals.push_front(signal),
+            _ => self.signals.push_back(signal),
+        }
         true
     }
 
@@ -169,15 +195,32 @@ impl Subflow {
     /// True while a signal waits that an acknowledgement should carry.
     pub(crate) fn wants_ack(&self) -> bool {
         match self.stage {
-            Stage::Active => !self.signals.is_empty(),
-            Stage::Fallback => matches!(self.signals.front(), Some(Signal::Fail { .. })),
+            Stage::Active => !self.signals.is_empty() || self.dss_missed,
+            Stage::Fallback => {
+                matches!(self.signals.front(), Some(Signal::Fail { told: false, .. }))
+            }
             _ => false,
         }
     }
 
-    /// True when the next new data must say that mappings end here.
-    pub(crate) fn wants_infinite(&self) -> bool {
-        self.stage == Stage::Fallback && self.signals.contains(&Signal::Infinite)
+    /// The infinite mapping that the next new data, or the FIN, must carry: from the last octet
+    /// known to be intact on (RFC 8684 §3.7).
+    pub(crate) fn infinite(&self) -> Option<TxMapping> {
+        let infinite = self.signals.iter().find_map(|signal| match *signal {
+            Signal::Infinite { dsn, ssn } => Some((dsn, ssn)),
+            _ => None,
+        });
+        let (dsn, ssn) = infinite.filter(|_| self.stage == Stage::Fallback)?;
+        Some(TxMapping { dsn, ssn, len: 0, checksum: None, wide: false, capable: false })
+    }
+
+    /// After fallback: the peer knows of it, by its `MP_FAIL` (which `fail` says) or its infinite
+    /// mapping. True when an `MP_FAIL` is to be answered.
+    pub(crate) fn told_of_fallback(&mut self, fail: bool) -> bool {
+        let waiting = |s: &Signal| matches!(s, Signal::Fail { answer: false, .. });
+        let waited = self.signals.iter().any(waiting);
+        self.signals.retain(|signal| !waiting(signal));
+        fail && !waited
     }
 
     /// Writes what this segment carries. Called once per segment; `options_sent` follows when the
@@ -190,6 +233,7 @@ impl Subflow {
     ) {
         self.signal_written = false;
         self.infinite_written = false;
+        self.dss_missed = false;
         let version = self.version;
         let mut fits = true;
         match (self.stage, carry) {
@@ -264,9 +308,12 @@ impl Subflow {
         if dss.data_ack.is_none() && dss.mapping.is_none() {
             return;
         }
-        let written = writer.push_mptcp(&MptcpOption::Dss(dss), self.version);
-        if !written && fin.is_some() {
-            // Beside a long signal the DATA_FIN waits for the next acknowledgement.
+        if writer.push_mptcp(&MptcpOption::Dss(dss), self.version) {
+            return;
+        }
+        // Beside a long signal it waits for the next acknowledgement, the DATA_FIN if not all of it.
+        self.dss_missed = true;
+        if fin.is_some() {
             let dss = Dss { data_ack: data.data_ack, mapping: None, data_fin: false };
             let _fits = writer.push_mptcp(&MptcpOption::Dss(dss), self.version);
         }
@@ -283,16 +330,16 @@ impl Subflow {
             Signal::Prio { backup } => {
                 Prio { backup, address_id: None }.encode(writer, self.version)
             }
-            Signal::Fail { dsn } => writer.push_mptcp(&MptcpOption::Fail { dsn }, self.version),
-            Signal::Infinite => false,
+            Signal::Fail { dsn, .. } => writer.push_mptcp(&MptcpOption::Fail { dsn }, self.version),
+            Signal::Infinite { .. } => false,
         }
     }
 
-    /// One final infinite mapping tells the peer, where options still pass (RFC 8684 §3.7).
+    /// One final infinite mapping tells the peer, where options still pass (RFC 8684 §3.7): on new
+    /// data, which repeats it as often as it is sent again, and until then on what was mapped before.
     fn write_infinite(&mut self, writer: &mut OptionWriter, mapping: &TxMapping) {
-        if !self.wants_infinite() {
-            return;
-        }
+        let own = mapping.len == 0;
+        let Some(mapping) = own.then_some(*mapping).or_else(|| self.infinite()) else { return };
         let infinite = Mapping {
             dsn: WireSeq::Low(mapping.dsn.0 as u32),
             ssn: mapping.ssn,
@@ -300,16 +347,21 @@ impl Subflow {
             checksum: self.checksum.then_some(0),
         };
         let dss = Dss { data_ack: None, mapping: Some(infinite), data_fin: false };
-        self.infinite_written = writer.push_mptcp(&MptcpOption::Dss(dss), self.version);
+        self.infinite_written = writer.push_mptcp(&MptcpOption::Dss(dss), self.version) && own;
     }
 
     /// The segment that `write_options` prepared was sent.
     pub(crate) fn options_sent(&mut self, stats: &mut Counters) {
         if core::mem::take(&mut self.infinite_written) {
-            self.signals.retain(|signal| *signal != Signal::Infinite);
+            self.signals.retain(|signal| !matches!(signal, Signal::Infinite { .. }));
             stats.infinite_map_tx += 1;
         }
         if !core::mem::take(&mut self.signal_written) {
+            return;
+        }
+        if let Some(Signal::Fail { told, answer: false, .. }) = self.signals.front_mut() {
+            *told = true;
+            stats.mp_fail_tx += 1;
             return;
         }
         match self.signals.pop_front() {
@@ -318,16 +370,18 @@ impl Subflow {
             Some(Signal::RemoveAddr(_)) => stats.rm_addr_tx += 1,
             Some(Signal::Prio { .. }) => stats.mp_prio_tx += 1,
             Some(Signal::Fail { .. }) => stats.mp_fail_tx += 1,
-            Some(Signal::Infinite) | None => {}
+            Some(Signal::Infinite { .. }) | None => {}
         }
     }
 
-    /// No MPTCP option any more, except the one that says so.
-    pub(crate) fn fall_back(&mut self, tell: bool) {
+    /// No MPTCP option any more, except the ones that say so. `infinite` is where the last mapping
+    /// begins, if the peer is to hear of it.
+    pub(crate) fn fall_back(&mut self, infinite: Option<(DataSeq, u32)>) {
         self.stage = Stage::Fallback;
+        self.dss_missed = false;
         self.signals.retain(|s| matches!(s, Signal::Fail { .. }));
-        if tell {
-            self.signals.push_back(Signal::Infinite);
+        if let Some((dsn, ssn)) = infinite {
+            self.signals.push_back(Signal::Infinite { dsn, ssn });
         }
         self.mappings.clear();
     }

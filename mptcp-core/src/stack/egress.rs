@@ -98,7 +98,10 @@ impl<B: PacketBuf> Stack<B> {
                 progress = Progress::More;
                 break;
             }
-            let Some(idx) = self.pick_subflow(owner, next, &mut views) else { break };
+            let Some(idx) = self.pick_subflow(now, owner, next, &mut views) else { break };
+            if self.holds_back(owner, idx, next) {
+                break;
+            }
             if !self.send_on(now, owner, idx, next, tx) {
                 progress = Progress::More;
                 break;
@@ -108,13 +111,28 @@ impl<B: PacketBuf> Stack<B> {
         progress
     }
 
-    /// Asks the scheduler; a subflow that has no room for lack of congestion window remembers it.
-    fn pick_subflow(&mut self, owner: u32, next: Next, views: &mut Vec<PathView>) -> Option<u32> {
+    /// New data that had better wait for a larger window, or for company.
+    fn holds_back(&mut self, owner: u32, idx: u32, next: Next) -> bool {
+        let nagle = self.config.tcp.nagle;
+        let Some(mss) = self.tcbs.get(idx).map(Tcb::payload_mss) else { return true };
+        self.connections.get_mut(owner).is_none_or(|c| c.holds_back(next, mss, nagle))
+    }
+
+    /// Asks the scheduler; a subflow that has no room for lack of a congestion window remembers it,
+    /// one whose own window leaves none is probed.
+    fn pick_subflow(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        next: Next,
+        views: &mut Vec<PathView>,
+    ) -> Option<u32> {
         let connection = self.connections.get(owner)?;
         let fallback = connection.phase == Phase::Fallback;
         views.clear();
         let mut candidates = [0_u32; 32];
         let mut count = 0;
+        let mut probed = false;
         for &idx in &connection.subflows {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let Some(subflow) = &tcb.subflow else { continue };
@@ -131,10 +149,12 @@ impl<B: PacketBuf> Stack<B> {
             if !tcb.can_send() {
                 tcb.note_cwnd_limited();
             }
+            let starved = tcb.note_window(now, next.len);
+            probed |= starved;
             let stale = tcb.subflow.as_ref().is_some_and(|s| s.stale);
             let backup = tcb.subflow.as_ref().is_some_and(|s| s.is_backup());
             views.push(PathView {
-                room: tcb.can_send() && !holds,
+                room: tcb.can_send() && !starved && !holds,
                 backup,
                 stale,
                 srtt: tcb.rtt.srtt().unwrap_or_default(),
@@ -143,6 +163,12 @@ impl<B: PacketBuf> Stack<B> {
                 *slot = idx;
             }
             count += 1;
+        }
+        if probed {
+            for &idx in candidates.iter().take(count) {
+                let deadline = self.tcbs.get(idx).and_then(Tcb::next_timeout);
+                self.arm(Node::Tcb(idx), deadline);
+            }
         }
         let kind: SchedulerKind = self.config.mptcp.scheduler;
         let picked = scheduler::for_kind(kind).pick(views)?;
@@ -159,8 +185,18 @@ impl<B: PacketBuf> Stack<B> {
     ) -> bool {
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let Some(connection) = self.connections.get_mut(owner) else { return false };
-        let room = tcb.payload_mss().min(tcb.usable_window());
-        let Some((payload, mapping)) = connection.segment(now, next, tcb, room, tx) else {
+        if connection.phase != Phase::Fallback {
+            connection.choose_width(now, next.start);
+            let (wide, checksum) = (connection.wide(), connection.checksum);
+            if let Some(subflow) = &mut tcb.subflow
+                && subflow.set_format(wide, checksum)
+            {
+                tcb.refresh_mss();
+            }
+        }
+        let mss = tcb.payload_mss();
+        let room = mss.min(tcb.usable_window());
+        let Some((payload, mapping)) = connection.segment(next, tcb, room, tx) else {
             self.stats.tx_no_buffer += 1;
             return false;
         };
@@ -173,15 +209,11 @@ impl<B: PacketBuf> Stack<B> {
             return false;
         }
         connection.advertised(tcb.last_window());
-        connection.sent(next, len);
+        connection.sent(next, len, mss);
         if next.again
             && let Some(subflow) = &mut tcb.subflow
         {
             subflow.reinjected += u64::from(len);
-        }
-        let wide = connection.wide();
-        if let Some(subflow) = &mut tcb.subflow {
-            subflow.set_format(wide, data.checksum);
         }
         let deadline = tcb.next_timeout();
         self.arm(Node::Tcb(idx), deadline);
@@ -203,6 +235,13 @@ impl<B: PacketBuf> Stack<B> {
                 }
             }
             return;
+        }
+        if all_sent {
+            for &idx in &connection.subflows {
+                if let Some(tcb) = self.tcbs.get_mut(idx) {
+                    tcb.note_window(now, 0);
+                }
+            }
         }
         let announce_fin = connection.fin_due() && !connection.fin_announced;
         if announce_fin {

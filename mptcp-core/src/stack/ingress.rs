@@ -84,6 +84,12 @@ impl<B: PacketBuf> Stack<B> {
     /// A segment for a control block, subflow or plain.
     pub(super) fn tcb_segment(&mut self, now: Instant, idx: u32, segment: &Segment, payload: B) {
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        if let Some(owner) = tcb.subflow.as_ref().map(|subflow| subflow.connection)
+            && tcb.state.synchronized()
+            && let Some(connection) = self.connections.get(owner)
+        {
+            tcb.share_promise(connection.promised());
+        }
         let mut env = env!(self, now);
         let outcome = tcb.segment_arrives(&mut env, segment, payload);
         if outcome.reply_rst {

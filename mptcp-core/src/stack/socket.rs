@@ -365,8 +365,7 @@ impl<B: PacketBuf> Stack<B> {
                 let Some(connection) = self.connections.get(idx) else { return 0 };
                 let subflows = connection.subflows.iter().filter_map(|&i| self.tcbs.get(i));
                 let cwnd = subflows.map(|t| t.congestion.cwnd()).fold(0, u32::saturating_add);
-                let used = u32::try_from(connection.unacknowledged()).unwrap_or(u32::MAX);
-                limit(cwnd).saturating_sub(used)
+                limit(cwnd).saturating_sub(connection.send_buffered())
             }
             _ => 0,
         }

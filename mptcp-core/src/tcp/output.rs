@@ -8,7 +8,7 @@ use super::send_queue::{Place, SegmentFlags, TxMapping, TxSegment};
 use super::{Env, State, Tcb, TcbFlags, Tuple};
 use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
 use crate::driver::Progress;
-use crate::mptcp::Carry;
+use crate::mptcp::{Carry, INFINITE_LEN};
 use crate::seq::{DataSeq, SeqNum};
 use crate::stats::Counters;
 use crate::time::Instant;
@@ -236,6 +236,10 @@ impl<B: PacketBuf> Tcb<B> {
                 return Progress::More;
             }
             *budget -= 1;
+            if self.subflow.as_ref().is_some_and(|subflow| subflow.wants_ack()) {
+                // One option of several fits into an acknowledgement.
+                return Progress::More;
+            }
         }
         Progress::Done
     }
@@ -249,9 +253,30 @@ impl<B: PacketBuf> Tcb<B> {
     /// The window is shut, or cuts what waits into slivers: less than a segment and less than half
     /// of what it ever was (RFC 9293 §3.8.6.2.1).
     pub(super) fn window_blocks(&self) -> bool {
+        self.window_starves(self.unsent_len)
+    }
+
+    /// The same for `waiting` octets, of the stream if this is a subflow.
+    pub(super) fn window_starves(&self, waiting: u32) -> bool {
         let usable = self.usable_window();
-        let enough = self.unsent_len.min(self.payload_mss()).min(self.max_snd_wnd / 2);
+        let enough = waiting.min(self.payload_mss()).min(self.max_snd_wnd / 2);
         usable == 0 || usable < enough
+    }
+
+    /// A subflow's own window may leave room for `waiting` octets of the stream, or not. With
+    /// nothing in flight only a probe can change that (RFC 9293 §3.8.6.1).
+    pub(crate) fn note_window(&mut self, now: Instant, waiting: u32) -> bool {
+        let overridden = self.usable_window() > 0 && self.flags.contains(TcbFlags::OVERRIDE);
+        let starved = waiting > 0 && self.window_starves(waiting) && !overridden;
+        let probing = starved && self.queue.is_empty();
+        if let Some(subflow) = &mut self.subflow
+            && subflow.starved != probing
+        {
+            subflow.starved = probing;
+            self.rto_base = now;
+            self.arm_rtx(now);
+        }
+        starved
     }
 
     /// True when a subflow may take new data now.
@@ -305,7 +330,7 @@ impl<B: PacketBuf> Tcb<B> {
             seq: self.snd_nxt,
             flags: wire_flags(flags),
             payload: Some((payload.slice(0..len as usize), sum)),
-            carry: mapping.as_ref().map_or(Carry::Ack, Carry::Data),
+            carry: mapping.as_ref().map_or(Carry::Nothing, Carry::Data),
         };
         if !self.emit(env, tx, data, emission) {
             return false;
@@ -433,14 +458,19 @@ impl<B: PacketBuf> Tcb<B> {
         data: Option<&DataLevel>,
         idx: usize,
     ) -> bool {
-        self.queue.split(idx, self.payload_mss());
+        let whole = self.payload_mss();
+        let infinite = self.queue.get(idx).and_then(|s| s.mapping).is_some_and(|m| m.len == 0);
+        // Only the segments that carry an infinite mapping need the room for it.
+        let room = if infinite { whole.saturating_sub(INFINITE_LEN).max(1) } else { whole };
+        self.queue.split(idx, room);
         let Some(segment) = self.queue.get(idx) else { return false };
         let (seq, octets, mapping) = (segment.seq, segment.seq_len(), segment.mapping);
+        let bare = if segment.len > 0 { Carry::Nothing } else { Carry::Ack };
         let emission = Emission {
             seq,
             flags: wire_flags(segment.flags),
             payload: segment.payload.as_ref().map(|b| (b.slice(0..b.data().len()), segment.sum)),
-            carry: mapping.as_ref().map_or(Carry::Ack, Carry::Data),
+            carry: mapping.as_ref().map_or(bare, Carry::Data),
         };
         if !self.emit(env, tx, data, emission) {
             return false;
@@ -595,7 +625,9 @@ impl<B: PacketBuf> Tcb<B> {
             return Progress::More;
         }
         let flags = TcpFlags::FIN | TcpFlags::ACK;
-        let emission = Emission { seq: self.snd_nxt, flags, payload: None, carry: Carry::Ack };
+        let mapping = self.subflow.as_ref().and_then(|subflow| subflow.infinite());
+        let carry = mapping.as_ref().map_or(Carry::Ack, Carry::Data);
+        let emission = Emission { seq: self.snd_nxt, flags, payload: None, carry };
         if !self.emit(env, tx, data, emission) {
             return Progress::More;
         }
@@ -611,7 +643,7 @@ impl<B: PacketBuf> Tcb<B> {
             sum: 0,
             sent_at: env.now,
             payload: None,
-            mapping: None,
+            mapping,
             place: Place::NOWHERE,
         });
         self.snd_nxt = self.snd_nxt.add(1);

@@ -315,7 +315,8 @@ impl<B: PacketBuf> Tcb<B> {
             return;
         }
         if self.queue.is_empty() {
-            let data = self.unsent_len > 0 && self.window_blocks();
+            let starved = self.subflow.as_ref().is_some_and(|subflow| subflow.starved);
+            let data = starved || self.unsent_len > 0 && self.window_blocks();
             let fin = self.fin_due() && self.subflow.is_none() && self.usable_window() == 0;
             self.rtx_at = None;
             if data || fin {

@@ -21,12 +21,13 @@ enum Stage {
     HalfJoined,
     FellBack,
     Closing,
+    Finished,
     ClientSynSent,
     ClientUnconfirmed,
     ClientJoining,
 }
 
-const STAGES: [Stage; 11] = [
+const STAGES: [Stage; 12] = [
     Stage::Listening,
     Stage::HalfOpen,
     Stage::Unconfirmed,
@@ -35,6 +36,7 @@ const STAGES: [Stage; 11] = [
     Stage::HalfJoined,
     Stage::FellBack,
     Stage::Closing,
+    Stage::Finished,
     Stage::ClientSynSent,
     Stage::ClientUnconfirmed,
     Stage::ClientJoining,
@@ -94,6 +96,16 @@ fn enter(stage: Stage, flags: CapableFlags) -> (Script, Flow, Keys, Option<Socke
             script.write(id, 0, 1_000);
             script.stack.shutdown_write(script.now, id);
             script.out();
+            (script, flow, keys, Some(id))
+        }
+        Stage::Finished => {
+            let mut script = Script::server();
+            let (keys, mut flow, id) = script.confirmed_with(flags);
+            script.stack.shutdown_write(script.now, id);
+            let mut out = script.out();
+            out.extend(script.send(&flow, &flow.seg().dss(keys.fin(0))));
+            out.extend(script.send(&flow, &flow.seg().dss(keys.ack(1))));
+            flow.hears(&out);
             (script, flow, keys, Some(id))
         }
         Stage::ClientSynSent => {

@@ -310,7 +310,7 @@ fn t95_a_connection_outlives_its_last_subflow() {
     let (keys, mut flow, id) = script.confirmed();
     script.send_data(&keys, &mut flow, 0, 0, &stream(0, 10));
     script.expect_stream(id, 0, 10);
-    let out = script.send(&flow, &flow.seg().fin());
+    let out = script.send(&flow, &flow.seg().dss(keys.ack(0)).fin());
     flow.hears(&out);
     flow.snd_nxt += 1;
     script.send(&flow, &flow.seg());
@@ -579,4 +579,18 @@ fn t136_what_a_reset_subflow_carried_is_sent_again_once_and_in_order() {
     assert_eq!(next, offset + 40_000);
     assert_eq!(script.info(id).bytes_acked, next);
     assert_eq!(script.info(id).subflows[0].reinjected, lost);
+}
+
+#[test]
+fn a_connection_that_failed_has_no_timers() {
+    let mut script = Script::server();
+    let (keys, flow, id) = script.confirmed();
+    script.write(id, 0, 1_000);
+    // More waits for its turn when the end comes.
+    assert_eq!(script.stack.send(script.now, id, &[0; 10]), Ok(10));
+    script.inject(&flow, &flow.seg().opt(&MptcpOption::Fastclose { key: keys.stack }));
+    script.out();
+    assert_eq!(script.stack.error(id), Some(ConnectionError::Reset));
+    assert!(script.advance(10_000).is_empty());
+    assert_eq!(script.stack.poll_timeout(), None, "nobody released it yet");
 }

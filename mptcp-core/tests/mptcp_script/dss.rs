@@ -5,6 +5,7 @@ use crate::harness::*;
 use mptcp_core::config::{ChecksumPolicy, StackConfig};
 use mptcp_core::mptcp::key;
 use mptcp_core::seq::DataSeq;
+use mptcp_core::stack::SocketId;
 use mptcp_core::wire::{
     CapableFlags, CapableForm, Dss, Mapping, MptcpOption, TcpFlags, TcpOption, Version, WireSeq,
     checksum, reset_reason,
@@ -104,7 +105,11 @@ fn t52_data_before_its_mapping_is_held() {
 #[test]
 fn t53_unmapped_data_beyond_a_window_resets_the_subflow() {
     let mut script = Script::server();
-    let (_, mut flow, id) = script.confirmed();
+    let (keys, mut flow, id) = script.confirmed();
+    // Options pass in both directions: no reason to doubt the peer.
+    let out = script.write(id, 0, 10);
+    flow.hears(&out);
+    script.send(&flow, &flow.seg().dss(keys.ack(10)));
     let mut held = 0;
     loop {
         let out = script.send(&flow, &flow.seg().data(&stream(0, 1460)));
@@ -217,6 +222,8 @@ proptest! {
             no_reset(&last);
             known[offset as usize..offset as usize + len].fill(true);
         }
+        // In order and unremarkable, it is acknowledged with delay.
+        last.extend(script.advance(50));
         let contiguous = known.iter().take_while(|k| **k).count();
         assert_acked(&keys, &last, contiguous as u64);
         if contiguous == 0 {
@@ -240,6 +247,36 @@ fn t62_data_beyond_the_window_is_not_taken() {
     // What is below the edge is still missing afterwards.
     script.send_data(&keys, &mut flow, 0, 0, &stream(0, 10));
     script.expect_stream(id, 0, 10);
+}
+
+/// A peer that ignores the window: joins, sends all that the join's own window takes, resets the
+/// join, and begins again, while nobody reads.
+#[test]
+fn t62_a_peer_that_minds_no_window_fills_no_memory() {
+    let mut script = Script::server_with(|c| {
+        c.tcp.recv_buffer_initial = 64 << 10;
+        c.tcp.recv_buffer_max = 64 << 10;
+    });
+    let (keys, _, id) = script.confirmed();
+    let mut offset = 0;
+    for n in 0..40 {
+        let mut join = script.join(&keys, at(P2, 5000 + n), at(A2, PORT));
+        for _ in 0..45 {
+            script.send_data(&keys, &mut join, offset, 0, &stream(offset, 1_400));
+            offset = script.info(id).bytes_received;
+        }
+        script.send(&join, &join.seg().flags(TcpFlags::RST));
+    }
+    let bound = 2 * (64 << 10) + (64 << 10) + 64 * 1_700;
+    assert!(script.received_in_use() * 1_700 < bound, "{} buffers", script.received_in_use());
+    assert!(script.counters().no_dss_in_window > 0);
+    // Whoever waits for room gets it.
+    let held = offset as usize;
+    script.expect_stream(id, 0, held);
+    script.out();
+    let mut join = script.join(&keys, at(P2, 6000), at(A2, PORT));
+    script.send_data(&keys, &mut join, offset, 0, &stream(offset, 1_400));
+    script.expect_stream(id, offset, 1_400);
 }
 
 #[test]
@@ -376,7 +413,7 @@ fn t65_the_data_ack_is_as_wide_as_the_peers_dsn() {
 #[test]
 fn t66_every_combination_of_widths() {
     for checksum in [false, true] {
-        let mut script = Script::server();
+        let mut script = Script::server_with(|c| c.tcp.nagle = false);
         let flags = if checksum { SUM } else { CapableFlags::HMAC };
         let (keys, mut flow, id) = script.confirmed_with(flags);
         let (mut offset, mut written) = (0, 0);
@@ -834,4 +871,312 @@ fn t144_a_lost_window_update_is_asked_for() {
     assert!(probes.iter().all(|o| o.payload.is_empty()), "{probes:?}");
     let out = script.send(&first, &first.seg().dss(keys.ack(got)));
     assert!(out.iter().any(|o| !o.payload.is_empty()), "{out:?}");
+}
+
+#[test]
+fn small_writes_do_not_pin_a_buffer_each() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed();
+    // The congestion window is used up: everything waits.
+    let out = script.write(id, 0, 30_000);
+    flow.hears(&out);
+    let mut sent: Vec<u8> = out.iter().flat_map(|o| o.payload.clone()).collect();
+    assert!(sent.len() < 30_000);
+    let before = script.sent_in_use();
+    for n in 30_000..40_000 {
+        assert_eq!(script.stack.send(script.now, id, &[octet(n)]), Ok(1));
+    }
+    assert!(script.out().is_empty());
+    let pinned = script.sent_in_use() - before;
+    assert!(pinned < 12, "{pinned} buffers for 10000 octets");
+    // They are what is sent in the end.
+    while sent.len() < 40_000 {
+        let acked = flow.seg().dss(keys.ack(sent.len() as u64));
+        let mut out = script.send(&flow, &acked);
+        out.extend(script.advance(10));
+        for packet in out.iter().filter(|o| !o.payload.is_empty()) {
+            if packet.seq == flow.rcv_nxt {
+                sent.extend_from_slice(&packet.payload);
+            }
+            flow.hears(core::slice::from_ref(packet));
+        }
+        assert!(!out.is_empty(), "{} octets", sent.len());
+    }
+    assert!(sent == stream(0, 40_000));
+}
+
+#[test]
+fn the_send_buffer_counts_the_memory_it_pins() {
+    let mut script = Script::server_with(|c| c.tcp.send_buffer_max = 64 << 10);
+    let (_, _, id) = script.confirmed();
+    // Too large to be copied together, too small for their buffers.
+    while script.stack.send(script.now, id, &[7; 300]).is_ok() {
+        assert!(script.sent_in_use() < 1_000, "the send buffer has no end");
+    }
+    assert!(script.sent_in_use() * 1_700 < 3 * (64 << 10), "{}", script.sent_in_use());
+}
+
+/// A window update that only the other subflow brought: this one's own window stays shut, and is
+/// probed for as long as there is something to send.
+#[test]
+fn t73_a_subflow_whose_own_window_is_shut_is_probed() {
+    let mut script = Script::server();
+    let (keys, mut first, id) = script.confirmed();
+    let join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    // Everything that the first subflow's window takes was sent and acknowledged; the second one
+    // is the backup.
+    script.stack.set_backup(id, 1, true);
+    script.out();
+    let mut got = use_up(&mut script, &keys, &mut first, id, 60_000);
+    while got < 60_000 {
+        first.hears(&script.advance(1_000));
+        got = u64::from(first.rcv_nxt.wrapping_sub(first.stack_isn)) - 1;
+    }
+    script.send(&first, &first.seg().dss(keys.ack(got)).window(0));
+    // The window opens, and only the join says so, with its last words.
+    let mut join = join;
+    join.window = 60_000;
+    let out = script.send(&join, &join.seg().dss(keys.ack(got)));
+    assert!(first.of(&out).is_empty(), "{out:?}");
+    script.send(&join, &join.seg().flags(TcpFlags::RST));
+    let out = script.advance(20_000);
+    assert!(!out.is_empty() && out.iter().all(|o| o.payload.is_empty()), "{out:?}");
+    first.window = 60_000;
+    let out = script.send(&first, &first.seg().dss(keys.ack(got)));
+    assert!(out.iter().any(|o| !o.payload.is_empty()), "{out:?}");
+}
+
+/// Writes more than the peer's window takes up to `edge`, and acknowledges what is sent at once, until
+/// nothing more comes. Answers how much that was.
+fn use_up(script: &mut Script, keys: &Keys, flow: &mut Flow, id: SocketId, edge: u64) -> u64 {
+    let got = |flow: &Flow| u64::from(flow.rcv_nxt.wrapping_sub(flow.stack_isn)) - 1;
+    let mut written = got(flow);
+    loop {
+        let mut out = Vec::new();
+        if written < edge + 10_000 {
+            out = script.write(id, written, 5_000);
+            written += 5_000;
+        }
+        flow.hears(&out);
+        let acked = got(flow);
+        flow.window = (edge - acked) as u16;
+        out.extend(script.send(flow, &flow.seg().dss(keys.ack(acked))));
+        flow.hears(&out);
+        if written >= edge + 10_000 && got(flow) == acked {
+            return acked;
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_answers_no_probe_is_given_up() {
+    let mut script = Script::server_with(|c| c.tcp.retries = 4);
+    let (keys, mut flow, id) = script.confirmed();
+    let mut got = use_up(&mut script, &keys, &mut flow, id, 60_000);
+    while got < 60_000 {
+        flow.hears(&script.advance(1_000));
+        got = u64::from(flow.rcv_nxt.wrapping_sub(flow.stack_isn)) - 1;
+    }
+    // As long as it answers, the window may stay shut.
+    let mut probes = 0;
+    for _ in 0..200 {
+        script.send(&flow, &flow.seg().dss(keys.ack(got)).window(0));
+        probes += script.advance(3_000).len();
+    }
+    assert!(probes > 8, "{probes} probes in ten minutes");
+    assert_eq!(script.stack.error(id), None);
+    script.advance(2_000_000);
+    assert_eq!(script.stack.error(id), Some(mptcp_core::error::ConnectionError::TimedOut));
+}
+
+#[test]
+fn a_peer_that_never_acknowledges_data_is_given_up() {
+    let mut script = Script::server_with(|c| c.tcp.retries = 4);
+    let (keys, mut flow, id) = script.confirmed();
+    let out = script.write(id, 0, 1_000);
+    flow.hears(&out);
+    for _ in 0..2_000 {
+        let out = script.send(&flow, &flow.seg().dss(keys.ack(0)));
+        flow.hears(&out);
+        let out = script.advance(100);
+        flow.hears(&out);
+    }
+    assert_eq!(script.stack.error(id), Some(mptcp_core::error::ConnectionError::TimedOut));
+}
+
+/// The peer may use the shared window on any subflow (RFC 8684 §3.3.4), whatever that one said last.
+#[test]
+fn the_shared_window_holds_on_every_subflow() {
+    let mut script = Script::server_with(|c| {
+        c.tcp.recv_buffer_initial = 40_000;
+        c.tcp.recv_buffer_max = 60_000;
+    });
+    let (keys, first, id) = script.confirmed();
+    let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    let (mut told, mut shared, mut offset) = (40_000, 0, 0);
+    for _ in 0..20 {
+        let mut out = Vec::new();
+        for _ in 0..6 {
+            out.extend(script.send_data(&keys, &mut join, offset, 0, &stream(offset, 1_400)));
+            script.expect_stream(id, offset, 1_400);
+            offset += 1_400;
+        }
+        out.extend(script.advance(50));
+        told = first.of(&out).last().map_or(told, |o| o.window);
+        shared = join.of(&out).last().map_or(shared, |o| o.window);
+    }
+    assert!(shared > told + 2_000, "the join alone hears of a window of {shared} after {told}");
+    let ahead = u32::from(told) + 500;
+    let dss = keys.map(offset + u64::from(ahead), first.ssn() + ahead, 1_000);
+    let data = stream(offset + u64::from(ahead), 1_000);
+    script.send(&first, &first.seg().seq(first.snd_nxt + ahead).dss(dss).data(&data));
+    assert_eq!(script.counters().tcp_ofo_queue, 1, "it is kept");
+}
+
+#[test]
+fn data_wholly_beyond_a_data_fin_leaves_no_trace() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed();
+    script.send(&flow, &flow.seg().dss(keys.fin(100)));
+    script.send_data(&keys, &mut flow, 200, 0, &stream(200, 10));
+    assert_eq!(script.received_in_use(), 0);
+    script.send_data(&keys, &mut flow, 0, 0, &stream(0, 100));
+    script.expect_stream(id, 0, 100);
+    assert!(script.at_end(id));
+}
+
+/// Each subflow may hold what the connection may, but not all of them at once.
+#[test]
+fn t140_subflows_share_the_memory_for_what_is_out_of_order() {
+    let mut script = Script::server_with(|c| {
+        c.tcp.recv_buffer_initial = 256 << 10;
+        c.tcp.recv_buffer_max = 256 << 10;
+    });
+    let (keys, _, _) = script.confirmed();
+    for n in 0..6 {
+        let join = script.join(&keys, at(P2, 5000 + n), at(A2, PORT));
+        for ahead in (1..2_000).step_by(2) {
+            let dss = keys.map(u64::from(ahead), join.ssn() + ahead, 1);
+            let seg = join.seg().seq(join.snd_nxt + ahead).dss(dss).data(&[octet(ahead.into())]);
+            script.send(&join, &seg);
+        }
+    }
+    let memory = 2 * (256 << 10) + (64 << 10);
+    let held = script.received_in_use() * 1_700;
+    assert!(held > memory / 2 && held < 2 * memory, "{held} octets");
+}
+
+#[test]
+fn small_segments_wait_for_company() {
+    for nagle in [true, false] {
+        let mut script = Script::server_with(|c| c.tcp.nagle = nagle);
+        let (keys, mut flow, id) = script.confirmed();
+        let mut out = Vec::new();
+        for n in 0..10 {
+            out.extend(script.write(id, n, 1));
+        }
+        assert_eq!(out.len(), if nagle { 1 } else { 10 }, "{out:?}");
+        flow.hears(&out);
+        let got = out.len() as u64;
+        let out = script.send(&flow, &flow.seg().dss(keys.ack(got)));
+        assert_eq!(out.iter().map(|o| o.payload.len() as u64).sum::<u64>(), 10 - got);
+        // The end of the stream waits for nothing.
+        flow.hears(&out);
+        script.write(id, 10, 1);
+        script.stack.shutdown_write(script.now, id);
+        script.out();
+        assert_eq!(script.info(id).subflows[0].bytes_sent, 11);
+    }
+}
+
+#[test]
+fn a_window_that_leaves_slivers_is_not_filled_with_them() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed();
+    let mut acked = 0;
+    let mut written = 0;
+    for round in 0..100 {
+        let mut out = script.write(id, written, 3_000);
+        written += 3_000;
+        flow.hears(&out);
+        let got = u64::from(flow.rcv_nxt.wrapping_sub(flow.stack_isn)) - 1;
+        // Every DATA_ACK covers one more segment and moves the edge by 300 octets beyond it.
+        acked = got.min(acked + 1_440);
+        let edge = 10_000 + acked + 300 * round;
+        let window = edge - acked;
+        out.extend(script.send(&flow, &flow.seg().dss(keys.ack(acked)).window(window as u16)));
+        for packet in out.iter().filter(|o| !o.payload.is_empty()) {
+            let full = packet.payload.len() >= 1_400;
+            let end = packet.seq.wrapping_sub(flow.stack_isn) - 1 + packet.payload.len() as u32;
+            let ends = end.is_multiple_of(3_000);
+            assert!(full || ends, "round {round}: a sliver of {}", packet.payload.len());
+        }
+        flow.hears(&out);
+    }
+}
+
+#[test]
+fn a_sliver_of_window_is_used_when_nothing_else_comes() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed();
+    let sent = use_up(&mut script, &keys, &mut flow, id, 61_000);
+    assert!(sent < 61_000 && sent > 59_500, "{sent}");
+    let out = script.advance(2_000);
+    assert!(!out.is_empty(), "it never comes");
+    assert!(out.iter().all(|o| sent + o.payload.len() as u64 == 61_000), "{out:?}");
+}
+
+/// The 64-bit DSN that a fast sender needs makes room in the first segment that carries it.
+#[test]
+fn t67_the_switch_to_wide_dsns_keeps_to_the_mtu() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed();
+    let (mut written, mut acked) = (0_u64, 0);
+    let payload = stream(0, 30_000);
+    let mut last = None;
+    // `Out::read` asserts that no packet exceeds the MTU.
+    while acked < (1 << 31) + 200_000 {
+        while written < acked + 60_000 {
+            written += script.stack.send(script.now, id, &payload).expect("room") as u64;
+        }
+        let out = script.out();
+        flow.hears(&out);
+        last = out.iter().rev().find_map(Out::mapping).or(last);
+        let nxt = u64::from(flow.rcv_nxt.wrapping_sub(flow.stack_isn).wrapping_sub(1));
+        acked = acked - acked % (1 << 32) + nxt;
+        script.inject(&flow, &flow.seg().dss(keys.ack(acked)));
+    }
+    let wide = last.is_some_and(|m| matches!(m.dsn, WireSeq::Full(_)));
+    assert!(wide && script.now.as_millis() == 1_000, "{last:?}");
+}
+
+/// A hole with more segments behind it than a store of mappings holds by default.
+#[test]
+fn mappings_last_as_long_as_the_buffer_does() {
+    let mut script = Script::server_with(|c| {
+        c.tcp.recv_buffer_initial = 32 << 20;
+        c.tcp.recv_buffer_max = 32 << 20;
+    });
+    let mut flow = Flow::new(at(P1, 4000), at(A1, PORT));
+    let syn = flow.syn().raw(&[3, 3, 0]).opt(&capable(SUM, CapableForm::Syn));
+    let out = script.send(&flow, &syn);
+    flow.hears(&out);
+    flow.snd_nxt = flow.isn + 1;
+    let Some(CapableForm::Key(stack)) = out[0].capable().map(|c| c.form) else { panic!() };
+    let keys = Keys { peer: PEER_KEY, stack, checksum: true };
+    let form = CapableForm::Keys { sender: PEER_KEY, receiver: stack };
+    script.send(&flow, &flow.seg().opt(&capable(SUM, form)));
+    let id = script.accept().expect("established");
+    // Its answer offers the scaled window.
+    script.send_data(&keys, &mut flow, 0, 0, &stream(0, 100));
+    let hole = flow.clone();
+    let segments = 9_000;
+    flow.snd_nxt += 100;
+    for n in 2..segments {
+        script.send_data(&keys, &mut flow, n * 100, 0, &stream(n * 100, 100));
+    }
+    assert_eq!(script.counters().mapping_full, 0);
+    let data = stream(100, 100);
+    script.send(&hole, &hole.seg().dss(keys.data(&hole, 100, 0, &data)).data(&data));
+    script.expect_stream(id, 0, segments as usize * 100);
 }

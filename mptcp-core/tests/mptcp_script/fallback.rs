@@ -6,7 +6,8 @@ use mptcp_core::config::PathManagerKind;
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::wire::{
-    CapableFlags, Dss, Mapping, MpJoin, MptcpOption, TcpFlags, WireSeq, checksum, reset_reason,
+    CapableFlags, CapableForm, Dss, Mapping, MpJoin, MptcpOption, TcpFlags, WireSeq, checksum,
+    reset_reason,
 };
 
 const SUM: CapableFlags = CapableFlags::HMAC.union(CapableFlags::CHECKSUM);
@@ -52,6 +53,7 @@ fn works_as_tcp(script: &mut Script, flow: &mut Flow, id: SocketId, at: u64, tol
     assert_eq!(script.info(id).bytes_acked, written, "subflow ACKs free the buffer");
     assert_eq!(script.counters().infinite_map_tx, u64::from(told));
     // Nothing bounces between two ends that fell back.
+    script.out();
     let out = script.send(flow, &flow.seg());
     assert!(out.is_empty(), "{out:?}");
     // The FIN is the end of the stream, both ways.
@@ -138,6 +140,119 @@ fn t112_data_that_only_tcp_acknowledges() {
     script.send(&flow, &flow.seg());
     fell_back(&script, id, FallbackReason::NoDataAck);
     works_as_tcp(&mut script, &mut flow, id, 500, true);
+}
+
+/// A server whose client sends `first` as `MP_CAPABLE` with data: confirmed, but nothing shows yet
+/// that our options reach the client.
+fn confirmed_by_data(first: &[u8]) -> (Script, Keys, Flow, SocketId) {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.unconfirmed();
+    let form = CapableForm::Data {
+        sender: keys.peer,
+        receiver: keys.stack,
+        data_len: first.len() as u16,
+        checksum: None,
+    };
+    let out = script.send(&flow, &flow.seg().opt(&capable(CapableFlags::HMAC, form)).data(first));
+    flow.snd_nxt += first.len() as u32;
+    flow.hears(&out);
+    assert_eq!(script.read(id).expect("the first data"), first);
+    assert_eq!((script.info(id).mptcp, script.fallback(id)), (Some(1), None));
+    (script, keys, flow, id)
+}
+
+/// The way back strips options: our `DATA_ACK` never arrived, the client is plain TCP already.
+#[test]
+fn t112_a_response_that_only_tcp_acknowledges() {
+    let (mut script, _, mut flow, id) = confirmed_by_data(b"GET");
+    let out = script.write(id, 0, 5_000);
+    flow.hears(&out);
+    script.send(&flow, &flow.seg());
+    fell_back(&script, id, FallbackReason::NoDataAck);
+    works_as_tcp(&mut script, &mut flow, id, 5_000, true);
+}
+
+/// Before that acknowledgement comes TCP repeats what is lost; no octet gets a second sequence
+/// number, for a client that fell back would read it twice.
+#[test]
+fn t112_nothing_is_sent_twice_to_a_peer_that_may_have_fallen_back() {
+    let (mut script, _, flow, id) = confirmed_by_data(b"GET");
+    let mut out = script.write(id, 0, 5_000);
+    out.extend(script.advance(20_000));
+    let end = flow.rcv_nxt.wrapping_add(5_000);
+    assert!(out.iter().filter(|o| !o.payload.is_empty()).count() > 5, "TCP retransmits");
+    assert!(out.iter().all(|o| o.seq.wrapping_add(o.payload.len() as u32) <= end), "{out:?}");
+    // All of it arrives, and TCP's acknowledgement is the first sign of life.
+    let mut flow = flow;
+    flow.rcv_nxt = end;
+    script.send(&flow, &flow.seg());
+    fell_back(&script, id, FallbackReason::NoDataAck);
+    works_as_tcp(&mut script, &mut flow, id, 5_000, true);
+}
+
+#[test]
+fn t112_an_upload_without_mappings() {
+    // More than is ever held.
+    let (mut script, _, mut flow, id) = confirmed_by_data(&stream(0, 100));
+    let mut sent = 100;
+    while script.fallback(id).is_none() {
+        let out = script.send(&flow, &flow.seg().data(&stream(sent, 1_400)));
+        assert!(out.iter().all(|o| !o.rst()), "{out:?}");
+        flow.snd_nxt += 1_400;
+        sent += 1_400;
+        assert!(sent < 1 << 20, "held without bound");
+    }
+    fell_back(&script, id, FallbackReason::OptionsLost);
+    script.expect_stream(id, 100, sent as usize - 100);
+    script.out();
+    works_as_tcp(&mut script, &mut flow, id, 0, true);
+    // Little: it waits for a mapping for a while.
+    let (mut script, _, mut flow, id) = confirmed_by_data(&stream(0, 100));
+    script.send(&flow, &flow.seg().data(&stream(100, 1_000)));
+    flow.snd_nxt += 1_000;
+    script.advance(300);
+    assert_eq!(script.fallback(id), None);
+    assert!(script.would_block(id));
+    script.advance(3_000);
+    fell_back(&script, id, FallbackReason::OptionsLost);
+    script.expect_stream(id, 100, 1_000);
+    works_as_tcp(&mut script, &mut flow, id, 0, true);
+}
+
+#[test]
+fn t112_a_plain_fin_ends_the_stream_of_a_peer_that_fell_back() {
+    for held in [0, 1_000] {
+        let (mut script, _, mut flow, id) = confirmed_by_data(&stream(0, 100));
+        if held > 0 {
+            script.send(&flow, &flow.seg().data(&stream(100, held)));
+            flow.snd_nxt += held as u32;
+        }
+        let out = script.send(&flow, &flow.seg().fin());
+        assert!(out.iter().all(|o| !o.rst()), "{out:?}");
+        fell_back(&script, id, FallbackReason::OptionsLost);
+        if held > 0 {
+            script.expect_stream(id, 100, held);
+        }
+        assert!(script.at_end(id));
+        let out = script.write(id, 0, 100);
+        assert_eq!(out[0].payload, stream(0, 100));
+    }
+}
+
+/// A `DATA_ACK` that the peer's signals left no room for is asked for.
+#[test]
+fn t82_a_missing_data_ack_is_asked_for() {
+    let (mut script, keys, mut flow, id) = confirmed_by_data(b"GET");
+    let out = script.write(id, 0, 1_000);
+    flow.hears(&out);
+    // MP_PRIO, B = 0, and nothing else.
+    script.send(&flow, &flow.seg().raw(&[30, 3, 0x50]));
+    assert_eq!(script.fallback(id), None);
+    let out = script.advance(3_000);
+    assert!(!out.is_empty() && out.iter().all(|o| o.payload.is_empty()), "{out:?}");
+    script.send(&flow, &flow.seg().dss(keys.ack(1_000)));
+    assert_eq!((script.info(id).bytes_acked, script.fallback(id)), (1_000, None));
+    assert!(script.advance(10_000).is_empty());
 }
 
 #[test]
@@ -419,5 +534,152 @@ fn a_checksum_that_is_right_in_another_way_is_still_wrong() {
         let out = script.send(&flow, &flow.seg().dss(dss).data(&data));
         assert!(out.iter().any(|o| o.fail() == Some(keys.peer_dsn(0).0)), "{out:?}");
         assert_eq!(script.fallback(id), Some(FallbackReason::Checksum));
+    }
+}
+
+/// A server after both streams ended at the data level; its subflow's FIN is out.
+fn finished(flags: CapableFlags) -> (Script, Keys, Flow, SocketId) {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed_with(flags);
+    script.stack.shutdown_write(script.now, id);
+    let out = script.out();
+    flow.hears(&out);
+    let out = script.send(&flow, &flow.seg().dss(Dss { ..keys.fin(0) }));
+    flow.hears(&out);
+    let out = script.send(&flow, &flow.seg().dss(keys.ack(1)));
+    flow.hears(&out);
+    assert!(script.ready(id).contains(Ready::CLOSED), "{out:?}");
+    assert_eq!(script.counters().mp_curr_estab, 0);
+    (script, keys, flow, id)
+}
+
+/// Nothing brings a finished connection back: it fell back once more, and was counted out twice.
+#[test]
+fn t111_a_finished_connection_does_not_fall_back() {
+    let quiet = |script: &Script, id| {
+        assert_eq!(script.fallback(id), None);
+        assert_eq!((script.counters().fallback, script.counters().mp_curr_estab), (0, 0));
+    };
+    let (mut script, keys, flow, id) = finished(CapableFlags::HMAC);
+    script.send(&flow, &flow.seg().opt(&MptcpOption::Fail { dsn: keys.stack_dsn(0).0 }));
+    quiet(&script, id);
+    let (mut script, keys, flow, id) = finished(CapableFlags::HMAC);
+    script.send(&flow, &flow.seg().dss(infinite(&keys, 1, 1)));
+    quiet(&script, id);
+    let (mut script, keys, mut flow, id) = finished(SUM);
+    corrupt(&mut script, &keys, &mut flow, 1, 100);
+    quiet(&script, id);
+}
+
+#[test]
+fn t108_an_mp_fail_is_repeated_until_the_peer_answers() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    let told = |out: &[Out]| out.iter().filter(|o| o.fail() == Some(keys.peer_dsn(0).0)).count();
+    let out = corrupt(&mut script, &keys, &mut flow, 0, 100);
+    assert_eq!(told(&out), 1);
+    // That was lost: the peer goes on mapping.
+    let out = script.send_data(&keys, &mut flow, 100, 0, &stream(100, 100));
+    assert_eq!((told(&out), out.len()), (1, 1), "{out:?}");
+    assert!(script.advance(5_000).is_empty(), "nothing is said unasked");
+    let out = script.send(&flow, &flow.seg().opt(&MptcpOption::Fail { dsn: keys.stack_dsn(0).0 }));
+    assert!(out.is_empty(), "{out:?}");
+    let out = script.send(&flow, &flow.seg().data(b"raw"));
+    flow.snd_nxt += 3;
+    assert!(out.len() == 1 && out[0].mptcp().is_empty(), "{out:?}");
+    assert_eq!(script.read(id).expect("data").len(), 203);
+    works_as_tcp(&mut script, &mut flow, id, 0, true);
+}
+
+#[test]
+fn t108_a_repeated_mp_fail_is_answered_again() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    let out = script.write(id, 0, 2_000);
+    flow.hears(&out);
+    let fail = MptcpOption::Fail { dsn: keys.stack_dsn(0).0 };
+    for n in 1..4 {
+        let out = script.send(&flow, &flow.seg().opt(&fail));
+        assert_eq!(out.iter().filter(|o| o.fail().is_some()).count(), 1, "{out:?}");
+        assert_eq!((script.counters().mp_fail_rx, script.counters().mp_fail_tx), (n, n));
+    }
+    works_as_tcp(&mut script, &mut flow, id, 2_000, true);
+}
+
+#[test]
+fn t83_the_infinite_mapping_is_sent_again_with_its_segment() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.unconfirmed();
+    let out = script.write(id, 0, 500);
+    flow.hears(&out);
+    script.send(&flow, &flow.seg());
+    assert_eq!(script.fallback(id), Some(FallbackReason::NoDataAck));
+    let first = script.write(id, 500, 5_000);
+    let mapping = first[0].mapping().expect("the infinite mapping");
+    // It is lost.
+    let again = script.advance(3_000);
+    let again: Vec<_> = again.iter().filter(|o| o.seq == first[0].seq).collect();
+    assert!(!again.is_empty());
+    for packet in again {
+        assert_eq!((packet.mapping(), &packet.payload), (Some(mapping), &first[0].payload));
+    }
+    assert!(same(mapping.dsn, keys.stack_dsn(0)) && (mapping.ssn, mapping.len) == (1, 0));
+}
+
+#[test]
+fn t111_a_fin_carries_the_infinite_mapping_when_no_data_does() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    let out = script.write(id, 0, 100);
+    flow.hears(&out);
+    script.send(&flow, &flow.seg().dss(keys.ack(100)));
+    corrupt(&mut script, &keys, &mut flow, 0, 10);
+    script.stack.shutdown_write(script.now, id);
+    let mut out = script.out();
+    // The FIN is lost as well.
+    out.extend(script.advance(3_000));
+    let fins: Vec<_> = out.iter().filter(|o| o.is(TcpFlags::FIN)).collect();
+    assert!(fins.len() > 1, "{out:?}");
+    for fin in fins {
+        let mapping = fin.mapping().expect("the infinite mapping");
+        assert_eq!((mapping.len, mapping.ssn), (0, 101));
+        assert!(same(mapping.dsn, keys.stack_dsn(100)));
+    }
+}
+
+/// What is to be sent again, and cannot be yet, has not made the stream any less contiguous.
+#[test]
+fn t108_a_reinjection_that_only_waits_does_not_rule_fallback_out() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    let out = script.write(id, 0, 100);
+    flow.hears(&out);
+    script.send(&flow, &flow.seg().dss(keys.ack(100)));
+    script.write(id, 100, 1_000);
+    script.advance(10_000);
+    assert!(script.counters().mptcp_retrans > 0, "the data-level timer fired");
+    script.send(&flow, &flow.seg().opt(&MptcpOption::Fail { dsn: keys.stack_dsn(100).0 }));
+    fell_back(&script, id, FallbackReason::PeerChecksum);
+}
+
+/// A writer that waits for room is told of it, also when the segment that makes it asks for more.
+#[test]
+fn t111_a_fallback_that_makes_room_says_so() {
+    for infinitely in [true, false] {
+        let mut script = Script::server_with(|c| c.tcp.send_buffer_max = 20_000);
+        let (keys, mut flow, id) = script.confirmed();
+        while script.stack.send(script.now, id, &[7; 1_000]).is_ok() {}
+        let out = script.out();
+        flow.hears(&out);
+        script.ready(id);
+        let sent = u64::from(flow.rcv_nxt.wrapping_sub(flow.stack_isn)) - 1;
+        let mut seg = flow.seg();
+        if infinitely {
+            let data_ack = keys.ack(sent).data_ack;
+            seg = seg.dss(Dss { data_ack, ..infinite(&keys, 0, 1) });
+        }
+        script.send(&flow, &seg);
+        assert!(script.fallback(id).is_some());
+        assert!(script.ready(id).contains(Ready::WRITABLE), "infinitely: {infinitely}");
     }
 }

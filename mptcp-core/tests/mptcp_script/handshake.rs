@@ -513,3 +513,21 @@ fn a_peer_without_window_scaling_hears_no_window_updates_that_say_nothing() {
         assert!(script.out().is_empty(), "the window field cannot grow");
     }
 }
+
+/// `MP_CAPABLE` with data maps the first octets of the subflow, whatever else was sent before it.
+#[test]
+fn t11_only_the_first_octet_of_the_subflow_goes_with_the_keys() {
+    let mut script = Script::new(|_| {});
+    let (keys, mut flow, id) = script.connected();
+    let out = script.write(id, 0, 1_000);
+    assert!(out[0].capable().is_some());
+    flow.hears(&out);
+    // TCP acknowledges it beside a signal that leaves no room for a DATA_ACK.
+    let out = script.send(&flow, &flow.seg().raw(&[30, 3, 0x50]));
+    assert!(out.is_empty() && script.fallback(id).is_none(), "{out:?}");
+    let out = script.advance(20_000);
+    assert!(!out.is_empty(), "it asks for the DATA_ACK");
+    assert!(out.iter().all(|o| o.payload.is_empty()), "{out:?}");
+    let out = script.send(&flow, &flow.seg().dss(keys.ack(1_000)));
+    assert_eq!((script.info(id).bytes_acked, script.info(id).mptcp), (1_000, Some(1)), "{out:?}");
+}

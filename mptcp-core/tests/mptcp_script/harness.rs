@@ -537,6 +537,11 @@ impl Script {
         self.rx_pool.in_use()
     }
 
+    /// Buffers that wait to be sent, or to be acknowledged.
+    pub(crate) fn sent_in_use(&self) -> usize {
+        self.tx_pool.in_use()
+    }
+
     /// Delivers a segment and answers what the stack sends because of it.
     pub(crate) fn send(&mut self, flow: &Flow, seg: &Seg) -> Vec<Out> {
         self.inject(flow, seg);

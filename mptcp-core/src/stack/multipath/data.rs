@@ -4,12 +4,19 @@
 use super::Effect;
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
-use crate::mptcp::{Phase, Pulled, Unmapped};
+use crate::mptcp::{FallbackReason, Phase, Pulled, Unmapped};
 use crate::stack::{Sock, Stack, env};
-use crate::tcp::State;
+use crate::tcp::{State, Tcb};
 use crate::time::{Duration, Instant};
 use crate::wire::reset_reason;
 use alloc::vec::Vec;
+
+/// How long data is held for its mapping, at least, before a connection that may still fall back
+/// does.
+const UNMAPPED_WAIT: Duration = Duration::from_millis(500);
+
+/// Rounds of the data-level timer in which an unproven connection only asks for a `DATA_ACK`.
+const UNPROVEN_PROBES: u8 = 3;
 
 impl<B: PacketBuf> Stack<B> {
     /// A `DATA_ACK` freed something.
@@ -29,12 +36,15 @@ impl<B: PacketBuf> Stack<B> {
     /// Moves data up; `arrived` when TCP has new data and thus owes an acknowledgement anyway. False
     /// when the subflow is gone.
     pub(super) fn pull(&mut self, now: Instant, owner: u32, idx: u32, arrived: bool) -> bool {
+        let held = |tcb: &Tcb<B>| tcb.received.has_out_of_order();
+        let others = if self.tcbs.get(idx).is_some_and(held) { self.held(owner, idx) } else { 0 };
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         let before = connection.data_rcv_nxt;
         let pulled: Pulled = connection.pull(tcb, &mut self.stats);
         connection.receiver_rtt(tcb.receiver_rtt_us());
-        tcb.share_buffer(connection.receive_buffer());
+        // What several subflows hold out of order shares one budget.
+        tcb.share_buffer(connection.receive_buffer().saturating_sub(others / 2));
         let held = pulled.data && !arrived;
         if pulled.duplicate || held || connection.has_gap() {
             // The peer repairs, its paths differ, or a mapping came late: tell it at once.
@@ -45,20 +55,7 @@ impl<B: PacketBuf> Stack<B> {
             tcb.ack_now();
         }
         let advanced = connection.data_rcv_nxt != before || finished;
-        let attached = connection.app.attached;
-        if let Some(unmapped) = pulled.unmapped {
-            let effect = match unmapped {
-                Unmapped::Reset => {
-                    self.stats.dss_corruption_reset += 1;
-                    Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE)
-                }
-                Unmapped::Checksum(offset) => Effect::Checksum(offset),
-            };
-            if !self.apply(now, owner, idx, effect) {
-                return false;
-            }
-        }
-        if pulled.data && !attached {
+        if pulled.data && !connection.app.attached {
             // Nobody reads any more (RFC 8684 §3.5).
             self.abort_connection(now, owner, ConnectionError::Aborted);
             return false;
@@ -67,7 +64,77 @@ impl<B: PacketBuf> Stack<B> {
             self.post_readable(now, Sock::Mptcp(owner), finished);
             self.finish(now, owner);
         }
-        self.tcbs.get(idx).is_some()
+        self.judge_unmapped(now, owner, idx, pulled.unmapped) && self.tcbs.get(idx).is_some()
+    }
+
+    /// What to do about the octets `pull` stopped at; false when the subflow is gone.
+    fn judge_unmapped(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        unmapped: Option<Unmapped>,
+    ) -> bool {
+        let unmapped = match unmapped {
+            Some(Unmapped::Held) if self.holds_too_much(owner) => Some(Unmapped::Reset),
+            other => other,
+        };
+        let wait = (self.largest_rto(owner) * 2).max(UNMAPPED_WAIT);
+        let Some(connection) = self.connections.get_mut(owner) else { return false };
+        if unmapped != Some(Unmapped::Held) {
+            connection.unmapped_at = None;
+        }
+        match unmapped {
+            None => true,
+            Some(Unmapped::Held) => {
+                if connection.unproven() && connection.unmapped_at.is_none() {
+                    connection.unmapped_at = Some(now + wait);
+                    self.touch_connection(owner);
+                }
+                true
+            }
+            // Who never had a DATA_ACK through, and maps nothing, took our silence for fallback.
+            Some(Unmapped::Reset) if connection.unproven() => self.fall_back_held(now, owner, idx),
+            Some(Unmapped::Reset) => {
+                self.stats.dss_corruption_reset += 1;
+                self.apply(now, owner, idx, Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE))
+            }
+            Some(Unmapped::Checksum(offset)) => {
+                self.apply(now, owner, idx, Effect::Checksum(offset))
+            }
+        }
+    }
+
+    /// Pool bytes that what arrived on the other subflows pins.
+    fn held(&self, owner: u32, idx: u32) -> u32 {
+        let Some(connection) = self.connections.get(owner) else { return 0 };
+        let others = connection.subflows.iter().filter(|&&other| other != idx);
+        let held = others.filter_map(|&other| self.tcbs.get(other)).map(|t| t.received.truesize());
+        held.fold(0, u32::saturating_add)
+    }
+
+    /// The subflows together hold more in order for want of mappings than one may.
+    fn holds_too_much(&self, owner: u32) -> bool {
+        let Some(connection) = self.connections.get(owner) else { return false };
+        let subflows = connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx));
+        let held = subflows.map(|t| t.received.in_order_len()).fold(0, u32::saturating_add);
+        held > connection.unmapped_bound()
+    }
+
+    /// Falls back and delivers what was held for want of a mapping.
+    fn fall_back_held(&mut self, now: Instant, owner: u32, idx: u32) -> bool {
+        self.fall_back(owner, idx, FallbackReason::OptionsLost, true);
+        self.pull(now, owner, idx, false)
+    }
+
+    /// No mapping came for data held all the while.
+    pub(super) fn unmapped_timeout(&mut self, now: Instant, owner: u32) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        connection.unmapped_at = None;
+        if let (true, Some(&idx)) = (connection.unproven(), connection.subflows.first()) {
+            self.fall_back_held(now, owner, idx);
+            self.touch_tcb(idx);
+        }
     }
 
     /// Both streams ended: the subflows close (RFC 8684 §3.3.3).
@@ -110,7 +177,15 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn data_timeout(&mut self, now: Instant, owner: u32) {
         let rto = self.largest_rto(owner);
         let Some(connection) = self.connections.get_mut(owner) else { return };
+        let limit = self.config.tcp.retries;
+        if connection.override_hold() {
+            connection.rtx_at = None;
+            return self.touch_connection(owner);
+        }
         if connection.window_blocked() {
+            if !connection.probe_again(limit) {
+                return self.give_up(now, owner);
+            }
             self.stats.win_probe += 1;
             connection.probe_backoff(now, rto);
             for idx in self.subflows_of(owner) {
@@ -128,6 +203,18 @@ impl<B: PacketBuf> Stack<B> {
             connection.arm_rtx(now, rto);
             return;
         }
+        if connection.fruitless_rounds() >= limit {
+            return self.give_up(now, owner);
+        }
+        if connection.unproven() && !connection.fin_due() {
+            let asking = connection.phase == Phase::Unconfirmed
+                || connection.rtx_shift < UNPROVEN_PROBES
+                || self.first_flight(owner) > 0;
+            if asking {
+                return self.ask_for_data_ack(now, owner, rto);
+            }
+        }
+        let Some(connection) = self.connections.get_mut(owner) else { return };
         let fin = connection.fin_due();
         connection.retransmission_timeout(now, rto);
         if fin {
@@ -139,6 +226,35 @@ impl<B: PacketBuf> Stack<B> {
             }
         } else {
             self.stats.mptcp_retrans += 1;
+        }
+    }
+
+    /// The peer's TCP may be alive, its data level is not.
+    fn give_up(&mut self, now: Instant, owner: u32) {
+        self.stats.tcp_abort_on_timeout += 1;
+        self.abort_connection(now, owner, ConnectionError::TimedOut);
+    }
+
+    /// Octets in flight on the first subflow.
+    fn first_flight(&self, owner: u32) -> u32 {
+        let first = self.connections.get(owner).and_then(|c| c.subflows.first());
+        first.and_then(|&idx| self.tcbs.get(idx)).map_or(0, |tcb| tcb.flight_size())
+    }
+
+    /// Data sent again under new subflow sequence numbers is a second copy for a peer that fell
+    /// back. While that is possible TCP alone repeats it, and what TCP delivered is asked about:
+    /// the answer has a `DATA_ACK`, or shows that options do not pass.
+    fn ask_for_data_ack(&mut self, now: Instant, owner: u32, rto: Duration) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        connection.probe_backoff(now, rto);
+        for idx in self.subflows_of(owner) {
+            if let Some(tcb) = self.tcbs.get_mut(idx)
+                && tcb.state.synchronized()
+                && tcb.flight_size() == 0
+            {
+                tcb.probe_now();
+            }
+            self.touch_tcb(idx);
         }
     }
 

@@ -22,6 +22,7 @@ impl<B: PacketBuf> Stack<B> {
         let offset = connection.data_snd_nxt.saturating_sub(in_flight);
         let window = u64::from(tcb.usable_window()) + u64::from(tcb.flight_size());
         let acked = connection.acknowledge(offset);
+        connection.answered(u32::try_from(window).unwrap_or(u32::MAX));
         connection.snd_edge = connection.snd_edge.max(offset + window);
         if acked {
             self.data_acked(now, owner);
@@ -37,7 +38,8 @@ impl<B: PacketBuf> Stack<B> {
         tell: bool,
     ) {
         let Some(connection) = self.connections.get_mut(owner) else { return };
-        if connection.phase == Phase::Fallback {
+        // A finished connection has no stream left that could go on.
+        if matches!(connection.phase, Phase::Fallback | Phase::Closed) {
             return;
         }
         self.stats.fallback += 1;
@@ -45,6 +47,7 @@ impl<B: PacketBuf> Stack<B> {
             self.stats.mp_curr_estab -= 1;
         }
         let token = connection.local_token;
+        let infinite = self.tcbs.get(survivor).filter(|_| tell).map(|tcb| connection.intact(tcb));
         connection.fall_back(reason);
         let others: Vec<u32> =
             connection.subflows.iter().copied().filter(|&idx| idx != survivor).collect();
@@ -55,7 +58,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         if let Some(tcb) = self.tcbs.get_mut(survivor) {
             if let Some(subflow) = &mut tcb.subflow {
-                subflow.fall_back(tell);
+                subflow.fall_back(infinite);
             }
             tcb.refresh_mss();
             let window = u64::from(tcb.usable_window()) + u64::from(tcb.flight_size());
@@ -77,9 +80,12 @@ impl<B: PacketBuf> Stack<B> {
         offset: u64,
     ) -> bool {
         let Some(connection) = self.connections.get(owner) else { return false };
+        if connection.phase == Phase::Closed {
+            return true;
+        }
         let dsn = connection.remote_dsn(offset).0;
-        self.stats.mp_fail_tx += 1;
         if connection.multipath {
+            self.stats.mp_fail_tx += 1;
             let mut options = OptionWriter::new();
             options::push(&mut options, &MptcpOption::Fail { dsn }, connection.version);
             self.send_rst(idx, options);
@@ -88,11 +94,10 @@ impl<B: PacketBuf> Stack<B> {
         }
         if let Some(tcb) = self.tcbs.get_mut(idx) {
             if let Some(subflow) = &mut tcb.subflow {
-                subflow.signal(Signal::Fail { dsn });
+                subflow.signal(Signal::Fail { dsn, answer: false, told: false });
             }
             tcb.ack_now();
         }
-        self.stats.mp_fail_tx -= 1;
         self.fall_back(owner, idx, FallbackReason::Checksum, true);
         self.pull(now, owner, idx, false)
     }

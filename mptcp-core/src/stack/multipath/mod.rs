@@ -114,6 +114,9 @@ impl<B: PacketBuf> Stack<B> {
         if connection.rtx_at.is_some_and(|at| at <= now) {
             self.data_timeout(now, owner);
         }
+        if self.connections.get(owner).is_some_and(|c| c.unmapped_at.is_some_and(|at| at <= now)) {
+            self.unmapped_timeout(now, owner);
+        }
         if self.connections.get(owner).is_some_and(|c| c.probe_at.is_some_and(|at| at <= now)) {
             self.close_silent_subflows(now, owner);
         }

@@ -3,7 +3,7 @@
 use super::{Effect, Seen};
 use crate::buf::PacketBuf;
 use crate::mptcp::{FallbackReason, Phase, Signal, Stage};
-use crate::stack::Stack;
+use crate::stack::{Sock, Stack};
 use crate::tcp::{Outcome, Segment};
 use crate::time::Instant;
 use crate::wire::{
@@ -26,6 +26,7 @@ impl<B: PacketBuf> Stack<B> {
             return Effect::None;
         };
         if stage == Stage::Fallback {
+            self.read_fallen_back(owner, idx, segment);
             return Effect::None;
         }
         if let Stage::JoinAck { .. } = stage
@@ -36,34 +37,82 @@ impl<B: PacketBuf> Stack<B> {
             subflow.stage = Stage::Active;
         }
         let mut seen = Seen::default();
-        if !segment.options.is_empty() {
-            for option in OptionIter::new(segment.options.as_bytes()).flatten() {
-                let TcpOption::Mptcp(option) = option else { continue };
-                // A RST has nothing to say about data or addresses.
-                if outcome.closed.is_some()
-                    && !matches!(
-                        option,
-                        MptcpOption::Fastclose { .. }
-                            | MptcpOption::Reset(_)
-                            | MptcpOption::Fail { .. }
-                    )
-                {
-                    continue;
-                }
-                let effect = self.read_option(now, owner, idx, segment, &option, &mut seen);
-                if !matches!(effect, Effect::None) {
-                    return effect;
-                }
-            }
+        let mut effect = self.scan_options(now, owner, idx, segment, outcome, &mut seen);
+        if matches!(effect, Effect::None) {
+            effect = self.check_join(idx, segment, outcome, &seen);
         }
-        let effect = match self.check_join(idx, segment, outcome, &seen) {
-            Effect::None => self.check_confirmation(owner, idx, segment, outcome, &seen),
-            broken => broken,
-        };
+        if matches!(effect, Effect::None) {
+            effect = self.check_confirmation(owner, idx, segment, outcome, &seen);
+        }
         if seen.data_acked {
+            // Whatever else it asks for.
             self.data_acked(now, owner);
         }
         effect
+    }
+
+    /// One option after the other, as far as none asks for more than it says.
+    fn scan_options(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        segment: &Segment,
+        outcome: &Outcome,
+        seen: &mut Seen,
+    ) -> Effect {
+        if segment.options.is_empty() {
+            return Effect::None;
+        }
+        for option in OptionIter::new(segment.options.as_bytes()).flatten() {
+            let TcpOption::Mptcp(option) = option else { continue };
+            // A RST has nothing to say about data or addresses.
+            if outcome.closed.is_some()
+                && !matches!(
+                    option,
+                    MptcpOption::Fastclose { .. }
+                        | MptcpOption::Reset(_)
+                        | MptcpOption::Fail { .. }
+                )
+            {
+                continue;
+            }
+            let effect = self.read_option(now, owner, idx, segment, &option, seen);
+            if !matches!(effect, Effect::None) {
+                return effect;
+            }
+        }
+        Effect::None
+    }
+
+    /// After fallback an `MP_FAIL` or an infinite mapping says that the peer fell back too. One who
+    /// repeats its `MP_FAIL` has not heard ours.
+    fn read_fallen_back(&mut self, owner: u32, idx: u32, segment: &Segment) {
+        let Some(connection) = self.connections.get(owner) else { return };
+        let dsn = connection.remote_dsn(connection.data_rcv_nxt).0;
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let Some(subflow) = &mut tcb.subflow else { return };
+        let mut answer = false;
+        for option in OptionIter::new(segment.options.as_bytes()).flatten() {
+            match option {
+                TcpOption::Mptcp(MptcpOption::Fail { .. }) if !segment.has(TcpFlags::RST) => {
+                    self.stats.mp_fail_rx += 1;
+                    if subflow.told_of_fallback(true) {
+                        subflow.signal(Signal::Fail { dsn, answer: true, told: false });
+                        answer = true;
+                    }
+                }
+                TcpOption::Mptcp(MptcpOption::Dss(Dss { mapping: Some(mapping), .. }))
+                    if mapping.len == 0 =>
+                {
+                    subflow.told_of_fallback(false);
+                }
+                _ => {}
+            }
+        }
+        if answer {
+            tcb.ack_now();
+        }
     }
 
     pub(super) fn read_option(
@@ -105,7 +154,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             MptcpOption::Fail { .. } => {
                 self.stats.mp_fail_rx += 1;
-                if segment.has(TcpFlags::RST) {
+                if segment.has(TcpFlags::RST) || connection.phase == Phase::Closed {
                     return Effect::None;
                 }
                 if connection.multipath {
@@ -115,7 +164,7 @@ impl<B: PacketBuf> Stack<B> {
                 let dsn = connection.remote_dsn(connection.data_rcv_nxt).0;
                 if let Some(tcb) = self.tcbs.get_mut(idx) {
                     if let Some(subflow) = &mut tcb.subflow {
-                        subflow.signal(Signal::Fail { dsn });
+                        subflow.signal(Signal::Fail { dsn, answer: true, told: false });
                     }
                     tcb.ack_now();
                 }
@@ -153,6 +202,9 @@ impl<B: PacketBuf> Stack<B> {
         if mapping.len == 0 {
             // RFC 8684 §3.3.1: an infinite mapping.
             self.stats.infinite_map_rx += 1;
+            if connection.phase == Phase::Closed {
+                return Effect::None;
+            }
             if connection.multipath {
                 // The stream is not contiguous on this subflow.
                 return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
@@ -228,8 +280,8 @@ impl<B: PacketBuf> Stack<B> {
         Effect::None
     }
 
-    /// Before the peer has shown that it maps data, the lack of options means fallback
-    /// (RFC 8684 §3.7).
+    /// Until a `DATA_ACK` has shown that options pass in both directions, the lack of them means
+    /// fallback (RFC 8684 §3.7). A mapping from the peer alone proves the way to us only.
     pub(super) fn check_confirmation(
         &mut self,
         owner: u32,
@@ -239,23 +291,30 @@ impl<B: PacketBuf> Stack<B> {
         seen: &Seen,
     ) -> Effect {
         let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
-        if connection.phase != Phase::Unconfirmed || outcome.closed.is_some() {
+        let unconfirmed = connection.phase == Phase::Unconfirmed;
+        if !(unconfirmed || connection.unproven()) || outcome.closed.is_some() {
             return Effect::None;
         }
         if seen.dss {
-            self.confirm(owner, idx);
+            if unconfirmed {
+                self.confirm(owner, idx);
+            }
             return Effect::None;
         }
         let Some(tcb) = self.tcbs.get(idx) else { return Effect::None };
-        if !connection.client && connection.snd_edge == 0 {
+        if unconfirmed && !connection.client && connection.snd_edge == 0 {
             connection.snd_edge = u64::from(tcb.window_of(segment));
         }
-        if segment.len > 0 && outcome.data || outcome.fin {
+        if unconfirmed && (segment.len > 0 && outcome.data || outcome.fin) {
             self.stats.mp_capable_data_fallback += 1;
             return Effect::FallBack(FallbackReason::FirstDataUnmapped);
         }
-        let acked_data = outcome.acked && tcb.snd_una.since(tcb.iss) > 1;
-        if acked_data && !segment.signals {
+        // A peer that maps its data ends it with a DATA_FIN, and its FINs carry a DATA_ACK.
+        if outcome.fin && connection.peer_fin.is_none() && !segment.signals {
+            return Effect::FallBack(FallbackReason::OptionsLost);
+        }
+        let acks_data = segment.ack.gt(tcb.iss.add(1)) && (outcome.acked || segment.len == 0);
+        if acks_data && !segment.signals {
             return Effect::FallBack(FallbackReason::NoDataAck);
         }
         Effect::None
@@ -290,6 +349,8 @@ impl<B: PacketBuf> Stack<B> {
             }
             Effect::FallBack(reason) => {
                 self.fall_back(owner, idx, reason, reason != FallbackReason::InfiniteMapping);
+                // TCP's acknowledgements count now.
+                self.post_writable(now, Sock::Mptcp(owner));
                 true
             }
             Effect::Checksum(offset) => self.checksum_failed(now, owner, idx, offset),

@@ -30,6 +30,8 @@ fn finish(bed: Bed, role: Role, was_down: bool) {
         kernel.extend(["MPRstTx?", "RmSubflow?"]);
         ours.extend(["in_rsts?", "estab_resets?", "mp_rst_rx?", "out_rsts?"]);
         ours.extend(["drop_listener_state?", "drop_no_socket?"]);
+        // The kernel's RST may come behind data that the path lost: challenged (RFC 5961 §3).
+        ours.push("drop_rst_sequence?");
     }
     bed.finish(&kernel, &ours);
 }

@@ -72,6 +72,15 @@ fn stripped_handshakes_fall_back() {
             kernel: &["MPCapableDataFallback?", "DssFallback?"],
             ours: &["fallback=1", "mp_capable_fallback_ack=1"],
         },
+        // The way to the client only: the client's first data is mapped, then it goes on as TCP.
+        Case {
+            role: Role::OurServer,
+            out: "",
+            into: LATER,
+            reason: Some("no_data_ack"),
+            kernel: &["MPCapableDataFallback?", "DssFallback?"],
+            ours: &["fallback=1", "infinite_map_tx?"],
+        },
         Case {
             role: Role::OurClient,
             out: "",
@@ -94,6 +103,15 @@ fn stripped_handshakes_fall_back() {
             into: LATER,
             reason: Some("no_data_ack"),
             kernel: &["MPCapableFallbackACK=1"],
+            ours: &["fallback=1", "infinite_map_tx?"],
+        },
+        // The way to us only: what the kernel maps arrives without it.
+        Case {
+            role: Role::OurClient,
+            out: LATER,
+            into: "",
+            reason: Some("no_data_ack"),
+            kernel: &["MPCapableFallbackACK?", "DssFallback?", "InfiniteMapRx?"],
             ours: &["fallback=1", "infinite_map_tx?"],
         },
         Case {
