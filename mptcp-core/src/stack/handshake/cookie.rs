@@ -1,0 +1,108 @@
+//! SYN cookies: handshakes without an entry once the request table is full (RFC 4987 §3.6).
+
+use super::Level;
+use crate::buf::{PacketBuf, PortId};
+use crate::stack::Stack;
+use crate::stack::options;
+use crate::stats::DropReason;
+use crate::tcp::isn::{decode_ts, encode_ts};
+use crate::tcp::{Agreed, Segment, Stateless, Tuple, mss_for};
+use crate::time::Instant;
+use crate::wire::{OptionWriter, TcpFlags, TcpOption};
+
+impl<B: PacketBuf> Stack<B> {
+    /// The request queue is full: the SYN/ACK carries everything we need to remember. Only plain
+    /// TCP is offered.
+    pub(super) fn send_cookie(
+        &mut self,
+        now: Instant,
+        tuple: &Tuple,
+        port: PortId,
+        segment: &Segment,
+        deferred: bool,
+    ) {
+        if deferred {
+            return self.stats.drop(DropReason::RequestQueueFull);
+        }
+        self.stats.syncookies_sent += 1;
+        let default = if tuple.remote_addr.is_ipv4() { 536 } else { 1220 };
+        let mss = segment.mss.unwrap_or(default);
+        let local = tuple.local();
+        let iss = self.cookies.make(now, local, tuple.remote(), segment.seq, mss);
+        let mut options = OptionWriter::new();
+        let local_mss = mss_for(self.mtu_of(tuple.local_addr), &tuple.remote_addr);
+        options::push_tcp(&mut options, &TcpOption::MaxSegmentSize(local_mss));
+        if let (Some((tsval, _)), true) = (segment.timestamps, self.config.tcp.timestamps) {
+            let sack = segment.sack_permitted && self.config.tcp.sack;
+            if sack {
+                options::push_tcp(&mut options, &TcpOption::SackPermitted);
+            }
+            let ours = encode_ts(now.as_millis() as u32, segment.window_scale, sack);
+            options::push_tcp(&mut options, &TcpOption::Timestamps { tsval: ours, tsecr: tsval });
+            if segment.window_scale.is_some() {
+                options::push_tcp(&mut options, &TcpOption::WindowScale(self.rcv_wscale));
+            }
+        }
+        self.reply(
+            now,
+            Stateless {
+                tuple: *tuple,
+                port,
+                seq: iss,
+                ack: segment.seq.add(1),
+                flags: TcpFlags::SYN | TcpFlags::ACK,
+                window: self.initial_window() as u16,
+                options,
+            },
+        );
+    }
+
+    /// An ACK out of nowhere may answer a cookie. True when it did.
+    pub(super) fn cookie_ack(
+        &mut self,
+        now: Instant,
+        listener: u32,
+        tuple: &Tuple,
+        port: PortId,
+        segment: &Segment,
+        payload: B,
+    ) -> bool {
+        if self.stats.syncookies_sent == 0 {
+            return false;
+        }
+        let (irs, iss) = (segment.seq.sub(1), segment.ack.sub(1));
+        let Some(mss) = self.cookies.check(now, tuple.local(), tuple.remote(), irs, iss) else {
+            self.stats.syncookies_failed += 1;
+            return false;
+        };
+        if self.accept_queue_full(listener)
+            || self.tcbs.len() == self.tcbs.capacity()
+            || self.sockets_full()
+        {
+            self.stats.drop(DropReason::AcceptQueueFull);
+            return true;
+        }
+        self.stats.syncookies_recv += 1;
+        let (snd_wscale, sack) = match segment.timestamps {
+            Some((_, tsecr)) if self.config.tcp.timestamps => decode_ts(tsecr),
+            _ => (None, false),
+        };
+        let agreed = Agreed {
+            iss,
+            irs,
+            peer_mss: Some(mss),
+            local_mss: mss_for(self.mtu_of(tuple.local_addr), &tuple.remote_addr),
+            snd_wscale,
+            rcv_wscale: self.rcv_wscale,
+            sack,
+            ts_recent: segment.timestamps.map(|(tsval, _)| tsval),
+            ts_offset: 0,
+            window: self.initial_window(),
+            rtt: None,
+            syn_ack_lost: false,
+        };
+        let level = Level::Plain(None);
+        self.establish(now, tuple, port, listener, &agreed, level, segment, payload);
+        true
+    }
+}

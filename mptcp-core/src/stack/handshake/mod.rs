@@ -1,0 +1,265 @@
+//! Passive opens: listeners, SYNs by what they offer, and control blocks once a peer is proven
+//! (RFC 9293 §3.10.7.2, RFC 4987, RFC 8684 §3.1).
+//!
+//! Invariant: a SYN costs at most one request entry; a control block exists only once the third ACK
+//! (and for a join its HMAC) proved the peer is there.
+
+mod cookie;
+mod join;
+mod request;
+
+use super::demux::{Flow, Node};
+use super::options::{self, Handshake};
+use super::{Ready, Sock, Stack, env};
+use crate::buf::{PacketBuf, PortId};
+use crate::config::ChecksumPolicy;
+use crate::mptcp::key;
+use crate::mptcp::{Connection, FallbackReason, Negotiated, Paths, Stage, Subflow};
+use crate::stats::DropReason;
+use crate::tcp::request::{RequestFlags, Wanted};
+use crate::tcp::{Agreed, Segment, Tcb, Tuple};
+use crate::time::Instant;
+use crate::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, TcpFlags, Version};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use join::JoinSyn;
+
+/// Keys drawn at most in search of a free token in our bucket.
+const KEY_TRIES: u32 = 64;
+
+impl<B: PacketBuf> Stack<B> {
+    pub(super) fn find_listener(&self, local: SocketAddr) -> Option<u32> {
+        let unspecified: IpAddr = match local.ip() {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let any = SocketAddr::new(unspecified, local.port());
+        self.listening.get(&local).or_else(|| self.listening.get(&any)).copied()
+    }
+
+    /// A segment whose 4-tuple is unknown.
+    pub(super) fn listener_segment(
+        &mut self,
+        now: Instant,
+        tuple: &Tuple,
+        port: PortId,
+        segment: &Segment,
+        payload: B,
+    ) {
+        if segment.has(TcpFlags::RST) {
+            return self.stats.drop(DropReason::NoSocket);
+        }
+        if segment.has(TcpFlags::SYN) && !segment.has(TcpFlags::ACK) {
+            return self.syn_arrives(now, tuple, port, segment);
+        }
+        let listener = self.find_listener(tuple.local());
+        if let Some(listener) = listener
+            && segment.has(TcpFlags::ACK)
+            && !segment.has(TcpFlags::SYN)
+            && self.cookie_ack(now, listener, tuple, port, segment, payload)
+        {
+            return;
+        }
+        let cookie = self.stats.syncookies_sent > 0 && segment.has(TcpFlags::ACK);
+        self.stats.drop(match listener {
+            Some(_) if cookie && !segment.has(TcpFlags::SYN) => DropReason::SynCookie,
+            Some(_) => DropReason::ListenerState,
+            None => DropReason::NoSocket,
+        });
+        self.reply_rst(now, tuple, port, segment);
+    }
+
+    fn syn_arrives(&mut self, now: Instant, tuple: &Tuple, port: PortId, segment: &Segment) {
+        let handshake = options::handshake(segment.options.as_bytes());
+        if let Handshake::Join(MpJoin::Syn { backup, address_id, token, nonce }) = handshake {
+            let join = JoinSyn { backup, address_id, token, nonce };
+            return self.join_arrives(now, tuple, port, segment, &join);
+        }
+        let Some(listener) = self.find_listener(tuple.local()) else {
+            self.stats.drop(DropReason::NoSocket);
+            return self.reply_rst(now, tuple, port, segment);
+        };
+        if segment.has(TcpFlags::FIN) {
+            return self.stats.drop(DropReason::ListenerState);
+        }
+        let Some(entry) = self.listeners.get(listener) else { return };
+        let options = entry.options;
+        let capable = match handshake {
+            Handshake::Capable(capable) if options.mptcp => match self.usable_capable(&capable) {
+                Capable::Use(version) => Some((version, capable)),
+                Capable::Ignore => None,
+                Capable::Silence => {
+                    return self.stats.drop(DropReason::MpCapableExtensibility);
+                }
+            },
+            _ => None,
+        };
+        if self.requests.len() == self.requests.capacity() {
+            return self.send_cookie(now, tuple, port, segment, options.deferred);
+        }
+        let wanted = match capable {
+            Some((version, _)) => {
+                self.stats.mp_capable_syn_rx += 1;
+                match self.draw_key(version) {
+                    Some(local_key) => Wanted::Capable { version, local_key },
+                    None => Wanted::Plain,
+                }
+            }
+            None => Wanted::Plain,
+        };
+        let mut request = self.request(now, tuple, port, segment, listener, wanted);
+        if let Some((_, capable)) = capable {
+            let asked = capable.flags.contains(CapableFlags::CHECKSUM);
+            let ask = self.config.mptcp.checksum == ChecksumPolicy::Require;
+            request.flags.set(RequestFlags::CHECKSUM, asked || ask);
+            request.flags.set(RequestFlags::ASK_CHECKSUM, asked || ask);
+        }
+        request.flags.set(RequestFlags::DEFERRED, options.deferred);
+        self.add_request(now, request);
+    }
+
+    /// What to do about an `MP_CAPABLE` SYN (RFC 8684 §3.1).
+    fn usable_capable(&self, capable: &MpCapable) -> Capable {
+        // Any version from 1 on has the short form and is answered with the highest one of ours.
+        let version = match (capable.version, capable.form) {
+            (1.., CapableForm::Syn) => Version::V1,
+            (0, CapableForm::Key(_)) => Version::V0,
+            _ => return Capable::Ignore,
+        };
+        if !self.config.mptcp.versions.contains(&version) {
+            return Capable::Ignore;
+        }
+        if capable.flags.contains(CapableFlags::EXTENSIBILITY) {
+            return match version {
+                Version::V0 => Capable::Silence,
+                Version::V1 => Capable::Ignore,
+            };
+        }
+        let checksum = capable.flags.contains(CapableFlags::CHECKSUM);
+        let refused = checksum && self.config.mptcp.checksum == ChecksumPolicy::Refuse;
+        if refused || !capable.flags.contains(CapableFlags::HMAC) {
+            return Capable::Ignore;
+        }
+        Capable::Use(version)
+    }
+
+    /// A key whose token is free and belongs to this shard; `None` after too many tries.
+    pub(super) fn draw_key(&mut self, version: Version) -> Option<u64> {
+        for _ in 0..KEY_TRIES {
+            let key = self.rng.next_u64();
+            let token = key::token(version, key);
+            let free = key != 0
+                && token != 0
+                && token & self.config.token_mask == self.config.token_value
+                && self.demux.connection_of(token).is_none();
+            if free {
+                return Some(key);
+            }
+        }
+        self.stats.mp_fallback_token_init += 1;
+        None
+    }
+
+    /// Puts a connection or request into a listener's accept queue; false when it is full.
+    fn offer(&mut self, listener: u32, sock: Sock) -> bool {
+        let backlog = self.config.limits.backlog as usize;
+        let Some(entry) = self.listeners.get_mut(listener) else { return false };
+        if entry.queue.len() >= backlog {
+            self.stats.listen_overflows += 1;
+            return false;
+        }
+        entry.queue.push_back(sock);
+        entry.pending |= Ready::ACCEPT;
+        self.events.push_back(self.numbering.number(Node::Listener(listener)));
+        true
+    }
+
+    fn initial_window(&self) -> u32 {
+        self.config.tcp.recv_buffer_initial.min(self.config.tcp.recv_buffer_max).min(65_535)
+    }
+
+    fn accept_queue_full(&self, listener: u32) -> bool {
+        let backlog = self.config.limits.backlog as usize;
+        self.listeners.get(listener).is_none_or(|l| l.queue.len() >= backlog)
+    }
+
+    /// `limits.connections` counts what an application can hold.
+    pub(super) fn sockets_full(&self) -> bool {
+        self.plain_count + self.connections.len() >= self.config.limits.connections
+    }
+
+    /// Makes the control block (and the connection) of a finished passive open and feeds it the
+    /// segment that finished it.
+    #[expect(clippy::too_many_arguments, reason = "everything a handshake decided")]
+    fn establish(
+        &mut self,
+        now: Instant,
+        tuple: &Tuple,
+        port: PortId,
+        listener: u32,
+        agreed: &Agreed,
+        level: Level,
+        segment: &Segment,
+        payload: B,
+    ) {
+        let Some(user_data) = self.listeners.get(listener).map(|l| l.options.user_data) else {
+            return;
+        };
+        let env = env!(self, now);
+        let mut tcb = Tcb::accepted(&env, *tuple, port, agreed);
+        tcb.app.user_data = user_data;
+        let Some(tcb_idx) = self.tcbs.insert(tcb) else {
+            return self.stats.drop(DropReason::ConnectionLimit);
+        };
+        self.demux.insert(tuple, Flow::Tcb(tcb_idx));
+        self.stats.passive_opens += 1;
+        let sock = match level {
+            Level::Plain(fallback) => {
+                self.plain_count += 1;
+                if let Some(tcb) = self.tcbs.get_mut(tcb_idx) {
+                    tcb.app.fallback = fallback;
+                }
+                Sock::Plain(tcb_idx)
+            }
+            Level::Mptcp(negotiated) => {
+                let mut connection =
+                    Connection::new(&self.config.tcp, &negotiated, *tuple, Paths::default());
+                connection.app.user_data = user_data;
+                connection.advertised(agreed.window);
+                connection.subflows.push(tcb_idx);
+                let id = connection.new_subflow_id();
+                let token = connection.local_token;
+                let Some(idx) = self.connections.insert(connection) else {
+                    self.remove_tcb(tcb_idx);
+                    return self.stats.drop(DropReason::ConnectionLimit);
+                };
+                self.demux.insert_token(token, idx);
+                self.stats.mp_curr_estab += 1;
+                let mut subflow = Subflow::new(idx, id, negotiated.version, Stage::Active);
+                subflow.set_format(false, negotiated.checksum);
+                if let Some(tcb) = self.tcbs.get_mut(tcb_idx) {
+                    tcb.subflow = Some(alloc::boxed::Box::new(subflow));
+                    tcb.refresh_mss();
+                }
+                Sock::Mptcp(idx)
+            }
+        };
+        self.offer(listener, sock);
+        self.tcb_segment(now, tcb_idx, segment, payload);
+    }
+}
+
+/// What an `MP_CAPABLE` SYN deserves.
+enum Capable {
+    Use(Version),
+    /// As if the option was not there.
+    Ignore,
+    /// No answer at all (RFC 6824 §3.1, B bit).
+    Silence,
+}
+
+/// What a finished passive open is.
+enum Level {
+    /// TCP, and why when MPTCP was offered.
+    Plain(Option<FallbackReason>),
+    Mptcp(Negotiated),
+}
