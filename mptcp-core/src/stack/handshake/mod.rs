@@ -207,39 +207,46 @@ impl<B: PacketBuf> Stack<B> {
         let env = env!(self, now);
         let mut tcb = Tcb::accepted(&env, *tuple, port, agreed);
         tcb.app.user_data = user_data;
-        let Some(tcb_idx) = self.tcbs.insert(tcb) else {
-            return self.stats.drop(DropReason::ConnectionLimit);
-        };
-        self.demux.insert(tuple, Flow::Tcb(tcb_idx));
-        self.stats.passive_opens += 1;
-        let sock = match level {
+        let connection = match level {
             Level::Plain(fallback) => {
-                self.plain_count += 1;
-                if let Some(tcb) = self.tcbs.get_mut(tcb_idx) {
-                    tcb.app.fallback = fallback;
-                }
-                Sock::Plain(tcb_idx)
+                tcb.app.fallback = fallback;
+                None
             }
             Level::Mptcp(negotiated) => {
                 let mut connection =
                     Connection::new(&self.config.tcp, &negotiated, *tuple, Paths::default());
                 connection.app.user_data = user_data;
                 connection.advertised(agreed.window);
-                connection.subflows.push(tcb_idx);
-                let id = connection.new_subflow_id();
-                let token = connection.local_token;
+                let (id, token) = (connection.new_subflow_id(), connection.local_token);
                 let Some(idx) = self.connections.insert(connection) else {
-                    self.remove_tcb(tcb_idx);
                     return self.stats.drop(DropReason::ConnectionLimit);
                 };
-                self.demux.insert_token(token, idx);
-                self.stats.mp_curr_estab += 1;
                 let mut subflow = Subflow::new(idx, id, negotiated.version, Stage::Active);
                 subflow.set_format(false, negotiated.checksum);
-                if let Some(tcb) = self.tcbs.get_mut(tcb_idx) {
-                    tcb.subflow = Some(alloc::boxed::Box::new(subflow));
-                    tcb.refresh_mss();
+                tcb.subflow = Some(alloc::boxed::Box::new(subflow));
+                tcb.refresh_mss();
+                Some((idx, token))
+            }
+        };
+        let Some(tcb_idx) = self.tcbs.insert(tcb) else {
+            if let Some((idx, _)) = connection {
+                self.connections.remove(idx);
+            }
+            return self.stats.drop(DropReason::ConnectionLimit);
+        };
+        self.demux.insert(tuple, Flow::Tcb(tcb_idx));
+        self.stats.passive_opens += 1;
+        let sock = match connection {
+            None => {
+                self.plain_count += 1;
+                Sock::Plain(tcb_idx)
+            }
+            Some((idx, token)) => {
+                if let Some(connection) = self.connections.get_mut(idx) {
+                    connection.subflows.push(tcb_idx);
                 }
+                self.demux.insert_token(token, idx);
+                self.stats.mp_curr_estab += 1;
                 Sock::Mptcp(idx)
             }
         };

@@ -207,13 +207,13 @@ impl<B: PacketBuf> Stack<B> {
         let env = env!(self, now);
         let mut tcb = Tcb::connect(&env, tuple, port, iss, ts_offset, local_mss);
         tcb.subflow = subflow.map(alloc::boxed::Box::new);
-        if tcb.subflow.is_none() {
-            self.plain_count += 1;
-        }
+        let plain = tcb.subflow.is_none();
         let Some(idx) = self.tcbs.insert(tcb) else {
             self.stats.limit_refused += 1;
             return None;
         };
+        // Counted once it is in the table: `remove_tcb` is what takes it off again.
+        self.plain_count += u32::from(plain);
         self.demux.insert(&tuple, Flow::Tcb(idx));
         Some(idx)
     }
