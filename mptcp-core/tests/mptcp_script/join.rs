@@ -5,7 +5,7 @@ use crate::harness::*;
 use mptcp_core::config::{PathManagerKind, StackConfig};
 use mptcp_core::error::RecvError;
 use mptcp_core::mptcp::key::KeyPair;
-use mptcp_core::stack::Ready;
+use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::stats::DropReason;
 use mptcp_core::wire::{MpJoin, MptcpOption, TcpFlags, Version, reset_reason};
 
@@ -411,4 +411,114 @@ fn a_client_that_loses_a_join_goes_on() {
     assert_eq!(script.info(id).subflows.len(), 1);
     script.send_data(&keys, &mut first, 0, 0, &stream(0, 10));
     script.expect_stream(id, 0, 10);
+}
+
+/// Opens the congestion window of the only subflow; answers how far the stream got.
+fn widen(script: &mut Script, keys: &Keys, flow: &mut Flow, id: SocketId) -> u64 {
+    let mut offset = 0;
+    for _ in 0..8 {
+        let mut out = script.write(id, offset, 14_000);
+        offset += 14_000;
+        while !out.is_empty() {
+            flow.hears(&out);
+            let got = u64::from(flow.rcv_nxt.wrapping_sub(flow.stack_isn)) - 1;
+            out = script.send(flow, &flow.seg().dss(keys.ack(got)));
+        }
+    }
+    assert_eq!(script.info(id).bytes_acked, offset, "nothing is outstanding");
+    offset
+}
+
+fn payload(flow: &Flow, out: &[Out]) -> u64 {
+    flow.of(out).iter().map(|o| o.payload.len() as u64).sum()
+}
+
+#[test]
+fn a_join_after_the_only_path_died_takes_everything_over() {
+    let mut script = Script::server();
+    let (keys, mut first, id) = script.confirmed();
+    let offset = widen(&mut script, &keys, &mut first, id);
+    let out = script.write(id, offset, 50_000);
+    let lost = payload(&first, &out);
+    assert!(lost > 20_000, "{lost}");
+    for _ in 0..100 {
+        script.advance(5);
+        if script.counters().tcp_timeouts > 0 {
+            break;
+        }
+    }
+    assert_eq!((script.counters().tcp_timeouts, script.counters().mptcp_retrans), (1, 0));
+    let mut join = Flow::new(at(P2, 5000), at(A2, PORT));
+    let answer = script.join_syn(&keys, &mut join, false);
+    let ack = Script::join_ack(&keys, join.of(&answer)[0]);
+    let mut out = script.send(&join, &join.seg().opt(&ack));
+    // Not a moment later, and all of it before anything new.
+    let mut again = 0;
+    while payload(&join, &out) > 0 {
+        join.hears(&out);
+        again += payload(&join, &out);
+        out = script.send(&join, &join.seg().dss(keys.ack(offset + again)));
+    }
+    assert_eq!(again, 50_000);
+    assert_eq!(script.info(id).bytes_acked, offset + 50_000);
+    let subflows = script.info(id).subflows;
+    assert!(subflows[0].stale && !subflows[1].stale);
+    assert_eq!(subflows[1].reinjected, lost);
+}
+
+#[test]
+fn what_only_tcp_acknowledged_comes_again_when_its_subflow_fails() {
+    for fail in [false, true] {
+        let mut script = Script::server();
+        let (keys, mut first, id) = script.confirmed();
+        let join = script.join_as(&keys, at(P2, 5000), at(A2, PORT), true);
+        let out = script.write(id, 0, 3_000);
+        first.hears(&out);
+        assert_eq!(payload(&first, &out), 3_000);
+        let out = script.send(&first, &first.seg().dss(keys.ack(0)));
+        assert!(out.is_empty(), "{out:?}");
+        let mut rst = first.seg().flags(TcpFlags::RST | TcpFlags::ACK);
+        if fail {
+            rst = rst.opt(&MptcpOption::Fail { dsn: keys.stack_dsn(0).0 });
+        }
+        let out = script.send(&first, &rst);
+        assert_eq!(payload(&join, &out), 3_000, "{out:?}");
+        script.send(&join, &join.seg().dss(keys.ack(3_000)));
+        assert_eq!(script.info(id).bytes_acked, 3_000);
+    }
+}
+
+#[test]
+fn what_follows_the_dsn_of_an_mp_fail_comes_again() {
+    let mut script = Script::server();
+    let (keys, first, id) = script.confirmed();
+    let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    script.stack.set_backup(id, 1, true);
+    script.out();
+    let out = script.write(id, 0, 1_400);
+    assert_eq!(payload(&first, &out), 1_400);
+    script.stack.set_backup(id, 0, true);
+    script.stack.set_backup(id, 1, false);
+    script.out();
+    let out = script.write(id, 1_400, 1_400);
+    assert_eq!(payload(&join, &out), 1_400);
+    join.hears(&out);
+    // The head is under way on the first subflow; the rest arrived at TCP and was thrown away.
+    script.send(&join, &join.seg().dss(keys.ack(0)));
+    let rst = join.seg().flags(TcpFlags::RST | TcpFlags::ACK);
+    let fail = MptcpOption::Fail { dsn: keys.stack_dsn(1_400).0 };
+    let out = script.send(&join, &rst.opt(&fail));
+    let [again] = first.of(&out)[..] else { panic!("{out:?}") };
+    assert_eq!(again.payload, stream(1_400, 1_400));
+    assert!(same(again.mapping().expect("a mapping").dsn, keys.stack_dsn(1_400)), "{again:?}");
+}
+
+#[test]
+fn a_lost_join_syn_is_no_sidelined_subflow() {
+    let mut script = Script::new(fullmesh);
+    let (_, _, join, ..) = client_joins(&mut script);
+    let out = script.advance(5_000);
+    assert!(join.of(&out).len() >= 2, "{out:?}");
+    let counters = script.counters();
+    assert_eq!((counters.mptcp_retrans, counters.subflow_stale), (0, 0));
 }

@@ -34,6 +34,7 @@ impl<B: PacketBuf> Stack<B> {
         {
             // Any segment after the SYN/ACK is the fourth ACK (RFC 8684 §3.2).
             subflow.stage = Stage::Active;
+            self.subflow_joined(owner, idx);
         }
         let mut seen = Seen::default();
         if !segment.options.is_empty() {
@@ -103,9 +104,13 @@ impl<B: PacketBuf> Stack<B> {
                     self.read_prio(owner, idx, prio.backup, prio.address_id);
                 }
             }
-            MptcpOption::Fail { .. } => {
+            MptcpOption::Fail { dsn } => {
                 self.stats.mp_fail_rx += 1;
                 if segment.has(TcpFlags::RST) {
+                    // RFC 8684 §3.7: the peer threw away what follows `dsn` on this subflow.
+                    if let Some(offset) = connection.local_offset(WireSeq::Full(dsn)) {
+                        connection.reinject_orphans(offset, &self.tcbs);
+                    }
                     return Effect::None;
                 }
                 if connection.multipath {
