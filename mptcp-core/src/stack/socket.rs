@@ -29,8 +29,14 @@ impl<B: PacketBuf> Stack<B> {
         if self.listening.contains_key(&local) {
             return Err(OpenError::AddressInUse);
         }
-        let listener =
-            Listener { local, options: *options, pending: Ready::empty(), queue: VecDeque::new() };
+        let listener = Listener {
+            local,
+            options: *options,
+            pending: Ready::empty(),
+            queue: VecDeque::new(),
+            stale: 0,
+            deferred: 0,
+        };
         let idx = self.listeners.insert(listener).ok_or(OpenError::LimitReached)?;
         self.listening.insert(local, idx);
         self.socket_id(Sock::Listener(idx)).ok_or(OpenError::LimitReached)
@@ -137,15 +143,18 @@ impl<B: PacketBuf> Stack<B> {
     pub fn accept(&mut self, listener: SocketId) -> Option<SocketId> {
         let Some(Sock::Listener(idx)) = self.resolve(listener) else { return None };
         loop {
-            let sock = self.listeners.get_mut(idx)?.queue.pop_front()?;
+            let id = self.listeners.get_mut(idx)?.queue.pop_front()?;
+            let Some(sock) = self.resolve(id) else {
+                let listener = self.listeners.get_mut(idx)?;
+                listener.stale = listener.stale.saturating_sub(1);
+                continue;
+            };
             if let Sock::Request(request) = sock
                 && let Some(request) = self.requests.get_mut(request)
             {
                 request.flags.remove(RequestFlags::OFFERED);
             }
-            if let Some(id) = self.socket_id(sock) {
-                return Some(id);
-            }
+            return Some(id);
         }
     }
 
@@ -154,7 +163,12 @@ impl<B: PacketBuf> Stack<B> {
     pub fn accept_deferred(&mut self, now: Instant, request: SocketId) -> bool {
         let Some(Sock::Request(idx)) = self.resolve(request) else { return false };
         let Some(entry) = self.requests.get_mut(idx) else { return false };
-        entry.flags.remove(RequestFlags::DEFERRED);
+        if entry.flags.contains(RequestFlags::DEFERRED) {
+            entry.flags.remove(RequestFlags::DEFERRED);
+            if let Some(listener) = self.listeners.get_mut(entry.listener) {
+                listener.deferred = listener.deferred.saturating_sub(1);
+            }
+        }
         self.send_syn_ack_at(now, idx);
         true
     }

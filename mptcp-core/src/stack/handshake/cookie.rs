@@ -2,13 +2,16 @@
 
 use super::Level;
 use crate::buf::{PacketBuf, PortId};
-use crate::stack::Stack;
 use crate::stack::options;
+use crate::stack::{MAX_REPLIES, Stack};
 use crate::stats::DropReason;
 use crate::tcp::isn::{decode_ts, encode_ts};
 use crate::tcp::{Agreed, Segment, Stateless, Tuple, mss_for};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::{OptionWriter, TcpFlags, TcpOption};
+
+/// No cookie is good for longer.
+const COOKIE_LIFE: Duration = Duration::from_secs(128);
 
 impl<B: PacketBuf> Stack<B> {
     /// The request queue is full: the SYN/ACK carries everything we need to remember. Only plain
@@ -24,7 +27,12 @@ impl<B: PacketBuf> Stack<B> {
         if deferred {
             return self.stats.drop(DropReason::RequestQueueFull);
         }
+        if self.replies.len() >= MAX_REPLIES || !self.cookie_budget.take(now) {
+            self.stats.stateless_reply_limited += 1;
+            return;
+        }
         self.stats.syncookies_sent += 1;
+        self.last_cookie = Some(now);
         let default = if tuple.remote_addr.is_ipv4() { 536 } else { 1220 };
         let mss = segment.mss.unwrap_or(default);
         let local = tuple.local();
@@ -43,18 +51,20 @@ impl<B: PacketBuf> Stack<B> {
                 options::push_tcp(&mut options, &TcpOption::WindowScale(self.rcv_wscale));
             }
         }
-        self.reply(
-            now,
-            Stateless {
-                tuple: *tuple,
-                port,
-                seq: iss,
-                ack: segment.seq.add(1),
-                flags: TcpFlags::SYN | TcpFlags::ACK,
-                window: self.initial_window() as u16,
-                options,
-            },
-        );
+        self.replies.push_back(Stateless {
+            tuple: *tuple,
+            port,
+            seq: iss,
+            ack: segment.seq.add(1),
+            flags: TcpFlags::SYN | TcpFlags::ACK,
+            window: self.initial_window() as u16,
+            options,
+        });
+    }
+
+    /// A cookie that was sent is still good; without one every guess is refused unseen.
+    pub(super) fn cookie_expected(&self, now: Instant) -> bool {
+        self.last_cookie.is_some_and(|at| now.since(at) <= COOKIE_LIFE)
     }
 
     /// An ACK out of nowhere may answer a cookie. True when it did.
@@ -67,7 +77,7 @@ impl<B: PacketBuf> Stack<B> {
         segment: &Segment,
         payload: B,
     ) -> bool {
-        if self.stats.syncookies_sent == 0 {
+        if !self.cookie_expected(now) {
             return false;
         }
         let (irs, iss) = (segment.seq.sub(1), segment.ack.sub(1));

@@ -59,7 +59,7 @@ impl<B: PacketBuf> Stack<B> {
         {
             return;
         }
-        let cookie = self.stats.syncookies_sent > 0 && segment.has(TcpFlags::ACK);
+        let cookie = self.cookie_expected(now) && segment.has(TcpFlags::ACK);
         self.stats.drop(match listener {
             Some(_) if cookie && !segment.has(TcpFlags::SYN) => DropReason::SynCookie,
             Some(_) => DropReason::ListenerState,
@@ -93,7 +93,8 @@ impl<B: PacketBuf> Stack<B> {
             },
             _ => None,
         };
-        if self.requests.len() == self.requests.capacity() {
+        let undecided = options.deferred && entry.deferred >= self.max_deferred();
+        if undecided || self.requests.len() >= self.requests.capacity() - self.join_reserve() {
             return self.send_cookie(now, tuple, port, segment, options.deferred);
         }
         let wanted = match capable {
@@ -115,6 +116,17 @@ impl<B: PacketBuf> Stack<B> {
         }
         request.flags.set(RequestFlags::DEFERRED, options.deferred);
         self.add_request(now, request);
+    }
+
+    /// Entries that only joins may take: there is no cookie for a join, and its token has shown that
+    /// it belongs to a connection.
+    fn join_reserve(&self) -> u32 {
+        self.requests.capacity() / 8
+    }
+
+    /// Requests an application may leave undecided per listener: they live long.
+    fn max_deferred(&self) -> u32 {
+        (self.requests.capacity() / 2).max(1)
     }
 
     /// What to do about an `MP_CAPABLE` SYN (RFC 8684 §3.1).
@@ -162,12 +174,13 @@ impl<B: PacketBuf> Stack<B> {
     /// Puts a connection or request into a listener's accept queue; false when it is full.
     fn offer(&mut self, listener: u32, sock: Sock) -> bool {
         let backlog = self.config.limits.backlog as usize;
+        let Some(id) = self.socket_id(sock) else { return false };
         let Some(entry) = self.listeners.get_mut(listener) else { return false };
-        if entry.queue.len() >= backlog {
+        if entry.waiting() >= backlog {
             self.stats.listen_overflows += 1;
             return false;
         }
-        entry.queue.push_back(sock);
+        entry.queue.push_back(id);
         entry.pending |= Ready::ACCEPT;
         self.events.push_back(self.numbering.number(Node::Listener(listener)));
         true
@@ -179,7 +192,7 @@ impl<B: PacketBuf> Stack<B> {
 
     fn accept_queue_full(&self, listener: u32) -> bool {
         let backlog = self.config.limits.backlog as usize;
-        self.listeners.get(listener).is_none_or(|l| l.queue.len() >= backlog)
+        self.listeners.get(listener).is_none_or(|l| l.waiting() >= backlog)
     }
 
     /// `limits.connections` counts what an application can hold.

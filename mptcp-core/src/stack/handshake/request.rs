@@ -77,6 +77,9 @@ impl<B: PacketBuf> Stack<B> {
         };
         self.demux.insert(&tuple, Flow::Request(idx));
         if deferred {
+            if let Some(entry) = self.listeners.get_mut(listener) {
+                entry.deferred += 1;
+            }
             if !self.offer(listener, Sock::Request(idx)) {
                 // Nobody would ever decide about it.
                 self.remove_request(idx);
@@ -186,10 +189,26 @@ impl<B: PacketBuf> Stack<B> {
             owner.half_open = owner.half_open.saturating_sub(1);
             self.reap_connection(connection);
         }
-        if request.flags.contains(RequestFlags::OFFERED)
-            && let Some(listener) = self.listeners.get_mut(request.listener)
-        {
-            listener.queue.retain(|sock| *sock != Sock::Request(idx));
+        let Some(listener) = self.listeners.get_mut(request.listener) else { return };
+        if request.flags.contains(RequestFlags::DEFERRED) {
+            listener.deferred = listener.deferred.saturating_sub(1);
+        }
+        if request.flags.contains(RequestFlags::OFFERED) {
+            listener.stale += 1;
+            if listener.stale * 2 > listener.queue.len() {
+                self.sweep_queue(request.listener);
+            }
+        }
+    }
+
+    /// Takes what went away out of an accept queue; half of it did, so each costs little.
+    fn sweep_queue(&mut self, listener: u32) {
+        let Some(entry) = self.listeners.get_mut(listener) else { return };
+        let mut queue = core::mem::take(&mut entry.queue);
+        queue.retain(|id| self.resolve(*id).is_some());
+        if let Some(entry) = self.listeners.get_mut(listener) {
+            entry.queue = queue;
+            entry.stale = 0;
         }
     }
 
