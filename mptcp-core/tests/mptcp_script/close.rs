@@ -580,3 +580,59 @@ fn t136_what_a_reset_subflow_carried_is_sent_again_once_and_in_order() {
     assert_eq!(script.info(id).bytes_acked, next);
     assert_eq!(script.info(id).subflows[0].reinjected, lost);
 }
+
+/// A relay whose inner leg ended in order while the outer one takes no more: what was received is
+/// stuck between them. Answers (script, inner, outer, the outer flow).
+fn ended_with_unread_data() -> (Script, SocketId, SocketId, Flow) {
+    let mut script = Script::server_with(|c| c.tcp.send_buffer_max = 2_000);
+    let (keys, mut flow, inner) = script.confirmed();
+    let with = mptcp_core::stack::Connect {
+        local: A1,
+        local_port: 0,
+        remote: at(P1, 8080),
+        mptcp: false,
+        timeout: None,
+        user_data: 0,
+    };
+    let outer = script.stack.connect(script.now, &with).expect("room");
+    let out = script.out();
+    let mut exit = Flow::new(at(P1, 8080), out[0].src);
+    exit.hears(&out);
+    script.answer(&mut exit, &[]);
+    script.stack.relay(script.now, inner, outer).expect("both are free");
+    // The server ends its direction, then the client does, with data nobody can take.
+    let out = script.send(&exit, &exit.seg().fin());
+    exit.snd_nxt += 1;
+    assert_eq!(our_fin(&keys, &out, 0), 1, "{out:?}");
+    script.send(&flow, &flow.seg().dss(keys.ack(1)));
+    for n in 0..20 {
+        let dss = keys.data(&flow, n * 1_000, 1, &stream(n * 1_000, 1_000));
+        script.send(&flow, &flow.seg().dss(dss).data(&stream(n * 1_000, 1_000)));
+        flow.snd_nxt += 1_000;
+    }
+    script.send(&flow, &flow.seg().dss(Dss { data_ack: keys.ack(1).data_ack, ..keys.fin(20_000) }));
+    let ready = script.ready(inner);
+    assert!(!ready.contains(Ready::CLOSED), "it waits for its data: {ready:?}");
+    assert!(script.received_in_use() > 0);
+    (script, inner, outer, exit)
+}
+
+#[test]
+fn a_leg_that_ended_reports_it_when_the_other_fails() {
+    let (mut script, inner, outer, exit) = ended_with_unread_data();
+    script.send(&exit, &exit.seg().flags(RST));
+    assert!(script.ready(inner).contains(Ready::CLOSED));
+    assert_eq!(script.received_in_use(), 0);
+    assert_eq!(script.stack.error(outer), Some(ConnectionError::Reset));
+    script.stack.release(outer);
+}
+
+#[test]
+fn a_leg_that_ended_reports_it_when_the_other_is_taken_away() {
+    let (mut script, inner, outer, _) = ended_with_unread_data();
+    script.stack.abort(script.now, outer);
+    assert!(script.ready(inner).contains(Ready::CLOSED));
+    // It is a socket of its own again, and what it received can be read.
+    let read = script.read(inner).expect("what was stuck");
+    assert!(!read.is_empty() && read == stream(20_000 - read.len() as u64, read.len()));
+}
