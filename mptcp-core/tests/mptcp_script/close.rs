@@ -157,6 +157,11 @@ fn t90_a_repeated_data_fin_is_acknowledged_in_time_wait() {
     // Its DATA_ACK was lost.
     let out = script.send(&flow, &flow.seg().dss(keys.fin(0)).fin());
     assert!(acked(&keys, &out, 1), "{out:?}");
+    // The DATA_FIN alone, which takes no sequence space, is answered as well; an ACK is not.
+    flow.snd_nxt += 1;
+    let out = script.send(&flow, &flow.seg().dss(keys.fin(0)));
+    assert!(acked(&keys, &out, 1), "{out:?}");
+    assert!(script.send(&flow, &flow.seg().dss(keys.ack(1))).is_empty());
     script.stack.release(id);
     script.forget(id);
 }
