@@ -17,7 +17,7 @@ pub use fallback::FallbackReason;
 pub(crate) use paths::{Endpoint, Join, Paths};
 pub(crate) use receive::{Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
-pub(crate) use subflow::{Carry, Signal, Stage, Subflow};
+pub(crate) use subflow::{Carry, Probe, Signal, Stage, Subflow};
 
 use crate::buf::PacketBuf;
 use crate::config::TcpConfig;
@@ -105,7 +105,7 @@ pub(crate) struct Connection<B> {
     pub(crate) rtx_at: Option<Instant>,
     pub(crate) rtx_shift: u8,
     pub(crate) close_at: Option<Instant>,
-    /// When subflows with a withdrawn address must have answered their probe.
+    /// When the first subflow that is asked for a sign of life must have given it.
     pub(crate) probe_at: Option<Instant>,
     pub(crate) paths: Box<Paths>,
     pub(crate) app: AppState,

@@ -13,6 +13,7 @@ use crate::wire::{
     AddAddr, AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpCapable, MpJoin, MptcpOption,
     OptionWriter, Prio, Version, WireSeq,
 };
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 /// Where a subflow's handshake stands.
@@ -52,6 +53,16 @@ pub(crate) enum Carry<'a> {
     Data(&'a TxMapping),
 }
 
+/// Whether anybody is there: asked with probes until something arrives or patience ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Probe {
+    /// What arrives after this is an answer.
+    pub(crate) since: Instant,
+    /// When the next probe goes out, or the subflow.
+    pub(crate) due: Instant,
+    pub(crate) sent: u8,
+}
+
 /// Signals waiting per subflow; further ones are dropped (and repeated by their timers).
 const MAX_SIGNALS: usize = 8;
 
@@ -84,8 +95,8 @@ pub(crate) struct Subflow {
     infinite_written: bool,
     /// The last third ACK of a first subflow had both keys.
     keys_told: bool,
-    /// A REMOVE_ADDR named its address: it is closed unless the peer answers a probe after this.
-    pub(crate) probed_at: Option<Instant>,
+    /// A REMOVE_ADDR named its address, or its place is wanted: it is closed unless the peer answers.
+    pub(crate) probe: Option<Box<Probe>>,
     pub(crate) reinjected: u64,
     wide: bool,
     checksum: bool,
@@ -111,7 +122,7 @@ impl Subflow {
             signal_written: false,
             infinite_written: false,
             keys_told: false,
-            probed_at: None,
+            probe: None,
             reinjected: 0,
             wide: false,
             checksum: false,

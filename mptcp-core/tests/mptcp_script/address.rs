@@ -274,6 +274,31 @@ fn t121_a_removed_address_that_answers_stays() {
 }
 
 #[test]
+fn t121_every_subflow_has_its_own_time_to_answer_three_probes() {
+    let mut script = Script::server();
+    let (keys, first, id) = script.confirmed();
+    let near = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    // A round trip of 600 ms: seen by the SYN/ACK.
+    let mut far = Flow::new(at(P2, 5001), at(A2, PORT));
+    let out = script.join_syn(&keys, &mut far, false);
+    let ack = Script::join_ack(&keys, far.of(&out)[0]);
+    script.advance(600);
+    script.send(&far, &far.seg().opt(&ack));
+    script.advance(10);
+    let out = script.send(&first, &first.seg().opt(&remove(&[2])));
+    assert_eq!((near.of(&out).len(), far.of(&out).len()), (1, 1), "{out:?}");
+    // The near one is asked again; nobody is given up.
+    let out = script.advance(600);
+    assert!(near.of(&out).len() == 1 && far.of(&out).is_empty(), "{out:?}");
+    script.send(&far, &far.seg().dss(keys.ack(0)));
+    let out = script.advance(10_000);
+    let (rst, again): (Vec<_>, Vec<_>) = near.of(&out).into_iter().partition(|o| o.rst());
+    assert_eq!((rst.len(), again.len()), (1, 1), "{out:?}");
+    assert!(far.of(&out).is_empty(), "{out:?}");
+    assert_eq!(script.info(id).subflows.len(), 2);
+}
+
+#[test]
 fn t123_the_first_address_can_be_removed() {
     let mut script = Script::server();
     let (keys, first, id) = script.confirmed();

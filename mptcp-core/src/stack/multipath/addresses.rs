@@ -3,13 +3,22 @@
 use crate::buf::{PacketBuf, PortId};
 use crate::config::PathManagerKind;
 use crate::mptcp::key::{self};
-use crate::mptcp::{Endpoint, Join, Phase, Signal, Stage, Subflow};
+use crate::mptcp::{Endpoint, Join, Phase, Probe, Signal, Stage, Subflow};
 use crate::stack::demux::Flow;
 use crate::stack::{Stack, env};
 use crate::tcp::{Tcb, Tuple, mss_for};
 use crate::time::{Duration, Instant};
 use crate::wire::{AddAddr, Version, reset_reason};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+
+/// Probes of a subflow that may be dead, each of which may get lost.
+const PROBES: u8 = 3;
+
+/// How long the answer to the `sent + 1`st probe may take.
+fn probe_wait(rto: Duration, sent: u8) -> Duration {
+    (rto * 2).max(Duration::from_millis(500)) * (1 << u32::from(sent))
+}
 
 impl<B: PacketBuf> Stack<B> {
     pub(super) fn read_add_addr(&mut self, owner: u32, idx: u32, add_addr: &AddAddr) {
@@ -60,18 +69,9 @@ impl<B: PacketBuf> Stack<B> {
             let Some(connection) = self.connections.get_mut(owner) else { return };
             connection.paths.on_remove_addr(id);
             for idx in self.subflows_of(owner) {
-                let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
-                let rto = tcb.rtt.rto();
-                let Some(subflow) = &mut tcb.subflow else { continue };
-                if subflow.remote_id != id || subflow.probed_at.is_some() {
-                    continue;
-                }
-                subflow.probed_at = Some(now);
-                tcb.probe_now();
-                self.touch_tcb(idx);
-                if let Some(connection) = self.connections.get_mut(owner) {
-                    let at = now + (rto * 2).max(Duration::from_millis(500));
-                    connection.probe_at = Some(connection.probe_at.map_or(at, |p| p.min(at)));
+                let extension = self.tcbs.get(idx).and_then(|t| t.subflow.as_ref());
+                if extension.is_some_and(|s| s.remote_id == id) {
+                    self.probe_subflow(now, owner, idx);
                 }
             }
             self.touch_connection(owner);
@@ -94,22 +94,52 @@ impl<B: PacketBuf> Stack<B> {
         self.touch_connection(owner);
     }
 
-    /// Subflows whose address was withdrawn and that did not answer the probe.
-    pub(super) fn close_silent_subflows(&mut self, now: Instant, owner: u32) {
-        if let Some(connection) = self.connections.get_mut(owner) {
-            connection.probe_at = None;
+    /// Asks a subflow for a sign of life, unless that is going on already.
+    pub(in crate::stack) fn probe_subflow(&mut self, now: Instant, owner: u32, idx: u32) {
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let due = now + probe_wait(tcb.rtt.rto(), 0);
+        let Some(subflow) = &mut tcb.subflow else { return };
+        if subflow.probe.is_some() {
+            return;
         }
+        subflow.probe = Some(Box::new(Probe { since: now, due, sent: 1 }));
+        tcb.probe_now();
+        self.touch_tcb(idx);
+        if let Some(connection) = self.connections.get_mut(owner) {
+            connection.probe_at = Some(connection.probe_at.map_or(due, |at| at.min(due)));
+        }
+        self.touch_connection(owner);
+    }
+
+    /// Subflows that were asked for a sign of life: asked again, or closed when they stay silent.
+    pub(super) fn close_silent_subflows(&mut self, now: Instant, owner: u32) {
+        let mut next: Option<Instant> = None;
         for idx in self.subflows_of(owner) {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
-            let received = tcb.last_received();
+            let (received, rto) = (tcb.last_received(), tcb.rtt.rto());
             let Some(subflow) = &mut tcb.subflow else { continue };
-            let Some(probed_at) = subflow.probed_at else { continue };
-            if received > probed_at {
-                subflow.probed_at = None;
+            let Some(probe) = &mut subflow.probe else { continue };
+            if received > probe.since {
+                subflow.probe = None;
                 continue;
             }
-            self.stats.rm_subflow += 1;
-            self.reset_subflow(now, owner, idx, reset_reason::UNSPECIFIED, false);
+            if probe.due <= now {
+                if probe.sent >= PROBES {
+                    self.stats.rm_subflow += 1;
+                    self.reset_subflow(now, owner, idx, reset_reason::UNSPECIFIED, false);
+                    continue;
+                }
+                probe.due = now + probe_wait(rto, probe.sent);
+                probe.sent += 1;
+                next = Some(next.map_or(probe.due, |at| at.min(probe.due)));
+                tcb.probe_now();
+                self.touch_tcb(idx);
+            } else {
+                next = Some(next.map_or(probe.due, |at| at.min(probe.due)));
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(owner) {
+            connection.probe_at = next;
         }
     }
 
@@ -206,7 +236,7 @@ impl<B: PacketBuf> Stack<B> {
         let ts_offset = self.isn.timestamp_offset(tuple.local(), tuple.remote());
         let env = env!(self, now);
         let mut tcb = Tcb::connect(&env, tuple, port, iss, ts_offset, local_mss);
-        tcb.subflow = subflow.map(alloc::boxed::Box::new);
+        tcb.subflow = subflow.map(Box::new);
         let plain = tcb.subflow.is_none();
         let Some(idx) = self.tcbs.insert(tcb) else {
             self.stats.limit_refused += 1;
@@ -286,7 +316,7 @@ mod tests {
         let config = StackConfig { addresses, ..StackConfig::default() };
         let now = Instant::from_nanos(1);
         let mut stack =
-            Stack::<HeapBuf>::new(config, now, alloc::boxed::Box::new(HeapPool::new(1, 1500)));
+            Stack::<HeapBuf>::new(config, now, Box::new(HeapPool::new(1, 1500)));
         stack.remove_address(now, addr(2));
         let ids = [1, 2, 3].map(|host| stack.address_id(addr(host)));
         assert_eq!(ids, [Some(1), None, Some(3)]);

@@ -67,7 +67,7 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         if let Some(subflow) = &mut tcb.subflow {
-            subflow.probed_at = None;
+            subflow.probe = None;
             if subflow.stale {
                 subflow.stale = false;
                 self.stats.subflow_recover += 1;
