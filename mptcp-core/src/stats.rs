@@ -160,6 +160,8 @@ counters! {
     add_addr_tx,
     /// `ADD_ADDR` received and ignored (HMAC, limit).
     add_addr_drop,
+    /// Signals (`ADD_ADDR`, its echo, `REMOVE_ADDR`, `MP_PRIO`) for which a subflow had no room.
+    mp_signal_drop,
     /// `ADD_ADDR` echoes received.
     echo_add,
     /// `ADD_ADDR` echoes sent.

@@ -14,7 +14,7 @@ mod send;
 mod subflow;
 
 pub use fallback::FallbackReason;
-pub(crate) use paths::{Endpoint, Join, Paths};
+pub(crate) use paths::{Announced, Endpoint, Join, Paths};
 pub(crate) use receive::{Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
 pub(crate) use subflow::{Carry, Probe, Signal, Stage, Subflow};

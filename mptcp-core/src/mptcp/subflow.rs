@@ -97,6 +97,8 @@ pub(crate) struct Subflow {
     keys_told: bool,
     /// A REMOVE_ADDR named its address, or its place is wanted: it is closed unless the peer answers.
     pub(crate) probe: Option<Box<Probe>>,
+    /// The peer reset it and said that the reason will stay (RFC 8684 §3.6).
+    pub(crate) refused: bool,
     pub(crate) reinjected: u64,
     wide: bool,
     checksum: bool,
@@ -123,6 +125,7 @@ impl Subflow {
             infinite_written: false,
             keys_told: false,
             probe: None,
+            refused: false,
             reinjected: 0,
             wide: false,
             checksum: false,
@@ -153,8 +156,12 @@ impl Subflow {
         self.backup || self.local_backup
     }
 
+    /// Queues a signal unless it waits already; false when there is no room.
     pub(crate) fn signal(&mut self, signal: Signal) -> bool {
-        if self.signals.len() >= MAX_SIGNALS || self.signals.contains(&signal) {
+        if self.signals.contains(&signal) {
+            return true;
+        }
+        if self.signals.len() >= MAX_SIGNALS {
             return false;
         }
         self.signals.push_back(signal);

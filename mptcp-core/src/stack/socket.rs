@@ -666,7 +666,9 @@ impl<B: PacketBuf> Stack<B> {
             let Some(extension) = &mut tcb.subflow else { continue };
             if extension.id == subflow && extension.stage == Stage::Active {
                 extension.local_backup = backup;
-                extension.signal(Signal::Prio { backup });
+                if !extension.signal(Signal::Prio { backup }) {
+                    self.stats.mp_signal_drop += 1;
+                }
                 tcb.ack_now();
                 self.touch_tcb(idx);
                 self.touch_connection(owner);

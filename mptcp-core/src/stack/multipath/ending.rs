@@ -115,6 +115,11 @@ impl<B: PacketBuf> Stack<B> {
         if connection.phase == Phase::Confirmed {
             // What it delivered to TCP and the data level never acknowledged nobody else repeats.
             connection.reinject_orphans(0, &self.tcbs);
+            if let Some(tcb) = self.tcbs.get(idx) {
+                let refused = tcb.subflow.as_ref().is_some_and(|s| s.refused);
+                let (local, remote) = (tcb.tuple.local_addr, tcb.tuple.remote());
+                connection.paths.on_lost(now, local, remote, refused);
+            }
         }
         let left = connection.live_subflows(&self.tcbs);
         let phase = connection.phase;

@@ -91,7 +91,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             MptcpOption::AddAddr(raw) => {
                 if let Some(add_addr) = raw.decode(version) {
-                    self.read_add_addr(owner, idx, &add_addr);
+                    self.read_add_addr(now, owner, idx, &add_addr);
                 }
             }
             MptcpOption::RemoveAddr(ids) => {
@@ -130,7 +130,12 @@ impl<B: PacketBuf> Stack<B> {
                 self.stats.mp_fastclose_rx += 1;
                 return Effect::Fastclose { reset: segment.has(TcpFlags::RST) };
             }
-            MptcpOption::Reset(_) => self.stats.mp_rst_rx += 1,
+            MptcpOption::Reset(reset) => {
+                self.stats.mp_rst_rx += 1;
+                if let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut()) {
+                    subflow.refused = !reset.transient;
+                }
+            }
             _ => {}
         }
         Effect::None
