@@ -190,7 +190,8 @@ fn a_third_ack_nobody_answers_is_given_up() {
     script.answer(&mut join, &[syn_ack_join(&keys, nonce, 0, false)]);
     let out = script.advance(600_000);
     assert!(join.of(&out).last().is_some_and(|o| o.rst()), "{out:?}");
-    assert_eq!(script.info(id).subflows.len(), 1);
+    let subflows = script.info(id).subflows;
+    assert!(subflows.iter().all(|s| s.local != join.local), "{subflows:?}");
 }
 
 #[test]
@@ -521,4 +522,134 @@ fn a_lost_join_syn_is_no_sidelined_subflow() {
     assert!(join.of(&out).len() >= 2, "{out:?}");
     let counters = script.counters();
     assert_eq!((counters.mptcp_retrans, counters.subflow_stale), (0, 0));
+}
+
+/// Segments of ours that ask on `flow` whether anybody is there.
+fn probes(flow: &Flow, out: &[Out]) -> usize {
+    let probe = |o: &&&Out| o.payload.is_empty() && o.seq == flow.rcv_nxt.wrapping_sub(1);
+    flow.of(out).iter().filter(probe).count()
+}
+
+#[test]
+fn at_the_limit_a_join_takes_the_place_of_a_subflow_that_times_out() {
+    let mut script = Script::server_with(|c| c.mptcp.max_subflows = 2);
+    let (keys, mut first, id) = script.confirmed();
+    let dead = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    // Both carry data; nobody answers on the second.
+    let out = script.write(id, 0, 25_000);
+    first.hears(&out);
+    assert!(payload(&first, &out) > 0 && payload(&dead, &out) > 0);
+    for _ in 0..8 {
+        let seg = first.seg().dss(keys.ack(0));
+        let mut out = script.send(&first, &seg);
+        first.hears(&out);
+        out = script.advance(200);
+        first.hears(&out);
+    }
+    let mut join = Flow::new(at(P2, 5001), at(A2, PORT));
+    let out = script.join_syn(&keys, &mut join, false);
+    let ack = Script::join_ack(&keys, join.of(&out)[0]);
+    assert_eq!(script.info(id).subflows.len(), 2, "a SYN proves nothing");
+    let out = script.send(&join, &join.seg().opt(&ack));
+    let rst = dead.of(&out).into_iter().find(|o| o.rst()).expect("it is told");
+    assert_eq!(rst.reset_reason(), Some((reset_reason::UNACCEPTABLE_PERFORMANCE, false)));
+    let ports: Vec<u16> = script.info(id).subflows.iter().map(|s| s.remote.port()).collect();
+    assert_eq!(ports, [40_000, 5001]);
+}
+
+#[test]
+fn at_the_limit_an_address_that_moved_gives_its_place_up() {
+    let mut script = Script::server_with(|c| c.mptcp.max_subflows = 2);
+    let (keys, _, id) = script.confirmed();
+    script.join(&keys, at(P2, 5000), at(A2, PORT));
+    for host in 3..10 {
+        // The same id from ever other addresses: a roaming phone.
+        let peer = core::net::IpAddr::from([10, 2, 0, host]);
+        script.join(&keys, at(peer, 5000), at(A2, PORT));
+        assert_eq!(script.info(id).subflows[1].remote, at(peer, 5000));
+        assert_eq!(script.info(id).subflows.len(), 2);
+    }
+}
+
+#[test]
+fn at_the_limit_silent_subflows_must_show_that_they_live() {
+    let mut script = Script::server_with(|c| c.mptcp.max_subflows = 2);
+    let (keys, first, id) = script.confirmed();
+    let dead = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    let mut join = Flow::new(at(P2, 5001), at(A2, PORT));
+    let syn = |script: &mut Script, join: &mut Flow| {
+        join.snd_nxt = join.isn;
+        script.join_syn(&keys, join, false)
+    };
+    assert_reset(&syn(&mut script, &mut join), reset_reason::PROHIBITED, false);
+    script.advance(11_000);
+    // Not answered; both are asked, and one answers.
+    let out = syn(&mut script, &mut join);
+    assert!(join.of(&out).is_empty(), "{out:?}");
+    assert_eq!((probes(&first, &out), probes(&dead, &out)), (1, 1));
+    script.advance(1);
+    script.send(&first, &first.seg().dss(keys.ack(0)));
+    let out = script.advance(1_000);
+    assert_eq!((probes(&first, &out), probes(&dead, &out)), (0, 1));
+    let out = syn(&mut script, &mut join);
+    assert!(join.of(&out).is_empty(), "{out:?}");
+    let out = script.advance(3_000);
+    assert!(dead.of(&out).iter().any(|o| o.rst()), "{out:?}");
+    // The third copy of the SYN finds room.
+    let out = syn(&mut script, &mut join);
+    let ack = Script::join_ack(&keys, join.of(&out)[0]);
+    script.send(&join, &join.seg().opt(&ack));
+    let ports: Vec<u16> = script.info(id).subflows.iter().map(|s| s.remote.port()).collect();
+    assert_eq!(ports, [40_000, 5001]);
+}
+
+/// The SYN of a join in `out`, as (from, to, our address id).
+fn join_syn_of(out: &[Out]) -> Option<(Flow, u8)> {
+    out.iter().find_map(|o| match o.join() {
+        Some(MpJoin::Syn { address_id, .. }) => {
+            let mut flow = Flow::new(o.dst, o.src);
+            flow.hears(core::slice::from_ref(o));
+            Some((flow, address_id))
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn t105_a_client_joins_again_when_its_last_subflow_was_reset() {
+    let mut script = Script::new(|c| {
+        fullmesh(c);
+        c.addresses.truncate(1);
+    });
+    let (keys, mut first, id) = script.connected();
+    script.send(&first, &first.seg().dss(keys.ack(0)));
+    let out = script.write(id, 0, 3_000);
+    first.hears(&out);
+    script.send(&first, &first.seg().flags(TcpFlags::RST | TcpFlags::ACK));
+    assert!(script.info(id).subflows.is_empty());
+    let out = script.advance(1_010);
+    let (mut join, address_id) = join_syn_of(&out).expect("a join");
+    assert_eq!((join.local.ip(), join.peer, address_id), (A1, at(P1, PORT), 0));
+    let syn = out.iter().find_map(Out::join);
+    let Some(MpJoin::Syn { nonce, .. }) = syn else { panic!("{out:?}") };
+    script.answer(&mut join, &[syn_ack_join(&keys, nonce, 0, false)]);
+    let out = script.send(&join, &join.seg().dss(keys.ack(0)));
+    assert_eq!(payload(&join, &out), 3_000, "{out:?}");
+    script.advance(100_000);
+    assert!(!script.ready(id).contains(Ready::CLOSED), "it lives");
+}
+
+#[test]
+fn a_refused_join_is_not_made_again_soon() {
+    for (transient, wait) in [(true, 1_000), (false, 60_000)] {
+        let mut script = Script::new(fullmesh);
+        let (_, _, join, ..) = client_joins(&mut script);
+        let reset =
+            mptcp_core::wire::MpTcpRst { transient, reason: reset_reason::PROHIBITED, reserved: 0 };
+        let rst = join.seg().seq(0).flags(TcpFlags::RST | TcpFlags::ACK);
+        let out = script.send(&join, &rst.opt(&MptcpOption::Reset(reset)));
+        assert!(out.is_empty(), "{out:?}");
+        assert!(join_syn_of(&script.advance(wait - 1)).is_none());
+        assert!(join_syn_of(&script.advance(5)).is_some());
+    }
 }

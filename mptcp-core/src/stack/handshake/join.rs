@@ -4,13 +4,24 @@ use crate::buf::{PacketBuf, PortId};
 use crate::mptcp::key::{self, ReceivedHmac};
 use crate::mptcp::{Phase, Stage, Subflow};
 use crate::stack::demux::Flow;
+use crate::stack::multipath::is_dead;
 use crate::stack::options::{self, Handshake};
 use crate::stack::{Stack, env};
 use crate::stats::DropReason;
 use crate::tcp::request::{Request, RequestFlags, Wanted};
 use crate::tcp::{Segment, Tcb, Tuple};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::{MpJoin, OptionWriter, reset_reason};
+
+/// A subflow that was not heard of for so long must show that it lives when its place is wanted.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// The peer says that this address of its is elsewhere now.
+fn is_moved<B: PacketBuf>(tcb: &Tcb<B>, join: &Tuple, address_id: u8) -> bool {
+    tcb.subflow.as_ref().is_some_and(|s| s.remote_id == address_id)
+        && tcb.tuple.local_addr == join.local_addr
+        && tcb.tuple.remote_addr != join.remote_addr
+}
 
 impl<B: PacketBuf> Stack<B> {
     pub(super) fn endpoint_backup(&self, addr: core::net::IpAddr) -> bool {
@@ -40,13 +51,18 @@ impl<B: PacketBuf> Stack<B> {
             );
         };
         let max_half_open = self.config.mptcp.max_half_open_joins;
-        let max_subflows = usize::from(self.config.mptcp.max_subflows);
+        let room = self.join_room(connection_idx, tuple, join.address_id);
         let Some(connection) = self.connections.get(connection_idx) else { return };
+        let first = connection.first.local_addr;
         let refusal = if connection.phase == Phase::Unconfirmed {
             Some((reset_reason::PROHIBITED, true))
         } else if connection.phase != Phase::Confirmed || connection.finished() {
             Some((reset_reason::MPTCP_SPECIFIC, false))
-        } else if connection.subflows.len() + usize::from(connection.half_open) >= max_subflows {
+        } else if !room {
+            if self.probe_silent_subflows(now, connection_idx) {
+                // The SYN comes again: by then it is known who is still there.
+                return self.stats.drop(DropReason::JoinRefused);
+            }
             Some((reset_reason::PROHIBITED, false))
         } else if connection.half_open >= max_half_open
             || self.requests.len() == self.requests.capacity()
@@ -63,7 +79,6 @@ impl<B: PacketBuf> Stack<B> {
         if join.backup {
             self.stats.mp_join_syn_backup_rx += 1;
         }
-        let first = connection.first.local_addr;
         let local_id = if tuple.local_addr == first {
             0
         } else {
@@ -82,6 +97,41 @@ impl<B: PacketBuf> Stack<B> {
             connection.half_open += 1;
         }
         self.add_request(now, request);
+    }
+
+    /// Within the limit of subflows, those not counted whose place this join may take.
+    fn join_room(&self, owner: u32, tuple: &Tuple, address_id: u8) -> bool {
+        let Some(connection) = self.connections.get(owner) else { return false };
+        let tcbs = connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx));
+        let kept = tcbs.filter(|tcb| !is_dead(tcb) && !is_moved(tcb, tuple, address_id)).count();
+        kept + usize::from(connection.half_open) < usize::from(self.config.mptcp.max_subflows)
+    }
+
+    /// At the limit, subflows that were silent for long are asked for a sign of life; true when any
+    /// is.
+    fn probe_silent_subflows(&mut self, now: Instant, owner: u32) -> bool {
+        let mut any = false;
+        for idx in self.subflows_of(owner) {
+            let silent = |t: &Tcb<B>| now.since(t.last_received()) >= SILENCE;
+            if self.tcbs.get(idx).is_some_and(silent) {
+                any = true;
+                self.probe_subflow(now, owner, idx);
+            }
+        }
+        any
+    }
+
+    /// Makes room for a join that was found good; false when there is none.
+    fn clear_place_for(&mut self, now: Instant, owner: u32, tuple: &Tuple, address_id: u8) -> bool {
+        let max = usize::from(self.config.mptcp.max_subflows);
+        let Some(connection) = self.connections.get(owner) else { return false };
+        if connection.subflows.len() < max {
+            return true;
+        }
+        let moved = |tcb: &Tcb<B>| is_moved(tcb, tuple, address_id);
+        let Some(idx) = self.dead_subflow(owner, moved) else { return false };
+        self.reset_subflow(now, owner, idx, reset_reason::UNACCEPTABLE_PERFORMANCE, false);
+        true
     }
 
     fn refuse_join(
@@ -139,6 +189,12 @@ impl<B: PacketBuf> Stack<B> {
             self.stats.drop(DropReason::JoinHmac);
             let reason = reset_reason::MPTCP_SPECIFIC;
             return self.refuse_join(now, &request.tuple, request.port, segment, reason, false);
+        }
+        if !self.clear_place_for(now, owner, &request.tuple, remote_id) {
+            self.stats.mp_join_rejected += 1;
+            self.stats.drop(DropReason::JoinRefused);
+            let reason = reset_reason::LACK_OF_RESOURCES;
+            return self.refuse_join(now, &request.tuple, request.port, segment, reason, true);
         }
         let agreed = self.agreed(now, request);
         let env = env!(self, now);
