@@ -175,6 +175,9 @@ pub struct Stack<B: PacketBuf> {
     tx: IndexList,
     events: IndexList,
     replies: VecDeque<Stateless>,
+    /// RSTs of connections of ours: at most as many as there can be control blocks, since nothing
+    /// repeats them.
+    resets: VecDeque<Stateless>,
     reply_budget: ReplyBudget,
     /// SYN cookies have their own: a flood of SYNs must not silence RSTs and challenges.
     cookie_budget: ReplyBudget,
@@ -248,6 +251,7 @@ impl<B: PacketBuf> Stack<B> {
             wheel: TimerWheel::with_capacity(numbering.capacity(), now),
             tx: IndexList::with_capacity(numbering.capacity()),
             events: IndexList::with_capacity(numbering.capacity()),
+            resets: VecDeque::new(),
             replies: VecDeque::with_capacity(MAX_REPLIES),
             reply_budget: ReplyBudget::new(limits.stateless_replies_per_s, now),
             cookie_budget: ReplyBudget::new(limits.stateless_replies_per_s, now),
@@ -290,7 +294,7 @@ impl<B: PacketBuf> Stack<B> {
     /// True when nothing waits to be sent.
     #[must_use]
     pub fn transmit_idle(&self) -> bool {
-        self.tx.is_empty() && self.replies.is_empty()
+        self.tx.is_empty() && self.replies.is_empty() && self.resets.is_empty()
     }
 
     fn local_address(&self, addr: IpAddr) -> Option<&LocalAddress> {

@@ -641,3 +641,40 @@ fn a_leg_that_ended_reports_it_when_the_other_is_taken_away() {
     let read = script.read(inner).expect("what was stuck");
     assert!(!read.is_empty() && read == stream(20_000 - read.len() as u64, read.len()));
 }
+
+#[test]
+fn thousands_of_aborts_at_once_are_all_told() {
+    const COUNT: u16 = 3_000;
+    let mut script = Script::server_with(|c| {
+        c.limits.tcbs = 4_000;
+        c.limits.connections = 4_000;
+    });
+    let mut ids = Vec::new();
+    for port in 0..COUNT {
+        let (flow, answer) = script.half_open(10_000 + port, CapableFlags::HMAC);
+        let Some(CapableForm::Key(stack)) = answer.capable().map(|c| c.form) else { panic!() };
+        let form = CapableForm::Keys { sender: PEER_KEY, receiver: stack };
+        script.send(&flow, &flow.seg().opt(&capable(CapableFlags::HMAC, form)));
+        ids.push(script.accept().expect("established"));
+    }
+    for id in ids {
+        script.stack.abort(script.now, id);
+        script.forget(id);
+    }
+    let out = script.out();
+    let told = out.iter().filter(|o| o.rst() && o.fastclose() == Some(PEER_KEY)).count();
+    assert_eq!((told, script.stack.occupancy().tcbs), (usize::from(COUNT), 0));
+    assert!(script.stack.transmit_idle());
+}
+
+#[test]
+fn closing_before_the_syn_ack_ends_it_at_once() {
+    let mut script = Script::new(|_| {});
+    let (mut flow, id, _) = script.connect();
+    script.stack.close(script.now, id);
+    script.forget(id);
+    assert!(script.out().is_empty());
+    assert_eq!(script.stack.occupancy(), mptcp_core::stack::Occupancy::default());
+    let out = script.answer(&mut flow, &[]);
+    assert!(out.len() == 1 && out[0].rst(), "{out:?}");
+}

@@ -205,8 +205,8 @@ impl<B: PacketBuf> Stack<B> {
             options,
         };
         // Not an answer to anything a stranger sent: outside the rate limit.
-        if self.replies.len() < crate::stack::MAX_REPLIES {
-            self.replies.push_back(reply);
+        if self.resets.len() < self.config.limits.tcbs as usize {
+            self.resets.push_back(reply);
         } else {
             self.stats.stateless_reply_limited += 1;
         }
