@@ -364,6 +364,17 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     // Writing.
+    /// An MPTCP connection before the SYN/ACK: nobody is there to end it in order (RFC 9293
+    /// §3.10.4, SYN-SENT).
+    fn is_connecting(&self, sock: Sock) -> bool {
+        match sock {
+            Sock::Mptcp(idx) => {
+                self.connections.get(idx).is_some_and(|c| c.phase == Phase::Connecting)
+            }
+            _ => false,
+        }
+    }
+
 
     /// Octets the send buffer takes now: it follows the congestion window up to the configured
     /// limit.
@@ -507,7 +518,7 @@ impl<B: PacketBuf> Stack<B> {
         if self.is_closed(sock) {
             return self.release(id);
         }
-        if unread {
+        if unread || self.is_connecting(sock) {
             return self.abort(now, id);
         }
         self.shutdown_sock(now, sock);
