@@ -84,6 +84,8 @@ counters! {
     listen_overflows,
     /// SYNs refused by the connection limit.
     limit_refused,
+    /// Connections and joins refused because no free port was found.
+    ports_exhausted,
     /// RSTs and ACKs without state withheld by the rate limit.
     stateless_reply_limited,
     /// Packets not sent because no buffer could be had; they are sent later.

@@ -183,7 +183,6 @@ pub struct Stack<B: PacketBuf> {
     cookie_budget: ReplyBudget,
     last_cookie: Option<Instant>,
     pool: Box<dyn BufPool<B> + Send>,
-    next_port: u16,
     /// Plain sockets among the control blocks.
     plain_count: u32,
 }
@@ -231,8 +230,8 @@ impl<B: PacketBuf> Stack<B> {
         rng.fill(&mut secret);
         let cookies = SynCookies::new(secret);
         let flows = (limits.tcbs + limits.half_open + limits.time_wait) as usize;
-        let demux = Demux::new(&mut rng, flows, limits.connections as usize);
-        let next_port = rng.below(28_000) as u16;
+        let tokens = (limits.connections + limits.half_open) as usize;
+        let demux = Demux::new(&mut rng, flows, tokens);
         Self {
             rcv_wscale: crate::tcp::scale_for(config.tcp.recv_buffer_max),
             stats: Counters::default(),
@@ -257,7 +256,6 @@ impl<B: PacketBuf> Stack<B> {
             cookie_budget: ReplyBudget::new(limits.stateless_replies_per_s, now),
             last_cookie: None,
             pool,
-            next_port,
             plain_count: 0,
             rng,
             config,

@@ -18,6 +18,8 @@ use core::net::{IpAddr, SocketAddr};
 /// Ephemeral ports (RFC 6335 §6, the larger range that servers use).
 const FIRST_PORT: u16 = 32_768;
 const PORTS: u16 = 28_232;
+/// Ports looked at per connection: with 99 in 100 taken, one of 150 attempts fails.
+const PORT_TRIES: u32 = 500;
 
 impl<B: PacketBuf> Stack<B> {
     /// Listens on `local`, whose address must be one of the stack's or unspecified.
@@ -56,7 +58,8 @@ impl<B: PacketBuf> Stack<B> {
             return Err(OpenError::LimitReached);
         }
         let port = if with.local_port == 0 {
-            self.free_port(with.local, with.remote).ok_or(OpenError::PortsExhausted)?
+            let port = self.free_port(with.local, with.remote);
+            port.ok_or(OpenError::PortsExhausted)?
         } else {
             with.local_port
         };
@@ -127,16 +130,20 @@ impl<B: PacketBuf> Stack<B> {
 
     /// An ephemeral port towards `remote` (RFC 6056 §3.3.4, random start and increment).
     pub(super) fn free_port(&mut self, local: IpAddr, remote: SocketAddr) -> Option<u16> {
-        let step = 1 + self.rng.below(7) as u16;
-        self.next_port = (self.next_port + step) % PORTS;
-        (0..PORTS).map(|n| FIRST_PORT + (self.next_port + n) % PORTS).find(|&port| {
-            self.tuple_free(&Tuple {
+        for _ in 0..PORT_TRIES {
+            let port = FIRST_PORT + self.rng.below(u32::from(PORTS)) as u16;
+            let tuple = Tuple {
                 local_addr: local,
                 remote_addr: remote.ip(),
                 local_port: port,
                 remote_port: remote.port(),
-            })
-        })
+            };
+            if self.tuple_free(&tuple) {
+                return Some(port);
+            }
+        }
+        self.stats.ports_exhausted += 1;
+        None
     }
 
     /// The next connection of a listener (or, when it defers, the next request).
