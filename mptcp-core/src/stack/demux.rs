@@ -2,7 +2,8 @@
 //! every object of a stack into one space for timers and readiness lists.
 //!
 //! The 4-tuples and tokens are chosen by peers, so both tables hash with a secret key; both are
-//! reserved at start-up and never grow (D7).
+//! reserved at start-up and never grow (D7): with twice the room they need, what removals leave
+//! behind is swept in place.
 
 use crate::rng::{KeyedHash, Rng};
 use crate::tcp::Tuple;
@@ -51,8 +52,8 @@ impl Demux {
     pub(crate) fn new(rng: &mut Rng, flows: usize, tokens: usize) -> Self {
         Self {
             keyed: KeyedHash::new(rng),
-            flows: HashTable::with_capacity(flows),
-            tokens: HashTable::with_capacity(tokens),
+            flows: HashTable::with_capacity(2 * flows),
+            tokens: HashTable::with_capacity(2 * tokens),
         }
     }
 
