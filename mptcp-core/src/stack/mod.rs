@@ -36,7 +36,7 @@ use crate::wire::Version;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use core::net::{IpAddr, SocketAddr};
-use demux::{Demux, Flow, Node, Numbering};
+use demux::{Demux, Flow, Node, Numbering, TokenOwner};
 use relay::Relay;
 
 /// Stateless answers waiting for the transmit queue; further ones are dropped and counted.
@@ -250,8 +250,8 @@ impl<B: PacketBuf> Stack<B> {
             wheel: TimerWheel::with_capacity(numbering.capacity(), now),
             tx: IndexList::with_capacity(numbering.capacity()),
             events: IndexList::with_capacity(numbering.capacity()),
-            resets: VecDeque::new(),
             replies: VecDeque::with_capacity(MAX_REPLIES),
+            resets: VecDeque::new(),
             reply_budget: ReplyBudget::new(limits.stateless_replies_per_s, now),
             cookie_budget: ReplyBudget::new(limits.stateless_replies_per_s, now),
             last_cookie: None,
@@ -528,7 +528,7 @@ impl<B: PacketBuf> Stack<B> {
         {
             return;
         }
-        self.demux.remove_token(connection.local_token, idx);
+        self.demux.remove_token(connection.local_token, TokenOwner::Connection(idx));
         let number = self.numbering.number(Node::Connection(idx));
         self.wheel.cancel(number);
         self.tx.remove(number);

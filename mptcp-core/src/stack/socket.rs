@@ -1,13 +1,13 @@
 //! The application's side: opening, accepting, reading, writing, closing, and reports.
 
-use super::demux::Node;
+use super::demux::{Node, TokenOwner};
 use super::{
     Connect, ConnectionInfo, Listen, Listener, Ready, Sock, SocketId, Stack, SubflowInfo, env,
 };
 use crate::buf::{PacketBuf, PortId};
 use crate::error::{ConnectionError, OpenError, RecvError, SendError};
 use crate::mptcp::key::KeyPair;
-use crate::mptcp::{Connection, Negotiated, Paths, Phase, Signal, Stage, Subflow};
+use crate::mptcp::{Connection, FallbackReason, Negotiated, Paths, Phase, Signal, Stage, Subflow};
 use crate::tcp::request::{RequestFlags, Wanted};
 use crate::tcp::{State, Stateless, Tcb, Tuple};
 use crate::time::Instant;
@@ -75,12 +75,15 @@ impl<B: PacketBuf> Stack<B> {
         let mptcp = with.mptcp && self.config.mptcp.versions.contains(&Version::V1);
         let key = if mptcp { self.draw_key(Version::V1) } else { None };
         let sock = match key {
-            Some(key) => self.open_mptcp(now, tuple, key)?,
+            Some((key, _)) => self.open_mptcp(now, tuple, key)?,
             None => Sock::Plain(self.open_tcb(now, tuple, None).ok_or(OpenError::LimitReached)?),
         };
         self.stats.active_opens += 1;
+        let fallback = (mptcp && key.is_none()).then_some(FallbackReason::NoToken);
+        self.stats.fallback += u64::from(fallback.is_some());
         if let Some(app) = self.app(sock) {
             app.user_data = with.user_data;
+            app.fallback = fallback;
         }
         let tcb_idx = match sock {
             Sock::Mptcp(idx) => self.subflows_of(idx).first().copied(),
@@ -120,7 +123,7 @@ impl<B: PacketBuf> Stack<B> {
         if let Some(tcb) = self.tcbs.get_mut(tcb_idx) {
             tcb.port = PortId::ROUTED;
         }
-        self.demux.insert_token(token, owner);
+        self.demux.insert_token(token, TokenOwner::Connection(owner));
         if let Some(connection) = self.connections.get_mut(owner) {
             connection.subflows.push(tcb_idx);
         }
@@ -128,7 +131,9 @@ impl<B: PacketBuf> Stack<B> {
         Ok(Sock::Mptcp(owner))
     }
 
-    /// An ephemeral port towards `remote` (RFC 6056 §3.3.4, random start and increment).
+    /// An ephemeral port towards `remote` (RFC 6056 §3.3.2: random, and random again). Where most
+    /// ports are taken, as TIME-WAIT does to one destination, a look costs no more than anywhere
+    /// else; to find nothing then says little more than that it is crowded.
     pub(super) fn free_port(&mut self, local: IpAddr, remote: SocketAddr) -> Option<u16> {
         for _ in 0..PORT_TRIES {
             let port = FIRST_PORT + self.rng.below(u32::from(PORTS)) as u16;
@@ -359,6 +364,17 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
+    /// An MPTCP connection before the SYN/ACK: nobody is there to end it in order (RFC 9293
+    /// §3.10.4, SYN-SENT).
+    fn is_connecting(&self, sock: Sock) -> bool {
+        match sock {
+            Sock::Mptcp(idx) => {
+                self.connections.get(idx).is_some_and(|c| c.phase == Phase::Connecting)
+            }
+            _ => false,
+        }
+    }
+
     /// A connection the application may read and write itself.
     fn connected(&self, id: SocketId) -> Option<Sock> {
         let sock = self.resolve(id)?;
@@ -371,17 +387,6 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     // Writing.
-    /// An MPTCP connection before the SYN/ACK: nobody is there to end it in order (RFC 9293
-    /// §3.10.4, SYN-SENT).
-    fn is_connecting(&self, sock: Sock) -> bool {
-        match sock {
-            Sock::Mptcp(idx) => {
-                self.connections.get(idx).is_some_and(|c| c.phase == Phase::Connecting)
-            }
-            _ => false,
-        }
-    }
-
 
     /// Octets the send buffer takes now: it follows the congestion window up to the configured
     /// limit.

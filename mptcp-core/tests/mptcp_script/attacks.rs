@@ -361,6 +361,7 @@ fn half_open_mptcp_syns_are_bounded_and_cost_nothing_later() {
     flow.snd_nxt = flow.isn + 1;
     script.send(&flow, &flow.seg().data(b"hello"));
     let id = script.accept().expect("established by cookie");
+    assert_eq!(script.fallback(id), Some(mptcp_core::mptcp::FallbackReason::SynCookie));
     assert_eq!(script.read(id).expect("data"), b"hello");
     script.advance(300_000);
     assert_eq!(script.stack.occupancy().requests, 0);

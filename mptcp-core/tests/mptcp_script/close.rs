@@ -4,7 +4,7 @@
 use crate::harness::*;
 use mptcp_core::error::{ConnectionError, RecvError, SendError};
 use mptcp_core::stack::{Ready, SocketId};
-use mptcp_core::wire::{CapableFlags, Dss, MptcpOption, TcpFlags, WireSeq};
+use mptcp_core::wire::{CapableFlags, CapableForm, Dss, MptcpOption, TcpFlags, WireSeq};
 
 fn acked(keys: &Keys, out: &[Out], offset: u64) -> bool {
     let ack = out.iter().rev().find_map(Out::data_ack);

@@ -2,6 +2,7 @@
 
 use super::Level;
 use crate::buf::{PacketBuf, PortId};
+use crate::mptcp::FallbackReason;
 use crate::stack::options;
 use crate::stack::{MAX_REPLIES, Stack};
 use crate::stats::DropReason;
@@ -111,7 +112,9 @@ impl<B: PacketBuf> Stack<B> {
             rtt: None,
             syn_ack_lost: false,
         };
-        let level = Level::Plain(None);
+        // A SYN that the cookie did not remember may have offered MPTCP.
+        let mptcp = self.listeners.get(listener).is_some_and(|l| l.options.mptcp);
+        let level = Level::Plain(mptcp.then_some(FallbackReason::SynCookie));
         self.establish(now, tuple, port, listener, &agreed, level, segment, payload);
         true
     }

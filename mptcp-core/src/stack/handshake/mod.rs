@@ -8,7 +8,7 @@ mod cookie;
 mod join;
 mod request;
 
-use super::demux::{Flow, Node};
+use super::demux::{Flow, Node, TokenOwner};
 use super::options::{self, Handshake};
 use super::{Ready, Sock, Stack, env};
 use crate::buf::{PacketBuf, PortId};
@@ -23,8 +23,11 @@ use crate::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, TcpFlags, Versio
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use join::JoinSyn;
 
-/// Keys drawn at most in search of a free token in our bucket.
+/// Keys drawn at most in search of a free token, per bucket that a shard's token names: with n
+/// buckets only one in n tokens is ours.
 const KEY_TRIES: u32 = 64;
+/// More bits than shards need are not made up for: each doubles the hashes a SYN costs.
+const MAX_BUCKET_BITS: u32 = 10;
 
 impl<B: PacketBuf> Stack<B> {
     pub(super) fn find_listener(&self, local: SocketAddr) -> Option<u32> {
@@ -85,30 +88,33 @@ impl<B: PacketBuf> Stack<B> {
         let options = entry.options;
         let capable = match handshake {
             Handshake::Capable(capable) if options.mptcp => match self.usable_capable(&capable) {
-                Capable::Use(version) => Some((version, capable)),
-                Capable::Ignore => None,
+                Capable::Use(version) => Ok((version, capable)),
+                Capable::Ignore(reason) => Err(Some(reason)),
                 Capable::Silence => {
                     return self.stats.drop(DropReason::MpCapableExtensibility);
                 }
             },
-            _ => None,
+            Handshake::Contradictory if options.mptcp => {
+                Err(Some(FallbackReason::ContradictoryOptions))
+            }
+            _ => Err(None),
         };
         let undecided = options.deferred && entry.deferred >= self.max_deferred();
         if undecided || self.requests.len() >= self.requests.capacity() - self.join_reserve() {
             return self.send_cookie(now, tuple, port, segment, options.deferred);
         }
         let wanted = match capable {
-            Some((version, _)) => {
+            Ok((version, _)) => {
                 self.stats.mp_capable_syn_rx += 1;
                 match self.draw_key(version) {
-                    Some(local_key) => Wanted::Capable { version, local_key },
-                    None => Wanted::Plain,
+                    Some((local_key, token)) => Wanted::Capable { version, local_key, token },
+                    None => Wanted::Plain(Some(FallbackReason::NoToken)),
                 }
             }
-            None => Wanted::Plain,
+            Err(reason) => Wanted::Plain(reason),
         };
         let mut request = self.request(now, tuple, port, segment, listener, wanted);
-        if let Some((_, capable)) = capable {
+        if let Ok((_, capable)) = capable {
             let asked = capable.flags.contains(CapableFlags::CHECKSUM);
             let ask = self.config.mptcp.checksum == ChecksumPolicy::Require;
             request.flags.set(RequestFlags::CHECKSUM, asked || ask);
@@ -135,36 +141,39 @@ impl<B: PacketBuf> Stack<B> {
         let version = match (capable.version, capable.form) {
             (1.., CapableForm::Syn) => Version::V1,
             (0, CapableForm::Key(_)) => Version::V0,
-            _ => return Capable::Ignore,
+            _ => return Capable::Ignore(FallbackReason::CapableVersion),
         };
         if !self.config.mptcp.versions.contains(&version) {
-            return Capable::Ignore;
+            return Capable::Ignore(FallbackReason::CapableVersion);
         }
         if capable.flags.contains(CapableFlags::EXTENSIBILITY) {
             return match version {
                 Version::V0 => Capable::Silence,
-                Version::V1 => Capable::Ignore,
+                Version::V1 => Capable::Ignore(FallbackReason::CapableExtensibility),
             };
         }
         let checksum = capable.flags.contains(CapableFlags::CHECKSUM);
-        let refused = checksum && self.config.mptcp.checksum == ChecksumPolicy::Refuse;
-        if refused || !capable.flags.contains(CapableFlags::HMAC) {
-            return Capable::Ignore;
+        if checksum && self.config.mptcp.checksum == ChecksumPolicy::Refuse {
+            return Capable::Ignore(FallbackReason::ChecksumRefused);
+        }
+        if !capable.flags.contains(CapableFlags::HMAC) {
+            return Capable::Ignore(FallbackReason::CapableAlgorithm);
         }
         Capable::Use(version)
     }
 
-    /// A key whose token is free and belongs to this shard; `None` after too many tries.
-    pub(super) fn draw_key(&mut self, version: Version) -> Option<u64> {
-        for _ in 0..KEY_TRIES {
+    /// A key with its token, which is free and belongs to this shard; `None` after too many tries.
+    pub(super) fn draw_key(&mut self, version: Version) -> Option<(u64, u32)> {
+        let buckets = 1 << self.config.token_mask.count_ones().min(MAX_BUCKET_BITS);
+        for _ in 0..KEY_TRIES * buckets {
             let key = self.rng.next_u64();
             let token = key::token(version, key);
             let free = key != 0
                 && token != 0
                 && token & self.config.token_mask == self.config.token_value
-                && self.demux.connection_of(token).is_none();
+                && self.demux.token_free(token);
             if free {
-                return Some(key);
+                return Some((key, token));
             }
         }
         self.stats.mp_fallback_token_init += 1;
@@ -222,6 +231,7 @@ impl<B: PacketBuf> Stack<B> {
         tcb.app.user_data = user_data;
         let connection = match level {
             Level::Plain(fallback) => {
+                self.stats.fallback += u64::from(fallback.is_some());
                 tcb.app.fallback = fallback;
                 None
             }
@@ -258,7 +268,7 @@ impl<B: PacketBuf> Stack<B> {
                 if let Some(connection) = self.connections.get_mut(idx) {
                     connection.subflows.push(tcb_idx);
                 }
-                self.demux.insert_token(token, idx);
+                self.demux.insert_token(token, TokenOwner::Connection(idx));
                 self.stats.mp_curr_estab += 1;
                 Sock::Mptcp(idx)
             }
@@ -272,7 +282,7 @@ impl<B: PacketBuf> Stack<B> {
 enum Capable {
     Use(Version),
     /// As if the option was not there.
-    Ignore,
+    Ignore(FallbackReason),
     /// No answer at all (RFC 6824 §3.1, B bit).
     Silence,
 }

@@ -7,7 +7,7 @@ use crate::config::ChecksumPolicy;
 use crate::mptcp::key::KeyPair;
 use crate::mptcp::{FallbackReason, Negotiated};
 use crate::seq::SeqNum;
-use crate::stack::demux::{Flow, Node};
+use crate::stack::demux::{Flow, Node, TokenOwner};
 use crate::stack::options::{self, Handshake};
 use crate::stack::{Sock, Stack};
 use crate::stats::DropReason;
@@ -76,6 +76,10 @@ impl<B: PacketBuf> Stack<B> {
             return self.stats.drop(DropReason::RequestQueueFull);
         };
         self.demux.insert(&tuple, Flow::Request(idx));
+        if let Some(token) = request.token() {
+            // Nobody else may draw it while the handshake lasts.
+            self.demux.insert_token(token, TokenOwner::Request(idx));
+        }
         if deferred {
             if let Some(entry) = self.listeners.get_mut(listener) {
                 entry.deferred += 1;
@@ -130,8 +134,8 @@ impl<B: PacketBuf> Stack<B> {
             options::push_tcp(&mut options, &TcpOption::WindowScale(self.rcv_wscale));
         }
         match request.wanted {
-            Wanted::Plain => {}
-            Wanted::Capable { version, local_key } => {
+            Wanted::Plain(_) => {}
+            Wanted::Capable { version, local_key, .. } => {
                 let checksum = request.flags.contains(RequestFlags::ASK_CHECKSUM);
                 options::push_capable_syn_ack(&mut options, version, local_key, checksum);
             }
@@ -183,6 +187,9 @@ impl<B: PacketBuf> Stack<B> {
         self.wheel.cancel(number);
         self.tx.remove(number);
         self.demux.remove(&request.tuple, Flow::Request(idx));
+        if let Some(token) = request.token() {
+            self.demux.remove_token(token, TokenOwner::Request(idx));
+        }
         if let Wanted::Join { connection, .. } = request.wanted
             && let Some(owner) = self.connections.get_mut(connection)
         {
@@ -305,7 +312,10 @@ impl<B: PacketBuf> Stack<B> {
         if let Some(request) = self.requests.get_mut(idx) {
             request.flags.insert(RequestFlags::REPEATED);
             if matches!(request.wanted, Wanted::Capable { .. }) && !capable {
-                request.wanted = Wanted::Plain;
+                if let Some(token) = request.token() {
+                    self.demux.remove_token(token, TokenOwner::Request(idx));
+                }
+                request.wanted = Wanted::Plain(Some(FallbackReason::SynRepeatedWithoutCapable));
             }
         }
         self.want_transmit(Node::Request(idx));
@@ -322,9 +332,16 @@ impl<B: PacketBuf> Stack<B> {
         if let Wanted::Join { .. } = request.wanted {
             return self.complete_join(now, idx, request, segment, payload);
         }
+        let full = self.accept_queue_full(request.listener)
+            || self.tcbs.len() == self.tcbs.capacity()
+            || self.sockets_full();
+        if full {
+            // The request stays: the peer will repeat its ACK when there is room.
+            return self.stats.drop(DropReason::AcceptQueueFull);
+        }
         let agreed = self.agreed(now, request);
         let level = match request.wanted {
-            Wanted::Capable { version, local_key } => {
+            Wanted::Capable { version, local_key, .. } => {
                 match self.third_ack(request, version, local_key, segment) {
                     Some(level) => level,
                     None => {
@@ -336,15 +353,9 @@ impl<B: PacketBuf> Stack<B> {
                     }
                 }
             }
-            _ => Level::Plain(None),
+            Wanted::Plain(reason) => Level::Plain(reason),
+            Wanted::Join { .. } => return,
         };
-        let full = self.accept_queue_full(request.listener)
-            || self.tcbs.len() == self.tcbs.capacity()
-            || self.sockets_full();
-        if full {
-            // The request stays: the peer will repeat its ACK when there is room.
-            return self.stats.drop(DropReason::AcceptQueueFull);
-        }
         self.remove_request(idx);
         self.establish(
             now,
@@ -397,7 +408,6 @@ impl<B: PacketBuf> Stack<B> {
             }
         }
         self.stats.mp_capable_fallback_ack += 1;
-        self.stats.fallback += 1;
         Some(Level::Plain(Some(FallbackReason::AckWithoutCapable)))
     }
 }
