@@ -151,7 +151,8 @@ impl<B: PacketBuf> Stack<B> {
                 room: tcb.can_send() && !holds,
                 backup,
                 stale,
-                srtt: tcb.rtt.srtt().unwrap_or_default(),
+                // Without a sample nobody knows how far it is: the initial timeout, not next door.
+                srtt: tcb.rtt.srtt().unwrap_or_else(|| tcb.rtt.rto()),
             });
             if let Some(slot) = candidates.get_mut(count) {
                 *slot = idx;

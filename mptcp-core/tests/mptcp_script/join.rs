@@ -653,3 +653,51 @@ fn a_refused_join_is_not_made_again_soon() {
         assert!(join_syn_of(&script.advance(5)).is_some());
     }
 }
+
+#[test]
+fn a_refused_connect_does_not_count_as_a_connection() {
+    let mut script = Script::server_with(|c| {
+        c.limits.tcbs = 4;
+        c.limits.connections = 4;
+    });
+    // One connection holds every control block.
+    let (keys, _, id) = script.confirmed();
+    for port in 5000..5003 {
+        script.join(&keys, at(P2, port), at(A2, PORT));
+    }
+    let with = Connect {
+        local: A1,
+        local_port: 0,
+        remote: at(P1, 9),
+        mptcp: false,
+        timeout: None,
+        user_data: 0,
+    };
+    for _ in 0..10 {
+        assert_eq!(script.stack.connect(script.now, &with), Err(OpenError::LimitReached));
+    }
+    script.stack.abort(script.now, id);
+    script.forget(id);
+    let open: Vec<_> = (0..4).map(|_| script.stack.connect(script.now, &with)).collect();
+    for id in open {
+        script.stack.abort(script.now, id.expect("its four blocks are free again"));
+    }
+}
+
+#[test]
+fn a_subflow_whose_round_trip_is_unknown_is_not_the_nearest() {
+    let mut script = Script::server();
+    let (keys, mut first, id) = script.confirmed();
+    let out = script.write(id, 0, 100);
+    first.hears(&out);
+    script.advance(50);
+    script.send(&first, &first.seg().dss(keys.ack(100)));
+    // The SYN/ACK went out twice: which one was answered nobody knows (Karn).
+    let mut join = Flow::new(at(P2, 5000), at(A2, PORT));
+    script.join_syn(&keys, &mut join, false);
+    let out = script.join_syn(&keys, &mut join, false);
+    let ack = Script::join_ack(&keys, join.of(&out)[0]);
+    script.send(&join, &join.seg().opt(&ack));
+    let out = script.write(id, 100, 1_000);
+    assert_eq!((payload(&first, &out), payload(&join, &out)), (1_000, 0), "{out:?}");
+}
