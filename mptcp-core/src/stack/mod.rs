@@ -183,6 +183,8 @@ pub struct Stack<B: PacketBuf> {
     cookie_budget: ReplyBudget,
     last_cookie: Option<Instant>,
     pool: Box<dyn BufPool<B> + Send>,
+    /// Where the last ephemeral port was, among them all.
+    next_port: u32,
     /// Plain sockets among the control blocks.
     plain_count: u32,
 }
@@ -230,6 +232,7 @@ impl<B: PacketBuf> Stack<B> {
         rng.fill(&mut secret);
         let cookies = SynCookies::new(secret);
         let flows = (limits.tcbs + limits.half_open + limits.time_wait) as usize;
+        let next_port = rng.below(28_000);
         let tokens = (limits.connections + limits.half_open) as usize;
         let demux = Demux::new(&mut rng, flows, tokens);
         Self {
@@ -256,6 +259,7 @@ impl<B: PacketBuf> Stack<B> {
             cookie_budget: ReplyBudget::new(limits.stateless_replies_per_s, now),
             last_cookie: None,
             pool,
+            next_port,
             plain_count: 0,
             rng,
             config,

@@ -17,7 +17,9 @@ use core::net::{IpAddr, SocketAddr};
 
 /// Ephemeral ports (RFC 6335 §6, the larger range that servers use).
 const FIRST_PORT: u16 = 32_768;
-const PORTS: u16 = 28_232;
+const PORTS: u32 = 28_232;
+/// Ports looked at near the last one.
+const PORT_STEPS: u32 = 32;
 /// Ports looked at per connection: with 99 in 100 taken, one of 150 attempts fails.
 const PORT_TRIES: u32 = 500;
 
@@ -131,12 +133,14 @@ impl<B: PacketBuf> Stack<B> {
         Ok(Sock::Mptcp(owner))
     }
 
-    /// An ephemeral port towards `remote` (RFC 6056 §3.3.2: random, and random again). Where most
-    /// ports are taken, as TIME-WAIT does to one destination, a look costs no more than anywhere
-    /// else; to find nothing then says little more than that it is crowded.
+    /// An ephemeral port towards `remote`: by random steps, so that none comes again soon (RFC 6056
+    /// §3.3.5). Where TIME-WAIT holds most ports of a destination it is found by chance, or not at
+    /// all: a look must not cost more the longer it is in vain.
     pub(super) fn free_port(&mut self, local: IpAddr, remote: SocketAddr) -> Option<u16> {
-        for _ in 0..PORT_TRIES {
-            let port = FIRST_PORT + self.rng.below(u32::from(PORTS)) as u16;
+        for n in 0..PORT_TRIES {
+            let step = if n < PORT_STEPS { 1 + self.rng.below(7) } else { self.rng.below(PORTS) };
+            self.next_port = (self.next_port + step) % PORTS;
+            let port = FIRST_PORT + self.next_port as u16;
             let tuple = Tuple {
                 local_addr: local,
                 remote_addr: remote.ip(),
