@@ -3,9 +3,9 @@
 
 use crate::harness::*;
 use mptcp_core::config::{PathManagerKind, StackConfig};
-use mptcp_core::error::RecvError;
+use mptcp_core::error::{OpenError, RecvError};
 use mptcp_core::mptcp::key::KeyPair;
-use mptcp_core::stack::{Ready, SocketId};
+use mptcp_core::stack::{Connect, Ready, SocketId};
 use mptcp_core::stats::DropReason;
 use mptcp_core::wire::{MpJoin, MptcpOption, TcpFlags, Version, reset_reason};
 

@@ -35,33 +35,6 @@ fn stateless_replies_are_limited() {
 }
 
 #[test]
-fn a_refused_connect_does_not_count_as_a_connection() {
-    let mut s = Script::new(|config| {
-        config.limits.tcbs = 2;
-        config.limits.connections = 4;
-    });
-    let with = mptcp_core::stack::Connect {
-        local: core::net::IpAddr::from([10, 0, 0, 1]),
-        local_port: 0,
-        remote: "10.0.0.2:4000".parse().unwrap(),
-        mptcp: false,
-        timeout: None,
-        user_data: 0,
-    };
-    let open: Vec<_> = (0..2).map(|_| s.stack.connect(s.now, &with).unwrap()).collect();
-    for _ in 0..10 {
-        assert_eq!(s.stack.connect(s.now, &with), Err(OpenError::LimitReached));
-    }
-    for id in open {
-        s.stack.abort(s.now, id);
-    }
-    for _ in 0..2 {
-        let id = s.stack.connect(s.now, &with).expect("both blocks are free again");
-        s.stack.set_user_data(id, 1);
-    }
-}
-
-#[test]
 fn a_crowded_destination_costs_a_bounded_search_for_a_port() {
     let mut s = Script::new(|config| config.limits.connections = 30_000);
     let with = mptcp_core::stack::Connect {
