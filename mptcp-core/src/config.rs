@@ -227,6 +227,13 @@ pub enum ConfigError {
     MaxSubflows(u8),
     /// At most 254 addresses can have an id; so many were configured.
     Addresses(usize),
+    /// `token_value` has bits that `token_mask` has not: no token would be ours.
+    TokenBits {
+        /// The value.
+        value: u32,
+        /// The mask.
+        mask: u32,
+    },
 }
 
 impl core::fmt::Display for ConfigError {
@@ -235,6 +242,9 @@ impl core::fmt::Display for ConfigError {
             Self::VersionZero => f.write_str("MPTCP version 0 is not implemented yet: use [1]"),
             Self::MaxSubflows(n) => write!(f, "max_subflows is {n}, allowed are 1 to 32"),
             Self::Addresses(n) => write!(f, "{n} addresses, at most 254 can be told apart"),
+            Self::TokenBits { value, mask } => {
+                write!(f, "token_value {value:#x} has bits outside of token_mask {mask:#x}")
+            }
         }
     }
 }
@@ -256,6 +266,9 @@ impl StackConfig {
         if self.addresses.len() > 254 {
             return Err(ConfigError::Addresses(self.addresses.len()));
         }
+        if self.token_value & !self.token_mask != 0 {
+            return Err(ConfigError::TokenBits { value: self.token_value, mask: self.token_mask });
+        }
         Ok(())
     }
 }
@@ -270,6 +283,9 @@ mod tests {
         assert_eq!(config.validate(), Ok(()));
         config.mptcp.max_subflows = 33;
         assert_eq!(config.validate(), Err(ConfigError::MaxSubflows(33)));
+        config.mptcp.max_subflows = 8;
+        (config.token_mask, config.token_value) = (3, 4);
+        assert_eq!(config.validate(), Err(ConfigError::TokenBits { value: 4, mask: 3 }));
         config.mptcp.versions = alloc::vec![Version::V0, Version::V1];
         let error = config.validate().unwrap_err();
         assert!(alloc::format!("{error}").contains("version 0"));

@@ -84,6 +84,8 @@ counters! {
     listen_overflows,
     /// SYNs refused by the connection limit.
     limit_refused,
+    /// Connections and joins refused because no free port was found.
+    ports_exhausted,
     /// RSTs and ACKs without state withheld by the rate limit.
     stateless_reply_limited,
     /// Packets not sent because no buffer could be had; they are sent later.
@@ -162,6 +164,8 @@ counters! {
     add_addr_tx,
     /// `ADD_ADDR` received and ignored (HMAC, limit).
     add_addr_drop,
+    /// Signals (`ADD_ADDR`, its echo, `REMOVE_ADDR`, `MP_PRIO`) for which a subflow had no room.
+    mp_signal_drop,
     /// `ADD_ADDR` echoes received.
     echo_add,
     /// `ADD_ADDR` echoes sent.

@@ -4,21 +4,22 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Names of the tests below a directory: functions behind a `#[test]`, not what helps them.
-fn functions(dir: &Path, into: &mut BTreeSet<String>) {
+/// Names of the functions below `dir` that are tests: `#[test]` or a proptest block's, with nothing
+/// but attributes and comments before the name.
+fn tests(dir: &Path, into: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(dir).expect("the sources are there") {
         let path = entry.expect("readable").path();
         if path.is_dir() {
-            functions(&path, into);
+            tests(&path, into);
         } else if path.extension().is_some_and(|e| e == "rs") {
             let text = std::fs::read_to_string(&path).expect("UTF-8");
-            let mut test = false;
+            let mut marked = false;
             for line in text.lines().map(str::trim_start) {
-                test |= line == "#[test]";
                 if let Some(name) = line.strip_prefix("fn ").and_then(|l| l.split('(').next()) {
-                    into.extend(test.then(|| name.to_owned()));
-                    test = false;
+                    into.extend(marked.then(|| name.to_owned()));
                 }
+                marked = line == "#[test]"
+                    || marked && (line.starts_with("#[") || line.starts_with("//"));
             }
         }
     }
@@ -34,7 +35,7 @@ fn every_row_names_a_test_that_exists() {
         return;
     }
     let mut known = BTreeSet::new();
-    functions(&root.join("tests"), &mut known);
+    tests(&root.join("tests"), &mut known);
     let text = std::fs::read_to_string(doc).expect("UTF-8");
     let mut rows = 0;
     for row in text.lines().filter(|l| l.starts_with("| T")) {

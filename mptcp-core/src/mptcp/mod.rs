@@ -14,10 +14,10 @@ mod send;
 mod subflow;
 
 pub use fallback::FallbackReason;
-pub(crate) use paths::{Endpoint, Join, Paths};
+pub(crate) use paths::{Announced, Endpoint, Join, Paths};
 pub(crate) use receive::{Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
-pub(crate) use subflow::{Carry, INFINITE_LEN, Signal, Stage, Subflow};
+pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Signal, Stage, Subflow};
 
 use crate::buf::PacketBuf;
 use crate::config::TcpConfig;
@@ -121,7 +121,7 @@ pub(crate) struct Connection<B> {
     pub(crate) rtx_at: Option<Instant>,
     pub(crate) rtx_shift: u8,
     pub(crate) close_at: Option<Instant>,
-    /// When subflows with a withdrawn address must have answered their probe.
+    /// When the first subflow that is asked for a sign of life must have given it.
     pub(crate) probe_at: Option<Instant>,
     /// When data that waits for its mapping has waited long enough to doubt that options pass.
     pub(crate) unmapped_at: Option<Instant>,

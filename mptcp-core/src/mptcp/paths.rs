@@ -1,9 +1,10 @@
 //! The path manager's state of one connection: which addresses either end told the other, which
-//! joins are still to be made, and the retransmission of `ADD_ADDR` until its echo (RFC 8684 §3.4).
+//! pairs of them an initiator runs subflows over, and the retransmission of `ADD_ADDR` until its
+//! echo (RFC 8684 §3.4).
 //!
 //! Fullmesh: an initiator joins from every endpoint of its own to every address it knows of the
-//! peer; a responder announces its other endpoints and waits. Nothing here acts by itself: the
-//! stack asks for the next action.
+//! peer, and again when such a subflow is lost; a responder announces its other endpoints and waits.
+//! Nothing here acts by itself: the stack asks for the next action.
 
 use crate::config::PathManagerKind;
 use crate::time::{Duration, Instant};
@@ -15,6 +16,13 @@ use core::net::{IpAddr, SocketAddr};
 const MAX_REMOTE_ADDRESSES: usize = 8;
 /// Transmissions of one `ADD_ADDR`, the first included.
 const ANNOUNCE_TRIES: u8 = 4;
+/// A lost subflow is opened again after this, doubling with every attempt that came to nothing.
+const RETRY: Duration = Duration::from_secs(1);
+const MAX_RETRY_SHIFT: u8 = 6;
+/// The same when the peer said that the reason will stay (RFC 8684 §3.6, T = 0).
+const REFUSED_RETRY: Duration = Duration::from_secs(60);
+/// A subflow that lived this long was no failed attempt.
+const LASTING: Duration = Duration::from_secs(60);
 
 /// A join to be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,12 +49,46 @@ struct Announcement {
     next: Instant,
 }
 
+/// Where the subflow between two addresses stands.
+#[derive(Clone, Copy, Debug)]
+enum PairState {
+    /// To be opened as soon as there is room for it.
+    Due,
+    /// Opened, by the connection itself when there is no time.
+    Open {
+        since: Option<Instant>,
+    },
+    Waiting {
+        until: Instant,
+        refused: bool,
+    },
+}
+
+/// Two addresses between which there is, or should be, a subflow of ours.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    join: Join,
+    state: PairState,
+    /// Attempts in a row that came to nothing.
+    fails: u8,
+}
+
+/// What became of an address that the peer announced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Announced {
+    Taken,
+    /// It was known; what was lost to it is tried again.
+    Known,
+    /// Too many, not an address to connect to, or its id names another.
+    Refused,
+}
+
 /// Path management of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Paths {
     /// The peer's addresses beyond its initial one.
     remotes: Vec<(u8, SocketAddr)>,
-    joins: VecDeque<Join>,
+    pairs: Vec<Pair>,
     announce: VecDeque<Endpoint>,
     announcing: Option<Announcement>,
     /// The peer set the C flag: no joins to its initial address.
@@ -68,6 +110,10 @@ impl Paths {
         if kind == PathManagerKind::Server {
             return;
         }
+        if client && !self.deny_initial {
+            let join = Join { local: used, local_id: 0, backup: false, remote, remote_id: 0 };
+            self.pairs.push(Pair { join, state: PairState::Open { since: None }, fails: 0 });
+        }
         for endpoint in endpoints {
             if endpoint.addr == used {
                 continue;
@@ -80,6 +126,7 @@ impl Paths {
         }
     }
 
+    /// Adds a pair unless there is one.
     fn plan(&mut self, endpoint: Endpoint, remote: SocketAddr, remote_id: u8) {
         let join = Join {
             local: endpoint.addr,
@@ -88,40 +135,75 @@ impl Paths {
             remote,
             remote_id,
         };
-        if !self.joins.contains(&join) {
-            self.joins.push_back(join);
+        if self.pair(join.local, remote).is_none() {
+            self.pairs.push(Pair { join, state: PairState::Due, fails: 0 });
         }
     }
 
-    /// The peer announced an address (its HMAC was good). True when it is new and was taken.
+    fn pair(&mut self, local: IpAddr, remote: SocketAddr) -> Option<&mut Pair> {
+        self.pairs.iter_mut().find(|p| p.join.local == local && p.join.remote == remote)
+    }
+
+    /// The peer announced an address (its HMAC was good).
     pub(crate) fn on_add_addr(
         &mut self,
+        now: Instant,
         id: u8,
         remote: SocketAddr,
         join_from: impl Iterator<Item = Endpoint>,
-    ) -> bool {
+    ) -> Announced {
+        if self.stopped {
+            return Announced::Refused;
+        }
+        if self.remotes.contains(&(id, remote)) {
+            self.hasten(now, remote);
+            return Announced::Known;
+        }
         // An id keeps its address until it is removed; only the port may differ.
-        let known = |(known, addr): &(u8, SocketAddr)| {
-            *known == id && (addr.ip() != remote.ip() || *addr == remote)
-        };
-        if self.stopped
-            || !joinable(remote)
-            || self.remotes.iter().any(known)
-            || self.remotes.len() >= MAX_REMOTE_ADDRESSES
-        {
-            return false;
+        let moved = self.remotes.iter().any(|(known, a)| *known == id && a.ip() != remote.ip());
+        if moved || !joinable(remote) || self.remotes.len() >= MAX_REMOTE_ADDRESSES {
+            return Announced::Refused;
         }
         self.remotes.push((id, remote));
         for endpoint in join_from.filter(|e| e.addr.is_ipv4() == remote.is_ipv4()) {
             self.plan(endpoint, remote, id);
         }
-        true
+        Announced::Taken
+    }
+
+    /// The peer repeats that it is there: what was lost need not wait long, unless it was refused.
+    fn hasten(&mut self, now: Instant, remote: SocketAddr) {
+        for pair in self.pairs.iter_mut().filter(|p| p.join.remote == remote) {
+            if let PairState::Waiting { until, refused: false } = &mut pair.state {
+                *until = (*until).min(now + RETRY);
+            }
+        }
+    }
+
+    /// A subflow between these addresses is gone, or could not be opened; `refused` when the peer
+    /// said that asking again soon is no use.
+    pub(crate) fn on_lost(
+        &mut self,
+        now: Instant,
+        local: IpAddr,
+        remote: SocketAddr,
+        refused: bool,
+    ) {
+        let Some(pair) = self.pair(local, remote) else { return };
+        let PairState::Open { since } = pair.state else { return };
+        if since.is_none_or(|since| now.since(since) >= LASTING) {
+            pair.fails = 0;
+        }
+        let wait = RETRY * (1 << u32::from(pair.fails.min(MAX_RETRY_SHIFT)));
+        let wait = if refused { wait.max(REFUSED_RETRY) } else { wait };
+        pair.fails = pair.fails.saturating_add(1);
+        pair.state = PairState::Waiting { until: now + wait, refused };
     }
 
     /// The peer withdrew an address.
     pub(crate) fn on_remove_addr(&mut self, id: u8) {
         self.remotes.retain(|(known, _)| *known != id);
-        self.joins.retain(|join| join.remote_id != id);
+        self.pairs.retain(|pair| pair.join.remote_id != id);
     }
 
     /// The peer echoed an announcement of ours.
@@ -132,49 +214,73 @@ impl Paths {
     }
 
     /// One of our addresses is gone.
-    pub(crate) fn forget_endpoint(&mut self, id: u8) {
-        self.joins.retain(|join| join.local_id != id);
+    pub(crate) fn forget_endpoint(&mut self, id: u8, addr: IpAddr) {
+        self.pairs.retain(|pair| pair.join.local != addr);
         self.announce.retain(|endpoint| endpoint.id != id);
         if self.announcing.is_some_and(|a| a.endpoint.id == id) {
             self.announcing = None;
         }
     }
 
-    /// The next join to make.
-    pub(crate) fn next_join(&mut self) -> Option<Join> {
-        self.joins.pop_front()
+    /// Pairs whose wait is over become due; true when any is, whether or not there is room for it.
+    pub(crate) fn join_due(&mut self, now: Instant) -> bool {
+        let mut due = false;
+        for pair in &mut self.pairs {
+            if let PairState::Waiting { until, .. } = pair.state
+                && until <= now
+            {
+                pair.state = PairState::Due;
+            }
+            due |= matches!(pair.state, PairState::Due);
+        }
+        due
     }
 
-    /// An address to announce now: the next one, or the current one again while its echo is due.
+    /// The next join to make.
+    pub(crate) fn next_join(&mut self, now: Instant) -> Option<Join> {
+        let pair = self.pairs.iter_mut().find(|p| matches!(p.state, PairState::Due))?;
+        pair.state = PairState::Open { since: Some(now) };
+        Some(pair.join)
+    }
+
+    /// An address to announce now, and how often it was before: the next one, or the current one
+    /// again while its echo is due.
     pub(crate) fn next_announcement(
         &mut self,
         now: Instant,
         timeout: Duration,
-    ) -> Option<Endpoint> {
+    ) -> Option<(Endpoint, u8)> {
         if let Some(current) = &mut self.announcing {
             if now < current.next {
                 return None;
             }
             if current.tries < ANNOUNCE_TRIES {
-                current.next = now + timeout * (1 << u32::from(current.tries));
+                let before = current.tries;
+                current.next = now + timeout * (1 << u32::from(before));
                 current.tries += 1;
-                return Some(current.endpoint);
+                return Some((current.endpoint, before));
             }
             self.announcing = None;
         }
         let endpoint = self.announce.pop_front()?;
         self.announcing = Some(Announcement { endpoint, tries: 1, next: now + timeout });
-        Some(endpoint)
+        Some((endpoint, 0))
     }
 
+    /// When an echo or a lost pair was waited for long enough. What is due already waits for room,
+    /// not for time.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        self.announcing.map(|a| a.next)
+        let waiting = self.pairs.iter().filter_map(|pair| match pair.state {
+            PairState::Waiting { until, .. } => Some(until),
+            PairState::Due | PairState::Open { .. } => None,
+        });
+        waiting.chain(self.announcing.map(|a| a.next)).min()
     }
 
     /// No further joins or announcements.
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
-        self.joins.clear();
+        self.pairs.clear();
         self.announce.clear();
         self.announcing = None;
     }
@@ -196,6 +302,8 @@ mod tests {
     use super::*;
     use core::net::Ipv4Addr;
 
+    const NOW: Instant = Instant::from_millis(1);
+
     fn endpoint(id: u8) -> Endpoint {
         Endpoint { id, addr: IpAddr::V4(Ipv4Addr::new(10, 0, 0, id)), backup: false }
     }
@@ -209,20 +317,20 @@ mod tests {
         let mut client = Paths::default();
         let mine = [endpoint(1), endpoint(2), endpoint(3)];
         client.start(PathManagerKind::Fullmesh, true, mine.into_iter(), mine[0].addr, remote(1));
-        assert_eq!(client.next_join().unwrap().local_id, 2);
-        assert_eq!(client.next_join().unwrap().local_id, 3);
-        assert_eq!(client.next_join(), None);
-        assert!(client.on_add_addr(7, remote(9), mine.into_iter()));
-        assert!(!client.on_add_addr(7, remote(9), mine.into_iter()));
-        assert_eq!(core::iter::from_fn(|| client.next_join()).count(), 3);
+        assert_eq!(client.next_join(NOW).unwrap().local_id, 2);
+        assert_eq!(client.next_join(NOW).unwrap().local_id, 3);
+        assert_eq!(client.next_join(NOW), None);
+        let mut add = || client.on_add_addr(NOW, 7, remote(9), mine.into_iter());
+        assert_eq!((add(), add()), (Announced::Taken, Announced::Known));
+        assert_eq!(core::iter::from_fn(|| client.next_join(NOW)).count(), 3);
 
         let mut server = Paths::default();
         server.start(PathManagerKind::Fullmesh, false, mine.into_iter(), mine[0].addr, remote(1));
         let (now, timeout) = (Instant::from_millis(1), Duration::from_secs(1));
-        assert_eq!(server.next_announcement(now, timeout), Some(mine[1]));
+        assert_eq!(server.next_announcement(now, timeout), Some((mine[1], 0)));
         assert_eq!(server.next_announcement(now, timeout), None);
         server.on_echo(2);
-        assert_eq!(server.next_announcement(now, timeout), Some(mine[2]));
+        assert_eq!(server.next_announcement(now, timeout), Some((mine[2], 0)));
     }
 
     #[test]
@@ -245,9 +353,66 @@ mod tests {
     fn what_a_peer_announces_is_bounded() {
         let mut paths = Paths::default();
         for id in 0..=255 {
-            paths.on_add_addr(id, remote(id), [endpoint(1)].into_iter());
+            paths.on_add_addr(NOW, id, remote(id), [endpoint(1)].into_iter());
         }
         assert!(paths.remotes.len() <= MAX_REMOTE_ADDRESSES);
-        assert!(core::iter::from_fn(|| paths.next_join()).count() <= MAX_REMOTE_ADDRESSES);
+        assert!(core::iter::from_fn(|| paths.next_join(NOW)).count() <= MAX_REMOTE_ADDRESSES);
+    }
+
+    #[test]
+    fn a_lost_pair_is_tried_again_ever_more_slowly() {
+        let mut paths = Paths::default();
+        let mine = [endpoint(1), endpoint(2)];
+        paths.start(PathManagerKind::Fullmesh, true, mine.into_iter(), mine[0].addr, remote(1));
+        let mut now = NOW;
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            assert!(paths.join_due(now));
+            let join = paths.next_join(now).expect("the pair is due");
+            assert_eq!((join.local_id, paths.next_timeout()), (2, None));
+            paths.on_lost(now, join.local, join.remote, false);
+            assert!(!paths.join_due(now));
+            let next = paths.next_timeout().expect("it comes again");
+            waits.push(next.since(now).as_secs());
+            now = next;
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        // One that lasted begins anew, the first subflow as well.
+        assert!(paths.join_due(now));
+        paths.next_join(now);
+        now = now + LASTING;
+        for local in [mine[1].addr, mine[0].addr] {
+            paths.on_lost(now, local, remote(1), false);
+            assert_eq!(paths.next_timeout(), Some(now + RETRY));
+        }
+        let ids = [(); 2].map(|()| {
+            assert!(paths.join_due(now + RETRY));
+            paths.next_join(now + RETRY).map(|join| join.local_id)
+        });
+        assert_eq!(ids, [Some(0), Some(2)]);
+    }
+
+    #[test]
+    fn a_refusal_for_good_is_respected_and_a_refresh_hastens_the_rest() {
+        for refused in [false, true] {
+            let mut paths = Paths::default();
+            let add = |paths: &mut Paths, now| {
+                paths.on_add_addr(now, 3, remote(9), [endpoint(1)].into_iter())
+            };
+            assert_eq!(add(&mut paths, NOW), Announced::Taken);
+            let join = paths.next_join(NOW).expect("a pair");
+            let lost = NOW + LASTING / 2;
+            paths.pairs[0].fails = 5;
+            paths.on_lost(lost, join.local, join.remote, refused);
+            let wait = if refused { REFUSED_RETRY } else { RETRY * 32 };
+            assert_eq!(paths.next_timeout(), Some(lost + wait));
+            assert_eq!(add(&mut paths, lost), Announced::Known);
+            let wait = if refused { REFUSED_RETRY } else { RETRY };
+            assert_eq!(paths.next_timeout(), Some(lost + wait));
+            // Withdrawn: never again.
+            paths.on_remove_addr(3);
+            assert_eq!(paths.next_timeout(), None);
+            assert!(!paths.join_due(lost + REFUSED_RETRY));
+        }
     }
 }

@@ -7,6 +7,7 @@ use crate::seq::DataSeq;
 use crate::tcp::{Tcb, TxMapping, gather};
 use crate::time::{Duration, Instant};
 use crate::util::range_set::RangeSet;
+use crate::util::slab::Slab;
 use crate::wire::{WireSeq, checksum};
 use alloc::boxed::Box;
 
@@ -246,6 +247,22 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn answered(&mut self, window: u32) {
         self.unanswered = 0;
         self.max_window = self.max_window.max(window);
+    }
+
+    /// Puts back what follows `from` up to what a subflow still carries: TCP acknowledged it on one
+    /// that is gone, but no `DATA_ACK` did.
+    pub(crate) fn reinject_orphans(&mut self, from: u64, tcbs: &Slab<Tcb<B>>) {
+        let from = from.max(self.data_snd_una);
+        let mut end = self.data_snd_nxt;
+        for tcb in self.subflows.iter().filter_map(|&idx| tcbs.get(idx)) {
+            for mapping in tcb.queue.iter().filter_map(|segment| segment.mapping) {
+                let start = mapping.dsn.since(self.local_dsn(0));
+                if start + u64::from(mapping.len) > from {
+                    end = end.min(start);
+                }
+            }
+        }
+        self.reinject_range(from, end);
     }
 
     /// The window stays shut: probe again later.

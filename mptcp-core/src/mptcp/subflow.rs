@@ -13,6 +13,7 @@ use crate::wire::{
     AddAddr, AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpCapable, MpJoin, MptcpOption,
     OptionWriter, Prio, Version, WireSeq,
 };
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 /// Where a subflow's handshake stands.
@@ -65,6 +66,15 @@ pub(crate) enum Carry<'a> {
 
 /// An infinite mapping: a 4-octet DSN, no `DATA_ACK`, room for a checksum.
 pub(crate) const INFINITE_LEN: u32 = 16;
+/// Whether anybody is there: asked with probes until something arrives or patience ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Probe {
+    /// What arrives after this is an answer.
+    pub(crate) since: Instant,
+    /// When the next probe goes out, or the subflow.
+    pub(crate) due: Instant,
+    pub(crate) sent: u8,
+}
 
 /// Signals waiting per subflow; further ones are dropped (and repeated by their timers).
 const MAX_SIGNALS: usize = 8;
@@ -102,8 +112,10 @@ pub(crate) struct Subflow {
     dss_missed: bool,
     /// The last third ACK of a first subflow had both keys.
     keys_told: bool,
-    /// A REMOVE_ADDR named its address: it is closed unless the peer answers a probe after this.
-    pub(crate) probed_at: Option<Instant>,
+    /// A REMOVE_ADDR named its address, or its place is wanted: it is closed unless the peer answers.
+    pub(crate) probe: Option<Box<Probe>>,
+    /// The peer reset it and said that the reason will stay (RFC 8684 §3.6).
+    pub(crate) refused: bool,
     pub(crate) reinjected: u64,
     wide: bool,
     checksum: bool,
@@ -131,7 +143,8 @@ impl Subflow {
             infinite_written: false,
             dss_missed: false,
             keys_told: false,
-            probed_at: None,
+            probe: None,
+            refused: false,
             reinjected: 0,
             wide: false,
             checksum: false,
@@ -164,8 +177,12 @@ impl Subflow {
         self.backup || self.local_backup
     }
 
+    /// Queues a signal unless it waits already; false when there is no room.
     pub(crate) fn signal(&mut self, signal: Signal) -> bool {
-        if self.signals.len() >= MAX_SIGNALS || self.signals.contains(&signal) {
+        if self.signals.contains(&signal) {
+            return true;
+        }
+        if self.signals.len() >= MAX_SIGNALS {
             return false;
         }
         match signal {

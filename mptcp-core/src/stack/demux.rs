@@ -2,7 +2,8 @@
 //! every object of a stack into one space for timers and readiness lists.
 //!
 //! The 4-tuples and tokens are chosen by peers, so both tables hash with a secret key; both are
-//! reserved at start-up and never grow (D7).
+//! reserved at start-up and never grow (D7): with twice the room they need, what removals leave
+//! behind is swept in place.
 
 use crate::rng::{KeyedHash, Rng};
 use crate::tcp::Tuple;
@@ -24,10 +25,18 @@ struct FlowEntry {
     flow: Flow,
 }
 
+/// Whose a token of ours is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum TokenOwner {
+    Connection(u32),
+    /// Reserved until the third ACK makes a connection of the request.
+    Request(u32),
+}
+
 #[derive(Clone, Copy, Debug)]
 struct TokenEntry {
     token: u32,
-    connection: u32,
+    owner: TokenOwner,
 }
 
 /// Both lookup tables.
@@ -51,8 +60,8 @@ impl Demux {
     pub(crate) fn new(rng: &mut Rng, flows: usize, tokens: usize) -> Self {
         Self {
             keyed: KeyedHash::new(rng),
-            flows: HashTable::with_capacity(flows),
-            tokens: HashTable::with_capacity(tokens),
+            flows: HashTable::with_capacity(2 * flows),
+            tokens: HashTable::with_capacity(2 * tokens),
         }
     }
 
@@ -94,21 +103,34 @@ impl Demux {
         self.flows.len()
     }
 
-    pub(crate) fn connection_of(&self, token: u32) -> Option<u32> {
+    /// Who a token belongs to.
+    fn owner_of(&self, token: u32) -> Option<TokenOwner> {
         let hash = self.keyed.hash_words(&[u64::from(token)]);
-        self.tokens.find(hash, |e| e.token == token).map(|e| e.connection)
+        self.tokens.find(hash, |e| e.token == token).map(|e| e.owner)
     }
 
-    pub(crate) fn insert_token(&mut self, token: u32, connection: u32) {
+    /// The connection that a join with this token asks for.
+    pub(crate) fn connection_of(&self, token: u32) -> Option<u32> {
+        match self.owner_of(token) {
+            Some(TokenOwner::Connection(connection)) => Some(connection),
+            Some(TokenOwner::Request(_)) | None => None,
+        }
+    }
+
+    pub(crate) fn token_free(&self, token: u32) -> bool {
+        self.owner_of(token).is_none()
+    }
+
+    pub(crate) fn insert_token(&mut self, token: u32, owner: TokenOwner) {
         let hash = self.keyed.hash_words(&[u64::from(token)]);
         let keyed = &self.keyed;
         let rehash = |e: &TokenEntry| keyed.hash_words(&[u64::from(e.token)]);
-        self.tokens.insert_unique(hash, TokenEntry { token, connection }, rehash);
+        self.tokens.insert_unique(hash, TokenEntry { token, owner }, rehash);
     }
 
-    pub(crate) fn remove_token(&mut self, token: u32, connection: u32) {
+    pub(crate) fn remove_token(&mut self, token: u32, owner: TokenOwner) {
         let hash = self.keyed.hash_words(&[u64::from(token)]);
-        let found = |e: &TokenEntry| e.token == token && e.connection == connection;
+        let found = |e: &TokenEntry| e.token == token && e.owner == owner;
         if let Ok(entry) = self.tokens.find_entry(hash, found) {
             entry.remove();
         }
@@ -216,11 +238,40 @@ mod tests {
         assert_eq!(demux.flow_count(), 1);
         demux.remove(&tuple, Flow::Tcb(9));
         assert_eq!(demux.find(&tuple), None);
-        demux.insert_token(7, 1);
+        demux.insert_token(7, TokenOwner::Connection(1));
         assert_eq!(demux.connection_of(7), Some(1));
-        demux.remove_token(7, 2);
+        demux.remove_token(7, TokenOwner::Connection(2));
+        demux.remove_token(7, TokenOwner::Request(1));
         assert_eq!(demux.token_count(), 1);
-        demux.remove_token(7, 1);
+        demux.remove_token(7, TokenOwner::Connection(1));
         assert_eq!(demux.connection_of(7), None);
+        // Of a pending request: taken, but nobody joins it.
+        demux.insert_token(7, TokenOwner::Request(1));
+        assert_eq!((demux.connection_of(7), demux.token_free(7)), (None, false));
+        demux.remove_token(7, TokenOwner::Request(1));
+        assert!(demux.token_free(7));
+    }
+
+    #[test]
+    fn full_tables_do_not_grow_however_long_entries_come_and_go() {
+        const FULL: usize = 896;
+        let mut demux = Demux::new(&mut Rng::from_seed([1; 32]), FULL, FULL);
+        let tuple = |n: usize| Tuple {
+            local_addr: IpAddr::from([10, 0, 0, 1]),
+            remote_addr: IpAddr::from([10, 1, (n >> 8) as u8, n as u8]),
+            local_port: 80,
+            remote_port: (n >> 16) as u16,
+        };
+        let reserved = (demux.flows.num_buckets(), demux.tokens.num_buckets());
+        for n in 0..100 * FULL {
+            if let Some(old) = n.checked_sub(FULL) {
+                demux.remove(&tuple(old), Flow::Tcb(old as u32));
+                demux.remove_token(old as u32, TokenOwner::Connection(1));
+            }
+            demux.insert(&tuple(n), Flow::Tcb(n as u32));
+            demux.insert_token(n as u32, TokenOwner::Connection(1));
+        }
+        assert_eq!((demux.flow_count(), demux.token_count()), (FULL, FULL));
+        assert_eq!((demux.flows.num_buckets(), demux.tokens.num_buckets()), reserved);
     }
 }

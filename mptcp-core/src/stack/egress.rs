@@ -18,11 +18,8 @@ const QUANTUM: usize = 32;
 impl<B: PacketBuf> Stack<B> {
     /// Fills `tx`; keeps its place when the queue is full.
     pub fn poll_transmit<T: TxQueue<B>>(&mut self, now: Instant, tx: &mut T) -> Progress {
-        while let Some(reply) = self.replies.pop_front() {
-            if tx.room() == 0 || !reply.emit(tx, &mut self.stats) {
-                self.replies.push_front(reply);
-                return Progress::More;
-            }
+        if self.transmit_stateless(tx) == Progress::More {
+            return Progress::More;
         }
         while let Some(number) = self.tx.pop_front() {
             if tx.room() == 0 {
@@ -44,6 +41,23 @@ impl<B: PacketBuf> Stack<B> {
                     return Progress::More;
                 }
             }
+        }
+        Progress::Done
+    }
+
+    /// What was written down at once, without anything behind it: resets, then answers.
+    fn transmit_stateless<T: TxQueue<B>>(&mut self, tx: &mut T) -> Progress {
+        for queue in [&mut self.resets, &mut self.replies] {
+            while let Some(segment) = queue.front() {
+                if tx.room() == 0 || !segment.emit(tx, &mut self.stats) {
+                    return Progress::More;
+                }
+                queue.pop_front();
+            }
+        }
+        if self.resets.capacity() > super::MAX_REPLIES {
+            // Thousands were aborted at once; that is over.
+            self.resets = alloc::collections::VecDeque::new();
         }
         Progress::Done
     }
@@ -157,7 +171,8 @@ impl<B: PacketBuf> Stack<B> {
                 room: tcb.can_send() && !starved && !holds,
                 backup,
                 stale,
-                srtt: tcb.rtt.srtt().unwrap_or_default(),
+                // Without a sample nobody knows how far it is: the initial timeout, not next door.
+                srtt: tcb.rtt.srtt().unwrap_or_else(|| tcb.rtt.rto()),
             });
             if let Some(slot) = candidates.get_mut(count) {
                 *slot = idx;

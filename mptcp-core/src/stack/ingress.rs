@@ -238,19 +238,10 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Queues a stateless segment within the rate limit.
     pub(super) fn reply(&mut self, now: Instant, reply: Stateless) {
-        let per_second = u64::from(self.config.limits.stateless_replies_per_s);
-        let elapsed = now.since(self.reply_budget.at);
-        let earned = (elapsed.as_micros() as u64).saturating_mul(per_second) / 1000;
-        if earned > 0 {
-            let full = per_second * 1000;
-            self.reply_budget.tokens = self.reply_budget.tokens.saturating_add(earned).min(full);
-            self.reply_budget.at = now;
-        }
-        if self.reply_budget.tokens < 1000 || self.replies.len() >= super::MAX_REPLIES {
+        if self.replies.len() >= super::MAX_REPLIES || !self.reply_budget.take(now) {
             self.stats.stateless_reply_limited += 1;
             return;
         }
-        self.reply_budget.tokens -= 1000;
         self.replies.push_back(reply);
     }
 

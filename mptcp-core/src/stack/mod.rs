@@ -36,7 +36,7 @@ use crate::wire::Version;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use core::net::{IpAddr, SocketAddr};
-use demux::{Demux, Flow, Node, Numbering};
+use demux::{Demux, Flow, Node, Numbering, TokenOwner};
 use relay::Relay;
 
 /// Stateless answers waiting for the transmit queue; further ones are dropped and counted.
@@ -92,7 +92,20 @@ struct Listener {
     local: SocketAddr,
     options: Listen,
     pending: Ready,
-    queue: VecDeque<Sock>,
+    /// Waits for `accept`. Deferred requests that went away stay until their turn comes or they are
+    /// the majority.
+    queue: VecDeque<SocketId>,
+    /// Entries of `queue` that lead nowhere any more.
+    stale: usize,
+    /// Requests the application has not decided about.
+    deferred: u32,
+}
+
+impl Listener {
+    /// Connections and requests that wait for `accept`.
+    fn waiting(&self) -> usize {
+        self.queue.len().saturating_sub(self.stale)
+    }
 }
 
 /// What a socket id stands for.
@@ -105,11 +118,33 @@ enum Sock {
     Request(u32),
 }
 
-/// Limits what goes out without state, refilled every millisecond of virtual time.
+/// Limits what goes out without state: so many a second, as many at once.
 #[derive(Debug)]
 struct ReplyBudget {
+    per_second: u64,
+    /// Thousandths of a reply.
     tokens: u64,
     at: Instant,
+}
+
+impl ReplyBudget {
+    fn new(per_second: u32, now: Instant) -> Self {
+        let per_second = u64::from(per_second);
+        Self { per_second, tokens: per_second * 1000, at: now }
+    }
+
+    /// One reply more; false when the budget does not allow it.
+    fn take(&mut self, now: Instant) -> bool {
+        let elapsed = now.since(self.at);
+        let earned = (elapsed.as_micros() as u64).saturating_mul(self.per_second) / 1000;
+        if earned > 0 {
+            self.tokens = self.tokens.saturating_add(earned).min(self.per_second * 1000);
+            self.at = now;
+        }
+        let left = self.tokens.checked_sub(1000);
+        self.tokens = left.unwrap_or(self.tokens);
+        left.is_some()
+    }
 }
 
 /// A single-threaded TCP and MPTCP stack over packet buffers of type `B`.
@@ -140,9 +175,16 @@ pub struct Stack<B: PacketBuf> {
     tx: IndexList,
     events: IndexList,
     replies: VecDeque<Stateless>,
+    /// RSTs of connections of ours: at most as many as there can be control blocks, since nothing
+    /// repeats them.
+    resets: VecDeque<Stateless>,
     reply_budget: ReplyBudget,
+    /// SYN cookies have their own: a flood of SYNs must not silence RSTs and challenges.
+    cookie_budget: ReplyBudget,
+    last_cookie: Option<Instant>,
     pool: Box<dyn BufPool<B> + Send>,
-    next_port: u16,
+    /// Where the last ephemeral port was, among them all.
+    next_port: u32,
     /// Plain sockets among the control blocks.
     plain_count: u32,
 }
@@ -190,8 +232,9 @@ impl<B: PacketBuf> Stack<B> {
         rng.fill(&mut secret);
         let cookies = SynCookies::new(secret);
         let flows = (limits.tcbs + limits.half_open + limits.time_wait) as usize;
-        let demux = Demux::new(&mut rng, flows, limits.connections as usize);
-        let next_port = rng.below(28_000) as u16;
+        let next_port = rng.below(28_000);
+        let tokens = (limits.connections + limits.half_open) as usize;
+        let demux = Demux::new(&mut rng, flows, tokens);
         Self {
             rcv_wscale: crate::tcp::scale_for(config.tcp.recv_buffer_max),
             stats: Counters::default(),
@@ -211,10 +254,10 @@ impl<B: PacketBuf> Stack<B> {
             tx: IndexList::with_capacity(numbering.capacity()),
             events: IndexList::with_capacity(numbering.capacity()),
             replies: VecDeque::with_capacity(MAX_REPLIES),
-            reply_budget: ReplyBudget {
-                tokens: u64::from(limits.stateless_replies_per_s) * 1000,
-                at: now,
-            },
+            resets: VecDeque::new(),
+            reply_budget: ReplyBudget::new(limits.stateless_replies_per_s, now),
+            cookie_budget: ReplyBudget::new(limits.stateless_replies_per_s, now),
+            last_cookie: None,
             pool,
             next_port,
             plain_count: 0,
@@ -253,7 +296,7 @@ impl<B: PacketBuf> Stack<B> {
     /// True when nothing waits to be sent.
     #[must_use]
     pub fn transmit_idle(&self) -> bool {
-        self.tx.is_empty() && self.replies.is_empty()
+        self.tx.is_empty() && self.replies.is_empty() && self.resets.is_empty()
     }
 
     fn local_address(&self, addr: IpAddr) -> Option<&LocalAddress> {
@@ -489,7 +532,7 @@ impl<B: PacketBuf> Stack<B> {
         {
             return;
         }
-        self.demux.remove_token(connection.local_token, idx);
+        self.demux.remove_token(connection.local_token, TokenOwner::Connection(idx));
         let number = self.numbering.number(Node::Connection(idx));
         self.wheel.cancel(number);
         self.tx.remove(number);

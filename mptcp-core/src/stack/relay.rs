@@ -126,9 +126,31 @@ impl<B: PacketBuf> Stack<B> {
             Sock::Mptcp(idx) => self.connections.get(idx).is_some_and(|c| c.phase != Phase::Closed),
             _ => false,
         };
-        if error.is_some() && alive {
+        if error.is_none() {
+            return;
+        }
+        if alive {
             self.stats.relay_resets += 1;
             self.abort_sock(now, other, ConnectionError::Aborted);
+        } else {
+            // It ended in order, but nobody takes the rest any more: its end need not wait.
+            self.discard_received(other);
+        }
+    }
+
+    fn discard_received(&mut self, sock: Sock) {
+        match sock {
+            Sock::Plain(idx) => {
+                if let Some(tcb) = self.tcbs.get_mut(idx) {
+                    tcb.received.clear();
+                }
+            }
+            Sock::Mptcp(idx) => {
+                if let Some(connection) = self.connections.get_mut(idx) {
+                    connection.clear_received();
+                }
+            }
+            _ => {}
         }
     }
 
@@ -140,6 +162,9 @@ impl<B: PacketBuf> Stack<B> {
         let other = if relay.inner == sock { relay.outer } else { relay.inner };
         if let Some(app) = self.app(other) {
             app.relay = None;
+            if app.close_pending {
+                self.post_closed(other);
+            }
         }
     }
 }

@@ -1,13 +1,13 @@
 //! The application's side: opening, accepting, reading, writing, closing, and reports.
 
-use super::demux::Node;
+use super::demux::{Node, TokenOwner};
 use super::{
     Connect, ConnectionInfo, Listen, Listener, Ready, Sock, SocketId, Stack, SubflowInfo, env,
 };
 use crate::buf::{PacketBuf, PortId};
 use crate::error::{ConnectionError, OpenError, RecvError, SendError};
 use crate::mptcp::key::KeyPair;
-use crate::mptcp::{Connection, Negotiated, Paths, Phase, Signal, Stage, Subflow};
+use crate::mptcp::{Connection, FallbackReason, Negotiated, Paths, Phase, Signal, Stage, Subflow};
 use crate::tcp::request::{RequestFlags, Wanted};
 use crate::tcp::{State, Stateless, Tcb, Tuple};
 use crate::time::Instant;
@@ -18,7 +18,11 @@ use core::net::{IpAddr, SocketAddr};
 
 /// Ephemeral ports (RFC 6335 §6, the larger range that servers use).
 const FIRST_PORT: u16 = 32_768;
-const PORTS: u16 = 28_232;
+const PORTS: u32 = 28_232;
+/// Ports looked at near the last one.
+const PORT_STEPS: u32 = 32;
+/// Ports looked at per connection: with 99 in 100 taken, one of 150 attempts fails.
+const PORT_TRIES: u32 = 500;
 
 impl<B: PacketBuf> Stack<B> {
     /// Listens on `local`, whose address must be one of the stack's or unspecified.
@@ -30,8 +34,14 @@ impl<B: PacketBuf> Stack<B> {
         if self.listening.contains_key(&local) {
             return Err(OpenError::AddressInUse);
         }
-        let listener =
-            Listener { local, options: *options, pending: Ready::empty(), queue: VecDeque::new() };
+        let listener = Listener {
+            local,
+            options: *options,
+            pending: Ready::empty(),
+            queue: VecDeque::new(),
+            stale: 0,
+            deferred: 0,
+        };
         let idx = self.listeners.insert(listener).ok_or(OpenError::LimitReached)?;
         self.listening.insert(local, idx);
         self.socket_id(Sock::Listener(idx)).ok_or(OpenError::LimitReached)
@@ -51,7 +61,8 @@ impl<B: PacketBuf> Stack<B> {
             return Err(OpenError::LimitReached);
         }
         let port = if with.local_port == 0 {
-            self.free_port(with.local, with.remote).ok_or(OpenError::PortsExhausted)?
+            let port = self.free_port(with.local, with.remote);
+            port.ok_or(OpenError::PortsExhausted)?
         } else {
             with.local_port
         };
@@ -67,12 +78,15 @@ impl<B: PacketBuf> Stack<B> {
         let mptcp = with.mptcp && self.config.mptcp.versions.contains(&Version::V1);
         let key = if mptcp { self.draw_key(Version::V1) } else { None };
         let sock = match key {
-            Some(key) => self.open_mptcp(now, tuple, key)?,
+            Some((key, _)) => self.open_mptcp(now, tuple, key)?,
             None => Sock::Plain(self.open_tcb(now, tuple, None).ok_or(OpenError::LimitReached)?),
         };
         self.stats.active_opens += 1;
+        let fallback = (mptcp && key.is_none()).then_some(FallbackReason::NoToken);
+        self.stats.fallback += u64::from(fallback.is_some());
         if let Some(app) = self.app(sock) {
             app.user_data = with.user_data;
+            app.fallback = fallback;
         }
         let tcb_idx = match sock {
             Sock::Mptcp(idx) => self.subflows_of(idx).first().copied(),
@@ -112,7 +126,7 @@ impl<B: PacketBuf> Stack<B> {
         if let Some(tcb) = self.tcbs.get_mut(tcb_idx) {
             tcb.port = PortId::ROUTED;
         }
-        self.demux.insert_token(token, owner);
+        self.demux.insert_token(token, TokenOwner::Connection(owner));
         if let Some(connection) = self.connections.get_mut(owner) {
             connection.subflows.push(tcb_idx);
         }
@@ -120,33 +134,44 @@ impl<B: PacketBuf> Stack<B> {
         Ok(Sock::Mptcp(owner))
     }
 
-    /// An ephemeral port towards `remote` (RFC 6056 §3.3.4, random start and increment).
+    /// An ephemeral port towards `remote`: by random steps, so that none comes again soon (RFC 6056
+    /// §3.3.5). Where TIME-WAIT holds most ports of a destination it is found by chance, or not at
+    /// all: a look must not cost more the longer it is in vain.
     pub(super) fn free_port(&mut self, local: IpAddr, remote: SocketAddr) -> Option<u16> {
-        let step = 1 + self.rng.below(7) as u16;
-        self.next_port = (self.next_port + step) % PORTS;
-        (0..PORTS).map(|n| FIRST_PORT + (self.next_port + n) % PORTS).find(|&port| {
-            self.tuple_free(&Tuple {
+        for n in 0..PORT_TRIES {
+            let step = if n < PORT_STEPS { 1 + self.rng.below(7) } else { self.rng.below(PORTS) };
+            self.next_port = (self.next_port + step) % PORTS;
+            let port = FIRST_PORT + self.next_port as u16;
+            let tuple = Tuple {
                 local_addr: local,
                 remote_addr: remote.ip(),
                 local_port: port,
                 remote_port: remote.port(),
-            })
-        })
+            };
+            if self.tuple_free(&tuple) {
+                return Some(port);
+            }
+        }
+        self.stats.ports_exhausted += 1;
+        None
     }
 
     /// The next connection of a listener (or, when it defers, the next request).
     pub fn accept(&mut self, listener: SocketId) -> Option<SocketId> {
         let Some(Sock::Listener(idx)) = self.resolve(listener) else { return None };
         loop {
-            let sock = self.listeners.get_mut(idx)?.queue.pop_front()?;
+            let id = self.listeners.get_mut(idx)?.queue.pop_front()?;
+            let Some(sock) = self.resolve(id) else {
+                let listener = self.listeners.get_mut(idx)?;
+                listener.stale = listener.stale.saturating_sub(1);
+                continue;
+            };
             if let Sock::Request(request) = sock
                 && let Some(request) = self.requests.get_mut(request)
             {
                 request.flags.remove(RequestFlags::OFFERED);
             }
-            if let Some(id) = self.socket_id(sock) {
-                return Some(id);
-            }
+            return Some(id);
         }
     }
 
@@ -155,7 +180,12 @@ impl<B: PacketBuf> Stack<B> {
     pub fn accept_deferred(&mut self, now: Instant, request: SocketId) -> bool {
         let Some(Sock::Request(idx)) = self.resolve(request) else { return false };
         let Some(entry) = self.requests.get_mut(idx) else { return false };
-        entry.flags.remove(RequestFlags::DEFERRED);
+        if entry.flags.contains(RequestFlags::DEFERRED) {
+            entry.flags.remove(RequestFlags::DEFERRED);
+            if let Some(listener) = self.listeners.get_mut(entry.listener) {
+                listener.deferred = listener.deferred.saturating_sub(1);
+            }
+        }
         self.send_syn_ack_at(now, idx);
         true
     }
@@ -339,6 +369,17 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
+    /// An MPTCP connection before the SYN/ACK: nobody is there to end it in order (RFC 9293
+    /// §3.10.4, SYN-SENT).
+    fn is_connecting(&self, sock: Sock) -> bool {
+        match sock {
+            Sock::Mptcp(idx) => {
+                self.connections.get(idx).is_some_and(|c| c.phase == Phase::Connecting)
+            }
+            _ => false,
+        }
+    }
+
     /// A connection the application may read and write itself.
     fn connected(&self, id: SocketId) -> Option<Sock> {
         let sock = self.resolve(id)?;
@@ -493,7 +534,7 @@ impl<B: PacketBuf> Stack<B> {
         if self.is_closed(sock) {
             return self.release(id);
         }
-        if unread {
+        if unread || self.is_connecting(sock) {
             return self.abort(now, id);
         }
         self.shutdown_sock(now, sock);
@@ -652,7 +693,9 @@ impl<B: PacketBuf> Stack<B> {
             let Some(extension) = &mut tcb.subflow else { continue };
             if extension.id == subflow && extension.stage == Stage::Active {
                 extension.local_backup = backup;
-                extension.signal(Signal::Prio { backup });
+                if !extension.signal(Signal::Prio { backup }) {
+                    self.stats.mp_signal_drop += 1;
+                }
                 tcb.ack_now();
                 self.touch_tcb(idx);
                 self.touch_connection(owner);

@@ -3,6 +3,7 @@
 
 use super::{Agreed, Tuple};
 use crate::buf::PortId;
+use crate::mptcp::FallbackReason;
 use crate::seq::SeqNum;
 use crate::time::Instant;
 use crate::wire::Version;
@@ -29,9 +30,20 @@ bitflags::bitflags! {
 /// What kind of connection the SYN asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wanted {
-    Plain,
-    Capable { version: Version, local_key: u64 },
-    Join { connection: u32, local_nonce: u32, remote_nonce: u32, remote_id: u8, local_id: u8 },
+    /// TCP, and why when MPTCP was offered.
+    Plain(Option<FallbackReason>),
+    Capable {
+        version: Version,
+        local_key: u64,
+        token: u32,
+    },
+    Join {
+        connection: u32,
+        local_nonce: u32,
+        remote_nonce: u32,
+        remote_id: u8,
+        local_id: u8,
+    },
 }
 
 /// A pending request.
@@ -61,6 +73,14 @@ pub(crate) struct Request {
 const _: () = assert!(size_of::<Request>() <= 104);
 
 impl Request {
+    /// The token of the connection this may become.
+    pub(crate) const fn token(&self) -> Option<u32> {
+        match self.wanted {
+            Wanted::Capable { token, .. } => Some(token),
+            Wanted::Plain(_) | Wanted::Join { .. } => None,
+        }
+    }
+
     /// What the handshake that ends `now` agreed on.
     pub(crate) fn agreed(
         &self,

@@ -4,7 +4,7 @@
 use super::{Segment, Tuple};
 use crate::buf::PortId;
 use crate::seq::{DataSeq, SeqNum};
-use crate::wire::TcpFlags;
+use crate::wire::{MptcpOption, OptionIter, TcpFlags, TcpOption};
 
 /// One connection in TIME-WAIT.
 #[derive(Clone, Copy, Debug)]
@@ -53,8 +53,15 @@ impl TimeWait {
             return Verdict::Ignore;
         }
         if segment.seq_len() == 0 && segment.seq == self.rcv_nxt {
-            return Verdict::Ignore;
+            // A DATA_FIN takes no sequence space, and the last DATA_ACK may have been lost.
+            let asks = self.mptcp && has_data_fin(segment);
+            return if asks { Verdict::Acknowledge { restart: false } } else { Verdict::Ignore };
         }
         Verdict::Acknowledge { restart: segment.has(TcpFlags::FIN) }
     }
+}
+
+fn has_data_fin(segment: &Segment) -> bool {
+    let fin = |option| matches!(option, TcpOption::Mptcp(MptcpOption::Dss(dss)) if dss.data_fin);
+    OptionIter::new(segment.options.as_bytes()).flatten().any(fin)
 }

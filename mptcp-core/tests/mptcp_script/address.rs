@@ -275,6 +275,31 @@ fn t121_a_removed_address_that_answers_stays() {
 }
 
 #[test]
+fn t121_every_subflow_has_its_own_time_to_answer_three_probes() {
+    let mut script = Script::server();
+    let (keys, first, id) = script.confirmed();
+    let near = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    // A round trip of 600 ms: seen by the SYN/ACK.
+    let mut far = Flow::new(at(P2, 5001), at(A2, PORT));
+    let out = script.join_syn(&keys, &mut far, false);
+    let ack = Script::join_ack(&keys, far.of(&out)[0]);
+    script.advance(600);
+    script.send(&far, &far.seg().opt(&ack));
+    script.advance(10);
+    let out = script.send(&first, &first.seg().opt(&remove(&[2])));
+    assert_eq!((near.of(&out).len(), far.of(&out).len()), (1, 1), "{out:?}");
+    // The near one is asked again; nobody is given up.
+    let out = script.advance(600);
+    assert!(near.of(&out).len() == 1 && far.of(&out).is_empty(), "{out:?}");
+    script.send(&far, &far.seg().dss(keys.ack(0)));
+    let out = script.advance(10_000);
+    let (rst, again): (Vec<_>, Vec<_>) = near.of(&out).into_iter().partition(|o| o.rst());
+    assert_eq!((rst.len(), again.len()), (1, 1), "{out:?}");
+    assert!(far.of(&out).is_empty(), "{out:?}");
+    assert_eq!(script.info(id).subflows.len(), 2);
+}
+
+#[test]
 fn t123_the_first_address_can_be_removed() {
     let mut script = Script::server();
     let (keys, first, id) = script.confirmed();
@@ -350,4 +375,87 @@ fn t124_an_eight_octet_add_addr_is_an_echo_or_nothing() {
     let out = script.send(&flow, &flow.seg().raw(&[30, 8, 0x34, 3, 10, 2, 0, 2]));
     assert!(out.is_empty());
     assert_eq!((script.counters().add_addr, script.counters().echo_add), (0, 1));
+}
+
+/// Joins in `out`: our address, our id for it, the peer's end.
+fn joins(out: &[Out]) -> Vec<(IpAddr, u8, core::net::SocketAddr)> {
+    let syn = |o: &Out| match o.join() {
+        Some(MpJoin::Syn { address_id, .. }) => Some((o.src.ip(), address_id, o.dst)),
+        _ => None,
+    };
+    out.iter().filter_map(syn).collect()
+}
+
+#[test]
+fn joins_from_the_initial_address_carry_id_zero_and_the_port_is_that_of_the_subflow() {
+    let mut script = Script::new(fullmesh);
+    let (keys, flow, _) = script.connected();
+    script.send(&flow, &flow.seg().dss(keys.ack(0)));
+    let out = script.send(&flow, &flow.seg().raw(&announce(&keys, 3, P2, Some(8080), 0)));
+    let to = at(P2, 8080);
+    assert_eq!(joins(&out), [(A1, 0, to), (A2, 2, to)]);
+    // One of them is answered, and on it comes an address without a port.
+    let syn = out.iter().find(|o| o.src.ip() == A1 && o.dst == to).expect("a join").clone();
+    let Some(MpJoin::Syn { nonce, .. }) = syn.join() else { panic!("{syn:?}") };
+    let mut join = Flow::new(syn.dst, syn.src);
+    join.hears(&[syn]);
+    let hmac = keys.pair().sent_join_hmac(Version::V1, NONCE, nonce).truncated64();
+    let answer = MpJoin::SynAck { backup: false, address_id: 3, hmac, nonce: NONCE };
+    script.answer(&mut join, &[MptcpOption::Join(answer)]);
+    let third = IpAddr::from([10, 9, 9, 9]);
+    let out = script.send(&join, &join.seg().raw(&announce(&keys, 4, third, None, 0)));
+    assert_eq!(joins(&out), [(A1, 0, at(third, 8080)), (A2, 2, at(third, 8080))]);
+    let out = script.send(&flow, &flow.seg().raw(&announce(&keys, 5, P1, Some(81), 0)));
+    assert_eq!(joins(&out).len(), 2, "{out:?}");
+}
+
+#[test]
+fn an_announcement_is_repeated_on_another_subflow_that_works() {
+    let announced = |flow: &Flow, out: &[Out]| {
+        flow.of(out).into_iter().filter_map(echo).filter(|a| !a.echo).count()
+    };
+    let mut script = Script::server_with(fullmesh);
+    let (keys, mut first, id) = script.unconfirmed();
+    let out = script.send(&first, &first.seg().dss(keys.ack(0)));
+    assert_eq!(announced(&first, &out), 1);
+    let mut join = script.join(&keys, at(P2, 5000), at(A1, PORT));
+    let out = script.advance(2_500);
+    assert_eq!((announced(&first, &out), announced(&join, &out)), (0, 1), "{out:?}");
+    // The first subflow goes silent with data under way: the next repetition avoids it.
+    script.stack.set_backup(id, 1, true);
+    let mut out = script.out();
+    out.extend(script.write(id, 0, 1_000));
+    first.hears(&out);
+    for _ in 0..20 {
+        out = script.advance(50);
+        join.hears(&out);
+        let acked = if join.rcv_nxt == join.stack_isn.wrapping_add(1) { 0 } else { 1_000 };
+        script.send(&join, &join.seg().dss(keys.ack(acked)));
+    }
+    assert!(script.info(id).subflows[0].stale);
+    let out = script.advance(3_500);
+    assert_eq!((announced(&first, &out), announced(&join, &out)), (0, 1), "{out:?}");
+    // A withdrawal as well.
+    script.stack.remove_address(script.now, A2);
+    let out = script.out();
+    let told = |flow: &Flow| flow.of(&out).iter().any(|o| o.mptcp().contains(&remove(&[2])));
+    assert!(told(&join) && !told(&first), "{out:?}");
+}
+
+#[test]
+fn announcements_beyond_the_limit_are_counted() {
+    let mut script = Script::new(fullmesh);
+    let (keys, flow, _) = script.connected();
+    script.send(&flow, &flow.seg().dss(keys.ack(0)));
+    for n in 0..10 {
+        let addr = IpAddr::from([10, 100, 0, n]);
+        script.send(&flow, &flow.seg().raw(&announce(&keys, 10 + n, addr, None, 0)));
+    }
+    assert_eq!((script.counters().add_addr, script.counters().add_addr_drop), (10, 2));
+    // More echoes in one burst than wait on a subflow.
+    for n in 0..10 {
+        let addr = IpAddr::from([10, 100, 0, n]);
+        script.inject(&flow, &flow.seg().raw(&announce(&keys, 10 + n, addr, None, 0)));
+    }
+    assert_eq!(script.counters().mp_signal_drop, 2);
 }

@@ -5,6 +5,7 @@ use crate::harness::*;
 use core::net::IpAddr;
 use mptcp_core::config::{PathManagerKind, StackConfig};
 use mptcp_core::stack::SocketId;
+use mptcp_core::stats::DropReason;
 use mptcp_core::wire::{
     AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpJoin, MptcpOption, TcpFlags, WireSeq,
 };
@@ -361,7 +362,8 @@ fn half_open_mptcp_syns_are_bounded_and_cost_nothing_later() {
         let flow = Flow::new(at(peer, 4000), at(A1, PORT));
         script.send(&flow, &flow.syn().opt(&capable(CapableFlags::HMAC, CapableForm::Syn)));
     }
-    assert_eq!(script.stack.occupancy().requests, 32);
+    // An eighth of the table is kept for joins.
+    assert_eq!(script.stack.occupancy().requests, 28);
     assert!(script.counters().syncookies_sent > 4_000);
     // Beyond the queue plain TCP is offered, and it works.
     let mut flow = Flow::new(at(P1, 4001), at(A1, PORT));
@@ -371,9 +373,67 @@ fn half_open_mptcp_syns_are_bounded_and_cost_nothing_later() {
     flow.snd_nxt = flow.isn + 1;
     script.send(&flow, &flow.seg().data(b"hello"));
     let id = script.accept().expect("established by cookie");
+    assert_eq!(script.fallback(id), Some(mptcp_core::mptcp::FallbackReason::SynCookie));
     assert_eq!(script.read(id).expect("data"), b"hello");
     script.advance(300_000);
     assert_eq!(script.stack.occupancy().requests, 0);
+}
+
+#[test]
+fn a_flood_of_syns_does_not_stop_joins() {
+    let mut script = Script::server();
+    let (keys, _, id) = script.confirmed();
+    for n in 0..1_000_u32 {
+        let peer = IpAddr::from([10, 5, (n >> 8) as u8, n as u8]);
+        let flow = Flow::new(at(peer, 4000), at(A1, PORT));
+        script.send(&flow, &flow.syn());
+    }
+    assert!(script.counters().syncookies_sent > 900);
+    script.join(&keys, at(P2, 5000), at(A2, PORT));
+    assert_eq!(script.info(id).subflows.len(), 2);
+}
+
+#[test]
+fn a_flood_of_syns_does_not_silence_resets() {
+    let mut script = Script::server_with(|c| c.limits.stateless_replies_per_s = 100);
+    for n in 0..1_000_u32 {
+        let peer = IpAddr::from([10, 5, (n >> 8) as u8, n as u8]);
+        let flow = Flow::new(at(peer, 4000), at(A1, PORT));
+        script.send(&flow, &flow.syn());
+    }
+    assert_eq!(script.counters().syncookies_sent, 100);
+    let stray = Flow::new(at(P1, 4000), at(A1, 9));
+    let out = script.send(&stray, &stray.seg());
+    assert!(out.len() == 1 && out[0].rst(), "{out:?}");
+}
+
+#[test]
+fn an_undecided_application_does_not_use_the_request_table_up() {
+    let mut script = Script::server();
+    let options = mptcp_core::stack::Listen { deferred: true, ..Default::default() };
+    let deferred = script.stack.listen(at(A1, 81), &options).expect("a free port");
+    let syn = |script: &mut Script, n: u32| {
+        let peer = IpAddr::from([10, 5, (n >> 8) as u8, n as u8]);
+        let flow = Flow::new(at(peer, 4000), at(A1, 81));
+        script.send(&flow, &flow.syn());
+    };
+    for n in 0..100 {
+        syn(&mut script, n);
+    }
+    assert_eq!(script.stack.occupancy().requests, 16);
+    assert_eq!(script.counters().dropped(DropReason::RequestQueueFull), 84);
+    // Others still get an entry, and so does the next one once there was a decision.
+    let (keys, ..) = script.confirmed();
+    assert_ne!(keys.stack, 0);
+    let first = script.stack.accept(deferred).expect("offered");
+    assert!(script.stack.refuse_deferred(script.now, first));
+    syn(&mut script, 200);
+    assert_eq!(script.stack.occupancy().requests, 16);
+    let second = script.stack.accept(deferred).expect("offered");
+    assert!(script.stack.accept_deferred(script.now, second));
+    syn(&mut script, 201);
+    assert_eq!(script.stack.occupancy().requests, 17);
+    script.stack.close_listener(script.now, deferred);
 }
 
 #[test]

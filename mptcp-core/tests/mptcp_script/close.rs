@@ -4,7 +4,7 @@
 use crate::harness::*;
 use mptcp_core::error::{ConnectionError, RecvError, SendError};
 use mptcp_core::stack::{Ready, SocketId};
-use mptcp_core::wire::{CapableFlags, Dss, MptcpOption, TcpFlags, WireSeq};
+use mptcp_core::wire::{CapableFlags, CapableForm, Dss, MptcpOption, TcpFlags, WireSeq};
 
 fn acked(keys: &Keys, out: &[Out], offset: u64) -> bool {
     let ack = out.iter().rev().find_map(Out::data_ack);
@@ -157,6 +157,11 @@ fn t90_a_repeated_data_fin_is_acknowledged_in_time_wait() {
     // Its DATA_ACK was lost.
     let out = script.send(&flow, &flow.seg().dss(keys.fin(0)).fin());
     assert!(acked(&keys, &out, 1), "{out:?}");
+    // The DATA_FIN alone, which takes no sequence space, is answered as well; an ACK is not.
+    flow.snd_nxt += 1;
+    let out = script.send(&flow, &flow.seg().dss(keys.fin(0)));
+    assert!(acked(&keys, &out, 1), "{out:?}");
+    assert!(script.send(&flow, &flow.seg().dss(keys.ack(1))).is_empty());
     script.stack.release(id);
     script.forget(id);
 }
@@ -593,4 +598,97 @@ fn a_connection_that_failed_has_no_timers() {
     assert_eq!(script.stack.error(id), Some(ConnectionError::Reset));
     assert!(script.advance(10_000).is_empty());
     assert_eq!(script.stack.poll_timeout(), None, "nobody released it yet");
+}
+
+/// A relay whose inner leg ended in order while the outer one takes no more: what was received is
+/// stuck between them. Answers (script, inner, outer, the outer flow).
+fn ended_with_unread_data() -> (Script, SocketId, SocketId, Flow) {
+    let mut script = Script::server_with(|c| c.tcp.send_buffer_max = 2_000);
+    let (keys, mut flow, inner) = script.confirmed();
+    let with = mptcp_core::stack::Connect {
+        local: A1,
+        local_port: 0,
+        remote: at(P1, 8080),
+        mptcp: false,
+        timeout: None,
+        user_data: 0,
+    };
+    let outer = script.stack.connect(script.now, &with).expect("room");
+    let out = script.out();
+    let mut exit = Flow::new(at(P1, 8080), out[0].src);
+    exit.hears(&out);
+    script.answer(&mut exit, &[]);
+    script.stack.relay(script.now, inner, outer).expect("both are free");
+    // The server ends its direction, then the client does, with data nobody can take.
+    let out = script.send(&exit, &exit.seg().fin());
+    exit.snd_nxt += 1;
+    assert_eq!(our_fin(&keys, &out, 0), 1, "{out:?}");
+    script.send(&flow, &flow.seg().dss(keys.ack(1)));
+    for n in 0..20 {
+        let dss = keys.data(&flow, n * 1_000, 1, &stream(n * 1_000, 1_000));
+        script.send(&flow, &flow.seg().dss(dss).data(&stream(n * 1_000, 1_000)));
+        flow.snd_nxt += 1_000;
+    }
+    script.send(&flow, &flow.seg().dss(Dss { data_ack: keys.ack(1).data_ack, ..keys.fin(20_000) }));
+    let ready = script.ready(inner);
+    assert!(!ready.contains(Ready::CLOSED), "it waits for its data: {ready:?}");
+    assert!(script.received_in_use() > 0);
+    (script, inner, outer, exit)
+}
+
+#[test]
+fn a_leg_that_ended_reports_it_when_the_other_fails() {
+    let (mut script, inner, outer, exit) = ended_with_unread_data();
+    script.send(&exit, &exit.seg().flags(RST));
+    assert!(script.ready(inner).contains(Ready::CLOSED));
+    assert_eq!(script.received_in_use(), 0);
+    assert_eq!(script.stack.error(outer), Some(ConnectionError::Reset));
+    script.stack.release(outer);
+}
+
+#[test]
+fn a_leg_that_ended_reports_it_when_the_other_is_taken_away() {
+    let (mut script, inner, outer, _) = ended_with_unread_data();
+    script.stack.abort(script.now, outer);
+    assert!(script.ready(inner).contains(Ready::CLOSED));
+    // It is a socket of its own again, and what it received can be read.
+    let read = script.read(inner).expect("what was stuck");
+    assert!(!read.is_empty() && read == stream(20_000 - read.len() as u64, read.len()));
+}
+
+#[test]
+fn thousands_of_aborts_at_once_are_all_told() {
+    const COUNT: u16 = 3_000;
+    let mut script = Script::server_with(|c| {
+        c.limits.tcbs = 4_000;
+        c.limits.connections = 4_000;
+    });
+    let mut ids = Vec::new();
+    for port in 0..COUNT {
+        let (flow, answer) = script.half_open(10_000 + port, CapableFlags::HMAC);
+        let Some(CapableForm::Key(stack)) = answer.capable().map(|c| c.form) else { panic!() };
+        let form = CapableForm::Keys { sender: PEER_KEY, receiver: stack };
+        script.send(&flow, &flow.seg().opt(&capable(CapableFlags::HMAC, form)));
+        ids.push(script.accept().expect("established"));
+    }
+    for id in ids {
+        script.stack.abort(script.now, id);
+        script.forget(id);
+    }
+    let out = script.out();
+    let told = out.iter().filter(|o| o.rst() && o.fastclose() == Some(PEER_KEY)).count();
+    assert_eq!((told, script.stack.occupancy().tcbs), (usize::from(COUNT), 0));
+    assert!(script.stack.transmit_idle());
+}
+
+#[test]
+fn closing_before_the_syn_ack_ends_it_at_once() {
+    let mut script = Script::new(|_| {});
+    let (mut flow, id, _) = script.connect();
+    script.stack.close(script.now, id);
+    script.forget(id);
+    assert!(script.out().is_empty());
+    assert_eq!(script.stack.occupancy(), mptcp_core::stack::Occupancy::default());
+    let out = script.answer(&mut flow, &[]);
+    assert!(out.len() == 1 && out[0].rst(), "{out:?}");
 }

@@ -50,12 +50,23 @@ fn syn_ack(script: &mut Script, flow: &mut Flow, seg: &Seg) -> Out {
     syn_ack.clone()
 }
 
-fn plain_answer_to(option: &[u8]) {
+/// A SYN with `option` makes a TCP connection; `reason` says why, or that nothing was offered.
+fn plain_answer_to(option: &[u8], reason: impl Into<Option<FallbackReason>>) {
     let mut script = Script::server();
     let mut flow = Flow::new(at(P1, 4000), at(A1, PORT));
     let seg = flow.syn().raw(option);
     let answer = syn_ack(&mut script, &mut flow, &seg);
     assert!(answer.mptcp().is_empty(), "{option:x?} was answered with {answer:?}");
+    plain_because(&mut script, &flow, reason);
+}
+
+/// The third ACK of `flow` makes a TCP connection that says why it is one.
+fn plain_because(script: &mut Script, flow: &Flow, reason: impl Into<Option<FallbackReason>>) {
+    let reason = reason.into();
+    script.send(flow, &flow.seg());
+    let id = script.accept().expect("plain TCP");
+    assert_eq!((script.info(id).mptcp, script.fallback(id)), (None, reason));
+    assert_eq!(script.counters().fallback, u64::from(reason.is_some()));
 }
 
 #[test]
@@ -73,10 +84,11 @@ fn t01_syn_is_answered_with_a_key_and_one_algorithm() {
 #[test]
 fn t03_a_form_of_the_other_version_is_ignored() {
     // Version 1 with a key, version 0 without one.
-    plain_answer_to(&[30, 12, 0x01, 0x01, 1, 2, 3, 4, 5, 6, 7, 8]);
-    plain_answer_to(&[30, 4, 0x00, 0x01]);
+    let reason = FallbackReason::CapableVersion;
+    plain_answer_to(&[30, 12, 0x01, 0x01, 1, 2, 3, 4, 5, 6, 7, 8], reason);
+    plain_answer_to(&[30, 4, 0x00, 0x01], reason);
     // A whole version 0 offer: not served yet.
-    plain_answer_to(&[30, 12, 0x00, 0x01, 1, 2, 3, 4, 5, 6, 7, 8]);
+    plain_answer_to(&[30, 12, 0x00, 0x01, 1, 2, 3, 4, 5, 6, 7, 8], reason);
 }
 
 #[test]
@@ -93,8 +105,8 @@ fn t04_newer_versions_are_answered_with_ours() {
 
 #[test]
 fn t05_no_algorithm_means_plain_tcp() {
-    plain_answer_to(&[30, 4, 0x01, 0x00]);
-    plain_answer_to(&[30, 4, 0x01, 0x80]);
+    plain_answer_to(&[30, 4, 0x01, 0x00], FallbackReason::CapableAlgorithm);
+    plain_answer_to(&[30, 4, 0x01, 0x80], FallbackReason::CapableAlgorithm);
 }
 
 #[test]
@@ -106,7 +118,7 @@ fn t06_of_several_algorithms_one_is_chosen() {
 
 #[test]
 fn t07_the_extensibility_bit_makes_it_plain_tcp() {
-    plain_answer_to(&[30, 4, 0x01, 0x41]);
+    plain_answer_to(&[30, 4, 0x01, 0x41], FallbackReason::CapableExtensibility);
 }
 
 #[test]
@@ -143,8 +155,9 @@ fn t09_refused_checksums_mean_plain_tcp() {
         c.mptcp.checksum = ChecksumPolicy::Refuse;
     };
     let mut script = Script::server_with(refuse);
-    let (_, answer) = script.half_open(4000, H | CapableFlags::CHECKSUM);
+    let (flow, answer) = script.half_open(4000, H | CapableFlags::CHECKSUM);
     assert!(answer.mptcp().is_empty());
+    plain_because(&mut script, &flow, FallbackReason::ChecksumRefused);
     // A server that insists: our client falls back.
     let mut script = Script::new(refuse);
     let (mut flow, id, _) = script.connect();
@@ -317,9 +330,8 @@ fn t20_a_repeated_syn_without_the_option_means_plain_tcp() {
     let (flow, _) = script.half_open(4000, H);
     let out = script.send(&flow, &flow.syn().seq(flow.isn));
     assert!(out[0].is(TcpFlags::SYN) && out[0].mptcp().is_empty(), "{out:?}");
-    script.send(&flow, &flow.seg());
-    let id = script.accept().expect("established");
-    assert_eq!(script.info(id).mptcp, None);
+    assert_eq!(script.stack.occupancy().tokens, 0, "nobody needs the token any more");
+    plain_because(&mut script, &flow, FallbackReason::SynRepeatedWithoutCapable);
 }
 
 #[test]
@@ -345,24 +357,46 @@ fn t23_without_a_free_token_no_key_is_offered() {
         (c.token_mask, c.token_value) = (u32::MAX, 1);
     };
     let mut script = Script::server_with(impossible);
-    let (_, answer) = script.half_open(4000, H);
+    let (flow, answer) = script.half_open(4000, H);
     assert!(answer.mptcp().is_empty());
     assert_eq!(script.counters().mp_fallback_token_init, 1);
+    plain_because(&mut script, &flow, FallbackReason::NoToken);
     let mut script = Script::new(impossible);
     let (_, id, syn) = script.connect();
     assert!(syn.mptcp().is_empty());
     assert_eq!(script.info(id).mptcp, None);
+    assert_eq!(script.fallback(id), Some(FallbackReason::NoToken));
+    assert_eq!(script.counters().fallback, 1);
 
-    // Two bits are prescribed: keys are drawn until they fit, and tokens differ.
-    let mut script = Script::server_with(|c| (c.token_mask, c.token_value) = (3, 2));
-    let mut tokens = Vec::new();
-    for port in 4000..4010 {
-        let (_, answer) = script.half_open(port, H);
-        tokens.push(key::token(Version::V1, stack_key(&answer)));
+    // Some bits are prescribed: keys are drawn until they fit, and tokens differ.
+    for (mask, value) in [(3, 2), (0x3f, 0x25), (0xff00_0000, 0x1200_0000)] {
+        let mut script = Script::server_with(|c| (c.token_mask, c.token_value) = (mask, value));
+        let mut tokens = Vec::new();
+        for port in 4000..4020 {
+            let (_, answer) = script.half_open(port, H);
+            tokens.push(key::token(Version::V1, stack_key(&answer)));
+        }
+        assert!(tokens.iter().all(|t| t & mask == value));
+        tokens.dedup();
+        assert_eq!(tokens.len(), 20);
     }
-    assert!(tokens.iter().all(|t| t & 3 == 2));
-    tokens.dedup();
-    assert_eq!(tokens.len(), 10);
+}
+
+#[test]
+fn the_token_of_a_pending_request_is_taken_but_leads_nowhere() {
+    let mut script = Script::server();
+    let (flow, answer) = script.half_open(4000, H);
+    assert_eq!(script.stack.occupancy().tokens, 1);
+    let keys = Keys { peer: PEER_KEY, stack: stack_key(&answer), checksum: false };
+    let mut join = Flow::new(at(P2, 5000), at(A1, PORT));
+    let out = script.join_syn(&keys, &mut join, false);
+    assert!(out[0].rst(), "{out:?}");
+    assert_eq!(script.counters().mp_join_no_token_found, 1);
+    // Given up: free again. Established: the connection's.
+    script.send(&flow, &flow.seg().flags(TcpFlags::RST));
+    assert_eq!(script.stack.occupancy().tokens, 0);
+    script.confirmed();
+    assert_eq!(script.stack.occupancy().tokens, 1);
 }
 
 #[test]
@@ -370,12 +404,21 @@ fn t25_contradictory_and_broken_options_have_one_result() {
     let capable_syn = [30, 4, 0x01, 0x01];
     let join_syn = [30, 12, 0x10, 2, 9, 9, 9, 9, 1, 2, 3, 4];
     // MP_CAPABLE and MP_JOIN, and two different MP_CAPABLE: neither counts.
-    plain_answer_to(&[&capable_syn[..], &join_syn[..]].concat());
-    plain_answer_to(&[&join_syn[..], &capable_syn[..]].concat());
-    plain_answer_to(&[&capable_syn[..], &[30, 4, 0x01, 0x81]].concat());
+    plain_answer_to(
+        &[&capable_syn[..], &join_syn[..]].concat(),
+        FallbackReason::ContradictoryOptions,
+    );
+    plain_answer_to(
+        &[&join_syn[..], &capable_syn[..]].concat(),
+        FallbackReason::ContradictoryOptions,
+    );
+    plain_answer_to(
+        &[&capable_syn[..], &[30, 4, 0x01, 0x81]].concat(),
+        FallbackReason::ContradictoryOptions,
+    );
     // Lengths 0, 1, 2, 255, and one past the end of the header.
     for len in [0, 1, 2, 255, 5] {
-        plain_answer_to(&[30, len, 0x01, 0x01]);
+        plain_answer_to(&[30, len, 0x01, 0x01], None);
     }
     // A copy of the same option is the same option.
     let mut script = Script::server();

@@ -3,9 +3,9 @@
 
 use crate::harness::*;
 use mptcp_core::config::{PathManagerKind, StackConfig};
-use mptcp_core::error::RecvError;
+use mptcp_core::error::{OpenError, RecvError};
 use mptcp_core::mptcp::key::KeyPair;
-use mptcp_core::stack::Ready;
+use mptcp_core::stack::{Connect, Ready, SocketId};
 use mptcp_core::stats::DropReason;
 use mptcp_core::wire::{MpJoin, MptcpOption, TcpFlags, Version, reset_reason};
 
@@ -190,7 +190,8 @@ fn a_third_ack_nobody_answers_is_given_up() {
     script.answer(&mut join, &[syn_ack_join(&keys, nonce, 0, false)]);
     let out = script.advance(600_000);
     assert!(join.of(&out).last().is_some_and(|o| o.rst()), "{out:?}");
-    assert_eq!(script.info(id).subflows.len(), 1);
+    let subflows = script.info(id).subflows;
+    assert!(subflows.iter().all(|s| s.local != join.local), "{subflows:?}");
 }
 
 #[test]
@@ -411,4 +412,292 @@ fn a_client_that_loses_a_join_goes_on() {
     assert_eq!(script.info(id).subflows.len(), 1);
     script.send_data(&keys, &mut first, 0, 0, &stream(0, 10));
     script.expect_stream(id, 0, 10);
+}
+
+/// Opens the congestion window of the only subflow; answers how far the stream got.
+fn widen(script: &mut Script, keys: &Keys, flow: &mut Flow, id: SocketId) -> u64 {
+    let mut offset = 0;
+    for _ in 0..8 {
+        let mut out = script.write(id, offset, 14_000);
+        offset += 14_000;
+        while !out.is_empty() {
+            flow.hears(&out);
+            let got = u64::from(flow.rcv_nxt.wrapping_sub(flow.stack_isn)) - 1;
+            out = script.send(flow, &flow.seg().dss(keys.ack(got)));
+        }
+    }
+    assert_eq!(script.info(id).bytes_acked, offset, "nothing is outstanding");
+    offset
+}
+
+fn payload(flow: &Flow, out: &[Out]) -> u64 {
+    flow.of(out).iter().map(|o| o.payload.len() as u64).sum()
+}
+
+#[test]
+fn a_join_after_the_only_path_died_takes_everything_over() {
+    let mut script = Script::server();
+    let (keys, mut first, id) = script.confirmed();
+    let offset = widen(&mut script, &keys, &mut first, id);
+    let out = script.write(id, offset, 50_000);
+    let lost = payload(&first, &out);
+    assert!(lost > 20_000, "{lost}");
+    for _ in 0..100 {
+        script.advance(5);
+        if script.counters().tcp_timeouts > 0 {
+            break;
+        }
+    }
+    assert_eq!((script.counters().tcp_timeouts, script.counters().mptcp_retrans), (1, 0));
+    let mut join = Flow::new(at(P2, 5000), at(A2, PORT));
+    let answer = script.join_syn(&keys, &mut join, false);
+    let ack = Script::join_ack(&keys, join.of(&answer)[0]);
+    let mut out = script.send(&join, &join.seg().opt(&ack));
+    // Not a moment later, and all of it before anything new.
+    let mut again = 0;
+    while payload(&join, &out) > 0 {
+        join.hears(&out);
+        again += payload(&join, &out);
+        out = script.send(&join, &join.seg().dss(keys.ack(offset + again)));
+    }
+    assert_eq!(again, 50_000);
+    assert_eq!(script.info(id).bytes_acked, offset + 50_000);
+    let subflows = script.info(id).subflows;
+    assert!(subflows[0].stale && !subflows[1].stale);
+    assert_eq!(subflows[1].reinjected, lost);
+}
+
+#[test]
+fn what_only_tcp_acknowledged_comes_again_when_its_subflow_fails() {
+    for fail in [false, true] {
+        let mut script = Script::server();
+        let (keys, mut first, id) = script.confirmed();
+        let join = script.join_as(&keys, at(P2, 5000), at(A2, PORT), true);
+        let out = script.write(id, 0, 3_000);
+        first.hears(&out);
+        assert_eq!(payload(&first, &out), 3_000);
+        let out = script.send(&first, &first.seg().dss(keys.ack(0)));
+        assert!(out.is_empty(), "{out:?}");
+        let mut rst = first.seg().flags(TcpFlags::RST | TcpFlags::ACK);
+        if fail {
+            rst = rst.opt(&MptcpOption::Fail { dsn: keys.stack_dsn(0).0 });
+        }
+        let out = script.send(&first, &rst);
+        assert_eq!(payload(&join, &out), 3_000, "{out:?}");
+        script.send(&join, &join.seg().dss(keys.ack(3_000)));
+        assert_eq!(script.info(id).bytes_acked, 3_000);
+    }
+}
+
+#[test]
+fn what_follows_the_dsn_of_an_mp_fail_comes_again() {
+    let mut script = Script::server();
+    let (keys, first, id) = script.confirmed();
+    let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    script.stack.set_backup(id, 1, true);
+    script.out();
+    let out = script.write(id, 0, 1_400);
+    assert_eq!(payload(&first, &out), 1_400);
+    script.stack.set_backup(id, 0, true);
+    script.stack.set_backup(id, 1, false);
+    script.out();
+    let out = script.write(id, 1_400, 1_400);
+    assert_eq!(payload(&join, &out), 1_400);
+    join.hears(&out);
+    // The head is under way on the first subflow; the rest arrived at TCP and was thrown away.
+    script.send(&join, &join.seg().dss(keys.ack(0)));
+    let rst = join.seg().flags(TcpFlags::RST | TcpFlags::ACK);
+    let fail = MptcpOption::Fail { dsn: keys.stack_dsn(1_400).0 };
+    let out = script.send(&join, &rst.opt(&fail));
+    let [again] = first.of(&out)[..] else { panic!("{out:?}") };
+    assert_eq!(again.payload, stream(1_400, 1_400));
+    assert!(same(again.mapping().expect("a mapping").dsn, keys.stack_dsn(1_400)), "{again:?}");
+}
+
+#[test]
+fn a_lost_join_syn_is_no_sidelined_subflow() {
+    let mut script = Script::new(fullmesh);
+    let (_, _, join, ..) = client_joins(&mut script);
+    let out = script.advance(5_000);
+    assert!(join.of(&out).len() >= 2, "{out:?}");
+    let counters = script.counters();
+    assert_eq!((counters.mptcp_retrans, counters.subflow_stale), (0, 0));
+}
+
+/// Segments of ours that ask on `flow` whether anybody is there.
+fn probes(flow: &Flow, out: &[Out]) -> usize {
+    let probe = |o: &&&Out| o.payload.is_empty() && o.seq == flow.rcv_nxt.wrapping_sub(1);
+    flow.of(out).iter().filter(probe).count()
+}
+
+#[test]
+fn at_the_limit_a_join_takes_the_place_of_a_subflow_that_times_out() {
+    let mut script = Script::server_with(|c| c.mptcp.max_subflows = 2);
+    let (keys, mut first, id) = script.confirmed();
+    let dead = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    // Both carry data; nobody answers on the second.
+    let out = script.write(id, 0, 25_000);
+    first.hears(&out);
+    assert!(payload(&first, &out) > 0 && payload(&dead, &out) > 0);
+    for _ in 0..8 {
+        let seg = first.seg().dss(keys.ack(0));
+        let mut out = script.send(&first, &seg);
+        first.hears(&out);
+        out = script.advance(200);
+        first.hears(&out);
+    }
+    let mut join = Flow::new(at(P2, 5001), at(A2, PORT));
+    let out = script.join_syn(&keys, &mut join, false);
+    let ack = Script::join_ack(&keys, join.of(&out)[0]);
+    assert_eq!(script.info(id).subflows.len(), 2, "a SYN proves nothing");
+    let out = script.send(&join, &join.seg().opt(&ack));
+    let rst = dead.of(&out).into_iter().find(|o| o.rst()).expect("it is told");
+    assert_eq!(rst.reset_reason(), Some((reset_reason::UNACCEPTABLE_PERFORMANCE, false)));
+    let ports: Vec<u16> = script.info(id).subflows.iter().map(|s| s.remote.port()).collect();
+    assert_eq!(ports, [40_000, 5001]);
+}
+
+#[test]
+fn at_the_limit_an_address_that_moved_gives_its_place_up() {
+    let mut script = Script::server_with(|c| c.mptcp.max_subflows = 2);
+    let (keys, _, id) = script.confirmed();
+    script.join(&keys, at(P2, 5000), at(A2, PORT));
+    for host in 3..10 {
+        // The same id from ever other addresses: a roaming phone.
+        let peer = core::net::IpAddr::from([10, 2, 0, host]);
+        script.join(&keys, at(peer, 5000), at(A2, PORT));
+        assert_eq!(script.info(id).subflows[1].remote, at(peer, 5000));
+        assert_eq!(script.info(id).subflows.len(), 2);
+    }
+}
+
+#[test]
+fn at_the_limit_silent_subflows_must_show_that_they_live() {
+    let mut script = Script::server_with(|c| c.mptcp.max_subflows = 2);
+    let (keys, first, id) = script.confirmed();
+    let dead = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    let mut join = Flow::new(at(P2, 5001), at(A2, PORT));
+    let syn = |script: &mut Script, join: &mut Flow| {
+        join.snd_nxt = join.isn;
+        script.join_syn(&keys, join, false)
+    };
+    assert_reset(&syn(&mut script, &mut join), reset_reason::PROHIBITED, false);
+    script.advance(11_000);
+    // Not answered; both are asked, and one answers.
+    let out = syn(&mut script, &mut join);
+    assert!(join.of(&out).is_empty(), "{out:?}");
+    assert_eq!((probes(&first, &out), probes(&dead, &out)), (1, 1));
+    script.advance(1);
+    script.send(&first, &first.seg().dss(keys.ack(0)));
+    let out = script.advance(1_000);
+    assert_eq!((probes(&first, &out), probes(&dead, &out)), (0, 1));
+    let out = syn(&mut script, &mut join);
+    assert!(join.of(&out).is_empty(), "{out:?}");
+    let out = script.advance(3_000);
+    assert!(dead.of(&out).iter().any(|o| o.rst()), "{out:?}");
+    // The third copy of the SYN finds room.
+    let out = syn(&mut script, &mut join);
+    let ack = Script::join_ack(&keys, join.of(&out)[0]);
+    script.send(&join, &join.seg().opt(&ack));
+    let ports: Vec<u16> = script.info(id).subflows.iter().map(|s| s.remote.port()).collect();
+    assert_eq!(ports, [40_000, 5001]);
+}
+
+/// The SYN of a join in `out`, as (from, to, our address id).
+fn join_syn_of(out: &[Out]) -> Option<(Flow, u8)> {
+    out.iter().find_map(|o| match o.join() {
+        Some(MpJoin::Syn { address_id, .. }) => {
+            let mut flow = Flow::new(o.dst, o.src);
+            flow.hears(core::slice::from_ref(o));
+            Some((flow, address_id))
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn t105_a_client_joins_again_when_its_last_subflow_was_reset() {
+    let mut script = Script::new(|c| {
+        fullmesh(c);
+        c.addresses.truncate(1);
+    });
+    let (keys, mut first, id) = script.connected();
+    script.send(&first, &first.seg().dss(keys.ack(0)));
+    let out = script.write(id, 0, 3_000);
+    first.hears(&out);
+    script.send(&first, &first.seg().flags(TcpFlags::RST | TcpFlags::ACK));
+    assert!(script.info(id).subflows.is_empty());
+    let out = script.advance(1_010);
+    let (mut join, address_id) = join_syn_of(&out).expect("a join");
+    assert_eq!((join.local.ip(), join.peer, address_id), (A1, at(P1, PORT), 0));
+    let syn = out.iter().find_map(Out::join);
+    let Some(MpJoin::Syn { nonce, .. }) = syn else { panic!("{out:?}") };
+    script.answer(&mut join, &[syn_ack_join(&keys, nonce, 0, false)]);
+    let out = script.send(&join, &join.seg().dss(keys.ack(0)));
+    assert_eq!(payload(&join, &out), 3_000, "{out:?}");
+    script.advance(100_000);
+    assert!(!script.ready(id).contains(Ready::CLOSED), "it lives");
+}
+
+#[test]
+fn a_refused_join_is_not_made_again_soon() {
+    for (transient, wait) in [(true, 1_000), (false, 60_000)] {
+        let mut script = Script::new(fullmesh);
+        let (_, _, join, ..) = client_joins(&mut script);
+        let reset =
+            mptcp_core::wire::MpTcpRst { transient, reason: reset_reason::PROHIBITED, reserved: 0 };
+        let rst = join.seg().seq(0).flags(TcpFlags::RST | TcpFlags::ACK);
+        let out = script.send(&join, &rst.opt(&MptcpOption::Reset(reset)));
+        assert!(out.is_empty(), "{out:?}");
+        assert!(join_syn_of(&script.advance(wait - 1)).is_none());
+        assert!(join_syn_of(&script.advance(5)).is_some());
+    }
+}
+
+#[test]
+fn a_refused_connect_does_not_count_as_a_connection() {
+    let mut script = Script::server_with(|c| {
+        c.limits.tcbs = 4;
+        c.limits.connections = 4;
+    });
+    // One connection holds every control block.
+    let (keys, _, id) = script.confirmed();
+    for port in 5000..5003 {
+        script.join(&keys, at(P2, port), at(A2, PORT));
+    }
+    let with = Connect {
+        local: A1,
+        local_port: 0,
+        remote: at(P1, 9),
+        mptcp: false,
+        timeout: None,
+        user_data: 0,
+    };
+    for _ in 0..10 {
+        assert_eq!(script.stack.connect(script.now, &with), Err(OpenError::LimitReached));
+    }
+    script.stack.abort(script.now, id);
+    script.forget(id);
+    let open: Vec<_> = (0..4).map(|_| script.stack.connect(script.now, &with)).collect();
+    for id in open {
+        script.stack.abort(script.now, id.expect("its four blocks are free again"));
+    }
+}
+
+#[test]
+fn a_subflow_whose_round_trip_is_unknown_is_not_the_nearest() {
+    let mut script = Script::server();
+    let (keys, mut first, id) = script.confirmed();
+    let out = script.write(id, 0, 100);
+    first.hears(&out);
+    script.advance(50);
+    script.send(&first, &first.seg().dss(keys.ack(100)));
+    // The SYN/ACK went out twice: which one was answered nobody knows (Karn).
+    let mut join = Flow::new(at(P2, 5000), at(A2, PORT));
+    script.join_syn(&keys, &mut join, false);
+    let out = script.join_syn(&keys, &mut join, false);
+    let ack = Script::join_ack(&keys, join.of(&out)[0]);
+    script.send(&join, &join.seg().opt(&ack));
+    let out = script.write(id, 100, 1_000);
+    assert_eq!((payload(&first, &out), payload(&join, &out)), (1_000, 0), "{out:?}");
 }

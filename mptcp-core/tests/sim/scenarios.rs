@@ -120,6 +120,20 @@ fn a_silent_cut_is_bridged_and_the_path_returns() {
     }
 }
 
+/// Break before make: the only path vanishes with a window in flight, the next one comes up two
+/// seconds later. What was in flight goes out on it at once, not by the data-level timer.
+#[test]
+fn a_path_that_comes_after_the_cut_takes_over() {
+    let mut world = world(14, &[pair(link(60, 20)), pair(link(40, 7))]);
+    cut(&mut world, 1, Duration::ZERO, Duration::from_millis(2_500));
+    cut(&mut world, 0, Duration::from_secs(1), Duration::from_secs(60));
+    let report = run(&mut world, true, 100, 10 << 20, Duration::from_secs(120));
+    checked(&world);
+    eprintln!("{report:?}");
+    // The join's third SYN goes out at 3 s; 10 MiB less what came before take 2 s from there.
+    assert!(report.took <= Duration::from_secs(6), "{report:?}");
+}
+
 /// Thousands of short connections, plain and MPTCP, many at a time.
 #[test]
 fn thousands_of_short_connections() {

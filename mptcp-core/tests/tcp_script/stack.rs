@@ -34,6 +34,29 @@ fn stateless_replies_are_limited() {
     s.at(200).inject(data(7, 9, 100)).expect(rst(9)).inject(data(7, 9, 1)).expect_nothing();
 }
 
+#[test]
+fn a_crowded_destination_costs_a_bounded_search_for_a_port() {
+    let mut s = Script::new(|config| config.limits.connections = 30_000);
+    let with = mptcp_core::stack::Connect {
+        local: core::net::IpAddr::from([10, 0, 0, 1]),
+        local_port: 0,
+        remote: "10.0.0.2:4000".parse().unwrap(),
+        mptcp: false,
+        timeout: None,
+        user_data: 0,
+    };
+    let mut open = 0;
+    let refused = loop {
+        match s.stack.connect(s.now, &with) {
+            Ok(_) => open += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((refused, s.stack.counters().ports_exhausted), (OpenError::PortsExhausted, 1));
+    // Not all 28,232 are looked at, but nearly all are found.
+    assert!((27_000..28_200).contains(&open), "{open}");
+}
+
 fn flooded() -> Script {
     let mut s = Script::new(|config| config.limits.half_open = 1);
     s.add_leg("10.0.0.1:80", "10.0.0.3:1", Peer::default());

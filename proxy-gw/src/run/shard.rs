@@ -52,7 +52,9 @@ impl ShardCell {
         pool: Box<dyn BufPool<B> + Send>,
     ) -> Result<ShardWorker<B>, String> {
         let mailbox = self.mailbox.take().ok_or("a shard was started twice")?;
-        let mut stack = Stack::new(stack_config(config, seed()?), now, pool);
+        let stack_config = stack_config(config, seed()?)
+            .map_err(|error| format!("cannot make a stack: {error}"))?;
+        let mut stack = Stack::new(stack_config, now, pool);
         let mut gateway = Gateway::new(config, &mut Rng::from_seed(seed()?));
         gateway
             .listen(&mut stack)

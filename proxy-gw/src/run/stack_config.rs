@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Port};
 use mptcp_core::buf::PortId;
-use mptcp_core::config::{Limits, LocalAddress, MptcpConfig, StackConfig, TcpConfig};
+use mptcp_core::config::{ConfigError, Limits, LocalAddress, MptcpConfig, StackConfig, TcpConfig};
 use mptcp_core::time::Duration;
 
 /// TCP control blocks per session: the exit's, and what an ordinary client opens. Clients may open
@@ -14,8 +14,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(7200);
 const MAX_TIME_WAIT: u32 = 262_144;
 
 /// The configuration of a shard; `seed` must be secret and fresh.
-pub(crate) fn stack_config(config: &Config, seed: [u8; 32]) -> StackConfig {
-    StackConfig {
+///
+/// # Errors
+/// What a stack would not do as configured.
+pub(crate) fn stack_config(config: &Config, seed: [u8; 32]) -> Result<StackConfig, ConfigError> {
+    let stack = StackConfig {
         addresses: addresses(config),
         mptcp: MptcpConfig {
             versions: config.mptcp.versions.clone(),
@@ -30,7 +33,9 @@ pub(crate) fn stack_config(config: &Config, seed: [u8; 32]) -> StackConfig {
         limits: limits(config),
         seed,
         ..StackConfig::default()
-    }
+    };
+    stack.validate()?;
+    Ok(stack)
 }
 
 fn addresses(config: &Config) -> Vec<LocalAddress> {
@@ -69,6 +74,8 @@ fn tcp(config: &Config) -> TcpConfig {
         send_buffer_max: config.tcp.send_buffer_max,
         // A session whose client or server vanished must not stay for ever.
         keep_alive: Some(KEEP_ALIVE),
+        // What a relay passes on was cut by its sender: to hold it back only adds delay.
+        nagle: false,
         ..default
     }
 }
@@ -125,7 +132,7 @@ mod tests {
     "#;
 
     fn of(text: &str) -> StackConfig {
-        stack_config(&crate::config::parse("t", text, &[]).unwrap(), [7; 32])
+        stack_config(&crate::config::parse("t", text, &[]).unwrap(), [7; 32]).unwrap()
     }
 
     #[test]
@@ -155,5 +162,14 @@ mod tests {
         assert_eq!(stack.mptcp.max_subflows, 3);
         assert_eq!(stack.tcp.recv_buffer_initial, 64 << 10);
         assert_eq!(stack.seed, [7; 32]);
+    }
+
+    #[test]
+    fn more_addresses_than_have_an_id_are_refused() {
+        let addresses: Vec<String> = (1..=255).map(|n| format!("\"10.1.0.{n}/16\"")).collect();
+        let text = TEXT.replace("\"10.1.0.1/24\"", &addresses.join(", "));
+        let config = crate::config::parse("t", &text, &[]).unwrap();
+        let error = stack_config(&config, [7; 32]).unwrap_err();
+        assert_eq!(error, ConfigError::Addresses(258));
     }
 }

@@ -3,16 +3,29 @@
 use crate::buf::{PacketBuf, PortId};
 use crate::config::PathManagerKind;
 use crate::mptcp::key::{self};
-use crate::mptcp::{Endpoint, Join, Phase, Signal, Stage, Subflow};
+use crate::mptcp::{Announced, Endpoint, Join, Phase, Probe, Signal, Stage, Subflow};
 use crate::stack::demux::Flow;
 use crate::stack::{Stack, env};
 use crate::tcp::{Tcb, Tuple, mss_for};
 use crate::time::{Duration, Instant};
 use crate::wire::{AddAddr, Version, reset_reason};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+/// Probes of a subflow that may be dead, each of which may get lost.
+const PROBES: u8 = 3;
+
+/// Timeouts in a row after which a subflow's place is free for a new one.
+const DEAD_TIMEOUTS: u8 = 2;
+
+/// How long the answer to the `sent + 1`st probe may take.
+fn probe_wait(rto: Duration, sent: u8) -> Duration {
+    (rto * 2).max(Duration::from_millis(500)) * (1 << u32::from(sent))
+}
 
 impl<B: PacketBuf> Stack<B> {
-    pub(super) fn read_add_addr(&mut self, owner: u32, idx: u32, add_addr: &AddAddr) {
+    pub(super) fn read_add_addr(&mut self, now: Instant, owner: u32, idx: u32, add_addr: &AddAddr) {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         if add_addr.echo {
             self.stats.echo_add += 1;
@@ -33,21 +46,27 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         self.stats.add_addr += 1;
-        let echo = AddAddr { echo: true, hmac: None, ..*add_addr };
-        if let Some(tcb) = self.tcbs.get_mut(idx)
-            && let Some(subflow) = &mut tcb.subflow
-        {
-            subflow.signal(Signal::AddAddr(echo));
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        // Without a port it is the one this subflow uses (RFC 8684 §3.4.1).
+        let remote = SocketAddr::new(addr, port.unwrap_or(tcb.tuple.remote_port));
+        if let Some(subflow) = &mut tcb.subflow {
+            let echo = AddAddr { echo: true, hmac: None, ..*add_addr };
+            if !subflow.signal(Signal::AddAddr(echo)) {
+                self.stats.mp_signal_drop += 1;
+            }
             tcb.ack_now();
         }
         // Only an initiator opens subflows: a gateway must not be made to connect anywhere.
         let ours = self.config.addresses.iter().any(|local| local.addr == addr);
         let fullmesh = self.config.mptcp.path_manager == PathManagerKind::Fullmesh;
         if connection.client && fullmesh && !ours {
-            let port = port.unwrap_or(connection.first.remote_port);
-            let remote = core::net::SocketAddr::new(addr, port);
-            let endpoints = endpoints(&self.config.addresses);
-            connection.paths.on_add_addr(id, remote, endpoints);
+            let first = connection.first.local_addr;
+            // The address the connection began on has the id 0, whatever its place (§3.2).
+            let endpoints = endpoints(&self.config.addresses)
+                .map(|e| if e.addr == first { Endpoint { id: 0, ..e } } else { e });
+            if connection.paths.on_add_addr(now, id, remote, endpoints) == Announced::Refused {
+                self.stats.add_addr_drop += 1;
+            }
         }
         self.touch_connection(owner);
     }
@@ -60,18 +79,9 @@ impl<B: PacketBuf> Stack<B> {
             let Some(connection) = self.connections.get_mut(owner) else { return };
             connection.paths.on_remove_addr(id);
             for idx in self.subflows_of(owner) {
-                let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
-                let rto = tcb.rtt.rto();
-                let Some(subflow) = &mut tcb.subflow else { continue };
-                if subflow.remote_id != id || subflow.probed_at.is_some() {
-                    continue;
-                }
-                subflow.probed_at = Some(now);
-                tcb.probe_now();
-                self.touch_tcb(idx);
-                if let Some(connection) = self.connections.get_mut(owner) {
-                    let at = now + (rto * 2).max(Duration::from_millis(500));
-                    connection.probe_at = Some(connection.probe_at.map_or(at, |p| p.min(at)));
+                let extension = self.tcbs.get(idx).and_then(|t| t.subflow.as_ref());
+                if extension.is_some_and(|s| s.remote_id == id) {
+                    self.probe_subflow(now, owner, idx);
                 }
             }
             self.touch_connection(owner);
@@ -94,22 +104,52 @@ impl<B: PacketBuf> Stack<B> {
         self.touch_connection(owner);
     }
 
-    /// Subflows whose address was withdrawn and that did not answer the probe.
-    pub(super) fn close_silent_subflows(&mut self, now: Instant, owner: u32) {
-        if let Some(connection) = self.connections.get_mut(owner) {
-            connection.probe_at = None;
+    /// Asks a subflow for a sign of life, unless that is going on already.
+    pub(in crate::stack) fn probe_subflow(&mut self, now: Instant, owner: u32, idx: u32) {
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let due = now + probe_wait(tcb.rtt.rto(), 0);
+        let Some(subflow) = &mut tcb.subflow else { return };
+        if subflow.probe.is_some() {
+            return;
         }
+        subflow.probe = Some(Box::new(Probe { since: now, due, sent: 1 }));
+        tcb.probe_now();
+        self.touch_tcb(idx);
+        if let Some(connection) = self.connections.get_mut(owner) {
+            connection.probe_at = Some(connection.probe_at.map_or(due, |at| at.min(due)));
+        }
+        self.touch_connection(owner);
+    }
+
+    /// Subflows that were asked for a sign of life: asked again, or closed when they stay silent.
+    pub(super) fn close_silent_subflows(&mut self, now: Instant, owner: u32) {
+        let mut next: Option<Instant> = None;
         for idx in self.subflows_of(owner) {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
-            let received = tcb.last_received();
+            let (received, rto) = (tcb.last_received(), tcb.rtt.rto());
             let Some(subflow) = &mut tcb.subflow else { continue };
-            let Some(probed_at) = subflow.probed_at else { continue };
-            if received > probed_at {
-                subflow.probed_at = None;
+            let Some(probe) = &mut subflow.probe else { continue };
+            if received > probe.since {
+                subflow.probe = None;
                 continue;
             }
-            self.stats.rm_subflow += 1;
-            self.reset_subflow(now, owner, idx, reset_reason::UNSPECIFIED, false);
+            if probe.due <= now {
+                if probe.sent >= PROBES {
+                    self.stats.rm_subflow += 1;
+                    self.reset_subflow(now, owner, idx, reset_reason::UNSPECIFIED, false);
+                    continue;
+                }
+                probe.due = now + probe_wait(rto, probe.sent);
+                probe.sent += 1;
+                next = Some(next.map_or(probe.due, |at| at.min(probe.due)));
+                tcb.probe_now();
+                self.touch_tcb(idx);
+            } else {
+                next = Some(next.map_or(probe.due, |at| at.min(probe.due)));
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(owner) {
+            connection.probe_at = next;
         }
     }
 
@@ -117,23 +157,81 @@ impl<B: PacketBuf> Stack<B> {
     pub(in crate::stack) fn manage_paths(&mut self, now: Instant, owner: u32) {
         let timeout = self.config.mptcp.add_addr_timeout;
         let max_subflows = usize::from(self.config.mptcp.max_subflows);
-        loop {
+        while let Some(connection) = self.connections.get_mut(owner)
+            && connection.phase == Phase::Confirmed
+            && connection.paths.join_due(now)
+            && (connection.subflows.len() < max_subflows || self.clear_place(now, owner))
+        {
             let Some(connection) = self.connections.get_mut(owner) else { return };
-            if connection.phase != Phase::Confirmed || connection.subflows.len() >= max_subflows {
-                break;
+            let Some(join) = connection.paths.next_join(now) else { break };
+            if !self.open_join(now, owner, &join)
+                && let Some(connection) = self.connections.get_mut(owner)
+            {
+                connection.paths.on_lost(now, join.local, join.remote, false);
             }
-            let Some(join) = connection.paths.next_join() else { break };
-            self.open_join(now, owner, &join);
         }
         let Some(connection) = self.connections.get_mut(owner) else { return };
         if connection.phase == Phase::Confirmed
-            && let Some(endpoint) = connection.paths.next_announcement(now, timeout)
+            && let Some((endpoint, before)) = connection.paths.next_announcement(now, timeout)
         {
-            self.announce(owner, endpoint);
+            self.announce(owner, endpoint, usize::from(before));
         }
     }
 
-    pub(super) fn announce(&mut self, owner: u32, endpoint: Endpoint) {
+    /// A subflow that repeats itself into the void gives its place to a new one; false when there
+    /// is none.
+    fn clear_place(&mut self, now: Instant, owner: u32) -> bool {
+        let Some(idx) = self.dead_subflow(owner, |_| false) else { return false };
+        self.reset_subflow(now, owner, idx, reset_reason::UNACCEPTABLE_PERFORMANCE, false);
+        true
+    }
+
+    /// The subflow that was silent for longest among those that time out again and again, or that
+    /// `moved` says have been replaced.
+    pub(in crate::stack) fn dead_subflow(
+        &self,
+        owner: u32,
+        moved: impl Fn(&Tcb<B>) -> bool,
+    ) -> Option<u32> {
+        let subflows = self.connections.get(owner)?.subflows.iter();
+        let tcbs = subflows.filter_map(|&idx| Some((idx, self.tcbs.get(idx)?)));
+        let dead = tcbs.filter(|(_, tcb)| is_dead(tcb) || moved(tcb));
+        dead.min_by_key(|(_, tcb)| tcb.last_received()).map(|(idx, _)| idx)
+    }
+
+    /// The subflow a signal goes out on: the best one, another one when it has to be repeated. One
+    /// that times out is no help as long as there are others.
+    fn signal_subflow(&self, owner: u32, before: usize) -> Option<u32> {
+        let subflows = self.connections.get(owner)?.subflows.iter();
+        let usable = subflows.filter_map(|&idx| {
+            let tcb = self.tcbs.get(idx)?;
+            let subflow = tcb.subflow.as_ref().filter(|s| s.stage == Stage::Active)?;
+            let alive = tcb.state.sending() && !tcb.write_closed();
+            let doubtful = tcb.rto_count() > 0 || subflow.stale;
+            let srtt = tcb.rtt.srtt().unwrap_or(Duration::MAX);
+            alive.then_some((doubtful, srtt, idx))
+        });
+        let mut usable: Vec<_> = usable.collect();
+        usable.sort_unstable();
+        let good = usable.iter().filter(|(doubtful, ..)| !doubtful).count();
+        let among = if good > 0 { good } else { usable.len() };
+        usable.get(before.checked_rem(among)?).map(|(.., idx)| *idx)
+    }
+
+    /// Queues a signal; false when there is no room for it.
+    fn signal_on(&mut self, idx: u32, signal: Signal) -> bool {
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
+        let Some(subflow) = &mut tcb.subflow else { return false };
+        if !subflow.signal(signal) {
+            self.stats.mp_signal_drop += 1;
+            return false;
+        }
+        tcb.ack_now();
+        self.touch_tcb(idx);
+        true
+    }
+
+    pub(super) fn announce(&mut self, owner: u32, endpoint: Endpoint, before: usize) {
         let Some(connection) = self.connections.get(owner) else { return };
         let hmac = key::add_addr_hmac(
             connection.version,
@@ -150,21 +248,16 @@ impl<B: PacketBuf> Stack<B> {
             echo: false,
             hmac: (connection.version == Version::V1).then_some(hmac),
         };
-        let Some(&idx) = connection.subflows.first() else { return };
-        if let Some(tcb) = self.tcbs.get_mut(idx)
-            && let Some(subflow) = &mut tcb.subflow
-            && subflow.signal(Signal::AddAddr(add_addr))
-        {
-            tcb.ack_now();
-            self.touch_tcb(idx);
+        if let Some(idx) = self.signal_subflow(owner, before) {
+            self.signal_on(idx, Signal::AddAddr(add_addr));
         }
     }
 
-    /// Opens one more subflow of ours.
-    pub(super) fn open_join(&mut self, now: Instant, owner: u32, join: &Join) {
+    /// Opens one more subflow of ours; false when nothing went out.
+    pub(super) fn open_join(&mut self, now: Instant, owner: u32, join: &Join) -> bool {
         let Some(port) = self.free_port(join.local, join.remote) else {
             self.stats.mp_join_syn_tx_err += 1;
-            return;
+            return false;
         };
         let tuple = Tuple {
             local_addr: join.local,
@@ -173,7 +266,7 @@ impl<B: PacketBuf> Stack<B> {
             remote_port: join.remote.port(),
         };
         let nonce = self.rng.next_u32();
-        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let Some(connection) = self.connections.get_mut(owner) else { return false };
         let stage = Stage::JoinSyn { token: connection.remote_token, nonce };
         let mut subflow =
             Subflow::new(owner, connection.new_subflow_id(), connection.version, stage);
@@ -182,13 +275,14 @@ impl<B: PacketBuf> Stack<B> {
         subflow.local_backup = join.backup;
         let Some(idx) = self.open_tcb(now, tuple, Some(subflow)) else {
             self.stats.mp_join_syn_tx_err += 1;
-            return;
+            return false;
         };
         self.stats.mp_join_syn_tx += 1;
         if let Some(connection) = self.connections.get_mut(owner) {
             connection.subflows.push(idx);
         }
         self.touch_tcb(idx);
+        true
     }
 
     /// A control block in SYN-SENT; `None` when the limit is reached.
@@ -206,14 +300,14 @@ impl<B: PacketBuf> Stack<B> {
         let ts_offset = self.isn.timestamp_offset(tuple.local(), tuple.remote());
         let env = env!(self, now);
         let mut tcb = Tcb::connect(&env, tuple, port, iss, ts_offset, local_mss);
-        tcb.subflow = subflow.map(alloc::boxed::Box::new);
-        if tcb.subflow.is_none() {
-            self.plain_count += 1;
-        }
+        tcb.subflow = subflow.map(Box::new);
+        let plain = tcb.subflow.is_none();
         let Some(idx) = self.tcbs.insert(tcb) else {
             self.stats.limit_refused += 1;
             return None;
         };
+        // Counted once it is in the table: `remove_tcb` is what takes it off again.
+        self.plain_count += u32::from(plain);
         self.demux.insert(&tuple, Flow::Tcb(idx));
         Some(idx)
     }
@@ -228,20 +322,15 @@ impl<B: PacketBuf> Stack<B> {
             if connection.phase != Phase::Confirmed {
                 continue;
             }
-            connection.paths.forget_endpoint(id);
+            connection.paths.forget_endpoint(id, addr);
             let id = if connection.first.local_addr == addr { 0 } else { id };
             for idx in self.subflows_of(owner) {
                 if self.tcbs.get(idx).is_some_and(|t| t.tuple.local_addr == addr) {
                     self.reset_subflow(now, owner, idx, reset_reason::UNSPECIFIED, false);
                 }
             }
-            if let Some(&idx) = self.subflows_of(owner).first()
-                && let Some(tcb) = self.tcbs.get_mut(idx)
-                && let Some(subflow) = &mut tcb.subflow
-            {
-                subflow.signal(Signal::RemoveAddr(id));
-                tcb.ack_now();
-                self.touch_tcb(idx);
+            if let Some(idx) = self.signal_subflow(owner, 0) {
+                self.signal_on(idx, Signal::RemoveAddr(id));
             }
         }
         // Its place stays taken: the places behind it are the ids peers know our addresses by.
@@ -250,6 +339,11 @@ impl<B: PacketBuf> Stack<B> {
             local.endpoint = false;
         }
     }
+}
+
+/// Nobody answers on it any more.
+pub(in crate::stack) fn is_dead<B: PacketBuf>(tcb: &Tcb<B>) -> bool {
+    tcb.state.synchronized() && tcb.rto_count() >= DEAD_TIMEOUTS
 }
 
 /// Our endpoints with the ids peers know them by.
@@ -270,7 +364,7 @@ mod tests {
     use crate::config::{LocalAddress, StackConfig};
     use crate::error::OpenError;
     use crate::stack::Listen;
-    use core::net::{IpAddr, SocketAddr};
+    use core::net::IpAddr;
 
     #[test]
     fn an_address_keeps_its_id_when_another_is_removed() {
@@ -285,8 +379,7 @@ mod tests {
         let addresses = (1..=3).map(local).collect();
         let config = StackConfig { addresses, ..StackConfig::default() };
         let now = Instant::from_nanos(1);
-        let mut stack =
-            Stack::<HeapBuf>::new(config, now, alloc::boxed::Box::new(HeapPool::new(1, 1500)));
+        let mut stack = Stack::<HeapBuf>::new(config, now, Box::new(HeapPool::new(1, 1500)));
         stack.remove_address(now, addr(2));
         let ids = [1, 2, 3].map(|host| stack.address_id(addr(host)));
         assert_eq!(ids, [Some(1), None, Some(3)]);

@@ -24,9 +24,21 @@ impl<B: PacketBuf> Stack<B> {
             }
             return;
         }
-        if connection.phase == Phase::Fallback || connection.subflows.len() < 2 {
+        if connection.phase == Phase::Fallback
+            || connection.subflows.len() < 2
+            || !tcb.state.synchronized()
+        {
             return;
         }
+        self.sideline(owner, idx);
+        self.touch_connection(owner);
+    }
+
+    /// Takes a subflow that times out out of use until it makes progress, and puts what it carries
+    /// up for the others (RFC 8684 §3.3.6).
+    fn sideline(&mut self, owner: u32, idx: u32) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         connection.reinject_from(tcb);
         self.stats.mptcp_retrans += 1;
         if let Some(subflow) = &mut tcb.subflow
@@ -35,7 +47,16 @@ impl<B: PacketBuf> Stack<B> {
             subflow.stale = true;
             self.stats.subflow_stale += 1;
         }
-        self.touch_connection(owner);
+    }
+
+    /// A join can be used. Whatever timed out before, when there was nowhere else to go, moves now.
+    pub(in crate::stack) fn subflow_joined(&mut self, owner: u32, joined: u32) {
+        for idx in self.subflows_of(owner) {
+            let dead = |t: &crate::tcp::Tcb<B>| t.state.synchronized() && t.rto_count() > 0;
+            if idx != joined && self.tcbs.get(idx).is_some_and(dead) {
+                self.sideline(owner, idx);
+            }
+        }
     }
 
     /// TCP acknowledged something new on this subflow.
@@ -46,7 +67,7 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         if let Some(subflow) = &mut tcb.subflow {
-            subflow.probed_at = None;
+            subflow.probe = None;
             if subflow.stale {
                 subflow.stale = false;
                 self.stats.subflow_recover += 1;
@@ -91,6 +112,15 @@ impl<B: PacketBuf> Stack<B> {
             connection.reinject_from(tcb);
         }
         connection.subflows.retain(|&other| other != idx);
+        if connection.phase == Phase::Confirmed {
+            // What it delivered to TCP and the data level never acknowledged nobody else repeats.
+            connection.reinject_orphans(0, &self.tcbs);
+            if let Some(tcb) = self.tcbs.get(idx) {
+                let refused = tcb.subflow.as_ref().is_some_and(|s| s.refused);
+                let (local, remote) = (tcb.tuple.local_addr, tcb.tuple.remote());
+                connection.paths.on_lost(now, local, remote, refused);
+            }
+        }
         let left = connection.live_subflows(&self.tcbs);
         let phase = connection.phase;
         self.remove_tcb(idx);
@@ -175,8 +205,8 @@ impl<B: PacketBuf> Stack<B> {
             options,
         };
         // Not an answer to anything a stranger sent: outside the rate limit.
-        if self.replies.len() < crate::stack::MAX_REPLIES {
-            self.replies.push_back(reply);
+        if self.resets.len() < self.config.limits.tcbs as usize {
+            self.resets.push_back(reply);
         } else {
             self.stats.stateless_reply_limited += 1;
         }

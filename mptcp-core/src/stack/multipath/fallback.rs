@@ -4,6 +4,7 @@ use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::mptcp::{FallbackReason, Phase, Signal};
 use crate::stack::Stack;
+use crate::stack::demux::TokenOwner;
 use crate::stack::options::{self};
 use crate::time::Instant;
 use crate::wire::{MptcpOption, OptionWriter};
@@ -51,7 +52,7 @@ impl<B: PacketBuf> Stack<B> {
         connection.fall_back(reason);
         let others: Vec<u32> =
             connection.subflows.iter().copied().filter(|&idx| idx != survivor).collect();
-        self.demux.remove_token(token, owner);
+        self.demux.remove_token(token, TokenOwner::Connection(owner));
         for idx in others {
             self.send_rst(idx, OptionWriter::new());
             self.drop_subflow(owner, idx);

@@ -8,6 +8,8 @@ mod fallback;
 mod opening;
 mod options;
 
+pub(super) use addresses::is_dead;
+
 use super::Stack;
 use super::demux::Node;
 use crate::buf::PacketBuf;

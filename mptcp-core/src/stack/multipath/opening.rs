@@ -102,7 +102,7 @@ impl<B: PacketBuf> Stack<B> {
         let Handshake::Join(MpJoin::SynAck { backup, address_id, hmac, nonce: theirs }) = handshake
         else {
             // Stripped on the way: the subflow cannot be authenticated.
-            self.reset_subflow(now, owner, idx, reset_reason::MPTCP_SPECIFIC, false);
+            self.reject_syn_ack(now, owner, idx);
             return false;
         };
         self.stats.mp_join_syn_ack_rx += 1;
@@ -111,7 +111,7 @@ impl<B: PacketBuf> Stack<B> {
         let expected = keys.expected_join_hmac(version, nonce, theirs);
         if key::verify_join(&expected, ReceivedHmac::Truncated64(hmac)).is_none() {
             self.stats.mp_join_syn_ack_hmac_failure += 1;
-            self.reset_subflow(now, owner, idx, reset_reason::MPTCP_SPECIFIC, false);
+            self.reject_syn_ack(now, owner, idx);
             return false;
         }
         connection.multipath = true;
@@ -127,5 +127,13 @@ impl<B: PacketBuf> Stack<B> {
         }
         tcb.refresh_mss();
         true
+    }
+
+    /// Asking again soon would bring the same SYN/ACK.
+    fn reject_syn_ack(&mut self, now: Instant, owner: u32, idx: u32) {
+        if let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut()) {
+            subflow.refused = true;
+        }
+        self.reset_subflow(now, owner, idx, reset_reason::MPTCP_SPECIFIC, false);
     }
 }

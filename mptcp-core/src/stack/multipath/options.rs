@@ -35,6 +35,7 @@ impl<B: PacketBuf> Stack<B> {
         {
             // Any segment after the SYN/ACK is the fourth ACK (RFC 8684 §3.2).
             subflow.stage = Stage::Active;
+            self.subflow_joined(owner, idx);
         }
         let mut seen = Seen::default();
         let mut effect = self.scan_options(now, owner, idx, segment, outcome, &mut seen);
@@ -139,7 +140,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             MptcpOption::AddAddr(raw) => {
                 if let Some(add_addr) = raw.decode(version) {
-                    self.read_add_addr(owner, idx, &add_addr);
+                    self.read_add_addr(now, owner, idx, &add_addr);
                 }
             }
             MptcpOption::RemoveAddr(ids) => {
@@ -152,9 +153,16 @@ impl<B: PacketBuf> Stack<B> {
                     self.read_prio(owner, idx, prio.backup, prio.address_id);
                 }
             }
-            MptcpOption::Fail { .. } => {
+            MptcpOption::Fail { dsn } => {
                 self.stats.mp_fail_rx += 1;
-                if segment.has(TcpFlags::RST) || connection.phase == Phase::Closed {
+                if connection.phase == Phase::Closed {
+                    return Effect::None;
+                }
+                if segment.has(TcpFlags::RST) {
+                    // RFC 8684 §3.7: the peer threw away what follows `dsn` on this subflow.
+                    if let Some(offset) = connection.local_offset(WireSeq::Full(dsn)) {
+                        connection.reinject_orphans(offset, &self.tcbs);
+                    }
                     return Effect::None;
                 }
                 if connection.multipath {
@@ -174,7 +182,12 @@ impl<B: PacketBuf> Stack<B> {
                 self.stats.mp_fastclose_rx += 1;
                 return Effect::Fastclose { reset: segment.has(TcpFlags::RST) };
             }
-            MptcpOption::Reset(_) => self.stats.mp_rst_rx += 1,
+            MptcpOption::Reset(reset) => {
+                self.stats.mp_rst_rx += 1;
+                if let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut()) {
+                    subflow.refused = !reset.transient;
+                }
+            }
             _ => {}
         }
         Effect::None

@@ -260,7 +260,7 @@ fn gateway_worker(
 ) -> (ShardWorker<HeapBuf>, ShardHandle) {
     let (handle, mailbox) = mailbox(Arc::new(|| {}));
     let seed = [seed ^ 0x55; 32];
-    let stack_config = stack_config(config, seed);
+    let stack_config = stack_config(config, seed).expect("a sound configuration");
     let mut stack = Stack::new(stack_config, Instant::from_nanos(1), Box::new(pool.clone()));
     let mut gateway = Gateway::new(config, &mut Rng::from_seed(seed));
     gateway.listen(&mut stack).unwrap();

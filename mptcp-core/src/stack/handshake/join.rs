@@ -1,0 +1,235 @@
+//! Joins by the peer: the token says whose, the HMAC of the third ACK decides (RFC 8684 §3.2).
+
+use crate::buf::{PacketBuf, PortId};
+use crate::mptcp::key::{self, ReceivedHmac};
+use crate::mptcp::{Phase, Stage, Subflow};
+use crate::stack::demux::Flow;
+use crate::stack::multipath::is_dead;
+use crate::stack::options::{self, Handshake};
+use crate::stack::{Stack, env};
+use crate::stats::DropReason;
+use crate::tcp::request::{Request, RequestFlags, Wanted};
+use crate::tcp::{Segment, Tcb, Tuple};
+use crate::time::{Duration, Instant};
+use crate::wire::{MpJoin, OptionWriter, reset_reason};
+
+/// A subflow that was not heard of for so long must show that it lives when its place is wanted.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// The peer says that this address of its is elsewhere now.
+fn is_moved<B: PacketBuf>(tcb: &Tcb<B>, join: &Tuple, address_id: u8) -> bool {
+    tcb.subflow.as_ref().is_some_and(|s| s.remote_id == address_id)
+        && tcb.tuple.local_addr == join.local_addr
+        && tcb.tuple.remote_addr != join.remote_addr
+}
+
+impl<B: PacketBuf> Stack<B> {
+    pub(super) fn endpoint_backup(&self, addr: core::net::IpAddr) -> bool {
+        self.local_address(addr).is_some_and(|local| local.backup)
+    }
+
+    /// An `MP_JOIN` SYN, on whatever port: the token says whose it is (RFC 8684 §3.2).
+    pub(super) fn join_arrives(
+        &mut self,
+        now: Instant,
+        tuple: &Tuple,
+        port: PortId,
+        segment: &Segment,
+        join: &JoinSyn,
+    ) {
+        self.stats.mp_join_syn_rx += 1;
+        let Some(connection_idx) = self.demux.connection_of(join.token) else {
+            self.stats.mp_join_no_token_found += 1;
+            self.stats.drop(DropReason::JoinToken);
+            return self.refuse_join(
+                now,
+                tuple,
+                port,
+                segment,
+                reset_reason::MPTCP_SPECIFIC,
+                false,
+            );
+        };
+        let max_half_open = self.config.mptcp.max_half_open_joins;
+        let room = self.join_room(connection_idx, tuple, join.address_id);
+        let Some(connection) = self.connections.get(connection_idx) else { return };
+        let first = connection.first.local_addr;
+        let refusal = if connection.phase == Phase::Unconfirmed {
+            Some((reset_reason::PROHIBITED, true))
+        } else if connection.phase != Phase::Confirmed || connection.finished() {
+            Some((reset_reason::MPTCP_SPECIFIC, false))
+        } else if !room {
+            if self.probe_silent_subflows(now, connection_idx) {
+                // The SYN comes again: by then it is known who is still there.
+                return self.stats.drop(DropReason::JoinRefused);
+            }
+            Some((reset_reason::PROHIBITED, false))
+        } else if connection.half_open >= max_half_open
+            || self.requests.len() == self.requests.capacity()
+        {
+            Some((reset_reason::LACK_OF_RESOURCES, true))
+        } else {
+            None
+        };
+        if let Some((reason, transient)) = refusal {
+            self.stats.mp_join_rejected += 1;
+            self.stats.drop(DropReason::JoinRefused);
+            return self.refuse_join(now, tuple, port, segment, reason, transient);
+        }
+        if join.backup {
+            self.stats.mp_join_syn_backup_rx += 1;
+        }
+        let local_id = if tuple.local_addr == first {
+            0
+        } else {
+            self.address_id(tuple.local_addr).unwrap_or(0)
+        };
+        let wanted = Wanted::Join {
+            connection: connection_idx,
+            local_nonce: self.rng.next_u32(),
+            remote_nonce: join.nonce,
+            remote_id: join.address_id,
+            local_id,
+        };
+        let mut request = self.request(now, tuple, port, segment, u32::MAX, wanted);
+        request.flags.set(RequestFlags::BACKUP, join.backup);
+        if let Some(connection) = self.connections.get_mut(connection_idx) {
+            connection.half_open += 1;
+        }
+        self.add_request(now, request);
+    }
+
+    /// Within the limit of subflows, those not counted whose place this join may take.
+    fn join_room(&self, owner: u32, tuple: &Tuple, address_id: u8) -> bool {
+        let Some(connection) = self.connections.get(owner) else { return false };
+        let tcbs = connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx));
+        let kept = tcbs.filter(|tcb| !is_dead(tcb) && !is_moved(tcb, tuple, address_id)).count();
+        kept + usize::from(connection.half_open) < usize::from(self.config.mptcp.max_subflows)
+    }
+
+    /// At the limit, subflows that were silent for long are asked for a sign of life; true when any
+    /// is.
+    fn probe_silent_subflows(&mut self, now: Instant, owner: u32) -> bool {
+        let mut any = false;
+        for idx in self.subflows_of(owner) {
+            let silent = |t: &Tcb<B>| now.since(t.last_received()) >= SILENCE;
+            if self.tcbs.get(idx).is_some_and(silent) {
+                any = true;
+                self.probe_subflow(now, owner, idx);
+            }
+        }
+        any
+    }
+
+    /// Makes room for a join that was found good; false when there is none.
+    fn clear_place_for(&mut self, now: Instant, owner: u32, tuple: &Tuple, address_id: u8) -> bool {
+        let max = usize::from(self.config.mptcp.max_subflows);
+        let Some(connection) = self.connections.get(owner) else { return false };
+        if connection.subflows.len() < max {
+            return true;
+        }
+        let moved = |tcb: &Tcb<B>| is_moved(tcb, tuple, address_id);
+        let Some(idx) = self.dead_subflow(owner, moved) else { return false };
+        self.reset_subflow(now, owner, idx, reset_reason::UNACCEPTABLE_PERFORMANCE, false);
+        true
+    }
+
+    fn refuse_join(
+        &mut self,
+        now: Instant,
+        tuple: &Tuple,
+        port: PortId,
+        segment: &Segment,
+        reason: u8,
+        transient: bool,
+    ) {
+        let mut options = OptionWriter::new();
+        options::push_reset(&mut options, reason, transient);
+        self.stats.mp_rst_tx += 1;
+        self.reply_rst_with(now, tuple, port, segment, options);
+    }
+
+    /// The third ACK of a join: its HMAC decides.
+    pub(super) fn complete_join(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        request: &Request,
+        segment: &Segment,
+        payload: B,
+    ) {
+        let Wanted::Join { connection: owner, local_nonce, remote_nonce, remote_id, local_id } =
+            request.wanted
+        else {
+            return;
+        };
+        let Some(connection) = self.connections.get(owner) else {
+            return self.remove_request(idx);
+        };
+        let expected =
+            connection.keys.expected_join_hmac(connection.version, local_nonce, remote_nonce);
+        let verified = match options::handshake(segment.options.as_bytes()) {
+            Handshake::Join(MpJoin::Ack { hmac }) => {
+                self.stats.mp_join_ack_rx += 1;
+                let verified = key::verify_join(&expected, ReceivedHmac::Full(&hmac));
+                if verified.is_none() {
+                    self.stats.mp_join_ack_hmac_failure += 1;
+                }
+                verified
+            }
+            _ => {
+                self.stats.mp_join_ack_missing += 1;
+                None
+            }
+        };
+        let version = connection.version;
+        let alive = connection.phase == Phase::Confirmed;
+        self.remove_request(idx);
+        if verified.is_none() || !alive {
+            self.stats.drop(DropReason::JoinHmac);
+            let reason = reset_reason::MPTCP_SPECIFIC;
+            return self.refuse_join(now, &request.tuple, request.port, segment, reason, false);
+        }
+        if !self.clear_place_for(now, owner, &request.tuple, remote_id) {
+            self.stats.mp_join_rejected += 1;
+            self.stats.drop(DropReason::JoinRefused);
+            let reason = reset_reason::LACK_OF_RESOURCES;
+            return self.refuse_join(now, &request.tuple, request.port, segment, reason, true);
+        }
+        let agreed = self.agreed(now, request);
+        let env = env!(self, now);
+        let mut tcb = Tcb::accepted(&env, request.tuple, request.port, &agreed);
+        let local_backup = self.endpoint_backup(request.tuple.local_addr);
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let mut subflow = Subflow::new(owner, connection.new_subflow_id(), version, Stage::Active);
+        subflow.local_id = local_id;
+        subflow.remote_id = remote_id;
+        subflow.backup = request.flags.contains(RequestFlags::BACKUP);
+        subflow.local_backup = local_backup;
+        subflow.set_format(connection.wide(), connection.checksum);
+        tcb.subflow = Some(alloc::boxed::Box::new(subflow));
+        tcb.refresh_mss();
+        // The fourth ACK (RFC 8684 §3.2).
+        tcb.ack_now();
+        let Some(tcb_idx) = self.tcbs.insert(tcb) else {
+            self.stats.mp_join_rejected += 1;
+            let reason = reset_reason::LACK_OF_RESOURCES;
+            return self.refuse_join(now, &request.tuple, request.port, segment, reason, true);
+        };
+        self.demux.insert(&request.tuple, Flow::Tcb(tcb_idx));
+        connection.subflows.push(tcb_idx);
+        connection.multipath = true;
+        connection.survives();
+        self.subflow_joined(owner, tcb_idx);
+        self.tcb_segment(now, tcb_idx, segment, payload);
+        self.touch_connection(owner);
+    }
+}
+
+/// Fields of an `MP_JOIN` SYN.
+pub(super) struct JoinSyn {
+    pub(super) backup: bool,
+    pub(super) address_id: u8,
+    pub(super) token: u32,
+    pub(super) nonce: u32,
+}

@@ -1,0 +1,295 @@
+//! Passive opens: listeners, SYNs by what they offer, and control blocks once a peer is proven
+//! (RFC 9293 §3.10.7.2, RFC 4987, RFC 8684 §3.1).
+//!
+//! Invariant: a SYN costs at most one request entry; a control block exists only once the third ACK
+//! (and for a join its HMAC) proved the peer is there.
+
+mod cookie;
+mod join;
+mod request;
+
+use super::demux::{Flow, Node, TokenOwner};
+use super::options::{self, Handshake};
+use super::{Ready, Sock, Stack, env};
+use crate::buf::{PacketBuf, PortId};
+use crate::config::ChecksumPolicy;
+use crate::mptcp::key;
+use crate::mptcp::{Connection, FallbackReason, Negotiated, Paths, Stage, Subflow};
+use crate::stats::DropReason;
+use crate::tcp::request::{RequestFlags, Wanted};
+use crate::tcp::{Agreed, Segment, Tcb, Tuple};
+use crate::time::Instant;
+use crate::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, TcpFlags, Version};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use join::JoinSyn;
+
+/// Keys drawn at most in search of a free token, per bucket that a shard's token names: with n
+/// buckets only one in n tokens is ours.
+const KEY_TRIES: u32 = 64;
+/// More bits than shards need are not made up for: each doubles the hashes a SYN costs.
+const MAX_BUCKET_BITS: u32 = 10;
+
+impl<B: PacketBuf> Stack<B> {
+    pub(super) fn find_listener(&self, local: SocketAddr) -> Option<u32> {
+        let unspecified: IpAddr = match local.ip() {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let any = SocketAddr::new(unspecified, local.port());
+        self.listening.get(&local).or_else(|| self.listening.get(&any)).copied()
+    }
+
+    /// A segment whose 4-tuple is unknown.
+    pub(super) fn listener_segment(
+        &mut self,
+        now: Instant,
+        tuple: &Tuple,
+        port: PortId,
+        segment: &Segment,
+        payload: B,
+    ) {
+        if segment.has(TcpFlags::RST) {
+            return self.stats.drop(DropReason::NoSocket);
+        }
+        if segment.has(TcpFlags::SYN) && !segment.has(TcpFlags::ACK) {
+            return self.syn_arrives(now, tuple, port, segment);
+        }
+        let listener = self.find_listener(tuple.local());
+        if let Some(listener) = listener
+            && segment.has(TcpFlags::ACK)
+            && !segment.has(TcpFlags::SYN)
+            && self.cookie_ack(now, listener, tuple, port, segment, payload)
+        {
+            return;
+        }
+        let cookie = self.cookie_expected(now) && segment.has(TcpFlags::ACK);
+        self.stats.drop(match listener {
+            Some(_) if cookie && !segment.has(TcpFlags::SYN) => DropReason::SynCookie,
+            Some(_) => DropReason::ListenerState,
+            None => DropReason::NoSocket,
+        });
+        self.reply_rst(now, tuple, port, segment);
+    }
+
+    fn syn_arrives(&mut self, now: Instant, tuple: &Tuple, port: PortId, segment: &Segment) {
+        let handshake = options::handshake(segment.options.as_bytes());
+        if let Handshake::Join(MpJoin::Syn { backup, address_id, token, nonce }) = handshake {
+            let join = JoinSyn { backup, address_id, token, nonce };
+            return self.join_arrives(now, tuple, port, segment, &join);
+        }
+        let Some(listener) = self.find_listener(tuple.local()) else {
+            self.stats.drop(DropReason::NoSocket);
+            return self.reply_rst(now, tuple, port, segment);
+        };
+        if segment.has(TcpFlags::FIN) {
+            return self.stats.drop(DropReason::ListenerState);
+        }
+        let Some(entry) = self.listeners.get(listener) else { return };
+        let options = entry.options;
+        let capable = match handshake {
+            Handshake::Capable(capable) if options.mptcp => match self.usable_capable(&capable) {
+                Capable::Use(version) => Ok((version, capable)),
+                Capable::Ignore(reason) => Err(Some(reason)),
+                Capable::Silence => {
+                    return self.stats.drop(DropReason::MpCapableExtensibility);
+                }
+            },
+            Handshake::Contradictory if options.mptcp => {
+                Err(Some(FallbackReason::ContradictoryOptions))
+            }
+            _ => Err(None),
+        };
+        let undecided = options.deferred && entry.deferred >= self.max_deferred();
+        if undecided || self.requests.len() >= self.requests.capacity() - self.join_reserve() {
+            return self.send_cookie(now, tuple, port, segment, options.deferred);
+        }
+        let wanted = match capable {
+            Ok((version, _)) => {
+                self.stats.mp_capable_syn_rx += 1;
+                match self.draw_key(version) {
+                    Some((local_key, token)) => Wanted::Capable { version, local_key, token },
+                    None => Wanted::Plain(Some(FallbackReason::NoToken)),
+                }
+            }
+            Err(reason) => Wanted::Plain(reason),
+        };
+        let mut request = self.request(now, tuple, port, segment, listener, wanted);
+        if let Ok((_, capable)) = capable {
+            let asked = capable.flags.contains(CapableFlags::CHECKSUM);
+            let ask = self.config.mptcp.checksum == ChecksumPolicy::Require;
+            request.flags.set(RequestFlags::CHECKSUM, asked || ask);
+            request.flags.set(RequestFlags::ASK_CHECKSUM, asked || ask);
+        }
+        request.flags.set(RequestFlags::DEFERRED, options.deferred);
+        self.add_request(now, request);
+    }
+
+    /// Entries that only joins may take: there is no cookie for a join, and its token has shown that
+    /// it belongs to a connection.
+    fn join_reserve(&self) -> u32 {
+        self.requests.capacity() / 8
+    }
+
+    /// Requests an application may leave undecided per listener: they live long.
+    fn max_deferred(&self) -> u32 {
+        (self.requests.capacity() / 2).max(1)
+    }
+
+    /// What to do about an `MP_CAPABLE` SYN (RFC 8684 §3.1).
+    fn usable_capable(&self, capable: &MpCapable) -> Capable {
+        // Any version from 1 on has the short form and is answered with the highest one of ours.
+        let version = match (capable.version, capable.form) {
+            (1.., CapableForm::Syn) => Version::V1,
+            (0, CapableForm::Key(_)) => Version::V0,
+            _ => return Capable::Ignore(FallbackReason::CapableVersion),
+        };
+        if !self.config.mptcp.versions.contains(&version) {
+            return Capable::Ignore(FallbackReason::CapableVersion);
+        }
+        if capable.flags.contains(CapableFlags::EXTENSIBILITY) {
+            return match version {
+                Version::V0 => Capable::Silence,
+                Version::V1 => Capable::Ignore(FallbackReason::CapableExtensibility),
+            };
+        }
+        let checksum = capable.flags.contains(CapableFlags::CHECKSUM);
+        if checksum && self.config.mptcp.checksum == ChecksumPolicy::Refuse {
+            return Capable::Ignore(FallbackReason::ChecksumRefused);
+        }
+        if !capable.flags.contains(CapableFlags::HMAC) {
+            return Capable::Ignore(FallbackReason::CapableAlgorithm);
+        }
+        Capable::Use(version)
+    }
+
+    /// A key with its token, which is free and belongs to this shard; `None` after too many tries.
+    pub(super) fn draw_key(&mut self, version: Version) -> Option<(u64, u32)> {
+        let buckets = 1 << self.config.token_mask.count_ones().min(MAX_BUCKET_BITS);
+        for _ in 0..KEY_TRIES * buckets {
+            let key = self.rng.next_u64();
+            let token = key::token(version, key);
+            let free = key != 0
+                && token != 0
+                && token & self.config.token_mask == self.config.token_value
+                && self.demux.token_free(token);
+            if free {
+                return Some((key, token));
+            }
+        }
+        self.stats.mp_fallback_token_init += 1;
+        None
+    }
+
+    /// Puts a connection or request into a listener's accept queue; false when it is full.
+    fn offer(&mut self, listener: u32, sock: Sock) -> bool {
+        let backlog = self.config.limits.backlog as usize;
+        let Some(id) = self.socket_id(sock) else { return false };
+        let Some(entry) = self.listeners.get_mut(listener) else { return false };
+        if entry.waiting() >= backlog {
+            self.stats.listen_overflows += 1;
+            return false;
+        }
+        entry.queue.push_back(id);
+        entry.pending |= Ready::ACCEPT;
+        self.events.push_back(self.numbering.number(Node::Listener(listener)));
+        true
+    }
+
+    fn initial_window(&self) -> u32 {
+        self.config.tcp.recv_buffer_initial.min(self.config.tcp.recv_buffer_max).min(65_535)
+    }
+
+    fn accept_queue_full(&self, listener: u32) -> bool {
+        let backlog = self.config.limits.backlog as usize;
+        self.listeners.get(listener).is_none_or(|l| l.waiting() >= backlog)
+    }
+
+    /// `limits.connections` counts what an application can hold.
+    pub(super) fn sockets_full(&self) -> bool {
+        self.plain_count + self.connections.len() >= self.config.limits.connections
+    }
+
+    /// Makes the control block (and the connection) of a finished passive open and feeds it the
+    /// segment that finished it.
+    #[expect(clippy::too_many_arguments, reason = "everything a handshake decided")]
+    fn establish(
+        &mut self,
+        now: Instant,
+        tuple: &Tuple,
+        port: PortId,
+        listener: u32,
+        agreed: &Agreed,
+        level: Level,
+        segment: &Segment,
+        payload: B,
+    ) {
+        let Some(user_data) = self.listeners.get(listener).map(|l| l.options.user_data) else {
+            return;
+        };
+        let env = env!(self, now);
+        let mut tcb = Tcb::accepted(&env, *tuple, port, agreed);
+        tcb.app.user_data = user_data;
+        let connection = match level {
+            Level::Plain(fallback) => {
+                self.stats.fallback += u64::from(fallback.is_some());
+                tcb.app.fallback = fallback;
+                None
+            }
+            Level::Mptcp(negotiated) => {
+                let mut connection =
+                    Connection::new(&self.config.tcp, &negotiated, *tuple, Paths::default());
+                connection.app.user_data = user_data;
+                connection.advertised(agreed.window);
+                let (id, token) = (connection.new_subflow_id(), connection.local_token);
+                let Some(idx) = self.connections.insert(connection) else {
+                    return self.stats.drop(DropReason::ConnectionLimit);
+                };
+                let mut subflow = Subflow::new(idx, id, negotiated.version, Stage::Active);
+                subflow.set_format(false, negotiated.checksum);
+                tcb.subflow = Some(alloc::boxed::Box::new(subflow));
+                tcb.refresh_mss();
+                Some((idx, token))
+            }
+        };
+        let Some(tcb_idx) = self.tcbs.insert(tcb) else {
+            if let Some((idx, _)) = connection {
+                self.connections.remove(idx);
+            }
+            return self.stats.drop(DropReason::ConnectionLimit);
+        };
+        self.demux.insert(tuple, Flow::Tcb(tcb_idx));
+        self.stats.passive_opens += 1;
+        let sock = match connection {
+            None => {
+                self.plain_count += 1;
+                Sock::Plain(tcb_idx)
+            }
+            Some((idx, token)) => {
+                if let Some(connection) = self.connections.get_mut(idx) {
+                    connection.subflows.push(tcb_idx);
+                }
+                self.demux.insert_token(token, TokenOwner::Connection(idx));
+                self.stats.mp_curr_estab += 1;
+                Sock::Mptcp(idx)
+            }
+        };
+        self.offer(listener, sock);
+        self.tcb_segment(now, tcb_idx, segment, payload);
+    }
+}
+
+/// What an `MP_CAPABLE` SYN deserves.
+enum Capable {
+    Use(Version),
+    /// As if the option was not there.
+    Ignore(FallbackReason),
+    /// No answer at all (RFC 6824 §3.1, B bit).
+    Silence,
+}
+
+/// What a finished passive open is.
+enum Level {
+    /// TCP, and why when MPTCP was offered.
+    Plain(Option<FallbackReason>),
+    Mptcp(Negotiated),
+}

@@ -1,0 +1,413 @@
+//! Pending requests: the SYN/ACK and its repetition, what arrives before the third ACK, and what the
+//! third ACK makes of them (RFC 9293 §3.10.7.4 SYN-RECEIVED, RFC 8684 §3.1).
+
+use super::Level;
+use crate::buf::{PacketBuf, PortId};
+use crate::config::ChecksumPolicy;
+use crate::mptcp::key::KeyPair;
+use crate::mptcp::{FallbackReason, Negotiated};
+use crate::seq::SeqNum;
+use crate::stack::demux::{Flow, Node, TokenOwner};
+use crate::stack::options::{self, Handshake};
+use crate::stack::{Sock, Stack};
+use crate::stats::DropReason;
+use crate::tcp::request::{Request, RequestFlags, Wanted};
+use crate::tcp::{Agreed, Segment, Stateless, Tuple, mss_for};
+use crate::time::{Duration, Instant};
+use crate::wire::{
+    CapableFlags, CapableForm, MpCapable, MpJoin, MptcpOption, OptionWriter, TcpFlags, TcpOption,
+    Version,
+};
+
+/// First retransmission of a SYN/ACK (RFC 6298 §2.1), doubling.
+const SYN_ACK_RTO: Duration = Duration::from_secs(1);
+/// Segments without keys that are waited out before the peer is taken at its word: plain TCP.
+const MAX_KEYLESS: u8 = 3;
+
+impl<B: PacketBuf> Stack<B> {
+    pub(super) fn request(
+        &self,
+        now: Instant,
+        tuple: &Tuple,
+        port: PortId,
+        segment: &Segment,
+        listener: u32,
+        wanted: Wanted,
+    ) -> Request {
+        let config = &self.config.tcp;
+        let mut flags = RequestFlags::empty();
+        flags.set(RequestFlags::SACK, segment.sack_permitted && config.sack);
+        flags.set(RequestFlags::TIMESTAMPS, segment.timestamps.is_some() && config.timestamps);
+        Request {
+            tuple: *tuple,
+            port,
+            flags,
+            snd_wscale: segment.window_scale.unwrap_or(255),
+            retries: 0,
+            keyless: 0,
+            peer_mss: segment.mss.unwrap_or(0),
+            local_mss: mss_for(self.mtu_of(tuple.local_addr), &tuple.remote_addr),
+            iss: self.isn.isn(now, tuple.local(), tuple.remote()),
+            irs: segment.seq,
+            ts_recent: segment.timestamps.map_or(0, |(tsval, _)| tsval),
+            listener,
+            next: now,
+            sent_at: now,
+            wanted,
+        }
+    }
+
+    /// A request that takes the place of an earlier incarnation starts above everything that one
+    /// sent (RFC 1122 §4.2.2.13), which the clock of RFC 6528 alone does not promise.
+    pub(in crate::stack) fn raise_iss(&mut self, tuple: &Tuple, snd_nxt: SeqNum) {
+        if let Some(Flow::Request(idx)) = self.demux.find(tuple)
+            && let Some(request) = self.requests.get_mut(idx)
+            && request.iss.le(snd_nxt)
+        {
+            request.iss = snd_nxt.add(1 << 16);
+        }
+    }
+
+    /// Files a request and, unless the application decides first, sends its SYN/ACK.
+    pub(super) fn add_request(&mut self, now: Instant, request: Request) {
+        let deferred = request.flags.contains(RequestFlags::DEFERRED);
+        let (tuple, listener) = (request.tuple, request.listener);
+        let Some(idx) = self.requests.insert(request) else {
+            return self.stats.drop(DropReason::RequestQueueFull);
+        };
+        self.demux.insert(&tuple, Flow::Request(idx));
+        if let Some(token) = request.token() {
+            // Nobody else may draw it while the handshake lasts.
+            self.demux.insert_token(token, TokenOwner::Request(idx));
+        }
+        if deferred {
+            if let Some(entry) = self.listeners.get_mut(listener) {
+                entry.deferred += 1;
+            }
+            if !self.offer(listener, Sock::Request(idx)) {
+                // Nobody would ever decide about it.
+                self.remove_request(idx);
+                return self.stats.drop(DropReason::AcceptQueueFull);
+            }
+            if let Some(request) = self.requests.get_mut(idx) {
+                request.flags.insert(RequestFlags::OFFERED);
+                request.next = now + Duration::from_secs(60);
+                let next = request.next;
+                self.arm(Node::Request(idx), Some(next));
+            }
+        } else {
+            self.send_syn_ack_at(now, idx);
+        }
+    }
+
+    /// Queues the SYN/ACK and arms its retransmission.
+    pub(in crate::stack) fn send_syn_ack_at(&mut self, now: Instant, idx: u32) {
+        let Some(request) = self.requests.get_mut(idx) else { return };
+        request.next = now + SYN_ACK_RTO * (1 << u32::from(request.retries.min(6)));
+        request.sent_at = now;
+        let next = request.next;
+        self.want_transmit(Node::Request(idx));
+        self.arm(Node::Request(idx), Some(next));
+    }
+
+    fn timestamp_offset(&self, request: &Request) -> u32 {
+        self.isn.timestamp_offset(request.tuple.local(), request.tuple.remote())
+    }
+
+    /// The SYN/ACK of a pending request.
+    pub(in crate::stack) fn syn_ack(&self, now: Instant, idx: u32) -> Option<Stateless> {
+        let request = self.requests.get(idx)?;
+        let mut options = OptionWriter::new();
+        options::push_tcp(&mut options, &TcpOption::MaxSegmentSize(request.local_mss));
+        if request.flags.contains(RequestFlags::SACK) {
+            options::push_tcp(&mut options, &TcpOption::SackPermitted);
+        }
+        if request.flags.contains(RequestFlags::TIMESTAMPS) {
+            let offset = self.timestamp_offset(request);
+            let tsval = (now.as_millis() as u32).wrapping_add(offset);
+            options::push_tcp(
+                &mut options,
+                &TcpOption::Timestamps { tsval, tsecr: request.ts_recent },
+            );
+        }
+        if request.snd_wscale != 255 {
+            options::push_tcp(&mut options, &TcpOption::WindowScale(self.rcv_wscale));
+        }
+        match request.wanted {
+            Wanted::Plain(_) => {}
+            Wanted::Capable { version, local_key, .. } => {
+                let checksum = request.flags.contains(RequestFlags::ASK_CHECKSUM);
+                options::push_capable_syn_ack(&mut options, version, local_key, checksum);
+            }
+            Wanted::Join { connection, local_nonce, remote_nonce, local_id, .. } => {
+                let connection = self.connections.get(connection)?;
+                let hmac =
+                    connection.keys.sent_join_hmac(connection.version, local_nonce, remote_nonce);
+                let join = MpJoin::SynAck {
+                    backup: self.endpoint_backup(request.tuple.local_addr),
+                    address_id: local_id,
+                    hmac: hmac.truncated64(),
+                    nonce: local_nonce,
+                };
+                options::push(&mut options, &MptcpOption::Join(join), connection.version);
+            }
+        }
+        Some(Stateless {
+            tuple: request.tuple,
+            port: request.port,
+            seq: request.iss,
+            ack: request.irs.add(1),
+            flags: TcpFlags::SYN | TcpFlags::ACK,
+            window: self.initial_window() as u16,
+            options,
+        })
+    }
+
+    pub(in crate::stack) fn request_timeout(&mut self, now: Instant, idx: u32) {
+        let Some(request) = self.requests.get_mut(idx) else { return };
+        if request.next > now {
+            let next = request.next;
+            return self.arm(Node::Request(idx), Some(next));
+        }
+        request.retries = request.retries.saturating_add(1);
+        request.flags.insert(RequestFlags::REPEATED);
+        let undecided = request.flags.contains(RequestFlags::DEFERRED);
+        if undecided || request.retries > self.config.tcp.syn_retries.min(5) {
+            self.stats.tcp_req_timeouts += 1;
+            self.remove_request(idx);
+            return;
+        }
+        self.stats.retrans_segs += 1;
+        self.send_syn_ack_at(now, idx);
+    }
+
+    pub(in crate::stack) fn remove_request(&mut self, idx: u32) {
+        let Some(request) = self.requests.remove(idx) else { return };
+        let number = self.numbering.number(Node::Request(idx));
+        self.wheel.cancel(number);
+        self.tx.remove(number);
+        self.demux.remove(&request.tuple, Flow::Request(idx));
+        if let Some(token) = request.token() {
+            self.demux.remove_token(token, TokenOwner::Request(idx));
+        }
+        if let Wanted::Join { connection, .. } = request.wanted
+            && let Some(owner) = self.connections.get_mut(connection)
+        {
+            owner.half_open = owner.half_open.saturating_sub(1);
+            self.reap_connection(connection);
+        }
+        let Some(listener) = self.listeners.get_mut(request.listener) else { return };
+        if request.flags.contains(RequestFlags::DEFERRED) {
+            listener.deferred = listener.deferred.saturating_sub(1);
+        }
+        if request.flags.contains(RequestFlags::OFFERED) {
+            listener.stale += 1;
+            if listener.stale * 2 > listener.queue.len() {
+                self.sweep_queue(request.listener);
+            }
+        }
+    }
+
+    /// Takes what went away out of an accept queue; half of it did, so each costs little.
+    fn sweep_queue(&mut self, listener: u32) {
+        let Some(entry) = self.listeners.get_mut(listener) else { return };
+        let mut queue = core::mem::take(&mut entry.queue);
+        queue.retain(|id| self.resolve(*id).is_some());
+        if let Some(entry) = self.listeners.get_mut(listener) {
+            entry.queue = queue;
+            entry.stale = 0;
+        }
+    }
+
+    /// A segment for a pending request (RFC 9293 SYN-RECEIVED).
+    pub(in crate::stack) fn request_segment(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        segment: &Segment,
+        payload: B,
+    ) {
+        let Some(request) = self.requests.get(idx).copied() else { return };
+        let expected = request.irs.add(1);
+        if segment.has(TcpFlags::RST) {
+            if segment.seq == expected {
+                self.stats.in_rsts += 1;
+                self.remove_request(idx);
+            } else {
+                self.stats.drop(DropReason::RstSequence);
+                let ahead = segment.seq.diff(expected);
+                if ahead > 0 && ahead.cast_unsigned() < self.initial_window() {
+                    self.challenge_request(now, &request);
+                }
+            }
+            return;
+        }
+        if segment.has(TcpFlags::SYN) {
+            let again = !segment.has(TcpFlags::ACK) && segment.seq == request.irs;
+            if again && !request.flags.contains(RequestFlags::DEFERRED) {
+                return self.syn_again(idx, segment);
+            }
+            self.stats.drop(DropReason::UnexpectedSyn);
+            return self.challenge_request(now, &request);
+        }
+        if request.flags.contains(RequestFlags::DEFERRED) || !segment.has(TcpFlags::ACK) {
+            return self.stats.drop(DropReason::NoAck);
+        }
+        if segment.ack != request.iss.add(1) {
+            self.stats.drop(DropReason::AckRange);
+            return self.reply_rst(now, &request.tuple, request.port, segment);
+        }
+        let ahead = segment.seq.diff(expected);
+        if ahead < 0 || ahead.cast_unsigned() > self.initial_window() {
+            self.stats.drop(DropReason::OutOfWindow);
+            return self.want_transmit(Node::Request(idx));
+        }
+        if let (Some((tsval, _)), true) =
+            (segment.timestamps, request.flags.contains(RequestFlags::TIMESTAMPS))
+            && tsval.wrapping_sub(request.ts_recent).cast_signed() < 0
+        {
+            return self.stats.drop(DropReason::Paws);
+        }
+        self.complete_request(now, idx, &request, segment, payload);
+    }
+
+    /// RFC 5961 §3 and §4 before the handshake is over. A deferred request was not answered yet, and
+    /// is not answered here either.
+    fn challenge_request(&mut self, now: Instant, request: &Request) {
+        if request.flags.contains(RequestFlags::DEFERRED) {
+            return;
+        }
+        self.stats.tcp_challenge_ack += 1;
+        let mut options = OptionWriter::new();
+        if request.flags.contains(RequestFlags::TIMESTAMPS) {
+            let offset = self.timestamp_offset(request);
+            let tsval = (now.as_millis() as u32).wrapping_add(offset);
+            options::push_tcp(
+                &mut options,
+                &TcpOption::Timestamps { tsval, tsecr: request.ts_recent },
+            );
+        }
+        let shift = if request.snd_wscale == 255 { 0 } else { self.rcv_wscale };
+        self.reply(
+            now,
+            Stateless {
+                tuple: request.tuple,
+                port: request.port,
+                seq: request.iss.add(1),
+                ack: request.irs.add(1),
+                flags: TcpFlags::ACK,
+                window: (self.initial_window() >> shift) as u16,
+                options,
+            },
+        );
+    }
+
+    /// The SYN came again. When the repetition has no `MP_CAPABLE`, a middlebox or the peer gave
+    /// MPTCP up; the third ACK decides, but the SYN/ACK must not offer it any more.
+    fn syn_again(&mut self, idx: u32, segment: &Segment) {
+        let capable = matches!(
+            options::handshake(segment.options.as_bytes()),
+            Handshake::Capable(_) | Handshake::Join(_)
+        );
+        if let Some(request) = self.requests.get_mut(idx) {
+            request.flags.insert(RequestFlags::REPEATED);
+            if matches!(request.wanted, Wanted::Capable { .. }) && !capable {
+                if let Some(token) = request.token() {
+                    self.demux.remove_token(token, TokenOwner::Request(idx));
+                }
+                request.wanted = Wanted::Plain(Some(FallbackReason::SynRepeatedWithoutCapable));
+            }
+        }
+        self.want_transmit(Node::Request(idx));
+    }
+
+    fn complete_request(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        request: &Request,
+        segment: &Segment,
+        payload: B,
+    ) {
+        if let Wanted::Join { .. } = request.wanted {
+            return self.complete_join(now, idx, request, segment, payload);
+        }
+        let full = self.accept_queue_full(request.listener)
+            || self.tcbs.len() == self.tcbs.capacity()
+            || self.sockets_full();
+        if full {
+            // The request stays: the peer will repeat its ACK when there is room.
+            return self.stats.drop(DropReason::AcceptQueueFull);
+        }
+        let agreed = self.agreed(now, request);
+        let level = match request.wanted {
+            Wanted::Capable { version, local_key, .. } => {
+                match self.third_ack(request, version, local_key, segment) {
+                    Some(level) => level,
+                    None => {
+                        self.stats.drop(DropReason::MpCapableMissing);
+                        if let Some(request) = self.requests.get_mut(idx) {
+                            request.keyless = request.keyless.saturating_add(1);
+                        }
+                        return self.want_transmit(Node::Request(idx));
+                    }
+                }
+            }
+            Wanted::Plain(reason) => Level::Plain(reason),
+            Wanted::Join { .. } => return,
+        };
+        self.remove_request(idx);
+        self.establish(
+            now,
+            &request.tuple,
+            request.port,
+            request.listener,
+            &agreed,
+            level,
+            segment,
+            payload,
+        );
+    }
+
+    pub(super) fn agreed(&self, now: Instant, request: &Request) -> Agreed {
+        let ts_offset = self.timestamp_offset(request);
+        request.agreed(now, self.rcv_wscale, ts_offset, self.initial_window())
+    }
+
+    /// What the segment that answers our `MP_CAPABLE` makes of the connection. `None` while that is
+    /// open: the third ACK was lost, and what came in its place came before the first data, which
+    /// has the keys, or shows with a DSS that options pass.
+    fn third_ack(
+        &mut self,
+        request: &Request,
+        version: Version,
+        local_key: u64,
+        segment: &Segment,
+    ) -> Option<Level> {
+        if let Handshake::Capable(MpCapable {
+            form:
+                CapableForm::Keys { sender, receiver } | CapableForm::Data { sender, receiver, .. },
+            flags,
+            ..
+        }) = options::handshake(segment.options.as_bytes())
+        {
+            let asked = flags.contains(CapableFlags::CHECKSUM);
+            let refused = asked && self.config.mptcp.checksum == ChecksumPolicy::Refuse;
+            if receiver == local_key && sender != 0 && !refused {
+                self.stats.mp_capable_ack_rx += 1;
+                let checksum = request.flags.contains(RequestFlags::CHECKSUM) || asked;
+                let keys = KeyPair { local: local_key, remote: sender };
+                return Some(Level::Mptcp(Negotiated { version, client: false, keys, checksum }));
+            }
+        } else {
+            // Linux does not always repeat its keys: patience ends in plain TCP, which it follows.
+            let patient = request.keyless < MAX_KEYLESS;
+            let early = segment.len > 0 && segment.seq != request.irs.add(1);
+            if patient && (early || options::has_dss(segment.options.as_bytes())) {
+                return None;
+            }
+        }
+        self.stats.mp_capable_fallback_ack += 1;
+        Some(Level::Plain(Some(FallbackReason::AckWithoutCapable)))
+    }
+}
