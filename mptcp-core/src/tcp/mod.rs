@@ -137,6 +137,8 @@ pub(crate) struct Outcome {
     pub(crate) acked: bool,
     /// The first retransmission timeout since the last progress is over.
     pub(crate) timed_out: bool,
+    /// Nothing was heard for two round trips: a tail loss probe is due.
+    pub(crate) probed: bool,
     /// The segment must be answered with a RST.
     pub(crate) reply_rst: bool,
     /// Both FINs are acknowledged: a TIME-WAIT entry takes over.

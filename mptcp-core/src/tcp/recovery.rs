@@ -407,6 +407,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.flags.insert(TcbFlags::SILENT);
             outcome.timed_out = true;
         }
+        outcome.probed = true;
         self.flags.insert(TcbFlags::TLP_NOW);
         self.rto_base = now;
         self.arm_rtx(now);

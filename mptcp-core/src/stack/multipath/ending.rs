@@ -34,6 +34,20 @@ impl<B: PacketBuf> Stack<B> {
         self.touch_connection(owner);
     }
 
+    /// Two round trips without a word: whether the path is dead or a tail was lost, the reader waits
+    /// for what it carries, and that goes on another subflow at once. The timeout decides later
+    /// whether this one is sidelined.
+    pub(super) fn subflow_silent(&mut self, owner: u32, idx: u32) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let Some(tcb) = self.tcbs.get(idx) else { return };
+        if connection.phase != Phase::Confirmed || connection.subflows.len() < 2 {
+            return;
+        }
+        connection.reinject_from(tcb);
+        self.stats.mptcp_retrans += 1;
+        self.touch_connection(owner);
+    }
+
     /// Takes a subflow that times out out of use until it makes progress, and puts what it carries
     /// up for the others (RFC 8684 §3.3.6).
     fn sideline(&mut self, owner: u32, idx: u32) {

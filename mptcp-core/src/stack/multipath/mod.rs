@@ -76,6 +76,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         if outcome.timed_out {
             self.subflow_timed_out(now, owner, idx);
+        } else if outcome.probed {
+            self.subflow_silent(owner, idx);
         }
         if outcome.acked {
             self.subflow_progress(owner, idx);
