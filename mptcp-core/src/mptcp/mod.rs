@@ -20,7 +20,7 @@ pub(crate) use send::{Chunk, Next};
 pub(crate) use subflow::{Carry, Signal, Stage, Subflow};
 
 use crate::buf::PacketBuf;
-use crate::config::TcpConfig;
+use crate::config::{SchedulerKind, Scheduling, TcpConfig};
 use crate::error::ConnectionError;
 use crate::seq::{DataSeq, SeqNum};
 use crate::stack::AppState;
@@ -81,6 +81,8 @@ pub(crate) struct Connection<B> {
     /// First offset the peer does not accept yet.
     pub(crate) snd_edge: u64,
     pub(crate) reinject: RangeSet,
+    /// What was sent again for the sake of the peer's window lies below this offset.
+    pub(crate) repeated_to: u64,
     /// `data_snd_una` when the connection fell back: what was certainly delivered intact.
     intact: u64,
     pub(crate) fin_queued: bool,
@@ -108,6 +110,11 @@ pub(crate) struct Connection<B> {
     /// When subflows with a withdrawn address must have answered their probe.
     pub(crate) probe_at: Option<Instant>,
     pub(crate) paths: Box<Paths>,
+    pub(crate) scheduler: SchedulerKind,
+    pub(crate) memory: scheduler::Memory,
+    pub(crate) policy: Option<Box<scheduler::Policy>>,
+    /// When a rate cap lets something go again.
+    pub(crate) capped_until: Option<Instant>,
     pub(crate) app: AppState,
     /// The socket's addresses as the first subflow had them.
     pub(crate) first: crate::tcp::Tuple,
@@ -150,6 +157,7 @@ impl<B: PacketBuf> Connection<B> {
             data_end: 0,
             snd_edge: 0,
             reinject: RangeSet::new(MAX_REINJECTIONS),
+            repeated_to: 0,
             intact: 0,
             fin_queued: false,
             fin_acked: false,
@@ -171,11 +179,27 @@ impl<B: PacketBuf> Connection<B> {
             close_at: None,
             probe_at: None,
             paths: Box::new(paths),
+            scheduler: SchedulerKind::default(),
+            memory: scheduler::Memory::default(),
+            policy: None,
+            capped_until: None,
             app: AppState::default(),
             first,
         };
         connection.set_remote_key(negotiated.keys.remote);
         connection
+    }
+
+    /// Spreads the data over the paths as `asked` from now on.
+    pub(crate) fn set_scheduling(&mut self, now: Instant, asked: &Scheduling) {
+        self.scheduler = asked.kind;
+        self.memory = scheduler::Memory::default();
+        let policy = scheduler::Policy::new(asked, now);
+        self.policy = match (policy, self.policy.take()) {
+            (Some(policy), Some(former)) => Some(Box::new(policy.succeeding(&former, now))),
+            (policy, _) => policy.map(Box::new),
+        };
+        self.capped_until = None;
     }
 
     /// The peer's key became known.
@@ -296,7 +320,13 @@ impl<B: PacketBuf> Connection<B> {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let own = [self.rtx_at, self.close_at, self.probe_at, self.paths.next_timeout()];
+        let own = [
+            self.rtx_at,
+            self.close_at,
+            self.probe_at,
+            self.capped_until,
+            self.paths.next_timeout(),
+        ];
         own.into_iter().flatten().min()
     }
 
@@ -308,6 +338,7 @@ impl<B: PacketBuf> Connection<B> {
         }
         self.rtx_at = None;
         self.close_at = None;
+        self.capped_until = None;
         self.paths.stop();
         if error.is_some() {
             self.chunks.clear();

@@ -87,6 +87,12 @@ pub(crate) struct Subflow {
     /// A REMOVE_ADDR named its address: it is closed unless the peer answers a probe after this.
     pub(crate) probed_at: Option<Instant>,
     pub(crate) reinjected: u64,
+    /// Octets it was given divided by its weight, for weighted shares.
+    pub(crate) served: u64,
+    /// Redundant scheduling: everything below this offset was sent on it, or needs not be.
+    pub(crate) copied_to: u64,
+    /// When it last gave half of its window up for holding up the stream.
+    pub(crate) penalised_at: Option<Instant>,
     wide: bool,
     checksum: bool,
 }
@@ -113,6 +119,9 @@ impl Subflow {
             keys_told: false,
             probed_at: None,
             reinjected: 0,
+            served: 0,
+            copied_to: 0,
+            penalised_at: None,
             wide: false,
             checksum: false,
         }

@@ -589,6 +589,7 @@ impl<B: PacketBuf> Stack<B> {
                 let mut connection =
                     Connection::new(&self.config.tcp, &negotiated, *tuple, Paths::default());
                 connection.app.user_data = user_data;
+                connection.set_scheduling(now, &self.config.mptcp.scheduling);
                 connection.advertised(agreed.window);
                 connection.subflows.push(tcb_idx);
                 let id = connection.new_subflow_id();

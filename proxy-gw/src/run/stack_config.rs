@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Port};
 use mptcp_core::buf::PortId;
-use mptcp_core::config::{Limits, LocalAddress, MptcpConfig, StackConfig, TcpConfig};
+use mptcp_core::config::{Limits, LocalAddress, MptcpConfig, Scheduling, StackConfig, TcpConfig};
 
 /// TCP control blocks per session: the exit's, and what an ordinary client opens. Clients may open
 /// more subflows as long as others open fewer.
@@ -17,7 +17,7 @@ pub(crate) fn stack_config(config: &Config, seed: [u8; 32]) -> StackConfig {
         mptcp: MptcpConfig {
             versions: config.mptcp.versions.clone(),
             checksum: config.mptcp.checksum,
-            scheduler: config.mptcp.scheduler,
+            scheduling: Scheduling { kind: config.mptcp.scheduler, ..Scheduling::default() },
             path_manager: config.mptcp.path_manager,
             max_subflows: config.mptcp.max_subflows,
             close_timeout: config.mptcp.close_timeout,
