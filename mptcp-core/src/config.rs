@@ -44,12 +44,92 @@ pub enum ChecksumPolicy {
     Refuse,
 }
 
-/// Which subflow carries the next data.
+/// Which subflow carries the next data. Backup and sidelined subflows serve only while no other can.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SchedulerKind {
-    /// Lowest smoothed RTT with room.
+    /// Lowest smoothed RTT with room; a slower path only where that delays neither the rest of the
+    /// stream nor its end, and what the window waits for goes again on a faster path.
     #[default]
     Default,
+    /// Lowest smoothed RTT with room, without a look ahead.
+    LowestRtt,
+    /// Segment by segment in turn.
+    RoundRobin,
+    /// In proportion to the weights of the paths.
+    Weighted,
+    /// Everything on every path.
+    Redundant,
+    /// Lowest RTT, unless the peer's window would fill up behind a slower path.
+    Blest,
+    /// Lowest RTT, unless the fastest path would be done sooner.
+    Ecf,
+    /// One path, the first in order; another only when it fails.
+    ActiveBackup,
+    /// The first path in order; the next ones take what does not fit.
+    Overflow,
+}
+
+impl SchedulerKind {
+    /// Every scheduler.
+    pub const ALL: [Self; 9] = [
+        Self::Default,
+        Self::LowestRtt,
+        Self::RoundRobin,
+        Self::Weighted,
+        Self::Redundant,
+        Self::Blest,
+        Self::Ecf,
+        Self::ActiveBackup,
+        Self::Overflow,
+    ];
+
+    /// Name in configurations, logs and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::LowestRtt => "lowest_rtt",
+            Self::RoundRobin => "round_robin",
+            Self::Weighted => "weighted",
+            Self::Redundant => "redundant",
+            Self::Blest => "blest",
+            Self::Ecf => "ecf",
+            Self::ActiveBackup => "active_backup",
+            Self::Overflow => "overflow",
+        }
+    }
+}
+
+/// What is asked of the paths over one port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PathPolicy {
+    /// The port.
+    pub port: PortId,
+    /// Smaller numbers first, for [`SchedulerKind::ActiveBackup`] and [`SchedulerKind::Overflow`].
+    pub priority: u8,
+    /// Share of the data relative to the other paths, for [`SchedulerKind::Weighted`]; at least 1.
+    pub weight: u16,
+    /// Stream octets per second that one connection may send over it.
+    pub rate: Option<u64>,
+}
+
+impl PathPolicy {
+    /// First in order, weight 1, no cap.
+    #[must_use]
+    pub const fn new(port: PortId) -> Self {
+        Self { port, priority: 0, weight: 1, rate: None }
+    }
+}
+
+/// How one connection spreads its data over its paths.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scheduling {
+    /// The scheduler.
+    pub kind: SchedulerKind,
+    /// Stream octets per second the whole connection may send.
+    pub rate: Option<u64>,
+    /// Paths of which something is asked.
+    pub paths: Vec<PathPolicy>,
 }
 
 /// Who opens further subflows.
@@ -69,8 +149,8 @@ pub struct MptcpConfig {
     pub versions: Vec<Version>,
     /// DSS checksum policy.
     pub checksum: ChecksumPolicy,
-    /// Scheduler of new connections.
-    pub scheduler: SchedulerKind,
+    /// Scheduling of new connections; [`crate::stack::Stack::set_scheduling`] changes it for one.
+    pub scheduling: Scheduling,
     /// Path manager.
     pub path_manager: PathManagerKind,
     /// Subflows per connection, 1 to 32.
@@ -90,7 +170,7 @@ impl Default for MptcpConfig {
         Self {
             versions: alloc::vec![Version::V1],
             checksum: ChecksumPolicy::default(),
-            scheduler: SchedulerKind::default(),
+            scheduling: Scheduling::default(),
             path_manager: PathManagerKind::default(),
             max_subflows: 8,
             close_timeout: Duration::from_secs(60),

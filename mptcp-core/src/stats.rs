@@ -196,6 +196,8 @@ counters! {
     subflow_stale,
     /// Sidelined subflows used again.
     subflow_recover,
+    /// Times a slow subflow gave half of its window up because the peer's window waited for it.
+    mptcp_penalised,
     /// MPTCP connections established now.
     mp_curr_estab,
     /// Stream-level zero-window probes.

@@ -20,7 +20,7 @@ pub(crate) use send::{Chunk, Next};
 pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Signal, Stage, Subflow};
 
 use crate::buf::PacketBuf;
-use crate::config::TcpConfig;
+use crate::config::{SchedulerKind, Scheduling, TcpConfig};
 use crate::error::ConnectionError;
 use crate::seq::{DataSeq, SeqNum};
 use crate::stack::AppState;
@@ -95,6 +95,8 @@ pub(crate) struct Connection<B> {
     max_window: u32,
     /// What is to be sent again; none while there is nothing.
     reinject: Option<Box<RangeSet>>,
+    /// What was sent again for the sake of the peer's window lies below this offset.
+    pub(crate) repeated_to: u64,
     pub(crate) fin_queued: bool,
     pub(crate) fin_acked: bool,
     /// The `DATA_FIN` was handed to the subflows once; its timer runs.
@@ -126,6 +128,11 @@ pub(crate) struct Connection<B> {
     /// When data that waits for its mapping has waited long enough to doubt that options pass.
     pub(crate) unmapped_at: Option<Instant>,
     pub(crate) paths: Box<Paths>,
+    pub(crate) scheduler: SchedulerKind,
+    pub(crate) memory: scheduler::Memory,
+    pub(crate) policy: Option<Box<scheduler::Policy>>,
+    /// When a rate cap lets something go again.
+    pub(crate) capped_until: Option<Instant>,
     pub(crate) app: AppState,
     /// The socket's addresses as the first subflow had them.
     pub(crate) first: crate::tcp::Tuple,
@@ -169,6 +176,7 @@ impl<B: PacketBuf> Connection<B> {
             data_end: 0,
             snd_edge: 0,
             reinject: None,
+            repeated_to: 0,
             fin_queued: false,
             fin_acked: false,
             fin_announced: false,
@@ -194,11 +202,27 @@ impl<B: PacketBuf> Connection<B> {
             probe_at: None,
             unmapped_at: None,
             paths: Box::new(paths),
+            scheduler: SchedulerKind::default(),
+            memory: scheduler::Memory::default(),
+            policy: None,
+            capped_until: None,
             app: AppState::default(),
             first,
         };
         connection.set_remote_key(negotiated.keys.remote);
         connection
+    }
+
+    /// Spreads the data over the paths as `asked` from now on.
+    pub(crate) fn set_scheduling(&mut self, now: Instant, asked: &Scheduling) {
+        self.scheduler = asked.kind;
+        self.memory = scheduler::Memory::default();
+        let policy = scheduler::Policy::new(asked, now);
+        self.policy = match (policy, self.policy.take()) {
+            (Some(policy), Some(former)) => Some(Box::new(policy.succeeding(&former, now))),
+            (policy, _) => policy.map(Box::new),
+        };
+        self.capped_until = None;
     }
 
     /// The peer's key became known.
@@ -334,8 +358,15 @@ impl<B: PacketBuf> Connection<B> {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let own = [self.rtx_at, self.close_at, self.probe_at, self.unmapped_at];
-        own.into_iter().chain([self.paths.next_timeout()]).flatten().min()
+        let own = [
+            self.rtx_at,
+            self.close_at,
+            self.probe_at,
+            self.unmapped_at,
+            self.capped_until,
+            self.paths.next_timeout(),
+        ];
+        own.into_iter().flatten().min()
     }
 
     /// Ends it: nothing more is sent or received.
@@ -347,6 +378,7 @@ impl<B: PacketBuf> Connection<B> {
         self.rtx_at = None;
         self.close_at = None;
         self.unmapped_at = None;
+        self.capped_until = None;
         self.paths.stop();
         if error.is_some() {
             self.chunks.clear();

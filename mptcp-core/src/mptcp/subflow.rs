@@ -117,6 +117,12 @@ pub(crate) struct Subflow {
     /// The peer reset it and said that the reason will stay (RFC 8684 §3.6).
     pub(crate) refused: bool,
     pub(crate) reinjected: u64,
+    /// Octets it was given divided by its weight, for weighted shares.
+    pub(crate) served: u64,
+    /// Redundant scheduling: everything below this offset was sent on it, or needs not be.
+    pub(crate) copied_to: u64,
+    /// When it last gave half of its window up for holding up the stream.
+    pub(crate) penalised_at: Option<Instant>,
     wide: bool,
     checksum: bool,
 }
@@ -146,6 +152,9 @@ impl Subflow {
             probe: None,
             refused: false,
             reinjected: 0,
+            served: 0,
+            copied_to: 0,
+            penalised_at: None,
             wide: false,
             checksum: false,
         }

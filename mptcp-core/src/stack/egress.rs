@@ -2,12 +2,11 @@
 //! quantum, until the queue is full or nothing is left.
 
 use super::demux::Node;
+use super::scheduling::Assignment;
 use super::{Stack, env};
 use crate::buf::{PacketBuf, TxQueue};
-use crate::config::SchedulerKind;
 use crate::driver::Progress;
-use crate::mptcp::scheduler::{self, PathView, Scheduler};
-use crate::mptcp::{Next, Phase, Stage};
+use crate::mptcp::Phase;
 use crate::tcp::Tcb;
 use crate::time::Instant;
 use alloc::vec::Vec;
@@ -106,17 +105,11 @@ impl<B: PacketBuf> Stack<B> {
         let mut views = Vec::new();
         let mut progress = Progress::Done;
         for sent in 0.. {
-            let Some(connection) = self.connections.get(owner) else { return Progress::Done };
-            let Some(next) = connection.next_to_send() else { break };
-            if sent >= QUANTUM || tx.room() == 0 {
-                progress = Progress::More;
+            let Some(assignment) = self.assign(now, owner, &mut views) else { break };
+            if self.holds_back(owner, &assignment) {
                 break;
             }
-            let Some(idx) = self.pick_subflow(now, owner, next, &mut views) else { break };
-            if self.holds_back(owner, idx, next) {
-                break;
-            }
-            if !self.send_on(now, owner, idx, next, tx) {
+            if sent >= QUANTUM || tx.room() == 0 || !self.send_on(now, owner, &assignment, tx) {
                 progress = Progress::More;
                 break;
             }
@@ -126,78 +119,21 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// New data that had better wait for a larger window, or for company.
-    fn holds_back(&mut self, owner: u32, idx: u32, next: Next) -> bool {
+    fn holds_back(&mut self, owner: u32, assignment: &Assignment) -> bool {
         let nagle = self.config.tcp.nagle;
+        let Assignment { next, idx } = *assignment;
         let Some(mss) = self.tcbs.get(idx).map(Tcb::payload_mss) else { return true };
         self.connections.get_mut(owner).is_none_or(|c| c.holds_back(next, mss, nagle))
-    }
-
-    /// Asks the scheduler; a subflow that has no room for lack of a congestion window remembers it,
-    /// one whose own window leaves none is probed.
-    fn pick_subflow(
-        &mut self,
-        now: Instant,
-        owner: u32,
-        next: Next,
-        views: &mut Vec<PathView>,
-    ) -> Option<u32> {
-        let connection = self.connections.get(owner)?;
-        let fallback = connection.phase == Phase::Fallback;
-        views.clear();
-        let mut candidates = [0_u32; 32];
-        let mut count = 0;
-        let mut probed = false;
-        for &idx in &connection.subflows {
-            let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
-            let Some(subflow) = &tcb.subflow else { continue };
-            let may = match subflow.stage {
-                Stage::Active | Stage::CapableAck => !fallback,
-                Stage::Fallback => fallback,
-                _ => false,
-            };
-            if !may || !tcb.state.sending() || tcb.write_closed() || count == candidates.len() {
-                continue;
-            }
-            // Repairs go where the original is not still waiting.
-            let holds = next.again && tcb.rto_count() > 0;
-            if !tcb.can_send() {
-                tcb.note_cwnd_limited();
-            }
-            let starved = tcb.note_window(now, next.len);
-            probed |= starved;
-            let stale = tcb.subflow.as_ref().is_some_and(|s| s.stale);
-            let backup = tcb.subflow.as_ref().is_some_and(|s| s.is_backup());
-            views.push(PathView {
-                room: tcb.can_send() && !starved && !holds,
-                backup,
-                stale,
-                // Without a sample nobody knows how far it is: the initial timeout, not next door.
-                srtt: tcb.rtt.srtt().unwrap_or_else(|| tcb.rtt.rto()),
-            });
-            if let Some(slot) = candidates.get_mut(count) {
-                *slot = idx;
-            }
-            count += 1;
-        }
-        if probed {
-            for &idx in candidates.iter().take(count) {
-                let deadline = self.tcbs.get(idx).and_then(Tcb::next_timeout);
-                self.arm(Node::Tcb(idx), deadline);
-            }
-        }
-        let kind: SchedulerKind = self.config.mptcp.scheduler;
-        let picked = scheduler::for_kind(kind).pick(views)?;
-        candidates.get(picked).copied()
     }
 
     fn send_on<T: TxQueue<B>>(
         &mut self,
         now: Instant,
         owner: u32,
-        idx: u32,
-        next: Next,
+        assignment: &Assignment,
         tx: &mut T,
     ) -> bool {
+        let Assignment { next, idx } = *assignment;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         if connection.phase != Phase::Fallback {
@@ -225,12 +161,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         connection.advertised(tcb.last_window());
         connection.sent(next, len, mss);
-        if next.again
-            && let Some(subflow) = &mut tcb.subflow
-        {
-            subflow.reinjected += u64::from(len);
-        }
         let deadline = tcb.next_timeout();
+        self.assigned(now, owner, assignment, len);
         self.arm(Node::Tcb(idx), deadline);
         true
     }

@@ -12,6 +12,7 @@ mod ingress;
 mod multipath;
 mod options;
 mod relay;
+mod scheduling;
 mod socket;
 mod timers;
 mod types;
@@ -560,4 +561,4 @@ const IDLE_SESSION: usize = 3 * size_of::<Tcb<HeapBuf>>()
     + size_of::<Connection<HeapBuf>>()
     + size_of::<crate::mptcp::Paths>()
     + size_of::<Relay>();
-const _: () = assert!(IDLE_SESSION <= 2_688);
+const _: () = assert!(IDLE_SESSION <= 2_784);

@@ -5,6 +5,7 @@ use super::{
     Connect, ConnectionInfo, Listen, Listener, Ready, Sock, SocketId, Stack, SubflowInfo, env,
 };
 use crate::buf::{PacketBuf, PortId};
+use crate::config::Scheduling;
 use crate::error::{ConnectionError, OpenError, RecvError, SendError};
 use crate::mptcp::key::KeyPair;
 use crate::mptcp::{Connection, FallbackReason, Negotiated, Paths, Phase, Signal, Stage, Subflow};
@@ -114,6 +115,7 @@ impl<B: PacketBuf> Stack<B> {
         };
         let mut connection =
             Connection::new(&self.config.tcp, &negotiated, tuple, Paths::default());
+        connection.set_scheduling(now, &self.config.mptcp.scheduling);
         let id = connection.new_subflow_id();
         let token = connection.local_token;
         let owner = self.connections.insert(connection).ok_or(OpenError::LimitReached)?;
@@ -683,6 +685,16 @@ impl<B: PacketBuf> Stack<B> {
             }
             _ => 0,
         }
+    }
+
+    /// Spreads the data of an MPTCP connection over its paths as `asked` from now on, caps included:
+    /// what was sent beyond a former cap is still paid for. False for other sockets.
+    pub fn set_scheduling(&mut self, now: Instant, id: SocketId, asked: &Scheduling) -> bool {
+        let Some(Sock::Mptcp(owner)) = self.resolve(id) else { return false };
+        let Some(connection) = self.connections.get_mut(owner) else { return false };
+        connection.set_scheduling(now, asked);
+        self.touch_connection(owner);
+        true
     }
 
     /// Asks the peer to use a subflow last (or normally again) with `MP_PRIO`, and does the same.

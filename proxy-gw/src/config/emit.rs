@@ -4,7 +4,7 @@ use super::reader::show_size;
 use super::{Auth, Config, Hugepages, LogFormat, Port};
 use core::fmt::Display;
 use core::time::Duration;
-use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, PathManagerKind, SchedulerKind};
+use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, PathManagerKind};
 use mptcp_core::wire::Version;
 use toml::{Table, Value};
 
@@ -128,9 +128,6 @@ fn mptcp(config: &Config) -> Table {
         ChecksumPolicy::Accept => "accept",
         ChecksumPolicy::Refuse => "refuse",
     };
-    let scheduler = match mptcp.scheduler {
-        SchedulerKind::Default => "default",
-    };
     let path_manager = match mptcp.path_manager {
         PathManagerKind::Fullmesh => "fullmesh",
         PathManagerKind::Server => "server",
@@ -142,7 +139,7 @@ fn mptcp(config: &Config) -> Table {
     table([
         ("versions", numbers(versions)),
         ("checksum", Value::from(checksum)),
-        ("scheduler", Value::from(scheduler)),
+        ("scheduler", Value::from(mptcp.scheduler.name())),
         ("path_manager", Value::from(path_manager)),
         ("max_subflows", Value::from(i64::from(mptcp.max_subflows))),
         ("close_timeout_s", seconds(mptcp.close_timeout)),

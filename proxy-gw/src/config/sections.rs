@@ -153,7 +153,7 @@ fn read_mptcp(mut section: Section<'_>) -> Mptcp {
         ),
         scheduler: section.choice(
             "scheduler",
-            &[("default", SchedulerKind::Default)],
+            &SchedulerKind::ALL.map(|kind| (kind.name(), kind)),
             SchedulerKind::Default,
         ),
         path_manager: section.choice(

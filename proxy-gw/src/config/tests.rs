@@ -419,7 +419,10 @@ fn protocol_settings_are_checked() {
             "mptcp.checksum=accpet",
             "mptcp.checksum = \"accpet\": expected \"require\" or \"accept\" or \"refuse\"; did you mean \"accept\"?",
         ),
-        ("mptcp.scheduler=blest", "mptcp.scheduler = \"blest\": expected \"default\""),
+        (
+            "mptcp.scheduler=blast",
+            "mptcp.scheduler = \"blast\": expected \"default\" or \"lowest_rtt\" or \"round_robin\" or \"weighted\" or \"redundant\" or \"blest\" or \"ecf\" or \"active_backup\" or \"overflow\"; did you mean \"blest\"?",
+        ),
         ("mptcp.max_subflows=33", "mptcp.max_subflows = 33: expected a whole number from 1 to 32"),
         ("tcp.congestion=bbr", "tcp.congestion = \"bbr\": expected \"cubic\" or \"newreno\""),
         (

@@ -2,7 +2,9 @@
 
 use crate::config::{Config, Port};
 use mptcp_core::buf::PortId;
-use mptcp_core::config::{ConfigError, Limits, LocalAddress, MptcpConfig, StackConfig, TcpConfig};
+use mptcp_core::config::{
+    ConfigError, Limits, LocalAddress, MptcpConfig, Scheduling, StackConfig, TcpConfig,
+};
 use mptcp_core::time::Duration;
 
 /// TCP control blocks per session: the exit's, and what an ordinary client opens. Clients may open
@@ -23,7 +25,7 @@ pub(crate) fn stack_config(config: &Config, seed: [u8; 32]) -> Result<StackConfi
         mptcp: MptcpConfig {
             versions: config.mptcp.versions.clone(),
             checksum: config.mptcp.checksum,
-            scheduler: config.mptcp.scheduler,
+            scheduling: Scheduling { kind: config.mptcp.scheduler, ..Scheduling::default() },
             path_manager: config.mptcp.path_manager,
             max_subflows: config.mptcp.max_subflows,
             close_timeout: config.mptcp.close_timeout,

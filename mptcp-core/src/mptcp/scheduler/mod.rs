@@ -1,80 +1,115 @@
 //! Which subflow carries the next data. A scheduler is a pure choice over a snapshot of the paths;
-//! one instance serves every connection of a stack.
+//! what it must remember per connection is a few plain numbers, so that one can be exchanged for
+//! another while a connection runs.
+//!
+//! Invariant: whoever answers [`Choice::Wait`] waits for something that will happen: an
+//! acknowledgement on a path with data in flight, or a token of a rate cap.
+
+mod blocking;
+mod capped;
+mod choices;
+mod default;
+mod policy;
+
+use capped::TokenBucket;
+pub(crate) use policy::Policy;
 
 use crate::config::SchedulerKind;
 use crate::time::Duration;
 
-/// What a scheduler sees of one subflow.
+/// What a scheduler sees of one subflow. Sizes are octets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PathView {
-    /// Its congestion window and its peer's window have room for a segment now.
+    /// Its congestion window, its peer's window and its rate cap have room for a segment now.
     pub(crate) room: bool,
+    /// Only its congestion window is full: an acknowledgement will make room.
+    pub(crate) busy: bool,
     /// To be used only when nothing else works.
     pub(crate) backup: bool,
     /// Sidelined: it timed out and has made no progress since.
     pub(crate) stale: bool,
+    /// The initial round trip of RFC 6298 §2.1 where none was measured.
     pub(crate) srtt: Duration,
+    pub(crate) rttvar: Duration,
+    pub(crate) cwnd: u32,
+    pub(crate) in_flight: u32,
+    pub(crate) mss: u32,
+    /// Smaller numbers first, where a scheduler goes by order.
+    pub(crate) priority: u8,
+    /// How far it is served in weighted rounds: octets divided by weight.
+    pub(crate) served: u64,
 }
 
-/// The choice of a path.
-pub(crate) trait Scheduler {
-    /// Index of the path for the next segment; `None` to wait for a better moment.
-    fn pick(&self, paths: &[PathView]) -> Option<usize>;
+/// What the connection has to send. Sizes are octets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Demand {
+    /// Written and never sent.
+    pub(crate) unsent: u64,
+    /// What the peer's window allows beyond `data_snd_una`.
+    pub(crate) window: u64,
 }
 
-/// Lowest smoothed round-trip time among the paths with room. Backups serve only while no other
-/// path is usable, sidelined paths only while nothing else is left at all.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct LowestRtt;
-
-impl Scheduler for LowestRtt {
-    fn pick(&self, paths: &[PathView]) -> Option<usize> {
-        let class = |p: &PathView| (p.stale, p.backup);
-        let best = paths.iter().map(class).min()?;
-        paths
-            .iter()
-            .enumerate()
-            .filter(|(_, p)| class(p) == best && p.room)
-            .min_by_key(|(_, p)| p.srtt)
-            .map(|(idx, _)| idx)
-    }
+/// What a scheduler remembers of one connection.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Memory {
+    /// Place after the path that was served last.
+    cursor: u8,
+    /// The last choice was to wait for a faster path.
+    waiting: bool,
 }
 
-/// The scheduler a configuration names.
-pub(crate) fn for_kind(kind: SchedulerKind) -> LowestRtt {
+/// The choice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Choice {
+    /// Index of the path for the next segment.
+    Path(usize),
+    /// Nothing now.
+    Wait,
+}
+
+/// Why it was made, for the event log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Why {
+    /// The path the policy prefers had room.
+    Preferred,
+    /// The preferred one was full.
+    Overflow,
+    /// No path has room.
+    NoRoom,
+    /// Data on the slower path would fill the peer's window before it arrives.
+    WindowWouldBlock,
+    /// The faster path will be done earlier than the slower one could deliver.
+    FasterSoon,
+    /// The path is ahead of its share.
+    AheadOfShare,
+}
+
+/// Picks with `kind`.
+pub(crate) fn pick(
+    kind: SchedulerKind,
+    memory: &mut Memory,
+    demand: &Demand,
+    paths: &[PathView],
+) -> (Choice, Why) {
     match kind {
-        SchedulerKind::Default => LowestRtt,
+        SchedulerKind::Default => default::pick(memory, demand, paths),
+        SchedulerKind::LowestRtt | SchedulerKind::Redundant => choices::lowest_rtt(paths),
+        SchedulerKind::RoundRobin => choices::round_robin(memory, paths),
+        SchedulerKind::Weighted => choices::weighted(paths),
+        SchedulerKind::Blest => default::blest(demand, paths),
+        SchedulerKind::Ecf => default::ecf(memory, demand, paths),
+        SchedulerKind::ActiveBackup => choices::active_backup(paths),
+        SchedulerKind::Overflow => choices::overflow(paths),
     }
+}
+
+/// The paths of the best class there is: regular before backup, and either only sidelined when
+/// nothing else is left at all.
+fn usable(paths: &[PathView]) -> impl Iterator<Item = (usize, &PathView)> + Clone {
+    let class = |p: &PathView| (p.stale, p.backup);
+    let best = paths.iter().map(class).min();
+    paths.iter().enumerate().filter(move |(_, p)| Some(class(p)) == best)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(room: bool, backup: bool, stale: bool, ms: u64) -> PathView {
-        PathView { room, backup, stale, srtt: Duration::from_millis(ms) }
-    }
-
-    #[test]
-    fn lowest_rtt_with_room_wins() {
-        let paths = [path(false, false, false, 5), path(true, false, false, 40)];
-        assert_eq!(LowestRtt.pick(&paths), Some(1));
-        let paths = [path(true, false, false, 5), path(true, false, false, 40)];
-        assert_eq!(LowestRtt.pick(&paths), Some(0));
-        assert_eq!(LowestRtt.pick(&[]), None);
-    }
-
-    #[test]
-    fn a_backup_waits_for_the_last_regular_path_to_fail() {
-        let paths = [path(false, false, false, 5), path(true, true, false, 1)];
-        assert_eq!(LowestRtt.pick(&paths), None);
-        let paths = [path(true, false, true, 5), path(true, true, false, 1)];
-        assert_eq!(LowestRtt.pick(&paths), Some(1));
-    }
-
-    #[test]
-    fn sidelined_paths_serve_when_nothing_else_is_left() {
-        let paths = [path(true, false, true, 5), path(true, false, true, 4)];
-        assert_eq!(LowestRtt.pick(&paths), Some(1));
-    }
-}
+mod tests;

@@ -239,6 +239,7 @@ impl<B: PacketBuf> Stack<B> {
                 let mut connection =
                     Connection::new(&self.config.tcp, &negotiated, *tuple, Paths::default());
                 connection.app.user_data = user_data;
+                connection.set_scheduling(now, &self.config.mptcp.scheduling);
                 connection.advertised(agreed.window);
                 let (id, token) = (connection.new_subflow_id(), connection.local_token);
                 let Some(idx) = self.connections.insert(connection) else {

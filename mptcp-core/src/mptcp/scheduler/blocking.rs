@@ -1,0 +1,42 @@
+//! Two forecasts about sending on a slower path while the faster one is full. Both compare what the
+//! faster path gets done meanwhile; all arithmetic is in octets and nanoseconds.
+
+use super::{Demand, PathView};
+
+/// Spare in the forecast of what the faster path sends, per cent: congestion windows grow.
+const GROWTH_PER_CENT: u128 = 110;
+
+/// What `fast` can send during one round trip of `slow`.
+fn sent_meanwhile(fast: &PathView, slow: &PathView) -> u128 {
+    u128::from(fast.cwnd) * slow.srtt.as_nanos() / fast.srtt.as_nanos().max(1)
+}
+
+/// The head of the stream would wait on `slow` while the peer's window fills up behind it, and the
+/// faster path would stand still (the rule of BLEST).
+pub(super) fn window_would_block(demand: &Demand, fast: &PathView, slow: &PathView) -> bool {
+    let held = u64::from(slow.in_flight) + u64::from(slow.mss);
+    let left = u128::from(demand.window.saturating_sub(held));
+    sent_meanwhile(fast, slow) * GROWTH_PER_CENT > left * 100
+}
+
+/// `fast` delivers all that is left, behind what it has in flight, sooner than `slow` delivers
+/// anything (the rule of ECF). `waiting` makes a wait that began last a little longer, so that the
+/// choice does not flap.
+pub(super) fn faster_is_done_sooner(
+    demand: &Demand,
+    fast: &PathView,
+    slow: &PathView,
+    waiting: bool,
+) -> bool {
+    let (fast_rtt, slow_rtt) = (fast.srtt.as_nanos(), slow.srtt.as_nanos());
+    let unsent = u128::from(demand.unsent);
+    let rounds = |rtt: u128, octets: u128, cwnd: u32| rtt * octets / u128::from(cwnd.max(1));
+    let margin = fast.rttvar.max(slow.rttvar).as_nanos();
+    let by_fast = fast_rtt + rounds(fast_rtt, unsent, fast.cwnd);
+    let mut by_slow = slow_rtt + margin;
+    if waiting {
+        by_slow += by_slow / 4;
+    }
+    let all_by_slow = rounds(slow_rtt, unsent.max(u128::from(slow.cwnd)), slow.cwnd);
+    by_fast < by_slow && all_by_slow >= 2 * fast_rtt + margin
+}

@@ -1,0 +1,76 @@
+//! Lowest round-trip time that never harms: a slower path is used only where that delays neither the
+//! rest of the stream (the peer's window) nor its end. BLEST and ECF are its two halves alone.
+
+use super::blocking::{faster_is_done_sooner, window_would_block};
+use super::{Choice, Demand, Memory, PathView, Why, usable};
+
+/// The path for the next segment when it has room, and what else there is.
+enum Situation<'a> {
+    Decided(Choice, Why),
+    /// `fast` is full, `slow` (at this index) has room.
+    Between {
+        fast: &'a PathView,
+        slow: &'a PathView,
+        at: usize,
+    },
+}
+
+fn situation(paths: &[PathView]) -> Situation<'_> {
+    let with_room = usable(paths).filter(|(_, p)| p.room).min_by_key(|(_, p)| p.srtt);
+    let Some((at, slow)) = with_room else {
+        return Situation::Decided(Choice::Wait, Why::NoRoom);
+    };
+    // Only a path whose acknowledgements will come is worth waiting for.
+    let full = usable(paths).filter(|(_, p)| p.busy).min_by_key(|(_, p)| p.srtt);
+    match full {
+        Some((_, fast)) if fast.srtt < slow.srtt => Situation::Between { fast, slow, at },
+        _ => Situation::Decided(Choice::Path(at), Why::Preferred),
+    }
+}
+
+pub(super) fn pick(memory: &mut Memory, demand: &Demand, paths: &[PathView]) -> (Choice, Why) {
+    match situation(paths) {
+        Situation::Decided(choice, why) => {
+            memory.waiting = false;
+            (choice, why)
+        }
+        Situation::Between { fast, slow, at } => {
+            let soon = faster_is_done_sooner(demand, fast, slow, memory.waiting);
+            memory.waiting = soon;
+            if window_would_block(demand, fast, slow) {
+                (Choice::Wait, Why::WindowWouldBlock)
+            } else if soon {
+                (Choice::Wait, Why::FasterSoon)
+            } else {
+                (Choice::Path(at), Why::Overflow)
+            }
+        }
+    }
+}
+
+pub(super) fn blest(demand: &Demand, paths: &[PathView]) -> (Choice, Why) {
+    match situation(paths) {
+        Situation::Decided(choice, why) => (choice, why),
+        Situation::Between { fast, slow, .. } if window_would_block(demand, fast, slow) => {
+            (Choice::Wait, Why::WindowWouldBlock)
+        }
+        Situation::Between { at, .. } => (Choice::Path(at), Why::Overflow),
+    }
+}
+
+pub(super) fn ecf(memory: &mut Memory, demand: &Demand, paths: &[PathView]) -> (Choice, Why) {
+    match situation(paths) {
+        Situation::Decided(choice, why) => {
+            memory.waiting = false;
+            (choice, why)
+        }
+        Situation::Between { fast, slow, at } => {
+            memory.waiting = faster_is_done_sooner(demand, fast, slow, memory.waiting);
+            if memory.waiting {
+                (Choice::Wait, Why::FasterSoon)
+            } else {
+                (Choice::Path(at), Why::Overflow)
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+use super::*;
+use crate::time::Instant;
+
+/// A regular path with room, one window of `cwnd` octets in flight when it is full.
+fn path(room: bool, ms: u64) -> PathView {
+    PathView {
+        room,
+        busy: !room,
+        backup: false,
+        stale: false,
+        srtt: Duration::from_millis(ms),
+        rttvar: Duration::ZERO,
+        cwnd: 100_000,
+        in_flight: if room { 0 } else { 100_000 },
+        mss: 1_400,
+        priority: 0,
+        served: 0,
+    }
+}
+
+const BULK: Demand = Demand { unsent: u64::MAX / 4, window: u64::MAX / 4 };
+
+fn choice(kind: SchedulerKind, demand: &Demand, paths: &[PathView]) -> Choice {
+    pick(kind, &mut Memory::default(), demand, paths).0
+}
+
+#[test]
+fn nothing_to_choose_from_is_a_wait() {
+    for kind in SchedulerKind::ALL {
+        assert_eq!(choice(kind, &BULK, &[]), Choice::Wait);
+        assert_eq!(choice(kind, &BULK, &[path(false, 5)]), Choice::Wait);
+        assert_eq!(choice(kind, &BULK, &[path(true, 5)]), Choice::Path(0));
+    }
+}
+
+#[test]
+fn backups_and_sidelined_paths_wait_for_the_others_to_fail() {
+    for kind in SchedulerKind::ALL {
+        let backup = PathView { backup: true, ..path(true, 1) };
+        let stale = PathView { stale: true, ..path(true, 1) };
+        assert_eq!(choice(kind, &BULK, &[path(false, 5), backup]), Choice::Wait, "{kind:?}");
+        assert_eq!(choice(kind, &BULK, &[path(false, 5), stale]), Choice::Wait, "{kind:?}");
+        assert_eq!(choice(kind, &BULK, &[stale, backup]), Choice::Path(1), "{kind:?}");
+        assert_eq!(choice(kind, &BULK, &[stale]), Choice::Path(0), "{kind:?}");
+    }
+}
+
+#[test]
+fn lowest_rtt_with_room_wins() {
+    let paths = [path(false, 5), path(true, 40)];
+    assert_eq!(choice(SchedulerKind::LowestRtt, &BULK, &paths), Choice::Path(1));
+    let paths = [path(true, 5), path(true, 40)];
+    assert_eq!(choice(SchedulerKind::LowestRtt, &BULK, &paths), Choice::Path(0));
+    assert_eq!(choice(SchedulerKind::Default, &BULK, &paths), Choice::Path(0));
+}
+
+#[test]
+fn bulk_with_a_wide_window_uses_the_slower_path_too() {
+    let paths = [path(false, 10), path(true, 80)];
+    for kind in [SchedulerKind::Default, SchedulerKind::Blest, SchedulerKind::Ecf] {
+        assert_eq!(choice(kind, &BULK, &paths), Choice::Path(1));
+    }
+}
+
+/// 256 KiB of window and a faster path that sends 800 KB while one segment crosses the slower one:
+/// that segment would stop the faster path.
+#[test]
+fn a_narrow_window_is_left_to_the_faster_path() {
+    let narrow = Demand { window: 256 << 10, ..BULK };
+    let paths = [path(false, 10), path(true, 80)];
+    assert_eq!(choice(SchedulerKind::Default, &narrow, &paths), Choice::Wait);
+    assert_eq!(choice(SchedulerKind::Blest, &narrow, &paths), Choice::Wait);
+    assert_eq!(choice(SchedulerKind::Ecf, &narrow, &paths), Choice::Path(1));
+    let wide = Demand { window: 1 << 20, ..BULK };
+    assert_eq!(choice(SchedulerKind::Default, &wide, &paths), Choice::Path(1));
+}
+
+/// The last 50 KB: the faster path has them there in 15 ms, the slower one not before 80.
+#[test]
+fn the_end_of_the_stream_waits_for_the_faster_path() {
+    let end = Demand { unsent: 50_000, ..BULK };
+    let paths = [path(false, 10), path(true, 80)];
+    assert_eq!(choice(SchedulerKind::Default, &end, &paths), Choice::Wait);
+    assert_eq!(choice(SchedulerKind::Ecf, &end, &paths), Choice::Wait);
+    assert_eq!(choice(SchedulerKind::Blest, &end, &paths), Choice::Path(1));
+    let long = Demand { unsent: 5_000_000, ..BULK };
+    assert_eq!(choice(SchedulerKind::Default, &long, &paths), Choice::Path(1));
+}
+
+/// A path that is full for another reason than its congestion window may never have room again.
+#[test]
+fn nobody_waits_for_a_path_that_owes_no_acknowledgement() {
+    let narrow = Demand { window: 256 << 10, unsent: 50_000 };
+    let shut = PathView { busy: false, in_flight: 0, ..path(false, 10) };
+    for kind in [SchedulerKind::Default, SchedulerKind::Blest, SchedulerKind::Ecf] {
+        assert_eq!(choice(kind, &narrow, &[shut, path(true, 80)]), Choice::Path(1));
+    }
+    let behind = PathView { served: 0, ..shut };
+    let ahead = PathView { served: 1 << 40, ..path(true, 80) };
+    assert_eq!(choice(SchedulerKind::Weighted, &BULK, &[behind, ahead]), Choice::Path(1));
+}
+
+#[test]
+fn a_wait_for_the_faster_path_does_not_flap() {
+    let mut memory = Memory::default();
+    let paths = [path(false, 10), path(true, 80)];
+    let ecf = |memory: &mut Memory, unsent| {
+        pick(SchedulerKind::Ecf, memory, &Demand { unsent, ..BULK }, &paths).0
+    };
+    assert_eq!(ecf(&mut memory, 750_000), Choice::Path(1));
+    assert_eq!(ecf(&mut memory, 600_000), Choice::Wait);
+    assert_eq!(ecf(&mut memory, 750_000), Choice::Wait);
+    assert_eq!(ecf(&mut memory, 1_000_000), Choice::Path(1));
+    assert_eq!(ecf(&mut memory, 750_000), Choice::Path(1));
+}
+
+#[test]
+fn round_robin_gives_everybody_a_turn() {
+    let mut memory = Memory::default();
+    let mut turns = |paths: &[PathView]| {
+        let mut picked = [0; 3];
+        for _ in 0..30 {
+            match pick(SchedulerKind::RoundRobin, &mut memory, &BULK, paths).0 {
+                Choice::Path(at) => picked[at] += 1,
+                Choice::Wait => panic!("there is room"),
+            }
+        }
+        picked
+    };
+    assert_eq!(turns(&[path(true, 5), path(true, 50), path(true, 500)]), [10, 10, 10]);
+    assert_eq!(turns(&[path(true, 5), path(false, 50), path(true, 500)]), [15, 0, 15]);
+}
+
+#[test]
+fn weights_are_shares() {
+    let mut paths = [path(true, 5), path(true, 50)];
+    let weights = [4, 1];
+    let mut octets = [0_u64; 2];
+    for _ in 0..10_000 {
+        let Choice::Path(at) = choice(SchedulerKind::Weighted, &BULK, &paths) else {
+            panic!("there is room")
+        };
+        octets[at] += 1_400;
+        paths[at].served += 1_400 / weights[at];
+    }
+    let share = octets[0] as f64 / octets.iter().sum::<u64>() as f64;
+    assert!((share - 0.8).abs() < 0.001, "{share}");
+}
+
+#[test]
+fn a_path_ahead_of_its_share_waits_for_one_that_moves() {
+    let ahead = PathView { served: 1 << 20, ..path(true, 5) };
+    let paths = [ahead, path(false, 50)];
+    assert_eq!(choice(SchedulerKind::Weighted, &BULK, &paths), Choice::Wait);
+    let near = PathView { served: 32 << 10, ..path(true, 5) };
+    assert_eq!(choice(SchedulerKind::Weighted, &BULK, &[near, paths[1]]), Choice::Path(0));
+}
+
+#[test]
+fn order_decides_where_a_policy_goes_by_order() {
+    let second = PathView { priority: 1, ..path(true, 1) };
+    assert_eq!(choice(SchedulerKind::Overflow, &BULK, &[second, path(true, 90)]), Choice::Path(1));
+    assert_eq!(choice(SchedulerKind::Overflow, &BULK, &[second, path(false, 90)]), Choice::Path(0));
+    let active = SchedulerKind::ActiveBackup;
+    assert_eq!(choice(active, &BULK, &[second, path(true, 90)]), Choice::Path(1));
+    assert_eq!(choice(active, &BULK, &[second, path(false, 90)]), Choice::Wait);
+}
+
+/// Sends 1,400 octets whenever the bucket lets it, for `ms` milliseconds.
+fn sent_under(bucket: &mut TokenBucket, from: Instant, ms: u64) -> u64 {
+    let (mut now, mut octets) = (from, 0);
+    let end = from + Duration::from_millis(ms);
+    while now < end {
+        bucket.charge(1_400, now);
+        octets += 1_400;
+        now = now.max(bucket.next());
+    }
+    octets
+}
+
+#[test]
+fn a_cap_is_held_at_every_rate() {
+    for rate in [1_000_u64, 31_250, 250_000, 2_500_000, 125_000_000] {
+        let start = Instant::from_millis(1_000);
+        let mut bucket = TokenBucket::new(rate, start);
+        let seconds = 200_000_000_u64.div_ceil(rate).max(10);
+        let octets = sent_under(&mut bucket, start, seconds * 1_000);
+        let ratio = octets as f64 / (rate * seconds) as f64;
+        assert!((ratio - 1.0).abs() < 0.02, "{rate}: {ratio}");
+    }
+}
+
+#[test]
+fn idle_time_earns_little_and_a_new_rate_counts_at_once() {
+    let start = Instant::from_millis(1_000);
+    let mut bucket = TokenBucket::new(2_500_000, start);
+    let later = start + Duration::from_secs(60);
+    let octets = sent_under(&mut bucket, later, 100);
+    assert!(octets <= 250_000 + 25_000 + 1_400, "{octets}");
+    let now = later + Duration::from_millis(100);
+    bucket.set_rate(250_000, now);
+    assert_eq!(bucket.rate(), 250_000);
+    let octets = sent_under(&mut bucket, now, 1_000);
+    assert!((245_000..=255_000).contains(&octets), "{octets}");
+}

@@ -1,0 +1,254 @@
+//! Which subflow takes the next segment of a connection: what the scheduler is shown, and what its
+//! choice leads to (RFC 8684 §3.3.5 to §3.3.8).
+//!
+//! Repairs go by lowest round trip whatever the scheduler: somebody waits for them.
+
+use super::demux::Node;
+use super::{Sock, Stack};
+use crate::buf::PacketBuf;
+use crate::config::SchedulerKind;
+use crate::mptcp::scheduler::{self, Choice, Demand, PathView};
+use crate::mptcp::{Next, Phase, Stage};
+use crate::tcp::Tcb;
+use crate::time::{Duration, Instant};
+use alloc::vec::Vec;
+
+/// RFC 6298 §2.1: what a path is taken for while nothing was measured.
+const UNKNOWN_RTT: Duration = Duration::from_secs(1);
+
+/// The head of the stream is looked for in so many of the oldest segments of a subflow.
+const HOLDER_DEPTH: usize = 8;
+
+/// The segment that goes out next, and where.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Assignment {
+    pub(super) next: Next,
+    pub(super) idx: u32,
+}
+
+impl<B: PacketBuf> Stack<B> {
+    /// The next segment of a connection with its subflow; `None` when nothing can go now.
+    pub(super) fn assign(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        views: &mut Vec<(u32, PathView)>,
+    ) -> Option<Assignment> {
+        let connection = self.connections.get(owner)?;
+        let next = connection.next_to_send();
+        let kind = match &next {
+            Some(next) if next.again => SchedulerKind::LowestRtt,
+            _ => connection.scheduler,
+        };
+        if kind == SchedulerKind::Redundant && connection.phase == Phase::Confirmed {
+            return self.assign_copy(now, owner, next, views);
+        }
+        let Some(next) = next else { return self.assign_head(now, owner, kind, views) };
+        self.view_paths(now, owner, &next, views);
+        let demand = self.demand(owner)?;
+        let connection = self.connections.get_mut(owner)?;
+        let shown: Vec<PathView> = views.iter().map(|(_, view)| *view).collect();
+        let (choice, _why) = scheduler::pick(kind, &mut connection.memory, &demand, &shown);
+        match choice {
+            Choice::Path(at) => views.get(at).map(|(idx, _)| Assignment { next, idx: *idx }),
+            Choice::Wait => None,
+        }
+    }
+
+    /// What the connection has to send. A writer that keeps the send buffer full has more: its end
+    /// is not in sight.
+    fn demand(&self, owner: u32) -> Option<Demand> {
+        let connection = self.connections.get(owner)?;
+        let room = u64::from(self.send_room(Sock::Mptcp(owner)));
+        let full = !connection.fin_queued && room < (connection.data_end - connection.data_snd_una) / 3;
+        let unsent = connection.data_end - connection.data_snd_nxt;
+        Some(Demand {
+            unsent: if full { u64::MAX >> 2 } else { unsent },
+            // Our own buffer holds what is not acknowledged: it blocks as the peer's window does.
+            window: connection
+                .snd_edge
+                .saturating_sub(connection.data_snd_una)
+                .min(u64::from(self.config.tcp.send_buffer_max)),
+        })
+    }
+
+    /// Fills `views` with the subflows that may carry data; one that has no room for lack of
+    /// congestion window remembers it.
+    fn view_paths(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        next: &Next,
+        views: &mut Vec<(u32, PathView)>,
+    ) {
+        views.clear();
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let fallback = connection.phase == Phase::Fallback;
+        let mut open_at: Option<Instant> = None;
+        let mut probed = false;
+        for &idx in &connection.subflows {
+            let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
+            let Some(subflow) = &tcb.subflow else { continue };
+            let may = match subflow.stage {
+                Stage::Active | Stage::CapableAck => !fallback,
+                Stage::Fallback => fallback,
+                _ => false,
+            };
+            if !may || !tcb.state.sending() || tcb.write_closed() {
+                continue;
+            }
+            let (stale, backup) = (subflow.stale, subflow.is_backup());
+            let served = subflow.served;
+            // Repairs go where the original is not still waiting.
+            let holds = next.again && tcb.rto_count() > 0;
+            let starved = tcb.note_window(now, next.len);
+            probed |= starved;
+            let sendable = tcb.can_send() && !starved;
+            if !tcb.can_send() {
+                tcb.note_cwnd_limited();
+            }
+            let policy = connection.policy.as_ref();
+            let port = tcb.port;
+            let capped = policy.map(|p| p.next(port)).filter(|at| *at > now);
+            if sendable && let Some(at) = capped {
+                open_at = Some(open_at.map_or(at, |other| other.min(at)));
+            }
+            let asked = policy.map(|p| p.of(port));
+            let view = PathView {
+                room: sendable && !holds && capped.is_none(),
+                busy: !sendable && tcb.flight_size() > 0 && tcb.usable_window() > 0,
+                backup,
+                stale,
+                // Without a sample nobody knows how far it is: the initial timeout, not next door.
+                srtt: tcb.rtt.srtt().unwrap_or_else(|| tcb.rtt.rto()),
+                rttvar: tcb.rtt.rttvar().unwrap_or_default(),
+                cwnd: tcb.congestion.cwnd(),
+                in_flight: tcb.pipe(),
+                mss: tcb.payload_mss(),
+                priority: asked.map_or(0, |path| path.priority),
+                served,
+            };
+            views.push((idx, view));
+        }
+        // A path that came later has the others' rounds behind it.
+        let round = views.iter().map(|(_, view)| view.served).filter(|&served| served > 0).min();
+        for (_, view) in views.iter_mut().filter(|(_, view)| view.served == 0) {
+            view.served = round.unwrap_or(0);
+        }
+        connection.capped_until = open_at;
+        self.arm(Node::Connection(owner), open_at);
+        for (idx, _) in views.iter().filter(|_| probed) {
+            // Its peer has shut it, and is asked about that.
+            let deadline = self.tcbs.get(*idx).and_then(Tcb::next_timeout);
+            self.arm(Node::Tcb(*idx), deadline);
+        }
+    }
+
+    /// The peer's window is used up: while a slower path holds its first octet, that goes again on
+    /// a faster one with room, once, and the slower one gives half of its window up.
+    fn assign_head(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        kind: SchedulerKind,
+        views: &mut Vec<(u32, PathView)>,
+    ) -> Option<Assignment> {
+        let connection = self.connections.get(owner)?;
+        let blocked = connection.data_snd_nxt < connection.data_end
+            && connection.snd_edge <= connection.data_snd_nxt;
+        let head = connection.data_snd_una;
+        let due = kind == SchedulerKind::Default
+            && connection.phase == Phase::Confirmed
+            && blocked
+            && connection.subflows.len() > 1
+            && connection.repeated_to <= head;
+        if !due {
+            return None;
+        }
+        let dsn = connection.local_dsn(head);
+        let next = Next { start: head, len: 1, again: true };
+        self.view_paths(now, owner, &next, views);
+        let holder = views.iter().find_map(|(idx, view)| {
+            let queue = &self.tcbs.get(*idx)?.queue;
+            let front = queue.iter().take(HOLDER_DEPTH).filter_map(|segment| segment.mapping);
+            let held = front.into_iter().find(|mapping| {
+                dsn.diff(mapping.dsn) >= 0 && dsn.diff(mapping.dsn) < i64::from(mapping.len)
+            })?;
+            Some((*idx, *view, held))
+        });
+        let (holder, slow, held) = holder?;
+        let faster = views.iter().filter(|(idx, view)| *idx != holder && view.room && !view.stale);
+        let (idx, fast) = faster.min_by_key(|(_, view)| view.srtt)?;
+        if fast.srtt * 2 > slow.srtt {
+            return None;
+        }
+        let left = u64::from(held.len) - dsn.diff(held.dsn).unsigned_abs();
+        let next = Next { len: u32::try_from(left).ok()?, ..next };
+        let idx = *idx;
+        let connection = self.connections.get_mut(owner)?;
+        connection.repeated_to = head + left;
+        connection.multipath = true;
+        self.penalise(now, holder);
+        Some(Assignment { next, idx })
+    }
+
+    /// Halves the window of a subflow that holds everybody up, at most once in its round trip.
+    fn penalise(&mut self, now: Instant, idx: u32) {
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let srtt = tcb.rtt.srtt().unwrap_or(UNKNOWN_RTT);
+        let Some(subflow) = &mut tcb.subflow else { return };
+        if subflow.penalised_at.is_some_and(|at| now.since(at) < srtt) {
+            return;
+        }
+        subflow.penalised_at = Some(now);
+        let half = tcb.congestion.cwnd() / 2;
+        tcb.congestion.set_cwnd(half.max(2 * tcb.payload_mss()));
+        self.stats.mptcp_penalised += 1;
+    }
+
+    /// Redundant: every subflow with room sends what it has not sent yet, new data included.
+    fn assign_copy(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        fresh: Option<Next>,
+        views: &mut Vec<(u32, PathView)>,
+    ) -> Option<Assignment> {
+        let (start, len) = fresh.map_or((0, 1), |next| (next.start, next.len));
+        self.view_paths(now, owner, &Next { start, len, again: false }, views);
+        let connection = self.connections.get(owner)?;
+        let (una, nxt) = (connection.data_snd_una, connection.data_snd_nxt);
+        let mut candidates: Vec<_> = views.iter().filter(|(_, view)| view.room).collect();
+        candidates.sort_by_key(|(_, view)| (view.stale, view.srtt));
+        for &&(idx, _) in &candidates {
+            let copied_to = self.tcbs.get(idx)?.subflow.as_ref()?.copied_to.max(una);
+            if copied_to < nxt {
+                let len = u32::try_from(nxt - copied_to).unwrap_or(u32::MAX);
+                let next = Next { start: copied_to, len: len.min(65_000), again: true };
+                return Some(Assignment { next, idx });
+            }
+            if let Some(next) = fresh {
+                return Some(Assignment { next, idx });
+            }
+        }
+        None
+    }
+
+    /// Accounts for `len` octets that an assignment sent.
+    pub(super) fn assigned(&mut self, now: Instant, owner: u32, done: &Assignment, len: u32) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let Some(tcb) = self.tcbs.get_mut(done.idx) else { return };
+        let (port, octets) = (tcb.port, u64::from(len));
+        let weight = connection.policy.as_ref().map_or(1, |p| p.of(port).weight.max(1));
+        if let Some(policy) = &mut connection.policy {
+            policy.charge(port, octets, now);
+        }
+        if let Some(subflow) = &mut tcb.subflow {
+            subflow.served += octets / u64::from(weight);
+            subflow.copied_to = subflow.copied_to.max(done.next.start + octets);
+            if done.next.again {
+                subflow.reinjected += octets;
+            }
+        }
+    }
+}
