@@ -16,6 +16,8 @@ use alloc::vec::Vec;
 /// RFC 6298 §2.1: what a path is taken for while nothing was measured.
 const UNKNOWN_RTT: Duration = Duration::from_secs(1);
 
+/// What is known of a path is believed so long.
+const MEMORY: Duration = Duration::from_secs(1);
 /// The head of the stream is looked for in so many of the oldest segments of a subflow.
 const HOLDER_DEPTH: usize = 8;
 
@@ -60,7 +62,8 @@ impl<B: PacketBuf> Stack<B> {
     fn demand(&self, owner: u32) -> Option<Demand> {
         let connection = self.connections.get(owner)?;
         let room = u64::from(self.send_room(Sock::Mptcp(owner)));
-        let full = !connection.fin_queued && room < (connection.data_end - connection.data_snd_una) / 3;
+        let full =
+            !connection.fin_queued && room < (connection.data_end - connection.data_snd_una) / 3;
         let unsent = connection.data_end - connection.data_snd_nxt;
         Some(Demand {
             unsent: if full { u64::MAX >> 2 } else { unsent },
@@ -119,6 +122,8 @@ impl<B: PacketBuf> Stack<B> {
                 busy: !sendable && tcb.flight_size() > 0 && tcb.usable_window() > 0,
                 backup,
                 stale,
+                unknown: tcb.flight_size() == 0
+                    && (tcb.rtt.srtt().is_none() || now.since(tcb.last_received()) > MEMORY),
                 // Without a sample nobody knows how far it is: the initial timeout, not next door.
                 srtt: tcb.rtt.srtt().unwrap_or_else(|| tcb.rtt.rto()),
                 rttvar: tcb.rtt.rttvar().unwrap_or_default(),

@@ -20,10 +20,13 @@ fn situation(paths: &[PathView]) -> Situation<'_> {
     let Some((at, slow)) = with_room else {
         return Situation::Decided(Choice::Wait, Why::NoRoom);
     };
+    // A path that is never used is never measured again: what was once slow would stay so for ever.
     // Only a path whose acknowledgements will come is worth waiting for.
     let full = usable(paths).filter(|(_, p)| p.busy).min_by_key(|(_, p)| p.srtt);
     match full {
-        Some((_, fast)) if fast.srtt < slow.srtt => Situation::Between { fast, slow, at },
+        Some((_, fast)) if fast.srtt < slow.srtt && !slow.unknown => {
+            Situation::Between { fast, slow, at }
+        }
         _ => Situation::Decided(Choice::Path(at), Why::Preferred),
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct PathView {
     pub(crate) backup: bool,
     /// Sidelined: it timed out and has made no progress since.
     pub(crate) stale: bool,
+    /// Nothing is known of it lately and nothing is in flight: one segment will tell.
+    pub(crate) unknown: bool,
     /// The initial round trip of RFC 6298 §2.1 where none was measured.
     pub(crate) srtt: Duration,
     pub(crate) rttvar: Duration,

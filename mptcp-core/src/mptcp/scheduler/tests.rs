@@ -8,6 +8,7 @@ fn path(room: bool, ms: u64) -> PathView {
         busy: !room,
         backup: false,
         stale: false,
+        unknown: false,
         srtt: Duration::from_millis(ms),
         rttvar: Duration::ZERO,
         cwnd: 100_000,
@@ -98,6 +99,16 @@ fn nobody_waits_for_a_path_that_owes_no_acknowledgement() {
     let behind = PathView { served: 0, ..shut };
     let ahead = PathView { served: 1 << 40, ..path(true, 80) };
     assert_eq!(choice(SchedulerKind::Weighted, &BULK, &[behind, ahead]), Choice::Path(1));
+}
+
+/// What was slow once, or never measured, gets a segment now and then.
+#[test]
+fn a_path_that_nothing_is_known_of_is_tried() {
+    let narrow = Demand { window: 256 << 10, unsent: 50_000 };
+    let unknown = PathView { unknown: true, ..path(true, 3_000) };
+    for kind in [SchedulerKind::Default, SchedulerKind::Blest, SchedulerKind::Ecf] {
+        assert_eq!(choice(kind, &narrow, &[path(false, 10), unknown]), Choice::Path(1));
+    }
 }
 
 #[test]
