@@ -23,5 +23,6 @@ pub mod stack;
 pub mod stats;
 pub mod tcp;
 pub mod time;
+pub mod udp;
 pub mod util;
 pub mod wire;
