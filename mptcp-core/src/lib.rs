@@ -17,6 +17,7 @@ pub mod config;
 pub mod driver;
 pub mod error;
 pub mod mptcp;
+pub mod pcapng;
 pub mod rng;
 pub mod seq;
 pub mod stack;
