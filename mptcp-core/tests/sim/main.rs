@@ -1,5 +1,6 @@
 //! The stack in the simulator: whole transfers over faulty links in virtual time.
 
+mod capture;
 mod relay;
 mod scenarios;
 mod swarm;
