@@ -258,6 +258,8 @@ pub struct Limits {
     pub time_wait: u32,
     /// Listeners.
     pub listeners: u32,
+    /// Datagram sockets.
+    pub udp_sockets: u32,
     /// Accepted connections waiting for `accept` per listener.
     pub backlog: u32,
     /// RSTs, challenge ACKs and other answers without state, per second.
@@ -272,6 +274,7 @@ impl Default for Limits {
             half_open: 4_096,
             time_wait: 16_384,
             listeners: 64,
+            udp_sockets: 256,
             backlog: 4_096,
             stateless_replies_per_s: 10_000,
         }

@@ -2,26 +2,28 @@
 
 use core::fmt;
 
-/// Why [`crate::stack::Stack::listen`] or [`crate::stack::Stack::connect`] refused.
+/// Why [`crate::stack::Stack::listen`], [`crate::stack::Stack::connect`] or
+/// [`crate::stack::Stack::udp_bind`] refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Another listener owns this address and port.
+    /// Another listener (or datagram socket) owns this address and port.
     AddressInUse,
     /// Every local port towards this destination is taken: use another local address.
     PortsExhausted,
-    /// `limits.connections` (or the listener limit) is reached.
+    /// `limits.connections` (or the limit of listeners or datagram sockets) is reached.
     LimitReached,
-    /// The two addresses are of different families, or unspecified where an address is needed.
+    /// The two addresses are of different families, unspecified where an address is needed, or not
+    /// one host's; or the local one is not the stack's.
     BadAddress,
 }
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::AddressInUse => "another listener owns this address and port",
+            Self::AddressInUse => "another socket owns this address and port",
             Self::PortsExhausted => "every local port towards this destination is in use",
-            Self::LimitReached => "the configured connection limit is reached",
+            Self::LimitReached => "the configured limit is reached",
             Self::BadAddress => "the local and remote address do not fit together",
         })
     }

@@ -9,7 +9,7 @@ macro_rules! counters {
         pub struct Counters {
             $($(#[doc = $doc])* pub $name: u64,)*
             /// Packets dropped, by reason; read it with [`Counters::dropped`].
-            pub(crate) drops: [u64; DropReason::ALL.len()],
+            pub(crate) drops: Drops,
         }
 
         impl Counters {
@@ -206,6 +206,22 @@ counters! {
     fallback,
     /// Connections closed by a relay because the other leg was reset.
     relay_resets,
+    /// Datagrams put into a socket's receive queue.
+    udp_in_datagrams,
+    /// Datagrams sent.
+    udp_out_datagrams,
+    /// Datagrams not taken for sending because the socket's queue was full.
+    udp_sndbuf_errors,
+}
+
+/// One counter per reason; arrays of this length have no `Default` of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Drops([u64; DropReason::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
 }
 
 macro_rules! drop_reasons {
@@ -235,7 +251,7 @@ drop_reasons! {
     IpFragment = "ip_fragment",
     /// Not addressed to us.
     NotOurs = "not_ours",
-    /// Neither TCP nor an ICMP error.
+    /// Neither TCP nor UDP nor ICMP.
     Protocol = "protocol",
     /// TCP header malformed.
     TcpMalformed = "tcp_malformed",
@@ -285,17 +301,29 @@ drop_reasons! {
     MpCapableMissing = "mp_capable_missing",
     /// Version 0 SYN with the B bit set: no answer at all.
     MpCapableExtensibility = "mp_capable_extensibility",
+    /// UDP header malformed.
+    UdpMalformed = "udp_malformed",
+    /// UDP checksum wrong, or missing over IPv6.
+    UdpChecksum = "udp_checksum",
+    /// No datagram socket is bound to the port: worth an ICMP port unreachable.
+    UdpNoSocket = "udp_no_socket",
+    /// From another than the peer of the connected datagram socket.
+    UdpNotConnected = "udp_not_connected",
+    /// The receive queue of the datagram socket is full.
+    UdpQueueFull = "udp_queue_full",
+    /// The datagram socket has too many ICMP errors unread.
+    UdpErrorsFull = "udp_errors_full",
 }
 
 impl Counters {
     /// Packets dropped for `reason`.
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.drops[reason as usize]
+        self.drops.0[reason as usize]
     }
 
     pub(crate) fn drop(&mut self, reason: DropReason) {
-        self.drops[reason as usize] += 1;
+        self.drops.0[reason as usize] += 1;
     }
 }
 

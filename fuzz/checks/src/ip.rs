@@ -6,6 +6,7 @@ use mptcp_core::wire::checksum::{pseudo_header, sum};
 use mptcp_core::wire::{Checksum, IcmpErrorKind, IpHeader, icmp, laws};
 
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 const ICMP_V4: u8 = 1;
 const ICMP_V6: u8 = 58;
 
@@ -41,8 +42,11 @@ fn check(packet: &[u8]) {
         }
         return;
     };
-    if header.protocol == TCP {
-        crate::tcp_header(&packet[header.header_len..header.total_len]);
+    let message = &packet[header.header_len..header.total_len];
+    match header.protocol {
+        TCP => crate::tcp_header(message),
+        UDP => crate::udp(message),
+        _ => {}
     }
     for kind in KINDS {
         check_error(kind, packet, &header);

@@ -9,9 +9,11 @@ mod ip;
 mod options;
 mod socks5;
 mod tcp;
+mod udp;
 
 pub use config::config;
 pub use ip::ip_packet;
 pub use options::options;
 pub use socks5::socks5;
 pub use tcp::tcp_header;
+pub use udp::udp;

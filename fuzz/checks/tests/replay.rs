@@ -42,6 +42,11 @@ fn tcp_header() {
 }
 
 #[test]
+fn udp() {
+    replay("udp", fuzz_checks::udp);
+}
+
+#[test]
 fn ip_packet() {
     replay("ip_packet", fuzz_checks::ip_packet);
 }
@@ -71,6 +76,9 @@ fn every_target_is_replayed() {
         names.sort();
         names
     };
-    assert_eq!(names("fuzz_targets"), ["config", "ip_packet", "options", "socks5", "tcp_header"]);
+    assert_eq!(
+        names("fuzz_targets"),
+        ["config", "ip_packet", "options", "socks5", "tcp_header", "udp"]
+    );
     assert_eq!(names("corpus"), names("fuzz_targets"));
 }

@@ -71,6 +71,10 @@ impl Path {
 /// what two boxes that answer each other would never end.
 const MAX_CHAIN_OUTPUT: usize = 1_024;
 
+/// Sees every packet where it leaves a node and again where it reaches one: when, at which node, on
+/// which path, at which of the two points, and the packet.
+pub type Tap = Box<dyn FnMut(u64, NodeId, PathId, Point, &[u8]) + Send>;
+
 /// Nodes, paths, and everybody who watches them.
 ///
 /// Methods that take a [`NodeId`] or a [`PathId`] panic when it is not of this network.
@@ -86,6 +90,7 @@ pub struct Network {
     referee: Option<Referee>,
     capture: Option<PcapWriter<Box<dyn io::Write + Send>>>,
     capture_error: Option<io::Error>,
+    tap: Option<Tap>,
 }
 
 impl Network {
@@ -103,6 +108,7 @@ impl Network {
             referee: None,
             capture: None,
             capture_error: None,
+            tap: None,
         }
     }
 
@@ -171,6 +177,11 @@ impl Network {
             return Err(error);
         }
         self.capture.take().map_or(Ok(()), |capture| capture.finish().map(drop))
+    }
+
+    /// Shows every packet to `tap` from now on.
+    pub fn set_tap(&mut self, tap: Tap) {
+        self.tap = Some(tap);
     }
 
     /// `node` sends `packet` out by `path`. Panics when `node` is not an end of `path`.
@@ -391,6 +402,9 @@ impl Network {
         self.trace.record(now, place, packet);
         if let Some(referee) = &mut self.referee {
             referee.observe(now, node, point, packet);
+        }
+        if let Some(tap) = &mut self.tap {
+            tap(now, node, path, point, packet);
         }
         if self.capture_error.is_none()
             && let Some(capture) = &mut self.capture

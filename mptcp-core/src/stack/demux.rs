@@ -1,13 +1,14 @@
-//! Who a packet belongs to: the table of 4-tuples, the table of tokens, and the numbering that puts
-//! every object of a stack into one space for timers and readiness lists.
+//! Who a packet belongs to: the tables of 4-tuples, of tokens and of datagram sockets, and the
+//! numbering that puts every object of a stack into one space for timers and readiness lists.
 //!
-//! The 4-tuples and tokens are chosen by peers, so both tables hash with a secret key; both are
-//! reserved at start-up and never grow (D7): with twice the room they need, what removals leave
-//! behind is swept in place.
+//! What is looked up is chosen by peers, so all tables hash with a secret key; all are reserved at
+//! start-up and never grow (D7): with twice the room they need, what removals leave behind is swept
+//! in place.
 
+use crate::config::Limits;
 use crate::rng::{KeyedHash, Rng};
 use crate::tcp::Tuple;
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 use hashbrown::HashTable;
 
 /// What a 4-tuple leads to.
@@ -39,11 +40,18 @@ struct TokenEntry {
     owner: TokenOwner,
 }
 
-/// Both lookup tables.
+#[derive(Clone, Copy, Debug)]
+struct UdpEntry {
+    local: SocketAddr,
+    socket: u32,
+}
+
+/// The lookup tables.
 pub(crate) struct Demux {
     keyed: KeyedHash,
     flows: HashTable<FlowEntry>,
     tokens: HashTable<TokenEntry>,
+    udp: HashTable<UdpEntry>,
 }
 
 fn address_words(addr: IpAddr) -> (u64, u64) {
@@ -56,12 +64,18 @@ fn address_words(addr: IpAddr) -> (u64, u64) {
     }
 }
 
+fn udp_hash(keyed: &KeyedHash, local: SocketAddr) -> u64 {
+    let (high, low) = address_words(local.ip());
+    keyed.hash_words(&[high, low, u64::from(local.port())])
+}
+
 impl Demux {
-    pub(crate) fn new(rng: &mut Rng, flows: usize, tokens: usize) -> Self {
+    pub(crate) fn new(rng: &mut Rng, flows: usize, tokens: usize, udp: usize) -> Self {
         Self {
             keyed: KeyedHash::new(rng),
             flows: HashTable::with_capacity(2 * flows),
             tokens: HashTable::with_capacity(2 * tokens),
+            udp: HashTable::with_capacity(2 * udp),
         }
     }
 
@@ -139,6 +153,28 @@ impl Demux {
     pub(crate) fn token_count(&self) -> usize {
         self.tokens.len()
     }
+
+    /// The datagram socket bound to exactly this address and port.
+    pub(crate) fn find_udp(&self, local: SocketAddr) -> Option<u32> {
+        let hash = udp_hash(&self.keyed, local);
+        self.udp.find(hash, |e| e.local == local).map(|e| e.socket)
+    }
+
+    /// Adds a binding; the caller made sure that there is none.
+    pub(crate) fn insert_udp(&mut self, local: SocketAddr, socket: u32) {
+        let keyed = &self.keyed;
+        let hash = udp_hash(keyed, local);
+        self.udp.insert_unique(hash, UdpEntry { local, socket }, |e| udp_hash(keyed, e.local));
+    }
+
+    /// Removes the binding if it still leads to `socket`.
+    pub(crate) fn remove_udp(&mut self, local: SocketAddr, socket: u32) {
+        let hash = udp_hash(&self.keyed, local);
+        let found = |e: &UdpEntry| e.local == local && e.socket == socket;
+        if let Ok(entry) = self.udp.find_entry(hash, found) {
+            entry.remove();
+        }
+    }
 }
 
 /// One object of a stack.
@@ -149,26 +185,29 @@ pub(crate) enum Node {
     Request(u32),
     Listener(u32),
     TimeWait(u32),
+    Udp(u32),
 }
 
 /// Numbers the objects of one stack: control blocks first, then connections, requests, listeners,
-/// TIME-WAIT entries.
+/// TIME-WAIT entries, datagram sockets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Numbering {
     connections: u32,
     requests: u32,
     listeners: u32,
     time_waits: u32,
+    udp: u32,
     end: u32,
 }
 
 impl Numbering {
-    pub(crate) const fn new(limits: &crate::config::Limits) -> Self {
+    pub(crate) const fn new(limits: &Limits) -> Self {
         let connections = limits.tcbs;
         let requests = connections + limits.connections;
         let listeners = requests + limits.half_open;
         let time_waits = listeners + limits.listeners;
-        Self { connections, requests, listeners, time_waits, end: time_waits + limits.time_wait }
+        let udp = time_waits + limits.time_wait;
+        Self { connections, requests, listeners, time_waits, udp, end: udp + limits.udp_sockets }
     }
 
     pub(crate) const fn capacity(&self) -> u32 {
@@ -182,6 +221,7 @@ impl Numbering {
             Node::Request(idx) => self.requests + idx,
             Node::Listener(idx) => self.listeners + idx,
             Node::TimeWait(idx) => self.time_waits + idx,
+            Node::Udp(idx) => self.udp + idx,
         }
     }
 
@@ -194,8 +234,10 @@ impl Numbering {
             Node::Request(number - self.requests)
         } else if number < self.time_waits {
             Node::Listener(number - self.listeners)
-        } else {
+        } else if number < self.udp {
             Node::TimeWait(number - self.time_waits)
+        } else {
+            Node::Udp(number - self.udp)
         }
     }
 }
@@ -203,7 +245,6 @@ impl Numbering {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Limits;
 
     #[test]
     fn numbering_is_a_bijection() {
@@ -213,10 +254,11 @@ mod tests {
             half_open: 4,
             listeners: 1,
             time_wait: 5,
+            udp_sockets: 6,
             ..Limits::default()
         };
         let numbering = Numbering::new(&limits);
-        assert_eq!(numbering.capacity(), 15);
+        assert_eq!(numbering.capacity(), 21);
         for number in 0..numbering.capacity() {
             assert_eq!(numbering.number(numbering.node(number)), number);
         }
@@ -224,7 +266,7 @@ mod tests {
 
     #[test]
     fn flows_and_tokens_come_and_go() {
-        let mut demux = Demux::new(&mut Rng::from_seed([1; 32]), 16, 16);
+        let mut demux = Demux::new(&mut Rng::from_seed([1; 32]), 16, 16, 16);
         let tuple = Tuple {
             local_addr: IpAddr::from([10, 0, 0, 1]),
             remote_addr: IpAddr::from([10, 0, 0, 2]),
@@ -255,23 +297,45 @@ mod tests {
     #[test]
     fn full_tables_do_not_grow_however_long_entries_come_and_go() {
         const FULL: usize = 896;
-        let mut demux = Demux::new(&mut Rng::from_seed([1; 32]), FULL, FULL);
+        let mut demux = Demux::new(&mut Rng::from_seed([1; 32]), FULL, FULL, FULL);
         let tuple = |n: usize| Tuple {
             local_addr: IpAddr::from([10, 0, 0, 1]),
             remote_addr: IpAddr::from([10, 1, (n >> 8) as u8, n as u8]),
             local_port: 80,
             remote_port: (n >> 16) as u16,
         };
-        let reserved = (demux.flows.num_buckets(), demux.tokens.num_buckets());
+        let local = |n: usize| SocketAddr::new([10, 0, (n >> 16) as u8, 1].into(), n as u16);
+        let buckets = |demux: &Demux| {
+            [demux.flows.num_buckets(), demux.tokens.num_buckets(), demux.udp.num_buckets()]
+        };
+        let reserved = buckets(&demux);
         for n in 0..100 * FULL {
             if let Some(old) = n.checked_sub(FULL) {
                 demux.remove(&tuple(old), Flow::Tcb(old as u32));
                 demux.remove_token(old as u32, TokenOwner::Connection(1));
+                demux.remove_udp(local(old), 1);
             }
             demux.insert(&tuple(n), Flow::Tcb(n as u32));
+            demux.insert_udp(local(n), 1);
             demux.insert_token(n as u32, TokenOwner::Connection(1));
         }
-        assert_eq!((demux.flow_count(), demux.token_count()), (FULL, FULL));
-        assert_eq!((demux.flows.num_buckets(), demux.tokens.num_buckets()), reserved);
+        assert_eq!((demux.flow_count(), demux.token_count(), demux.udp.len()), (FULL, FULL, FULL));
+        assert_eq!(buckets(&demux), reserved);
+    }
+
+    #[test]
+    fn bindings_come_and_go() {
+        let mut demux = Demux::new(&mut Rng::from_seed([1; 32]), 16, 16, 16);
+        let v4 = SocketAddr::from(([10, 0, 0, 1], 53));
+        // The same bits in another family are another address.
+        let v6 = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0x0a00, 1], 53));
+        demux.insert_udp(v4, 3);
+        demux.insert_udp(v6, 4);
+        assert_eq!((demux.find_udp(v4), demux.find_udp(v6)), (Some(3), Some(4)));
+        assert_eq!(demux.find_udp(SocketAddr::from(([10, 0, 0, 1], 54))), None);
+        demux.remove_udp(v4, 4);
+        assert_eq!(demux.find_udp(v4), Some(3));
+        demux.remove_udp(v4, 3);
+        assert_eq!((demux.find_udp(v4), demux.find_udp(v6)), (None, Some(4)));
     }
 }

@@ -11,8 +11,8 @@ use crate::tcp::Tcb;
 use crate::time::Instant;
 use alloc::vec::Vec;
 
-/// Segments one connection may send before the next one has its turn.
-const QUANTUM: usize = 32;
+/// Segments (or datagrams) one connection (or socket) may send before the next one has its turn.
+pub(super) const QUANTUM: usize = 32;
 
 impl<B: PacketBuf> Stack<B> {
     /// Fills `tx`; keeps its place when the queue is full.
@@ -31,6 +31,7 @@ impl<B: PacketBuf> Stack<B> {
                 Node::Tcb(idx) => self.transmit_tcb(now, idx, tx),
                 Node::Connection(idx) => self.transmit_connection(now, idx, tx),
                 Node::Request(idx) => self.transmit_request(now, idx, tx),
+                Node::Udp(idx) => self.transmit_udp(idx, tx),
                 Node::Listener(_) | Node::TimeWait(_) => Progress::Done,
             };
             if progress == Progress::More {

@@ -10,6 +10,7 @@ use crate::stats::DropReason;
 use crate::tcp::time_wait::{TimeWait, Verdict};
 use crate::tcp::{Outcome, PROTOCOL_TCP, Segment, Stateless, Tuple};
 use crate::time::Instant;
+use crate::wire::udp::PROTOCOL_UDP;
 use crate::wire::{IcmpErrorKind, IpHeader, OptionWriter, TcpFlags, TcpSegment, checksum, icmp};
 use alloc::vec::Vec;
 
@@ -37,6 +38,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         match header.protocol {
             PROTOCOL_TCP => self.handle_tcp(now, &header, packet),
+            PROTOCOL_UDP => self.handle_udp(&header, packet),
             PROTOCOL_ICMP | PROTOCOL_ICMPV6 => self.handle_icmp(now, packet.data()),
             _ => self.stats.drop(DropReason::Protocol),
         }
@@ -284,6 +286,9 @@ impl<B: PacketBuf> Stack<B> {
         let Some(error) = icmp::parse_error(packet) else {
             return self.stats.drop(DropReason::IcmpUnmatched);
         };
+        if error.protocol == PROTOCOL_UDP {
+            return self.udp_icmp(&error);
+        }
         let tuple = Tuple {
             local_addr: error.src,
             remote_addr: error.dst,

@@ -16,6 +16,7 @@ mod scheduling;
 mod socket;
 mod timers;
 mod types;
+mod udp;
 
 pub use types::{Connect, ConnectionInfo, Event, Listen, Ready, SocketId, SubflowInfo};
 
@@ -30,6 +31,7 @@ use crate::tcp::request::Request;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::{Stateless, Tcb};
 use crate::time::Instant;
+use crate::udp::UdpSocket;
 use crate::util::list::IndexList;
 use crate::util::slab::Slab;
 use crate::util::wheel::TimerWheel;
@@ -42,6 +44,9 @@ use relay::Relay;
 
 /// Stateless answers waiting for the transmit queue; further ones are dropped and counted.
 const MAX_REPLIES: usize = 1024;
+/// Where a socket id names the kind of its socket: above the position, below the generation.
+const KIND_SHIFT: u32 = 29;
+const KIND_MASK: u64 = 7;
 
 /// What the application side of a socket looks like to the stack.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +122,7 @@ enum Sock {
     Listener(u32),
     /// A deferred request.
     Request(u32),
+    Udp(u32),
 }
 
 /// Limits what goes out without state: so many a second, as many at once.
@@ -151,8 +157,8 @@ impl ReplyBudget {
 /// A single-threaded TCP and MPTCP stack over packet buffers of type `B`.
 ///
 /// See the crate documentation for how it is driven. Sockets are plain TCP connections, MPTCP
-/// connections (which stay sockets of the same kind when they fall back), listeners and deferred
-/// requests; all are named by [`SocketId`]s.
+/// connections (which stay sockets of the same kind when they fall back), listeners, deferred
+/// requests and datagram sockets; all are named by [`SocketId`]s.
 pub struct Stack<B: PacketBuf> {
     config: StackConfig,
     stats: Counters,
@@ -167,6 +173,7 @@ pub struct Stack<B: PacketBuf> {
     requests: Slab<Request>,
     time_waits: Slab<TimeWait>,
     listeners: Slab<Listener>,
+    udp: Slab<UdpSocket<B>>,
     /// Listening addresses and their listeners.
     listening: BTreeMap<SocketAddr, u32>,
     relays: Slab<Relay>,
@@ -209,6 +216,8 @@ pub struct Occupancy {
     pub time_waits: u32,
     /// Relays.
     pub relays: u32,
+    /// Datagram sockets, closed ones that still have something to send included.
+    pub udp_sockets: u32,
     /// Entries of the 4-tuple table.
     pub flows: usize,
     /// Entries of the token table.
@@ -235,7 +244,7 @@ impl<B: PacketBuf> Stack<B> {
         let flows = (limits.tcbs + limits.half_open + limits.time_wait) as usize;
         let next_port = rng.below(28_000);
         let tokens = (limits.connections + limits.half_open) as usize;
-        let demux = Demux::new(&mut rng, flows, tokens);
+        let demux = Demux::new(&mut rng, flows, tokens, limits.udp_sockets as usize);
         Self {
             rcv_wscale: crate::tcp::scale_for(config.tcp.recv_buffer_max),
             stats: Counters::default(),
@@ -248,6 +257,7 @@ impl<B: PacketBuf> Stack<B> {
             requests: Slab::with_capacity(limits.half_open),
             time_waits: Slab::with_capacity(limits.time_wait),
             listeners: Slab::with_capacity(limits.listeners),
+            udp: Slab::with_capacity(limits.udp_sockets),
             listening: BTreeMap::new(),
             relays: Slab::with_capacity(limits.connections),
             time_wait_order: IndexList::with_capacity(limits.time_wait),
@@ -288,6 +298,7 @@ impl<B: PacketBuf> Stack<B> {
             requests: self.requests.len(),
             time_waits: self.time_waits.len(),
             relays: self.relays.len(),
+            udp_sockets: self.udp.len(),
             flows: self.demux.flow_count(),
             tokens: self.demux.token_count(),
             timers: self.wheel.len(),
@@ -351,7 +362,7 @@ impl<B: PacketBuf> Stack<B> {
         match sock {
             Sock::Plain(idx) => self.tcbs.get_mut(idx).map(|t| &mut t.app),
             Sock::Mptcp(idx) => self.connections.get_mut(idx).map(|c| &mut c.app),
-            Sock::Listener(_) | Sock::Request(_) => None,
+            Sock::Listener(_) | Sock::Request(_) | Sock::Udp(_) => None,
         }
     }
 
@@ -367,6 +378,7 @@ impl<B: PacketBuf> Stack<B> {
             Sock::Mptcp(idx) => Node::Connection(idx),
             Sock::Listener(idx) => Node::Listener(idx),
             Sock::Request(idx) => Node::Request(idx),
+            Sock::Udp(idx) => Node::Udp(idx),
         };
         self.events.push_back(self.numbering.number(node));
     }
@@ -421,6 +433,11 @@ impl<B: PacketBuf> Stack<B> {
                     let ready = core::mem::take(&mut listener.pending);
                     (Sock::Listener(idx), ready, listener.options.user_data)
                 }
+                Node::Udp(idx) => {
+                    let Some(socket) = self.udp.get_mut(idx) else { continue };
+                    let ready = core::mem::take(&mut socket.pending);
+                    (Sock::Udp(idx), ready, socket.user_data)
+                }
                 Node::Request(_) | Node::TimeWait(_) => continue,
             };
             if let Some(socket) = self.socket_id(sock)
@@ -440,13 +457,14 @@ impl<B: PacketBuf> Stack<B> {
             Sock::Mptcp(idx) => (1, self.connections.id(idx)?),
             Sock::Listener(idx) => (2, self.listeners.id(idx)?),
             Sock::Request(idx) => (3, self.requests.id(idx)?),
+            Sock::Udp(idx) => (4, self.udp.id(idx)?),
         };
-        Some(SocketId(id.0 | kind << 30))
+        Some(SocketId(id.0 | kind << KIND_SHIFT))
     }
 
     fn resolve(&self, id: SocketId) -> Option<Sock> {
-        let slab = crate::util::slab::SlabId(id.0 & !(3 << 30));
-        Some(match id.0 >> 30 & 3 {
+        let slab = crate::util::slab::SlabId(id.0 & !(KIND_MASK << KIND_SHIFT));
+        Some(match id.0 >> KIND_SHIFT & KIND_MASK {
             0 => {
                 let idx = self.tcbs.index_of(slab)?;
                 // A subflow's control block is no socket.
@@ -455,7 +473,13 @@ impl<B: PacketBuf> Stack<B> {
             }
             1 => Sock::Mptcp(self.connections.index_of(slab)?),
             2 => Sock::Listener(self.listeners.index_of(slab)?),
-            _ => Sock::Request(self.requests.index_of(slab)?),
+            3 => Sock::Request(self.requests.index_of(slab)?),
+            4 => {
+                let idx = self.udp.index_of(slab)?;
+                self.udp.get(idx).filter(|socket| !socket.is_closed())?;
+                Sock::Udp(idx)
+            }
+            _ => return None,
         })
     }
 
@@ -519,7 +543,7 @@ impl<B: PacketBuf> Stack<B> {
         match sock {
             Sock::Plain(idx) => self.tcbs.get(idx).is_some_and(|t| t.received.in_order_len() > 0),
             Sock::Mptcp(idx) => self.connections.get(idx).is_some_and(Connection::readable),
-            Sock::Listener(_) | Sock::Request(_) => false,
+            Sock::Listener(_) | Sock::Request(_) | Sock::Udp(_) => false,
         }
     }
 

@@ -18,12 +18,12 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
 /// Ephemeral ports (RFC 6335 §6, the larger range that servers use).
-const FIRST_PORT: u16 = 32_768;
-const PORTS: u32 = 28_232;
+pub(super) const FIRST_PORT: u16 = 32_768;
+pub(super) const PORTS: u32 = 28_232;
 /// Ports looked at near the last one.
 const PORT_STEPS: u32 = 32;
 /// Ports looked at per connection: with 99 in 100 taken, one of 150 attempts fails.
-const PORT_TRIES: u32 = 500;
+pub(super) const PORT_TRIES: u32 = 500;
 
 impl<B: PacketBuf> Stack<B> {
     /// Listens on `local`, whose address must be one of the stack's or unspecified.
@@ -388,7 +388,7 @@ impl<B: PacketBuf> Stack<B> {
         let relayed = match sock {
             Sock::Plain(idx) => self.tcbs.get(idx)?.app.relay,
             Sock::Mptcp(idx) => self.connections.get(idx)?.app.relay,
-            Sock::Listener(_) | Sock::Request(_) => return None,
+            Sock::Listener(_) | Sock::Request(_) | Sock::Udp(_) => return None,
         };
         relayed.is_none().then_some(sock)
     }
@@ -525,12 +525,14 @@ impl<B: PacketBuf> Stack<B> {
 
     // Ending.
 
-    /// Orderly end: what is queued is delivered, then the stream ends; the id is released. Unread
+    /// Orderly end: what is queued is delivered (of a datagram socket: sent), then the stream ends; the id is released. Unread
     /// data, or data that arrives later, resets the connection (RFC 9293 §3.6.1).
     pub fn close(&mut self, now: Instant, id: SocketId) {
         let Some(sock) = self.resolve(id) else { return };
-        if let Sock::Listener(_) = sock {
-            return self.close_listener(now, id);
+        match sock {
+            Sock::Listener(_) => return self.close_listener(now, id),
+            Sock::Udp(idx) => return self.udp_close(idx),
+            _ => {}
         }
         let unread = self.unread(sock);
         if self.is_closed(sock) {
@@ -581,6 +583,7 @@ impl<B: PacketBuf> Stack<B> {
                     self.abort_connection(now, idx, error);
                 }
             }
+            Sock::Udp(idx) => self.udp_abort(idx),
             _ => {}
         }
     }
@@ -589,6 +592,9 @@ impl<B: PacketBuf> Stack<B> {
     /// the end of the stream: the connection lives on until its peer ends it.
     pub fn release(&mut self, id: SocketId) {
         let Some(sock) = self.resolve(id) else { return };
+        if let Sock::Udp(idx) = sock {
+            return self.udp_close(idx);
+        }
         self.detach(sock);
         if !self.is_closed(sock) {
             return;
@@ -620,9 +626,12 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Attaches a word that comes back in every event.
     pub fn set_user_data(&mut self, id: SocketId, user_data: u64) {
-        if let Some(sock) = self.resolve(id)
-            && let Some(app) = self.app(sock)
+        let Some(sock) = self.resolve(id) else { return };
+        if let Sock::Udp(idx) = sock
+            && let Some(socket) = self.udp.get_mut(idx)
         {
+            socket.user_data = user_data;
+        } else if let Some(app) = self.app(sock) {
             app.user_data = user_data;
         }
     }

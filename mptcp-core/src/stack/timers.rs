@@ -17,7 +17,7 @@ impl<B: PacketBuf> Stack<B> {
                 Node::Connection(idx) => self.connection_timeout(now, idx),
                 Node::Request(idx) => self.request_timeout(now, idx),
                 Node::TimeWait(idx) => self.remove_time_wait(idx),
-                Node::Listener(_) => {}
+                Node::Listener(_) | Node::Udp(_) => {}
             }
         }
         Progress::More

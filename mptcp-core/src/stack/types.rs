@@ -36,6 +36,8 @@ bitflags::bitflags! {
         /// A relay moved octets, or a peer acknowledged some, since the last event (at most once a
         /// second per relay).
         const PROGRESS = 1 << 6;
+        /// An ICMP error about a datagram waits for `udp_error`.
+        const ERROR = 1 << 7;
     }
 }
 

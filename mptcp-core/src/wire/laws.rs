@@ -5,12 +5,13 @@
 
 use super::{
     AddAddr, IcmpErrorKind, IpHeader, MptcpOption, OptionIter, OptionWriter, TcpOption, TcpSegment,
-    Version, checksum, icmp,
+    UdpDatagram, UdpHeader, Version, checksum, icmp, udp,
 };
 use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Hands `bytes` to every parser, as an IP packet, a TCP segment and an option list, and checks what
-/// comes back against what it must be.
+/// Hands `bytes` to every parser, as an IP packet, a TCP segment, a UDP datagram and an option list,
+/// and checks what comes back against what it must be.
 ///
 /// # Errors
 /// The law that does not hold: a bug in this module.
@@ -18,6 +19,7 @@ pub fn check(bytes: &[u8]) -> Result<(), &'static str> {
     check_ip(bytes)?;
     check_icmp(bytes)?;
     check_segment(bytes)?;
+    check_datagram(bytes)?;
     check_options(bytes)?;
     check_sum(bytes)
 }
@@ -71,6 +73,30 @@ fn check_segment(bytes: &[u8]) -> Result<(), &'static str> {
     let options_len = segment.option_bytes().len();
     ensure(options_len + 20 == segment.header_len, "options fill the TCP header")?;
     check_options(segment.option_bytes())
+}
+
+fn check_datagram(bytes: &[u8]) -> Result<(), &'static str> {
+    let Ok(datagram) = UdpDatagram::parse(bytes) else { return Ok(()) };
+    let len = udp::UDP_HEADER_LEN + datagram.payload.len();
+    let whole = bytes.get(..len).ok_or("a datagram lies inside its IP payload")?;
+    ensure(UdpDatagram::parse(whole) == Ok(datagram), "a surplus area changes nothing")?;
+    let v4 = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::BROADCAST));
+    let v6 = (IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    for (src, dst) in [v4, v6] {
+        let ports = UdpHeader { src_port: datagram.src_port, dst_port: datagram.dst_port };
+        let sum = checksum::sum(datagram.payload);
+        let header = ports.emit(src, dst, datagram.payload.len(), sum);
+        let mut again = header.ok_or("the length of a datagram can be written")?.to_vec();
+        ensure(bytes.starts_with(again.get(..6).unwrap_or(&[])), "ports and length stay")?;
+        again.extend_from_slice(datagram.payload);
+        let read = UdpDatagram::parse(&again);
+        let good = read.is_ok_and(|read| read.checksum != 0 && read.verify(src, dst));
+        ensure(good, "the checksum of a written datagram is right and there")?;
+        let same = read.is_ok_and(|read| read.checksum == datagram.checksum);
+        let counts = datagram.checksum != 0 && datagram.verify(src, dst);
+        ensure(same == counts, "there is one right checksum")?;
+    }
+    Ok(())
 }
 
 fn check_options(bytes: &[u8]) -> Result<(), &'static str> {

@@ -1,4 +1,4 @@
-//! Wire formats: IP, ICMP, TCP and MPTCP headers, their options and their checksums.
+//! Wire formats: IP, ICMP, TCP, UDP and MPTCP headers, their options and their checksums.
 //!
 //! Usable alone: nothing here knows a connection. Parsers take any bytes, allocate nothing, never
 //! panic, and keep what they do not understand. What depends on a connection's protocol version
@@ -93,6 +93,7 @@ pub mod laws;
 pub mod mptcp;
 pub mod options;
 pub mod tcp;
+pub mod udp;
 
 pub use checksum::Checksum;
 pub use icmp::{IcmpError, IcmpErrorKind};
@@ -103,6 +104,7 @@ pub use mptcp::{
 };
 pub use options::{OptionError, OptionIter, OptionWriter, SackBlocks, TcpOption};
 pub use tcp::{TcpFlags, TcpHeader, TcpSegment, set_checksum};
+pub use udp::{UdpDatagram, UdpHeader};
 
 use core::fmt;
 

@@ -1,6 +1,7 @@
 //! The stack in the simulator: whole transfers over faulty links in virtual time.
 
 mod aggregation;
+mod capture;
 mod relay;
 mod scenarios;
 mod swarm;

@@ -191,7 +191,8 @@ fn random_faulted_transfers() {
                     bytes.fetch_add(plan.up + plan.down, ordering);
                     let run = AssertUnwindSafe(|| plan.run());
                     if std::panic::catch_unwind(run).is_err() {
-                        eprintln!("FAILED seed {seed}: {plan:#?}");
+                        let packets = crate::capture::of_seed(seed, || plan.run());
+                        eprintln!("FAILED seed {seed}, see {}: {plan:#?}", packets.display());
                         failures.lock().expect("no poison").push(seed);
                     }
                 }

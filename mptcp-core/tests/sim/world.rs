@@ -146,6 +146,7 @@ impl World {
         }
         client.by_source = true;
         net.set_referee(Referee::new());
+        crate::capture::install(&mut net, &["client", "server"]);
         let now = Instant::from_nanos(1);
         Self { net, client, server, now, paths, server_addr, client_addrs, events: 0 }
     }

@@ -93,6 +93,7 @@ fn limits(config: &Config) -> Limits {
         half_open,
         time_wait: sessions.saturating_mul(2).clamp(1024, MAX_TIME_WAIT),
         listeners: u32::try_from(config.socks5.listen.len()).unwrap_or(u32::MAX),
+        udp_sockets: 0,
         backlog: half_open.min(sessions),
         stateless_replies_per_s: default.stateless_replies_per_s,
     }

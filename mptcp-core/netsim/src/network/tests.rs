@@ -63,6 +63,28 @@ fn a_foreign_destination_is_counted_and_dropped() {
     assert_eq!(net.misrouted(), 3);
 }
 
+#[test]
+fn the_tap_sees_what_leaves_and_what_arrives() {
+    let (mut net, a, b) = two_nodes(1);
+    let path = net.add_path(a, b, delay(10 * MS), delay(0));
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = std::sync::Arc::clone(&seen);
+    net.send(0, a, path, packet(b"before"));
+    net.set_tap(Box::new(move |now, node, path, point, packet| {
+        log.lock().unwrap().push((now, node, path, point, packet.to_vec()));
+    }));
+    net.send(MS, a, path, packet(b"there"));
+    net.send(2 * MS, a, path, back(b"misrouted"));
+    while net.deliver(50 * MS).is_some() {}
+    let expected = [
+        (MS, a, path, Point::Sent, packet(b"there")),
+        (2 * MS, a, path, Point::Sent, back(b"misrouted")),
+        (10 * MS, b, path, Point::Delivered, packet(b"before")),
+        (11 * MS, b, path, Point::Delivered, packet(b"there")),
+    ];
+    assert_eq!(*seen.lock().unwrap(), expected);
+}
+
 /// Appends its mark, and answers packets that start a payload with '?'.
 struct Marker(u8);
 
