@@ -1,7 +1,7 @@
 //! The run-to-completion loop of one shard: ports, L2 and the worker, on one thread.
 //!
-//! Invariant: a turn reads the clock once and is bounded by bursts and budgets; a port that does
-//! not send loses its own frames, not the others' time.
+//! Invariant: a turn reads the clock once and is bounded by bursts and budgets; a port that is slow
+//! holds up its own packets, one that does not send loses them, and neither costs the others time.
 
 use crate::bucket::TokenBucket;
 use crate::clock::Clock;
@@ -18,6 +18,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Timers run per turn.
 const TIMER_BUDGET: usize = 256;
+/// Packets of the worker per turn.
+const TURN_PACKETS: usize = 256;
 /// A port that has frames but sends none for this long gets no more consideration.
 const STALL: Duration = Duration::from_millis(20);
 /// Attempts to send what is left when the loop ends.
@@ -137,15 +139,22 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         }
         let timers = worker.handle_timeouts(now, TIMER_BUDGET);
         worker.handle_events(now);
-        let (l2, io) = self.parts(now);
-        let mut outbox = Outbox { l2, io, now };
-        let output = worker.poll_transmit(now, &mut outbox);
+        let (output, pushed) = self.transmit(now, worker);
         let sent = self.flush(now);
         if worker.poll_control(now) == Control::Stop {
             return Turn::Stop;
         }
-        let more = timers == Progress::More || output == Progress::More;
+        // What only waits for a full port or for memory waits just as well asleep.
+        let more = timers == Progress::More || (output == Progress::More && pushed > 0);
         if received > 0 || sent > 0 || more { Turn::Busy } else { Turn::Idle }
+    }
+
+    /// Lets the worker send; also answers how many packets it did.
+    fn transmit(&mut self, now: Instant, worker: &mut impl Worker<B>) -> (Progress, usize) {
+        let (l2, io) = self.parts(now);
+        let mut outbox = Outbox { l2, io, now, room: TURN_PACKETS };
+        let progress = worker.poll_transmit(now, &mut outbox);
+        (progress, TURN_PACKETS - outbox.room)
     }
 
     /// When the shard next has something to do of its own accord.
@@ -249,6 +258,17 @@ struct PortIo<'a, N> {
 }
 
 impl<N> PortIo<'_, N> {
+    /// What `port` takes; a stalled port takes anything, and loses it.
+    fn room<B: PacketBuf>(&self, port: PortId) -> usize
+    where
+        N: Nic<B>,
+    {
+        match self.flows.get(usize::from(port.0)) {
+            Some(Flow::Sending | Flow::Stuck(_)) => self.nic.room(port),
+            Some(Flow::Stalled) | None => usize::MAX,
+        }
+    }
+
     /// Flushes one port, watches whether it sends, and returns how many frames it took.
     fn flush<B: PacketBuf>(&mut self, port: PortId) -> usize
     where
@@ -305,16 +325,22 @@ struct Outbox<'a, B, N> {
     l2: &'a mut L2<B>,
     io: PortIo<'a, N>,
     now: Instant,
+    /// Packets the worker may still send in this turn.
+    room: usize,
 }
 
 impl<B: PacketBuf, N: Nic<B>> TxQueue<B> for Outbox<'_, B, N> {
-    /// The fullest queue decides, because only L2 knows which port a packet takes; a stalled one
-    /// does not hold up the others.
     fn room(&self) -> usize {
-        let ports = (0_u8..).map(PortId).zip(self.io.flows.iter());
-        let sending = ports.filter(|(_, flow)| **flow != Flow::Stalled);
-        let room = sending.map(|(port, _)| self.io.nic.room(port)).min();
-        room.unwrap_or(crate::nic::BURST)
+        self.room
+    }
+
+    /// Where the routes decide, the fullest port that one of them names.
+    fn room_on(&self, port: PortId) -> usize {
+        let room = match port {
+            PortId::ROUTED => self.l2.exits().iter().map(|&port| self.io.room(port)).min(),
+            port => Some(self.io.room(port)),
+        };
+        room.map_or(self.room, |room| room.min(self.room))
     }
 
     fn alloc(&mut self) -> Option<B> {
@@ -322,6 +348,7 @@ impl<B: PacketBuf, N: Nic<B>> TxQueue<B> for Outbox<'_, B, N> {
     }
 
     fn push(&mut self, packet: B) {
+        self.room = self.room.saturating_sub(1);
         self.l2.egress(self.now, packet, &mut self.io);
     }
 

@@ -122,6 +122,8 @@ const LOGS_PER_S: u32 = 1;
 pub struct L2<B> {
     links: Links,
     routes: Routes,
+    /// Ports that routes name.
+    exits: Vec<PortId>,
     neighbours: Neighbours<B>,
     recent: Recent,
     counters: Arc<ShardCounters>,
@@ -147,9 +149,13 @@ impl<B: PacketBuf> L2<B> {
         let neighbours =
             Neighbours::new(config.neighbours, routes.next_hops(), Arc::clone(&counters));
         counters.neighbours.set(u64::from(neighbours.len()));
+        let mut exits: Vec<_> = config.routes.iter().map(|route| route.port).collect();
+        exits.sort_unstable();
+        exits.dedup();
         Self {
             links,
             routes,
+            exits,
             neighbours,
             recent: Recent::new(),
             counters,
@@ -206,6 +212,12 @@ impl<B: PacketBuf> L2<B> {
     /// enter the stack like received ones.
     pub fn take_reports(&mut self, into: &mut Vec<B>) {
         into.append(&mut self.reports);
+    }
+
+    /// The ports that routes name, each once.
+    #[must_use]
+    pub fn exits(&self) -> &[PortId] {
+        &self.exits
     }
 
     /// Neighbours in the table, pinned ones included.

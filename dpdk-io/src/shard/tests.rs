@@ -1,8 +1,10 @@
 //! The loop over queues in memory: order of calls, back-pressure, stalls, the end.
 
+mod stack;
+
 use super::*;
 use crate::l2::{L2Config, L2Port};
-use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, TxMeta};
+use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, RxMeta, TxMeta};
 use mptcp_core::wire::IpEmit;
 use std::collections::VecDeque;
 
@@ -15,6 +17,8 @@ struct TestNic {
     sent: [Vec<Vec<u8>>; 2],
     /// Frames the port still takes.
     credit: [usize; 2],
+    /// Frames that can wait.
+    capacity: [usize; 2],
     pool: HeapPool,
 }
 
@@ -25,6 +29,7 @@ impl TestNic {
             queued: Default::default(),
             sent: Default::default(),
             credit: [usize::MAX; 2],
+            capacity: [8; 2],
             pool: HeapPool::new(512, 2048),
         }
     }
@@ -44,6 +49,7 @@ impl Nic<HeapBuf> for TestNic {
                 continue;
             };
             buf.append(frame.len()).unwrap().copy_from_slice(&frame);
+            buf.set_rx_meta(RxMeta { port, ..RxMeta::default() });
             into.push(buf);
         }
         received
@@ -72,7 +78,7 @@ impl Nic<HeapBuf> for TestNic {
     }
 
     fn room(&self, port: PortId) -> usize {
-        8 - self.backlog(port)
+        self.capacity[usize::from(port.0)] - self.backlog(port)
     }
 
     fn clear(&mut self, port: PortId) -> usize {
@@ -117,11 +123,12 @@ impl Worker<HeapBuf> for TestWorker {
 
     fn poll_transmit<T: TxQueue<HeapBuf>>(&mut self, _now: Instant, tx: &mut T) -> Progress {
         self.calls.push("transmit");
-        while let Some(port) = self.to_send.pop_front() {
-            self.least_room = Some(tx.room().min(self.least_room.unwrap_or(usize::MAX)));
-            if tx.room() == 0 {
-                self.to_send.push_front(port);
-                return Progress::More;
+        for port in core::mem::take(&mut self.to_send) {
+            let room = tx.room().min(tx.room_on(port));
+            self.least_room = Some(room.min(self.least_room.unwrap_or(usize::MAX)));
+            if room == 0 {
+                self.to_send.push_back(port);
+                continue;
             }
             let mut packet = tx.alloc().unwrap();
             let bytes = datagram(port, false);
@@ -129,7 +136,7 @@ impl Worker<HeapBuf> for TestWorker {
             packet.set_tx_meta(TxMeta { port, partial_checksum: false });
             tx.push(packet);
         }
-        Progress::Done
+        if self.to_send.is_empty() { Progress::Done } else { Progress::More }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -254,6 +261,30 @@ fn a_full_port_holds_the_worker_back_without_loss() {
     }
     assert_eq!(shard.nic.sent[0].len(), 20);
     assert_eq!(shard.counters.all_drops(), 0);
+}
+
+#[test]
+fn a_slow_port_holds_up_its_own_packets_only() {
+    let (mut shard, mut worker) = ready();
+    worker.to_send.extend([PortId(0), PortId(1)].repeat(80));
+    for ms in 1..=10 {
+        shard.nic.credit[0] = 1;
+        assert_eq!(shard.turn(at(ms), &mut worker), Turn::Busy);
+    }
+    assert_eq!((shard.nic.sent[0].len(), shard.nic.sent[1].len()), (10, 80));
+    shard.turn(at(11), &mut worker);
+    assert_eq!(shard.turn(at(11), &mut worker), Turn::Idle, "nothing is left but to wait");
+    shard.nic.credit[0] = usize::MAX;
+    while shard.turn(at(12), &mut worker) == Turn::Busy {}
+    assert_eq!((shard.nic.sent[0].len(), shard.counters.all_drops()), (80, 0));
+}
+
+#[test]
+fn a_turn_takes_a_bounded_number_of_packets() {
+    let (mut shard, mut worker) = ready();
+    worker.to_send.extend(vec![PortId(7); 2 * TURN_PACKETS]);
+    shard.turn(at(1), &mut worker);
+    assert_eq!(shard.counters.drops(DropReason::NoRoute), TURN_PACKETS as u64);
 }
 
 #[test]

@@ -105,8 +105,16 @@ pub trait BufPool<B: PacketBuf> {
 
 /// Where [`crate::stack::Stack::poll_transmit`] puts packets.
 pub trait TxQueue<B: PacketBuf> {
-    /// Packets that can be pushed now.
+    /// Packets that can be pushed now. How a push changes the answer is the queue's own business:
+    /// whoever must know whether anything was pushed counts.
     fn room(&self) -> usize;
+    /// Of those, packets that may leave by `port` ([`PortId::ROUTED`]: by whichever the routes
+    /// say). A full port holds up its own packets, not those of others; a packet pushed all the same
+    /// may be lost there.
+    fn room_on(&self, port: PortId) -> usize {
+        let _ = port;
+        self.room()
+    }
     /// An empty buffer with headroom for every header; `None` when the pool is exhausted.
     fn alloc(&mut self) -> Option<B>;
     /// Takes a complete IP packet. Only called while `room() > 0`.

@@ -1,9 +1,12 @@
 //! What goes out: stateless answers first, then everything on the transmit list, round-robin with a
 //! quantum, until the queue is full or nothing is left.
+//!
+//! Invariant: a full port holds up what must leave by it and nothing else; whether something went
+//! out is counted where it is pushed ([`Lane`]), never read off the queue's room.
 
 use super::demux::Node;
 use super::{Stack, env};
-use crate::buf::{PacketBuf, TxQueue};
+use crate::buf::{PacketBuf, PortId, TxQueue};
 use crate::config::SchedulerKind;
 use crate::driver::Progress;
 use crate::mptcp::scheduler::{self, PathView, Scheduler};
@@ -14,6 +17,56 @@ use alloc::vec::Vec;
 
 /// Segments one connection may send before the next one has its turn.
 const QUANTUM: usize = 32;
+/// Connections that cannot send because their port is full, looked at in one call.
+const MAX_HELD: usize = 64;
+
+/// The transmit queue as one entry of the transmit list sees it: the room its port has left, and
+/// what became of its attempts.
+struct Lane<'a, T> {
+    tx: &'a mut T,
+    port: PortId,
+    /// Packets pushed.
+    pushed: usize,
+    /// The pool refused a buffer.
+    starved: bool,
+}
+
+impl<'a, T> Lane<'a, T> {
+    fn new(tx: &'a mut T) -> Self {
+        Self { tx, port: PortId::ROUTED, pushed: 0, starved: false }
+    }
+
+    /// The next packets leave by `port`.
+    fn turn_to(&mut self, port: PortId) -> &mut Self {
+        self.port = port;
+        self
+    }
+}
+
+impl<B: PacketBuf, T: TxQueue<B>> TxQueue<B> for Lane<'_, T> {
+    fn room(&self) -> usize {
+        self.tx.room_on(self.port).min(self.tx.room())
+    }
+
+    fn room_on(&self, port: PortId) -> usize {
+        self.tx.room_on(port).min(self.tx.room())
+    }
+
+    fn alloc(&mut self) -> Option<B> {
+        let buf = self.tx.alloc();
+        self.starved |= buf.is_none();
+        buf
+    }
+
+    fn push(&mut self, packet: B) {
+        self.pushed += 1;
+        self.tx.push(packet);
+    }
+
+    fn checksum_offload(&self) -> bool {
+        self.tx.checksum_offload()
+    }
+}
 
 impl<B: PacketBuf> Stack<B> {
     /// Fills `tx`; keeps its place when the queue is full.
@@ -21,25 +74,31 @@ impl<B: PacketBuf> Stack<B> {
         if self.transmit_stateless(tx) == Progress::More {
             return Progress::More;
         }
+        let (mut held, mut first_held) = (0, None);
         while let Some(number) = self.tx.pop_front() {
-            if tx.room() == 0 {
+            if tx.room() == 0 || held == MAX_HELD || first_held == Some(number) {
                 self.tx.push_front(number);
                 return Progress::More;
             }
-            let before = tx.room();
+            let mut lane = Lane::new(tx);
             let node = self.numbering.node(number);
             let progress = match node {
-                Node::Tcb(idx) => self.transmit_tcb(now, idx, tx),
-                Node::Connection(idx) => self.transmit_connection(now, idx, tx),
-                Node::Request(idx) => self.transmit_request(now, idx, tx),
+                Node::Tcb(idx) => self.transmit_tcb(now, idx, &mut lane),
+                Node::Connection(idx) => self.transmit_connection(now, idx, &mut lane),
+                Node::Request(idx) => self.transmit_request(now, idx, &mut lane),
                 Node::Listener(_) | Node::TimeWait(_) => Progress::Done,
             };
-            if progress == Progress::More {
-                self.tx.push_back(number);
-                if tx.room() == before {
-                    // No buffer to be had: later.
+            if progress == Progress::Done {
+                continue;
+            }
+            self.tx.push_back(number);
+            if lane.pushed == 0 {
+                if lane.starved {
+                    // No buffer to be had, for nobody: later.
                     return Progress::More;
                 }
+                held += 1;
+                first_held = first_held.or(Some(number));
             }
         }
         Progress::Done
@@ -62,14 +121,28 @@ impl<B: PacketBuf> Stack<B> {
         Progress::Done
     }
 
-    fn transmit_request<T: TxQueue<B>>(&mut self, now: Instant, idx: u32, tx: &mut T) -> Progress {
+    fn transmit_request<T: TxQueue<B>>(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        tx: &mut Lane<'_, T>,
+    ) -> Progress {
         let Some(syn_ack) = self.syn_ack(now, idx) else { return Progress::Done };
+        if tx.turn_to(syn_ack.port).room() == 0 {
+            return Progress::More;
+        }
         if syn_ack.emit(tx, &mut self.stats) { Progress::Done } else { Progress::More }
     }
 
-    fn transmit_tcb<T: TxQueue<B>>(&mut self, now: Instant, idx: u32, tx: &mut T) -> Progress {
+    fn transmit_tcb<T: TxQueue<B>>(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        tx: &mut Lane<'_, T>,
+    ) -> Progress {
         let mut budget = QUANTUM;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return Progress::Done };
+        let tx = tx.turn_to(tcb.port);
         let mut env = env!(self, now);
         let progress = match tcb.subflow.as_ref().map(|s| s.connection) {
             None => tcb.output(&mut env, tx, None, &mut budget),
@@ -78,9 +151,8 @@ impl<B: PacketBuf> Stack<B> {
                     return Progress::Done;
                 };
                 let data = connection.data_level();
-                let used = tx.room();
                 let progress = tcb.output(&mut env, tx, Some(&data), &mut budget);
-                if tx.room() != used && tcb.state.synchronized() {
+                if tx.pushed > 0 && tcb.state.synchronized() {
                     connection.advertised(tcb.last_window());
                 }
                 if data.data_fin.is_some() {
@@ -100,7 +172,7 @@ impl<B: PacketBuf> Stack<B> {
         &mut self,
         now: Instant,
         owner: u32,
-        tx: &mut T,
+        tx: &mut Lane<'_, T>,
     ) -> Progress {
         self.manage_paths(now, owner);
         let mut views = Vec::new();
@@ -108,11 +180,17 @@ impl<B: PacketBuf> Stack<B> {
         for sent in 0.. {
             let Some(connection) = self.connections.get(owner) else { return Progress::Done };
             let Some(next) = connection.next_to_send() else { break };
-            if sent >= QUANTUM || tx.room() == 0 {
+            if sent >= QUANTUM || tx.tx.room() == 0 {
                 progress = Progress::More;
                 break;
             }
-            let Some(idx) = self.pick_subflow(now, owner, next, &mut views) else { break };
+            let (picked, port_full) = self.pick_subflow(now, owner, next, &mut views, tx);
+            let Some(idx) = picked else {
+                if port_full {
+                    progress = Progress::More;
+                }
+                break;
+            };
             if self.holds_back(owner, idx, next) {
                 break;
             }
@@ -133,20 +211,23 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Asks the scheduler; a subflow that has no room for lack of a congestion window remembers it,
-    /// one whose own window leaves none is probed.
-    fn pick_subflow(
+    /// one whose own window leaves none is probed. Also tells whether one that could send must wait
+    /// for its port.
+    fn pick_subflow<T: TxQueue<B>>(
         &mut self,
         now: Instant,
         owner: u32,
         next: Next,
         views: &mut Vec<PathView>,
-    ) -> Option<u32> {
-        let connection = self.connections.get(owner)?;
+        tx: &Lane<'_, T>,
+    ) -> (Option<u32>, bool) {
+        let Some(connection) = self.connections.get(owner) else { return (None, false) };
         let fallback = connection.phase == Phase::Fallback;
         views.clear();
         let mut candidates = [0_u32; 32];
         let mut count = 0;
         let mut probed = false;
+        let mut port_full = false;
         for &idx in &connection.subflows {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let Some(subflow) = &tcb.subflow else { continue };
@@ -167,8 +248,11 @@ impl<B: PacketBuf> Stack<B> {
             probed |= starved;
             let stale = tcb.subflow.as_ref().is_some_and(|s| s.stale);
             let backup = tcb.subflow.as_ref().is_some_and(|s| s.is_backup());
+            let ready = tcb.can_send() && !starved && !holds;
+            let port_room = tx.room_on(tcb.port) > 0;
+            port_full |= ready && !port_room;
             views.push(PathView {
-                room: tcb.can_send() && !starved && !holds,
+                room: ready && port_room,
                 backup,
                 stale,
                 // Without a sample nobody knows how far it is: the initial timeout, not next door.
@@ -186,8 +270,8 @@ impl<B: PacketBuf> Stack<B> {
             }
         }
         let kind: SchedulerKind = self.config.mptcp.scheduler;
-        let picked = scheduler::for_kind(kind).pick(views)?;
-        candidates.get(picked).copied()
+        let picked = scheduler::for_kind(kind).pick(views);
+        (picked.and_then(|picked| candidates.get(picked)).copied(), port_full)
     }
 
     fn send_on<T: TxQueue<B>>(
@@ -196,9 +280,10 @@ impl<B: PacketBuf> Stack<B> {
         owner: u32,
         idx: u32,
         next: Next,
-        tx: &mut T,
+        tx: &mut Lane<'_, T>,
     ) -> bool {
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
+        let tx = tx.turn_to(tcb.port);
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         if connection.phase != Phase::Fallback {
             connection.choose_width(now, next.start);
