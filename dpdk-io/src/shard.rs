@@ -347,6 +347,10 @@ impl<B: PacketBuf, N: Nic<B>> TxQueue<B> for Outbox<'_, B, N> {
         self.io.nic.alloc()
     }
 
+    fn alloc_copy(&mut self) -> Option<B> {
+        self.io.nic.alloc_copy()
+    }
+
     fn push(&mut self, packet: B) {
         self.room = self.room.saturating_sub(1);
         self.l2.egress(self.now, packet, &mut self.io);

@@ -231,6 +231,32 @@ mod device {
         bench.assert_empty();
     }
 
+    #[test]
+    fn a_reserve_is_left_to_packets_that_pass_through() {
+        let bench = Bench::with_buffers(2047);
+        let (mut any, mut kept) = (bench.pool, bench.pool.with_reserve(64));
+        // Up to that many may sit in this thread's cache, which counts as used.
+        let cached = 384;
+        let mut held = Vec::new();
+        while !kept.is_short() {
+            held.push(any.alloc().unwrap());
+        }
+        assert!((2047 - 64 - cached..=2047 - 64).contains(&held.len()), "{}", held.len());
+        held.extend(core::iter::from_fn(|| kept.alloc()));
+        let most = 2047 - 32;
+        assert!(
+            (most - cached..=most).contains(&held.len()),
+            "half is for answers: {}",
+            held.len()
+        );
+        held.extend(core::iter::from_fn(|| any.alloc()));
+        assert_eq!((held.len(), any.is_short()), (2047, false));
+        held.truncate(1000);
+        assert!(!kept.is_short());
+        drop(held);
+        bench.assert_empty();
+    }
+
     fn open(bench: &Bench, device: &str) -> std::sync::Arc<Port> {
         let config = PortConfig::new("p", device);
         Port::open(bench.eal, &config, PortId(3), 1, &[bench.pool]).unwrap()

@@ -46,6 +46,8 @@ counters! {
     tcp_dsack_recv,
     /// D-SACK blocks sent.
     tcp_dsack_sent,
+    /// Segments whose text was refused before it was looked at, for want of memory.
+    tcp_rcv_q_drop,
     /// Challenge ACKs sent (RFC 5961).
     tcp_challenge_ack,
     /// Challenge ACKs withheld by the rate limit.

@@ -67,7 +67,8 @@ struct rte_mempool *dio_pool_create(const char *name, uint32_t count, uint32_t c
 	uint16_t data_room, struct rte_mempool *clones, int socket, int *error);
 void dio_pool_free(struct rte_mempool *pool);
 uint32_t dio_pool_in_use(const struct rte_mempool *pool);
-uint32_t dio_pool_available(const struct rte_mempool *pool);
+/* What is left for anybody; what threads' caches hold is not. O(1), unlike dio_pool_in_use. */
+uint32_t dio_pool_shared(const struct rte_mempool *pool);
 uint32_t dio_pool_element_size(const struct rte_mempool *pool);
 
 struct rte_mbuf *dio_alloc(struct rte_mempool *pool);

@@ -186,7 +186,7 @@ unsafe extern "C" {
     ) -> *mut RteMempool;
     pub fn dio_pool_free(pool: *mut RteMempool);
     pub fn dio_pool_in_use(pool: *const RteMempool) -> u32;
-    pub fn dio_pool_available(pool: *const RteMempool) -> u32;
+    pub fn dio_pool_shared(pool: *const RteMempool) -> u32;
     pub fn dio_pool_element_size(pool: *const RteMempool) -> u32;
     pub fn dio_clones_of(pool: *mut RteMempool) -> *mut RteMempool;
 

@@ -89,6 +89,10 @@ impl Nic<HeapBuf> for TestNic {
         self.pool.alloc()
     }
 
+    fn alloc_copy(&mut self) -> Option<HeapBuf> {
+        self.pool.alloc()
+    }
+
     fn checksum_offload(&self) -> bool {
         false
     }

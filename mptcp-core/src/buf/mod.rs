@@ -101,6 +101,12 @@ pub trait PacketBuf: Sized {
 pub trait BufPool<B: PacketBuf> {
     /// An empty buffer with at least 128 bytes of headroom and room for one MTU behind it.
     fn alloc(&mut self) -> Option<B>;
+    /// True while only a reserve is left of the memory that received packets come from. Segments
+    /// then lose their text before it is acknowledged, so that acknowledgements, which free memory,
+    /// and everything else that keeps none still get through.
+    fn is_short(&self) -> bool {
+        false
+    }
 }
 
 /// Where [`crate::stack::Stack::poll_transmit`] puts packets.
@@ -117,6 +123,11 @@ pub trait TxQueue<B: PacketBuf> {
     }
     /// An empty buffer with headroom for every header; `None` when the pool is exhausted.
     fn alloc(&mut self) -> Option<B>;
+    /// An empty buffer for octets of several buffers in one segment; it stays until they are
+    /// acknowledged. `None` while memory is short: a shorter segment goes out without a copy.
+    fn alloc_copy(&mut self) -> Option<B> {
+        self.alloc()
+    }
     /// Takes a complete IP packet. Only called while `room() > 0`.
     fn push(&mut self, packet: B);
     /// True when ports complete TCP checksums (see [`TxMeta::partial_checksum`]).

@@ -58,6 +58,10 @@ impl<B: PacketBuf, T: TxQueue<B>> TxQueue<B> for Lane<'_, T> {
         buf
     }
 
+    fn alloc_copy(&mut self) -> Option<B> {
+        self.tx.alloc_copy()
+    }
+
     fn push(&mut self, packet: B) {
         self.pushed += 1;
         self.tx.push(packet);

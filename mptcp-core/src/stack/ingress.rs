@@ -83,6 +83,13 @@ impl<B: PacketBuf> Stack<B> {
 
     /// A segment for a control block, subflow or plain.
     pub(super) fn tcb_segment(&mut self, now: Instant, idx: u32, segment: &Segment, payload: B) {
+        let mut payload = payload;
+        let refused = if segment.len > 0 && self.pool.is_short() {
+            self.refuse_text(idx, segment, &mut payload)
+        } else {
+            None
+        };
+        let segment = refused.as_ref().unwrap_or(segment);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         if let Some(owner) = tcb.subflow.as_ref().map(|subflow| subflow.connection)
             && tcb.state.synchronized()
@@ -102,6 +109,25 @@ impl<B: PacketBuf> Stack<B> {
         } else {
             self.plain_outcome(now, idx, &outcome);
         }
+    }
+
+    /// While memory is short new text is as good as lost, and its segment an acknowledgement: that
+    /// is what frees memory, and a peer whose every segment carries text sends no other.
+    fn refuse_text(&mut self, idx: u32, segment: &Segment, text: &mut B) -> Option<Segment> {
+        let tcb = self.tcbs.get(idx)?;
+        if segment.end().le(tcb.rcv_nxt) || segment.has(TcpFlags::RST) {
+            return None;
+        }
+        let mut segment = *segment;
+        self.stats.tcp_rcv_q_drop += 1;
+        text.truncate(0);
+        if segment.seq.lt(tcb.rcv_nxt) && !segment.has(TcpFlags::SYN) {
+            segment.seq = tcb.rcv_nxt;
+        }
+        segment.len = 0;
+        segment.flags.remove(TcpFlags::FIN);
+        segment.refused = true;
+        Some(segment)
     }
 
     /// Routes what happened to a plain connection.

@@ -26,6 +26,9 @@ use std::sync::Arc;
 pub const BURST: usize = 64;
 /// Packets a worker may send in one turn.
 const TX_BURST: usize = 256;
+/// Buffers of the loop's pool that a worker on it should keep none of
+/// ([`HeapPool::with_reserve`]): what passes through needs them, headers above all.
+pub const RESERVE: usize = 4 * BURST;
 /// Timers a worker may run in one turn.
 const TIMER_BUDGET: usize = 256;
 /// The longest sleep: a worker whose mailbox is filled without [`LoopHandle::wake`] looks that often.
@@ -333,6 +336,13 @@ impl<D: PacketDevice> TxQueue<HeapBuf> for Outbox<'_, D> {
         let buf = if is_available { self.pool.alloc() } else { None };
         self.is_starved |= buf.is_none();
         buf
+    }
+
+    /// Leaves what text is refused for the lack of, see [`RESERVE`].
+    fn alloc_copy(&mut self) -> Option<HeapBuf> {
+        let is_available =
+            self.pool.in_use() + RESERVE.min(self.pool.limit() / 2) < self.pool.limit();
+        if is_available { self.pool.alloc() } else { None }
     }
 
     fn push(&mut self, packet: HeapBuf) {

@@ -52,7 +52,8 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
     let config = config.clone();
     spawn_shard(shards.add(wake), move |cell| {
         pin(config.driver.cores.first().copied().unwrap_or(0));
-        let mut worker = cell.make_worker(&config, clock.now(), Box::new(pool))?;
+        let kept = pool.with_reserve(mptcp_tun::RESERVE);
+        let mut worker = cell.make_worker(&config, clock.now(), Box::new(kept))?;
         cell.report_ready();
         tun.run(&mut worker).map_err(|error| error.to_string())?;
         Ok(worker.aborted())

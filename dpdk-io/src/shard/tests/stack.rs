@@ -1,6 +1,7 @@
 //! The loop with a real stack on it, and a phone with two subflows on one of its ports.
 
 use super::*;
+use crate::counters::L2Event;
 use mptcp_core::buf::HeapTxQueue;
 use mptcp_core::config::{LocalAddress, StackConfig};
 use mptcp_core::stack::{Connect, Listen, Ready, SocketId, Stack};
@@ -9,8 +10,10 @@ use mptcp_core::stack::{Connect, Listen, Ready, SocketId, Stack};
 const BURST_LEN: usize = 600 << 10;
 /// Octets it sends before.
 const WARM_UP: usize = 4 << 20;
+/// Buffers the gateway's connections leave alone.
+const RESERVE: usize = 64;
 
-fn stack(addrs: [&str; 2], gateway: bool) -> Stack<HeapBuf> {
+fn stack(addrs: [&str; 2], gateway: bool, pool: HeapPool) -> Stack<HeapBuf> {
     let address = |(n, addr): (u8, &str)| LocalAddress {
         addr: addr.parse().unwrap(),
         port: if gateway { PortId(n) } else { PortId::ROUTED },
@@ -23,13 +26,26 @@ fn stack(addrs: [&str; 2], gateway: bool) -> Stack<HeapBuf> {
         seed: [gateway.into(); 32],
         ..StackConfig::default()
     };
-    Stack::new(config, at(0), Box::new(HeapPool::new(4096, 2048)))
+    Stack::new(config, at(0), Box::new(pool))
 }
 
-/// Takes whatever one client sends.
+fn connect(phone: &mut Stack<HeapBuf>, now: Instant) -> SocketId {
+    let connect = Connect {
+        local: "10.0.0.2".parse().unwrap(),
+        local_port: 0,
+        remote: "10.0.0.1:7".parse().unwrap(),
+        mptcp: true,
+        timeout: None,
+        user_data: 0,
+    };
+    phone.connect(now, &connect).unwrap()
+}
+
+/// Takes whatever clients send.
 struct Sink {
     stack: Stack<HeapBuf>,
     listener: SocketId,
+    reads: bool,
     received: usize,
 }
 
@@ -49,7 +65,9 @@ impl Worker<HeapBuf> for Sink {
             } else {
                 event.socket
             };
-            while let Ok(Some(buf)) = self.stack.recv_buf(now, id) {
+            while self.reads
+                && let Ok(Some(buf)) = self.stack.recv_buf(now, id)
+            {
                 self.received += buf.data().len();
             }
         }
@@ -80,23 +98,16 @@ struct Bed {
 }
 
 impl Bed {
-    fn new() -> Self {
+    fn new(buffers: usize) -> Self {
         let (mut shard, _) = ready();
-        shard.nic.pool = HeapPool::new(4096, 2048);
-        let mut own = stack(["10.0.0.1", "10.1.0.1"], true);
-        let mut phone = stack(["10.0.0.2", "10.1.0.2"], false);
+        let pool = HeapPool::new(buffers, 2048);
+        shard.nic.pool = pool.clone();
+        let mut own = stack(["10.0.0.1", "10.1.0.1"], true, pool.with_reserve(RESERVE));
+        let mut phone = stack(["10.0.0.2", "10.1.0.2"], false, HeapPool::new(8192, 2048));
         let options = Listen { mptcp: true, ..Listen::default() };
         let listener = own.listen("10.0.0.1:7".parse().unwrap(), &options).unwrap();
-        let connect = Connect {
-            local: "10.0.0.2".parse().unwrap(),
-            local_port: 0,
-            remote: "10.0.0.1:7".parse().unwrap(),
-            mptcp: true,
-            timeout: None,
-            user_data: 0,
-        };
-        let socket = phone.connect(at(0), &connect).unwrap();
-        let gateway = Sink { stack: own, listener, received: 0 };
+        let socket = connect(&mut phone, at(0));
+        let gateway = Sink { stack: own, listener, reads: true, received: 0 };
         Self { shard, gateway, phone, socket, to_send: 0, held: None, ms: 1 }
     }
 
@@ -136,7 +147,7 @@ impl Bed {
 /// window is cut when it comes out of order.
 #[test]
 fn windows_announced_beside_a_fuller_port_are_remembered() {
-    let mut bed = Bed::new();
+    let mut bed = Bed::new(4096);
     // Nothing leaves by the second port, whose queue always has the least room.
     bed.shard.nic.capacity = [64, 3];
     bed.to_send = 8 << 10;
@@ -177,4 +188,31 @@ fn windows_announced_beside_a_fuller_port_are_remembered() {
     let counters = bed.gateway.stack.counters();
     assert_eq!((counters.no_dss_in_window, counters.duplicate_data), (0, 0));
     assert_eq!(bed.shard.counters.all_drops(), 0);
+}
+
+/// Clients whose data nobody reads take all memory but the reserve, and the shard still hears
+/// questions, handshakes and acknowledgements.
+#[test]
+fn a_shard_short_of_memory_hears_what_keeps_none() {
+    let mut bed = Bed::new(256);
+    bed.gateway.reads = false;
+    for _ in 0..8 {
+        bed.to_send = 128 << 10;
+        for _ in 0..100 {
+            bed.step();
+        }
+        bed.socket = connect(&mut bed.phone, at(bed.ms));
+        bed.step();
+    }
+    let in_use = bed.shard.nic.pool.in_use();
+    assert!(bed.gateway.stack.counters().tcp_rcv_q_drop > 0);
+    assert_eq!(in_use, 256 - RESERVE - 1);
+    assert_eq!(bed.shard.counters.drops(DropReason::RxNoBuffer), 0);
+    assert_eq!(bed.gateway.stack.counters().passive_opens, 8, "the last one got through, too");
+
+    let asked = bed.shard.counters.events(L2Event::ArpReplies);
+    let ask = [&[0, 1, 8, 0, 6, 4, 0, 1][..], &PEER, &[10, 0, 0, 2], &[0; 6], &[10, 0, 0, 1]];
+    bed.shard.nic.arriving[0].push_back(frame([8, 6], &ask.concat()));
+    bed.step();
+    assert_eq!(bed.shard.counters.events(L2Event::ArpReplies), asked + 1);
 }
