@@ -6,7 +6,7 @@
 use crate::bucket::TokenBucket;
 use crate::clock::Clock;
 use crate::counters::{DropReason, ShardCounters};
-use crate::idle::{Idle, Rest};
+use crate::idle::{Idle, MAX_SLEEP, Rest};
 use crate::l2::{L2, L2Io, NeighbourNews};
 use crate::nic::{Nic, Pushed};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ const TIMER_BUDGET: usize = 256;
 const TURN_PACKETS: usize = 256;
 /// A port that has frames but sends none for this long gets no more consideration.
 const STALL: Duration = Duration::from_millis(20);
-/// Attempts to send what is left when the loop ends.
+/// Attempts to send what is left when the loop ends; after one that sends nothing it sleeps.
 const LAST_FLUSHES: usize = 64;
 /// Stalls are logged this often at most: a link may flap.
 const LOGS_PER_S: u32 = 1;
@@ -123,7 +123,7 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
                 }
             }
         }
-        self.finish(clock.now());
+        self.finish(clock, worker);
     }
 
     /// One turn.
@@ -232,14 +232,19 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         ports.map(|port| if io.nic.backlog(port) > 0 { io.flush(port) } else { 0 }).sum()
     }
 
-    /// Sends what is left, or drops it when the ports do not take it.
-    fn finish(&mut self, now: Instant) {
+    /// Sends what the worker and the queues have left, or drops it when the ports do not take it.
+    fn finish(&mut self, clock: Clock, worker: &mut impl Worker<B>) {
         for _ in 0..LAST_FLUSHES {
-            self.flush(now);
-            if self.ports().all(|port| self.nic.backlog(port) == 0) {
+            let now = clock.now();
+            let (progress, _) = self.transmit(now, worker);
+            let sent = self.flush(now);
+            let empty = self.ports().all(|port| self.nic.backlog(port) == 0);
+            if empty && progress == Progress::Done {
                 return;
             }
-            core::hint::spin_loop();
+            if sent == 0 {
+                std::thread::sleep(MAX_SLEEP);
+            }
         }
         for port in self.ports() {
             let dropped = self.nic.clear(port);

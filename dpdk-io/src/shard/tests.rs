@@ -107,6 +107,8 @@ struct TestWorker {
     least_room: Option<usize>,
     timeout: Option<Instant>,
     stop_after: Option<usize>,
+    /// What there is to send once it stopped.
+    last: Vec<PortId>,
 }
 
 impl Worker<HeapBuf> for TestWorker {
@@ -150,7 +152,10 @@ impl Worker<HeapBuf> for TestWorker {
     fn poll_control(&mut self, _now: Instant) -> Control {
         self.calls.push("control");
         match &mut self.stop_after {
-            Some(0) => Control::Stop,
+            Some(0) => {
+                self.to_send.extend(self.last.drain(..));
+                Control::Stop
+            }
             Some(turns) => {
                 *turns -= 1;
                 Control::Continue
@@ -353,14 +358,18 @@ fn the_loop_ends_when_the_worker_does_and_frees_what_no_port_takes() {
     shard.nic.credit = [0, usize::MAX];
     worker.to_send.extend([PortId(0), PortId(1), PortId(0)]);
     worker.stop_after = Some(2);
+    worker.last = vec![PortId(1); 3 * TURN_PACKETS];
     shard.run(Clock::start(), &mut worker, &AtomicBool::new(false));
     assert_eq!(worker.calls.iter().filter(|&&call| call == "control").count(), 3);
-    assert_eq!((shard.nic.sent[1].len(), shard.nic.pool.in_use()), (1, 0));
+    let unsent = worker.to_send.iter().filter(|&&port| port == PortId(1)).count();
+    assert_eq!(shard.nic.sent[1].len() + unsent, 1 + 3 * TURN_PACKETS);
+    assert!((8 * LAST_FLUSHES..=8 * LAST_FLUSHES + 1).contains(&shard.nic.sent[1].len()));
+    assert_eq!((worker.last.len(), shard.nic.pool.in_use()), (0, 0));
     assert_eq!(shard.counters.drops(DropReason::TxQueueFull), 2);
 
     let (mut shard, mut worker) = ready();
     shard.run(Clock::start(), &mut worker, &AtomicBool::new(true));
-    assert_eq!(worker.calls, [""; 0], "stopped before it began");
+    assert_eq!(worker.calls, ["transmit"], "stopped before it began");
 }
 
 #[test]

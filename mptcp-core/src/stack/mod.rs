@@ -293,6 +293,13 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
+    /// Resets and other segments without state that can wait to be sent before further ones are
+    /// dropped: whoever ends many connections at once does so in portions.
+    #[must_use]
+    pub fn reply_room(&self) -> usize {
+        MAX_REPLIES.saturating_sub(self.replies.len())
+    }
+
     /// True when nothing waits to be sent.
     #[must_use]
     pub fn transmit_idle(&self) -> bool {
