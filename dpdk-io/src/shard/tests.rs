@@ -384,6 +384,7 @@ fn an_idle_loop_sleeps_and_is_stopped_from_outside() {
             worker.calls.len()
         });
         while counters.sleeps.value() < 10 {
+            assert!(!looping.is_finished(), "nobody stopped it");
             std::thread::yield_now();
         }
         stop.store(true, Ordering::Relaxed);
