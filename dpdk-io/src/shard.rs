@@ -3,7 +3,6 @@
 //! Invariant: a turn reads the clock once and is bounded by bursts and budgets; a port that is slow
 //! holds up its own packets, one that does not send loses them, and neither costs the others time.
 
-use crate::bucket::TokenBucket;
 use crate::clock::Clock;
 use crate::counters::{DropReason, ShardCounters};
 use crate::idle::{Idle, MAX_SLEEP, Rest};
@@ -13,6 +12,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use mptcp_core::buf::{PacketBuf, PortId, TxQueue};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::time::{Duration, Instant};
+use mptcp_core::util::bucket::TokenBucket;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 

@@ -15,7 +15,6 @@ mod neighbour;
 mod recent;
 mod route;
 
-use crate::bucket::TokenBucket;
 use crate::counters::ShardCounters;
 use core::net::IpAddr;
 use frame::Mac;
@@ -23,6 +22,7 @@ use ipnet::IpNet;
 use links::Links;
 use mptcp_core::buf::{PacketBuf, PortId};
 use mptcp_core::time::{Duration, Instant};
+use mptcp_core::util::bucket::TokenBucket;
 use neighbour::Neighbours;
 use recent::Recent;
 use route::{Hop, Routes};

@@ -6,7 +6,7 @@
 
 use super::demux::Node;
 use super::{Stack, env};
-use crate::buf::{PacketBuf, PortId, TxQueue};
+use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
 use crate::config::SchedulerKind;
 use crate::driver::Progress;
 use crate::mptcp::scheduler::{self, PathView, Scheduler};
@@ -78,6 +78,14 @@ impl<B: PacketBuf> Stack<B> {
         if self.transmit_stateless(tx) == Progress::More {
             return Progress::More;
         }
+        while let Some((port, error)) = self.icmp_errors.pop_front() {
+            if tx.room() == 0 {
+                self.icmp_errors.push_front((port, error));
+                return Progress::More;
+            }
+            // One that finds no buffer is lost like any other datagram.
+            self.transmit_icmp(port, &error, tx);
+        }
         let (mut held, mut first_held) = (0, None);
         while let Some(number) = self.tx.pop_front() {
             if tx.room() == 0 || held == MAX_HELD || first_held == Some(number) {
@@ -123,6 +131,15 @@ impl<B: PacketBuf> Stack<B> {
             self.resets = alloc::collections::VecDeque::new();
         }
         Progress::Done
+    }
+
+    fn transmit_icmp<T: TxQueue<B>>(&mut self, port: PortId, error: &[u8], tx: &mut T) {
+        let Some(mut packet) = tx.alloc() else { return };
+        let Some(into) = packet.append(error.len()) else { return };
+        into.copy_from_slice(error);
+        packet.set_tx_meta(TxMeta { port, partial_checksum: false });
+        self.stats.icmp_out_dest_unreachs += 1;
+        tx.push(packet);
     }
 
     fn transmit_request<T: TxQueue<B>>(

@@ -12,8 +12,10 @@ use crate::tcp::{Outcome, PROTOCOL_TCP, Segment, Stateless, Tuple};
 use crate::time::Instant;
 use crate::wire::{IcmpErrorKind, IpHeader, OptionWriter, TcpFlags, TcpSegment, checksum, icmp};
 use alloc::vec::Vec;
+use core::net::IpAddr;
 
 const PROTOCOL_ICMP: u8 = 1;
+const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_ICMPV6: u8 = 58;
 
 impl<B: PacketBuf> Stack<B> {
@@ -38,7 +40,10 @@ impl<B: PacketBuf> Stack<B> {
         match header.protocol {
             PROTOCOL_TCP => self.handle_tcp(now, &header, packet),
             PROTOCOL_ICMP | PROTOCOL_ICMPV6 => self.handle_icmp(now, packet.data()),
-            _ => self.stats.drop(DropReason::Protocol),
+            protocol => {
+                self.stats.drop(DropReason::Protocol);
+                self.refuse_protocol(now, header.dst, protocol, &packet);
+            }
         }
     }
 
@@ -47,11 +52,9 @@ impl<B: PacketBuf> Stack<B> {
         packet.truncate(header.total_len);
         let meta = packet.rx_meta();
         packet.trim_front(header.header_len);
-        let good = match meta.checksum {
-            RxChecksum::Good => true,
-            RxChecksum::Bad => false,
-            RxChecksum::Unknown => checksum::verify_tcp(header.src, header.dst, packet.data()),
-        };
+        // A port that found it wrong may have misread the packet: bad news is checked.
+        let good = meta.checksum == RxChecksum::Good
+            || checksum::verify_tcp(header.src, header.dst, packet.data());
         if !good {
             return self.stats.drop(DropReason::TcpChecksum);
         }
@@ -346,6 +349,25 @@ impl<B: PacketBuf> Stack<B> {
         let mut env = env!(self, now);
         let outcome = tcb.icmp_error(&mut env, reason);
         self.dispatch_outcome(now, idx, &outcome);
+    }
+
+    /// RFC 1122 §3.2.2.1: whoever sends us what we do not speak is told, within a rate.
+    fn refuse_protocol(&mut self, now: Instant, own: IpAddr, protocol: u8, packet: &B) {
+        let kind = match protocol {
+            PROTOCOL_UDP => IcmpErrorKind::PortUnreachable,
+            _ => IcmpErrorKind::ProtocolUnreachable,
+        };
+        let mut bytes = Vec::new();
+        if self.icmp_errors.len() >= super::MAX_ICMP_ERRORS
+            || !icmp::emit_error(kind, packet.data(), own, &mut bytes)
+        {
+            return;
+        }
+        if !self.icmp_budget.take(now) {
+            self.stats.icmp_out_rate_limit_global += 1;
+            return;
+        }
+        self.icmp_errors.push_back((packet.rx_meta().port, bytes));
     }
 
     /// Routes an outcome that no segment caused.

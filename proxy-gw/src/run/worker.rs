@@ -101,7 +101,7 @@ impl<B: PacketBuf> ShardWorker<B> {
     /// Resets as many sessions as the stack can tell all subflows and exits of.
     fn abort_some(&mut self, now: Instant) {
         let resets = usize::from(self.stack.config().mptcp.max_subflows) + 1;
-        let most = u32::try_from(self.stack.reply_room() / resets).unwrap_or(u32::MAX);
+        let most = u32::try_from(self.stack.reset_room() / resets).unwrap_or(u32::MAX);
         self.aborted += self.gateway.abort(now, &mut self.stack, most);
     }
 
