@@ -373,6 +373,11 @@ int dio_port_promiscuous(uint16_t port)
 	return rte_eth_promiscuous_enable(port);
 }
 
+int dio_port_is_promiscuous(uint16_t port)
+{
+	return rte_eth_promiscuous_get(port);
+}
+
 int dio_port_allmulticast(uint16_t port)
 {
 	return rte_eth_allmulticast_enable(port);

@@ -92,6 +92,7 @@ int dio_port_start(uint16_t port);
 int dio_port_stop(uint16_t port);
 int dio_port_close(uint16_t port);
 int dio_port_promiscuous(uint16_t port);
+int dio_port_is_promiscuous(uint16_t port);
 int dio_port_allmulticast(uint16_t port);
 int dio_port_set_mac(uint16_t port, const uint8_t mac[6]);
 int dio_port_set_mtu(uint16_t port, uint16_t mtu);

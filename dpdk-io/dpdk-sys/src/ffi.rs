@@ -210,6 +210,7 @@ unsafe extern "C" {
     pub fn dio_port_stop(port: u16) -> c_int;
     pub fn dio_port_close(port: u16) -> c_int;
     pub fn dio_port_promiscuous(port: u16) -> c_int;
+    pub fn dio_port_is_promiscuous(port: u16) -> c_int;
     pub fn dio_port_allmulticast(port: u16) -> c_int;
     pub fn dio_port_set_mac(port: u16, mac: *const [u8; 6]) -> c_int;
     pub fn dio_port_set_mtu(port: u16, mtu: u16) -> c_int;

@@ -57,6 +57,8 @@ pub struct MbufPool {
     buffers: NonNull<RteMempool>,
     clones: NonNull<RteMempool>,
     count: u32,
+    /// Bytes that fit into a buffer behind its headroom.
+    room: u16,
     /// Buffers this handle leaves to others.
     reserve: u32,
     copies_chains: bool,
@@ -86,7 +88,14 @@ impl MbufPool {
             unsafe { dpdk_sys::dio_pool_free(clones.as_ptr()) };
         }
         let buffers = made?;
-        Ok(Self { buffers, clones, count: size.count, reserve: 0, copies_chains: false })
+        Ok(Self {
+            buffers,
+            clones,
+            count: size.count,
+            room: size.data_room - HEADROOM,
+            reserve: 0,
+            copies_chains: false,
+        })
     }
 
     /// The same pool for what keeps its buffers: this handle is short ([`BufPool::is_short`]) when
@@ -140,6 +149,11 @@ impl MbufPool {
 
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.buffers == other.buffers
+    }
+
+    /// Bytes that fit into a buffer behind its headroom.
+    pub(crate) fn room(&self) -> u16 {
+        self.room
     }
 
     pub(crate) fn raw(&self) -> *mut RteMempool {

@@ -172,6 +172,7 @@ impl Driver {
                 mac: port.mac(),
                 up,
                 speed_mbps,
+                promiscuous: port.is_promiscuous(),
                 multi_segs: port.tx_capabilities().multi_segs,
                 tx_checksum: port.tx_capabilities().tcp_checksum,
                 rx_checksum: port.verifies_checksums(),
