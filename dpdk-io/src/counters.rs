@@ -3,6 +3,7 @@
 //! Invariant: a packet that goes nowhere increments exactly one [`DropReason`].
 
 use core::sync::atomic::{AtomicU64, Ordering};
+use mptcp_core::buf::PortId;
 
 macro_rules! reasons {
     ($(#[$meta:meta])* $kind:ident { $($(#[$doc:meta])* $variant:ident = $name:literal,)+ }) => {
@@ -146,6 +147,15 @@ pub struct PortCounters {
     pub tx_packets: Counter,
     /// Their bytes, Ethernet headers included.
     pub tx_bytes: Counter,
+    drops: [Counter; DropReason::ALL.len()],
+}
+
+impl PortCounters {
+    /// Packets dropped on this port so far for `reason`.
+    #[must_use]
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drops.get(reason as usize).map_or(0, Counter::value)
+    }
 }
 
 /// Everything one shard counts.
@@ -183,6 +193,16 @@ impl ShardCounters {
     #[inline]
     pub fn dropped(&self, reason: DropReason, n: usize) {
         if let Some(counter) = self.drops.get(reason as usize) {
+            counter.add(n as u64);
+        }
+    }
+
+    /// Counts `n` packets dropped that came in or should have gone out on `port`.
+    #[inline]
+    pub fn dropped_on(&self, port: PortId, reason: DropReason, n: usize) {
+        self.dropped(reason, n);
+        let port = self.ports.get(usize::from(port.0));
+        if let Some(counter) = port.and_then(|port| port.drops.get(reason as usize)) {
             counter.add(n as u64);
         }
     }
@@ -236,6 +256,10 @@ mod tests {
         }
         let names: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!(names.len(), DropReason::ALL.len());
+        counters.dropped_on(PortId(0), DropReason::TxStalled, 3);
+        counters.dropped_on(PortId::ROUTED, DropReason::TxStalled, 4);
+        assert_eq!(counters.ports()[0].drops(DropReason::TxStalled), 3);
+        assert_eq!(counters.drops(DropReason::TxStalled), 7 + DropReason::TxStalled as u64 + 1);
         for &event in L2Event::ALL {
             counters.happened(event);
             assert_eq!(counters.events(event), 1);

@@ -193,7 +193,7 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         for port in self.ports() {
             let received = self.nic.receive(port, &mut self.frames);
             total += received.frames;
-            self.counters.dropped(DropReason::RxNoBuffer, received.no_buffer);
+            self.counters.dropped_on(port, DropReason::RxNoBuffer, received.no_buffer);
             if let Some(counters) = self.counters.ports().get(usize::from(port.0)) {
                 let bytes: usize = self.frames.iter().map(|frame| frame.data().len()).sum();
                 counters.rx_packets.add(received.frames as u64);
@@ -248,7 +248,7 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         }
         for port in self.ports() {
             let dropped = self.nic.clear(port);
-            self.counters.dropped(DropReason::TxQueueFull, dropped);
+            self.counters.dropped_on(port, DropReason::TxQueueFull, dropped);
         }
     }
 }
@@ -280,7 +280,7 @@ impl<N> PortIo<'_, N> {
         N: Nic<B>,
     {
         let flushed = self.nic.flush(port);
-        self.counters.dropped(DropReason::TxRefused, flushed.refused);
+        self.counters.dropped_on(port, DropReason::TxRefused, flushed.refused);
         if let Some(counters) = self.counters.ports().get(usize::from(port.0)) {
             counters.tx_packets.add(flushed.sent as u64);
             counters.tx_bytes.add(flushed.bytes);
@@ -300,7 +300,7 @@ impl<N> PortIo<'_, N> {
         };
         if *flow == Flow::Stalled {
             let dropped = self.nic.clear(port);
-            self.counters.dropped(DropReason::TxStalled, dropped);
+            self.counters.dropped_on(port, DropReason::TxStalled, dropped);
         }
         flushed.sent
     }
@@ -321,7 +321,7 @@ impl<B: PacketBuf, N: Nic<B>> L2Io<B> for PortIo<'_, N> {
             Pushed::NoMemory => DropReason::NoBuffer,
             Pushed::TooLong => DropReason::TxTooLong,
         };
-        self.counters.dropped(reason, 1);
+        self.counters.dropped_on(port, reason, 1);
     }
 }
 

@@ -52,12 +52,13 @@ impl<B: PacketBuf> L2<B> {
             return;
         };
         if link.is_broadcast(dst) || dst.is_multicast() || self.links.accepts(hop.port, dst) {
-            self.counters.dropped(DropReason::BadDestination, 1);
+            self.counters.dropped_on(hop.port, DropReason::BadDestination, 1);
+            self.report(IcmpErrorKind::HostUnreachable, &packet, io);
             return;
         }
         let (framing, mtu) = (link.framing, link.mtu);
         if packet.packet_len() > mtu {
-            self.counters.dropped(DropReason::MtuExceeded, 1);
+            self.counters.dropped_on(hop.port, DropReason::MtuExceeded, 1);
             let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
             self.report(IcmpErrorKind::FragmentationNeeded { mtu }, &packet, io);
             return;
@@ -101,7 +102,7 @@ impl<B: PacketBuf> L2<B> {
         };
         match framing.wrap(mac, protocol, packet, || io.alloc()) {
             Some(frame) => io.send(hop.port, frame),
-            None => self.counters.dropped(DropReason::NoBuffer, 1),
+            None => self.counters.dropped_on(hop.port, DropReason::NoBuffer, 1),
         }
     }
 

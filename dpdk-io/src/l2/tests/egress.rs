@@ -79,6 +79,9 @@ fn what_is_no_packet_or_for_ourselves_goes_nowhere() {
         bench.send(at(0), LTE, &segment("10.1.0.1", dst));
     }
     assert_eq!(bench.drops(DropReason::BadDestination), 5);
+    let told: Vec<_> = bench.reports().iter().map(|report| (report.kind, report.dst)).collect();
+    let own = ["10.1.0.1", "10.2.0.1", "10.1.255.255"];
+    assert_eq!(told, own.map(|dst| (IcmpErrorKind::HostUnreachable, ip(dst))), "to the stack");
     assert_eq!((bench.sent().len(), bench.counters.all_drops()), (0, 10));
 }
 

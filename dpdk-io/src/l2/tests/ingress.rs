@@ -145,6 +145,12 @@ fn echo_replies_have_a_rate_and_shared_packets_are_copied() {
     let mut bench = Bench::new();
     bench.teach(at(0), LTE, "10.1.0.254", ROUTER);
     let frame = ip_frame(LTE, ROUTER, &echo_request("192.0.2.7", "10.1.0.1", b""));
+    let mut damaged = frame.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    for _ in 0..1500 {
+        bench.receive(at(1), LTE, &damaged);
+    }
+    assert_eq!(bench.drops(DropReason::EchoInvalid), 1500, "they cost no token");
     for _ in 0..1500 {
         assert_eq!(bench.receive(at(1), LTE, &frame), None);
     }
