@@ -54,6 +54,8 @@ reasons! {
         LinkBroadcast = "link_broadcast",
         /// Fails the checks of RFC 4861 §7.1 (hop limit 255, checksum, options).
         NdiscInvalid = "ndisc_invalid",
+        /// A listener query fails a check of RFC 3810.
+        MldInvalid = "mld_invalid",
         /// Router discovery, redirects, and advertisements nobody asked for.
         NdiscIgnored = "ndisc_ignored",
         /// An echo request that must not be answered.
@@ -96,6 +98,8 @@ reasons! {
         ArpReplies = "arp_replies",
         /// A neighbour solicitation for one of our addresses was answered.
         NeighbourAdverts = "neighbour_adverts",
+        /// The groups we listen to were reported to the link.
+        GroupReports = "group_reports",
         /// An echo request was answered.
         EchoReplies = "echo_replies",
         /// We asked for a neighbour, or probed one.

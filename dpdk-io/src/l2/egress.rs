@@ -5,7 +5,7 @@ use super::links::Link;
 use super::neighbour::{Found, Resolution};
 use super::recent::Decision;
 use super::route::Hop;
-use super::{L2, L2Io, MAX_REPORTS, arp, ndisc};
+use super::{L2, L2Io, MAX_REPORTS, arp, mld, ndisc};
 use crate::counters::{DropReason, L2Event};
 use core::net::IpAddr;
 use mptcp_core::buf::{PacketBuf, PortId};
@@ -193,6 +193,26 @@ pub(super) fn send_advert<B: PacketBuf>(
     send_own(port, link.framing, (station, EthernetProtocol::Ipv6), ndisc::LEN, io, |out| {
         ndisc::write(advert, mac, target, dst, out);
     });
+}
+
+/// Reports the groups of our addresses; answers how many reports that took.
+pub(super) fn send_group_reports<B: PacketBuf>(
+    port: PortId,
+    link: &Link,
+    why: mld::Why,
+    io: &mut impl L2Io<B>,
+) -> usize {
+    let Some(src) = link.link_local() else { return 0 };
+    let groups = link.solicited_groups();
+    let parts = groups.chunks(mld::MOST_GROUPS);
+    let sent = parts.len();
+    for part in parts {
+        let to = (group(mld::ROUTERS), EthernetProtocol::Ipv6);
+        send_own(port, link.framing, to, mld::report_len(part.len()), io, |out| {
+            mld::write_report(why, part, src, out);
+        });
+    }
+    sent
 }
 
 /// Tells the link that `addr` is here (RFC 5227 §3, RFC 4861 §7.2.6).

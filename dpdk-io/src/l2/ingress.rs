@@ -4,7 +4,7 @@ use super::frame::{Header, Mac};
 use super::links::Link;
 use super::neighbour::Claim;
 use super::route::Hop;
-use super::{L2, L2Io, MAX_NEWS, NeighbourNews, arp, egress, ndisc};
+use super::{L2, L2Io, MAX_NEWS, NeighbourNews, arp, egress, mld, ndisc};
 use crate::counters::{DropReason, L2Event};
 use core::net::IpAddr;
 use mptcp_core::buf::{PacketBuf, PortId, TxMeta};
@@ -156,6 +156,9 @@ impl<B: PacketBuf> L2<B> {
         if ip.version() != 6 {
             return self.refuse(port, DropReason::IpMalformed);
         }
+        if ip.next_header() == IpProtocol::HopByHop && ip.dst_addr().is_multicast() {
+            return self.mld(now, port, mld::parse(&ip));
+        }
         let icmp = ip.next_header() == IpProtocol::Icmpv6;
         let (src, dst) = (ip.src_addr(), ip.dst_addr());
         if icmp {
@@ -221,6 +224,26 @@ impl<B: PacketBuf> L2<B> {
         reply.set_tx_meta(TxMeta { port, partial_checksum: false });
         self.counters.happened(L2Event::EchoReplies);
         self.egress(now, reply, io);
+    }
+
+    /// Somebody asks for listeners. Which of our groups does not matter: all are reported.
+    fn mld(&mut self, now: Instant, port: PortId, parsed: mld::Parsed) -> Option<B> {
+        let link = self.links.get(port)?;
+        let mld::Parsed::Query { group, delay } = parsed else {
+            let invalid = parsed == mld::Parsed::Invalid;
+            let reason = if invalid { DropReason::MldInvalid } else { DropReason::NotForUs };
+            return self.refuse(port, reason);
+        };
+        if link.link_local().is_none()
+            || !(group.is_unspecified() || link.solicited_groups().contains(&group))
+        {
+            return self.refuse(port, DropReason::NotForUs);
+        }
+        let [_, _, a, b, c, d] = link.framing.mac.0;
+        let host = u64::from(u32::from_be_bytes([a, b, c, d]));
+        let spread = (now.as_nanos() ^ host).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+        self.group_reports.asked(now, usize::from(port.0), delay, spread);
+        None
     }
 
     /// `station` sent `message` in an IPv6 packet from `src` to `dst`.
