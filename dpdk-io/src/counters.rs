@@ -3,6 +3,7 @@
 //! Invariant: a packet that goes nowhere increments exactly one [`DropReason`].
 
 use core::sync::atomic::{AtomicU64, Ordering};
+use mptcp_core::buf::PortId;
 
 macro_rules! reasons {
     ($(#[$meta:meta])* $kind:ident { $($(#[$doc:meta])* $variant:ident = $name:literal,)+ }) => {
@@ -53,6 +54,8 @@ reasons! {
         LinkBroadcast = "link_broadcast",
         /// Fails the checks of RFC 4861 §7.1 (hop limit 255, checksum, options).
         NdiscInvalid = "ndisc_invalid",
+        /// A listener query fails a check of RFC 3810.
+        MldInvalid = "mld_invalid",
         /// Router discovery, redirects, and advertisements nobody asked for.
         NdiscIgnored = "ndisc_ignored",
         /// An echo request that must not be answered.
@@ -95,6 +98,8 @@ reasons! {
         ArpReplies = "arp_replies",
         /// A neighbour solicitation for one of our addresses was answered.
         NeighbourAdverts = "neighbour_adverts",
+        /// The groups we listen to were reported to the link.
+        GroupReports = "group_reports",
         /// An echo request was answered.
         EchoReplies = "echo_replies",
         /// We asked for a neighbour, or probed one.
@@ -146,6 +151,15 @@ pub struct PortCounters {
     pub tx_packets: Counter,
     /// Their bytes, Ethernet headers included.
     pub tx_bytes: Counter,
+    drops: [Counter; DropReason::ALL.len()],
+}
+
+impl PortCounters {
+    /// Packets dropped on this port so far for `reason`.
+    #[must_use]
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drops.get(reason as usize).map_or(0, Counter::value)
+    }
 }
 
 /// Everything one shard counts.
@@ -183,6 +197,16 @@ impl ShardCounters {
     #[inline]
     pub fn dropped(&self, reason: DropReason, n: usize) {
         if let Some(counter) = self.drops.get(reason as usize) {
+            counter.add(n as u64);
+        }
+    }
+
+    /// Counts `n` packets dropped that came in or should have gone out on `port`.
+    #[inline]
+    pub fn dropped_on(&self, port: PortId, reason: DropReason, n: usize) {
+        self.dropped(reason, n);
+        let port = self.ports.get(usize::from(port.0));
+        if let Some(counter) = port.and_then(|port| port.drops.get(reason as usize)) {
             counter.add(n as u64);
         }
     }
@@ -236,6 +260,10 @@ mod tests {
         }
         let names: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!(names.len(), DropReason::ALL.len());
+        counters.dropped_on(PortId(0), DropReason::TxStalled, 3);
+        counters.dropped_on(PortId::ROUTED, DropReason::TxStalled, 4);
+        assert_eq!(counters.ports()[0].drops(DropReason::TxStalled), 3);
+        assert_eq!(counters.drops(DropReason::TxStalled), 7 + DropReason::TxStalled as u64 + 1);
         for &event in L2Event::ALL {
             counters.happened(event);
             assert_eq!(counters.events(event), 1);

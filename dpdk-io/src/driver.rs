@@ -40,6 +40,8 @@ pub struct PortStatus {
     pub up: bool,
     /// Link speed in Mbit/s, when known.
     pub speed_mbps: Option<u32>,
+    /// Whether frames for other stations come in too, because the device cannot leave them out.
+    pub promiscuous: bool,
     /// Whether packets of several segments are sent without a copy.
     pub multi_segs: bool,
     /// Whether the port completes TCP checksums.

@@ -10,7 +10,6 @@
 
 #![deny(unsafe_code)]
 
-mod bucket;
 pub mod clock;
 pub mod config;
 pub mod counters;

@@ -54,8 +54,10 @@ pub trait Nic<B: PacketBuf> {
     fn room(&self, port: PortId) -> usize;
     /// Frees what is queued; returns how many frames that were.
     fn clear(&mut self, port: PortId) -> usize;
-    /// An empty buffer.
+    /// An empty buffer for a packet of its own; down to the last one.
     fn alloc(&mut self) -> Option<B>;
+    /// An empty buffer for data that stays; `None` while only the reserve is left.
+    fn alloc_copy(&mut self) -> Option<B>;
     /// Whether every port completes TCP checksums.
     fn checksum_offload(&self) -> bool;
 }

@@ -1,26 +1,28 @@
 //! The run-to-completion loop of one shard: ports, L2 and the worker, on one thread.
 //!
-//! Invariant: a turn reads the clock once and is bounded by bursts and budgets; a port that does
-//! not send loses its own frames, not the others' time.
+//! Invariant: a turn reads the clock once and is bounded by bursts and budgets; a port that is slow
+//! holds up its own packets, one that does not send loses them, and neither costs the others time.
 
-use crate::bucket::TokenBucket;
 use crate::clock::Clock;
 use crate::counters::{DropReason, ShardCounters};
-use crate::idle::{Idle, Rest};
+use crate::idle::{Idle, MAX_SLEEP, Rest};
 use crate::l2::{L2, L2Io, NeighbourNews};
 use crate::nic::{Nic, Pushed};
 use core::sync::atomic::{AtomicBool, Ordering};
 use mptcp_core::buf::{PacketBuf, PortId, TxQueue};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::time::{Duration, Instant};
+use mptcp_core::util::bucket::TokenBucket;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Timers run per turn.
 const TIMER_BUDGET: usize = 256;
+/// Packets of the worker per turn.
+const TURN_PACKETS: usize = 256;
 /// A port that has frames but sends none for this long gets no more consideration.
 const STALL: Duration = Duration::from_millis(20);
-/// Attempts to send what is left when the loop ends.
+/// Attempts to send what is left when the loop ends; after one that sends nothing it sleeps.
 const LAST_FLUSHES: usize = 64;
 /// Stalls are logged this often at most: a link may flap.
 const LOGS_PER_S: u32 = 1;
@@ -121,7 +123,7 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
                 }
             }
         }
-        self.finish(clock.now());
+        self.finish(clock, worker);
     }
 
     /// One turn.
@@ -137,15 +139,22 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         }
         let timers = worker.handle_timeouts(now, TIMER_BUDGET);
         worker.handle_events(now);
-        let (l2, io) = self.parts(now);
-        let mut outbox = Outbox { l2, io, now };
-        let output = worker.poll_transmit(now, &mut outbox);
+        let (output, pushed) = self.transmit(now, worker);
         let sent = self.flush(now);
         if worker.poll_control(now) == Control::Stop {
             return Turn::Stop;
         }
-        let more = timers == Progress::More || output == Progress::More;
+        // What only waits for a full port or for memory waits just as well asleep.
+        let more = timers == Progress::More || (output == Progress::More && pushed > 0);
         if received > 0 || sent > 0 || more { Turn::Busy } else { Turn::Idle }
+    }
+
+    /// Lets the worker send; also answers how many packets it did.
+    fn transmit(&mut self, now: Instant, worker: &mut impl Worker<B>) -> (Progress, usize) {
+        let (l2, io) = self.parts(now);
+        let mut outbox = Outbox { l2, io, now, room: TURN_PACKETS };
+        let progress = worker.poll_transmit(now, &mut outbox);
+        (progress, TURN_PACKETS - outbox.room)
     }
 
     /// When the shard next has something to do of its own accord.
@@ -184,7 +193,7 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         for port in self.ports() {
             let received = self.nic.receive(port, &mut self.frames);
             total += received.frames;
-            self.counters.dropped(DropReason::RxNoBuffer, received.no_buffer);
+            self.counters.dropped_on(port, DropReason::RxNoBuffer, received.no_buffer);
             if let Some(counters) = self.counters.ports().get(usize::from(port.0)) {
                 let bytes: usize = self.frames.iter().map(|frame| frame.data().len()).sum();
                 counters.rx_packets.add(received.frames as u64);
@@ -223,18 +232,23 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         ports.map(|port| if io.nic.backlog(port) > 0 { io.flush(port) } else { 0 }).sum()
     }
 
-    /// Sends what is left, or drops it when the ports do not take it.
-    fn finish(&mut self, now: Instant) {
+    /// Sends what the worker and the queues have left, or drops it when the ports do not take it.
+    fn finish(&mut self, clock: Clock, worker: &mut impl Worker<B>) {
         for _ in 0..LAST_FLUSHES {
-            self.flush(now);
-            if self.ports().all(|port| self.nic.backlog(port) == 0) {
+            let now = clock.now();
+            let (progress, _) = self.transmit(now, worker);
+            let sent = self.flush(now);
+            let empty = self.ports().all(|port| self.nic.backlog(port) == 0);
+            if empty && progress == Progress::Done {
                 return;
             }
-            core::hint::spin_loop();
+            if sent == 0 {
+                std::thread::sleep(MAX_SLEEP);
+            }
         }
         for port in self.ports() {
             let dropped = self.nic.clear(port);
-            self.counters.dropped(DropReason::TxQueueFull, dropped);
+            self.counters.dropped_on(port, DropReason::TxQueueFull, dropped);
         }
     }
 }
@@ -249,13 +263,24 @@ struct PortIo<'a, N> {
 }
 
 impl<N> PortIo<'_, N> {
+    /// What `port` takes; a stalled port takes anything, and loses it.
+    fn room<B: PacketBuf>(&self, port: PortId) -> usize
+    where
+        N: Nic<B>,
+    {
+        match self.flows.get(usize::from(port.0)) {
+            Some(Flow::Sending | Flow::Stuck(_)) => self.nic.room(port),
+            Some(Flow::Stalled) | None => usize::MAX,
+        }
+    }
+
     /// Flushes one port, watches whether it sends, and returns how many frames it took.
     fn flush<B: PacketBuf>(&mut self, port: PortId) -> usize
     where
         N: Nic<B>,
     {
         let flushed = self.nic.flush(port);
-        self.counters.dropped(DropReason::TxRefused, flushed.refused);
+        self.counters.dropped_on(port, DropReason::TxRefused, flushed.refused);
         if let Some(counters) = self.counters.ports().get(usize::from(port.0)) {
             counters.tx_packets.add(flushed.sent as u64);
             counters.tx_bytes.add(flushed.bytes);
@@ -275,7 +300,7 @@ impl<N> PortIo<'_, N> {
         };
         if *flow == Flow::Stalled {
             let dropped = self.nic.clear(port);
-            self.counters.dropped(DropReason::TxStalled, dropped);
+            self.counters.dropped_on(port, DropReason::TxStalled, dropped);
         }
         flushed.sent
     }
@@ -296,7 +321,7 @@ impl<B: PacketBuf, N: Nic<B>> L2Io<B> for PortIo<'_, N> {
             Pushed::NoMemory => DropReason::NoBuffer,
             Pushed::TooLong => DropReason::TxTooLong,
         };
-        self.counters.dropped(reason, 1);
+        self.counters.dropped_on(port, reason, 1);
     }
 }
 
@@ -305,23 +330,34 @@ struct Outbox<'a, B, N> {
     l2: &'a mut L2<B>,
     io: PortIo<'a, N>,
     now: Instant,
+    /// Packets the worker may still send in this turn.
+    room: usize,
 }
 
 impl<B: PacketBuf, N: Nic<B>> TxQueue<B> for Outbox<'_, B, N> {
-    /// The fullest queue decides, because only L2 knows which port a packet takes; a stalled one
-    /// does not hold up the others.
     fn room(&self) -> usize {
-        let ports = (0_u8..).map(PortId).zip(self.io.flows.iter());
-        let sending = ports.filter(|(_, flow)| **flow != Flow::Stalled);
-        let room = sending.map(|(port, _)| self.io.nic.room(port)).min();
-        room.unwrap_or(crate::nic::BURST)
+        self.room
+    }
+
+    /// Where the routes decide, the fullest port that one of them names.
+    fn room_on(&self, port: PortId) -> usize {
+        let room = match port {
+            PortId::ROUTED => self.l2.exits().iter().map(|&port| self.io.room(port)).min(),
+            port => Some(self.io.room(port)),
+        };
+        room.map_or(self.room, |room| room.min(self.room))
     }
 
     fn alloc(&mut self) -> Option<B> {
         self.io.nic.alloc()
     }
 
+    fn alloc_copy(&mut self) -> Option<B> {
+        self.io.nic.alloc_copy()
+    }
+
     fn push(&mut self, packet: B) {
+        self.room = self.room.saturating_sub(1);
         self.l2.egress(self.now, packet, &mut self.io);
     }
 

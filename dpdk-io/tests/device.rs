@@ -19,6 +19,7 @@ fn skipped_without_libdpdk() {
 #[cfg(have_dpdk)]
 mod device {
     use core::cell::RefCell;
+    use dpdk_io::dpdk::batch::{TxBatch, TxCapabilities};
     use dpdk_io::dpdk::eal::{self, Eal, Lcore};
     use dpdk_io::dpdk::mbuf::Mbuf;
     use dpdk_io::dpdk::pool::{HEADROOM, MbufPool, PoolSize};
@@ -228,6 +229,70 @@ mod device {
         let refused = results.iter().filter(|&&result| result == Pushed::NoMemory).count();
         assert_eq!(refused, broken);
         drop((queue, held, payload, port));
+        bench.assert_empty();
+    }
+
+    #[test]
+    fn a_reserve_is_left_to_packets_that_pass_through() {
+        let bench = Bench::with_buffers(2047);
+        let (mut any, mut kept) = (bench.pool, bench.pool.with_reserve(64));
+        // Up to that many may sit in this thread's cache, which counts as used.
+        let cached = 384;
+        let mut held = Vec::new();
+        while !kept.is_short() {
+            held.push(any.alloc().unwrap());
+        }
+        assert!((2047 - 64 - cached..=2047 - 64).contains(&held.len()), "{}", held.len());
+        held.extend(core::iter::from_fn(|| kept.alloc()));
+        let most = 2047 - 32;
+        assert!(
+            (most - cached..=most).contains(&held.len()),
+            "half is for answers: {}",
+            held.len()
+        );
+        held.extend(core::iter::from_fn(|| any.alloc()));
+        assert_eq!((held.len(), any.is_short()), (2047, false));
+        held.truncate(1000);
+        assert!(!kept.is_short());
+        drop(held);
+        bench.assert_empty();
+    }
+
+    #[test]
+    fn headers_that_a_port_must_find_come_in_one_segment() {
+        let bench = Bench::new();
+        let tx = TxCapabilities { multi_segs: true, tcp_checksum: true };
+        for (partial, buffers) in [(true, 1), (false, 2)] {
+            let mut batch = TxBatch::new(8);
+            let mut frame = bench.buffer(&[[2; 12].as_slice(), &[8, 0]].concat());
+            frame.set_tx_meta(TxMeta { port: PortId(3), partial_checksum: partial });
+            let mut packet = bench.buffer(&bytes(1400, 1));
+            packet.data_mut().unwrap()[0] = 0x45;
+            frame.chain(packet);
+            assert_eq!(frame.segment_count(), 2);
+            assert_eq!(batch.push(frame, tx, &bench.pool), Pushed::Queued);
+            assert_eq!(bench.pool.in_use(), buffers, "partial: {partial}");
+        }
+        bench.assert_empty();
+    }
+
+    #[test]
+    fn what_does_not_fit_and_what_finds_no_memory_are_told_apart() {
+        let bench = Bench::with_buffers(7);
+        let mut pool = bench.pool;
+        let flat = TxCapabilities::default();
+        let mut batch = TxBatch::new(8);
+        let part = bench.buffer(&bytes(1500, 1));
+        let mut long = bench.buffer(&[0; 54]);
+        long.chain(part.slice(0..1500));
+        long.chain(part.slice(0..1500));
+        assert_eq!(batch.push(long, flat, &bench.pool), Pushed::TooLong);
+        let mut head = bench.buffer(&[0; 54]);
+        let shared = head.slice(0..1);
+        head.chain(part.slice(0..1500));
+        let held: Vec<Mbuf> = core::iter::from_fn(|| pool.alloc()).collect();
+        assert_eq!(batch.push(head, flat, &bench.pool), Pushed::NoMemory);
+        drop((held, shared, part));
         bench.assert_empty();
     }
 

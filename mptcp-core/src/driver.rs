@@ -19,7 +19,7 @@ pub enum Progress {
 pub enum Control {
     /// Keep polling.
     Continue,
-    /// The worker is finished: flush and return.
+    /// The worker is finished: send what it still has to send, within bounds, and return.
     Stop,
 }
 

@@ -46,6 +46,12 @@ counters! {
     tcp_dsack_recv,
     /// D-SACK blocks sent.
     tcp_dsack_sent,
+    /// ICMP errors sent about packets of protocols we do not speak.
+    icmp_out_dest_unreachs,
+    /// ICMP errors withheld by the rate limit.
+    icmp_out_rate_limit_global,
+    /// Segments whose text was refused before it was looked at, for want of memory.
+    tcp_rcv_q_drop,
     /// Challenge ACKs sent (RFC 5961).
     tcp_challenge_ack,
     /// Challenge ACKs withheld by the rate limit.

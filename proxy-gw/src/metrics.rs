@@ -8,13 +8,22 @@ use crate::gateway::EndReason;
 use core::fmt::Write;
 use mptcp_core::stats::DropReason;
 
-/// What a driver counted on one port.
-#[derive(Clone, Debug)]
+/// Names and values.
+pub type Values = Vec<(&'static str, u64)>;
+
+/// What a driver knows of one port.
+#[derive(Clone, Debug, Default)]
 pub struct PortCounters {
     /// The port's configured name.
     pub port: String,
-    /// Names and values; all only grow.
-    pub counters: Vec<(&'static str, u64)>,
+    /// What only grows.
+    pub counters: Values,
+    /// What goes up and down.
+    pub gauges: Values,
+    /// Packets dropped on it, by reason.
+    pub drops: Values,
+    /// The device's own statistics, under its driver's names.
+    pub device: Vec<(String, u64)>,
 }
 
 /// What a driver counted.
@@ -22,8 +31,16 @@ pub struct PortCounters {
 pub struct DriverCounters {
     /// Port by port, each with the same names.
     pub ports: Vec<PortCounters>,
-    /// Packets it dropped, by reason, over all ports.
-    pub drops: Vec<(&'static str, u64)>,
+    /// Packets it dropped, by reason, over all ports and before a port was known.
+    pub drops: Values,
+    /// What it did besides forwarding.
+    pub events: Values,
+    /// What only grows, for the driver as a whole.
+    pub counters: Values,
+    /// What goes up and down.
+    pub gauges: Values,
+    /// Packet pool by packet pool, what goes up and down.
+    pub pools: Vec<Values>,
 }
 
 /// Reads the driver's counters.
@@ -173,19 +190,76 @@ fn render_stack(text: &mut String, shards: &[(&str, &ShardCounters)]) {
 }
 
 fn render_driver(text: &mut String, driver: &DriverCounters) {
-    let names = driver.ports.first().into_iter().flat_map(|port| &port.counters);
-    for (name, _) in names {
-        let mut metric = Metric::counter(text, &format!("port_{name}"), "Counter of a port.");
+    render_ports(
+        text,
+        driver,
+        |port| &port.counters,
+        |text, name, help| Metric::counter(text, name, help),
+    );
+    render_ports(
+        text,
+        driver,
+        |port| &port.gauges,
+        |text, name, help| Metric::gauge(text, name, help),
+    );
+    if driver.ports.iter().any(|port| !port.drops.is_empty()) {
+        let help = "Packets the driver dropped on a port, by reason.";
+        let mut metric = Metric::counter(text, "port_drops", help);
         for port in &driver.ports {
-            let value = port.counters.iter().find(|(other, _)| other == name);
-            metric.sample(&[("port", &port.port)], value.map_or(0, |(_, value)| *value));
+            for (reason, value) in &port.drops {
+                metric.sample(&[("port", &port.port), ("reason", reason)], *value);
+            }
         }
     }
-    if !driver.drops.is_empty() {
-        let help = "Packets the driver dropped, by reason.";
-        let mut metric = Metric::counter(text, "driver_drops", help);
-        for (reason, value) in &driver.drops {
-            metric.sample(&[("reason", reason)], *value);
+    if driver.ports.iter().any(|port| !port.device.is_empty()) {
+        let help = "The device's own statistics, under its driver's names.";
+        let mut metric = Metric::counter(text, "port_device", help);
+        for port in &driver.ports {
+            for (name, value) in &port.device {
+                metric.sample(&[("port", &port.port), ("statistic", name)], *value);
+            }
+        }
+    }
+    for (name, label, help, values) in [
+        ("driver_drops", "reason", "Packets the driver dropped, by reason.", &driver.drops),
+        ("driver_events", "event", "What the link layer did.", &driver.events),
+    ] {
+        if !values.is_empty() {
+            let mut metric = Metric::counter(text, name, help);
+            for (of, value) in values {
+                metric.sample(&[(label, of)], *value);
+            }
+        }
+    }
+    for (name, value) in &driver.counters {
+        Metric::counter(text, &format!("driver_{name}"), "Counter of the driver's loops.")
+            .sample(&[], *value);
+    }
+    for (name, value) in &driver.gauges {
+        Metric::gauge(text, &format!("driver_{name}"), "Gauge of the driver.").sample(&[], *value);
+    }
+    for (name, _) in driver.pools.first().into_iter().flatten() {
+        let mut metric = Metric::gauge(text, &format!("pool_{name}"), "Gauge of a packet pool.");
+        for (number, pool) in driver.pools.iter().enumerate() {
+            let value = pool.iter().find(|(other, _)| other == name);
+            let value = value.map_or(0, |(_, value)| *value);
+            metric.sample(&[("pool", &number.to_string())], value);
+        }
+    }
+}
+
+/// Metrics that every port has, named by the first one.
+fn render_ports(
+    text: &mut String,
+    driver: &DriverCounters,
+    of: fn(&PortCounters) -> &Values,
+    kind: for<'a> fn(&'a mut String, &str, &str) -> Metric<'a>,
+) {
+    for (name, _) in driver.ports.first().into_iter().flat_map(of) {
+        let mut metric = kind(text, &format!("port_{name}"), "Of a port.");
+        for port in &driver.ports {
+            let value = of(port).iter().find(|(other, _)| other == name);
+            metric.sample(&[("port", &port.port)], value.map_or(0, |(_, value)| *value));
         }
     }
 }
@@ -207,9 +281,19 @@ mod tests {
         let port = |name: &str| PortCounters {
             port: name.to_owned(),
             counters: vec![("rx_packets", 5), ("tx_packets", 6)],
+            gauges: vec![("link_up", 1)],
+            drops: vec![("tx_stalled", 2)],
+            device: vec![("rx_missed_errors".to_owned(), 3)],
         };
         let ports = vec![port("lte"), port("wi\"fi\\")];
-        let driver = DriverCounters { ports, drops: vec![("no_route", 8)] };
+        let driver = DriverCounters {
+            ports,
+            drops: vec![("no_route", 8)],
+            events: vec![("echo_replies", 9)],
+            counters: vec![("idle_turns", 10)],
+            gauges: vec![("neighbours", 11)],
+            pools: vec![vec![("buffers", 12), ("buffers_used", 13)]; 2],
+        };
         render(true, &[shard.clone(), shard], &driver)
     }
 
@@ -224,6 +308,13 @@ mod tests {
             "plait_mp_join_no_token_found_total{shard=\"0\"} 0",
             "plait_port_rx_packets_total{port=\"lte\"} 5",
             "plait_driver_drops_total{reason=\"no_route\"} 8",
+            "plait_port_link_up{port=\"lte\"} 1",
+            "plait_port_drops_total{port=\"lte\",reason=\"tx_stalled\"} 2",
+            "plait_port_device_total{port=\"lte\",statistic=\"rx_missed_errors\"} 3",
+            "plait_driver_events_total{event=\"echo_replies\"} 9",
+            "plait_driver_idle_turns_total 10",
+            "plait_driver_neighbours 11",
+            "plait_pool_buffers_used{pool=\"1\"} 13",
             "plait_port_tx_packets_total{port=\"wi\\\"fi\\\\\"} 6",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");

@@ -162,9 +162,9 @@ uint32_t dio_pool_in_use(const struct rte_mempool *pool)
 	return rte_mempool_in_use_count(pool);
 }
 
-uint32_t dio_pool_available(const struct rte_mempool *pool)
+uint32_t dio_pool_shared(const struct rte_mempool *pool)
 {
-	return rte_mempool_avail_count(pool);
+	return rte_mempool_get_ops(pool->ops_index)->get_count(pool);
 }
 
 uint32_t dio_pool_element_size(const struct rte_mempool *pool)
@@ -371,6 +371,11 @@ int dio_port_close(uint16_t port)
 int dio_port_promiscuous(uint16_t port)
 {
 	return rte_eth_promiscuous_enable(port);
+}
+
+int dio_port_is_promiscuous(uint16_t port)
+{
+	return rte_eth_promiscuous_get(port);
 }
 
 int dio_port_allmulticast(uint16_t port)

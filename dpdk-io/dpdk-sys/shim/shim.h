@@ -67,7 +67,8 @@ struct rte_mempool *dio_pool_create(const char *name, uint32_t count, uint32_t c
 	uint16_t data_room, struct rte_mempool *clones, int socket, int *error);
 void dio_pool_free(struct rte_mempool *pool);
 uint32_t dio_pool_in_use(const struct rte_mempool *pool);
-uint32_t dio_pool_available(const struct rte_mempool *pool);
+/* What is left for anybody; what threads' caches hold is not. O(1), unlike dio_pool_in_use. */
+uint32_t dio_pool_shared(const struct rte_mempool *pool);
 uint32_t dio_pool_element_size(const struct rte_mempool *pool);
 
 struct rte_mbuf *dio_alloc(struct rte_mempool *pool);
@@ -91,6 +92,7 @@ int dio_port_start(uint16_t port);
 int dio_port_stop(uint16_t port);
 int dio_port_close(uint16_t port);
 int dio_port_promiscuous(uint16_t port);
+int dio_port_is_promiscuous(uint16_t port);
 int dio_port_allmulticast(uint16_t port);
 int dio_port_set_mac(uint16_t port, const uint8_t mac[6]);
 int dio_port_set_mtu(uint16_t port, uint16_t mtu);

@@ -186,7 +186,7 @@ unsafe extern "C" {
     ) -> *mut RteMempool;
     pub fn dio_pool_free(pool: *mut RteMempool);
     pub fn dio_pool_in_use(pool: *const RteMempool) -> u32;
-    pub fn dio_pool_available(pool: *const RteMempool) -> u32;
+    pub fn dio_pool_shared(pool: *const RteMempool) -> u32;
     pub fn dio_pool_element_size(pool: *const RteMempool) -> u32;
     pub fn dio_clones_of(pool: *mut RteMempool) -> *mut RteMempool;
 
@@ -210,6 +210,7 @@ unsafe extern "C" {
     pub fn dio_port_stop(port: u16) -> c_int;
     pub fn dio_port_close(port: u16) -> c_int;
     pub fn dio_port_promiscuous(port: u16) -> c_int;
+    pub fn dio_port_is_promiscuous(port: u16) -> c_int;
     pub fn dio_port_allmulticast(port: u16) -> c_int;
     pub fn dio_port_set_mac(port: u16, mac: *const [u8; 6]) -> c_int;
     pub fn dio_port_set_mtu(port: u16, mtu: u16) -> c_int;

@@ -33,6 +33,18 @@ pub struct TxCapabilities {
     pub tcp_checksum: bool,
 }
 
+/// Ethernet, VLAN, IPv6 and TCP headers.
+const HEADERS: usize = 18 + 40 + 20;
+
+impl From<Unsendable> for Pushed {
+    fn from(why: Unsendable) -> Self {
+        match why {
+            Unsendable::NoMemory => Self::NoMemory,
+            Unsendable::TooLong => Self::TooLong,
+        }
+    }
+}
+
 impl TxBatch {
     /// An empty batch of at most `capacity` packets.
     #[must_use]
@@ -68,11 +80,17 @@ impl TxBatch {
         if self.room() == 0 {
             return Pushed::Full;
         }
-        let checksum = if frame.tx_meta().partial_checksum && port.tcp_checksum {
-            checksum_request(frame.data())
+        let partial = frame.tx_meta().partial_checksum && port.tcp_checksum;
+        // Drivers look for the headers in the first segment.
+        let frame = if partial && frame.data().len() < HEADERS && frame.segment_count() > 1 {
+            match frame.into_flat(pool) {
+                Ok(flat) => flat,
+                Err(why) => return why.into(),
+            }
         } else {
-            None
+            frame
         };
+        let checksum = if partial { checksum_request(frame.data()) } else { None };
         match frame.into_tx(port.multi_segs, pool) {
             Ok(raw) => {
                 if let Some((l2_len, l3_len, v6)) = checksum {
@@ -86,8 +104,7 @@ impl TxBatch {
                 self.packets.push(raw.as_ptr());
                 Pushed::Queued
             }
-            Err(Unsendable::NoMemory) => Pushed::NoMemory,
-            Err(Unsendable::TooLong) => Pushed::TooLong,
+            Err(why) => why.into(),
         }
     }
 

@@ -284,7 +284,7 @@ impl Mbuf {
     }
 
     /// The same packet in one segment.
-    fn into_flat(mut self, pool: &MbufPool) -> Result<Self, Unsendable> {
+    pub(crate) fn into_flat(mut self, pool: &MbufPool) -> Result<Self, Unsendable> {
         let tail_len = self.packet_len() - usize::from(self.len);
         let room = usize::from(self.buffer_len() - self.off - self.len);
         if self.is_writable() && tail_len <= room {
@@ -295,6 +295,9 @@ impl Mbuf {
             unsafe { dpdk_sys::dio_free_chain(list) };
             return copied.map(|()| self).ok_or(Unsendable::TooLong);
         }
+        if self.packet_len() > usize::from(pool.room()) {
+            return Err(Unsendable::TooLong);
+        }
         self.make_head().ok_or(Unsendable::NoMemory)?;
         let (tx_port, flags) = (self.tx_port, self.flags & PARTIAL_CHECKSUM);
         let raw = self.release();
@@ -304,7 +307,7 @@ impl Mbuf {
         let flat = unsafe { dpdk_sys::dio_copy_flat(pool.raw(), raw.as_ptr()) };
         // SAFETY: the packet was given up by `release`; the copy is another one.
         unsafe { dpdk_sys::dio_free_chain(raw.as_ptr()) };
-        let flat = NonNull::new(flat).ok_or(Unsendable::TooLong)?;
+        let flat = NonNull::new(flat).ok_or(Unsendable::NoMemory)?;
         let mut packet = Self::from_alloc(flat, false);
         // SAFETY: the copy is ours alone.
         packet.len = unsafe { (*flat.as_ptr()).data_len };

@@ -57,6 +57,10 @@ pub struct MbufPool {
     buffers: NonNull<RteMempool>,
     clones: NonNull<RteMempool>,
     count: u32,
+    /// Bytes that fit into a buffer behind its headroom.
+    room: u16,
+    /// Buffers this handle leaves to others.
+    reserve: u32,
     copies_chains: bool,
 }
 
@@ -84,7 +88,22 @@ impl MbufPool {
             unsafe { dpdk_sys::dio_pool_free(clones.as_ptr()) };
         }
         let buffers = made?;
-        Ok(Self { buffers, clones, count: size.count, copies_chains: false })
+        Ok(Self {
+            buffers,
+            clones,
+            count: size.count,
+            room: size.data_room - HEADROOM,
+            reserve: 0,
+            copies_chains: false,
+        })
+    }
+
+    /// The same pool for what keeps its buffers: this handle is short ([`BufPool::is_short`]) when
+    /// `reserve` buffers are left, and refuses when half of them are. The other half lets an
+    /// application that only answers go on.
+    #[must_use]
+    pub fn with_reserve(self, reserve: u32) -> Self {
+        Self { reserve, ..self }
     }
 
     /// The same pool, whose buffers copy what is chained to them: for use where no port sends
@@ -121,8 +140,20 @@ impl MbufPool {
         unsafe { dpdk_sys::dio_pool_element_size(self.buffers.as_ptr()) }
     }
 
+    /// Nothing is left for this handle but `reserve` buffers. Counted is what any thread can have,
+    /// without what others keep in their caches.
+    fn reaches(&self, reserve: u32) -> bool {
+        // SAFETY: the pool lives until the process ends.
+        self.reserve > 0 && unsafe { dpdk_sys::dio_pool_shared(self.buffers.as_ptr()) } <= reserve
+    }
+
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.buffers == other.buffers
+    }
+
+    /// Bytes that fit into a buffer behind its headroom.
+    pub(crate) fn room(&self) -> u16 {
+        self.room
     }
 
     pub(crate) fn raw(&self) -> *mut RteMempool {
@@ -132,9 +163,20 @@ impl MbufPool {
 
 impl BufPool<Mbuf> for MbufPool {
     fn alloc(&mut self) -> Option<Mbuf> {
+        if self.reaches(self.reserve / 2) {
+            return None;
+        }
         // SAFETY: the pool lives until the process ends; the mbuf returned is ours alone.
         let raw = NonNull::new(unsafe { dpdk_sys::dio_alloc(self.buffers.as_ptr()) })?;
         Some(Mbuf::from_alloc(raw, self.copies_chains))
+    }
+
+    fn is_short(&self) -> bool {
+        self.reaches(self.reserve)
+    }
+
+    fn is_low(&self) -> bool {
+        self.reserve > 0 && self.reaches(self.reserve.saturating_add(self.count / 8))
     }
 }
 

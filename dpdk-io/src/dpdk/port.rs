@@ -222,6 +222,13 @@ impl Port {
         named.map(|(name, value)| (text(name), value)).collect()
     }
 
+    /// Whether frames for other stations come in too.
+    #[must_use]
+    pub fn is_promiscuous(&self) -> bool {
+        // SAFETY: the port exists while this value does.
+        unsafe { dpdk_sys::dio_port_is_promiscuous(self.dpdk_id) > 0 }
+    }
+
     /// Receive queues.
     #[must_use]
     pub fn rx_queue_count(&self) -> u16 {
@@ -404,22 +411,21 @@ fn apply_addressing(
         }
     }
     let mut mac = info.mac;
+    let mut filtered = true;
     if let MacConfig::Fixed(fixed) = config.mac {
         // SAFETY: the port is configured; the address is six bytes.
         let ret = unsafe { dpdk_sys::dio_port_set_mac(dpdk_id, &raw const fixed) };
         steps.warn("setting its station address", ret, "relying on promiscuous mode");
+        filtered = ret >= 0;
         mac = fixed;
     }
     // SAFETY: the port is configured.
-    let ret = unsafe { dpdk_sys::dio_port_allmulticast(dpdk_id) };
-    // SAFETY: as above.
-    let promiscuous = unsafe { dpdk_sys::dio_port_promiscuous(dpdk_id) };
-    if ret < 0 {
-        steps.warn(
-            "receiving all multicast and all unicast frames",
-            promiscuous,
-            "neighbour discovery may not reach it",
-        );
+    filtered &= unsafe { dpdk_sys::dio_port_allmulticast(dpdk_id) } >= 0;
+    // What others say to others stays outside where the port can tell it apart.
+    if !filtered {
+        // SAFETY: as above.
+        let ret = unsafe { dpdk_sys::dio_port_promiscuous(dpdk_id) };
+        steps.warn("receiving every frame", ret, "frames for us may not reach it");
     }
     Ok(mac)
 }

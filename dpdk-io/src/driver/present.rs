@@ -10,7 +10,7 @@ use crate::dpdk::pool::{MbufPool, PoolSize};
 use crate::dpdk::port::{self, DESCRIPTORS, Port, RxQueue, TxQueue};
 use crate::error::DriverError;
 use crate::l2::{L2, L2Config, L2Port, L2Route};
-use crate::nic::{Flushed, Nic, Pushed, Received};
+use crate::nic::{BURST, Flushed, Nic, Pushed, Received};
 use crate::shard::{News, ShardLoop};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core_affinity::CoreId;
@@ -32,6 +32,8 @@ pub struct Driver {
     names: Vec<String>,
     /// The pool of each shard; shards of one NUMA node share theirs.
     pools: Vec<MbufPool>,
+    /// Buffers that what is kept leaves in each pool.
+    reserve: u32,
     l2: L2Config,
     counters: Vec<Arc<ShardCounters>>,
     news: Mutex<Vec<Option<News>>>,
@@ -55,7 +57,7 @@ impl Driver {
         let shards = eal.cores.len();
         let running = Eal::start(&eal)?;
         port::check_vdevs(running, &eal.words)?;
-        let pools = make_pools(running, &eal, &ports)?;
+        let (pools, reserve) = make_pools(running, &eal, &ports)?;
         let queues = u16::try_from(shards).unwrap_or(u16::MAX);
         let mut opened = Vec::with_capacity(ports.len());
         for (id, config) in (0_u8..).zip(&ports) {
@@ -79,6 +81,7 @@ impl Driver {
             ports: opened,
             names: ports.iter().map(|port| port.name.clone()).collect(),
             pools: pools.map(|pool| if chains { pool } else { pool.copying_chains() }).collect(),
+            reserve,
             counters: (0..shards).map(|_| Arc::new(ShardCounters::new(ports.len()))).collect(),
             news: Mutex::new(News::network(shards).into_iter().map(Some).collect()),
             clock: Clock::start(),
@@ -98,9 +101,14 @@ impl Driver {
         self.clock
     }
 
-    /// Where the shard's empty buffers come from; a shard beyond the configured ones shares.
+    /// Where the shard's stack finds empty buffers, and finds out that memory is short; a shard
+    /// beyond the configured ones shares.
     #[must_use]
     pub fn pool(&self, shard: usize) -> MbufPool {
+        self.shard_pool(shard).with_reserve(self.reserve)
+    }
+
+    fn shard_pool(&self, shard: usize) -> MbufPool {
         // One per shard, and `validate` insists on a shard.
         self.pools[shard % self.pools.len()]
     }
@@ -164,6 +172,7 @@ impl Driver {
                 mac: port.mac(),
                 up,
                 speed_mbps,
+                promiscuous: port.is_promiscuous(),
                 multi_segs: port.tx_capabilities().multi_segs,
                 tx_checksum: port.tx_capabilities().tcp_checksum,
                 rx_checksum: port.verifies_checksums(),
@@ -205,7 +214,7 @@ impl Driver {
     /// The shard's queues: its transmit queue on every port, and every receive queue whose number
     /// is the shard's modulo the number of shards.
     fn queues(&self, shard: usize) -> Option<Queues> {
-        let pool = self.pool(shard);
+        let pool = self.shard_pool(shard);
         let own = u16::try_from(shard).ok()?;
         let step = u16::try_from(self.shards()).ok()?;
         let mut ports = Vec::with_capacity(self.ports.len());
@@ -219,7 +228,7 @@ impl Driver {
             ports.push(PortQueues { rx, tx: port.tx_queue(own, pool, TX_QUEUE)? });
         }
         let checksum_offload = self.ports.iter().all(|port| port.tx_capabilities().tcp_checksum);
-        Some(Queues { ports, pool, checksum_offload })
+        Some(Queues { ports, pool, kept: self.pool(shard), checksum_offload })
     }
 }
 
@@ -240,6 +249,8 @@ struct PortQueues {
 struct Queues {
     ports: Vec<PortQueues>,
     pool: MbufPool,
+    /// The same for what stays.
+    kept: MbufPool,
     checksum_offload: bool,
 }
 
@@ -292,6 +303,10 @@ impl Nic<Mbuf> for Queues {
         self.pool.alloc()
     }
 
+    fn alloc_copy(&mut self) -> Option<Mbuf> {
+        if self.kept.is_short() { None } else { self.pool.alloc() }
+    }
+
     fn checksum_offload(&self) -> bool {
         self.checksum_offload
     }
@@ -312,12 +327,12 @@ fn check_cores(cores: &[usize]) -> Result<(), DriverError> {
 }
 
 /// One pool per NUMA node of the cores, each large enough for what ports and caches take; returns
-/// the pool of each shard.
+/// the pool of each shard, and how many of a pool's buffers what is kept must leave alone.
 fn make_pools(
     eal: &Eal,
     config: &EalConfig,
     ports: &[PortConfig],
-) -> Result<Vec<MbufPool>, DriverError> {
+) -> Result<(Vec<MbufPool>, u32), DriverError> {
     let nodes: Vec<i32> = config.cores.iter().map(|&core| numa_node(core)).collect();
     let mut pools = BTreeMap::new();
     for &node in &nodes {
@@ -327,10 +342,12 @@ fn make_pools(
     let mtu = ports.iter().map(|port| port.mtu).max().unwrap_or(1500);
     let size = PoolSize::for_memory(share, mtu, eal.hugepages());
     let shards = u32::try_from(config.cores.len()).unwrap_or(u32::MAX);
-    let rings: u32 = ports.iter().map(|port| u32::from(port.queues).saturating_add(shards)).sum();
-    let needed = rings
-        .saturating_mul(u32::from(DESCRIPTORS))
-        .saturating_add(shards.saturating_mul(512))
+    let rx_rings: u32 = ports.iter().map(|port| u32::from(port.queues)).sum();
+    let tx_rings = u32::try_from(ports.len()).unwrap_or(u32::MAX).saturating_mul(shards);
+    let descriptors = u32::from(DESCRIPTORS);
+    let receiving = rx_rings.saturating_mul(descriptors).saturating_add(shards.saturating_mul(512));
+    let needed = receiving
+        .saturating_add(tx_rings.saturating_mul(descriptors))
         .saturating_add(SPARE_BUFFERS);
     if size.count < needed {
         return Err(DriverError::Memory {
@@ -346,7 +363,12 @@ fn make_pools(
             })?;
         *pool = Some(made);
     }
-    Ok(nodes.iter().filter_map(|node| pools.get(node).copied().flatten()).collect())
+    let pools = nodes.iter().filter_map(|node| pools.get(node).copied().flatten()).collect();
+    // Every transmit ring full of headers, and bursts under way to where their text is refused.
+    let reserve = tx_rings
+        .saturating_mul(descriptors + TX_QUEUE as u32)
+        .saturating_add(rx_rings.saturating_mul(2 * BURST as u32));
+    Ok((pools, reserve.min((size.count - receiving) / 2)))
 }
 
 /// NUMA node of a CPU; -1 where the machine does not say.

@@ -5,7 +5,7 @@ use super::links::Link;
 use super::neighbour::{Found, Resolution};
 use super::recent::Decision;
 use super::route::Hop;
-use super::{L2, L2Io, MAX_REPORTS, arp, ndisc};
+use super::{L2, L2Io, MAX_REPORTS, arp, mld, ndisc};
 use crate::counters::{DropReason, L2Event};
 use core::net::IpAddr;
 use mptcp_core::buf::{PacketBuf, PortId};
@@ -52,12 +52,13 @@ impl<B: PacketBuf> L2<B> {
             return;
         };
         if link.is_broadcast(dst) || dst.is_multicast() || self.links.accepts(hop.port, dst) {
-            self.counters.dropped(DropReason::BadDestination, 1);
+            self.counters.dropped_on(hop.port, DropReason::BadDestination, 1);
+            self.report(IcmpErrorKind::HostUnreachable, &packet, io);
             return;
         }
         let (framing, mtu) = (link.framing, link.mtu);
         if packet.packet_len() > mtu {
-            self.counters.dropped(DropReason::MtuExceeded, 1);
+            self.counters.dropped_on(hop.port, DropReason::MtuExceeded, 1);
             let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
             self.report(IcmpErrorKind::FragmentationNeeded { mtu }, &packet, io);
             return;
@@ -101,7 +102,7 @@ impl<B: PacketBuf> L2<B> {
         };
         match framing.wrap(mac, protocol, packet, || io.alloc()) {
             Some(frame) => io.send(hop.port, frame),
-            None => self.counters.dropped(DropReason::NoBuffer, 1),
+            None => self.counters.dropped_on(hop.port, DropReason::NoBuffer, 1),
         }
     }
 
@@ -192,6 +193,26 @@ pub(super) fn send_advert<B: PacketBuf>(
     send_own(port, link.framing, (station, EthernetProtocol::Ipv6), ndisc::LEN, io, |out| {
         ndisc::write(advert, mac, target, dst, out);
     });
+}
+
+/// Reports the groups of our addresses; answers how many reports that took.
+pub(super) fn send_group_reports<B: PacketBuf>(
+    port: PortId,
+    link: &Link,
+    why: mld::Why,
+    io: &mut impl L2Io<B>,
+) -> usize {
+    let Some(src) = link.link_local() else { return 0 };
+    let groups = link.solicited_groups();
+    let parts = groups.chunks(mld::MOST_GROUPS);
+    let sent = parts.len();
+    for part in parts {
+        let to = (group(mld::ROUTERS), EthernetProtocol::Ipv6);
+        send_own(port, link.framing, to, mld::report_len(part.len()), io, |out| {
+            mld::write_report(why, part, src, out);
+        });
+    }
+    sent
 }
 
 /// Tells the link that `addr` is here (RFC 5227 §3, RFC 4861 §7.2.6).

@@ -4,7 +4,7 @@ use super::frame::{Header, Mac};
 use super::links::Link;
 use super::neighbour::Claim;
 use super::route::Hop;
-use super::{L2, L2Io, MAX_NEWS, NeighbourNews, arp, egress, ndisc};
+use super::{L2, L2Io, MAX_NEWS, NeighbourNews, arp, egress, mld, ndisc};
 use crate::counters::{DropReason, L2Event};
 use core::net::IpAddr;
 use mptcp_core::buf::{PacketBuf, PortId, TxMeta};
@@ -35,12 +35,14 @@ impl<B: PacketBuf> L2<B> {
     ) -> Option<B> {
         let (header, link) = match self.accept_frame(port, frame.data()) {
             Ok(accepted) => accepted,
-            Err(reason) => return self.refuse(reason),
+            Err(reason) => return self.refuse(port, reason),
         };
         match header.protocol {
             EthernetProtocol::Arp => {
                 let message = frame.data().get(header.len..).and_then(arp::Message::parse);
-                let Some(message) = message else { return self.refuse(DropReason::ArpInvalid) };
+                let Some(message) = message else {
+                    return self.refuse(port, DropReason::ArpInvalid);
+                };
                 let answer = arp_answer(link, message);
                 if answer {
                     egress::send_arp_reply(port, link, message, io);
@@ -57,13 +59,13 @@ impl<B: PacketBuf> L2<B> {
                 frame.trim_front(header.len);
                 self.ipv6(now, port, header, frame, io)
             }
-            EthernetProtocol::Unknown(_) => self.refuse(DropReason::UnknownEtherType),
+            EthernetProtocol::Unknown(_) => self.refuse(port, DropReason::UnknownEtherType),
         }
     }
 
     /// Counts a drop; the caller's packet goes out of scope with it.
-    fn refuse(&self, reason: DropReason) -> Option<B> {
-        self.counters.dropped(reason, 1);
+    fn refuse(&self, port: PortId, reason: DropReason) -> Option<B> {
+        self.counters.dropped_on(port, reason, 1);
         None
     }
 
@@ -103,7 +105,7 @@ impl<B: PacketBuf> L2<B> {
         if !link.on_link(sender) || !(to_us || announces) {
             // A probe (RFC 5227 §2.1.1) has no sender to learn, but may have been answered.
             if !answered {
-                self.counters.dropped(DropReason::ArpNotForUs, 1);
+                self.counters.dropped_on(port, DropReason::ArpNotForUs, 1);
             }
             return;
         }
@@ -125,10 +127,10 @@ impl<B: PacketBuf> L2<B> {
         io: &mut impl L2Io<B>,
     ) -> Option<B> {
         let Ok(ip) = Ipv4Packet::new_checked(packet.data()) else {
-            return self.refuse(DropReason::IpMalformed);
+            return self.refuse(port, DropReason::IpMalformed);
         };
         if ip.version() != 4 {
-            return self.refuse(DropReason::IpMalformed);
+            return self.refuse(port, DropReason::IpMalformed);
         }
         let summary = Summary {
             src: IpAddr::V4(ip.src_addr()),
@@ -149,10 +151,13 @@ impl<B: PacketBuf> L2<B> {
         io: &mut impl L2Io<B>,
     ) -> Option<B> {
         let Ok(ip) = Ipv6Packet::new_checked(packet.data()) else {
-            return self.refuse(DropReason::IpMalformed);
+            return self.refuse(port, DropReason::IpMalformed);
         };
         if ip.version() != 6 {
-            return self.refuse(DropReason::IpMalformed);
+            return self.refuse(port, DropReason::IpMalformed);
+        }
+        if ip.next_header() == IpProtocol::HopByHop && ip.dst_addr().is_multicast() {
+            return self.mld(now, port, mld::parse(&ip));
         }
         let icmp = ip.next_header() == IpProtocol::Icmpv6;
         let (src, dst) = (ip.src_addr(), ip.dst_addr());
@@ -162,8 +167,8 @@ impl<B: PacketBuf> L2<B> {
                     self.ndisc(now, port, header.src, (src.into(), dst.into()), message, io);
                     return None;
                 }
-                ndisc::Parsed::Ignored => return self.refuse(DropReason::NdiscIgnored),
-                ndisc::Parsed::Invalid => return self.refuse(DropReason::NdiscInvalid),
+                ndisc::Parsed::Ignored => return self.refuse(port, DropReason::NdiscIgnored),
+                ndisc::Parsed::Invalid => return self.refuse(port, DropReason::NdiscInvalid),
                 ndisc::Parsed::Other => {}
             }
         }
@@ -187,13 +192,13 @@ impl<B: PacketBuf> L2<B> {
         io: &mut impl L2Io<B>,
     ) -> Option<B> {
         if !self.links.accepts(port, summary.dst) {
-            return self.refuse(DropReason::NotForUs);
+            return self.refuse(port, DropReason::NotForUs);
         }
         if station.is_multicast() {
-            return self.refuse(DropReason::LinkBroadcast);
+            return self.refuse(port, DropReason::LinkBroadcast);
         }
         if self.links.is_martian(port, summary.src) {
-            return self.refuse(DropReason::Martian);
+            return self.refuse(port, DropReason::Martian);
         }
         packet.truncate(summary.total_len);
         if summary.echo_request {
@@ -204,21 +209,41 @@ impl<B: PacketBuf> L2<B> {
     }
 
     fn echo(&mut self, now: Instant, port: PortId, packet: B, io: &mut impl L2Io<B>) {
-        if !self.echo.take(now) {
-            self.counters.dropped(DropReason::EchoRate, 1);
-            return;
-        }
         let Some(mut reply) = writable(packet, io) else {
-            self.counters.dropped(DropReason::NoBuffer, 1);
+            self.counters.dropped_on(port, DropReason::NoBuffer, 1);
             return;
         };
         if !reply.data_mut().is_some_and(icmp::echo_reply) {
-            self.counters.dropped(DropReason::EchoInvalid, 1);
+            self.counters.dropped_on(port, DropReason::EchoInvalid, 1);
+            return;
+        }
+        if !self.echo.take(now) {
+            self.counters.dropped_on(port, DropReason::EchoRate, 1);
             return;
         }
         reply.set_tx_meta(TxMeta { port, partial_checksum: false });
         self.counters.happened(L2Event::EchoReplies);
         self.egress(now, reply, io);
+    }
+
+    /// Somebody asks for listeners. Which of our groups does not matter: all are reported.
+    fn mld(&mut self, now: Instant, port: PortId, parsed: mld::Parsed) -> Option<B> {
+        let link = self.links.get(port)?;
+        let mld::Parsed::Query { group, delay } = parsed else {
+            let invalid = parsed == mld::Parsed::Invalid;
+            let reason = if invalid { DropReason::MldInvalid } else { DropReason::NotForUs };
+            return self.refuse(port, reason);
+        };
+        if link.link_local().is_none()
+            || !(group.is_unspecified() || link.solicited_groups().contains(&group))
+        {
+            return self.refuse(port, DropReason::NotForUs);
+        }
+        let [_, _, a, b, c, d] = link.framing.mac.0;
+        let host = u64::from(u32::from_be_bytes([a, b, c, d]));
+        let spread = (now.as_nanos() ^ host).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+        self.group_reports.asked(now, usize::from(port.0), delay, spread);
+        None
     }
 
     /// `station` sent `message` in an IPv6 packet from `src` to `dst`.
@@ -237,7 +262,7 @@ impl<B: PacketBuf> L2<B> {
                 let group = IpAddr::V6(ndisc::solicited_node(target));
                 let addressed = dst == group || dst == IpAddr::V6(target);
                 if !link.owns(IpAddr::V6(target)) || !addressed {
-                    self.counters.dropped(DropReason::NdiscIgnored, 1);
+                    self.counters.dropped_on(port, DropReason::NdiscIgnored, 1);
                     return;
                 }
                 if link.owns(src) {
@@ -259,7 +284,7 @@ impl<B: PacketBuf> L2<B> {
                     let claim = Claim { mac, solicited, overrides, wanted: false };
                     self.learn(now, Hop { port, addr }, claim, io);
                 } else {
-                    self.counters.dropped(DropReason::NdiscIgnored, 1);
+                    self.counters.dropped_on(port, DropReason::NdiscIgnored, 1);
                 }
             }
         }

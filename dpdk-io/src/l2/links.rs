@@ -51,6 +51,20 @@ impl Link {
         v4.chain(v6).chain(self.link_local.map(IpAddr::V6))
     }
 
+    /// The link-local address, where the link has IPv6.
+    pub(crate) fn link_local(&self) -> Option<Ipv6Addr> {
+        self.link_local
+    }
+
+    /// The groups that solicitations for our addresses go to, each once.
+    pub(crate) fn solicited_groups(&self) -> Vec<Ipv6Addr> {
+        let own = self.v6.iter().map(Ipv6Net::addr).chain(self.link_local);
+        let mut groups: Vec<_> = own.map(super::ndisc::solicited_node).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    }
+
     /// Prefixes of this link.
     pub(crate) fn prefixes(&self) -> impl Iterator<Item = IpNet> {
         let v4 = self.v4.iter().map(|&net| IpNet::V4(net));

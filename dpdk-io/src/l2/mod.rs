@@ -1,4 +1,4 @@
-//! Between Ethernet frames on ports and the IP packets of one shard: ARP, NDISC, ICMP echo, the
+//! Between Ethernet frames on ports and the IP packets of one shard: ARP, NDISC, MLD, ICMP echo, the
 //! neighbour table, routes, VLAN and MTU. Sans-IO: frames come in through [`L2::ingress`], leave
 //! through [`L2Io`], and time is an argument.
 //!
@@ -10,12 +10,12 @@ mod egress;
 mod frame;
 mod ingress;
 mod links;
+mod mld;
 mod ndisc;
 mod neighbour;
 mod recent;
 mod route;
 
-use crate::bucket::TokenBucket;
 use crate::counters::ShardCounters;
 use core::net::IpAddr;
 use frame::Mac;
@@ -23,6 +23,7 @@ use ipnet::IpNet;
 use links::Links;
 use mptcp_core::buf::{PacketBuf, PortId};
 use mptcp_core::time::{Duration, Instant};
+use mptcp_core::util::bucket::TokenBucket;
 use neighbour::Neighbours;
 use recent::Recent;
 use route::{Hop, Routes};
@@ -122,6 +123,8 @@ const LOGS_PER_S: u32 = 1;
 pub struct L2<B> {
     links: Links,
     routes: Routes,
+    /// Ports that routes name.
+    exits: Vec<PortId>,
     neighbours: Neighbours<B>,
     recent: Recent,
     counters: Arc<ShardCounters>,
@@ -132,6 +135,7 @@ pub struct L2<B> {
     /// Whether anybody fetches `news`.
     shares_news: bool,
     news: Vec<NeighbourNews>,
+    group_reports: mld::Reports,
     announcements: u8,
     announce_at: Option<Instant>,
     scratch: Vec<u8>,
@@ -147,9 +151,13 @@ impl<B: PacketBuf> L2<B> {
         let neighbours =
             Neighbours::new(config.neighbours, routes.next_hops(), Arc::clone(&counters));
         counters.neighbours.set(u64::from(neighbours.len()));
+        let mut exits: Vec<_> = config.routes.iter().map(|route| route.port).collect();
+        exits.sort_unstable();
+        exits.dedup();
         Self {
             links,
             routes,
+            exits,
             neighbours,
             recent: Recent::new(),
             counters,
@@ -158,6 +166,7 @@ impl<B: PacketBuf> L2<B> {
             reports: Vec::with_capacity(MAX_REPORTS),
             shares_news: false,
             news: Vec::new(),
+            group_reports: mld::Reports::new(config.ports.len(), config.announce),
             announcements: if config.announce { ANNOUNCE_NUM } else { 0 },
             announce_at: Some(Instant::MIN),
             scratch: Vec::new(),
@@ -187,6 +196,10 @@ impl<B: PacketBuf> L2<B> {
     /// Announces our addresses, asks for gateways at the start, and goes on with searches that are
     /// due: work in proportion to those.
     pub fn handle_timeouts(&mut self, now: Instant, io: &mut impl L2Io<B>) {
+        // Before the announcements: a switch that snoops passes their answers only afterwards.
+        while let Some((port, why)) = self.group_reports.poll(now) {
+            self.report_groups(port, why, io);
+        }
         if self.announce_at.is_some_and(|at| at <= now) {
             self.announce(now, io);
         }
@@ -199,13 +212,20 @@ impl<B: PacketBuf> L2<B> {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let searches = self.neighbours.poll_timeout();
-        [self.announce_at, searches].into_iter().flatten().min()
+        let reports = self.group_reports.poll_timeout();
+        [self.announce_at, searches, reports].into_iter().flatten().min()
     }
 
     /// Moves ICMP errors about our own packets (no route, no neighbour, too long) to `into`: they
     /// enter the stack like received ones.
     pub fn take_reports(&mut self, into: &mut Vec<B>) {
         into.append(&mut self.reports);
+    }
+
+    /// The ports that routes name, each once.
+    #[must_use]
+    pub fn exits(&self) -> &[PortId] {
+        &self.exits
     }
 
     /// Neighbours in the table, pinned ones included.
@@ -229,6 +249,18 @@ impl<B: PacketBuf> L2<B> {
             for hop in self.neighbours.pinned().collect::<Vec<_>>() {
                 if self.neighbours.search(now, hop) {
                     self.ask(hop, None, io);
+                }
+            }
+        }
+    }
+
+    /// Tells routers and switches which groups we listen to, on one port or on all.
+    fn report_groups(&self, port: Option<usize>, why: mld::Why, io: &mut impl L2Io<B>) {
+        for (id, link) in self.links.iter() {
+            if port.is_none_or(|port| port == usize::from(id.0)) {
+                let sent = egress::send_group_reports(id, link, why, io);
+                for _ in 0..sent {
+                    self.counters.happened(crate::counters::L2Event::GroupReports);
                 }
             }
         }

@@ -7,10 +7,10 @@
 
 use super::frame::Mac;
 use super::route::Hop;
-use crate::bucket::TokenBucket;
 use crate::counters::{DropReason, L2Event, ShardCounters};
 use core::net::IpAddr;
 use mptcp_core::time::{Duration, Instant};
+use mptcp_core::util::bucket::TokenBucket;
 use mptcp_core::util::list::IndexList;
 use mptcp_core::util::slab::{Slab, SlabId};
 use smoltcp::wire::EthernetAddress;

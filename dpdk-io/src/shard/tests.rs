@@ -1,8 +1,10 @@
 //! The loop over queues in memory: order of calls, back-pressure, stalls, the end.
 
+mod stack;
+
 use super::*;
 use crate::l2::{L2Config, L2Port};
-use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, TxMeta};
+use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, RxMeta, TxMeta};
 use mptcp_core::wire::IpEmit;
 use std::collections::VecDeque;
 
@@ -15,6 +17,8 @@ struct TestNic {
     sent: [Vec<Vec<u8>>; 2],
     /// Frames the port still takes.
     credit: [usize; 2],
+    /// Frames that can wait.
+    capacity: [usize; 2],
     pool: HeapPool,
 }
 
@@ -25,6 +29,7 @@ impl TestNic {
             queued: Default::default(),
             sent: Default::default(),
             credit: [usize::MAX; 2],
+            capacity: [8; 2],
             pool: HeapPool::new(512, 2048),
         }
     }
@@ -44,6 +49,7 @@ impl Nic<HeapBuf> for TestNic {
                 continue;
             };
             buf.append(frame.len()).unwrap().copy_from_slice(&frame);
+            buf.set_rx_meta(RxMeta { port, ..RxMeta::default() });
             into.push(buf);
         }
         received
@@ -72,7 +78,7 @@ impl Nic<HeapBuf> for TestNic {
     }
 
     fn room(&self, port: PortId) -> usize {
-        8 - self.backlog(port)
+        self.capacity[usize::from(port.0)] - self.backlog(port)
     }
 
     fn clear(&mut self, port: PortId) -> usize {
@@ -80,6 +86,10 @@ impl Nic<HeapBuf> for TestNic {
     }
 
     fn alloc(&mut self) -> Option<HeapBuf> {
+        self.pool.alloc()
+    }
+
+    fn alloc_copy(&mut self) -> Option<HeapBuf> {
         self.pool.alloc()
     }
 
@@ -97,6 +107,8 @@ struct TestWorker {
     least_room: Option<usize>,
     timeout: Option<Instant>,
     stop_after: Option<usize>,
+    /// What there is to send once it stopped.
+    last: Vec<PortId>,
 }
 
 impl Worker<HeapBuf> for TestWorker {
@@ -117,11 +129,12 @@ impl Worker<HeapBuf> for TestWorker {
 
     fn poll_transmit<T: TxQueue<HeapBuf>>(&mut self, _now: Instant, tx: &mut T) -> Progress {
         self.calls.push("transmit");
-        while let Some(port) = self.to_send.pop_front() {
-            self.least_room = Some(tx.room().min(self.least_room.unwrap_or(usize::MAX)));
-            if tx.room() == 0 {
-                self.to_send.push_front(port);
-                return Progress::More;
+        for port in core::mem::take(&mut self.to_send) {
+            let room = tx.room().min(tx.room_on(port));
+            self.least_room = Some(room.min(self.least_room.unwrap_or(usize::MAX)));
+            if room == 0 {
+                self.to_send.push_back(port);
+                continue;
             }
             let mut packet = tx.alloc().unwrap();
             let bytes = datagram(port, false);
@@ -129,7 +142,7 @@ impl Worker<HeapBuf> for TestWorker {
             packet.set_tx_meta(TxMeta { port, partial_checksum: false });
             tx.push(packet);
         }
-        Progress::Done
+        if self.to_send.is_empty() { Progress::Done } else { Progress::More }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -139,7 +152,10 @@ impl Worker<HeapBuf> for TestWorker {
     fn poll_control(&mut self, _now: Instant) -> Control {
         self.calls.push("control");
         match &mut self.stop_after {
-            Some(0) => Control::Stop,
+            Some(0) => {
+                self.to_send.extend(self.last.drain(..));
+                Control::Stop
+            }
             Some(turns) => {
                 *turns -= 1;
                 Control::Continue
@@ -257,6 +273,30 @@ fn a_full_port_holds_the_worker_back_without_loss() {
 }
 
 #[test]
+fn a_slow_port_holds_up_its_own_packets_only() {
+    let (mut shard, mut worker) = ready();
+    worker.to_send.extend([PortId(0), PortId(1)].repeat(80));
+    for ms in 1..=10 {
+        shard.nic.credit[0] = 1;
+        assert_eq!(shard.turn(at(ms), &mut worker), Turn::Busy);
+    }
+    assert_eq!((shard.nic.sent[0].len(), shard.nic.sent[1].len()), (10, 80));
+    shard.turn(at(11), &mut worker);
+    assert_eq!(shard.turn(at(11), &mut worker), Turn::Idle, "nothing is left but to wait");
+    shard.nic.credit[0] = usize::MAX;
+    while shard.turn(at(12), &mut worker) == Turn::Busy {}
+    assert_eq!((shard.nic.sent[0].len(), shard.counters.all_drops()), (80, 0));
+}
+
+#[test]
+fn a_turn_takes_a_bounded_number_of_packets() {
+    let (mut shard, mut worker) = ready();
+    worker.to_send.extend(vec![PortId(7); 2 * TURN_PACKETS]);
+    shard.turn(at(1), &mut worker);
+    assert_eq!(shard.counters.drops(DropReason::NoRoute), TURN_PACKETS as u64);
+}
+
+#[test]
 fn a_dead_port_loses_its_own_frames_only() {
     let (mut shard, mut worker) = ready();
     shard.nic.credit[0] = 0;
@@ -318,14 +358,18 @@ fn the_loop_ends_when_the_worker_does_and_frees_what_no_port_takes() {
     shard.nic.credit = [0, usize::MAX];
     worker.to_send.extend([PortId(0), PortId(1), PortId(0)]);
     worker.stop_after = Some(2);
+    worker.last = vec![PortId(1); 3 * TURN_PACKETS];
     shard.run(Clock::start(), &mut worker, &AtomicBool::new(false));
     assert_eq!(worker.calls.iter().filter(|&&call| call == "control").count(), 3);
-    assert_eq!((shard.nic.sent[1].len(), shard.nic.pool.in_use()), (1, 0));
+    let unsent = worker.to_send.iter().filter(|&&port| port == PortId(1)).count();
+    assert_eq!(shard.nic.sent[1].len() + unsent, 1 + 3 * TURN_PACKETS);
+    assert!((8 * LAST_FLUSHES..=8 * LAST_FLUSHES + 1).contains(&shard.nic.sent[1].len()));
+    assert_eq!((worker.last.len(), shard.nic.pool.in_use()), (0, 0));
     assert_eq!(shard.counters.drops(DropReason::TxQueueFull), 2);
 
     let (mut shard, mut worker) = ready();
     shard.run(Clock::start(), &mut worker, &AtomicBool::new(true));
-    assert_eq!(worker.calls, [""; 0], "stopped before it began");
+    assert_eq!(worker.calls, ["transmit"], "stopped before it began");
 }
 
 #[test]
@@ -340,6 +384,7 @@ fn an_idle_loop_sleeps_and_is_stopped_from_outside() {
             worker.calls.len()
         });
         while counters.sleeps.value() < 10 {
+            assert!(!looping.is_finished(), "nobody stopped it");
             std::thread::yield_now();
         }
         stop.store(true, Ordering::Relaxed);

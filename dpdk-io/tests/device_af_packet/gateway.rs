@@ -9,13 +9,18 @@ use std::io::{Read, Write};
 /// The first argument of a gateway process; the second names the service.
 pub(crate) const ARGUMENT: &str = "gateway";
 
+/// A CPU this process may run on.
+fn cpu() -> usize {
+    core_affinity::get_core_ids().unwrap()[0].id
+}
+
 fn eal(shards: usize, vdevs: impl Iterator<Item = String>) -> EalConfig {
     let words = ["--in-memory", "--no-pci", "--no-telemetry", "--log-level=4"];
     EalConfig {
         words: words.iter().map(|&word| word.to_owned()).chain(vdevs).collect(),
         hugepages: Hugepages::Off,
         memory_mb: 128,
-        cores: vec![0; shards],
+        cores: vec![cpu(); shards],
     }
 }
 
@@ -29,6 +34,7 @@ fn start_tap() -> Driver {
     let driver = Driver::start(eal(1, [vdev].into_iter()), vec![port], Vec::new()).unwrap();
     let status = &driver.ports()[0];
     assert!(status.tx_checksum && status.rx_checksum, "{status:?}");
+    assert!(!status.promiscuous, "its filters suffice: {status:?}");
     driver
 }
 
@@ -61,7 +67,7 @@ fn serve<W: Worker<Mbuf> + Send>(driver: &Driver, workers: &mut [W]) {
         let shards: Vec<_> = workers
             .iter_mut()
             .enumerate()
-            .map(|(shard, worker)| scope.spawn(move || driver.run(shard, 0, worker)))
+            .map(|(shard, worker)| scope.spawn(move || driver.run(shard, cpu(), worker)))
             .collect();
         let mut stdout = std::io::stdout();
         writeln!(stdout, "ready").unwrap();

@@ -224,6 +224,8 @@ pub struct HeapPool {
     counters: Arc<Counters>,
     limit: usize,
     buffer_size: usize,
+    /// Buffers this handle leaves to others.
+    reserve: usize,
 }
 
 impl HeapPool {
@@ -231,7 +233,15 @@ impl HeapPool {
     /// [`HEADROOM`]. Allocates nothing yet.
     #[must_use]
     pub fn new(limit: usize, buffer_size: usize) -> Self {
-        Self { counters: Arc::default(), limit, buffer_size }
+        Self { counters: Arc::default(), limit, buffer_size, reserve: 0 }
+    }
+
+    /// The same pool for what keeps its buffers: this handle is short ([`BufPool::is_short`]) when
+    /// `reserve` buffers are left, and refuses when half of them are. The other half lets an
+    /// application that only answers go on.
+    #[must_use]
+    pub fn with_reserve(self, reserve: usize) -> Self {
+        Self { reserve, ..self }
     }
 
     /// Buffers whose memory is still referenced by some view.
@@ -253,7 +263,8 @@ impl HeapPool {
     }
 
     fn take(&self) -> Option<HeapBuf> {
-        let grow = |in_use: usize| (in_use < self.limit).then_some(in_use + 1);
+        let limit = self.limit.saturating_sub(self.reserve / 2);
+        let grow = |in_use: usize| (in_use < limit).then_some(in_use + 1);
         if self.counters.in_use.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow).is_err() {
             self.counters.exhausted.fetch_add(1, Ordering::Relaxed);
             return None;
@@ -266,6 +277,14 @@ impl HeapPool {
 impl BufPool<HeapBuf> for HeapPool {
     fn alloc(&mut self) -> Option<HeapBuf> {
         self.take()
+    }
+
+    fn is_short(&self) -> bool {
+        self.reserve > 0 && self.in_use() + self.reserve >= self.limit
+    }
+
+    fn is_low(&self) -> bool {
+        self.reserve > 0 && self.in_use() + self.reserve + self.limit / 8 >= self.limit
     }
 }
 

@@ -101,14 +101,38 @@ pub trait PacketBuf: Sized {
 pub trait BufPool<B: PacketBuf> {
     /// An empty buffer with at least 128 bytes of headroom and room for one MTU behind it.
     fn alloc(&mut self) -> Option<B>;
+    /// True while only a reserve is left of the memory that received packets come from. Segments
+    /// then lose their text before it is acknowledged, so that acknowledgements, which free memory,
+    /// and everything else that keeps none still get through.
+    fn is_short(&self) -> bool {
+        false
+    }
+    /// True before that, while there is room for everybody's fair share only: connections that hold
+    /// more than theirs wait, so that a few stalled ones cannot stop the others.
+    fn is_low(&self) -> bool {
+        self.is_short()
+    }
 }
 
 /// Where [`crate::stack::Stack::poll_transmit`] puts packets.
 pub trait TxQueue<B: PacketBuf> {
-    /// Packets that can be pushed now.
+    /// Packets that can be pushed now. How a push changes the answer is the queue's own business:
+    /// whoever must know whether anything was pushed counts.
     fn room(&self) -> usize;
+    /// Of those, packets that may leave by `port` ([`PortId::ROUTED`]: by whichever the routes
+    /// say). A full port holds up its own packets, not those of others; a packet pushed all the same
+    /// may be lost there.
+    fn room_on(&self, port: PortId) -> usize {
+        let _ = port;
+        self.room()
+    }
     /// An empty buffer with headroom for every header; `None` when the pool is exhausted.
     fn alloc(&mut self) -> Option<B>;
+    /// An empty buffer for octets of several buffers in one segment; it stays until they are
+    /// acknowledged. `None` while memory is short: a shorter segment goes out without a copy.
+    fn alloc_copy(&mut self) -> Option<B> {
+        self.alloc()
+    }
     /// Takes a complete IP packet. Only called while `room() > 0`.
     fn push(&mut self, packet: B);
     /// True when ports complete TCP checksums (see [`TxMeta::partial_checksum`]).

@@ -291,6 +291,11 @@ impl<B: PacketBuf> Connection<B> {
         self.received.has_out_of_order()
     }
 
+    /// Memory that unread and out-of-order data pins.
+    pub(crate) fn received_truesize(&self) -> u32 {
+        self.received.truesize()
+    }
+
     pub(crate) fn clear_received(&mut self) {
         self.received.clear();
     }

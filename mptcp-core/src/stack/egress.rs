@@ -1,18 +1,74 @@
 //! What goes out: stateless answers first, then everything on the transmit list, round-robin with a
 //! quantum, until the queue is full or nothing is left.
+//!
+//! Invariant: a full port holds up what must leave by it and nothing else; whether something went
+//! out is counted where it is pushed ([`Lane`]), never read off the queue's room.
 
 use super::demux::Node;
-use super::scheduling::Assignment;
+use super::scheduling::{Assignment, Views};
 use super::{Stack, env};
-use crate::buf::{PacketBuf, TxQueue};
+use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
 use crate::driver::Progress;
 use crate::mptcp::Phase;
 use crate::tcp::Tcb;
 use crate::time::Instant;
-use alloc::vec::Vec;
 
 /// Segments (or datagrams) one connection (or socket) may send before the next one has its turn.
 pub(super) const QUANTUM: usize = 32;
+/// Connections that cannot send because their port is full, looked at in one call.
+const MAX_HELD: usize = 64;
+
+/// The transmit queue as one entry of the transmit list sees it: the room its port has left, and
+/// what became of its attempts.
+struct Lane<'a, T> {
+    tx: &'a mut T,
+    port: PortId,
+    /// Packets pushed.
+    pushed: usize,
+    /// The pool refused a buffer.
+    starved: bool,
+}
+
+impl<'a, T> Lane<'a, T> {
+    fn new(tx: &'a mut T) -> Self {
+        Self { tx, port: PortId::ROUTED, pushed: 0, starved: false }
+    }
+
+    /// The next packets leave by `port`.
+    fn turn_to(&mut self, port: PortId) -> &mut Self {
+        self.port = port;
+        self
+    }
+}
+
+impl<B: PacketBuf, T: TxQueue<B>> TxQueue<B> for Lane<'_, T> {
+    fn room(&self) -> usize {
+        self.tx.room_on(self.port).min(self.tx.room())
+    }
+
+    fn room_on(&self, port: PortId) -> usize {
+        self.tx.room_on(port).min(self.tx.room())
+    }
+
+    fn alloc(&mut self) -> Option<B> {
+        let buf = self.tx.alloc();
+        self.starved |= buf.is_none();
+        buf
+    }
+
+    fn alloc_copy(&mut self) -> Option<B> {
+        self.tx.alloc_copy()
+    }
+
+    fn push(&mut self, packet: B) {
+        self.pushed += 1;
+        self.tx.push(packet);
+    }
+
+    fn checksum_offload(&self) -> bool {
+        self.tx.checksum_offload()
+    }
+}
 
 impl<B: PacketBuf> Stack<B> {
     /// Fills `tx`; keeps its place when the queue is full.
@@ -20,26 +76,40 @@ impl<B: PacketBuf> Stack<B> {
         if self.transmit_stateless(tx) == Progress::More {
             return Progress::More;
         }
-        while let Some(number) = self.tx.pop_front() {
+        while let Some((port, error)) = self.icmp_errors.pop_front() {
             if tx.room() == 0 {
+                self.icmp_errors.push_front((port, error));
+                return Progress::More;
+            }
+            // One that finds no buffer is lost like any other datagram.
+            self.transmit_icmp(port, &error, tx);
+        }
+        let (mut held, mut first_held) = (0, None);
+        while let Some(number) = self.tx.pop_front() {
+            if tx.room() == 0 || held == MAX_HELD || first_held == Some(number) {
                 self.tx.push_front(number);
                 return Progress::More;
             }
-            let before = tx.room();
+            let mut lane = Lane::new(tx);
             let node = self.numbering.node(number);
             let progress = match node {
-                Node::Tcb(idx) => self.transmit_tcb(now, idx, tx),
-                Node::Connection(idx) => self.transmit_connection(now, idx, tx),
-                Node::Request(idx) => self.transmit_request(now, idx, tx),
-                Node::Udp(idx) => self.transmit_udp(idx, tx),
+                Node::Tcb(idx) => self.transmit_tcb(now, idx, &mut lane),
+                Node::Connection(idx) => self.transmit_connection(now, idx, &mut lane),
+                Node::Request(idx) => self.transmit_request(now, idx, &mut lane),
+                Node::Udp(idx) => self.transmit_udp(idx, &mut lane),
                 Node::Listener(_) | Node::TimeWait(_) => Progress::Done,
             };
-            if progress == Progress::More {
-                self.tx.push_back(number);
-                if tx.room() == before {
-                    // No buffer to be had: later.
+            if progress == Progress::Done {
+                continue;
+            }
+            self.tx.push_back(number);
+            if lane.pushed == 0 {
+                if lane.starved {
+                    // No buffer to be had, for nobody: later.
                     return Progress::More;
                 }
+                held += 1;
+                first_held = first_held.or(Some(number));
             }
         }
         Progress::Done
@@ -62,14 +132,37 @@ impl<B: PacketBuf> Stack<B> {
         Progress::Done
     }
 
-    fn transmit_request<T: TxQueue<B>>(&mut self, now: Instant, idx: u32, tx: &mut T) -> Progress {
+    fn transmit_icmp<T: TxQueue<B>>(&mut self, port: PortId, error: &[u8], tx: &mut T) {
+        let Some(mut packet) = tx.alloc() else { return };
+        let Some(into) = packet.append(error.len()) else { return };
+        into.copy_from_slice(error);
+        packet.set_tx_meta(TxMeta { port, partial_checksum: false });
+        self.stats.icmp_out_dest_unreachs += 1;
+        tx.push(packet);
+    }
+
+    fn transmit_request<T: TxQueue<B>>(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        tx: &mut Lane<'_, T>,
+    ) -> Progress {
         let Some(syn_ack) = self.syn_ack(now, idx) else { return Progress::Done };
+        if tx.turn_to(syn_ack.port).room() == 0 {
+            return Progress::More;
+        }
         if syn_ack.emit(tx, &mut self.stats) { Progress::Done } else { Progress::More }
     }
 
-    fn transmit_tcb<T: TxQueue<B>>(&mut self, now: Instant, idx: u32, tx: &mut T) -> Progress {
+    fn transmit_tcb<T: TxQueue<B>>(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        tx: &mut Lane<'_, T>,
+    ) -> Progress {
         let mut budget = QUANTUM;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return Progress::Done };
+        let tx = tx.turn_to(tcb.port);
         let mut env = env!(self, now);
         let progress = match tcb.subflow.as_ref().map(|s| s.connection) {
             None => tcb.output(&mut env, tx, None, &mut budget),
@@ -78,9 +171,8 @@ impl<B: PacketBuf> Stack<B> {
                     return Progress::Done;
                 };
                 let data = connection.data_level();
-                let used = tx.room();
                 let progress = tcb.output(&mut env, tx, Some(&data), &mut budget);
-                if tx.room() != used && tcb.state.synchronized() {
+                if tx.pushed > 0 && tcb.state.synchronized() {
                     connection.advertised(tcb.last_window());
                 }
                 if data.data_fin.is_some() {
@@ -100,17 +192,23 @@ impl<B: PacketBuf> Stack<B> {
         &mut self,
         now: Instant,
         owner: u32,
-        tx: &mut T,
+        tx: &mut Lane<'_, T>,
     ) -> Progress {
         self.manage_paths(now, owner);
-        let mut views = Vec::new();
+        let mut views = Views::default();
         let mut progress = Progress::Done;
         for sent in 0.. {
-            let Some(assignment) = self.assign(now, owner, &mut views) else { break };
+            let assignment = self.assign(now, owner, &mut views, &|port| tx.room_on(port));
+            let Some(assignment) = assignment else {
+                if views.port_full {
+                    progress = Progress::More;
+                }
+                break;
+            };
             if self.holds_back(owner, &assignment) {
                 break;
             }
-            if sent >= QUANTUM || tx.room() == 0 || !self.send_on(now, owner, &assignment, tx) {
+            if sent >= QUANTUM || tx.tx.room() == 0 || !self.send_on(now, owner, &assignment, tx) {
                 progress = Progress::More;
                 break;
             }
@@ -132,10 +230,11 @@ impl<B: PacketBuf> Stack<B> {
         now: Instant,
         owner: u32,
         assignment: &Assignment,
-        tx: &mut T,
+        tx: &mut Lane<'_, T>,
     ) -> bool {
         let Assignment { next, idx } = *assignment;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
+        let tx = tx.turn_to(tcb.port);
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         if connection.phase != Phase::Fallback {
             connection.choose_width(now, next.start);

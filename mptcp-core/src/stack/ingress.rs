@@ -5,6 +5,7 @@ use super::demux::{Flow, Node};
 use super::{Ready, Sock, Stack, env};
 use crate::buf::{PacketBuf, RxChecksum};
 use crate::error::ConnectionError;
+use crate::mptcp::Connection;
 use crate::seq::SeqNum;
 use crate::stats::DropReason;
 use crate::tcp::time_wait::{TimeWait, Verdict};
@@ -13,7 +14,11 @@ use crate::time::Instant;
 use crate::wire::udp::PROTOCOL_UDP;
 use crate::wire::{IcmpErrorKind, IpHeader, OptionWriter, TcpFlags, TcpSegment, checksum, icmp};
 use alloc::vec::Vec;
+use core::net::IpAddr;
 
+/// What a connection may still hold while memory is short: those that hold more wait, the others go
+/// on, octets of truesize.
+pub(super) const FAIR_SHARE: usize = 64 << 10;
 const PROTOCOL_ICMP: u8 = 1;
 const PROTOCOL_ICMPV6: u8 = 58;
 
@@ -38,9 +43,12 @@ impl<B: PacketBuf> Stack<B> {
         }
         match header.protocol {
             PROTOCOL_TCP => self.handle_tcp(now, &header, packet),
-            PROTOCOL_UDP => self.handle_udp(&header, packet),
+            PROTOCOL_UDP => self.handle_udp(now, &header, packet),
             PROTOCOL_ICMP | PROTOCOL_ICMPV6 => self.handle_icmp(now, packet.data()),
-            _ => self.stats.drop(DropReason::Protocol),
+            protocol => {
+                self.stats.drop(DropReason::Protocol);
+                self.refuse_protocol(now, header.dst, protocol, &packet);
+            }
         }
     }
 
@@ -49,11 +57,9 @@ impl<B: PacketBuf> Stack<B> {
         packet.truncate(header.total_len);
         let meta = packet.rx_meta();
         packet.trim_front(header.header_len);
-        let good = match meta.checksum {
-            RxChecksum::Good => true,
-            RxChecksum::Bad => false,
-            RxChecksum::Unknown => checksum::verify_tcp(header.src, header.dst, packet.data()),
-        };
+        // A port that found it wrong may have misread the packet: bad news is checked.
+        let good = meta.checksum == RxChecksum::Good
+            || checksum::verify_tcp(header.src, header.dst, packet.data());
         if !good {
             return self.stats.drop(DropReason::TcpChecksum);
         }
@@ -85,6 +91,13 @@ impl<B: PacketBuf> Stack<B> {
 
     /// A segment for a control block, subflow or plain.
     pub(super) fn tcb_segment(&mut self, now: Instant, idx: u32, segment: &Segment, payload: B) {
+        let mut payload = payload;
+        let refused = if segment.len > 0 && self.pool.is_low() {
+            self.refuse_text(idx, segment, &mut payload)
+        } else {
+            None
+        };
+        let segment = refused.as_ref().unwrap_or(segment);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         if let Some(owner) = tcb.subflow.as_ref().map(|subflow| subflow.connection)
             && tcb.state.synchronized()
@@ -104,6 +117,31 @@ impl<B: PacketBuf> Stack<B> {
         } else {
             self.plain_outcome(now, idx, &outcome);
         }
+    }
+
+    /// While memory is short new text is as good as lost, and its segment an acknowledgement: that
+    /// is what frees memory, and a peer whose every segment carries text sends no other.
+    fn refuse_text(&mut self, idx: u32, segment: &Segment, text: &mut B) -> Option<Segment> {
+        let tcb = self.tcbs.get(idx)?;
+        let owner = tcb.subflow.as_ref().and_then(|s| self.connections.get(s.connection));
+        let held = tcb.received.truesize() + owner.map_or(0, Connection::received_truesize);
+        let held = held as usize;
+        if segment.end().le(tcb.rcv_nxt) || segment.has(TcpFlags::RST) {
+            return None;
+        }
+        if held < FAIR_SHARE && !self.pool.is_short() {
+            return None;
+        }
+        let mut segment = *segment;
+        self.stats.tcp_rcv_q_drop += 1;
+        text.truncate(0);
+        if segment.seq.lt(tcb.rcv_nxt) && !segment.has(TcpFlags::SYN) {
+            segment.seq = tcb.rcv_nxt;
+        }
+        segment.len = 0;
+        segment.flags.remove(TcpFlags::FIN);
+        segment.refused = true;
+        Some(segment)
     }
 
     /// Routes what happened to a plain connection.
@@ -325,6 +363,25 @@ impl<B: PacketBuf> Stack<B> {
         let mut env = env!(self, now);
         let outcome = tcb.icmp_error(&mut env, reason);
         self.dispatch_outcome(now, idx, &outcome);
+    }
+
+    /// RFC 1122 §3.2.2.1: whoever sends us what we do not speak is told, within a rate.
+    pub(super) fn refuse_protocol(&mut self, now: Instant, own: IpAddr, protocol: u8, packet: &B) {
+        let kind = match protocol {
+            PROTOCOL_UDP => IcmpErrorKind::PortUnreachable,
+            _ => IcmpErrorKind::ProtocolUnreachable,
+        };
+        let mut bytes = Vec::new();
+        if self.icmp_errors.len() >= super::MAX_ICMP_ERRORS
+            || !icmp::emit_error(kind, packet.data(), own, &mut bytes)
+        {
+            return;
+        }
+        if !self.icmp_budget.take(now) {
+            self.stats.icmp_out_rate_limit_global += 1;
+            return;
+        }
+        self.icmp_errors.push_back((packet.rx_meta().port, bytes));
     }
 
     /// Routes an outcome that no segment caused.

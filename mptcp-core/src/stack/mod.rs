@@ -20,7 +20,7 @@ mod udp;
 
 pub use types::{Connect, ConnectionInfo, Event, Listen, Ready, SocketId, SubflowInfo};
 
-use crate::buf::{BufPool, HeapBuf, PacketBuf};
+use crate::buf::{BufPool, HeapBuf, PacketBuf, PortId};
 use crate::config::{LocalAddress, StackConfig};
 use crate::error::ConnectionError;
 use crate::mptcp::{Connection, FallbackReason};
@@ -32,12 +32,14 @@ use crate::tcp::time_wait::TimeWait;
 use crate::tcp::{Stateless, Tcb};
 use crate::time::Instant;
 use crate::udp::UdpSocket;
+use crate::util::bucket::TokenBucket;
 use crate::util::list::IndexList;
 use crate::util::slab::Slab;
 use crate::util::wheel::TimerWheel;
 use crate::wire::Version;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use demux::{Demux, Flow, Node, Numbering, TokenOwner};
 use relay::Relay;
@@ -47,6 +49,10 @@ const MAX_REPLIES: usize = 1024;
 /// Where a socket id names the kind of its socket: above the position, below the generation.
 const KIND_SHIFT: u32 = 29;
 const KIND_MASK: u64 = 7;
+
+/// ICMP errors waiting for the transmit queue, and how many are sent per second.
+const MAX_ICMP_ERRORS: usize = 32;
+const ICMP_ERRORS_PER_S: u32 = 100;
 
 /// What the application side of a socket looks like to the stack.
 #[derive(Clone, Copy, Debug)]
@@ -190,6 +196,9 @@ pub struct Stack<B: PacketBuf> {
     /// SYN cookies have their own: a flood of SYNs must not silence RSTs and challenges.
     cookie_budget: ReplyBudget,
     last_cookie: Option<Instant>,
+    /// Errors about packets that we cannot take, with the port they leave by.
+    icmp_errors: VecDeque<(PortId, Vec<u8>)>,
+    icmp_budget: TokenBucket,
     pool: Box<dyn BufPool<B> + Send>,
     /// Where the last ephemeral port was, among them all.
     next_port: u32,
@@ -269,6 +278,8 @@ impl<B: PacketBuf> Stack<B> {
             reply_budget: ReplyBudget::new(limits.stateless_replies_per_s, now),
             cookie_budget: ReplyBudget::new(limits.stateless_replies_per_s, now),
             last_cookie: None,
+            icmp_errors: VecDeque::new(),
+            icmp_budget: TokenBucket::new(ICMP_ERRORS_PER_S),
             pool,
             next_port,
             plain_count: 0,
@@ -305,10 +316,20 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
+    /// Resets that may well wait to be sent: whoever ends many connections at once does so in
+    /// portions of as many.
+    #[must_use]
+    pub fn reset_room(&self) -> usize {
+        MAX_REPLIES.saturating_sub(self.resets.len())
+    }
+
     /// True when nothing waits to be sent.
     #[must_use]
     pub fn transmit_idle(&self) -> bool {
-        self.tx.is_empty() && self.replies.is_empty() && self.resets.is_empty()
+        self.tx.is_empty()
+            && self.resets.is_empty()
+            && self.replies.is_empty()
+            && self.icmp_errors.is_empty()
     }
 
     fn local_address(&self, addr: IpAddr) -> Option<&LocalAddress> {

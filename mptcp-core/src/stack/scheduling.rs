@@ -5,7 +5,7 @@
 
 use super::demux::Node;
 use super::{Sock, Stack};
-use crate::buf::PacketBuf;
+use crate::buf::{PacketBuf, PortId};
 use crate::config::SchedulerKind;
 use crate::mptcp::scheduler::{self, Choice, Demand, PathView};
 use crate::mptcp::{Next, Phase, Stage};
@@ -28,13 +28,25 @@ pub(super) struct Assignment {
     pub(super) idx: u32,
 }
 
+/// The subflows of one connection as a scheduler is shown them.
+#[derive(Default)]
+pub(super) struct Views {
+    paths: Vec<(u32, PathView)>,
+    /// One that could send must wait for its port.
+    pub(super) port_full: bool,
+}
+
+/// Packets that can leave by a port now.
+type RoomOn<'a> = &'a dyn Fn(PortId) -> usize;
+
 impl<B: PacketBuf> Stack<B> {
     /// The next segment of a connection with its subflow; `None` when nothing can go now.
     pub(super) fn assign(
         &mut self,
         now: Instant,
         owner: u32,
-        views: &mut Vec<(u32, PathView)>,
+        views: &mut Views,
+        room_on: RoomOn<'_>,
     ) -> Option<Assignment> {
         let connection = self.connections.get(owner)?;
         let next = connection.next_to_send();
@@ -43,16 +55,16 @@ impl<B: PacketBuf> Stack<B> {
             _ => connection.scheduler,
         };
         if kind == SchedulerKind::Redundant && connection.phase == Phase::Confirmed {
-            return self.assign_copy(now, owner, next, views);
+            return self.assign_copy(now, owner, next, views, room_on);
         }
-        let Some(next) = next else { return self.assign_head(now, owner, kind, views) };
-        self.view_paths(now, owner, &next, views);
+        let Some(next) = next else { return self.assign_head(now, owner, kind, views, room_on) };
+        self.view_paths(now, owner, &next, views, room_on);
         let demand = self.demand(owner)?;
         let connection = self.connections.get_mut(owner)?;
-        let shown: Vec<PathView> = views.iter().map(|(_, view)| *view).collect();
+        let shown: Vec<PathView> = views.paths.iter().map(|(_, view)| *view).collect();
         let (choice, _why) = scheduler::pick(kind, &mut connection.memory, &demand, &shown);
         match choice {
-            Choice::Path(at) => views.get(at).map(|(idx, _)| Assignment { next, idx: *idx }),
+            Choice::Path(at) => views.paths.get(at).map(|(idx, _)| Assignment { next, idx: *idx }),
             Choice::Wait => None,
         }
     }
@@ -82,9 +94,11 @@ impl<B: PacketBuf> Stack<B> {
         now: Instant,
         owner: u32,
         next: &Next,
-        views: &mut Vec<(u32, PathView)>,
+        views: &mut Views,
+        room_on: RoomOn<'_>,
     ) {
-        views.clear();
+        views.paths.clear();
+        views.port_full = false;
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let fallback = connection.phase == Phase::Fallback;
         let mut open_at: Option<Instant> = None;
@@ -112,13 +126,15 @@ impl<B: PacketBuf> Stack<B> {
             }
             let policy = connection.policy.as_ref();
             let port = tcb.port;
+            let port_room = room_on(port) > 0;
+            views.port_full |= sendable && !holds && !port_room;
             let capped = policy.map(|p| p.next(port)).filter(|at| *at > now);
             if sendable && let Some(at) = capped {
                 open_at = Some(open_at.map_or(at, |other| other.min(at)));
             }
             let asked = policy.map(|p| p.of(port));
             let view = PathView {
-                room: sendable && !holds && capped.is_none(),
+                room: sendable && port_room && !holds && capped.is_none(),
                 busy: !sendable && tcb.flight_size() > 0 && tcb.usable_window() > 0,
                 backup,
                 stale,
@@ -133,16 +149,17 @@ impl<B: PacketBuf> Stack<B> {
                 priority: asked.map_or(0, |path| path.priority),
                 served,
             };
-            views.push((idx, view));
+            views.paths.push((idx, view));
         }
         // A path that came later has the others' rounds behind it.
-        let round = views.iter().map(|(_, view)| view.served).filter(|&served| served > 0).min();
-        for (_, view) in views.iter_mut().filter(|(_, view)| view.served == 0) {
+        let round =
+            views.paths.iter().map(|(_, view)| view.served).filter(|&served| served > 0).min();
+        for (_, view) in views.paths.iter_mut().filter(|(_, view)| view.served == 0) {
             view.served = round.unwrap_or(0);
         }
         connection.capped_until = open_at;
         self.arm(Node::Connection(owner), open_at);
-        for (idx, _) in views.iter().filter(|_| probed) {
+        for (idx, _) in views.paths.iter().filter(|_| probed) {
             // Its peer has shut it, and is asked about that.
             let deadline = self.tcbs.get(*idx).and_then(Tcb::next_timeout);
             self.arm(Node::Tcb(*idx), deadline);
@@ -156,7 +173,8 @@ impl<B: PacketBuf> Stack<B> {
         now: Instant,
         owner: u32,
         kind: SchedulerKind,
-        views: &mut Vec<(u32, PathView)>,
+        views: &mut Views,
+        room_on: RoomOn<'_>,
     ) -> Option<Assignment> {
         let connection = self.connections.get(owner)?;
         let blocked = connection.data_snd_nxt < connection.data_end
@@ -172,8 +190,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         let dsn = connection.local_dsn(head);
         let next = Next { start: head, len: 1, again: true };
-        self.view_paths(now, owner, &next, views);
-        let holder = views.iter().find_map(|(idx, view)| {
+        self.view_paths(now, owner, &next, views, room_on);
+        let holder = views.paths.iter().find_map(|(idx, view)| {
             let queue = &self.tcbs.get(*idx)?.queue;
             let front = queue.iter().take(HOLDER_DEPTH).filter_map(|segment| segment.mapping);
             let held = front.into_iter().find(|mapping| {
@@ -182,7 +200,8 @@ impl<B: PacketBuf> Stack<B> {
             Some((*idx, *view, held))
         });
         let (holder, slow, held) = holder?;
-        let faster = views.iter().filter(|(idx, view)| *idx != holder && view.room && !view.stale);
+        let faster =
+            views.paths.iter().filter(|(idx, view)| *idx != holder && view.room && !view.stale);
         let (idx, fast) = faster.min_by_key(|(_, view)| view.srtt)?;
         if fast.srtt * 2 > slow.srtt {
             return None;
@@ -217,13 +236,14 @@ impl<B: PacketBuf> Stack<B> {
         now: Instant,
         owner: u32,
         fresh: Option<Next>,
-        views: &mut Vec<(u32, PathView)>,
+        views: &mut Views,
+        room_on: RoomOn<'_>,
     ) -> Option<Assignment> {
         let (start, len) = fresh.map_or((0, 1), |next| (next.start, next.len));
-        self.view_paths(now, owner, &Next { start, len, again: false }, views);
+        self.view_paths(now, owner, &Next { start, len, again: false }, views, room_on);
         let connection = self.connections.get(owner)?;
         let (una, nxt) = (connection.data_snd_una, connection.data_snd_nxt);
-        let mut candidates: Vec<_> = views.iter().filter(|(_, view)| view.room).collect();
+        let mut candidates: Vec<_> = views.paths.iter().filter(|(_, view)| view.room).collect();
         candidates.sort_by_key(|(_, view)| (view.stale, view.srtt));
         for &&(idx, _) in &candidates {
             let copied_to = self.tcbs.get(idx)?.subflow.as_ref()?.copied_to.max(una);

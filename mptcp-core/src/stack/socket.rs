@@ -1,6 +1,7 @@
 //! The application's side: opening, accepting, reading, writing, closing, and reports.
 
 use super::demux::{Node, TokenOwner};
+use super::ingress::FAIR_SHARE;
 use super::{
     Connect, ConnectionInfo, Listen, Listener, Ready, Sock, SocketId, Stack, SubflowInfo, env,
 };
@@ -398,7 +399,10 @@ impl<B: PacketBuf> Stack<B> {
     /// Octets the send buffer takes now: it follows the congestion window up to the configured
     /// limit.
     pub(super) fn send_room(&self, sock: Sock) -> u32 {
-        let max = self.config.tcp.send_buffer_max;
+        let mut max = self.config.tcp.send_buffer_max;
+        if self.pool.is_low() {
+            max = max.min(FAIR_SHARE as u32);
+        }
         let limit = |cwnd: u32| cwnd.saturating_mul(3).saturating_add(256 << 10).min(max);
         match sock {
             Sock::Plain(idx) => {

@@ -15,6 +15,7 @@ use crate::driver::Progress;
 use crate::error::{OpenError, RecvError};
 use crate::stats::DropReason;
 use crate::tcp::is_no_host;
+use crate::time::Instant;
 use crate::udp::{
     Outgoing, Received, SendTo, UdpError, UdpInfo, UdpOptions, UdpSendError, UdpSocket, plain,
 };
@@ -308,8 +309,9 @@ impl<B: PacketBuf> Stack<B> {
     // Receiving.
 
     /// A datagram from the network.
-    pub(super) fn handle_udp(&mut self, header: &IpHeader, mut packet: B) {
+    pub(super) fn handle_udp(&mut self, now: Instant, header: &IpHeader, mut packet: B) {
         packet.truncate(header.total_len);
+        let whole = packet.slice(0..header.total_len);
         let meta = packet.rx_meta();
         packet.trim_front(header.header_len);
         let Ok(datagram) = UdpDatagram::parse(packet.data()) else {
@@ -336,8 +338,16 @@ impl<B: PacketBuf> Stack<B> {
         packet.trim_front(UDP_HEADER_LEN);
         packet.truncate(received.len);
         match self.udp_receiver(received.local, received.remote) {
-            Ok(idx) => self.udp_deliver(idx, received, packet),
-            Err(reason) => self.stats.drop(reason),
+            Ok(idx) => {
+                drop(whole);
+                self.udp_deliver(idx, received, packet);
+            }
+            Err(reason) => {
+                self.stats.drop(reason);
+                if reason == DropReason::UdpNoSocket {
+                    self.refuse_protocol(now, header.dst, PROTOCOL_UDP, &whole);
+                }
+            }
         }
     }
 

@@ -446,6 +446,7 @@ impl<B: PacketBuf> Tcb<B> {
             && segment.seq_len() == 0
             && !self.queue.is_empty()
             && self.snd_wnd == prior_window
+            && !segment.refused
             && !segment.signals;
         if duplicate && reno {
             self.dup_acks = self.dup_acks.saturating_add(1);

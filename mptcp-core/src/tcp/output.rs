@@ -143,7 +143,8 @@ pub(crate) const fn mss_for(mtu: u16, remote: &IpAddr) -> u16 {
 }
 
 /// Joins the first `len` octets of `bufs` (skipping `skip`) into one buffer: a view where one
-/// buffer holds them all, a copy where it does not. `None` when no buffer could be had.
+/// buffer holds them all, a copy where it does not. Without a buffer to copy into it is a view of
+/// fewer octets, so that what is queued can always be sent. `None` when there is nothing.
 pub(crate) fn gather<'a, B: PacketBuf + 'a, T: TxQueue<B>>(
     bufs: impl Iterator<Item = &'a B>,
     skip: usize,
@@ -165,7 +166,10 @@ pub(crate) fn gather<'a, B: PacketBuf + 'a, T: TxQueue<B>>(
         }
         let target = match &mut joined {
             Some(target) => target,
-            None => joined.insert(tx.alloc()?),
+            None => match tx.alloc_copy() {
+                Some(empty) => joined.insert(empty),
+                None => return Some(buf.slice(skip..skip + take)),
+            },
         };
         let Some(room) = target.append(take) else { break };
         room.copy_from_slice(data.get(skip..skip + take)?);

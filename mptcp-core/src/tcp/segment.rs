@@ -24,6 +24,8 @@ pub(crate) struct Segment {
     pub(crate) timestamps: Option<(u32, u32)>,
     sacks: [(SeqNum, SeqNum); MAX_SACK_BLOCKS],
     sack_count: u8,
+    /// Its text was refused for want of memory: what its options say about that is void.
+    pub(crate) refused: bool,
     /// Carries an MPTCP option other than a DSS: a duplicate acknowledgement of this kind says
     /// nothing about congestion (RFC 8684 §4).
     pub(crate) signals: bool,
@@ -72,6 +74,7 @@ impl Segment {
             timestamps: None,
             sacks: [(SeqNum(0), SeqNum(0)); MAX_SACK_BLOCKS],
             sack_count: 0,
+            refused: false,
             signals: false,
             options: RawOptions::EMPTY,
         };

@@ -1,6 +1,7 @@
 //! Containers sized at start-up: memory is reserved by the constructor, and a full container answers
 //! `None` or `false` instead of growing. Positions are `u32` indices so that links cost four bytes.
 
+pub mod bucket;
 pub mod list;
 pub mod range_set;
 pub mod slab;

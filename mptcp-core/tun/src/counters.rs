@@ -13,6 +13,7 @@ pub struct PortCounters {
     tx_errors: AtomicU64,
     tx_queue_full: AtomicU64,
     echo_replies: AtomicU64,
+    echo_limited: AtomicU64,
 }
 
 /// Counts of a whole loop.
@@ -77,6 +78,12 @@ impl PortCounters {
         self.echo_replies.load(Ordering::Relaxed)
     }
 
+    /// Echo requests left unanswered because there were too many; also counted as received.
+    #[must_use]
+    pub fn echo_limited(&self) -> u64 {
+        self.echo_limited.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn count_rx(&self, packets: u64, bytes: u64) {
         add(&self.rx_packets, packets);
         add(&self.rx_bytes, bytes);
@@ -97,6 +104,10 @@ impl PortCounters {
 
     pub(crate) fn count_tx_queue_full(&self) {
         add(&self.tx_queue_full, 1);
+    }
+
+    pub(crate) fn count_echo_limited(&self) {
+        add(&self.echo_limited, 1);
     }
 
     pub(crate) fn count_echo_reply(&self) {

@@ -41,4 +41,4 @@ pub use error::TunError;
 pub use handle::LoopHandle;
 pub use port::TunPort;
 pub use routes::RouteTable;
-pub use run::{BURST, TunLoop, Turn};
+pub use run::{BURST, RESERVE, TunLoop, Turn};

@@ -16,6 +16,7 @@ use core::net::IpAddr;
 use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, PacketBuf, PortId, RxChecksum, RxMeta, TxQueue};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::time::{Duration, Instant};
+use mptcp_core::util::bucket::TokenBucket;
 use mptcp_core::wire::icmp;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -26,6 +27,11 @@ use std::sync::Arc;
 pub const BURST: usize = 64;
 /// Packets a worker may send in one turn.
 const TX_BURST: usize = 256;
+/// Echo requests answered per second.
+const ECHO_PER_S: u32 = 1000;
+/// Buffers of the loop's pool that a worker on it should keep none of
+/// ([`HeapPool::with_reserve`]): what passes through needs them, headers above all.
+pub const RESERVE: usize = 4 * BURST;
 /// Timers a worker may run in one turn.
 const TIMER_BUDGET: usize = 256;
 /// The longest sleep: a worker whose mailbox is filled without [`LoopHandle::wake`] looks that often.
@@ -65,6 +71,7 @@ pub struct TunLoop<D> {
     /// Where the next packet is read to: empty, and never without room for an MTU.
     reading: HeapBuf,
     burst: Vec<HeapBuf>,
+    echo: TokenBucket,
     /// The last turn refused the worker a buffer.
     tx_starved: bool,
     counters: Arc<LoopCounters>,
@@ -110,6 +117,7 @@ impl<D: PacketDevice> TunLoop<D> {
             pool,
             reading,
             burst: Vec::with_capacity(BURST),
+            echo: TokenBucket::new(ECHO_PER_S),
             tx_starved: false,
             counters: Arc::new(LoopCounters::new(port_count)),
             handle: LoopHandle::new()?,
@@ -177,7 +185,7 @@ impl<D: PacketDevice> TunLoop<D> {
         let mut more = false;
         for port_idx in 0..self.ports.len() {
             more |= self.read_burst(port_idx)?;
-            self.answer_echo_requests(port_idx);
+            self.answer_echo_requests(now, port_idx);
             if !self.burst.is_empty() {
                 worker.handle_burst(now, &mut self.burst);
                 debug_assert!(self.burst.is_empty(), "the worker takes the whole burst");
@@ -225,7 +233,7 @@ impl<D: PacketDevice> TunLoop<D> {
     }
 
     /// Takes echo requests to our addresses out of `burst` and answers them where they came from.
-    fn answer_echo_requests(&mut self, port_idx: usize) {
+    fn answer_echo_requests(&mut self, now: Instant, port_idx: usize) {
         let (Some(port), Some(counters)) =
             (self.ports.get_mut(port_idx), self.counters.ports().get(port_idx))
         else {
@@ -233,8 +241,12 @@ impl<D: PacketDevice> TunLoop<D> {
         };
         let addresses = &self.addresses;
         for reply in self.burst.extract_if(.., |packet| turn_into_echo_reply(packet, addresses)) {
-            counters.count_echo_reply();
-            port.send(reply, counters);
+            if self.echo.take(now) {
+                counters.count_echo_reply();
+                port.send(reply, counters);
+            } else {
+                counters.count_echo_limited();
+            }
         }
     }
 
@@ -333,6 +345,13 @@ impl<D: PacketDevice> TxQueue<HeapBuf> for Outbox<'_, D> {
         let buf = if is_available { self.pool.alloc() } else { None };
         self.is_starved |= buf.is_none();
         buf
+    }
+
+    /// Leaves what text is refused for the lack of, see [`RESERVE`].
+    fn alloc_copy(&mut self) -> Option<HeapBuf> {
+        let is_available =
+            self.pool.in_use() + RESERVE.min(self.pool.limit() / 2) < self.pool.limit();
+        if is_available { self.pool.alloc() } else { None }
     }
 
     fn push(&mut self, packet: HeapBuf) {

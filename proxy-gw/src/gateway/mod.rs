@@ -195,17 +195,22 @@ impl Gateway {
         }
     }
 
-    /// Stops listening and resets every session.
-    pub fn abort_all(&mut self, now: Instant, shard: &mut impl Shard) {
-        for listener in core::mem::take(&mut self.listeners) {
-            shard.close(now, listener);
-        }
-        self.draining = true;
-        for idx in 0..self.high_water {
+    /// Stops listening and resets at most `most` sessions; answers how many those were. To be called
+    /// until it is drained, as there is room for the resets.
+    pub fn abort(&mut self, now: Instant, shard: &mut impl Shard, most: u32) -> u32 {
+        self.drain(now, shard);
+        let mut aborted = 0;
+        // Draining adds none: everything from the mark on is gone for good.
+        while aborted < most
+            && let Some(idx) = self.high_water.checked_sub(1)
+        {
+            self.high_water = idx;
             if self.sessions.get(idx).is_some() {
                 self.end(now, shard, idx, EndReason::Drained, Farewell::Abort);
+                aborted += 1;
             }
         }
+        aborted
     }
 
     /// Whether nobody is being served any more, and nobody will be.

@@ -4,7 +4,9 @@ use super::{DriverError, Shards, spawn_shard};
 use crate::config::{Config, Hugepages};
 use crate::control::Waker;
 use crate::metrics::{DriverCounters, PortCounters};
-use dpdk_io::{Driver, DropReason, EalConfig, MacConfig, PortConfig, RouteConfig, ShardCounters};
+use dpdk_io::{
+    Driver, DropReason, EalConfig, L2Event, MacConfig, PortConfig, RouteConfig, ShardCounters,
+};
 use std::sync::Arc;
 
 impl From<dpdk_io::DriverError> for DriverError {
@@ -29,9 +31,8 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
     });
     let driver = Driver::start(eal_config(config), port_configs(config), routes.collect())?;
     let driver = Arc::new(driver);
-    let names: Vec<String> = config.ports.iter().map(|port| port.name.clone()).collect();
     let counted = Arc::clone(&driver);
-    shards.read_driver = Box::new(move || driver_counters(&names, counted.counters()));
+    shards.read_driver = Box::new(move || driver_counters(&counted));
     for (shard, &core) in config.driver.cores.iter().enumerate() {
         let driver = Arc::clone(&driver);
         let config = config.clone();
@@ -76,26 +77,52 @@ fn port_configs(config: &Config) -> Vec<PortConfig> {
     config.ports.iter().map(port).collect()
 }
 
-/// The sum over all shards.
-fn driver_counters(names: &[String], shards: &[Arc<ShardCounters>]) -> DriverCounters {
+/// The sum over all shards, and what the devices say.
+fn driver_counters(driver: &Driver) -> DriverCounters {
+    let shards = driver.counters();
     let sum = |of: &dyn Fn(&ShardCounters) -> u64| shards.iter().map(|shard| of(shard)).sum();
-    let ports = names.iter().enumerate().map(|(idx, name)| {
-        let port = |of: fn(&dpdk_io::counters::PortCounters) -> u64| {
+    let ports = driver.ports().into_iter().enumerate().map(|(idx, status)| {
+        let port = |of: &dyn Fn(&dpdk_io::counters::PortCounters) -> u64| {
             sum(&|shard: &ShardCounters| shard.ports().get(idx).map_or(0, of))
         };
+        let drops = DropReason::ALL.iter();
         PortCounters {
-            port: name.clone(),
+            port: status.name,
             counters: vec![
-                ("rx_packets", port(|p| p.rx_packets.value())),
-                ("rx_bytes", port(|p| p.rx_bytes.value())),
-                ("tx_packets", port(|p| p.tx_packets.value())),
-                ("tx_bytes", port(|p| p.tx_bytes.value())),
+                ("rx_packets", port(&|p| p.rx_packets.value())),
+                ("rx_bytes", port(&|p| p.rx_bytes.value())),
+                ("tx_packets", port(&|p| p.tx_packets.value())),
+                ("tx_bytes", port(&|p| p.tx_bytes.value())),
             ],
+            gauges: vec![
+                ("link_up", status.up.into()),
+                ("link_mbps", status.speed_mbps.map_or(0, u64::from)),
+            ],
+            drops: drops.map(|&reason| (reason.name(), port(&|p| p.drops(reason)))).collect(),
+            device: status.statistics,
         }
     });
+    let pools = driver.pools().into_iter().map(|pool| {
+        let gauges = [
+            ("buffers", pool.count),
+            ("buffers_used", pool.in_use),
+            ("views_used", pool.views_in_use),
+            ("buffer_bytes", pool.element_size),
+        ];
+        gauges.map(|(name, value)| (name, u64::from(value))).to_vec()
+    });
     let drops = DropReason::ALL.iter();
+    let events = L2Event::ALL.iter();
     DriverCounters {
         ports: ports.collect(),
         drops: drops.map(|&reason| (reason.name(), sum(&|shard| shard.drops(reason)))).collect(),
+        events: events.map(|&event| (event.name(), sum(&|shard| shard.events(event)))).collect(),
+        counters: vec![
+            ("turns", sum(&|shard| shard.turns.value())),
+            ("idle_turns", sum(&|shard| shard.idle_turns.value())),
+            ("sleeps", sum(&|shard| shard.sleeps.value())),
+        ],
+        gauges: vec![("neighbours", sum(&|shard| shard.neighbours.value()))],
+        pools: pools.collect(),
     }
 }

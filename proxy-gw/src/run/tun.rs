@@ -48,11 +48,13 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
     let wake: Waker = Arc::new(move || handle.wake());
     let names: Vec<String> = config.ports.iter().map(|port| port.name.clone()).collect();
     let counters = tun.counters();
-    shards.read_driver = Box::new(move || driver_counters(&names, &counters));
+    let counted = pool.clone();
+    shards.read_driver = Box::new(move || driver_counters(&names, &counters, &counted));
     let config = config.clone();
     spawn_shard(shards.add(wake), move |cell| {
         pin(config.driver.cores.first().copied().unwrap_or(0));
-        let mut worker = cell.make_worker(&config, clock.now(), Box::new(pool))?;
+        let kept = pool.with_reserve(mptcp_tun::RESERVE);
+        let mut worker = cell.make_worker(&config, clock.now(), Box::new(kept))?;
         cell.report_ready();
         tun.run(&mut worker).map_err(|error| error.to_string())?;
         Ok(worker.aborted())
@@ -67,7 +69,7 @@ fn pool(config: &Config) -> HeapPool {
     HeapPool::new((bytes / (mtu + BUFFER_OVERHEAD)).max(MIN_BUFFERS), mtu)
 }
 
-fn driver_counters(names: &[String], counters: &LoopCounters) -> DriverCounters {
+fn driver_counters(names: &[String], counters: &LoopCounters, pool: &HeapPool) -> DriverCounters {
     let ports = names.iter().zip(counters.ports());
     let ports = ports.map(|(name, port)| PortCounters {
         port: name.clone(),
@@ -80,7 +82,16 @@ fn driver_counters(names: &[String], counters: &LoopCounters) -> DriverCounters 
             ("tx_errors", port.tx_errors()),
             ("tx_queue_full", port.tx_queue_full()),
             ("echo_replies", port.echo_replies()),
+            ("echo_limited", port.echo_limited()),
         ],
+        ..PortCounters::default()
     });
-    DriverCounters { ports: ports.collect(), drops: vec![("no_route", counters.no_route())] }
+    let buffers = [("buffers", pool.limit()), ("buffers_used", pool.in_use())];
+    DriverCounters {
+        ports: ports.collect(),
+        drops: vec![("no_route", counters.no_route())],
+        counters: vec![("turns", counters.turns())],
+        pools: vec![buffers.map(|(name, value)| (name, value as u64)).to_vec()],
+        ..DriverCounters::default()
+    }
 }

@@ -59,13 +59,9 @@ impl<B: PacketBuf> ShardWorker<B> {
         if core::mem::replace(&mut self.obeyed, order) == order {
             return;
         }
-        match order {
-            Order::Serve => {}
-            Order::Drain => self.gateway.drain(now, &mut self.stack),
-            Order::Abort => {
-                self.aborted += self.gateway.session_count();
-                self.gateway.abort_all(now, &mut self.stack);
-            }
+        // To abort takes several turns: `abort_some`.
+        if order == Order::Drain {
+            self.gateway.drain(now, &mut self.stack);
         }
     }
 
@@ -102,15 +98,26 @@ impl<B: PacketBuf> ShardWorker<B> {
         }
     }
 
+    /// Resets as many sessions as the stack can tell all subflows and exits of.
+    fn abort_some(&mut self, now: Instant) {
+        let resets = usize::from(self.stack.config().mptcp.max_subflows) + 1;
+        let most = u32::try_from(self.stack.reset_room() / resets).unwrap_or(u32::MAX);
+        self.aborted += self.gateway.abort(now, &mut self.stack, most);
+    }
+
     /// Whether nothing is left that this shard owes its peers.
     fn is_finished(&mut self, now: Instant) -> bool {
         if !self.gateway.is_drained() {
             return false;
         }
         let drained_at = *self.drained_at.get_or_insert(now);
+        self.is_quiet() || now >= drained_at + LAST_SEGMENTS
+    }
+
+    /// Nothing is open, and everything there was to say about that is said.
+    fn is_quiet(&self) -> bool {
         let occupancy = self.stack.occupancy();
-        let quiet = occupancy.tcbs == 0 && occupancy.connections == 0;
-        quiet || now >= drained_at + LAST_SEGMENTS
+        occupancy.tcbs == 0 && occupancy.connections == 0 && self.stack.transmit_idle()
     }
 }
 
@@ -137,8 +144,12 @@ impl<B: PacketBuf> Worker<B> for ShardWorker<B> {
     fn poll_timeout(&self) -> Option<Instant> {
         let last_segments = self.drained_at.map(|at| at + LAST_SEGMENTS);
         let asked = self.mailbox.is_waiting().then_some(Instant::from_nanos(0));
+        // A loop that sleeps between its turns must not do so before the next portion, or the end.
+        let drained = self.gateway.is_drained();
+        let at_once = if drained { self.is_quiet() } else { self.obeyed == Order::Abort };
+        let at_once = at_once.then_some(Instant::MIN);
         let deadlines =
-            [self.stack.poll_timeout(), self.gateway.poll_timeout(), last_segments, asked];
+            [self.stack.poll_timeout(), self.gateway.poll_timeout(), last_segments, asked, at_once];
         deadlines.into_iter().flatten().min()
     }
 
@@ -157,6 +168,9 @@ impl<B: PacketBuf> Worker<B> for ShardWorker<B> {
             let verdict = self.verifier.as_ref().and_then(VerifierClient::poll);
             let Some(verdict) = verdict else { break };
             self.gateway.handle_verified(now, &mut self.stack, &verdict);
+        }
+        if self.obeyed == Order::Abort && !self.gateway.is_drained() {
+            self.abort_some(now);
         }
         if self.is_finished(now) { Control::Stop } else { Control::Continue }
     }

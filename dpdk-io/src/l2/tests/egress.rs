@@ -79,6 +79,9 @@ fn what_is_no_packet_or_for_ourselves_goes_nowhere() {
         bench.send(at(0), LTE, &segment("10.1.0.1", dst));
     }
     assert_eq!(bench.drops(DropReason::BadDestination), 5);
+    let told: Vec<_> = bench.reports().iter().map(|report| (report.kind, report.dst)).collect();
+    let own = ["10.1.0.1", "10.2.0.1", "10.1.255.255"];
+    assert_eq!(told, own.map(|dst| (IcmpErrorKind::HostUnreachable, ip(dst))), "to the stack");
     assert_eq!((bench.sent().len(), bench.counters.all_drops()), (0, 10));
 }
 
@@ -111,7 +114,11 @@ fn the_start_announces_addresses_and_asks_for_gateways() {
     let mut bench = Bench::starting(&L2Config { announce: true, ..config() });
     assert_eq!(bench.l2.poll_timeout(), Some(Instant::MIN));
     bench.l2.handle_timeouts(at(0), &mut bench.wire);
-    let sent = bench.sent();
+    let mut sent = bench.sent();
+    assert!(
+        is_report(&sent.remove(0).1),
+        "before what a snooping switch would keep the answers of"
+    );
     let arps: Vec<_> = sent
         .iter()
         .filter(|(_, frame)| unframe(frame).0.protocol == EthernetProtocol::Arp)
@@ -135,7 +142,9 @@ fn the_start_announces_addresses_and_asks_for_gateways() {
     assert_eq!(ndisc.len(), 2 + 1, "two addresses announced, one gateway asked for");
 
     bench.l2.handle_timeouts(at(1999), &mut bench.wire);
-    assert!(bench.sent().iter().all(|(_, frame)| is_question(frame)));
+    let mut sent = bench.sent();
+    assert!(is_report(&sent.remove(0).1), "once more");
+    assert!(sent.iter().all(|(_, frame)| is_question(frame)));
     bench.l2.handle_timeouts(at(2000), &mut bench.wire);
     assert_eq!(bench.sent().iter().filter(|(_, frame)| !is_question(frame)).count(), 5);
     for ms in [3000, 4000, 5000, 60_000] {
@@ -143,6 +152,11 @@ fn the_start_announces_addresses_and_asks_for_gateways() {
     }
     assert_eq!(bench.sent().iter().filter(|(_, frame)| !is_question(frame)).count(), 0);
     assert_eq!(bench.l2.poll_timeout(), None, "nobody wants the gateways now");
+}
+
+fn is_report(frame: &[u8]) -> bool {
+    let (header, packet) = unframe(frame);
+    header.protocol == EthernetProtocol::Ipv6 && (packet[6], packet[48]) == (0, 143)
 }
 
 /// Asks for somebody else, as opposed to announcing ourselves.

@@ -145,6 +145,12 @@ fn echo_replies_have_a_rate_and_shared_packets_are_copied() {
     let mut bench = Bench::new();
     bench.teach(at(0), LTE, "10.1.0.254", ROUTER);
     let frame = ip_frame(LTE, ROUTER, &echo_request("192.0.2.7", "10.1.0.1", b""));
+    let mut damaged = frame.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    for _ in 0..1500 {
+        bench.receive(at(1), LTE, &damaged);
+    }
+    assert_eq!(bench.drops(DropReason::EchoInvalid), 1500, "they cost no token");
     for _ in 0..1500 {
         assert_eq!(bench.receive(at(1), LTE, &frame), None);
     }
@@ -155,6 +161,51 @@ fn echo_replies_have_a_rate_and_shared_packets_are_copied() {
     let watcher = buf.slice(0..usize::MAX);
     assert!(bench.l2.ingress(at(5000), LTE, buf, &mut bench.wire).is_none());
     assert_eq!((bench.sent().len(), watcher.data()), (1, &frame[..]));
+}
+
+/// A listener query of a router, for `group`, to be answered within 400 ms.
+fn listener_query(group: &str, hop_limit: u8) -> Vec<u8> {
+    let mut message = vec![130, 0, 0, 0, 400_u16.to_be_bytes()[0], 400_u16.to_be_bytes()[1], 0, 0];
+    message.extend(v6(group).octets());
+    message.extend([2, 125, 0, 0]);
+    let mut sum = Checksum::new();
+    let len = u32::try_from(message.len()).unwrap();
+    sum.add_sum(checksum::pseudo_header(ip("fe80::fe"), ip("ff02::1"), 58, len), 0);
+    sum.add_bytes(&message);
+    message[2..4].copy_from_slice(&sum.finish().to_be_bytes());
+    let payload = [&[58, 0, 5, 2, 0, 0, 1, 0][..], &message].concat();
+    let mut query = packet("fe80::fe", "ff02::1", 0, &payload);
+    query[7] = hop_limit;
+    query
+}
+
+#[test]
+fn listener_queries_are_answered_once_for_all_groups_of_the_link() {
+    let mut bench = Bench::new();
+    let all = frame::group(v6("ff02::1"));
+    let on = |port, query: &[u8]| ethernet(port, ROUTER, all, EthernetProtocol::Ipv6, query);
+    // Our address there is fd00:1::1, our station address 02:00:00:00:00:01: fe80::ff:fe00:1.
+    for group in ["::", "ff02::1:ff00:1", "::"] {
+        assert_eq!(bench.receive(at(0), LTE, &on(LTE, &listener_query(group, 1))), None);
+    }
+    let other = on(LTE, &listener_query("ff02::1:ff00:2", 1));
+    bench.refused(LTE, &other, DropReason::NotForUs);
+    bench.refused(LTE, &on(LTE, &listener_query("::", 64)), DropReason::MldInvalid);
+    bench.refused(EXIT, &on(EXIT, &listener_query("::", 1)), DropReason::NotForUs);
+    assert_eq!(bench.sent().len(), 0, "answers wait, so that not all come at once");
+
+    let due = bench.l2.poll_timeout().unwrap();
+    assert!(due >= at(0) && due < at(400), "{due:?}");
+    bench.l2.handle_timeouts(due, &mut bench.wire);
+    let sent = bench.sent();
+    let reports: Vec<_> = sent.iter().filter(|(_, frame)| unframe(frame).1[6] == 0).collect();
+    let [(port, report)] = reports[..] else { panic!("one report: {sent:02x?}") };
+    let (header, packet) = unframe(report);
+    assert_eq!((*port, header.dst), (LTE, EthernetAddress([0x33, 0x33, 0, 0, 0, 0x16])));
+    assert_eq!((packet[7], &packet[8..24]), (1, &v6("fe80::ff:fe00:1").octets()[..]));
+    assert_eq!((packet[48], packet[55]), (143, 1), "one group serves both addresses");
+    assert_eq!((packet[56], &packet[60..76]), (2, &v6("ff02::1:ff00:1").octets()[..]));
+    assert_eq!(bench.events(L2Event::GroupReports), 1);
 }
 
 #[test]

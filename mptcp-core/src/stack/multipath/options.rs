@@ -211,7 +211,7 @@ impl<B: PacketBuf> Stack<B> {
                 subflow.proven = true;
             }
         }
-        let Some(mapping) = dss.mapping else { return Effect::None };
+        let Some(mapping) = dss.mapping.filter(|_| !segment.refused) else { return Effect::None };
         if mapping.len == 0 {
             // RFC 8684 §3.3.1: an infinite mapping.
             self.stats.infinite_map_rx += 1;

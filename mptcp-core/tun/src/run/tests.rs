@@ -394,6 +394,21 @@ fn echo_requests_to_us_are_answered_on_their_port() {
 }
 
 #[test]
+fn echo_replies_have_a_rate() {
+    let device = FakeDevice::new();
+    let mut tun = make_loop(core::slice::from_ref(&device), &[], 2000);
+    let mut worker = Script::default();
+    for _ in 0..1500 {
+        device.arrive(echo_request([10, 1, 0, 1]));
+    }
+    while tun.turn(NOW, &mut worker).unwrap() == Turn::Busy {}
+    let counters = tun.counters();
+    let port = &counters.ports()[0];
+    assert_eq!((port.echo_replies(), port.echo_limited()), (1000, 500));
+    assert_eq!((device.sent().len(), worker.received().count()), (1000, 0));
+}
+
+#[test]
 fn a_stop_sends_what_is_left() {
     let device = FakeDevice::new();
     let mut tun = make_loop(core::slice::from_ref(&device), &[], 1000);

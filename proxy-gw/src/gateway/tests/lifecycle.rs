@@ -152,7 +152,9 @@ fn aborting_resets_every_session() {
     let greeting = world.client_saying(b"\x05");
     let connecting = world.client_saying(REQUEST);
     world.gateway.drain(world.now, &mut world.shard);
-    world.gateway.abort_all(world.now, &mut world.shard);
+    assert_eq!(world.gateway.abort(world.now, &mut world.shard, 2), 2);
+    assert!(!world.gateway.is_drained() && world.gateway.session_count() == 1);
+    assert_eq!(world.gateway.abort(world.now, &mut world.shard, 2), 1);
     for id in [inner, outer, greeting, connecting] {
         assert_eq!(world.fate(id), Some(Fate::Aborted));
     }

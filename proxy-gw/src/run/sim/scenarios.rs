@@ -187,6 +187,24 @@ fn questions_wait_for_packets_and_orders_do_not() {
     assert_eq!(answers.iter_mut().filter_map(|answer| answer.try_recv().ok()).count(), 1);
 }
 
+/// More resets than wait in a shard at a time.
+#[test]
+fn aborting_tells_every_client() {
+    const CLIENTS: usize = 1500;
+    let mut world = World::new(9, 0, &["limits.connections=2000"]);
+    for _ in 0..CLIENTS {
+        start(&mut world, Wish { manners: Manners::Silent, ..GOOD });
+    }
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.counters().sessions as usize, CLIENTS);
+    world.handle.order(Order::Abort);
+    assert!(world.run_until(Duration::from_secs(1), |world| world.stopped));
+    assert_eq!(world.gateway.worker.aborted() as usize, CLIENTS);
+    finish(&mut world, 5);
+    let told = world.phone.worker.done.iter().filter(|client| client.error.is_some()).count();
+    assert_eq!(told, CLIENTS);
+}
+
 /// Clients of every kind at once on lossy links, several seeds: the well-behaved get what they
 /// wanted, and nothing is left at the gateway.
 #[test]

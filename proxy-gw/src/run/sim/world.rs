@@ -8,7 +8,7 @@ use crate::run::stack_config::stack_config;
 use crate::run::worker::ShardWorker;
 use core::net::IpAddr;
 use core::time::Duration;
-use mptcp_core::buf::{HeapBuf, HeapPool, HeapTxQueue, PortId};
+use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, HeapTxQueue, PacketBuf, PortId};
 use mptcp_core::config::{LocalAddress, StackConfig};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::rng::Rng;
@@ -113,12 +113,28 @@ impl<W: Worker<HeapBuf>> Host<W> {
         Self { worker, pool, node, tx, inbox: Vec::new(), routes: BTreeMap::new(), by_source }
     }
 
+    /// Received packets take memory of the host's pool, as in a driver.
+    fn receive(&mut self, packet: &[u8]) {
+        let mut buf = self.pool.alloc().expect("the pool is larger than what may be kept");
+        buf.append(packet.len()).expect("a packet fits into a buffer").copy_from_slice(packet);
+        self.inbox.push(buf);
+    }
+
     fn turn(&mut self, now: Instant, net: &mut Network) -> Control {
         self.worker.handle_burst(now, &mut self.inbox);
         let settles = (0..1000).any(|_| self.worker.handle_timeouts(now, 64) == Progress::Done);
         assert!(settles, "{now:?}: a timer fires again and again");
         self.worker.handle_events(now);
+        self.transmit(now, net);
         let control = self.worker.poll_control(now);
+        if control == Control::Stop {
+            self.transmit(now, net);
+        }
+        control
+    }
+
+    /// Sends everything there is.
+    fn transmit(&mut self, now: Instant, net: &mut Network) {
         loop {
             let progress = self.worker.poll_transmit(now, &mut self.tx);
             let mut sent = false;
@@ -132,7 +148,7 @@ impl<W: Worker<HeapBuf>> Host<W> {
                 }
             }
             if progress == Progress::Done || !sent {
-                return control;
+                return;
             }
         }
     }
@@ -183,13 +199,12 @@ impl World {
     /// Everything that is due now.
     fn turn(&mut self) {
         while let Some(delivery) = self.net.deliver(self.now.as_nanos()) {
-            let buf = HeapBuf::from_slice(&delivery.packet);
             if delivery.node == self.phone.node {
-                self.phone.inbox.push(buf);
+                self.phone.receive(&delivery.packet);
             } else if delivery.node == self.gateway.node {
-                self.gateway.inbox.push(buf);
+                self.gateway.receive(&delivery.packet);
             } else {
-                self.server.inbox.push(buf);
+                self.server.receive(&delivery.packet);
             }
         }
         let _ = self.phone.turn(self.now, &mut self.net);

@@ -1,11 +1,11 @@
 //! A token bucket for whatever strangers can ask of us.
 
-use mptcp_core::time::{Duration, Instant};
+use crate::time::{Duration, Instant};
 
 /// Allows `per_second` on average and as many at once. Time must not go backwards; when it does the
 /// bucket only waits.
 #[derive(Clone, Debug)]
-pub(crate) struct TokenBucket {
+pub struct TokenBucket {
     interval: Duration,
     burst: Duration,
     /// When the bucket will be full again.
@@ -13,13 +13,15 @@ pub(crate) struct TokenBucket {
 }
 
 impl TokenBucket {
-    pub(crate) fn new(per_second: u32) -> Self {
+    /// A full bucket; at least one a second.
+    #[must_use]
+    pub fn new(per_second: u32) -> Self {
         let interval = Duration::from_secs(1) / per_second.max(1);
         Self { interval, burst: Duration::from_secs(1), full_at: Instant::MIN }
     }
 
     /// True, and one token gone, when there is one.
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
+    pub fn take(&mut self, now: Instant) -> bool {
         let full_at = self.full_at.max(now) + self.interval;
         let allowed = full_at.since(now) <= self.burst;
         if allowed {
