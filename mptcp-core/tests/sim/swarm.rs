@@ -180,11 +180,15 @@ fn random_faulted_transfers() {
     let failures = std::sync::Mutex::new(Vec::new());
     let (large, bytes) =
         (core::sync::atomic::AtomicU64::new(0), core::sync::atomic::AtomicU64::new(0));
+    let next = core::sync::atomic::AtomicU64::new(first);
     std::thread::scope(|scope| {
-        for thread in 0..threads {
-            let (failures, large, bytes) = (&failures, &large, &bytes);
-            scope.spawn(move || {
-                for seed in (first..first + count).filter(|s| s % threads == thread) {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+                    if seed >= first + count {
+                        return;
+                    }
                     let plan = Plan::new(seed, seed % 8 == 0);
                     let ordering = core::sync::atomic::Ordering::Relaxed;
                     large.fetch_add(u64::from(seed % 8 == 0), ordering);
