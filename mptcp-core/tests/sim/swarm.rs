@@ -168,6 +168,10 @@ impl Plan {
         if !plain {
             let judged = seen.data_bytes >= self.up + self.down && seen.data_acks > 0;
             assert!(judged && seen.connections == 2, "{seen:?}");
+            let checksums = self.checksum == ChecksumPolicy::Require;
+            assert_eq!(seen.checksums > 0, checksums, "{seen:?}");
+            let joins = world.client.stack.counters().mp_join_syn_ack_rx;
+            assert!(seen.proofs >= joins, "{joins} joins: {seen:?}");
         }
     }
 
