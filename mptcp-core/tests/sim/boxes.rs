@@ -125,8 +125,6 @@ impl Placed {
             Kind::Strip(_) if self.path == 0 => Effect::FallsBack,
             // Data before its mapping: the first of it means fallback.
             Kind::Splitter(_, MptcpOn::Last) => Effect::Open,
-            // Before the join is complete the checksum fails on the only subflow.
-            Kind::Edited(_) => Effect::Open,
             _ => Effect::Kept,
         }
     }

@@ -1,6 +1,7 @@
 //! The stack in the simulator: whole transfers over faulty links in virtual time.
 
 mod boxes;
+mod middleboxes;
 mod plan;
 mod relay;
 mod scenarios;

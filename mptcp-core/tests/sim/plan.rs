@@ -58,7 +58,7 @@ fn loss(rng: &mut Rng) -> Loss {
 }
 
 /// One direction of a link, each fault drawn on its own.
-fn link(rng: &mut Rng, mbit: u64, delay_us: u64, faulty: bool) -> LinkConfig {
+pub(crate) fn link(rng: &mut Rng, mbit: u64, delay_us: u64, faulty: bool) -> LinkConfig {
     let mut config = LinkConfig {
         rate_bps: Some(mbit * 1_000_000),
         delay_ns: delay_us * 1000,

@@ -9,7 +9,7 @@ use core::time::Duration;
 use mptcp_core::config::StackConfig;
 use mptcp_core::stack::{Connect, Listen, Ready, SocketId};
 use mptcp_core::time::Instant;
-use netsim::link::{LinkConfig, Loss};
+use netsim::link::LinkConfig;
 use netsim::network::Network;
 use netsim::referee::Referee;
 use netsim::rng::Rng;
@@ -280,12 +280,9 @@ impl Chain {
     }
 }
 
+/// Loss, jitter, reordering, duplication, a queue of any depth.
 fn faulty(rng: &mut Rng, mbit: u64, delay_ms: u64) -> LinkConfig {
-    let loss = match rng.next_u64() % 3 {
-        0 => Loss::None,
-        _ => Loss::Bernoulli((rng.next_u64() % 20_000) as u32),
-    };
-    LinkConfig { loss, ..link(mbit, delay_ms) }
+    crate::plan::link(rng, mbit, delay_ms * 1000, true)
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn random_faulted_transfers() {
         }
     });
     let totals = totals.into_inner().expect("no poison");
-    println!("sim: seeds {first}..{}: {totals:x?}", first + count);
+    println!("sim: seeds {first}..{}: {totals:?}, digest {:016x}", first + count, totals.digest);
     assert!(totals.failed.is_empty(), "failing seeds: {:?}", totals.failed);
     assert!(totals.large >= count / 10, "{totals:?}");
     assert!(totals.fallbacks.values().sum::<u64>() <= 2 + totals.mptcp / 100, "{totals:?}");
