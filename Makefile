@@ -51,7 +51,8 @@ test: deps-if-possible
 
 # sim: SEEDS random faulted transfers through the simulator
 sim:
-	PLAIT_SIM_SEEDS=$(SEEDS) cargo test --release -p mptcp-core --test sim -- --nocapture
+	# The bench profile is the release one with overflow checks.
+	PLAIT_SIM_SEEDS=$(SEEDS) cargo test --profile bench -p mptcp-core --test sim -- --nocapture
 
 # interop: the tests against the Linux kernel, in network namespaces; PLAIT_INTEROP=full for every
 #   combination (root)

@@ -61,7 +61,8 @@ struct Bed {
     a: String,
     b: String,
     socket: PathBuf,
-    child: Child,
+    /// Running once there is one.
+    child: Option<Child>,
 }
 
 impl Bed {
@@ -69,7 +70,11 @@ impl Bed {
         let id = std::process::id();
         let (a, b) = (format!("nsl{id}{name}a"), format!("nsl{id}{name}b"));
         let socket = std::env::temp_dir().join(format!("nsl{id}{name}.sock"));
-        for namespace in [&a, &b] {
+        let mut bed = Self { a, b, socket, child: None };
+        let (a, b) = (&bed.a, &bed.b);
+        for namespace in [a, b] {
+            // One of a process that had this number before and was killed.
+            let _ = Command::new("ip").args(["netns", "delete", namespace]).output();
             run("ip", &["netns", "add", namespace]);
         }
         let link = format!(
@@ -78,14 +83,16 @@ impl Bed {
         );
         let mut child = Command::new(PROGRAM)
             .args(["run", "--seed", "9", "--link", &link, "--control"])
-            .arg(&socket)
+            .arg(&bed.socket)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let output = child.stdout.take().unwrap();
+        bed.child = Some(child);
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(output).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
-        Self { a, b, socket, child }
+        bed
     }
 
     fn ctl(&self, words: &str) -> Output {
@@ -152,8 +159,10 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
         let _ = std::fs::remove_file(&self.socket);
         for namespace in [&self.a, &self.b] {
             let _ = Command::new("ip").args(["netns", "delete", namespace]).output();
@@ -176,7 +185,9 @@ fn datagrams_take_their_time_and_a_cut_is_silent() {
     bed.set("ab.blackhole=1");
     let before = bed.counter("ab", "blackholed");
     assert_eq!(bed.echo_within("10.7.0.2:9", Duration::from_millis(300)), None);
-    while bed.counter("ab", "blackholed") == before {}
+    // Each question takes a process: thousands of them are patience enough.
+    let counted = (0..5_000).any(|_| bed.counter("ab", "blackholed") > before);
+    assert!(counted, "the cut counts nothing");
     bed.set("blackhole=0 ab.delay=60ms");
     assert!(bed.echo("10.7.0.2:9").unwrap() >= Duration::from_millis(80));
     assert_eq!(bed.counter("ab", "delay_us"), 60_000);
@@ -239,8 +250,9 @@ fn it_ends_cleanly_and_explains_mistakes() {
     assert_eq!(second.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&second.stderr).contains("another process uses it"));
 
-    run("kill", &["-TERM", &bed.child.id().to_string()]);
-    assert_eq!(bed.child.wait().unwrap().code(), Some(0));
+    let child = bed.child.as_mut().unwrap();
+    run("kill", &["-TERM", &child.id().to_string()]);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(!bed.socket.exists());
     let device = Command::new("ip").args(["-n", &bed.a, "link", "show", "left"]).output().unwrap();
     assert!(!device.status.success(), "the device outlived its process");

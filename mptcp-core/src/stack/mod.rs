@@ -233,6 +233,12 @@ pub struct Occupancy {
     pub tokens: usize,
     /// Armed timers.
     pub timers: u32,
+    /// Connections and control blocks that have something to send.
+    pub transmits: u32,
+    /// Answers without state that wait to be sent.
+    pub replies: usize,
+    /// Sockets with readiness to report.
+    pub events: u32,
 }
 
 impl<B: PacketBuf> Stack<B> {
@@ -313,6 +319,9 @@ impl<B: PacketBuf> Stack<B> {
             flows: self.demux.flow_count(),
             tokens: self.demux.token_count(),
             timers: self.wheel.len(),
+            transmits: self.tx.len(),
+            replies: self.replies.len(),
+            events: self.events.len(),
         }
     }
 
@@ -321,6 +330,12 @@ impl<B: PacketBuf> Stack<B> {
     #[must_use]
     pub fn reset_room(&self) -> usize {
         MAX_REPLIES.saturating_sub(self.resets.len())
+    }
+
+    /// Open listeners.
+    #[must_use]
+    pub const fn listener_count(&self) -> u32 {
+        self.listeners.len()
     }
 
     /// True when nothing waits to be sent.

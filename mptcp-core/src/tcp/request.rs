@@ -55,7 +55,7 @@ pub(crate) struct Request {
     /// 255: the peer does not scale.
     pub(crate) snd_wscale: u8,
     pub(crate) retries: u8,
-    /// Segments dropped because they spoke MPTCP without showing the keys.
+    /// How often the keys were asked for again, because a segment spoke MPTCP without them.
     pub(crate) keyless: u8,
     pub(crate) peer_mss: u16,
     pub(crate) local_mss: u16,

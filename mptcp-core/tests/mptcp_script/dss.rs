@@ -235,6 +235,20 @@ proptest! {
 }
 
 #[test]
+fn t60_a_gap_that_closes_is_told_at_once() {
+    let mut script = Script::server();
+    let (keys, _, _) = script.confirmed();
+    let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    // Long past the segments that are acknowledged one by one at the start.
+    for offset in 1..40 {
+        let out = script.send_data(&keys, &mut join, offset, 0, &stream(offset, 1));
+        assert_acked(&keys, &out, 0);
+    }
+    let out = script.send_data(&keys, &mut join, 0, 0, &stream(0, 1));
+    assert_acked(&keys, &out, 40);
+}
+
+#[test]
 fn t62_data_beyond_the_window_is_not_taken() {
     let mut script = Script::server();
     let (keys, mut flow, id) = script.confirmed();

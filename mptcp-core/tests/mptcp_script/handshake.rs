@@ -241,6 +241,44 @@ fn t15_a_third_ack_without_keys_means_plain_tcp_for_good() {
 }
 
 #[test]
+fn t15_a_window_without_keys_is_asked_about_once() {
+    let mut script = Script::server();
+    let (mut flow, answer) = script.half_open(4000, H);
+    let keys = Keys { peer: PEER_KEY, stack: stack_key(&answer), checksum: false };
+    // Third ACK and first data are lost, the rest of the window arrives.
+    let start = flow.snd_nxt;
+    for n in 1..10_u32 {
+        flow.snd_nxt = start.wrapping_add(100 * n);
+        let data = stream(100 * u64::from(n), 100);
+        let seg = flow.seg().dss(keys.map(100 * u64::from(n), 1 + 100 * n, 100)).data(&data);
+        let out = script.send(&flow, &seg);
+        assert_eq!(out.len(), usize::from(n == 1), "{out:?}");
+    }
+    assert!(script.accept().is_none());
+    flow.snd_nxt = start;
+    let data = stream(0, 100);
+    script.send(&flow, &flow.seg().opt(&first_data(&keys, &data)).data(&data));
+    let id = script.accept().expect("established");
+    assert_eq!((script.info(id).mptcp, script.fallback(id)), (Some(1), None));
+
+    // Asked three times, each time with more patience, a peer without keys speaks plain TCP.
+    let mut script = Script::server();
+    let (mut flow, answer) = script.half_open(4000, H);
+    let keys = Keys { peer: PEER_KEY, stack: stack_key(&answer), checksum: false };
+    flow.snd_nxt = flow.snd_nxt.wrapping_add(100);
+    let data = stream(100, 100);
+    let seg = flow.seg().dss(keys.map(100, 101, 100)).data(&data);
+    // After a second the SYN/ACK was repeated on its own account, which starts the last wait anew.
+    for patience in [0, 200, 400, 1_400] {
+        assert!(script.accept().is_none());
+        script.advance(patience);
+        script.send(&flow, &seg);
+    }
+    let id = script.accept().expect("established");
+    assert_eq!(script.fallback(id), Some(FallbackReason::AckWithoutCapable));
+}
+
+#[test]
 fn a_wrong_key_echo_means_plain_tcp() {
     for (sender, flip) in [(PEER_KEY, 1), (0, 0)] {
         let mut script = Script::server();

@@ -1,7 +1,10 @@
 //! The stack in the simulator: whole transfers over faulty links in virtual time.
 
 mod aggregation;
+mod boxes;
 mod capture;
+mod middleboxes;
+mod plan;
 mod relay;
 mod scenarios;
 mod swarm;

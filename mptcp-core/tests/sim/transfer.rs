@@ -2,6 +2,7 @@
 
 use crate::world::{Host, World};
 use mptcp_core::error::{RecvError, SendError};
+use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::time::{Duration, Instant};
 
@@ -150,6 +151,15 @@ pub(crate) struct Report {
     pub(crate) server_bytes_by_path: Vec<u64>,
     /// Longest time without delivery at the client while it was receiving.
     pub(crate) longest_gap: Duration,
+    /// MPTCP version and reason of a fallback, at the client and at the server.
+    pub(crate) ends: [(Option<u8>, Option<FallbackReason>); 2],
+}
+
+impl Report {
+    /// Why the connection is plain TCP, if either end says so.
+    pub(crate) fn fallback(&self) -> Option<FallbackReason> {
+        self.ends.iter().find_map(|(_, reason)| *reason)
+    }
 }
 
 /// Both directions of one connection from start to empty tables.
@@ -260,11 +270,21 @@ pub(crate) fn run_with(
     }
     let took = world.now.since(start);
     let server = server.expect("the harness is sound");
+    let ends = [(&world.client, client.id), (&world.server, server.id)].map(|(host, id)| {
+        let info = host.stack.info(id).expect("not released yet");
+        (info.mptcp, info.fallback)
+    });
     world.client.stack.release(client.id);
     world.server.stack.release(server.id);
     settle(world);
     world.server.stack.close_listener(world.now, listener);
-    Report { took, client_bytes_by_path: by_path.0, server_bytes_by_path: by_path.1, longest_gap }
+    Report {
+        took,
+        client_bytes_by_path: by_path.0,
+        server_bytes_by_path: by_path.1,
+        longest_gap,
+        ends,
+    }
 }
 
 /// Lets everything that still has a timer run out.

@@ -1,5 +1,7 @@
 //! The MPTCP options a judge needs, version 1 (RFC 8684 §3): how connections are recognised and
-//! what is mapped and acknowledged. Everything else is kept as `Other`.
+//! what is mapped, acknowledged and signed. Everything else is kept as `Other`.
+
+use core::net::IpAddr;
 
 /// An MPTCP option (TCP kind 30).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -10,15 +12,26 @@ pub enum MptcpOption<'a> {
     JoinSyn {
         /// Names the connection at the receiver.
         token: u32,
+        /// Random number of the sender.
+        nonce: u32,
     },
-    /// MP_JOIN on a SYN/ACK or on the third ACK.
-    JoinAnswer,
+    /// MP_JOIN on a SYN/ACK.
+    JoinSynAck {
+        /// The first 64 bits of the sender's HMAC.
+        hmac: u64,
+        /// Random number of the sender.
+        nonce: u32,
+    },
+    /// MP_JOIN on the third ACK: the first 160 bits of the sender's HMAC.
+    JoinAck([u8; 20]),
     /// DSS (§3.3).
     Dss(Dss),
+    /// ADD_ADDR (§3.4.1).
+    AddAddr(AddAddr),
     /// MP_FAIL: the sender leaves MPTCP or this subflow (§3.7).
     Fail,
-    /// MP_FASTCLOSE (§3.5).
-    Fastclose,
+    /// MP_FASTCLOSE (§3.5): the key of the receiver of this packet.
+    Fastclose(u64),
     /// Any other subtype, or a known one with a length that is not its own.
     Other {
         /// High nibble of the third byte.
@@ -41,6 +54,29 @@ pub struct Capable {
     pub receiver_key: Option<u64>,
     /// Data-Level Length, when the option maps the first data.
     pub data_len: Option<u16>,
+    /// Checksum of that mapping.
+    pub checksum: Option<u16>,
+}
+
+impl Capable {
+    /// The A flag: checksums are asked for.
+    #[must_use]
+    pub const fn asks_checksum(&self) -> bool {
+        self.flags & 0x80 != 0
+    }
+}
+
+/// ADD_ADDR: another address of the sender.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AddAddr {
+    /// The Address ID.
+    pub id: u8,
+    /// The address.
+    pub address: IpAddr,
+    /// The port, when it is not that of the connection.
+    pub port: Option<u16>,
+    /// The last 64 bits of the sender's HMAC; absent on an echo.
+    pub hmac: Option<u64>,
 }
 
 /// A data sequence number or DATA_ACK as it was on the wire.
@@ -72,7 +108,7 @@ pub struct Mapping {
     pub ssn: u32,
     /// Octets, a DATA_FIN included; 0 is the infinite mapping.
     pub len: u16,
-    /// Whether a checksum follows; the referee does not verify it.
+    /// The DSS checksum, if one follows.
     pub checksum: Option<u16>,
 }
 
@@ -84,13 +120,18 @@ impl<'a> MptcpOption<'a> {
         let subtype = data.first().map_or(0xff, |byte| byte >> 4);
         let known = match (subtype, whole.len()) {
             (0, 4 | 12 | 20 | 22 | 24) => Capable::parse(data).map(Self::Capable),
-            (1, 12) => {
-                field(data, 2).map(|token| Self::JoinSyn { token: u32::from_be_bytes(token) })
-            }
-            (1, 16 | 24) => Some(Self::JoinAnswer),
+            (1, 12) => word(data, 2)
+                .zip(word(data, 6))
+                .map(|(token, nonce)| Self::JoinSyn { token, nonce }),
+            (1, 16) => field(data, 2)
+                .map(u64::from_be_bytes)
+                .zip(word(data, 10))
+                .map(|(hmac, nonce)| Self::JoinSynAck { hmac, nonce }),
+            (1, 24) => field(data, 2).map(Self::JoinAck),
             (2, _) => Dss::parse(data).map(Self::Dss),
+            (3, _) => AddAddr::parse(data).map(Self::AddAddr),
             (6, 12) => Some(Self::Fail),
-            (7, 12) => Some(Self::Fastclose),
+            (7, 12) => field(data, 2).map(u64::from_be_bytes).map(Self::Fastclose),
             _ => None,
         };
         known.unwrap_or(Self::Other { subtype, data })
@@ -106,7 +147,24 @@ impl Capable {
             sender_key: field(data, 2).map(u64::from_be_bytes),
             receiver_key: field(data, 10).map(u64::from_be_bytes),
             data_len: field(data, 18).map(u16::from_be_bytes),
+            checksum: field(data, 20).map(u16::from_be_bytes),
         })
+    }
+}
+
+impl AddAddr {
+    fn parse(data: &[u8]) -> Option<Self> {
+        let [lead, id, rest @ ..] = data else { return None };
+        let echo = lead & 1 != 0;
+        let (address, rest) = match rest.len().saturating_sub(if echo { 0 } else { 8 }) {
+            4 | 6 => (IpAddr::from(field::<4>(rest, 0)?), rest.get(4..)?),
+            16 | 18 => (IpAddr::from(field::<16>(rest, 0)?), rest.get(16..)?),
+            _ => return None,
+        };
+        let has_port = rest.len() % 8 == 2;
+        let port = if has_port { Some(u16::from_be_bytes(field(rest, 0)?)) } else { None };
+        let hmac = if echo { None } else { Some(field(rest, if has_port { 2 } else { 0 })?) };
+        Some(Self { id: *id, address, port, hmac: hmac.map(u64::from_be_bytes) })
     }
 }
 
@@ -139,6 +197,10 @@ fn wire_seq(data: &[u8], at: &mut usize, long: bool) -> Option<WireSeq> {
     };
     *at += if long { 8 } else { 4 };
     Some(value)
+}
+
+fn word(data: &[u8], at: usize) -> Option<u32> {
+    field(data, at).map(u32::from_be_bytes)
 }
 
 fn field<const N: usize>(data: &[u8], at: usize) -> Option<[u8; N]> {
@@ -183,8 +245,39 @@ mod tests {
         assert_eq!(capable.sender_key, Some(0x0102_0304_0506_0708));
         assert_eq!(capable.receiver_key, Some(0x090a_0b0c_0d0e_0f10));
         assert_eq!(capable.data_len, Some(0x1112));
+        assert_eq!(capable.checksum, None);
+        whole[1] = 24;
+        whole[3] = 0x81;
+        whole.extend([7, 9]);
+        let MptcpOption::Capable(capable) = MptcpOption::parse(&whole) else { panic!() };
+        assert_eq!((capable.checksum, capable.asks_checksum()), (Some(0x0709), true));
         let MptcpOption::Capable(syn) = MptcpOption::parse(&[30, 4, 1, 1]) else { panic!() };
         assert_eq!((syn.sender_key, syn.data_len), (None, None));
         assert!(matches!(MptcpOption::parse(&[30, 5, 1, 1, 0]), MptcpOption::Other { .. }));
+    }
+    #[test]
+    fn an_announced_address_has_port_and_hmac_by_its_length() {
+        let (v4, v6) = ([192, 0, 2, 9], [0x20; 16]);
+        let (port, hmac) = ([0x1f, 0x90], [1; 8]);
+        let option = |echo: bool, parts: &[&[u8]]| {
+            let body = parts.concat();
+            let len = u8::try_from(body.len() + 4).unwrap();
+            [&[30, len, 0x30 | u8::from(echo), 5], &body[..]].concat()
+        };
+        for (address, octets) in [(IpAddr::from(v4), &v4[..]), (IpAddr::from(v6), &v6[..])] {
+            for (echo, with_port) in [(true, true), (true, false), (false, true), (false, false)] {
+                let port = if with_port { &port[..] } else { &[] };
+                let whole = option(echo, &[octets, port, if echo { &[] } else { &hmac }]);
+                let expected = AddAddr {
+                    id: 5,
+                    address,
+                    port: with_port.then_some(8080),
+                    hmac: (!echo).then_some(0x0101_0101_0101_0101),
+                };
+                assert_eq!(MptcpOption::parse(&whole), MptcpOption::AddAddr(expected));
+            }
+        }
+        let short = option(false, &[&v4]);
+        assert!(matches!(MptcpOption::parse(&short), MptcpOption::Other { subtype: 3, .. }));
     }
 }

@@ -2,33 +2,21 @@
 //! from the initial data sequence number: 0 is MP_CAPABLE, the first octet is 1.
 
 use super::options::widen;
+use super::ranges::Ranges;
+use super::secret::{Key, KeyPair};
 use super::stream::Stream;
 use super::violation::{Faults, Rule};
 use crate::network::NodeId;
 use crate::packet::mptcp::WireSeq;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-
-/// What a key stands for in version 1: SHA-256 gives the token and the initial DSN (§3.1).
-pub(super) struct Key {
-    pub(super) token: u32,
-    pub(super) idsn: u64,
-}
-
-impl Key {
-    pub(super) fn new(key: u64) -> Self {
-        let hash = Sha256::digest(key.to_be_bytes());
-        let token = hash.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
-        let idsn = hash.last_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-        Self { token, idsn }
-    }
-}
 
 /// One connection at one host.
 #[derive(Debug, Default)]
 pub(super) struct DataLevel {
-    local_idsn: Option<u64>,
-    remote_idsn: Option<u64>,
+    local: Option<Key>,
+    remote: Option<Key>,
+    /// DSS checksums were agreed on.
+    pub(super) checksum: bool,
     /// What the host mapped: bytes by data position.
     stream: Stream,
     /// End of the highest mapping sent, a DATA_FIN included.
@@ -44,6 +32,8 @@ pub(super) struct DataLevel {
     /// End of the highest mapping that reached the host, and of the stream if that is known.
     reached: u64,
     remote_end: Option<u64>,
+    /// Octets that reached the host with their mapping, MP_CAPABLE and DATA_FIN included.
+    arrived: Ranges,
     /// After an infinite mapping or MP_FAIL the data level is no longer judged.
     pub(super) fallen: bool,
 }
@@ -51,12 +41,22 @@ pub(super) struct DataLevel {
 impl DataLevel {
     /// Position of a DSN the host sent, near what it sent last.
     pub(super) fn local_position(&self, dsn: WireSeq) -> Option<u64> {
-        position(dsn, self.local_idsn?, self.mapped_end)
+        position(dsn, self.local?.idsn, self.mapped_end)
     }
 
     /// Position of a DSN that reached the host.
     pub(super) fn remote_position(&self, dsn: WireSeq) -> Option<u64> {
-        position(dsn, self.remote_idsn?, self.reached)
+        position(dsn, self.remote?.idsn, self.reached)
+    }
+
+    /// DSN of a position of the host's own stream, all 64 bits.
+    pub(super) fn local_dsn(&self, at: u64) -> Option<u64> {
+        Some(self.local?.idsn.wrapping_add(at))
+    }
+
+    /// Both keys, once they are known.
+    pub(super) fn keys(&self) -> Option<KeyPair> {
+        Some(KeyPair { local: self.local?.key, remote: self.remote?.key })
     }
 
     /// The host sent a mapping of `data_len` octets at `at`, and after them a DATA_FIN if `fin`.
@@ -99,17 +99,17 @@ impl DataLevel {
 
     /// The host sent a DATA_ACK and a window.
     pub(super) fn send_ack(&mut self, data_ack: WireSeq, window: u64, faults: &mut Faults) {
-        let Some(idsn) = self.remote_idsn else { return };
-        let Some(ack) = position(data_ack, idsn, self.last_ack) else {
+        let Some(remote) = self.remote else { return };
+        let Some(ack) = position(data_ack, remote.idsn, self.last_ack) else {
             faults.add(Rule::DataAckAdvances, format!("{data_ack:?} lies before the stream"));
             return;
         };
         faults.require(ack >= self.last_ack, Rule::DataAckAdvances, || {
             format!("DATA_ACK went back from position {} to {ack}", self.last_ack)
         });
-        let reached = self.reached.max(1);
-        faults.require(ack <= reached, Rule::DataAckAdvances, || {
-            format!("DATA_ACK {ack} is beyond {reached}, the last that arrived")
+        let arrived = self.arrived.prefix();
+        faults.require(ack <= arrived, Rule::DataAckAdvances, || {
+            format!("DATA_ACK {ack}, the first octet that did not arrive is {arrived}")
         });
         let edge = ack + window;
         // Behind the last octet a window means nothing any more.
@@ -126,12 +126,18 @@ impl DataLevel {
         self.reached = self.reached.max(end);
         if fin {
             self.remote_end = Some(end);
+            self.arrived.insert(end.saturating_sub(1), end);
         }
+    }
+
+    /// Octets of positions `start..end` reached the host, and their mapping too.
+    pub(super) fn receive(&mut self, start: u64, end: u64) {
+        self.arrived.insert(start, end);
     }
 
     /// A DATA_ACK reached the host. One for data never mapped is none of the peer's doing.
     pub(super) fn receive_ack(&mut self, data_ack: WireSeq, window: u64) {
-        let ack = self.local_idsn.and_then(|idsn| position(data_ack, idsn, self.acked));
+        let ack = self.local.and_then(|key| position(data_ack, key.idsn, self.acked));
         let Some(ack) = ack.filter(|&ack| ack <= self.mapped_end.max(1)) else { return };
         self.ack_seen = true;
         self.acked = self.acked.max(ack);
@@ -141,7 +147,7 @@ impl DataLevel {
 
     /// Bytes held.
     pub(super) fn held(&self) -> usize {
-        self.stream.held()
+        self.stream.held() + self.arrived.count() * size_of::<[u64; 4]>()
     }
 
     /// Gives the memory back; what was sent so far can no longer be compared.
@@ -195,7 +201,8 @@ impl Connections {
         self.next += 1;
         let place = (node, local.token);
         self.by_local.insert(place, id);
-        let data = DataLevel { local_idsn: Some(local.idsn), ..DataLevel::default() };
+        let mut data = DataLevel { local: Some(*local), ..DataLevel::default() };
+        data.arrived.insert(0, 1);
         self.table.insert(id, Entry { data, local: place, remote: None });
         (id, freed)
     }
@@ -203,7 +210,7 @@ impl Connections {
     /// Learns the peer's key.
     pub(super) fn set_remote(&mut self, node: NodeId, id: u64, remote: &Key) {
         if let Some(entry) = self.table.get_mut(&id) {
-            entry.data.remote_idsn = Some(remote.idsn);
+            entry.data.remote = Some(*remote);
             entry.remote = Some((node, remote.token));
             self.by_remote.insert((node, remote.token), id);
         }

@@ -13,6 +13,8 @@ mod data;
 mod flow;
 mod maps;
 mod options;
+mod ranges;
+mod secret;
 mod stream;
 mod violation;
 
@@ -71,6 +73,10 @@ pub struct Judged {
     pub data_bytes: u64,
     /// DATA_ACKs judged.
     pub data_acks: u64,
+    /// DSS checksums computed and compared.
+    pub checksums: u64,
+    /// HMACs and keys of MP_JOIN, ADD_ADDR and MP_FASTCLOSE compared.
+    pub proofs: u64,
     /// Malformed packets that reached a host.
     pub malformed_delivered: u64,
     /// Connections forgotten for lack of room while they may have been alive.
@@ -263,6 +269,8 @@ impl Referee {
             freed: 0,
             data_bytes: 0,
             data_acks: 0,
+            checksums: 0,
+            proofs: 0,
         };
         let id = flow.role.connection();
         let before = flow.held() + held_by(id, context.connections);
@@ -270,6 +278,8 @@ impl Referee {
         self.judged.segments += 1;
         self.judged.data_bytes += context.data_bytes;
         self.judged.data_acks += context.data_acks;
+        self.judged.checksums += context.checksums;
+        self.judged.proofs += context.proofs;
         let freed = context.freed;
         if flow.finished() {
             flow.stream.clear();

@@ -1,7 +1,7 @@
 //! The options of one segment, read once.
 
 use super::violation::{Faults, Rule};
-use crate::packet::mptcp::{Capable, Dss, MptcpOption};
+use crate::packet::mptcp::{AddAddr, Capable, Dss, MptcpOption};
 use crate::packet::{TcpOption, TcpSegment};
 
 /// What the referee wants to know of a segment's options.
@@ -14,11 +14,17 @@ pub(super) struct Seen<'a> {
     /// TSval and TSecr.
     pub(super) timestamps: Option<(u32, u32)>,
     pub(super) capable: Option<Capable>,
-    /// Token of an MP_JOIN on a SYN.
-    pub(super) join: Option<u32>,
-    pub(super) join_answer: bool,
+    /// Token and nonce of an MP_JOIN on a SYN.
+    pub(super) join: Option<(u32, u32)>,
+    /// HMAC and nonce of an MP_JOIN on a SYN/ACK.
+    pub(super) join_answer: Option<(u64, u32)>,
+    /// HMAC of an MP_JOIN on a third ACK.
+    pub(super) join_proof: Option<[u8; 20]>,
     pub(super) dss: Option<Dss>,
+    pub(super) address: Option<AddAddr>,
     pub(super) fail: bool,
+    /// Key of an MP_FASTCLOSE.
+    pub(super) fastclose: Option<u64>,
     /// Any option of kind 30.
     pub(super) mptcp: bool,
 }
@@ -58,11 +64,16 @@ impl<'a> Seen<'a> {
                 self.capable = self.capable.filter(|held| held.version == 1).or(Some(capable));
                 false
             }
-            MptcpOption::JoinSyn { token } => self.join.replace(token).is_some(),
-            MptcpOption::JoinAnswer => core::mem::replace(&mut self.join_answer, true),
+            MptcpOption::JoinSyn { token, nonce } => self.join.replace((token, nonce)).is_some(),
+            MptcpOption::JoinSynAck { hmac, nonce } => {
+                self.join_answer.replace((hmac, nonce)).is_some()
+            }
+            MptcpOption::JoinAck(hmac) => self.join_proof.replace(hmac).is_some(),
             MptcpOption::Dss(dss) => self.dss.replace(dss).is_some(),
+            MptcpOption::AddAddr(address) => self.address.replace(address).is_some(),
             MptcpOption::Fail => core::mem::replace(&mut self.fail, true),
-            MptcpOption::Fastclose | MptcpOption::Other { .. } => false,
+            MptcpOption::Fastclose(key) => self.fastclose.replace(key).is_some(),
+            MptcpOption::Other { .. } => false,
         }
     }
 }

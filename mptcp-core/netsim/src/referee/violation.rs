@@ -33,15 +33,24 @@ pub enum Rule {
     FinLast,
     /// TSval never goes back; TSecr echoes something that arrived (RFC 7323 §3).
     TimestampAdvances,
+    /// A RST is where the connection stands or answers a segment that arrived, and nothing but
+    /// another RST follows it (RFC 9293 §3.5.2, §3.5.3).
+    ResetIsLast,
     /// SACK blocks name data that arrived, in the order RFC 2018 and RFC 2883 ask.
     SackTruthful,
-    /// Keys and tokens are those of the connection.
+    /// Keys and tokens are those of the connection, and so are the HMACs of MP_JOIN and ADD_ADDR and
+    /// the key of MP_FASTCLOSE (RFC 8684 §3.1, §3.2, §3.4.1, §3.5).
     KeyMatches,
+    /// Every octet of a subflow has a mapping by the time it is acknowledged, unless the connection
+    /// fell back (RFC 8684 §3.3, §3.7).
+    DataMapped,
+    /// Mappings have a checksum exactly when it was agreed, and it is right (RFC 8684 §3.3.1).
+    ChecksumRight,
     /// An octet of a subflow is mapped to one data sequence number only (RFC 8684 §3.3.1).
     MappingKept,
     /// One data sequence number is one octet, on whatever subflow it travels.
     SameData,
-    /// DATA_ACK never goes back, and acknowledges nothing that was not mapped to us.
+    /// DATA_ACK never goes back, and acknowledges nothing that did not arrive with its mapping.
     DataAckAdvances,
     /// DATA_ACK plus window never moves left (RFC 8684 §3.3.4).
     DataWindowKept,

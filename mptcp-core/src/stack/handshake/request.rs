@@ -21,8 +21,11 @@ use crate::wire::{
 
 /// First retransmission of a SYN/ACK (RFC 6298 §2.1), doubling.
 const SYN_ACK_RTO: Duration = Duration::from_secs(1);
-/// Segments without keys that are waited out before the peer is taken at its word: plain TCP.
+/// Requests for missing keys that are waited out before the peer is taken at its word: plain TCP.
 const MAX_KEYLESS: u8 = 3;
+/// How long the first of them may stay unanswered, doubling: a window of data that left before it
+/// arrived says nothing about the peer.
+const KEYLESS_WAIT: Duration = Duration::from_millis(200);
 
 impl<B: PacketBuf> Stack<B> {
     pub(super) fn request(
@@ -342,14 +345,19 @@ impl<B: PacketBuf> Stack<B> {
         let agreed = self.agreed(now, request);
         let level = match request.wanted {
             Wanted::Capable { version, local_key, .. } => {
-                match self.third_ack(request, version, local_key, segment) {
+                match self.third_ack(now, request, version, local_key, segment) {
                     Some(level) => level,
                     None => {
                         self.stats.drop(DropReason::MpCapableMissing);
-                        if let Some(request) = self.requests.get_mut(idx) {
-                            request.keyless = request.keyless.saturating_add(1);
+                        if keys_overdue(now, request) {
+                            if let Some(request) = self.requests.get_mut(idx) {
+                                request.keyless = request.keyless.saturating_add(1);
+                                request.sent_at = now;
+                                request.flags.insert(RequestFlags::REPEATED);
+                            }
+                            self.want_transmit(Node::Request(idx));
                         }
-                        return self.want_transmit(Node::Request(idx));
+                        return;
                     }
                 }
             }
@@ -379,6 +387,7 @@ impl<B: PacketBuf> Stack<B> {
     /// has the keys, or shows with a DSS that options pass.
     fn third_ack(
         &mut self,
+        now: Instant,
         request: &Request,
         version: Version,
         local_key: u64,
@@ -401,7 +410,7 @@ impl<B: PacketBuf> Stack<B> {
             }
         } else {
             // Linux does not always repeat its keys: patience ends in plain TCP, which it follows.
-            let patient = request.keyless < MAX_KEYLESS;
+            let patient = request.keyless < MAX_KEYLESS || !keys_overdue(now, request);
             let early = segment.len > 0 && segment.seq != request.irs.add(1);
             if patient && (early || options::has_dss(segment.options.as_bytes())) {
                 return None;
@@ -410,4 +419,11 @@ impl<B: PacketBuf> Stack<B> {
         self.stats.mp_capable_fallback_ack += 1;
         Some(Level::Plain(Some(FallbackReason::AckWithoutCapable)))
     }
+}
+
+/// Whether the peer had the time to answer the SYN/ACK that last asked for its keys.
+fn keys_overdue(now: Instant, request: &Request) -> bool {
+    request.keyless.checked_sub(1).is_none_or(|asked| {
+        now.since(request.sent_at) >= KEYLESS_WAIT * (1 << u32::from(asked.min(MAX_KEYLESS)))
+    })
 }

@@ -40,14 +40,15 @@ impl<B: PacketBuf> Stack<B> {
         let others = if self.tcbs.get(idx).is_some_and(held) { self.held(owner, idx) } else { 0 };
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let Some(connection) = self.connections.get_mut(owner) else { return false };
-        let before = connection.data_rcv_nxt;
+        let (before, gap) = (connection.data_rcv_nxt, connection.has_gap());
         let pulled: Pulled = connection.pull(tcb, &mut self.stats);
         connection.receiver_rtt(tcb.receiver_rtt_us());
         // What several subflows hold out of order shares one budget.
         tcb.share_buffer(connection.receive_buffer().saturating_sub(others / 2));
         let held = pulled.data && !arrived;
-        if pulled.duplicate || held || connection.has_gap() {
-            // The peer repairs, its paths differ, or a mapping came late: tell it at once.
+        if pulled.duplicate || held || gap || connection.has_gap() {
+            // The peer repairs, its paths differ (RFC 5681 §4.2 on gaps), or a mapping came late: tell
+            // it at once.
             tcb.ack_now();
         }
         let finished = connection.reached_fin();

@@ -145,6 +145,7 @@ fn a_transfer_survives_the_loss_of_a_device() {
             "nft add chain ip cut in { type filter hook prerouting priority 0 ; }",
             "nft add rule ip cut in iifname wifi drop",
         ]);
+        assert!(!transfer.is_finished(), "the transfer was over before the cut");
         transfer.join().unwrap();
     });
     // The subflow over the dead device takes minutes to give up.

@@ -70,9 +70,13 @@ impl Kernel {
         let tentative =
             || !support::run("ip", &["-6", "address", "show", "tentative"]).stdout.is_empty();
         self.host.run(move || {
-            while tentative() {
+            for _ in 0..5_000 {
+                if !tentative() {
+                    return;
+                }
                 std::thread::sleep(Duration::from_millis(2));
             }
+            panic!("an address stayed tentative");
         });
     }
 

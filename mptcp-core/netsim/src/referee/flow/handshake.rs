@@ -1,8 +1,8 @@
 //! Opening: which SYN/ACK may answer which SYN, and what the two agree on (RFC 9293 §3.5,
 //! RFC 7323 §2.2 and §3.2, RFC 8684 §3.1 and §3.2).
 
-use super::super::data::Key;
 use super::super::options::Seen;
+use super::super::secret::Key;
 use super::super::violation::{Faults, Rule};
 use super::{Context, Flow, HANDSHAKE_MEMORY_NS, MAX_SYNS, PeerSyn, Role, SynOptions};
 use crate::packet::TcpSegment;
@@ -33,7 +33,7 @@ impl Flow {
         self.check_timestamps(seen, None, context.faults);
         self.role = match (options.capable, options.join) {
             (Some(capable), _) if capable.version == 1 => Role::Offered,
-            (None, Some(token)) => {
+            (None, Some((token, _))) => {
                 context.connections.remote(context.node, token).map_or(Role::Unjudged, Role::Joined)
             }
             (None, None) => match self.own.capable {
@@ -79,6 +79,8 @@ impl Flow {
         self.compare(1, segment.payload, context.faults);
         self.snd_max = self.snd_max.max(1 + segment.payload.len() as u64);
         self.reached = self.reached.max(1 + syn.payload_len);
+        self.arrived.insert(0, 1 + syn.payload_len);
+        self.peer_syn_data = u64::from(segment.ack.wrapping_sub(syn.seq)).saturating_sub(1);
         self.last_ack = self.last_ack.max(1);
         self.edge = self.edge.max(1 + u64::from(syn.window));
         let edge = u64::from(segment.ack.wrapping_sub(syn.seq)) + u64::from(segment.window);
@@ -112,7 +114,7 @@ impl Flow {
             ("SACK permitted", seen.sack_permitted, offered.sack_permitted),
             ("timestamps", seen.timestamps.is_some(), offered.timestamps),
             ("MP_CAPABLE", seen.capable.is_some(), offered.capable.is_some()),
-            ("MP_JOIN", seen.join_answer, offered.join.is_some()),
+            ("MP_JOIN", seen.join_answer.is_some(), offered.join.is_some()),
         ];
         for (name, answered, offered) in pairs {
             faults.require(!answered || offered, Rule::OptionAgreed, || {
@@ -127,15 +129,8 @@ impl Flow {
         offered: &SynOptions,
         context: &mut Context<'_>,
     ) {
-        if seen.join_answer {
-            let known =
-                offered.join.and_then(|token| context.connections.local(context.node, token));
-            let complete = context.connections.complete();
-            context.faults.require(known.is_some() || !complete, Rule::KeyMatches, || {
-                format!("MP_JOIN with token {:08x?} names no connection", offered.join)
-            });
-            self.role = known.map_or(Role::Unjudged, Role::Joined);
-            return;
+        if let Some((hmac, nonce)) = seen.join_answer {
+            return self.agree_to_join(hmac, nonce, offered, context);
         }
         let Some(capable) = seen.capable else {
             if !matches!(self.role, Role::Initial(_)) {
@@ -155,6 +150,33 @@ impl Flow {
         }
         self.local_key = Some(key);
         self.role = Role::Initial(Some(self.open_connection(key, context)));
+    }
+
+    fn agree_to_join(
+        &mut self,
+        hmac: u64,
+        nonce: u32,
+        offered: &SynOptions,
+        context: &mut Context<'_>,
+    ) {
+        let known = offered.join.and_then(|(token, peer_nonce)| {
+            Some((context.connections.local(context.node, token)?, peer_nonce))
+        });
+        let complete = context.connections.complete();
+        context.faults.require(known.is_some() || !complete, Rule::KeyMatches, || {
+            format!("MP_JOIN with token and nonce {:08x?} names no connection", offered.join)
+        });
+        self.role = known.map_or(Role::Unjudged, |(id, _)| Role::Joined(id));
+        let Some((id, peer_nonce)) = known else { return };
+        let keys = context.connections.get(id).and_then(|data| data.keys());
+        if let Some(keys) = keys {
+            let right = keys.join(nonce, peer_nonce);
+            let right = right.first_chunk().map_or(0, |half| u64::from_be_bytes(*half));
+            context.proofs += 1;
+            context.faults.require(hmac == right, Rule::KeyMatches, || {
+                format!("the SYN/ACK's HMAC is {hmac:016x}, not {right:016x}")
+            });
+        }
     }
 
     pub(super) fn open_connection(&self, key: u64, context: &mut Context<'_>) -> u64 {
@@ -192,6 +214,9 @@ impl Flow {
         self.stream.forget_below(ack);
         self.edge = ack + u64::from(segment.window);
         self.reached = 1 + segment.payload.len() as u64;
+        self.arrived.insert(0, self.reached);
+        self.peer_syn_data = segment.payload.len() as u64;
+        self.join_nonce = seen.join_answer.map(|(_, nonce)| nonce);
         self.last_edge = Some(1 + u64::from(self.own_syn_window));
         self.edge_unscaled = true;
         if let Some((tsval, _)) = seen.timestamps {
@@ -205,7 +230,7 @@ impl Flow {
             }
             (Role::Offered, None) => Role::Plain,
             (Role::Offered, Some(_)) => Role::Unjudged,
-            (Role::Joined(_), _) if !seen.join_answer => Role::Unjudged,
+            (Role::Joined(_), _) if seen.join_answer.is_none() => Role::Unjudged,
             (role, _) => role,
         };
     }

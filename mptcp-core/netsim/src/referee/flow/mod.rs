@@ -8,6 +8,7 @@ mod segment;
 use super::data::Connections;
 use super::maps::Maps;
 use super::options::Seen;
+use super::ranges::Ranges;
 use super::stream::Stream;
 use super::violation::Faults;
 use crate::network::NodeId;
@@ -17,6 +18,9 @@ use std::collections::VecDeque;
 
 /// SYNs a flow remembers to match an answer with.
 const MAX_SYNS: usize = 8;
+/// Mappings with incomplete data, and acknowledgements out of place, that a flow remembers.
+const MAX_UNCHECKED: usize = 64;
+const MAX_STRANGE_ACKS: usize = 64;
 /// How long a host may not answer the same SYN with another sequence number. Longer than a
 /// retransmission takes, shorter than any time after which half-open state may be dropped.
 const HANDSHAKE_MEMORY_NS: u64 = 30_000_000_000;
@@ -33,6 +37,8 @@ pub(super) struct Context<'a> {
     /// Octets and DATA_ACKs judged on the data level.
     pub(super) data_bytes: u64,
     pub(super) data_acks: u64,
+    pub(super) checksums: u64,
+    pub(super) proofs: u64,
 }
 
 /// What the SYNs of one side said.
@@ -43,7 +49,8 @@ pub(super) struct SynOptions {
     sack_permitted: bool,
     timestamps: bool,
     capable: Option<Capable>,
-    join: Option<u32>,
+    /// Token and nonce.
+    join: Option<(u32, u32)>,
 }
 
 impl SynOptions {
@@ -120,7 +127,7 @@ pub(super) struct Flow {
     opened_at: u64,
     /// An acknowledgement of our SYN arrived.
     confirmed: bool,
-    /// A reset ended it: nothing is judged until the next SYN.
+    /// A reset ended it: nothing but another may follow until the next SYN.
     pub(super) dead: bool,
     pub(super) stream: Stream,
     /// Next position never sent; a FIN counts.
@@ -131,9 +138,14 @@ pub(super) struct Flow {
     syn_data: u64,
     acked: u64,
     edge: u64,
-    /// End of what reached the host, and where the peer's FIN was.
+    /// What reached the host, its end, and where the peer's FIN was.
+    arrived: Ranges,
     reached: u64,
     peer_fin: Option<u64>,
+    /// Octets of data on the peer's SYN that the host took.
+    peer_syn_data: u64,
+    /// The latest acknowledgements of what the host never sent: resets may answer them.
+    strange_acks: VecDeque<u32>,
     last_ack: u64,
     last_edge: Option<u64>,
     /// `last_edge` was announced without window scaling, on a SYN.
@@ -144,6 +156,28 @@ pub(super) struct Flow {
     remote_key: Option<u64>,
     maps: Maps,
     mapped: bool,
+    /// Octets sent without a mapping so far.
+    unmapped: Ranges,
+    /// Mappings whose data was not complete when they were sent.
+    unchecked: VecDeque<Signed>,
+    /// Mappings that reached the host.
+    peer_maps: Maps,
+    /// Data reached the host in order that no mapping covers: it may fall back.
+    peer_unmapped: bool,
+    /// Nonce of the peer's MP_JOIN.
+    join_nonce: Option<u32>,
+}
+
+/// A mapping with the checksum the host gave it.
+#[derive(Clone, Copy, Debug)]
+struct Signed {
+    /// Where its data begins in the subflow, and how many octets it has.
+    start: u64,
+    len: u64,
+    dsn: u64,
+    ssn: u32,
+    wire_len: u16,
+    checksum: u16,
 }
 
 impl Flow {
@@ -156,7 +190,7 @@ impl Flow {
         context: &mut Context<'_>,
     ) {
         if segment.has(flag::RST) {
-            self.dead |= self.confirmed;
+            self.sent_reset(segment, seen, context);
             return;
         }
         match (segment.has(flag::SYN), segment.has(flag::ACK)) {
@@ -197,6 +231,8 @@ impl Flow {
 
     /// Memory in use, in bytes.
     pub(super) fn held(&self) -> usize {
-        self.stream.held() + self.maps.count() * size_of::<[u64; 4]>()
+        let maps = self.maps.count() + self.peer_maps.count();
+        let ranges = self.arrived.count() + self.unmapped.count();
+        self.stream.held() + (maps + ranges) * size_of::<[u64; 4]>()
     }
 }

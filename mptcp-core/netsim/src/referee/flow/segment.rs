@@ -3,7 +3,7 @@
 
 use super::super::options::{Seen, widen};
 use super::super::violation::{Faults, Rule};
-use super::{Context, Flow, Role};
+use super::{Context, Flow, MAX_STRANGE_ACKS, Role};
 use crate::packet::{TcpSegment, flag};
 
 impl Flow {
@@ -14,7 +14,11 @@ impl Flow {
         ipv6: bool,
         context: &mut Context<'_>,
     ) {
-        let (Some(iss), Some(irs), false) = (self.iss, self.irs, self.dead) else { return };
+        if self.dead {
+            context.faults.add(Rule::ResetIsLast, "the connection was reset before".to_owned());
+            return;
+        }
+        let (Some(iss), Some(irs)) = (self.iss, self.irs) else { return };
         if !segment.has(flag::ACK) {
             context.faults.add(Rule::AckPresent, "the ACK flag is missing".to_owned());
             return;
@@ -51,8 +55,9 @@ impl Flow {
         faults.require(ack >= self.last_ack, Rule::AckAdvances, || {
             format!("acknowledged {ack} after {}", self.last_ack)
         });
-        faults.require(ack <= self.reached, Rule::AckAdvances, || {
-            format!("acknowledged {ack}, only {} had arrived", self.reached)
+        let arrived = self.arrived.prefix();
+        faults.require(ack <= arrived, Rule::AckAdvances, || {
+            format!("acknowledged {ack}, the first octet that did not arrive is {arrived}")
         });
         self.last_ack = self.last_ack.max(ack);
         ack
@@ -128,12 +133,10 @@ impl Flow {
             };
             // Only the first block may report a duplicate at or below the acknowledgement.
             let placed = index == 0 || left > ack;
-            let truthful = left < right && right <= self.reached && placed;
+            let truthful = left < right && self.arrived.contains(left, right) && placed;
             faults.require(truthful, Rule::SackTruthful, || {
-                format!(
-                    "SACK block {index} is {left}..{right} with ack {ack}; up to {} arrived",
-                    self.reached
-                )
+                let arrived = self.arrived.within(left, right);
+                format!("SACK block {index} is {left}..{right} with ack {ack}; {arrived:?} arrived")
             });
         }
     }
@@ -191,6 +194,35 @@ impl Flow {
         }
     }
 
+    /// A reset in a synchronised state is where the connection stands, or, from a host that knows
+    /// nothing of it, where an arriving segment said it stands.
+    pub(super) fn sent_reset(
+        &mut self,
+        segment: &TcpSegment<'_>,
+        seen: &Seen<'_>,
+        context: &mut Context<'_>,
+    ) {
+        let (Some(iss), Some(irs)) = (self.iss, self.irs) else { return };
+        let position = widen(segment.seq.wrapping_sub(iss), self.snd_max);
+        let placed = position.is_some_and(|at| at <= self.snd_max)
+            || self.strange_acks.contains(&segment.seq)
+            || (segment.seq == 0 && segment.has(flag::ACK));
+        context.faults.require(placed, Rule::ResetIsLast, || {
+            format!("the RST is at {position:?}, {} was sent", self.snd_max)
+        });
+        if segment.has(flag::ACK) {
+            let ack = widen(segment.ack.wrapping_sub(irs), self.reached);
+            // A reset that answers a segment acknowledges that one, whatever is missing before it.
+            context.faults.require(
+                ack.is_some_and(|ack| ack <= self.reached),
+                Rule::ResetIsLast,
+                || format!("the RST acknowledges {ack:?}, only {} had arrived", self.reached),
+            );
+        }
+        self.check_fastclose(seen, context);
+        self.dead |= self.confirmed;
+    }
+
     pub(super) fn delivered_segment(
         &mut self,
         segment: &TcpSegment<'_>,
@@ -203,7 +235,9 @@ impl Flow {
             if segment.has(flag::FIN) {
                 self.peer_fin = Some(end);
             }
-            self.reached = self.reached.max(end + u64::from(segment.has(flag::FIN)));
+            let end = end + u64::from(segment.has(flag::FIN));
+            self.reached = self.reached.max(end);
+            self.arrived.insert(start, end);
         }
         if let Some((tsval, _)) = seen.timestamps {
             self.note_tsval(tsval);
@@ -216,8 +250,13 @@ impl Flow {
             self.edge = self.edge.max(ack + window);
             self.stream.forget_below(self.acked);
             self.maps.forget_below(self.acked);
+        } else if segment.has(flag::ACK) {
+            if self.strange_acks.len() == MAX_STRANGE_ACKS {
+                self.strange_acks.pop_front();
+            }
+            self.strange_acks.push_back(segment.ack);
         }
-        self.delivered_mptcp(seen, window, context);
+        self.delivered_mptcp(segment, seen, window, context);
     }
 
     /// A window in octets; scaled when both SYNs had the option (RFC 7323 §2.2).

@@ -9,6 +9,13 @@ const IDSN_A: u64 = 0xf5a1_01d3_d29d_6f72;
 const IDSN_B: u64 = 0x535b_eea3_8e08_7c8e;
 const TOKEN_B: u32 = 0xccad_45ac;
 
+/// What proves the two keys with nonces of nines for A and sevens for B.
+const HMAC_B: u64 = 0x361b_744a_4d5d_1ed8;
+const HMAC_A: [u8; 20] = [
+    0x4f, 0xc2, 0xc4, 0xa3, 0xc8, 0x86, 0x7f, 0x8c, 0xdd, 0x14, 0x88, 0x96, 0xdf, 0x63, 0x46, 0x2e,
+    0xec, 0x15, 0xf8, 0x85,
+];
+
 const CAPABLE_SYN: [u8; 4] = [30, 4, 0x01, 0x01];
 
 fn capable(keys: &[u64], data_len: Option<u16>) -> Vec<u8> {
@@ -87,13 +94,17 @@ fn joined_scene() -> Scene {
     join.extend(TOKEN_B.to_be_bytes());
     join.extend([9; 4]);
     scene.pass(on_join(syn(&[&MSS, &join])));
-    let mut answer = vec![30, 16, 0x10, 1];
-    answer.extend([7; 12]);
-    scene.pass(on_join(syn_ack(&[&MSS, &answer])));
-    let mut third = vec![30, 24, 0x10, 0];
-    third.extend([5; 20]);
-    scene.pass(on_join(a(1, 1).option(&third)));
+    scene.pass(on_join(syn_ack(&[&MSS, &join_answer(HMAC_B)])));
+    scene.pass(on_join(a(1, 1).option(&join_proof(&HMAC_A))));
     scene
+}
+
+fn join_answer(hmac: u64) -> Vec<u8> {
+    [&[30, 16, 0x10, 1][..], &hmac.to_be_bytes(), &[7; 4]].concat()
+}
+
+fn join_proof(hmac: &[u8; 20]) -> Vec<u8> {
+    [&[30, 24, 0x10, 0][..], hmac].concat()
 }
 
 fn on_join(mut build: Build) -> Build {
@@ -107,9 +118,9 @@ fn on_join(mut build: Build) -> Build {
 
 #[test]
 fn keys_give_the_known_tokens_and_numbers() {
-    let key = super::super::data::Key::new(KEY_A);
+    let key = super::super::secret::Key::new(KEY_A);
     assert_eq!((key.token, key.idsn), (0x6684_0dda, IDSN_A));
-    let key = super::super::data::Key::new(KEY_B);
+    let key = super::super::secret::Key::new(KEY_B);
     assert_eq!((key.token, key.idsn), (TOKEN_B, IDSN_B));
 }
 
@@ -336,6 +347,149 @@ fn an_infinite_mapping_ends_the_judgement_of_the_data_level() {
     scene.clean();
     scene.lose(a(21, 11).data(&[9; 10]));
     assert!(!scene.referee.broken().contains_key(&Rule::SameData));
+}
+
+#[test]
+fn a_hole_is_not_acknowledged() {
+    let mut scene = joined_scene();
+    scene.lose(a(1, 1).data(&[1; 100]).option(&from_a(None, Some((1, 1, 100)))));
+    scene.pass(on_join(a(1, 1)).data(&[2; 100]).option(&from_a(None, Some((101, 1, 100)))));
+    scene.pass(on_join(b(1, 101)).option(&from_b(Some(1), None)));
+    scene.clean();
+    scene.lose(on_join(b(1, 101)).option(&from_b(Some(201), None)));
+    scene.broke(Rule::DataAckAdvances);
+    // Neither is a mapping whose data is missing.
+    let mut scene = capable_scene();
+    scene.pass(a(1, 1).data(&[1; 60]).option(&from_a(None, Some((1, 1, 100)))));
+    scene.pass(b(1, 61).option(&from_b(Some(61), None)));
+    scene.clean();
+    scene.lose(b(1, 61).option(&from_b(Some(101), None)));
+    scene.broke(Rule::DataAckAdvances);
+}
+
+#[test]
+fn joins_are_proved_with_both_keys() {
+    let mut join = vec![30, 12, 0x10, 1];
+    join.extend(TOKEN_B.to_be_bytes());
+    join.extend([9; 4]);
+    let mut scene = capable_scene();
+    scene.pass(on_join(syn(&[&join])));
+    scene.lose(on_join(syn_ack(&[&join_answer(HMAC_B ^ 1)])));
+    scene.broke(Rule::KeyMatches);
+    let mut scene = joined_scene();
+    scene.lose(on_join(a(1, 1).option(&join_proof(&HMAC_A))));
+    scene.clean();
+    let mut wrong = HMAC_A;
+    wrong[19] ^= 1;
+    scene.lose(on_join(a(1, 1).option(&join_proof(&wrong))));
+    scene.broke(Rule::KeyMatches);
+}
+
+#[test]
+fn announced_addresses_are_signed() {
+    let v4 = [192, 0, 2, 9];
+    let v6 = core::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9).octets();
+    for (id, address, port, hmac) in [
+        (3, &v4[..], &[][..], 0x447c_35b4_8929_e8db_u64),
+        (3, &v4[..], &[0x1f, 0x90][..], 0x7db6_452b_886b_2fc7),
+        (4, &v6[..], &[][..], 0xc6c6_d697_687a_6379),
+    ] {
+        let len = u8::try_from(12 + address.len() + port.len()).unwrap();
+        let option =
+            |hmac: u64| [&[30, len, 0x30, id], address, port, &hmac.to_be_bytes()].concat();
+        let mut scene = capable_scene();
+        scene.lose(b(1, 1).option(&option(hmac)));
+        scene.clean();
+        scene.lose(b(1, 1).option(&option(hmac ^ 1)));
+        scene.broke(Rule::KeyMatches);
+    }
+}
+
+#[test]
+fn a_fast_close_names_the_receivers_key() {
+    let fastclose = |key: u64| [&[30, 12, 0x70, 0][..], &key.to_be_bytes()].concat();
+    let mut scene = capable_scene();
+    scene.lose(a(1, 1).option(&fastclose(KEY_B)));
+    scene.lose(b(1, 1).option(&fastclose(KEY_A)).flags(flag::RST));
+    scene.clean();
+    scene.lose(a(1, 1).option(&fastclose(KEY_A)).flags(flag::RST));
+    scene.broke(Rule::KeyMatches);
+}
+
+/// A scene in which A asked for checksums.
+fn checksum_scene() -> Scene {
+    let mut scene = Scene::new();
+    scene.pass(syn(&[&MSS, &[30, 4, 0x01, 0x81]]));
+    scene.pass(syn_ack(&[&MSS, &capable(&[KEY_B], None)]));
+    scene.pass(a(1, 1).option(&capable(&[KEY_A, KEY_B], None)));
+    scene
+}
+
+fn with_checksum(mut option: Vec<u8>, checksum: u16) -> Vec<u8> {
+    option.extend(checksum.to_be_bytes());
+    option[1] += 2;
+    option
+}
+
+#[test]
+fn checksums_are_there_when_agreed_and_right() {
+    let map = from_a(None, Some((1, 1, 5)));
+    let mut scene = checksum_scene();
+    scene.lose(a(1, 1).data(b"01234").option(&with_checksum(map.clone(), 0x300f)));
+    // In two pieces, and with a DATA_FIN in the sum.
+    scene.lose(a(1, 1).data(b"012").option(&with_checksum(map.clone(), 0x300f)));
+    let both = Signal { map: Some((1, 1, 6)), fin: true, ..Signal::default() };
+    scene.lose(a(1, 1).data(b"01234").option(&with_checksum(both.option(), 0x300e)));
+    let fin = Signal { map: Some((6, 0, 1)), fin: true, ..Signal::default() };
+    scene.lose(a(6, 1).option(&with_checksum(fin.option(), 0xc673)));
+    scene.clean();
+    scene.lose(a(6, 1).option(&with_checksum(fin.option(), 0xc674)));
+    scene.broke(Rule::ChecksumRight);
+
+    for data in [&b"01234"[..], b"01235"] {
+        // The rest of the mapping's data comes without the option.
+        let mut scene = checksum_scene();
+        scene.lose(a(1, 1).data(&data[..2]).option(&with_checksum(map.clone(), 0x300f)));
+        scene.clean();
+        scene.lose(a(3, 1).data(&data[2..]));
+        if data == b"01234" { scene.clean() } else { scene.broke(Rule::ChecksumRight) }
+    }
+    let mut scene = checksum_scene();
+    scene.lose(a(1, 1).data(b"01234").option(&map));
+    scene.broke(Rule::ChecksumRight);
+    let mut scene = capable_scene();
+    scene.lose(a(1, 1).data(b"01234").option(&with_checksum(map, 0x300f)));
+    scene.broke(Rule::ChecksumRight);
+}
+
+#[test]
+fn data_without_a_mapping_may_wait_for_one_but_not_for_ever() {
+    let mut scene = joined_scene();
+    scene.pass(a(1, 1).data(b"01234").option(&from_a(None, Some((1, 1, 5)))));
+    scene.pass(on_join(a(1, 1)).data(b"56789"));
+    scene.pass(a(6, 1).data(b"01234"));
+    scene.clean();
+    scene.pass(b(1, 11));
+    scene.lose(a(11, 1));
+    scene.broke(Rule::DataMapped);
+    let mut scene = joined_scene();
+    scene.pass(on_join(a(1, 1)).data(b"56789"));
+    scene.pass(on_join(a(6, 1)).data(b"x").option(&from_a(None, Some((1, 1, 6)))));
+    scene.pass(on_join(b(1, 7)).option(&from_b(Some(7), None)));
+    scene.pass(on_join(a(7, 1)));
+    scene.clean();
+    scene.pass(on_join(a(7, 1)).data(b"56789"));
+    scene.pass(on_join(b(1, 12)));
+    scene.lose(on_join(a(12, 1)));
+    scene.broke(Rule::DataMapped);
+    // A host that got data without a mapping may fall back silently.
+    let mut scene = capable_scene();
+    scene.pass(a(1, 1).data(b"01234").option(&from_a(None, Some((1, 1, 5)))));
+    scene.pass(b(1, 6).data(b"plain"));
+    scene.pass(a(6, 6).data(b"plain"));
+    scene.pass(b(6, 11));
+    scene.pass(a(11, 6).data(b"more"));
+    scene.clean();
 }
 
 #[test]

@@ -74,6 +74,57 @@ fn checksums_of_other_protocols() {
 }
 
 #[test]
+fn a_hole_is_neither_acknowledged_nor_selected() {
+    let holed = || {
+        let mut scene = Scene::connected(&[&SACK_OK]);
+        scene.lose(a(1, 1).data(&[1; 100]));
+        scene.pass(a(101, 1).data(&[2; 100]));
+        scene.lose(a(201, 1).data(&[3; 100]));
+        scene.pass(a(301, 1).data(&[4; 100]));
+        scene
+    };
+    let block = |left: u32, right: u32| {
+        let edges = [A_ISN.wrapping_add(left), A_ISN.wrapping_add(right)];
+        [&[5, 10][..], &edges.map(u32::to_be_bytes).concat()].concat()
+    };
+    let mut scene = holed();
+    scene.lose(b(1, 1).option(&block(301, 401)));
+    scene.clean();
+    scene.lose(b(1, 1).option(&block(101, 401)));
+    scene.broke(Rule::SackTruthful);
+    let mut scene = holed();
+    scene.lose(b(1, 201));
+    scene.broke(Rule::AckAdvances);
+}
+
+#[test]
+fn a_reset_is_placed_and_the_last() {
+    for (reset, placed) in [
+        (b(101, 8), true),
+        (b(51, 8), true),
+        // No number of this connection, but what the last segment asked for.
+        (b(5_000, 8), true),
+        (b(102, 8), false),
+        (b(101, 9), false),
+    ] {
+        let mut scene = Scene::connected(&[]);
+        scene.pass(a(1, 1).data(b"request"));
+        scene.pass(b(1, 8).data(&[7; 100]));
+        let strange = a(8, 5_000).to_packet();
+        scene.referee.observe(scene.now, B, Point::Delivered, &strange);
+        scene.pass(reset.clone().flags(flag::RST));
+        if !placed {
+            scene.broke(Rule::ResetIsLast);
+            continue;
+        }
+        scene.lose(reset.flags(flag::RST));
+        scene.clean();
+        scene.lose(b(101, 8));
+        scene.broke(Rule::ResetIsLast);
+    }
+}
+
+#[test]
 fn a_syn_ack_must_answer_a_syn() {
     let mut scene = Scene::new();
     scene.pass(syn_ack(&[]));

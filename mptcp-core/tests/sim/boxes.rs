@@ -1,0 +1,197 @@
+//! The middleboxes of the swarm: how one is drawn, put on a path and moved while a transfer runs, and
+//! what it may do to MPTCP (RFC 8684 §3.7, §6). Whatever it does, the stream arrives identical.
+
+use crate::world::World;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use mptcp_core::time::Duration;
+use netsim::middlebox::{
+    Fill, MptcpOn, Nat, NatConfig, OptionStripper, PathMtu, PayloadCorruptor, SegmentSplitter,
+    Strip, StripWhen,
+};
+use netsim::{Direction, Rng};
+
+/// What becomes of MPTCP behind a box.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Effect {
+    /// The connection stays MPTCP; single subflows may be lost.
+    Kept,
+    /// It depends on what happens first.
+    Open,
+    /// Both ends end up with plain TCP.
+    FallsBack,
+}
+
+/// A kind of box with its settings.
+#[derive(Clone, Debug)]
+pub(crate) enum Kind {
+    /// A translator; it forgets its ports at this time.
+    Nat { rebind_at: Option<Duration> },
+    /// A hop with a smaller MTU that says so.
+    PathMtu(u16),
+    /// Cuts segments to this payload.
+    Splitter(usize, MptcpOn),
+    /// Breaks this share of segments, in millionths; TCP's checksum shows it.
+    Broken(u32),
+    /// Edits this share of payloads under a right TCP checksum: only a DSS checksum shows it.
+    Edited(u32),
+    /// Takes MPTCP options away.
+    Strip(Strip),
+}
+
+/// A box and the path it is on.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    pub(crate) path: usize,
+    pub(crate) kind: Kind,
+}
+
+/// What a draw has to know of the connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    pub(crate) mptcp: bool,
+    pub(crate) paths: usize,
+    pub(crate) checksum: bool,
+    pub(crate) v6: bool,
+}
+
+impl Setting {
+    /// A box for this connection. What kills a subflow stands on another path than the first, which
+    /// keeps the connection alive.
+    pub(crate) fn draw(self, rng: &mut Rng) -> Placed {
+        let any_path = usize::try_from(rng.below(self.paths as u64)).unwrap_or(0);
+        let joined = (self.mptcp && self.paths > 1).then(|| 1 + any_path % (self.paths - 1).max(1));
+        let (path, kind) = match (rng.below(8), joined) {
+            (0, _) => (any_path, Kind::Nat { rebind_at: None }),
+            (1, _) => {
+                let least = if self.v6 { 1280 } else { 576 };
+                let mtu = least + rng.below(1480 - least);
+                (any_path, Kind::PathMtu(u16::try_from(mtu).unwrap_or(1480)))
+            }
+            (2, _) => (any_path, self.splitter(rng)),
+            (3, _) => (any_path, Kind::Broken(1 + u32::try_from(rng.below(30_000)).unwrap_or(0))),
+            (4, Some(path)) => {
+                let rebind_at = Some(Duration::from_millis(rng.log_uniform(20, 10_000)));
+                (path, Kind::Nat { rebind_at })
+            }
+            (5, Some(path)) if self.checksum => {
+                (path, Kind::Edited(u32::try_from(rng.log_uniform(100, 100_000)).unwrap_or(0)))
+            }
+            (6, Some(path)) => (path, Kind::Strip(on_a_join(rng))),
+            _ => (0, Kind::Strip(from_the_start(rng))),
+        };
+        Placed { path, kind }
+    }
+
+    fn splitter(self, rng: &mut Rng) -> Kind {
+        let size = usize::try_from(200 + rng.below(1200)).unwrap_or(200);
+        let on = [MptcpOn::Every, MptcpOn::First, MptcpOn::Last];
+        Kind::Splitter(size, on[usize::try_from(rng.below(3)).unwrap_or(0)])
+    }
+}
+
+/// Options that vanish on a joined subflow: from its SYN, its answers, or once it runs.
+fn on_a_join(rng: &mut Rng) -> Strip {
+    let dir = [Some(Direction::AtoB), Some(Direction::BtoA), None];
+    Strip {
+        dir: dir[usize::try_from(rng.below(3)).unwrap_or(0)],
+        when: match rng.below(3) {
+            0 => StripWhen::Syn,
+            1 => StripWhen::NotSyn,
+            _ => StripWhen::After(rng.log_uniform(2, 1000)),
+        },
+        fill: fill(rng),
+        ..Strip::mptcp()
+    }
+}
+
+/// Options that vanish from the first SYN, its answer, or everything after them.
+fn from_the_start(rng: &mut Rng) -> Strip {
+    let dir = [Some(Direction::AtoB), Some(Direction::BtoA), None];
+    Strip {
+        dir: dir[usize::try_from(rng.below(3)).unwrap_or(0)],
+        when: if rng.below(2) == 0 { StripWhen::Syn } else { StripWhen::NotSyn },
+        fill: Fill::Nop,
+        ..Strip::mptcp()
+    }
+}
+
+fn fill(rng: &mut Rng) -> Fill {
+    if rng.below(4) == 0 { Fill::EndOfList } else { Fill::Nop }
+}
+
+impl Placed {
+    pub(crate) fn effect(&self) -> Effect {
+        match self.kind {
+            Kind::Strip(_) if self.path == 0 => Effect::FallsBack,
+            // Data before its mapping: the first of it means fallback.
+            Kind::Splitter(_, MptcpOn::Last) => Effect::Open,
+            _ => Effect::Kept,
+        }
+    }
+
+    /// Whether malformed packets reach a host.
+    pub(crate) const fn breaks(&self) -> bool {
+        matches!(self.kind, Kind::Broken(_))
+    }
+
+    /// Puts the box on its path; returns its position there.
+    pub(crate) fn install(&self, world: &mut World, seed: u64) -> usize {
+        let path = world.paths[self.path];
+        let public = public_of(self.path);
+        match &self.kind {
+            Kind::Nat { .. } => {
+                let config = NatConfig {
+                    public_v4: Some(public.0),
+                    public_v6: Some(public.1),
+                    ..NatConfig::default()
+                };
+                for address in [IpAddr::V4(public.0), IpAddr::V6(public.1)] {
+                    world.server.routes.insert(address, path);
+                }
+                world.net.add_middlebox(path, Box::new(Nat::new(config)))
+            }
+            Kind::PathMtu(mtu) => {
+                let hop = PathMtu::answering(*mtu, Some(public.0), Some(public.1));
+                world.net.add_middlebox(path, Box::new(hop))
+            }
+            Kind::Splitter(size, on) => {
+                world.net.add_middlebox(path, Box::new(SegmentSplitter::new(*size, *on)))
+            }
+            Kind::Broken(ppm) => {
+                let corruptor = PayloadCorruptor::new(seed, *ppm, None).without_repair();
+                world.net.add_middlebox(path, Box::new(corruptor))
+            }
+            Kind::Edited(ppm) => {
+                world.net.add_middlebox(path, Box::new(PayloadCorruptor::new(seed, *ppm, None)))
+            }
+            Kind::Strip(strip) => {
+                world.net.add_middlebox(path, Box::new(OptionStripper::new(vec![*strip])))
+            }
+        }
+    }
+
+    /// When [`Placed::act`] is due.
+    pub(crate) const fn acts_at(&self) -> Option<Duration> {
+        match self.kind {
+            Kind::Nat { rebind_at } => rebind_at,
+            _ => None,
+        }
+    }
+
+    /// Does what the box does once.
+    pub(crate) fn act(&self, world: &mut World, position: usize) {
+        let path = world.paths[self.path];
+        if let Some(nat) = world.net.middlebox::<Nat>(path, position) {
+            nat.rebind();
+        }
+    }
+}
+
+/// The address of the box on a path: a translator's public one, or the hop's.
+fn public_of(path: usize) -> (Ipv4Addr, Ipv6Addr) {
+    let number = u8::try_from(path).unwrap_or(0);
+    (
+        Ipv4Addr::new(192, 0, 2, 1 + number),
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1 + u16::from(number)),
+    )
+}
