@@ -145,7 +145,7 @@ pub enum PathManagerKind {
 /// MPTCP settings.
 #[derive(Clone, Debug)]
 pub struct MptcpConfig {
-    /// Protocol versions served, each at most once. Only version 1 exists so far.
+    /// Protocol versions served, each at most once. A client tries version 1 first.
     pub versions: Vec<Version>,
     /// DSS checksum policy.
     pub checksum: ChecksumPolicy,
@@ -168,7 +168,7 @@ pub struct MptcpConfig {
 impl Default for MptcpConfig {
     fn default() -> Self {
         Self {
-            versions: alloc::vec![Version::V1],
+            versions: alloc::vec![Version::V0, Version::V1],
             checksum: ChecksumPolicy::default(),
             scheduling: Scheduling::default(),
             path_manager: PathManagerKind::default(),
@@ -304,8 +304,6 @@ pub struct StackConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// MPTCP version 0 (RFC 6824) is not implemented yet: leave it out of `mptcp.versions`.
-    VersionZero,
     /// `mptcp.max_subflows` must be 1 to 32; this was asked for.
     MaxSubflows(u8),
     /// At most 254 addresses can have an id; so many were configured.
@@ -322,7 +320,6 @@ pub enum ConfigError {
 impl core::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::VersionZero => f.write_str("MPTCP version 0 is not implemented yet: use [1]"),
             Self::MaxSubflows(n) => write!(f, "max_subflows is {n}, allowed are 1 to 32"),
             Self::Addresses(n) => write!(f, "{n} addresses, at most 254 can be told apart"),
             Self::TokenBits { value, mask } => {
@@ -340,9 +337,6 @@ impl StackConfig {
     /// # Errors
     /// The first setting that is out of range, with its value.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if self.mptcp.versions.contains(&Version::V0) {
-            return Err(ConfigError::VersionZero);
-        }
         if !(1..=32).contains(&self.mptcp.max_subflows) {
             return Err(ConfigError::MaxSubflows(self.mptcp.max_subflows));
         }
@@ -361,7 +355,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn version_zero_is_refused_by_name() {
+    fn limits_are_refused_by_name() {
         let mut config = StackConfig::default();
         assert_eq!(config.validate(), Ok(()));
         config.mptcp.max_subflows = 33;
@@ -369,8 +363,7 @@ mod tests {
         config.mptcp.max_subflows = 8;
         (config.token_mask, config.token_value) = (3, 4);
         assert_eq!(config.validate(), Err(ConfigError::TokenBits { value: 4, mask: 3 }));
-        config.mptcp.versions = alloc::vec![Version::V0, Version::V1];
         let error = config.validate().unwrap_err();
-        assert!(alloc::format!("{error}").contains("version 0"));
+        assert!(alloc::format!("{error}").contains("max_subflows is 33"));
     }
 }

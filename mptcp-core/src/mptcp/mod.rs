@@ -194,7 +194,8 @@ impl<B: PacketBuf> Connection<B> {
             autotune: Autotune::new(config),
             peer_fin: None,
             peer_finished: false,
-            peer_wide: true,
+            // Version 0 peers may not read 64 bits: they get them once they use them.
+            peer_wide: version == Version::V1,
             subflows: Vec::new(),
             rtx_at: None,
             rtx_shift: 0,
@@ -267,12 +268,7 @@ impl<B: PacketBuf> Connection<B> {
     /// Data-level fields of the next segment of any subflow.
     pub(crate) fn data_level(&self) -> DataLevel {
         let mptcp = matches!(self.phase, Phase::Unconfirmed | Phase::Confirmed | Phase::Closed);
-        let ack = self.remote_dsn(self.acknowledged());
-        let data_ack = (mptcp && self.keys.remote != 0).then_some(if self.peer_wide {
-            WireSeq::Full(ack.0)
-        } else {
-            WireSeq::Low(ack.0 as u32)
-        });
+        let data_ack = (mptcp && self.keys.remote != 0).then(|| self.wire_data_ack());
         DataLevel {
             data_ack,
             promised: self.promised_floor(),
@@ -299,9 +295,15 @@ impl<B: PacketBuf> Connection<B> {
     }
 
     /// What TIME-WAIT entries of its subflows go on acknowledging.
-    pub(crate) fn final_data_ack(&self) -> Option<DataSeq> {
+    pub(crate) fn final_data_ack(&self) -> Option<WireSeq> {
         let mptcp = self.fallback.is_none() && self.keys.remote != 0;
-        mptcp.then(|| self.remote_dsn(self.acknowledged()))
+        mptcp.then(|| self.wire_data_ack())
+    }
+
+    /// As wide as the peer's sequence numbers are.
+    fn wire_data_ack(&self) -> WireSeq {
+        let ack = self.remote_dsn(self.acknowledged());
+        if self.peer_wide { WireSeq::Full(ack.0) } else { WireSeq::Low(ack.0 as u32) }
     }
 
     /// Subflows that are not waiting for their last ACK only.

@@ -8,7 +8,7 @@ use crate::tcp::{Tcb, TxMapping, gather};
 use crate::time::{Duration, Instant};
 use crate::util::range_set::RangeSet;
 use crate::util::slab::Slab;
-use crate::wire::{WireSeq, checksum};
+use crate::wire::{Version, WireSeq, checksum};
 use alloc::boxed::Box;
 
 /// Written data with its place in the stream.
@@ -152,7 +152,11 @@ impl<B: PacketBuf> Connection<B> {
             checksum: self.checksum.then(sum),
             wide: self.wide,
             // Its mapping is implied: it holds for the first octets of the subflow only.
-            capable: self.client && self.phase == Phase::Unconfirmed && ssn == 1 && next.start == 0,
+            capable: self.version == Version::V1
+                && self.client
+                && self.phase == Phase::Unconfirmed
+                && ssn == 1
+                && next.start == 0,
         };
         Some((payload, Some(mapping)))
     }
@@ -160,6 +164,10 @@ impl<B: PacketBuf> Connection<B> {
     /// 64-bit DSNs where 32 bits could wrap within an MSL (RFC 8684 §3.3.1). Decides what a segment
     /// that begins at `start` carries, so it comes before its length is known.
     pub(crate) fn choose_width(&mut self, now: Instant, start: u64) {
+        if self.version == Version::V0 && !self.peer_wide {
+            // Deployed version 0 phones may not read them, and use none themselves.
+            return;
+        }
         let since = *self.wide_since.get_or_insert(now);
         if now.since(since) > MSL {
             self.wide = start.saturating_sub(self.wide_base) > NARROW_OCTETS;

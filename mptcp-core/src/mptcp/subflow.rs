@@ -265,7 +265,11 @@ impl Subflow {
         match (self.stage, carry) {
             (_, Carry::Nothing) => {}
             (Stage::CapableSyn, Carry::Syn) => {
-                let option = self.capable(CapableForm::Syn, self.ask_checksum);
+                let form = match version {
+                    Version::V0 => CapableForm::Key(data.local_key),
+                    Version::V1 => CapableForm::Syn,
+                };
+                let option = self.capable(form, self.ask_checksum);
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
             (Stage::JoinSyn { token, nonce }, Carry::Syn) => {
@@ -328,6 +332,11 @@ impl Subflow {
     fn write_ack(&mut self, writer: &mut OptionWriter, data: &DataLevel) {
         if let Some(signal) = self.signals.front() {
             self.signal_written = self.write_signal(writer, signal);
+            if !self.signal_written {
+                // Nothing but timestamps is before it: it will never fit, or its version has no such
+                // form.
+                self.signals.pop_front();
+            }
         }
         let fin = data.data_fin.map(|dsn| data_fin_mapping(dsn, data));
         let dss = Dss { data_ack: data.data_ack, mapping: fin, data_fin: fin.is_some() };

@@ -6,19 +6,23 @@ use super::{Ready, Sock, Stack, env};
 use crate::buf::{PacketBuf, RxChecksum};
 use crate::error::ConnectionError;
 use crate::mptcp::Connection;
-use crate::seq::SeqNum;
+use crate::seq::{DataSeq, SeqNum};
 use crate::stats::DropReason;
 use crate::tcp::time_wait::{TimeWait, Verdict};
 use crate::tcp::{Outcome, PROTOCOL_TCP, Segment, Stateless, Tuple};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::udp::PROTOCOL_UDP;
-use crate::wire::{IcmpErrorKind, IpHeader, OptionWriter, TcpFlags, TcpSegment, checksum, icmp};
+use crate::wire::{
+    IcmpErrorKind, IpHeader, OptionWriter, TcpFlags, TcpSegment, Version, WireSeq, checksum, icmp,
+};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
 /// What a connection may still hold while memory is short: those that hold more wait, the others go
 /// on, octets of truesize.
 pub(super) const FAIR_SHARE: usize = 64 << 10;
+/// Transmissions of a fast close, the first and three repetitions (RFC 6824 §3.5).
+const FASTCLOSE_TRIES: u8 = 3;
 const PROTOCOL_ICMP: u8 = 1;
 const PROTOCOL_ICMPV6: u8 = 58;
 
@@ -170,28 +174,64 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// A TIME-WAIT entry takes over a control block's 4-tuple and sends the ACK it still owes.
-    pub(super) fn enter_time_wait(
-        &mut self,
-        now: Instant,
-        idx: u32,
-        data_ack: Option<crate::seq::DataSeq>,
-    ) {
+    pub(super) fn enter_time_wait(&mut self, now: Instant, idx: u32, data_ack: Option<WireSeq>) {
         let Some(tcb) = self.tcbs.get(idx) else { return };
-        let (snd_nxt, rcv_nxt, ts_recent, ts_offset, window) = tcb.time_wait_seed();
         let owes_ack = tcb.wants_ack() || data_ack.is_some();
-        let entry = TimeWait {
-            tuple: tcb.tuple,
-            port: tcb.port,
-            timestamps: ts_recent.is_some(),
-            mptcp: data_ack.is_some(),
-            window: window as u16,
-            snd_nxt,
-            rcv_nxt,
-            ts_recent: ts_recent.unwrap_or(0),
-            ts_offset,
-            data_ack: data_ack.unwrap_or_default(),
+        let mut entry = tcb.time_wait();
+        entry.mptcp = data_ack.is_some();
+        (entry.data_ack, entry.wide) = match data_ack {
+            Some(WireSeq::Full(ack)) => (DataSeq(ack), true),
+            Some(WireSeq::Low(ack)) => (DataSeq(u64::from(ack)), false),
+            None => (DataSeq(0), false),
         };
         self.stats.tcp_tw += 1;
+        if owes_ack {
+            self.time_wait_ack(now, &entry);
+        }
+        let deadline = now + self.config.tcp.time_wait;
+        self.file_time_wait(idx, entry, deadline);
+    }
+
+    /// A version 0 fast close: its acknowledgement goes out until a RST answers, three times more
+    /// at most, then a RST of ours (RFC 6824 §3.5). The entry takes over the 4-tuple.
+    pub(super) fn enter_fastclose(&mut self, now: Instant, idx: u32, key: u64) {
+        let Some(tcb) = self.tcbs.get(idx) else { return };
+        let rto = tcb.rtt.rto();
+        let mut entry = tcb.time_wait();
+        entry.fastclose = 1;
+        entry.rto_ms = u16::try_from(rto.as_millis()).unwrap_or(u16::MAX);
+        entry.data_ack = DataSeq(key);
+        self.send_fastclose(now, &entry);
+        self.file_time_wait(idx, entry, now + rto);
+    }
+
+    fn send_fastclose(&mut self, now: Instant, entry: &TimeWait) {
+        let mut options = self.time_wait_timestamps(now, entry);
+        super::options::push_fastclose(&mut options, entry.data_ack.0, Version::V0);
+        self.stats.mp_fastclose_tx += 1;
+        self.own_reply(entry.answer(TcpFlags::ACK, options));
+    }
+
+    /// The time of an entry is over; a fast close that was not heard goes out again.
+    pub(super) fn time_wait_timeout(&mut self, now: Instant, idx: u32) {
+        let Some(entry) = self.time_waits.get_mut(idx) else { return };
+        if entry.fastclose == 0 {
+            return self.remove_time_wait(idx);
+        }
+        if entry.fastclose > FASTCLOSE_TRIES {
+            let reset = entry.answer(TcpFlags::RST | TcpFlags::ACK, OptionWriter::new());
+            self.own_reply(reset);
+            return self.remove_time_wait(idx);
+        }
+        let wait = Duration::from_millis(u64::from(entry.rto_ms) << entry.fastclose);
+        entry.fastclose += 1;
+        let entry = *entry;
+        self.send_fastclose(now, &entry);
+        self.arm(Node::TimeWait(idx), Some(now + wait));
+    }
+
+    /// Puts an entry in the place of a control block's 4-tuple.
+    fn file_time_wait(&mut self, idx: u32, entry: TimeWait, deadline: Instant) {
         if self.time_waits.len() == self.time_waits.capacity()
             && let Some(oldest) = self.time_wait_order.front()
         {
@@ -199,14 +239,10 @@ impl<B: PacketBuf> Stack<B> {
             self.remove_time_wait(oldest);
         }
         let tuple = entry.tuple;
-        if owes_ack {
-            self.time_wait_ack(now, &entry);
-        }
         self.demux.remove(&tuple, Flow::Tcb(idx));
         let Some(tw) = self.time_waits.insert(entry) else { return };
         self.demux.insert(&tuple, Flow::TimeWait(tw));
         self.time_wait_order.push_back(tw);
-        let deadline = now + self.config.tcp.time_wait;
         self.arm(Node::TimeWait(tw), Some(deadline));
     }
 
@@ -217,28 +253,22 @@ impl<B: PacketBuf> Stack<B> {
         self.demux.remove(&entry.tuple, Flow::TimeWait(idx));
     }
 
-    fn time_wait_ack(&mut self, now: Instant, entry: &TimeWait) {
+    fn time_wait_timestamps(&self, now: Instant, entry: &TimeWait) -> OptionWriter {
         let mut options = OptionWriter::new();
         if entry.timestamps {
             let tsval = (now.as_millis() as u32).wrapping_add(entry.ts_offset);
             let fits = options.push_timestamps(tsval, entry.ts_recent);
             debug_assert!(fits, "the area is empty");
         }
+        options
+    }
+
+    fn time_wait_ack(&mut self, now: Instant, entry: &TimeWait) {
+        let mut options = self.time_wait_timestamps(now, entry);
         if entry.mptcp {
-            super::options::push_data_ack(&mut options, entry.data_ack);
+            super::options::push_data_ack(&mut options, entry.data_ack, entry.wide);
         }
-        self.reply(
-            now,
-            Stateless {
-                tuple: entry.tuple,
-                port: entry.port,
-                seq: entry.snd_nxt,
-                ack: entry.rcv_nxt,
-                flags: TcpFlags::ACK,
-                window: entry.window,
-                options,
-            },
-        );
+        self.reply(now, entry.answer(TcpFlags::ACK, options));
     }
 
     fn time_wait_segment(
@@ -260,6 +290,14 @@ impl<B: PacketBuf> Stack<B> {
                     let number = self.numbering.number(Node::TimeWait(idx));
                     self.wheel.arm(number, now + self.config.tcp.time_wait);
                 }
+            }
+            Verdict::Closed { reset } => {
+                if reset {
+                    self.stats.mp_fastclose_rx += 1;
+                    let flags = TcpFlags::RST | TcpFlags::ACK;
+                    self.own_reply(entry.answer(flags, OptionWriter::new()));
+                }
+                self.remove_time_wait(idx);
             }
             Verdict::Reopen if self.find_listener(tuple.local()).is_some() => {
                 self.remove_time_wait(idx);

@@ -6,6 +6,7 @@
 //! beyond it, opens are refused and counted.
 
 mod demux;
+mod destinations;
 mod egress;
 mod handshake;
 mod ingress;
@@ -36,7 +37,6 @@ use crate::util::bucket::TokenBucket;
 use crate::util::list::IndexList;
 use crate::util::slab::Slab;
 use crate::util::wheel::TimerWheel;
-use crate::wire::Version;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -202,6 +202,7 @@ pub struct Stack<B: PacketBuf> {
     pool: Box<dyn BufPool<B> + Send>,
     /// Where the last ephemeral port was, among them all.
     next_port: u32,
+    destinations: destinations::Destinations,
     /// Plain sockets among the control blocks.
     plain_count: u32,
 }
@@ -246,8 +247,6 @@ impl<B: PacketBuf> Stack<B> {
     /// only 1 is served; [`StackConfig::validate`] refuses others by name.
     #[must_use]
     pub fn new(config: StackConfig, now: Instant, pool: Box<dyn BufPool<B> + Send>) -> Self {
-        let mut config = config;
-        config.mptcp.versions.retain(|version| *version == Version::V1);
         let limits = config.limits;
         let numbering = Numbering::new(&limits);
         let mut rng = Rng::from_seed(config.seed);
@@ -288,6 +287,7 @@ impl<B: PacketBuf> Stack<B> {
             icmp_budget: TokenBucket::new(ICMP_ERRORS_PER_S),
             pool,
             next_port,
+            destinations: destinations::Destinations::default(),
             plain_count: 0,
             rng,
             config,

@@ -18,9 +18,10 @@ pub(super) fn push_tcp(options: &mut OptionWriter, option: &TcpOption<'_>) {
     debug_assert!(fits, "the option areas built here have room");
 }
 
-/// A DSS with nothing but an 8-octet `DATA_ACK`.
-pub(super) fn push_data_ack(options: &mut OptionWriter, data_ack: DataSeq) {
-    let data_ack = Some(WireSeq::Full(data_ack.0));
+/// A DSS with nothing but a `DATA_ACK` of 8 octets, or of 4.
+pub(super) fn push_data_ack(options: &mut OptionWriter, data_ack: DataSeq, wide: bool) {
+    let data_ack =
+        Some(if wide { WireSeq::Full(data_ack.0) } else { WireSeq::Low(data_ack.0 as u32) });
     let dss = Dss { data_ack, mapping: None, data_fin: false };
     push(options, &MptcpOption::Dss(dss), Version::V1);
 }
@@ -50,7 +51,7 @@ pub(super) fn push_capable_syn_ack(
 }
 
 /// What an option area says at the MPTCP level during a handshake. Two different handshake options
-/// in one segment mean neither is used.
+/// in one segment mean neither is used, except that a SYN may offer both versions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Handshake {
     None,
@@ -72,10 +73,38 @@ pub(super) fn handshake(options: &[u8]) -> Handshake {
         found = match found {
             Handshake::None => new,
             same if same == new => same,
+            Handshake::Capable(other) if let Some(best) = newer_offer(&other, &new) => best,
             _ => return Handshake::Contradictory,
         };
     }
     found
+}
+
+/// Of the SYN offers of two versions the newer one.
+fn newer_offer(one: &MpCapable, other: &Handshake) -> Option<Handshake> {
+    let Handshake::Capable(other) = other else { return None };
+    let offer = |c: &MpCapable| {
+        matches!((c.version, c.form), (0, CapableForm::Key(_)) | (1.., CapableForm::Syn))
+    };
+    let dual = offer(one) && offer(other) && (one.version == 0) != (other.version == 0);
+    let newer = if one.version > other.version { one } else { other };
+    dual.then_some(Handshake::Capable(*newer))
+}
+
+/// True when an option area carries any option that only an established connection has.
+pub(super) fn speaks_mptcp(options: &[u8]) -> bool {
+    let speaks = |option| {
+        matches!(
+            option,
+            TcpOption::Mptcp(
+                MptcpOption::Dss(_)
+                    | MptcpOption::AddAddr(_)
+                    | MptcpOption::RemoveAddr(_)
+                    | MptcpOption::Prio(_)
+            )
+        )
+    };
+    OptionIter::new(options).flatten().any(speaks)
 }
 
 /// True when an option area carries a DSS.

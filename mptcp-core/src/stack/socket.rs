@@ -77,14 +77,17 @@ impl<B: PacketBuf> Stack<B> {
         if !self.tuple_free(&tuple) {
             return Err(OpenError::AddressInUse);
         }
-        let mptcp = with.mptcp && self.config.mptcp.versions.contains(&Version::V1);
-        let key = if mptcp { self.draw_key(Version::V1) } else { None };
-        let sock = match key {
-            Some((key, _)) => self.open_mptcp(now, tuple, key)?,
+        let served = &self.config.mptcp.versions;
+        let version = self.destinations.offer(now, with.remote.ip(), served);
+        let version = version.filter(|_| with.mptcp);
+        let offer = version.and_then(|version| Some((version, self.draw_key(version)?.0)));
+        let sock = match offer {
+            Some((version, key)) => self.open_mptcp(now, tuple, version, key)?,
             None => Sock::Plain(self.open_tcb(now, tuple, None).ok_or(OpenError::LimitReached)?),
         };
         self.stats.active_opens += 1;
-        let fallback = (mptcp && key.is_none()).then_some(FallbackReason::NoToken);
+        let untokened = version.is_some() && offer.is_none();
+        let fallback = untokened.then_some(FallbackReason::NoToken);
         self.stats.fallback += u64::from(fallback.is_some());
         if let Some(app) = self.app(sock) {
             app.user_data = with.user_data;
@@ -106,10 +109,16 @@ impl<B: PacketBuf> Stack<B> {
         self.socket_id(sock).ok_or(OpenError::LimitReached)
     }
 
-    fn open_mptcp(&mut self, now: Instant, tuple: Tuple, key: u64) -> Result<Sock, OpenError> {
+    fn open_mptcp(
+        &mut self,
+        now: Instant,
+        tuple: Tuple,
+        version: Version,
+        key: u64,
+    ) -> Result<Sock, OpenError> {
         let require = self.config.mptcp.checksum == crate::config::ChecksumPolicy::Require;
         let negotiated = Negotiated {
-            version: Version::V1,
+            version,
             client: true,
             keys: KeyPair { local: key, remote: 0 },
             checksum: require,
@@ -120,7 +129,7 @@ impl<B: PacketBuf> Stack<B> {
         let id = connection.new_subflow_id();
         let token = connection.local_token;
         let owner = self.connections.insert(connection).ok_or(OpenError::LimitReached)?;
-        let mut subflow = Subflow::new(owner, id, Version::V1, Stage::CapableSyn);
+        let mut subflow = Subflow::new(owner, id, version, Stage::CapableSyn);
         subflow.ask_checksum = require;
         let Some(tcb_idx) = self.open_tcb(now, tuple, Some(subflow)) else {
             self.connections.remove(owner);

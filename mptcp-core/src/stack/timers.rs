@@ -16,7 +16,7 @@ impl<B: PacketBuf> Stack<B> {
                 Node::Tcb(idx) => self.tcb_timeout(now, idx),
                 Node::Connection(idx) => self.connection_timeout(now, idx),
                 Node::Request(idx) => self.request_timeout(now, idx),
-                Node::TimeWait(idx) => self.remove_time_wait(idx),
+                Node::TimeWait(idx) => self.time_wait_timeout(now, idx),
                 Node::Listener(_) | Node::Udp(_) => {}
             }
         }

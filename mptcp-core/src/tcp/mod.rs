@@ -22,7 +22,7 @@ use crate::buf::{PacketBuf, PortId};
 use crate::config::TcpConfig;
 use crate::error::ConnectionError;
 use crate::mptcp::Subflow;
-use crate::seq::SeqNum;
+use crate::seq::{DataSeq, SeqNum};
 use crate::stats::Counters;
 use crate::time::{Duration, Instant};
 use alloc::boxed::Box;
@@ -36,6 +36,7 @@ pub(crate) use recv_queue::{Inserted, RecvQueue};
 use rtt::RttEstimator;
 pub(crate) use segment::Segment;
 pub(crate) use send_queue::{SendQueue, TxMapping};
+use time_wait::TimeWait;
 pub(crate) use window::{Autotune, scale_for};
 
 /// Connection states of RFC 9293 §3.3.2. LISTEN and SYN-RECEIVED of passive opens live outside the
@@ -656,10 +657,23 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     /// Values a TIME-WAIT entry keeps.
-    pub(crate) fn time_wait_seed(&self) -> (SeqNum, SeqNum, Option<u32>, u32, u32) {
-        let ts = self.flags.contains(TcbFlags::TIMESTAMPS).then_some(self.ts_recent);
+    pub(crate) fn time_wait(&self) -> TimeWait {
         let window = self.rcv_adv.since(self.rcv_nxt) >> self.rcv_wscale;
-        (self.snd_nxt, self.rcv_nxt, ts, self.ts_offset, window.min(65_535))
+        TimeWait {
+            tuple: self.tuple,
+            port: self.port,
+            timestamps: self.flags.contains(TcbFlags::TIMESTAMPS),
+            mptcp: false,
+            wide: false,
+            fastclose: 0,
+            rto_ms: 0,
+            window: window.min(65_535) as u16,
+            snd_nxt: self.snd_nxt,
+            rcv_nxt: self.rcv_nxt,
+            ts_recent: self.ts_recent,
+            ts_offset: self.ts_offset,
+            data_ack: DataSeq(0),
+        }
     }
 
     /// Idle time before the first keep-alive probe, where this connection sends any.

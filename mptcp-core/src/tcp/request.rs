@@ -32,9 +32,11 @@ bitflags::bitflags! {
 pub(crate) enum Wanted {
     /// TCP, and why when MPTCP was offered.
     Plain(Option<FallbackReason>),
+    /// `remote_key` is 0 while unknown: only a version 0 SYN has it.
     Capable {
         version: Version,
         local_key: u64,
+        remote_key: u64,
         token: u32,
     },
     Join {

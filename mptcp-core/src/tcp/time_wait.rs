@@ -1,10 +1,10 @@
 //! TIME-WAIT as a small entry (RFC 9293 §3.10.7.4, RFC 6191): it re-acknowledges the peer's FIN,
 //! and lets a new connection through when its SYN is provably younger.
 
-use super::{Segment, Tuple};
+use super::{Segment, Stateless, Tuple};
 use crate::buf::PortId;
 use crate::seq::{DataSeq, SeqNum};
-use crate::wire::{MptcpOption, OptionIter, TcpFlags, TcpOption};
+use crate::wire::{MptcpOption, OptionIter, OptionWriter, TcpFlags, TcpOption};
 
 /// One connection in TIME-WAIT.
 #[derive(Clone, Copy, Debug)]
@@ -14,13 +14,23 @@ pub(crate) struct TimeWait {
     pub(crate) timestamps: bool,
     /// Repeats the `DATA_ACK` of a finished MPTCP connection (RFC 8684 Appendix D).
     pub(crate) mptcp: bool,
+    /// That `DATA_ACK` has 8 octets.
+    pub(crate) wide: bool,
+    /// Not TIME-WAIT but a version 0 fast close: sent so often, until a RST answers
+    /// (RFC 6824 §3.5). 0 in TIME-WAIT.
+    pub(crate) fastclose: u8,
+    /// Retransmission timeout of a fast close, milliseconds.
+    pub(crate) rto_ms: u16,
     pub(crate) window: u16,
     pub(crate) snd_nxt: SeqNum,
     pub(crate) rcv_nxt: SeqNum,
     pub(crate) ts_recent: u32,
     pub(crate) ts_offset: u32,
+    /// What the `DATA_ACK` says; the peer's key in a fast close.
     pub(crate) data_ack: DataSeq,
 }
+
+const _: () = assert!(size_of::<TimeWait>() <= 80);
 
 /// What a segment in TIME-WAIT asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,10 +42,30 @@ pub(crate) enum Verdict {
     },
     /// A new connection may take the place of this one.
     Reopen,
+    /// The fast close was heard, or crosses the peer's: over, with a RST if `reset`.
+    Closed {
+        reset: bool,
+    },
 }
 
 impl TimeWait {
+    /// A segment without data in the name of the connection that was.
+    pub(crate) fn answer(&self, flags: TcpFlags, options: OptionWriter) -> Stateless {
+        Stateless {
+            tuple: self.tuple,
+            port: self.port,
+            seq: self.snd_nxt,
+            ack: self.rcv_nxt,
+            flags,
+            window: self.window,
+            options,
+        }
+    }
+
     pub(crate) fn segment_arrives(&self, segment: &Segment) -> Verdict {
+        if self.fastclose > 0 {
+            return self.fastclose_answer(segment);
+        }
         if segment.has(TcpFlags::RST) {
             // RFC 1337: a RST must not cut TIME-WAIT short.
             return Verdict::Ignore;
@@ -58,6 +88,19 @@ impl TimeWait {
             return if asks { Verdict::Acknowledge { restart: false } } else { Verdict::Ignore };
         }
         Verdict::Acknowledge { restart: segment.has(TcpFlags::FIN) }
+    }
+
+    fn fastclose_answer(&self, segment: &Segment) -> Verdict {
+        let ahead = segment.seq.diff(self.rcv_nxt);
+        let near = (0..=1 << 20).contains(&ahead);
+        let crossing = |option| matches!(option, TcpOption::Mptcp(MptcpOption::Fastclose { .. }));
+        if near && segment.has(TcpFlags::RST) {
+            Verdict::Closed { reset: false }
+        } else if near && OptionIter::new(segment.options.as_bytes()).flatten().any(crossing) {
+            Verdict::Closed { reset: true }
+        } else {
+            Verdict::Ignore
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 mod phone;
 mod wire;
 
+use core::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use mptcp_core::buf::{HeapBuf, HeapPool, HeapTxQueue, PortId};
 use mptcp_core::config::{LocalAddress, StackConfig};
 use mptcp_core::driver::Progress;
@@ -17,7 +18,6 @@ use netsim::Direction;
 use netsim::link::{Change, LinkConfig, Loss};
 use netsim::network::{Network, NodeId, PathId};
 use phone::{Job, Phone, octet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 9, 0, 1), 1080);
 const LTE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 2), 40_001);
@@ -76,7 +76,9 @@ impl World {
         let pool = HeapPool::new(20_000, 1700);
         let now = Instant::from_millis(1);
         let mut server = Stack::new(config, now, Box::new(pool.clone()));
-        server.listen(SocketAddr::V4(SERVER), &Listen { mptcp: true, ..Listen::default() }).unwrap();
+        server
+            .listen(SocketAddr::V4(SERVER), &Listen { mptcp: true, ..Listen::default() })
+            .unwrap();
         Self {
             net,
             phone: Phone::new(seed, job, SERVER, LTE, WIFI),
@@ -182,7 +184,13 @@ impl World {
             ];
             let next = next.into_iter().flatten().min().map(Instant::from_nanos);
             self.now = next.filter(|at| *at <= limit).map_or(limit, |at| at.max(self.now));
-            assert!(self.now < limit, "stuck: received {} sent {} {:#?}", self.received, self.sent, self.last);
+            assert!(
+                self.now < limit,
+                "stuck: received {} sent {} {:#?}",
+                self.received,
+                self.sent,
+                self.last
+            );
         }
         if let Some(id) = self.socket.take() {
             assert_eq!(self.server.recv(self.now, id, &mut [0]).err(), self.at_end());

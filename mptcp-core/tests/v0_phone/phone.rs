@@ -5,8 +5,8 @@
 //! Its TCP is as small as can be: one segment size, no SACK, go-back-N by timer.
 
 use crate::wire::{self, ACK, Dss, FIN, Head, Map, RST, SYN, Seen};
+use core::net::SocketAddrV4;
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
 
 /// Payload of a full segment.
 const MSS: usize = 1400;
@@ -270,8 +270,7 @@ impl Phone {
         let mut options = Vec::new();
         Dss { data_ack: Some(self.data_ack()), map: Some(map), data_fin: false }
             .write(&mut options);
-        let payload: Vec<u8> =
-            (0..u64::from(map.len)).map(|n| octet(1, offset + n)).collect();
+        let payload: Vec<u8> = (0..u64::from(map.len)).map(|n| octet(1, offset + n)).collect();
         self.subflows[at].ack_due = false;
         self.push(at, ACK, seq, options, &payload);
     }
@@ -284,7 +283,10 @@ impl Phone {
             }
         }
         let joined = self.subflows.len() > 1;
-        if !joined && self.subflows[0].data_acked && let Some((local, remote)) = self.second.take() {
+        if !joined
+            && self.subflows[0].data_acked
+            && let Some((local, remote)) = self.second.take()
+        {
             let iss = self.subflows[0].iss.wrapping_add(0x0101_0101);
             self.open(local, remote, true, iss);
             self.timeout(now, self.subflows.len() - 1);
@@ -434,10 +436,14 @@ impl Phone {
     }
 
     fn reset(&mut self, at: usize) {
+        let subflow = &self.subflows[at];
+        // A join that comes when the connection ends is refused.
+        let late = subflow.stage != Stage::Established && self.snd_nxt == self.job.up;
         if self.fastclose_sent {
             self.fastclosed = true;
-        } else {
-            self.error(at, "reset by the server");
+        } else if !(subflow.join && late) {
+            let stage = subflow.stage;
+            self.error(at, format!("reset by the server in {stage:?}, {} received", self.received));
         }
         self.subflows[at].stage = Stage::Closed;
         self.subflows[at].timer = None;
@@ -547,7 +553,7 @@ impl Phone {
             subflow.stage = Stage::Closed;
             subflow.timer = None;
         }
-        if first_data && !dss.is_some_and(|dss| dss.data_ack.is_some()) {
+        if first_data && dss.is_none_or(|dss| dss.data_ack.is_none()) {
             self.error(at, "falls back: the first data is acknowledged without a DATA_ACK");
         }
     }
@@ -608,7 +614,9 @@ impl Phone {
         self.by_subflow[at] += seen.payload.len() as u64;
         loop {
             let next = subflow.rcv_nxt.wrapping_sub(subflow.irs);
-            let Some((&start, bytes)) = subflow.out_of_order.range(..=next).next_back() else { break };
+            let Some((&start, bytes)) = subflow.out_of_order.range(..=next).next_back() else {
+                break;
+            };
             let skip = (next - start) as usize;
             if skip >= bytes.len() {
                 subflow.out_of_order.remove(&start);
@@ -658,7 +666,8 @@ impl Phone {
     fn deliver(&mut self, at: usize, offset: u64, bytes: Vec<u8>) {
         for (n, byte) in bytes.iter().enumerate() {
             if *byte != octet(2, offset + n as u64) {
-                return self.error(at, format!("octet {} of the stream differs", offset + n as u64));
+                return self
+                    .error(at, format!("octet {} of the stream differs", offset + n as u64));
             }
         }
         let end = offset + bytes.len() as u64;

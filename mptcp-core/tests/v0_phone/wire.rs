@@ -1,10 +1,10 @@
 //! Version 0 packets as the phone's kernel writes and reads them: bytes, shared with nothing that is
 //! tested here.
 
+use core::net::{IpAddr, SocketAddrV4};
 use hmac::{Hmac, KeyInit, Mac};
 use netsim::packet::{IpPacket, TcpSegment, edit};
 use sha1::{Digest, Sha1};
-use std::net::{IpAddr, SocketAddrV4};
 
 pub(crate) const SYN: u8 = 2;
 pub(crate) const FIN: u8 = 1;

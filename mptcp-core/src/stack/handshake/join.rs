@@ -11,7 +11,7 @@ use crate::stats::DropReason;
 use crate::tcp::request::{Request, RequestFlags, Wanted};
 use crate::tcp::{Segment, Tcb, Tuple};
 use crate::time::{Duration, Instant};
-use crate::wire::{MpJoin, OptionWriter, reset_reason};
+use crate::wire::{MpJoin, OptionWriter, Version, reset_reason};
 
 /// A subflow that was not heard of for so long must show that it lives when its place is wanted.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -41,18 +41,14 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection_idx) = self.demux.connection_of(join.token) else {
             self.stats.mp_join_no_token_found += 1;
             self.stats.drop(DropReason::JoinToken);
-            return self.refuse_join(
-                now,
-                tuple,
-                port,
-                segment,
-                reset_reason::MPTCP_SPECIFIC,
-                false,
-            );
+            // Nobody knows the version of what is not there.
+            let told = Some((reset_reason::MPTCP_SPECIFIC, false));
+            return self.refuse_join(now, tuple, port, segment, told);
         };
         let max_half_open = self.config.mptcp.max_half_open_joins;
         let room = self.join_room(connection_idx, tuple, join.address_id);
         let Some(connection) = self.connections.get(connection_idx) else { return };
+        let version = connection.version;
         let first = connection.first.local_addr;
         let refusal = if connection.phase == Phase::Unconfirmed {
             Some((reset_reason::PROHIBITED, true))
@@ -71,10 +67,11 @@ impl<B: PacketBuf> Stack<B> {
         } else {
             None
         };
-        if let Some((reason, transient)) = refusal {
+        if refusal.is_some() {
+            let told = refusal.filter(|_| version == Version::V1);
             self.stats.mp_join_rejected += 1;
             self.stats.drop(DropReason::JoinRefused);
-            return self.refuse_join(now, tuple, port, segment, reason, transient);
+            return self.refuse_join(now, tuple, port, segment, told);
         }
         if join.backup {
             self.stats.mp_join_syn_backup_rx += 1;
@@ -134,18 +131,20 @@ impl<B: PacketBuf> Stack<B> {
         true
     }
 
+    /// A RST, which tells peers of version 1 a reason and whether it may pass.
     fn refuse_join(
         &mut self,
         now: Instant,
         tuple: &Tuple,
         port: PortId,
         segment: &Segment,
-        reason: u8,
-        transient: bool,
+        told: Option<(u8, bool)>,
     ) {
         let mut options = OptionWriter::new();
-        options::push_reset(&mut options, reason, transient);
-        self.stats.mp_rst_tx += 1;
+        if let Some((reason, transient)) = told {
+            options::push_reset(&mut options, reason, transient);
+            self.stats.mp_rst_tx += 1;
+        }
         self.reply_rst_with(now, tuple, port, segment, options);
     }
 
@@ -187,14 +186,16 @@ impl<B: PacketBuf> Stack<B> {
         self.remove_request(idx);
         if verified.is_none() || !alive {
             self.stats.drop(DropReason::JoinHmac);
-            let reason = reset_reason::MPTCP_SPECIFIC;
-            return self.refuse_join(now, &request.tuple, request.port, segment, reason, false);
+            let told = Some((reset_reason::MPTCP_SPECIFIC, false));
+            let told = told.filter(|_| version == Version::V1);
+            return self.refuse_join(now, &request.tuple, request.port, segment, told);
         }
         if !self.clear_place_for(now, owner, &request.tuple, remote_id) {
             self.stats.mp_join_rejected += 1;
             self.stats.drop(DropReason::JoinRefused);
-            let reason = reset_reason::LACK_OF_RESOURCES;
-            return self.refuse_join(now, &request.tuple, request.port, segment, reason, true);
+            let told = Some((reset_reason::LACK_OF_RESOURCES, true));
+            let told = told.filter(|_| version == Version::V1);
+            return self.refuse_join(now, &request.tuple, request.port, segment, told);
         }
         let agreed = self.agreed(now, request);
         let env = env!(self, now);
@@ -213,8 +214,9 @@ impl<B: PacketBuf> Stack<B> {
         tcb.ack_now();
         let Some(tcb_idx) = self.tcbs.insert(tcb) else {
             self.stats.mp_join_rejected += 1;
-            let reason = reset_reason::LACK_OF_RESOURCES;
-            return self.refuse_join(now, &request.tuple, request.port, segment, reason, true);
+            let told = Some((reset_reason::LACK_OF_RESOURCES, true));
+            let told = told.filter(|_| version == Version::V1);
+            return self.refuse_join(now, &request.tuple, request.port, segment, told);
         };
         self.demux.insert(&request.tuple, Flow::Tcb(tcb_idx));
         connection.subflows.push(tcb_idx);

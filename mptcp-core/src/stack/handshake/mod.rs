@@ -104,10 +104,16 @@ impl<B: PacketBuf> Stack<B> {
             return self.send_cookie(now, tuple, port, segment, options.deferred);
         }
         let wanted = match capable {
-            Ok((version, _)) => {
+            Ok((version, capable)) => {
                 self.stats.mp_capable_syn_rx += 1;
+                let remote_key = match capable.form {
+                    CapableForm::Key(key) => key,
+                    _ => 0,
+                };
                 match self.draw_key(version) {
-                    Some((local_key, token)) => Wanted::Capable { version, local_key, token },
+                    Some((local_key, token)) => {
+                        Wanted::Capable { version, local_key, remote_key, token }
+                    }
                     None => Wanted::Plain(Some(FallbackReason::NoToken)),
                 }
             }
@@ -140,7 +146,7 @@ impl<B: PacketBuf> Stack<B> {
         // Any version from 1 on has the short form and is answered with the highest one of ours.
         let version = match (capable.version, capable.form) {
             (1.., CapableForm::Syn) => Version::V1,
-            (0, CapableForm::Key(_)) => Version::V0,
+            (0, CapableForm::Key(key)) if key != 0 => Version::V0,
             _ => return Capable::Ignore(FallbackReason::CapableVersion),
         };
         if !self.config.mptcp.versions.contains(&version) {

@@ -344,8 +344,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         let agreed = self.agreed(now, request);
         let level = match request.wanted {
-            Wanted::Capable { version, local_key, .. } => {
-                match self.third_ack(now, request, version, local_key, segment) {
+            Wanted::Capable { version, local_key, remote_key, .. } => {
+                match self.third_ack(now, request, version, [local_key, remote_key], segment) {
                     Some(level) => level,
                     None => {
                         self.stats.drop(DropReason::MpCapableMissing);
@@ -390,29 +390,38 @@ impl<B: PacketBuf> Stack<B> {
         now: Instant,
         request: &Request,
         version: Version,
-        local_key: u64,
+        [local_key, remote_key]: [u64; 2],
         segment: &Segment,
     ) -> Option<Level> {
+        let options = segment.options.as_bytes();
+        let client = false;
         if let Handshake::Capable(MpCapable {
             form:
                 CapableForm::Keys { sender, receiver } | CapableForm::Data { sender, receiver, .. },
             flags,
             ..
-        }) = options::handshake(segment.options.as_bytes())
+        }) = options::handshake(options)
         {
             let asked = flags.contains(CapableFlags::CHECKSUM);
             let refused = asked && self.config.mptcp.checksum == ChecksumPolicy::Refuse;
-            if receiver == local_key && sender != 0 && !refused {
+            let known = remote_key == 0 || remote_key == sender;
+            if receiver == local_key && sender != 0 && known && !refused {
                 self.stats.mp_capable_ack_rx += 1;
                 let checksum = request.flags.contains(RequestFlags::CHECKSUM) || asked;
                 let keys = KeyPair { local: local_key, remote: sender };
-                return Some(Level::Mptcp(Negotiated { version, client: false, keys, checksum }));
+                return Some(Level::Mptcp(Negotiated { version, client, keys, checksum }));
             }
+        } else if version == Version::V0 && options::speaks_mptcp(options) {
+            // Both keys are known from the SYNs, and options pass: nothing is missing (RFC 6824 §3.1
+            // read as deployed kernels do, which show the keys once).
+            let checksum = request.flags.contains(RequestFlags::CHECKSUM);
+            let keys = KeyPair { local: local_key, remote: remote_key };
+            return Some(Level::Mptcp(Negotiated { version, client, keys, checksum }));
         } else {
             // Linux does not always repeat its keys: patience ends in plain TCP, which it follows.
             let patient = request.keyless < MAX_KEYLESS || !keys_overdue(now, request);
             let early = segment.len > 0 && segment.seq != request.irs.add(1);
-            if patient && (early || options::has_dss(segment.options.as_bytes())) {
+            if patient && (early || options::has_dss(options)) {
                 return None;
             }
         }

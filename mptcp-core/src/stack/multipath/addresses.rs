@@ -49,7 +49,9 @@ impl<B: PacketBuf> Stack<B> {
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         // Without a port it is the one this subflow uses (RFC 8684 §3.4.1).
         let remote = SocketAddr::new(addr, port.unwrap_or(tcb.tuple.remote_port));
-        if let Some(subflow) = &mut tcb.subflow {
+        if connection.version == Version::V1
+            && let Some(subflow) = &mut tcb.subflow
+        {
             let echo = AddAddr { echo: true, hmac: None, ..*add_addr };
             if !subflow.signal(Signal::AddAddr(echo)) {
                 self.stats.mp_signal_drop += 1;
@@ -248,7 +250,15 @@ impl<B: PacketBuf> Stack<B> {
             echo: false,
             hmac: (connection.version == Version::V1).then_some(hmac),
         };
-        if let Some(idx) = self.signal_subflow(owner, before) {
+        if connection.version == Version::V0 {
+            // Nobody echoes: once on every subflow has to do (RFC 6824 §3.4.1).
+            for idx in self.subflows_of(owner) {
+                self.signal_on(idx, Signal::AddAddr(add_addr));
+            }
+            if let Some(connection) = self.connections.get_mut(owner) {
+                connection.paths.on_echo(endpoint.id);
+            }
+        } else if let Some(idx) = self.signal_subflow(owner, before) {
             self.signal_on(idx, Signal::AddAddr(add_addr));
         }
     }

@@ -202,6 +202,17 @@ impl<B: PacketBuf> Stack<B> {
         self.subflow_closed(now, owner, idx, Some(ConnectionError::Reset));
     }
 
+    /// The subflow that is most likely to reach the peer now.
+    fn best_subflow(&self, owner: u32) -> Option<u32> {
+        let connection = self.connections.get(owner)?;
+        let live = connection.subflows.iter().filter_map(|&idx| {
+            let tcb = self.tcbs.get(idx).filter(|tcb| tcb.state.synchronized())?;
+            let stale = tcb.subflow.as_ref().is_none_or(|subflow| subflow.stale);
+            Some((stale, tcb.rtt.srtt(), idx))
+        });
+        live.min().map(|(_, _, idx)| idx)
+    }
+
     /// A RST on a control block's own sequence number.
     pub(in crate::stack) fn send_rst(&mut self, idx: u32, options: OptionWriter) {
         let Some(tcb) = self.tcbs.get(idx) else { return };
@@ -218,7 +229,11 @@ impl<B: PacketBuf> Stack<B> {
             window: 0,
             options,
         };
-        // Not an answer to anything a stranger sent: outside the rate limit.
+        self.own_reply(reply);
+    }
+
+    /// Queues a stateless segment that answers nothing a stranger sent: outside the rate limit.
+    pub(in crate::stack) fn own_reply(&mut self, reply: Stateless) {
         if self.resets.len() < self.config.limits.tcbs as usize {
             self.resets.push_back(reply);
         } else {
@@ -265,9 +280,17 @@ impl<B: PacketBuf> Stack<B> {
         let mptcp = connection.mptcp() && connection.keys.remote != 0;
         let (key, version) = (connection.keys.remote, connection.version);
         let finished = connection.phase == Phase::Closed;
+        let told = mptcp && !finished;
+        let carrier = (told && version == Version::V0).then(|| self.best_subflow(owner)).flatten();
         for idx in self.subflows_of(owner) {
+            if Some(idx) == carrier {
+                // Version 0 knows the form on an ACK only; the entry outlives the subflow.
+                self.enter_fastclose(now, idx, key);
+                self.drop_subflow(owner, idx);
+                continue;
+            }
             let mut options = OptionWriter::new();
-            if mptcp && !finished {
+            if told && version == Version::V1 {
                 options::push_fastclose(&mut options, key, version);
                 self.stats.mp_fastclose_tx += 1;
             }

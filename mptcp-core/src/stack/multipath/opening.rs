@@ -9,7 +9,7 @@ use crate::stack::options::{self, Handshake};
 use crate::stack::{Ready, Sock, Stack};
 use crate::tcp::Segment;
 use crate::time::Instant;
-use crate::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, reset_reason};
+use crate::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, Version, reset_reason};
 
 impl<B: PacketBuf> Stack<B> {
     /// The SYN/ACK to our `MP_CAPABLE` or `MP_JOIN`. False when the subflow is gone.
@@ -62,13 +62,17 @@ impl<B: PacketBuf> Stack<B> {
             }
             _ => None,
         };
+        let (remote, version) = (connection.first.remote_addr, connection.version);
         match usable {
             Some((remote_key, flags)) => {
+                self.destinations.worked(now, remote, version);
                 self.stats.mp_capable_syn_ack_rx += 1;
                 self.stats.mp_curr_estab += 1;
                 connection.set_remote_key(remote_key);
                 connection.checksum |= flags.contains(CapableFlags::CHECKSUM);
-                connection.paths.deny_initial = flags.contains(CapableFlags::DENY_JOIN);
+                // In version 0 this bit names an algorithm.
+                connection.paths.deny_initial =
+                    version == Version::V1 && flags.contains(CapableFlags::DENY_JOIN);
                 connection.phase = Phase::Unconfirmed;
                 let checksum = connection.checksum;
                 if let Some(subflow) = &mut tcb.subflow {
@@ -79,6 +83,8 @@ impl<B: PacketBuf> Stack<B> {
             }
             None => {
                 self.stats.mp_capable_fallback_syn_ack += 1;
+                let served = &self.config.mptcp.versions;
+                self.destinations.refused(now, remote, version, plain, served);
                 let reason = if plain {
                     FallbackReason::CapableSynUnanswered
                 } else {

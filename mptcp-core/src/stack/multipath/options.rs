@@ -170,7 +170,9 @@ impl<B: PacketBuf> Stack<B> {
                 }
                 // RFC 8684 §3.7: the answer is an MP_FAIL in the other direction.
                 let dsn = connection.remote_dsn(connection.data_rcv_nxt).0;
-                if let Some(tcb) = self.tcbs.get_mut(idx) {
+                if version == Version::V1
+                    && let Some(tcb) = self.tcbs.get_mut(idx)
+                {
                     if let Some(subflow) = &mut tcb.subflow {
                         subflow.signal(Signal::Fail { dsn, answer: true, told: false });
                     }
@@ -254,7 +256,8 @@ impl<B: PacketBuf> Stack<B> {
         let CapableForm::Data { receiver, data_len, checksum, .. } = capable.form else {
             return Effect::None;
         };
-        if connection.client || receiver != connection.keys.local {
+        let unexpected = connection.client || connection.version == Version::V0;
+        if unexpected || receiver != connection.keys.local {
             return Effect::None;
         }
         let mapping = Mapping {
