@@ -87,8 +87,6 @@ fn t03_a_form_of_the_other_version_is_ignored() {
     let reason = FallbackReason::CapableVersion;
     plain_answer_to(&[30, 12, 0x01, 0x01, 1, 2, 3, 4, 5, 6, 7, 8], reason);
     plain_answer_to(&[30, 4, 0x00, 0x01], reason);
-    // A whole version 0 offer: not served yet.
-    plain_answer_to(&[30, 12, 0x00, 0x01, 1, 2, 3, 4, 5, 6, 7, 8], reason);
 }
 
 #[test]

@@ -233,7 +233,7 @@ fn a_phone_downloads_over_both_paths() {
 }
 
 #[test]
-fn one_path_is_enough() {
+fn t02_a_version_0_syn_is_answered_in_version_0() {
     let mut world = World::new(2, Job { join: false, ..BOTH }, 0);
     world.run();
     version_zero(&world);

@@ -141,7 +141,8 @@ fn cores(value: &Value) -> Result<Vec<u16>, String> {
 fn read_mptcp(mut section: Section<'_>) -> Mptcp {
     let versions = section.read("versions", versions);
     let mptcp = Mptcp {
-        versions: versions.map_or_else(|| vec![Version::V1], |versions| versions.value),
+        versions: versions
+            .map_or_else(|| vec![Version::V0, Version::V1], |versions| versions.value),
         checksum: section.choice(
             "checksum",
             &[
@@ -168,19 +169,18 @@ fn read_mptcp(mut section: Section<'_>) -> Mptcp {
     mptcp
 }
 
-/// Version 0 is refused by name until it exists.
+/// The versions served, oldest first.
 fn versions(value: &Value) -> Result<Vec<Version>, String> {
-    let expected = "expected a list of MPTCP versions: [1]";
+    let expected = "expected a list of MPTCP versions: [0, 1], [1] or [0]";
     let Value::Array(elements) = value else { return Err(expected.to_owned()) };
     let numbers: Result<Vec<i64>, String> =
         elements.iter().map(|element| integer(&element.value, &(0..=1))).collect();
     match numbers?.as_slice() {
+        [0] => Ok(vec![Version::V0]),
         [1] => Ok(vec![Version::V1]),
+        [0, 1] | [1, 0] => Ok(vec![Version::V0, Version::V1]),
         [] => Err(expected.to_owned()),
-        numbers if numbers.contains(&0) => Err("version 0 (RFC 6824) comes with a later release; \
-                                                this one serves version 1 (RFC 8684): write [1]"
-            .to_owned()),
-        _ => Err("each version at most once: write [1]".to_owned()),
+        _ => Err("each version at most once: write [0, 1]".to_owned()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every kind of configuration error with its exact message, and what good files resolve to.
 
 use super::*;
+use mptcp_core::wire::Version;
 
 /// The configuration of the documentation, every key in it.
 const FULL: &str = r#"
@@ -32,7 +33,7 @@ via = "10.9.0.2"
 port = "exit"
 
 [mptcp]
-versions = [1]
+versions = [0, 1]
 checksum = "accept"
 scheduler = "default"
 path_manager = "fullmesh"
@@ -388,15 +389,14 @@ fn routes_fit_the_ports() {
 }
 
 #[test]
-fn version_0_is_refused_by_name() {
-    for versions in ["[0]", "[0, 1]", "[1, 0]"] {
-        assert_eq!(
-            refused(&format!("mptcp.versions={versions}")),
-            format!(
-                "mptcp.versions = {versions}: version 0 (RFC 6824) comes with a later release; \
-                 this one serves version 1 (RFC 8684): write [1]"
-            )
-        );
+fn versions_are_a_list_without_repetitions() {
+    use Version::{V0, V1};
+    for (versions, resolved) in
+        [("[0]", vec![V0]), ("[1]", vec![V1]), ("[0, 1]", vec![V0, V1]), ("[1, 0]", vec![V0, V1])]
+    {
+        let setting = format!("mptcp.versions={versions}");
+        let config = parse("gw.toml", MINIMAL, &settings(&[&setting])).unwrap();
+        assert_eq!(config.mptcp.versions, resolved);
     }
     assert_eq!(
         refused("mptcp.versions=[2]"),
@@ -404,11 +404,11 @@ fn version_0_is_refused_by_name() {
     );
     assert_eq!(
         refused("mptcp.versions=[1, 1]"),
-        "mptcp.versions = [1, 1]: each version at most once: write [1]"
+        "mptcp.versions = [1, 1]: each version at most once: write [0, 1]"
     );
     assert_eq!(
         refused("mptcp.versions=1"),
-        "mptcp.versions = 1: expected a list of MPTCP versions: [1]"
+        "mptcp.versions = 1: expected a list of MPTCP versions: [0, 1], [1] or [0]"
     );
 }
 
