@@ -359,11 +359,11 @@ mod tests {
         let mut config = StackConfig::default();
         assert_eq!(config.validate(), Ok(()));
         config.mptcp.max_subflows = 33;
-        assert_eq!(config.validate(), Err(ConfigError::MaxSubflows(33)));
+        let error = config.validate().unwrap_err();
+        assert_eq!(error, ConfigError::MaxSubflows(33));
+        assert!(alloc::format!("{error}").contains("max_subflows is 33"));
         config.mptcp.max_subflows = 8;
         (config.token_mask, config.token_value) = (3, 4);
         assert_eq!(config.validate(), Err(ConfigError::TokenBits { value: 4, mask: 3 }));
-        let error = config.validate().unwrap_err();
-        assert!(alloc::format!("{error}").contains("max_subflows is 33"));
     }
 }
