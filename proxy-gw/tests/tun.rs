@@ -105,7 +105,15 @@ fn a_gateway_on_tun_serves_reports_and_drains() {
     assert!(fetched.stdout == content.as_bytes(), "the content differs");
     let refused = curl(&gateway, "http://127.0.0.1:8000/object");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("(2)"), "{refused:?}");
-    let metrics = get(&socket, "/metrics");
+    // A session is counted when it ended, which the client's FIN decides.
+    let mut metrics = get(&socket, "/metrics");
+    for _ in 0..100 {
+        if metrics.contains("plait_sessions{shard=\"0\"} 0\n") {
+            break;
+        }
+        std::thread::sleep(core::time::Duration::from_millis(50));
+        metrics = get(&socket, "/metrics");
+    }
     assert!(metrics.contains("reason=\"denied\"} 1\n"), "{metrics}");
     assert!(metrics.contains("reason=\"completed\"} 1\n"), "{metrics}");
     drop(origin);

