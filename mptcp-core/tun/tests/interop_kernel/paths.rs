@@ -3,6 +3,7 @@
 use crate::bed::{Bed, Checksum, Role, Setup};
 use crate::pattern::Plan;
 use crate::{ready, variants};
+use mptcp_core::config::SchedulerKind;
 
 const MIB: u64 = 1 << 20;
 const PLAN: Plan = Plan { up: 8 * MIB, down: 8 * MIB };
@@ -237,6 +238,8 @@ fn eight_subflows() {
                 paths: 8,
                 our_endpoints: role == Role::OurClient,
                 kernel_endpoints: if role == Role::OurServer { "subflow" } else { "" },
+                // Every path has its turn: the default would leave some of eight equal ones alone.
+                configure: |config| config.mptcp.scheduling.kind = SchedulerKind::RoundRobin,
                 ..Setup::default()
             };
             let bed = Bed::new(&setup);
