@@ -27,13 +27,12 @@ fn finish(bed: Bed, role: Role, was_down: bool) {
     };
     ours.push("dss_sanity?");
     // What a silent subflow carried comes twice, and the copy may find the kernel's socket closed.
-    ours.extend(["in_rsts?", "estab_resets?"]);
+    ours.extend(["in_rsts?", "estab_resets?", "drop_no_socket?", "drop_listener_state?"]);
+    // A RST of the kernel's may come behind data that the path lost: challenged (RFC 5961 §3).
+    ours.push("drop_rst_sequence?");
     if was_down {
         kernel.extend(["MPRstTx?", "RmSubflow?"]);
         ours.extend(["mp_rst_rx?", "out_rsts?"]);
-        ours.extend(["drop_listener_state?", "drop_no_socket?"]);
-        // The kernel's RST may come behind data that the path lost: challenged (RFC 5961 §3).
-        ours.push("drop_rst_sequence?");
     }
     bed.finish(&kernel, &ours);
 }
