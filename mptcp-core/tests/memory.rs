@@ -156,7 +156,8 @@ fn text_is_refused_while_memory_is_short_and_nothing_else() {
     pair.run(3000);
     assert!(pair.refused() > 0);
     let in_use = pair.server.pool.in_use();
-    assert!(in_use < LIMIT - RESERVE, "what is kept stops before the reserve");
+    let kept = LIMIT - RESERVE - LIMIT / 8 - 1..LIMIT - RESERVE;
+    assert!(kept.contains(&in_use), "what is kept stops before the reserve: {in_use}");
 
     // A connection can be opened, and data of ours is acknowledged by segments whose text is
     // refused: the other kind is lost.

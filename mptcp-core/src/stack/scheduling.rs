@@ -32,6 +32,8 @@ pub(super) struct Assignment {
 #[derive(Default)]
 pub(super) struct Views {
     paths: Vec<(u32, PathView)>,
+    /// The same without positions; kept from segment to segment for its memory.
+    shown: Vec<PathView>,
     /// One that could send must wait for its port.
     pub(super) port_full: bool,
 }
@@ -61,8 +63,9 @@ impl<B: PacketBuf> Stack<B> {
         self.view_paths(now, owner, &next, views, room_on);
         let demand = self.demand(owner)?;
         let connection = self.connections.get_mut(owner)?;
-        let shown: Vec<PathView> = views.paths.iter().map(|(_, view)| *view).collect();
-        let (choice, _why) = scheduler::pick(kind, &mut connection.memory, &demand, &shown);
+        views.shown.clear();
+        views.shown.extend(views.paths.iter().map(|(_, view)| *view));
+        let (choice, _why) = scheduler::pick(kind, &mut connection.memory, &demand, &views.shown);
         match choice {
             Choice::Path(at) => views.paths.get(at).map(|(idx, _)| Assignment { next, idx: *idx }),
             Choice::Wait => None,
