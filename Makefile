@@ -2,7 +2,7 @@
 # device tests, too; without root they print SKIPPED.
 #
 #   DRIVER=tun   leave DPDK out          FEATURES=dpdk   make libdpdk required
-#   SEEDS=N      number of `sim` runs    TIME=SECONDS    per fuzz target
+#   SEEDS=N      number of `sim` runs    TIME=SECONDS    per fuzz target    REPEAT=N  runs of a bench
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -10,13 +10,14 @@ SHELL := bash
 DRIVER ?= dpdk
 SEEDS ?= 10000
 TIME ?= 60
+REPEAT ?= 3
 # Expanded when a recipe runs, so that what `deps` has just installed counts.
 FEATURES ?= $(if $(filter tun,$(DRIVER)),,$(shell pkg-config --exists libdpdk 2>/dev/null && echo dpdk))
 CARGO_FEATURES = --features netsim/live$(if $(FEATURES), --features $(FEATURES))
 BIN = $(or $(CARGO_TARGET_DIR),target)/release
 FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help demo demo-short build deps test sim interop lint package fuzz
+.PHONY: help demo demo-short build deps test sim interop lint package fuzz bench-paths
 
 help:
 	@grep -hE '^# [a-z-]+: ' $(MAKEFILE_LIST) | sed 's/^# //'
@@ -58,6 +59,11 @@ sim:
 #   combination (root)
 interop:
 	cargo test -p mptcp-tun --features interop --test interop --test interop_kernel -- --test-threads=1
+
+# bench-paths: our sender and the kernel's over the same emulated links; REPEAT=N runs of each (root)
+bench-paths: deps
+	$(MAKE) build
+	$(BIN)/paths --repeat $(REPEAT)
 
 # lint: formatting, clippy, rustdoc, packaging; cargo-deny when it is installed
 lint: package
