@@ -109,7 +109,7 @@ pub struct PathPolicy {
     pub priority: u8,
     /// Share of the data relative to the other paths, for [`SchedulerKind::Weighted`]; at least 1.
     pub weight: u16,
-    /// Stream octets per second that one connection may send over it.
+    /// Stream octets per second that one connection may send over it, copies and repairs included.
     pub rate: Option<u64>,
 }
 
@@ -126,7 +126,7 @@ impl PathPolicy {
 pub struct Scheduling {
     /// The scheduler.
     pub kind: SchedulerKind,
-    /// Stream octets per second the whole connection may send.
+    /// Stream octets per second the whole connection may send; copies and repairs do not count.
     pub rate: Option<u64>,
     /// Paths of which something is asked.
     pub paths: Vec<PathPolicy>,

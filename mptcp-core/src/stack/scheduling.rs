@@ -104,6 +104,7 @@ impl<B: PacketBuf> Stack<B> {
         views.port_full = false;
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let fallback = connection.phase == Phase::Fallback;
+        let open_new = connection.policy.as_ref().map_or(Instant::MIN, |p| p.next_new());
         let mut open_at: Option<Instant> = None;
         let mut probed = false;
         for &idx in &connection.subflows {
@@ -131,7 +132,8 @@ impl<B: PacketBuf> Stack<B> {
             let port = tcb.port;
             let port_room = room_on(port) > 0;
             views.port_full |= sendable && !holds && !port_room;
-            let capped = policy.map(|p| p.next(port)).filter(|at| *at > now);
+            let whole = if next.again { Instant::MIN } else { open_new };
+            let capped = policy.map(|p| p.next_on(port).max(whole)).filter(|at| *at > now);
             if sendable && let Some(at) = capped {
                 open_at = Some(open_at.map_or(at, |other| other.min(at)));
             }
@@ -243,7 +245,16 @@ impl<B: PacketBuf> Stack<B> {
         room_on: RoomOn<'_>,
     ) -> Option<Assignment> {
         let (start, len) = fresh.map_or((0, 1), |next| (next.start, next.len));
-        self.view_paths(now, owner, &Next { start, len, again: false }, views, room_on);
+        self.view_paths(now, owner, &Next { start, len, again: true }, views, room_on);
+        let connection = self.connections.get_mut(owner)?;
+        let open_new = connection.policy.as_ref().map_or(Instant::MIN, |p| p.next_new());
+        let capped = fresh.is_some() && open_new > now;
+        let fresh = fresh.filter(|_| !capped);
+        if capped {
+            let open_at = connection.capped_until.map_or(open_new, |at| at.min(open_new));
+            connection.capped_until = Some(open_at);
+            self.arm(Node::Connection(owner), Some(open_at));
+        }
         let connection = self.connections.get(owner)?;
         let (una, nxt) = (connection.data_snd_una, connection.data_snd_nxt);
         let mut candidates: Vec<_> = views.paths.iter().filter(|(_, view)| view.room).collect();
@@ -269,7 +280,7 @@ impl<B: PacketBuf> Stack<B> {
         let (port, octets) = (tcb.port, u64::from(len));
         let weight = connection.policy.as_ref().map_or(1, |p| p.of(port).weight.max(1));
         if let Some(policy) = &mut connection.policy {
-            policy.charge(port, octets, now);
+            policy.charge(port, octets, done.next.again, now);
         }
         if let Some(subflow) = &mut tcb.subflow {
             subflow.served += octets / u64::from(weight);

@@ -5,7 +5,7 @@ use super::ingress::FAIR_SHARE;
 use super::{
     Connect, ConnectionInfo, Listen, Listener, Ready, Sock, SocketId, Stack, SubflowInfo, env,
 };
-use crate::buf::{PacketBuf, PortId};
+use crate::buf::PacketBuf;
 use crate::config::Scheduling;
 use crate::error::{ConnectionError, OpenError, RecvError, SendError};
 use crate::mptcp::key::KeyPair;
@@ -135,9 +135,6 @@ impl<B: PacketBuf> Stack<B> {
             self.connections.remove(owner);
             return Err(OpenError::LimitReached);
         };
-        if let Some(tcb) = self.tcbs.get_mut(tcb_idx) {
-            tcb.port = PortId::ROUTED;
-        }
         self.demux.insert_token(token, TokenOwner::Connection(owner));
         if let Some(connection) = self.connections.get_mut(owner) {
             connection.subflows.push(tcb_idx);

@@ -7,6 +7,7 @@ mod middleboxes;
 mod plan;
 mod relay;
 mod scenarios;
+mod scheduling;
 mod swarm;
 mod transfer;
 mod world;

@@ -30,7 +30,7 @@ fn download(seed: u64, links: &[(LinkConfig, LinkConfig)], bytes: u64) -> f64 {
     goodput
 }
 
-fn cut(world: &mut World, path: usize, from: Duration, to: Duration) {
+pub(crate) fn cut(world: &mut World, path: usize, from: Duration, to: Duration) {
     for dir in [Direction::AtoB, Direction::BtoA] {
         let link = world.net.link_mut(world.paths[path], dir);
         link.at(from.as_nanos() as u64, Change::Blackhole(true));

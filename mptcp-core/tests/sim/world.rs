@@ -48,23 +48,21 @@ fn server_addr(v6: bool) -> IpAddr {
     if v6 { IpAddr::from([0xfd00, 9, 0, 0, 0, 0, 0, 1]) } else { IpAddr::from([10, 9, 0, 1]) }
 }
 
+const fn local(addr: IpAddr, port: PortId) -> LocalAddress {
+    LocalAddress { addr, port, mtu: 1500, endpoint: true, backup: false }
+}
+
 impl Host {
+    /// With `addrs` for addresses, unless `config` has its own.
     pub(crate) fn new(
         net: &mut Network,
         name: &str,
         addrs: &[IpAddr],
         mut config: StackConfig,
     ) -> Self {
-        config.addresses = addrs
-            .iter()
-            .map(|&addr| LocalAddress {
-                addr,
-                port: PortId::ROUTED,
-                mtu: 1500,
-                endpoint: true,
-                backup: false,
-            })
-            .collect();
+        if config.addresses.is_empty() {
+            config.addresses = addrs.iter().map(|addr| local(*addr, PortId::ROUTED)).collect();
+        }
         let pool = HeapPool::new(200_000, 1700);
         let boxed: Box<dyn BufPool<HeapBuf> + Send> = Box::new(pool.clone());
         Self {
@@ -175,6 +173,18 @@ impl World {
         crate::capture::install(&mut net, &["client", "server"]);
         let now = Instant::from_nanos(1);
         Self { net, client, server, now, paths, server_addr, client_addrs, standstill: 0 }
+    }
+
+    /// As [`Self::new`]; the client's addresses belong to ports 0, 1, ….
+    pub(crate) fn with_ports(
+        seed: u64,
+        links: &[(LinkConfig, LinkConfig)],
+        mut client: StackConfig,
+        server: StackConfig,
+    ) -> Self {
+        let address = |path| local(client_addr(path, false), PortId(path as u8));
+        client.addresses = (0..links.len()).map(address).collect();
+        Self::new(seed, links, false, client, server)
     }
 
     pub(crate) fn listen(&mut self, mptcp: bool) -> SocketId {

@@ -44,19 +44,24 @@ impl Policy {
         own.map_or(PathPolicy::new(port), |(path, _)| *path)
     }
 
-    /// When a cap lets the next segment go over `port`.
-    pub(crate) fn next(&self, port: PortId) -> Instant {
+    /// When the cap of `port` lets the next segment go.
+    pub(crate) fn next_on(&self, port: PortId) -> Instant {
         let path = self.paths.iter().find(|(path, _)| path.port == port);
-        let path = path.and_then(|(_, bucket)| bucket.as_ref());
-        let caps = self.whole.iter().chain(path);
-        caps.map(TokenBucket::next).max().unwrap_or(Instant::MIN)
+        let bucket = path.and_then(|(_, bucket)| bucket.as_ref());
+        bucket.map_or(Instant::MIN, TokenBucket::next)
     }
 
-    /// `octets` of stream data were sent over `port`.
-    pub(crate) fn charge(&mut self, port: PortId, octets: u64, now: Instant) {
+    /// When the cap of the whole lets the next new data go: what goes again has paid already.
+    pub(crate) fn next_new(&self) -> Instant {
+        self.whole.as_ref().map_or(Instant::MIN, TokenBucket::next)
+    }
+
+    /// `octets` of stream data were sent over `port`; `again` when they had been sent before.
+    pub(crate) fn charge(&mut self, port: PortId, octets: u64, again: bool, now: Instant) {
         let path = self.paths.iter_mut().find(|(path, _)| path.port == port);
         let path = path.and_then(|(_, bucket)| bucket.as_mut());
-        for bucket in self.whole.iter_mut().chain(path) {
+        let whole = self.whole.as_mut().filter(|_| !again);
+        for bucket in whole.into_iter().chain(path) {
             bucket.charge(octets, now);
         }
     }

@@ -305,7 +305,7 @@ impl<B: PacketBuf> Stack<B> {
         let iss = self.isn.isn(now, tuple.local(), tuple.remote());
         let local = self.local_address(tuple.local_addr)?;
         let local_mss = mss_for(local.mtu, &tuple.remote_addr);
-        // Joins leave by the port their address lives on; other connections are routed.
+        // Subflows leave by the port their address lives on; other connections are routed.
         let port = if subflow.is_some() && local.endpoint { local.port } else { PortId::ROUTED };
         let ts_offset = self.isn.timestamp_offset(tuple.local(), tuple.remote());
         let env = env!(self, now);

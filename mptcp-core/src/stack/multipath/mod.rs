@@ -124,6 +124,10 @@ impl<B: PacketBuf> Stack<B> {
         if self.connections.get(owner).is_some_and(|c| c.probe_at.is_some_and(|at| at <= now)) {
             self.close_silent_subflows(now, owner);
         }
+        if let Some(connection) = self.connections.get_mut(owner) {
+            // It is asked again when it transmits.
+            connection.capped_until = connection.capped_until.filter(|at| *at > now);
+        }
         // Moves the deadline of an announcement, or the timer would fire again at once.
         self.manage_paths(now, owner);
         self.touch_connection(owner);

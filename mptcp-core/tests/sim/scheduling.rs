@@ -1,0 +1,240 @@
+//! Schedulers and rate caps on whole connections: who carries what, changes while data flows, and how
+//! closely a cap holds.
+
+use crate::scenarios::cut;
+use crate::transfer::End;
+use crate::world::World;
+use crate::{link, lossy, pair};
+use core::time::Duration;
+use mptcp_core::buf::PortId;
+use mptcp_core::config::{PathPolicy, SchedulerKind, Scheduling, StackConfig};
+use mptcp_core::stack::SocketId;
+use mptcp_core::time::Instant;
+use netsim::link::LinkConfig;
+
+/// An upload without end over paths that leave by ports 0, 1, ….
+struct Upload {
+    world: World,
+    listener: SocketId,
+    sender: End,
+    receiver: Option<End>,
+}
+
+impl Upload {
+    /// Started, and every path joined.
+    fn start(links: &[LinkConfig], scheduling: Scheduling) -> Self {
+        let mut client = StackConfig::default();
+        client.mptcp.scheduling = scheduling;
+        let links: Vec<_> = links.iter().cloned().map(pair).collect();
+        let mut world = World::with_ports(5, &links, client, StackConfig::default());
+        let listener = world.listen(true);
+        let id = world.connect(true);
+        let sender = End::new(id, u64::MAX, 11, 0, 22);
+        let mut upload = Self { world, listener, sender, receiver: None };
+        upload.pass(SECOND / 2);
+        assert_eq!(upload.by_path().len(), links.len(), "a path did not join");
+        upload
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let until = self.world.now + time;
+        loop {
+            let world = &mut self.world;
+            world.turn();
+            while world.client.stack.poll_event().is_some() {}
+            while world.server.stack.poll_event().is_some() {}
+            if self.receiver.is_none() {
+                let accepted = world.server.stack.accept(self.listener);
+                self.receiver = accepted.map(|id| End::new(id, 0, 22, u64::MAX, 11));
+            }
+            self.sender.work(&mut world.client, world.now);
+            if let Some(receiver) = &mut self.receiver {
+                receiver.work(&mut world.server, world.now);
+                assert_eq!(receiver.failed, None);
+            }
+            world.flush();
+            assert!(
+                self.sender.failed.as_deref().is_none_or(|error| error.contains("NotConnected"))
+            );
+            self.sender.failed = None;
+            if !self.world.advance(until) {
+                return;
+            }
+        }
+    }
+
+    fn set(&mut self, scheduling: &Scheduling) {
+        let now = self.world.now;
+        assert!(self.world.client.stack.set_scheduling(now, self.sender.id, scheduling));
+    }
+
+    fn received(&self) -> u64 {
+        self.receiver.as_ref().map_or(0, |end| end.received)
+    }
+
+    /// Octets sent on each path so far, by port.
+    fn by_path(&self) -> Vec<u64> {
+        let info = self.world.client.stack.info(self.sender.id).expect("it is open");
+        let mut subflows: Vec<_> = info.subflows.iter().map(|s| (s.port.0, s.bytes_sent)).collect();
+        subflows.sort_unstable();
+        subflows.into_iter().map(|(_, sent)| sent).collect()
+    }
+
+    /// Octets received, and sent on each path, in the next `time`.
+    fn measure(&mut self, time: Duration) -> (u64, Vec<u64>) {
+        let (received, by_path) = (self.received(), self.by_path());
+        self.pass(time);
+        let sent = self.by_path().iter().zip(&by_path).map(|(now, then)| now - then).collect();
+        (self.received() - received, sent)
+    }
+
+    fn finish(&self) {
+        self.world.net.referee().expect("every world has one").assert_clean();
+    }
+}
+
+fn kind(kind: SchedulerKind) -> Scheduling {
+    Scheduling { kind, ..Scheduling::default() }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Of a second's worth, in octets.
+const MBIT: u64 = 125_000;
+
+#[track_caller]
+fn assert_within(percent: u64, measured: u64, expected: u64) {
+    let off = measured.abs_diff(expected);
+    assert!(off * 100 <= expected * percent, "{measured} is not {expected} ± {percent} %");
+}
+
+#[test]
+fn t139_a_cap_of_the_connection_holds_and_changes_live() {
+    for scheduler in SchedulerKind::ALL {
+        let mut upload = Upload::start(&[link(100, 10), link(50, 20)], kind(scheduler));
+        for mbit in [20, 35, 8] {
+            upload.set(&Scheduling { rate: Some(mbit * MBIT), ..kind(scheduler) });
+            upload.pass(SECOND);
+            let (received, _) = upload.measure(2 * SECOND);
+            // Redundant copies are the sender's own wish: what counts is the stream.
+            assert_within(2, received, 2 * mbit * MBIT);
+        }
+        upload.set(&kind(scheduler));
+        upload.pass(SECOND / 4);
+        let (received, _) = upload.measure(SECOND / 2);
+        assert!(received > 35 * MBIT / 2, "{scheduler:?}: the cap is still there: {received}");
+        upload.finish();
+    }
+}
+
+#[test]
+fn t139_caps_of_paths_hold_and_no_path_starves() {
+    let links = [link(100, 10), link(50, 20), link(50, 40)];
+    let cap = |port, mbit| PathPolicy { rate: Some(mbit * MBIT), ..PathPolicy::new(PortId(port)) };
+    let mut upload = Upload::start(&links, Scheduling::default());
+    for caps in [[30, 20, 10], [5, 15, 25]] {
+        let paths = (0..).zip(caps).map(|(port, mbit)| cap(port, mbit)).collect();
+        upload.set(&Scheduling { paths, ..Scheduling::default() });
+        upload.pass(SECOND);
+        let (received, sent) = upload.measure(4 * SECOND);
+        for (sent, mbit) in sent.iter().zip(caps) {
+            assert_within(2, *sent, 4 * mbit * MBIT);
+        }
+        assert_within(2, received, 4 * caps.iter().sum::<u64>() * MBIT);
+    }
+    // One path capped, the connection too: both hold, and the path without a cap takes the rest.
+    upload.set(&Scheduling {
+        rate: Some(24 * MBIT),
+        paths: vec![cap(0, 6)],
+        ..kind(SchedulerKind::LowestRtt)
+    });
+    upload.pass(SECOND);
+    let (received, sent) = upload.measure(4 * SECOND);
+    assert_within(2, received, 4 * 24 * MBIT);
+    assert_within(2, sent[0], 4 * 6 * MBIT);
+    upload.finish();
+}
+
+#[test]
+fn shares_are_those_asked_for() {
+    let links = [link(60, 10), link(60, 20)];
+    let mut upload = Upload::start(&links, kind(SchedulerKind::RoundRobin));
+    let capped = Scheduling { rate: Some(40 * MBIT), ..kind(SchedulerKind::RoundRobin) };
+    upload.set(&capped);
+    upload.pass(SECOND);
+    let (_, sent) = upload.measure(3 * SECOND);
+    assert_within(2, sent[0], sent[1]);
+    let weight = |port, weight| PathPolicy { weight, ..PathPolicy::new(PortId(port)) };
+    upload.set(&Scheduling {
+        kind: SchedulerKind::Weighted,
+        paths: vec![weight(0, 1), weight(1, 3)],
+        ..capped
+    });
+    upload.pass(SECOND);
+    let (_, sent) = upload.measure(3 * SECOND);
+    assert_within(2, 3 * sent[0], sent[1]);
+    upload.finish();
+}
+
+#[test]
+fn redundant_sends_all_on_every_path() {
+    let links = [link(50, 10), link(50, 20)];
+    let mut upload = Upload::start(&links, kind(SchedulerKind::Redundant));
+    upload.set(&Scheduling { rate: Some(20 * MBIT), ..kind(SchedulerKind::Redundant) });
+    upload.pass(SECOND);
+    let (received, sent) = upload.measure(3 * SECOND);
+    for sent in sent {
+        assert_within(3, sent, received);
+    }
+    upload.finish();
+}
+
+#[test]
+fn order_decides_who_is_used_first() {
+    let links = [link(50, 10), link(30, 5)];
+    let order = |port, priority| PathPolicy { priority, ..PathPolicy::new(PortId(port)) };
+    let paths = vec![order(0, 1), order(1, 2)];
+    for scheduler in [SchedulerKind::ActiveBackup, SchedulerKind::Overflow] {
+        let scheduling = Scheduling { paths: paths.clone(), ..kind(scheduler) };
+        let mut upload = Upload::start(&links, scheduling.clone());
+        // Less than the first path carries: the second is not needed, though it is faster.
+        upload.set(&Scheduling { rate: Some(20 * MBIT), ..scheduling.clone() });
+        upload.pass(SECOND);
+        let (received, sent) = upload.measure(3 * SECOND);
+        assert_within(2, received, 3 * 20 * MBIT);
+        assert!(sent[1] * 100 <= sent[0], "{scheduler:?}: {sent:?}");
+        // More than it carries.
+        upload.set(&scheduling);
+        upload.pass(2 * SECOND);
+        let (received, sent) = upload.measure(4 * SECOND);
+        if scheduler == SchedulerKind::Overflow {
+            assert_within(10, received, 4 * 80 * MBIT * 94 / 100);
+        } else {
+            assert!(sent[1] * 20 <= sent[0], "{scheduler:?}: {sent:?}");
+        }
+        // The first is gone.
+        let now = upload.world.now.since(Instant::from_nanos(1));
+        cut(&mut upload.world, 0, now, now + 60 * SECOND);
+        upload.pass(2 * SECOND);
+        let (received, _) = upload.measure(3 * SECOND);
+        assert_within(10, received, 3 * 30 * MBIT * 94 / 100);
+        upload.finish();
+    }
+}
+
+#[test]
+fn switching_while_data_flows_loses_nothing() {
+    let links = [lossy(60, 10, 5_000), lossy(40, 25, 2_000), link(20, 40)];
+    let mut upload = Upload::start(&links, Scheduling::default());
+    let mut before = upload.received();
+    for round in 0..4 {
+        for scheduler in SchedulerKind::ALL {
+            let rate = (round % 2 == 1).then_some(15 * MBIT);
+            upload.set(&Scheduling { rate, ..kind(scheduler) });
+            upload.pass(SECOND / 3);
+            let received = upload.received();
+            assert!(received > before, "{scheduler:?} stands still");
+            before = received;
+        }
+    }
+    upload.finish();
+}
