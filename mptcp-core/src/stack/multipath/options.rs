@@ -98,7 +98,8 @@ impl<B: PacketBuf> Stack<B> {
             match option {
                 TcpOption::Mptcp(MptcpOption::Fail { .. }) if !segment.has(TcpFlags::RST) => {
                     self.stats.mp_fail_rx += 1;
-                    if subflow.told_of_fallback(true) {
+                    // In version 0 the infinite mapping is all the answer there is.
+                    if subflow.told_of_fallback(true) && subflow.version == Version::V1 {
                         subflow.signal(Signal::Fail { dsn, answer: true, told: false });
                         answer = true;
                     }
