@@ -1,10 +1,11 @@
 //! Ending a connection: `DATA_FIN` in every form, subflows that end before it, `MP_FASTCLOSE`
 //! (RFC 8684 §3.3.3, §3.5, §3.6).
 
+use crate::fastclose::is_fastclose;
 use crate::harness::*;
-use mptcp_core::error::{ConnectionError, RecvError, SendError};
+use mptcp_core::error::{ConnectionError, RecvError};
 use mptcp_core::stack::{Ready, SocketId};
-use mptcp_core::wire::{CapableFlags, CapableForm, Dss, MptcpOption, TcpFlags, Version, WireSeq};
+use mptcp_core::wire::{CapableFlags, CapableForm, Dss, TcpFlags, Version, WireSeq};
 
 fn acked(keys: &Keys, out: &[Out], offset: u64) -> bool {
     let ack = out.iter().rev().find_map(Out::data_ack);
@@ -12,15 +13,6 @@ fn acked(keys: &Keys, out: &[Out], offset: u64) -> bool {
 }
 
 const RST: TcpFlags = TcpFlags::RST.union(TcpFlags::ACK);
-
-fn fastclose(key: u64) -> MptcpOption<'static> {
-    MptcpOption::Fastclose { key }
-}
-
-/// Ours, in the form its version has.
-fn is_fastclose(out: &Out) -> bool {
-    out.fastclose() == Some(PEER_KEY) && out.rst() == (out.version == Version::V1)
-}
 
 /// Our `DATA_FIN` in `out`, if any, and whether it has the form of the RFC.
 fn our_fin(keys: &Keys, out: &[Out], offset: u64) -> usize {
@@ -384,40 +376,6 @@ fn t96_our_fin_waits_for_the_end_of_the_stream() {
 }
 
 #[test]
-fn t98_closing_with_unread_data_is_a_fastclose() {
-    both(|v| {
-        let mut script = Script::server(v);
-        let (keys, mut flow, id) = script.confirmed();
-        let join = script.join(&keys, at(P2, 5000), at(A2, PORT));
-        script.send_data(&keys, &mut flow, 0, 0, &stream(0, 10));
-        script.stack.close(script.now, id);
-        script.forget(id);
-        let out = script.out();
-        for flow in [&flow, &join] {
-            let rst = flow.of(&out);
-            let [rst] = rst.as_slice() else { panic!("{out:?}") };
-            match v {
-                Version::V1 => assert!(rst.rst() && rst.fastclose() == Some(PEER_KEY), "{rst:?}"),
-                Version::V0 => assert!(rst.rst() == rst.fastclose().is_none(), "{rst:?}"),
-            }
-        }
-        // Version 0 has the form on an ACK only: one subflow carries it, the other is reset.
-        let told = out.iter().filter(|o| o.fastclose() == Some(PEER_KEY)).count();
-        assert_eq!(told, if v == Version::V0 { 1 } else { 2 }, "{out:?}");
-        assert_eq!(script.counters().mp_fastclose_tx, told as u64);
-        assert_eq!(script.stack.occupancy().tcbs, 0);
-        // Data for a reader that has gone is answered the same way.
-        let mut script = Script::server(v);
-        let (keys, mut flow, id) = script.confirmed();
-        script.stack.close(script.now, id);
-        script.forget(id);
-        script.out();
-        let out = script.send_data(&keys, &mut flow, 0, 0, &stream(0, 10));
-        assert!(out.iter().any(is_fastclose), "{out:?}");
-    });
-}
-
-#[test]
 fn t99_data_behind_a_shut_window_is_still_delivered_after_close() {
     both(|v| {
         let mut script = Script::server(v);
@@ -500,45 +458,6 @@ fn an_abandoned_connection_does_not_wait_for_ever() {
 }
 
 #[test]
-fn t101_a_fastclose_on_an_ack_ends_everything() {
-    both(|v| {
-        let mut script = Script::server(v);
-        let (keys, first, id) = script.confirmed();
-        let join = script.join(&keys, at(P2, 5000), at(A2, PORT));
-        // A wrong key, and a wrong sequence number, mean nothing.
-        let out = script.send(&join, &join.seg().opt(&fastclose(keys.stack ^ 1)));
-        assert!(out.is_empty(), "{out:?}");
-        let seg = join.seg().seq(join.snd_nxt.wrapping_add(1 << 20)).opt(&fastclose(keys.stack));
-        let out = script.send(&join, &seg);
-        assert!(out.iter().all(|o| !o.rst()), "{out:?}");
-        assert_eq!(script.info(id).subflows.len(), 2);
-        let out = script.send(&join, &join.seg().opt(&fastclose(keys.stack)));
-        for flow in [&first, &join] {
-            assert!(flow.of(&out).len() == 1 && flow.of(&out)[0].rst(), "{out:?}");
-        }
-        assert!(script.ready(id).contains(Ready::CLOSED));
-        assert_eq!(script.read(id), Err(RecvError::Failed(ConnectionError::Reset)));
-        let sent = script.stack.send(script.now, id, b"x");
-        assert_eq!(sent, Err(SendError::Failed(ConnectionError::Reset)));
-        assert_eq!(script.counters().mp_fastclose_rx, 1);
-    });
-}
-
-#[test]
-fn t103_a_fastclose_on_a_rst_ends_everything() {
-    both(|v| {
-        let mut script = Script::server(v);
-        let (keys, first, id) = script.confirmed();
-        let join = script.join(&keys, at(P2, 5000), at(A2, PORT));
-        let out = script.send(&join, &join.seg().flags(RST).opt(&fastclose(keys.stack)));
-        assert!(join.of(&out).is_empty(), "no RST answers a RST: {out:?}");
-        assert!(first.of(&out).len() == 1 && first.of(&out)[0].rst(), "{out:?}");
-        assert!(script.ready(id).contains(Ready::CLOSED));
-        assert_eq!(script.stack.error(id), Some(ConnectionError::Reset));
-    });
-}
-
-#[test]
 fn t104_a_bare_rst_ends_one_subflow() {
     both(|v| {
         let mut script = Script::server(v);
@@ -564,23 +483,6 @@ fn t105_a_bare_rst_on_the_last_subflow_waits_for_a_join() {
         script.advance(60_000);
         script.send_data(&keys, &mut join, 0, 0, &stream(0, 10));
         script.expect_stream(id, 0, 10);
-    });
-}
-
-#[test]
-fn t106_crossing_fastcloses_end_without_a_loop() {
-    both(|v| {
-        let mut script = Script::server(v);
-        let (keys, flow, id) = script.confirmed();
-        script.stack.abort(script.now, id);
-        script.forget(id);
-        let out = script.out();
-        assert_eq!(out[0].fastclose(), Some(PEER_KEY));
-        // The peer's own was on its way: on an ACK it is answered with a RST, on a RST with nothing.
-        let out = script.send(&flow, &flow.seg().opt(&fastclose(keys.stack)));
-        assert!(out.len() == 1 && out[0].rst() && out[0].mptcp().is_empty(), "{out:?}");
-        let out = script.send(&flow, &flow.seg().flags(RST).opt(&fastclose(keys.stack)));
-        assert!(out.is_empty(), "{out:?}");
     });
 }
 
@@ -637,22 +539,6 @@ fn t136_what_a_reset_subflow_carried_is_sent_again_once_and_in_order() {
         assert_eq!(next, offset + 40_000);
         assert_eq!(script.info(id).bytes_acked, next);
         assert_eq!(script.info(id).subflows[0].reinjected, lost);
-    });
-}
-
-#[test]
-fn a_connection_that_failed_has_no_timers() {
-    both(|v| {
-        let mut script = Script::server(v);
-        let (keys, flow, id) = script.confirmed();
-        script.write(id, 0, 1_000);
-        // More waits for its turn when the end comes.
-        assert_eq!(script.stack.send(script.now, id, &[0; 10]), Ok(10));
-        script.inject(&flow, &flow.seg().opt(&MptcpOption::Fastclose { key: keys.stack }));
-        script.out();
-        assert_eq!(script.stack.error(id), Some(ConnectionError::Reset));
-        assert!(script.advance(10_000).is_empty());
-        assert_eq!(script.stack.poll_timeout(), None, "nobody released it yet");
     });
 }
 
@@ -713,32 +599,6 @@ fn a_leg_that_ended_reports_it_when_the_other_is_taken_away() {
         // It is a socket of its own again, and what it received can be read.
         let read = script.read(inner).expect("what was stuck");
         assert!(!read.is_empty() && read == stream(20_000 - read.len() as u64, read.len()));
-    });
-}
-
-#[test]
-fn thousands_of_aborts_at_once_are_all_told() {
-    both(|v| {
-        const COUNT: u16 = 3_000;
-        let mut script = Script::server_with(v, |c| {
-            c.limits.tcbs = 4_000;
-            c.limits.connections = 4_000;
-        });
-        let mut ids = Vec::new();
-        for port in 0..COUNT {
-            let (flow, answer) = script.half_open(10_000 + port, CapableFlags::HMAC);
-            let keys = Keys::of(v, &answer, false);
-            script.send(&flow, &flow.seg().opt(&keys.third()));
-            ids.push(script.accept().expect("established"));
-        }
-        for id in ids {
-            script.stack.abort(script.now, id);
-            script.forget(id);
-        }
-        let out = script.out();
-        let told = out.iter().filter(|o| is_fastclose(o)).count();
-        assert_eq!((told, script.stack.occupancy().tcbs), (usize::from(COUNT), 0));
-        assert!(script.stack.transmit_idle());
     });
 }
 

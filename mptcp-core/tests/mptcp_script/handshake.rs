@@ -720,3 +720,63 @@ fn t11_only_the_first_octet_of_the_subflow_goes_with_the_keys() {
         );
     });
 }
+
+/// Which version a client offers `P1:PORT` next; the attempt is answered with `answer`.
+fn next_offer(script: &mut Script, answer: Option<u8>) -> Option<u8> {
+    let (mut flow, id, syn) = script.connect();
+    let offered = syn.capable().map(|c| c.version);
+    let key = CapableForm::Key(PEER_KEY);
+    let option =
+        answer.map(|version| MptcpOption::Capable(MpCapable { version, flags: H, form: key }));
+    script.answer(&mut flow, option.as_slice());
+    script.send(&flow, &flow.seg().flags(TcpFlags::RST | TcpFlags::ACK));
+    script.stack.abort(script.now, id);
+    script.forget(id);
+    script.out();
+    offered
+}
+
+/// What a client of both versions offers a destination follows from how that one answered before,
+/// and from nobody else's answers (RFC 8684 §3.1).
+#[test]
+fn a_client_remembers_which_version_a_destination_speaks() {
+    let both = [Version::V0, Version::V1];
+    let mut script = Script::serving(&both, Version::V1, |_| {});
+    // Version 1 is answered with plain TCP: version 0 is tried, works, and is offered from then on.
+    assert_eq!(next_offer(&mut script, None), Some(1));
+    script.version = Version::V0;
+    assert_eq!(next_offer(&mut script, Some(0)), Some(0));
+    script.advance(3_600_000);
+    assert_eq!(next_offer(&mut script, Some(0)), Some(0));
+    // A day later version 1 has its chance again, and keeps it when it works.
+    script.advance(25 * 3_600_000);
+    script.version = Version::V1;
+    assert_eq!(next_offer(&mut script, Some(1)), Some(1));
+    assert_eq!(next_offer(&mut script, Some(1)), Some(1));
+
+    // A peer that speaks neither is asked for version 0 once, and then for a while not for version 1.
+    let mut script = Script::serving(&both, Version::V1, |_| {});
+    assert_eq!(next_offer(&mut script, None), Some(1));
+    script.version = Version::V0;
+    assert_eq!(next_offer(&mut script, None), Some(0));
+    script.version = Version::V1;
+    assert_eq!(next_offer(&mut script, None), Some(1));
+}
+
+/// SYNs that vanish with the option on them: the destination is left alone for a while.
+#[test]
+fn t22_a_destination_that_swallows_the_option_is_remembered() {
+    both(|v| {
+        let mut script = Script::new(v, |c| c.mptcp.capable_syn_tries = 1);
+        let (mut flow, id, _) = script.connect();
+        let out = script.advance(2_000);
+        assert!(out.last().is_some_and(|o| o.capable().is_none()), "{out:?}");
+        script.answer(&mut flow, &[]);
+        script.stack.abort(script.now, id);
+        script.forget(id);
+        script.out();
+        assert_eq!(next_offer(&mut script, None), None);
+        script.advance(11 * 60_000);
+        assert_eq!(next_offer(&mut script, None), Some(v as u8));
+    });
+}

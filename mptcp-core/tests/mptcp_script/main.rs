@@ -6,6 +6,7 @@ mod attacks;
 mod close;
 mod dss;
 mod fallback;
+mod fastclose;
 mod handshake;
 mod harness;
 mod join;
