@@ -9,23 +9,40 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng};
 use siphasher::sip::SipHasher13;
 
 /// ChaCha with 12 rounds. Not `Clone`: two copies would draw the same keys; see [`Rng::fork`].
-pub struct Rng(ChaCha12Rng);
+pub struct Rng {
+    generator: ChaCha12Rng,
+    /// Keys and nonces that are drawn first: those of a captured connection.
+    #[cfg(test)]
+    pub(crate) prescribed: (alloc::collections::VecDeque<u64>, alloc::collections::VecDeque<u32>),
+}
 
 impl Rng {
     /// The generator this seed names; in production the seed must come from the system's entropy.
     #[must_use]
     pub fn from_seed(seed: [u8; 32]) -> Self {
-        Self(ChaCha12Rng::from_seed(seed))
+        Self {
+            generator: ChaCha12Rng::from_seed(seed),
+            #[cfg(test)]
+            prescribed: Default::default(),
+        }
     }
 
     /// 32 uniform bits.
     pub fn next_u32(&mut self) -> u32 {
-        self.0.next_u32()
+        #[cfg(test)]
+        if let Some(nonce) = self.prescribed.1.pop_front() {
+            return nonce;
+        }
+        self.generator.next_u32()
     }
 
     /// 64 uniform bits.
     pub fn next_u64(&mut self) -> u64 {
-        self.0.next_u64()
+        #[cfg(test)]
+        if let Some(key) = self.prescribed.0.pop_front() {
+            return key;
+        }
+        self.generator.next_u64()
     }
 
     /// Uniform in `0..n`, without bias; 0 when `n` is 0. Draws once, very rarely more often (fewer
@@ -35,7 +52,7 @@ impl Rng {
         // rejected: 2^32 mod n of them.
         let surplus = n.wrapping_neg().checked_rem(n).unwrap_or(0);
         loop {
-            let (low, high) = widening_mul(self.next_u32(), n);
+            let (low, high) = widening_mul(self.generator.next_u32(), n);
             if low >= surplus {
                 return high;
             }
@@ -44,7 +61,7 @@ impl Rng {
 
     /// Overwrites `bytes` with uniform bytes.
     pub fn fill(&mut self, bytes: &mut [u8]) {
-        self.0.fill_bytes(bytes);
+        self.generator.fill_bytes(bytes);
     }
 
     /// A generator whose output is independent of what this one draws from now on. Takes 32 bytes

@@ -13,6 +13,8 @@ mod ingress;
 mod multipath;
 mod options;
 mod relay;
+#[cfg(test)]
+mod replay;
 mod scheduling;
 mod socket;
 mod timers;
@@ -243,8 +245,7 @@ pub struct Occupancy {
 }
 
 impl<B: PacketBuf> Stack<B> {
-    /// A stack at time `now` that draws buffers for copied data from `pool`. Of the MPTCP versions
-    /// only 1 is served; [`StackConfig::validate`] refuses others by name.
+    /// A stack at time `now` that draws buffers for copied data from `pool`.
     #[must_use]
     pub fn new(config: StackConfig, now: Instant, pool: Box<dyn BufPool<B> + Send>) -> Self {
         let limits = config.limits;

@@ -115,6 +115,21 @@ impl SynCookies {
         MSS_TABLE.get(usize::try_from(index).ok()?).copied()
     }
 
+    /// The `n`th candidate for our MPTCP key in the SYN/ACK of number `iss`: whoever echoes it got that
+    /// SYN/ACK, and nobody else can compute it. `version` is that of the protocol.
+    #[must_use]
+    pub fn key(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        [irs, iss]: [SeqNum; 2],
+        version: u8,
+        n: u8,
+    ) -> u64 {
+        let extra = u64::from(iss.0) << 32 | u64::from(version) << 8 | u64::from(n);
+        hash(&self.secret, Purpose::CookieKey, local, remote, irs.0, extra)
+    }
+
     fn base(&self, local: SocketAddr, remote: SocketAddr, irs: SeqNum) -> SeqNum {
         irs.add(low32(hash(&self.secret, Purpose::CookieBase, local, remote, 0, 0)))
     }
@@ -163,6 +178,7 @@ enum Purpose {
     CookieBase = 1,
     CookieCheck = 2,
     Timestamp = 3,
+    CookieKey = 4,
 }
 
 /// SipHash-2-4 over a fixed layout: purpose, addresses (IPv4 as mapped IPv6), ports, `extra`, `slot`.
@@ -222,6 +238,26 @@ mod tests {
 
     fn pair() -> (SocketAddr, SocketAddr) {
         (addr("10.1.0.1:1080"), addr("10.1.0.2:40312"))
+    }
+
+    #[test]
+    fn a_cookies_key_depends_on_everything() {
+        let cookies = SynCookies::new(SECRET);
+        let (local, remote) = pair();
+        let numbers = [SeqNum(1), SeqNum(2)];
+        let mut keys = alloc::vec![cookies.key(local, remote, numbers, 0, 0)];
+        keys.push(SynCookies::new([1; 16]).key(local, remote, numbers, 0, 0));
+        keys.push(cookies.key(local, remote, [SeqNum(2), SeqNum(1)], 0, 0));
+        keys.push(cookies.key(local, remote, [SeqNum(1), SeqNum(3)], 0, 0));
+        keys.extend(
+            [(0, 1), (1, 0), (1, 1)].map(|(v, n)| cookies.key(local, remote, numbers, v, n)),
+        );
+        keys.extend(neighbours().map(|(l, r)| cookies.key(l, r, numbers, 0, 0)));
+        assert_eq!(keys[0], cookies.key(local, remote, numbers, 0, 0));
+        let count = keys.len();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), count);
     }
 
     /// The 4-tuples that differ from `pair` in one field.

@@ -780,3 +780,29 @@ fn t22_a_destination_that_swallows_the_option_is_remembered() {
         assert_eq!(next_offer(&mut script, None), Some(v as u8));
     });
 }
+
+/// Both keys, an announcement and timestamps use every octet that options may have.
+#[test]
+fn t120_a_third_ack_with_an_announcement_fills_the_option_area() {
+    let v = Version::V0;
+    let mut script = Script::server_with(v, |c| c.tcp.timestamps = true);
+    let stamps = |tsval: u32, tsecr: u32| {
+        [&[1, 1, 8, 10][..], &tsval.to_be_bytes(), &tsecr.to_be_bytes()].concat()
+    };
+    let mut flow = Flow::new(at(P1, 4000), at(A1, PORT));
+    let seg = flow.syn().raw(&stamps(1, 0)).opt(&offer(v, H));
+    let answer = syn_ack(&mut script, &mut flow, &seg);
+    let keys = Keys::of(v, &answer, false);
+    let ts = answer.tcp_options().iter().find_map(|o| match o {
+        TcpOption::Timestamps { tsval, .. } => Some(*tsval),
+        _ => None,
+    });
+    let stamps = stamps(2, ts.expect("timestamps are agreed on"));
+    let third = flow.seg().raw(&stamps).opt(&keys.third()).raw(&[30, 8, 0x34, 3, 10, 2, 0, 2]);
+    assert_eq!(third.option_len(), 40);
+    let out = script.send(&flow, &third);
+    assert!(out.iter().all(|o| !o.rst()), "{out:?}");
+    let id = script.accept().expect("established");
+    assert_eq!((script.info(id).mptcp, script.fallback(id)), (Some(0), None));
+    assert_eq!(script.counters().add_addr, 1, "the address is known");
+}

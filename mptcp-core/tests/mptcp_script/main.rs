@@ -4,6 +4,7 @@
 mod address;
 mod attacks;
 mod close;
+mod cookies;
 mod dss;
 mod fallback;
 mod fastclose;

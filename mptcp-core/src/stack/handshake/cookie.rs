@@ -1,33 +1,42 @@
 //! SYN cookies: handshakes without an entry once the request table is full (RFC 4987 §3.6).
+//!
+//! MPTCP goes with them: our key follows from the 4-tuple and the sequence numbers, and comes back
+//! with the peer's in the third ACK or, in version 1, with the first data. When the third ACK of
+//! version 0 gets lost, the peer's key is lost with it: TCP (RFC 8041 §3.11).
 
 use super::Level;
 use crate::buf::{PacketBuf, PortId};
-use crate::mptcp::FallbackReason;
-use crate::stack::options;
+use crate::config::ChecksumPolicy;
+use crate::mptcp::key::{self, KeyPair};
+use crate::mptcp::{FallbackReason, Negotiated};
+use crate::seq::SeqNum;
+use crate::stack::options::{self, Handshake};
 use crate::stack::{MAX_REPLIES, Stack};
 use crate::stats::DropReason;
 use crate::tcp::isn::{decode_ts, encode_ts};
 use crate::tcp::{Agreed, Segment, Stateless, Tuple, mss_for};
 use crate::time::{Duration, Instant};
-use crate::wire::{OptionWriter, TcpFlags, TcpOption};
+use crate::wire::{
+    CapableFlags, CapableForm, MpCapable, OptionWriter, TcpFlags, TcpOption, Version,
+};
 
 /// No cookie is good for longer.
 const COOKIE_LIFE: Duration = Duration::from_secs(128);
 
+/// Keys tried for one cookie in search of a free token: each costs a hash of a SYN that may be one of
+/// a flood.
+const COOKIE_KEYS: u8 = 64;
+
 impl<B: PacketBuf> Stack<B> {
-    /// The request queue is full: the SYN/ACK carries everything we need to remember. Only plain
-    /// TCP is offered.
+    /// The request queue is full: the SYN/ACK carries everything we need to remember.
     pub(super) fn send_cookie(
         &mut self,
         now: Instant,
         tuple: &Tuple,
         port: PortId,
         segment: &Segment,
-        deferred: bool,
+        capable: Option<(Version, MpCapable)>,
     ) {
-        if deferred {
-            return self.stats.drop(DropReason::RequestQueueFull);
-        }
         if self.replies.len() >= MAX_REPLIES || !self.cookie_budget.take(now) {
             self.stats.stateless_reply_limited += 1;
             return;
@@ -52,6 +61,13 @@ impl<B: PacketBuf> Stack<B> {
                 options::push_tcp(&mut options, &TcpOption::WindowScale(self.rcv_wscale));
             }
         }
+        if let Some((version, capable)) = capable {
+            self.stats.mp_capable_syn_rx += 1;
+            if let Some(key) = self.cookie_key(tuple, [segment.seq, iss], version) {
+                let checksum = self.wants_checksum(capable.flags);
+                options::push_capable_syn_ack(&mut options, version, key, checksum);
+            }
+        }
         self.replies.push_back(Stateless {
             tuple: *tuple,
             port,
@@ -61,6 +77,47 @@ impl<B: PacketBuf> Stack<B> {
             window: self.initial_window() as u16,
             options,
         });
+    }
+
+    /// The first candidate whose token is free now.
+    fn cookie_key(&self, tuple: &Tuple, numbers: [SeqNum; 2], version: Version) -> Option<u64> {
+        let (local, remote) = (tuple.local(), tuple.remote());
+        let keys =
+            (0..COOKIE_KEYS).map(|n| self.cookies.key(local, remote, numbers, version as u8, n));
+        keys.into_iter().find(|&key| self.token_usable(key, key::token(version, key)))
+    }
+
+    /// What the third ACK of a good cookie, or the first data in its place, makes of the connection.
+    fn cookie_level(&mut self, tuple: &Tuple, numbers: [SeqNum; 2], segment: &Segment) -> Level {
+        let plain = Level::Plain(Some(FallbackReason::SynCookie));
+        let Handshake::Capable(MpCapable {
+            version,
+            flags,
+            form:
+                CapableForm::Keys { sender, receiver } | CapableForm::Data { sender, receiver, .. },
+        }) = options::handshake(segment.options.as_bytes())
+        else {
+            return plain;
+        };
+        let Some(version) = Version::from_u8(version) else { return plain };
+        let (local, remote) = (tuple.local(), tuple.remote());
+        let ours = (0..COOKIE_KEYS)
+            .any(|n| self.cookies.key(local, remote, numbers, version as u8, n) == receiver);
+        let refused = flags.contains(CapableFlags::CHECKSUM)
+            && self.config.mptcp.checksum == ChecksumPolicy::Refuse;
+        let served = self.config.mptcp.versions.contains(&version);
+        if !ours || !served || refused || sender == 0 {
+            return plain;
+        }
+        if !self.token_usable(receiver, key::token(version, receiver)) {
+            // Nobody kept it free.
+            self.stats.mp_fallback_token_init += 1;
+            return Level::Plain(Some(FallbackReason::NoToken));
+        }
+        self.stats.mp_capable_ack_rx += 1;
+        let keys = KeyPair { local: receiver, remote: sender };
+        let checksum = self.wants_checksum(flags);
+        Level::Mptcp(Negotiated { version, client: false, keys, checksum })
     }
 
     /// A cookie that was sent is still good; without one every guess is refused unseen.
@@ -112,9 +169,9 @@ impl<B: PacketBuf> Stack<B> {
             rtt: None,
             syn_ack_timeouts: 0,
         };
-        // A SYN that the cookie did not remember may have offered MPTCP.
         let mptcp = self.listeners.get(listener).is_some_and(|l| l.options.mptcp);
-        let level = Level::Plain(mptcp.then_some(FallbackReason::SynCookie));
+        let level =
+            if mptcp { self.cookie_level(tuple, [irs, iss], segment) } else { Level::Plain(None) };
         self.establish(now, tuple, port, listener, &agreed, level, segment, payload);
         true
     }

@@ -101,7 +101,10 @@ impl<B: PacketBuf> Stack<B> {
         };
         let undecided = options.deferred && entry.deferred >= self.max_deferred();
         if undecided || self.requests.len() >= self.requests.capacity() - self.join_reserve() {
-            return self.send_cookie(now, tuple, port, segment, options.deferred);
+            if options.deferred {
+                return self.stats.drop(DropReason::RequestQueueFull);
+            }
+            return self.send_cookie(now, tuple, port, segment, capable.ok());
         }
         let wanted = match capable {
             Ok((version, capable)) => {
@@ -121,10 +124,9 @@ impl<B: PacketBuf> Stack<B> {
         };
         let mut request = self.request(now, tuple, port, segment, listener, wanted);
         if let Ok((_, capable)) = capable {
-            let asked = capable.flags.contains(CapableFlags::CHECKSUM);
-            let ask = self.config.mptcp.checksum == ChecksumPolicy::Require;
-            request.flags.set(RequestFlags::CHECKSUM, asked || ask);
-            request.flags.set(RequestFlags::ASK_CHECKSUM, asked || ask);
+            let checksum = self.wants_checksum(capable.flags);
+            request.flags.set(RequestFlags::CHECKSUM, checksum);
+            request.flags.set(RequestFlags::ASK_CHECKSUM, checksum);
         }
         request.flags.set(RequestFlags::DEFERRED, options.deferred);
         self.add_request(now, request);
@@ -168,17 +170,27 @@ impl<B: PacketBuf> Stack<B> {
         Capable::Use(version)
     }
 
+    /// Checksums are used when either side asks for them.
+    fn wants_checksum(&self, flags: CapableFlags) -> bool {
+        let ask = self.config.mptcp.checksum == ChecksumPolicy::Require;
+        ask || flags.contains(CapableFlags::CHECKSUM)
+    }
+
+    /// A key's token may be a connection's of this shard.
+    fn token_usable(&self, key: u64, token: u32) -> bool {
+        key != 0
+            && token != 0
+            && token & self.config.token_mask == self.config.token_value
+            && self.demux.token_free(token)
+    }
+
     /// A key with its token, which is free and belongs to this shard; `None` after too many tries.
     pub(super) fn draw_key(&mut self, version: Version) -> Option<(u64, u32)> {
         let buckets = 1 << self.config.token_mask.count_ones().min(MAX_BUCKET_BITS);
         for _ in 0..KEY_TRIES * buckets {
             let key = self.rng.next_u64();
             let token = key::token(version, key);
-            let free = key != 0
-                && token != 0
-                && token & self.config.token_mask == self.config.token_value
-                && self.demux.token_free(token);
-            if free {
+            if self.token_usable(key, token) {
                 return Some((key, token));
             }
         }

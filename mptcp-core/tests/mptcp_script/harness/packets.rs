@@ -182,6 +182,10 @@ impl Seg {
         self
     }
 
+    pub(crate) fn option_len(&self) -> usize {
+        self.options.len()
+    }
+
     /// Without any option.
     pub(crate) fn bare(mut self) -> Self {
         self.options.clear();
