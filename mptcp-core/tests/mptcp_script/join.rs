@@ -65,6 +65,16 @@ fn t30_an_unknown_token_is_reset() {
     });
 }
 
+/// Where version 1 is not served nobody is told a reason that only version 1 has.
+#[test]
+fn t30_a_stack_of_version_0_gives_no_reason() {
+    let mut script = Script::serving(&[Version::V0], Version::V0, |_| {});
+    let flow = Flow::new(at(P2, 5000), at(A1, PORT));
+    let syn = MpJoin::Syn { backup: false, address_id: 2, token: 0x1234_5678, nonce: 1 };
+    let out = script.send(&flow, &flow.syn().opt(&MptcpOption::Join(syn)));
+    assert!(out.len() == 1 && out[0].rst() && out[0].mptcp().is_empty(), "{out:?}");
+}
+
 #[test]
 fn t31_join_on_any_port() {
     both(|v| {

@@ -119,6 +119,22 @@ fn a_window_counts_from_the_newest_acknowledgement() {
     s.inject(data(1, 1, 10).window(23)).expect(ack(at(2), 11));
 }
 
+/// The acknowledgement that moves `SND.UNA` brings its own window, however old its place in the peer's
+/// stream (`SND.WL1`): the length of a later one, counted from there, would move the right edge further
+/// than the peer ever allowed.
+#[test]
+fn an_overtaken_segment_that_acknowledges_more_brings_its_window() {
+    let mut s = client(Peer { window: 0, ..WIDE });
+    s.write(10 * FULL).expect_nothing();
+    let full = |s: &mut Script| s.take_all().iter().filter(|seg| seg.len == FULL).count();
+    s.inject(data(11, 1, 10).window(46));
+    assert_eq!(full(&mut s), 4);
+    s.inject(data(1, at(2), 10).window(23));
+    assert_eq!(full(&mut s), 0);
+    s.inject(ack(21, at(4)).window(23));
+    assert_eq!(full(&mut s), 2);
+}
+
 #[test]
 fn nagle_holds_back_a_second_small_segment() {
     let mut s = client(WIDE);

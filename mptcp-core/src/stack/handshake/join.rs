@@ -41,8 +41,9 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection_idx) = self.demux.connection_of(join.token) else {
             self.stats.mp_join_no_token_found += 1;
             self.stats.drop(DropReason::JoinToken);
-            // Nobody knows the version of what is not there.
-            let told = Some((reset_reason::MPTCP_SPECIFIC, false));
+            // Nobody knows the version of what is not there; it is one that we serve.
+            let newest = self.config.mptcp.versions.contains(&Version::V1);
+            let told = newest.then_some((reset_reason::MPTCP_SPECIFIC, false));
             return self.refuse_join(now, tuple, port, segment, told);
         };
         let max_half_open = self.config.mptcp.max_half_open_joins;
