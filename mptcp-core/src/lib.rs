@@ -16,6 +16,7 @@ pub mod buf;
 pub mod config;
 pub mod driver;
 pub mod error;
+pub mod event_log;
 pub mod mptcp;
 pub mod pcapng;
 pub mod rng;

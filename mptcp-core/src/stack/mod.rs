@@ -11,6 +11,7 @@ mod egress;
 mod handshake;
 mod ingress;
 mod multipath;
+mod observe;
 mod options;
 mod relay;
 mod scheduling;
@@ -19,7 +20,7 @@ mod timers;
 mod types;
 mod udp;
 
-pub use types::{Connect, ConnectionInfo, Event, Listen, Ready, SocketId, SubflowInfo};
+pub use types::{Connect, ConnectionInfo, DataLevelInfo, Event, Listen, Ready, SocketId, SubflowInfo};
 
 use crate::buf::{BufPool, HeapBuf, PacketBuf, PortId};
 use crate::config::{LocalAddress, StackConfig};
@@ -203,6 +204,7 @@ pub struct Stack<B: PacketBuf> {
     /// Where the last ephemeral port was, among them all.
     next_port: u32,
     destinations: destinations::Destinations,
+    observer: observe::Observer,
     /// Plain sockets among the control blocks.
     plain_count: u32,
 }
@@ -288,6 +290,7 @@ impl<B: PacketBuf> Stack<B> {
             pool,
             next_port,
             destinations: destinations::Destinations::default(),
+            observer: observe::Observer::new(now),
             plain_count: 0,
             rng,
             config,
@@ -527,6 +530,7 @@ impl<B: PacketBuf> Stack<B> {
         self.wheel.cancel(number);
         self.tx.remove(number);
         self.events.remove(number);
+        self.observer.forget(number);
         let tcb = self.tcbs.remove(idx)?;
         if tcb.subflow.is_none() {
             self.plain_count -= 1;
@@ -544,6 +548,7 @@ impl<B: PacketBuf> Stack<B> {
             tcb.app.error = error;
         }
         let attached = tcb.app.attached;
+        let ended = crate::event_log::Event::Closed { error: tcb.app.error };
         // A relay moves the rest of a stream that ended, but a failed leg takes the other with it.
         if attached && (error.is_none() || tcb.app.relay.is_none()) {
             tcb.end();
@@ -552,6 +557,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         self.demux.remove(&tuple, Flow::Tcb(idx));
         let sock = Sock::Plain(idx);
+        self.observe_sock(sock, ended);
         if self.app(sock).is_some_and(|app| app.relay.is_some()) {
             self.relay_progress(now, sock);
         }
@@ -598,6 +604,7 @@ impl<B: PacketBuf> Stack<B> {
         self.wheel.cancel(number);
         self.tx.remove(number);
         self.events.remove(number);
+        self.observer.forget(number);
         self.connections.remove(idx);
     }
 

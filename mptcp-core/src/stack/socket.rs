@@ -3,7 +3,7 @@
 use super::demux::{Node, TokenOwner};
 use super::ingress::FAIR_SHARE;
 use super::{
-    Connect, ConnectionInfo, Listen, Listener, Ready, Sock, SocketId, Stack, SubflowInfo, env,
+    Connect, ConnectionInfo, DataLevelInfo, Listen, Listener, Ready, Sock, SocketId, Stack, SubflowInfo, env,
 };
 use crate::buf::PacketBuf;
 use crate::config::Scheduling;
@@ -51,6 +51,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Opens a connection; [`Ready::CONNECTED`] or [`Ready::CLOSED`] reports the outcome.
     pub fn connect(&mut self, now: Instant, with: &Connect) -> Result<SocketId, OpenError> {
+        self.observer.now = now;
         if self.local_address(with.local).is_none()
             || with.local.is_ipv4() != with.remote.is_ipv4()
             || crate::tcp::is_no_host(&with.remote.ip())
@@ -78,7 +79,9 @@ impl<B: PacketBuf> Stack<B> {
             return Err(OpenError::AddressInUse);
         }
         let served = &self.config.mptcp.versions;
-        let version = self.destinations.offer(now, with.remote, served);
+        let version = self.destinations.offer(now, (with.local, with.remote), served);
+        let known_plain = with.mptcp && version.is_none() && !served.is_empty();
+        self.stats.mp_capable_syn_tx_disabled += u64::from(known_plain);
         let version = version.filter(|_| with.mptcp);
         let offer = version.and_then(|version| Some((version, self.draw_key(version)?.0)));
         let sock = match offer {
@@ -86,9 +89,14 @@ impl<B: PacketBuf> Stack<B> {
             None => Sock::Plain(self.open_tcb(now, tuple, None).ok_or(OpenError::LimitReached)?),
         };
         self.stats.active_opens += 1;
-        let untokened = version.is_some() && offer.is_none();
-        let fallback = untokened.then_some(FallbackReason::NoToken);
-        self.stats.fallback += u64::from(fallback.is_some());
+        let fallback = match (version, offer) {
+            (Some(_), None) => Some(FallbackReason::NoToken),
+            (None, _) if known_plain => Some(FallbackReason::KnownPlain),
+            _ => None,
+        };
+        if let Some(reason) = fallback {
+            self.note_fallback(sock, &tuple, reason);
+        }
         if let Some(app) = self.app(sock) {
             app.user_data = with.user_data;
             app.fallback = fallback;
@@ -243,6 +251,7 @@ impl<B: PacketBuf> Stack<B> {
             self.remove_request(request);
         }
         self.events.remove(self.numbering.number(Node::Listener(idx)));
+        self.observer.forget(self.numbering.number(Node::Listener(idx)));
         if let Some(listener) = self.listeners.remove(idx) {
             self.listening.remove(&listener.local);
         }
@@ -380,7 +389,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// An MPTCP connection before the SYN/ACK: nobody is there to end it in order (RFC 9293
     /// §3.10.4, SYN-SENT).
-    fn is_connecting(&self, sock: Sock) -> bool {
+    pub(super) fn is_connecting(&self, sock: Sock) -> bool {
         match sock {
             Sock::Mptcp(idx) => {
                 self.connections.get(idx).is_some_and(|c| c.phase == Phase::Connecting)
@@ -668,9 +677,10 @@ impl<B: PacketBuf> Stack<B> {
                     mptcp: None,
                     fallback: tcb.app.fallback,
                     bytes_sent: tcb.counters.bytes_sent + u64::from(tcb.unsent_len),
-                    bytes_acked: tcb.counters.bytes_acked,
+                    bytes_acked: tcb.bytes_acked(),
                     bytes_received: tcb.counters.bytes_received,
                     subflows: alloc::vec![subflow_info(tcb)],
+                    data_level: None,
                     error: tcb.app.error,
                 })
             }
@@ -686,10 +696,42 @@ impl<B: PacketBuf> Stack<B> {
                     bytes_acked: connection.data_snd_una,
                     bytes_received: connection.data_rcv_nxt,
                     subflows: subflows.map(subflow_info).collect(),
+                    data_level: Some(self.data_level_info(connection)),
                     error: connection.app.error,
                 })
             }
             _ => None,
+        }
+    }
+
+    fn data_level_info(&self, connection: &Connection<B>) -> DataLevelInfo {
+        let subflows = || connection.subflows.iter().filter_map(|&i| self.tcbs.get(i));
+        let times = || subflows().map(Tcb::info);
+        DataLevelInfo {
+            client: connection.client,
+            local_token: connection.local_token,
+            remote_token: connection.remote_token,
+            remote_key_known: connection.keys.remote != 0,
+            checksum: connection.checksum,
+            write_seq: connection.local_dsn(connection.data_end),
+            snd_una: connection.local_dsn(connection.data_snd_una),
+            snd_nxt: connection.local_dsn(connection.data_snd_nxt),
+            rcv_nxt: connection.remote_dsn(connection.data_rcv_nxt),
+            snd_wnd: connection.snd_edge.saturating_sub(connection.data_snd_una),
+            rcv_wnd: connection.promised(),
+            retransmits: connection.rtx_shift,
+            bytes_retrans: connection.bytes_retrans,
+            subflows_max: self.config.mptcp.max_subflows,
+            subflows_ended: connection.subflows_ended,
+            last_subflow_end: connection.last_end,
+            half_open_joins: connection.half_open,
+            add_addr_signalled: connection.announced,
+            add_addr_accepted: connection.paths.remote_count(),
+            add_addr_accepted_max: crate::mptcp::MAX_REMOTE_ADDRESSES as u8,
+            deny_join_initial: connection.paths.deny_initial,
+            last_data_sent: times().filter_map(|t| t.last_data_sent).max(),
+            last_data_received: times().filter_map(|t| t.last_data_received).max(),
+            last_ack_received: times().filter_map(|t| t.last_ack_received).max(),
         }
     }
 
@@ -724,6 +766,10 @@ impl<B: PacketBuf> Stack<B> {
             let Some(extension) = &mut tcb.subflow else { continue };
             if extension.id == subflow && extension.stage == Stage::Active {
                 extension.local_backup = backup;
+                self.observer.record(
+                    self.numbering.number(Node::Connection(owner)),
+                    crate::event_log::Event::Priority { subflow, backup, peer: false },
+                );
                 if !extension.signal(Signal::Prio { backup }) {
                     self.stats.mp_signal_drop += 1;
                 }
@@ -790,5 +836,8 @@ fn subflow_info<B: PacketBuf>(tcb: &Tcb<B>) -> SubflowInfo {
         bytes_received: tcb.counters.bytes_received,
         retransmitted: u64::from(tcb.counters.retransmitted),
         reinjected: extension.map_or(0, |s| s.reinjected),
+        local_id: extension.map_or(0, |s| s.local_id),
+        remote_id: extension.map_or(0, |s| s.remote_id),
+        tcp: tcb.info(),
     }
 }

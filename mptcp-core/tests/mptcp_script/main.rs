@@ -3,9 +3,13 @@
 
 mod address;
 mod attacks;
+mod cases;
+mod cases_opening;
+mod cases_running;
 mod close;
 mod dss;
 mod fallback;
 mod handshake;
 mod harness;
+mod info;
 mod join;
