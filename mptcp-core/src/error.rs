@@ -99,7 +99,7 @@ impl ConnectionError {
 
 impl core::error::Error for ConnectionError {}
 
-/// Why reading gave nothing.
+/// Why reading gave nothing. Only `WouldBlock` passes by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecvError {
     /// Nothing to read yet: wait for [`crate::stack::Ready::READABLE`].
@@ -110,7 +110,7 @@ pub enum RecvError {
     Failed(ConnectionError),
 }
 
-/// Why writing took nothing.
+/// Why writing took nothing. Only `WouldBlock` passes by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendError {
     /// The send buffer is full: wait for [`crate::stack::Ready::WRITABLE`].

@@ -163,9 +163,67 @@ impl ReplyBudget {
 
 /// A single-threaded TCP and MPTCP stack over packet buffers of type `B`.
 ///
-/// See the crate documentation for how it is driven. Sockets are plain TCP connections, MPTCP
-/// connections (which stay sockets of the same kind when they fall back), listeners, deferred
-/// requests and datagram sockets; all are named by [`SocketId`]s.
+/// Sockets are plain TCP connections, MPTCP connections (which stay sockets of the same kind when
+/// they fall back), listeners, deferred requests and datagram sockets; all are named by
+/// [`SocketId`]s. A turn of whoever drives it is: packets in with [`Stack::handle_burst`], what is due
+/// with [`Stack::handle_timeouts`], readiness out of [`Stack::poll_event`] and commands in answer to
+/// it, packets out with [`Stack::poll_transmit`]; then it may sleep until a packet comes or
+/// [`Stack::poll_timeout`]. The example `two_stacks` is a whole program.
+///
+/// ```
+/// use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, HeapTxQueue, PacketBuf, PortId};
+/// use mptcp_core::config::{LocalAddress, StackConfig};
+/// use mptcp_core::driver::Progress;
+/// use mptcp_core::stack::{Connect, Listen, Ready, Stack};
+/// use mptcp_core::time::Instant;
+///
+/// let now = Instant::from_millis(1);
+/// let pool = HeapPool::new(1_000, 1_700); // buffers, octets of each
+/// let host = |addr: &str, seed| {
+///     let addr = addr.parse().unwrap();
+///     let port = PortId::ROUTED;
+///     let local = LocalAddress { addr, port, mtu: 1500, endpoint: true, backup: false };
+///     let config =
+///         StackConfig { addresses: vec![local], seed: [seed; 32], ..StackConfig::default() };
+///     let memory: Box<dyn BufPool<HeapBuf> + Send> = Box::new(pool.clone());
+///     Stack::new(config, now, memory)
+/// };
+/// let (mut client, mut server) = (host("10.0.0.1", 1), host("10.0.0.2", 2));
+///
+/// // What one sends the other receives at once, until both are silent.
+/// let mut wire = HeapTxQueue::new(64, pool.clone());
+/// let mut settle = |client: &mut Stack<HeapBuf>, server: &mut Stack<HeapBuf>| loop {
+///     let mut moved = false;
+///     for (from, to) in [(&mut *client, &mut *server), (&mut *server, &mut *client)] {
+///         let _ = from.poll_transmit(now, &mut wire);
+///         while let Some(packet) = wire.pop() {
+///             to.handle_burst(now, &mut vec![HeapBuf::from_slice(&packet.to_vec())]);
+///             moved = true;
+///         }
+///     }
+///     if !moved {
+///         return;
+///     }
+/// };
+///
+/// let listen = Listen { mptcp: true, ..Listen::default() };
+/// let listener = server.listen("10.0.0.2:80".parse()?, &listen)?;
+/// let remote = "10.0.0.2:80".parse()?;
+/// let local = "10.0.0.1".parse()?;
+/// let with =
+///     Connect { local, local_port: 0, remote, mptcp: true, timeout: None, user_data: 0 };
+/// let ours = client.connect(now, &with)?;
+/// settle(&mut client, &mut server);
+/// assert!(client.poll_event().is_some_and(|event| event.ready.contains(Ready::CONNECTED)));
+///
+/// client.send(now, ours, b"hello").expect("room for it");
+/// settle(&mut client, &mut server);
+/// let theirs = server.accept(listener).expect("it is established");
+/// let mut text = [0; 16];
+/// assert_eq!(server.recv(now, theirs, &mut text), Ok(5));
+/// assert_eq!(server.info(theirs).and_then(|info| info.mptcp), Some(1));
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
 pub struct Stack<B: PacketBuf> {
     config: StackConfig,
     stats: Counters,
@@ -245,8 +303,9 @@ pub struct Occupancy {
 }
 
 impl<B: PacketBuf> Stack<B> {
-    /// A stack at time `now` that draws buffers for copied data from `pool`. Of the MPTCP versions
-    /// only 1 is served; [`StackConfig::validate`] refuses others by name.
+    /// A stack at time `now` that draws buffers for copied data from `pool`. Every table is reserved
+    /// here, in proportion to `config.limits`; what [`StackConfig::validate`] refuses is not looked
+    /// for again and has no sensible effect.
     #[must_use]
     pub fn new(config: StackConfig, now: Instant, pool: Box<dyn BufPool<B> + Send>) -> Self {
         let limits = config.limits;

@@ -27,7 +27,12 @@ const PORT_STEPS: u32 = 32;
 pub(super) const PORT_TRIES: u32 = 500;
 
 impl<B: PacketBuf> Stack<B> {
-    /// Listens on `local`, whose address must be one of the stack's or unspecified.
+    /// Listens on `local`, whose address must be one of the stack's or unspecified. At most
+    /// `limits.backlog` connections wait for `accept`; what comes beyond is not completed.
+    ///
+    /// # Errors
+    /// [`OpenError::BadAddress`] for an address that is not the stack's or port 0,
+    /// [`OpenError::AddressInUse`], [`OpenError::LimitReached`] at `limits.listeners`.
     pub fn listen(&mut self, local: SocketAddr, options: &Listen) -> Result<SocketId, OpenError> {
         let known = local.ip().is_unspecified() || self.local_address(local.ip()).is_some();
         if !known || local.port() == 0 {
@@ -49,7 +54,14 @@ impl<B: PacketBuf> Stack<B> {
         self.socket_id(Sock::Listener(idx)).ok_or(OpenError::LimitReached)
     }
 
-    /// Opens a connection; [`Ready::CONNECTED`] or [`Ready::CLOSED`] reports the outcome.
+    /// Opens a connection; [`Ready::CONNECTED`] or [`Ready::CLOSED`] reports the outcome. The SYN
+    /// goes out with the next [`Stack::poll_transmit`].
+    ///
+    /// # Errors
+    /// [`OpenError::BadAddress`] when `local` is not the stack's, the families differ or `remote`
+    /// is no host's or has port 0; [`OpenError::LimitReached`] at `limits.connections` or
+    /// `limits.tcbs`; [`OpenError::PortsExhausted`] when no local port was found, and
+    /// [`OpenError::AddressInUse`] when the given one is taken towards this destination.
     pub fn connect(&mut self, now: Instant, with: &Connect) -> Result<SocketId, OpenError> {
         self.observer.now = now;
         if self.local_address(with.local).is_none()
@@ -173,7 +185,9 @@ impl<B: PacketBuf> Stack<B> {
         None
     }
 
-    /// The next connection of a listener (or, when it defers, the next request).
+    /// The next connection of a listener (or, when it defers, the next request), the oldest first;
+    /// `None` when nobody waits or the id is no listener's. [`Ready::ACCEPT`] comes once for all that
+    /// wait: ask until `None`.
     pub fn accept(&mut self, listener: SocketId) -> Option<SocketId> {
         let Some(Sock::Listener(idx)) = self.resolve(listener) else { return None };
         loop {
@@ -227,14 +241,15 @@ impl<B: PacketBuf> Stack<B> {
         true
     }
 
-    /// Who asks: the peer's and our address of a deferred request.
+    /// Who asks: the peer's and our address of a deferred request; `None` when it went away.
     #[must_use]
     pub fn deferred_addresses(&self, request: SocketId) -> Option<(SocketAddr, SocketAddr)> {
         let Some(Sock::Request(idx)) = self.resolve(request) else { return None };
         self.requests.get(idx).map(|r| (r.tuple.remote(), r.tuple.local()))
     }
 
-    /// Stops listening; what waits for `accept` is reset.
+    /// Stops listening; what waits for `accept` is reset, and so are pending requests. Established
+    /// connections stay. No effect on other ids.
     pub fn close_listener(&mut self, now: Instant, listener: SocketId) {
         let Some(Sock::Listener(idx)) = self.resolve(listener) else { return };
         while let Some(id) = self.accept(listener) {
@@ -259,7 +274,13 @@ impl<B: PacketBuf> Stack<B> {
 
     // Reading.
 
-    /// The next buffer of the stream, as it arrived; `Ok(None)` at its end.
+    /// The next buffer of the stream, as it arrived; `Ok(None)` at its end. Taking it makes room in
+    /// the receive window.
+    ///
+    /// # Errors
+    /// [`RecvError::WouldBlock`] when nothing is there yet: [`Ready::READABLE`] follows.
+    /// [`RecvError::InvalidSocket`] for ids that are stale, no connection's, or coupled to a relay.
+    /// [`RecvError::Failed`] once everything received before the failure was read.
     pub fn recv_buf(&mut self, now: Instant, id: SocketId) -> Result<Option<B>, RecvError> {
         let sock = self.connected(id).ok_or(RecvError::InvalidSocket)?;
         if let Some(buf) = self.take_received(now, sock) {
@@ -280,7 +301,11 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Copies stream data into `into`; 0 at the end of the stream (or when `into` is empty).
+    /// Copies stream data into `into`, as much as is there and fits; 0 at the end of the stream (or
+    /// when `into` is empty).
+    ///
+    /// # Errors
+    /// As [`Stack::recv_buf`], when not a single octet could be had.
     pub fn recv(
         &mut self,
         now: Instant,
@@ -452,7 +477,14 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Queues a buffer whole; gives it back when there is no room or no connection.
+    /// Queues a buffer whole; gives it back when there is no room or no connection. Any room is
+    /// enough: the send buffer may be exceeded by one buffer.
+    ///
+    /// # Errors
+    /// With the buffer: [`SendError::WouldBlock`] when the send buffer (`tcp.send_buffer_max` at
+    /// most) is full, after which [`Ready::WRITABLE`] follows; [`SendError::Shutdown`] after
+    /// `shutdown_write`; [`SendError::Failed`] when the connection ended;
+    /// [`SendError::InvalidSocket`] for ids that are stale, no connection's, or coupled to a relay.
     pub fn send_buf(&mut self, id: SocketId, buf: B) -> Result<(), (SendError, B)> {
         let Some(sock) = self.connected(id) else { return Err((SendError::InvalidSocket, buf)) };
         if let Err(error) = self.writable(sock) {
@@ -487,7 +519,11 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Copies as much of `from` as there is room for; answers how much that was, at least 1.
+    /// Copies as much of `from` as there is room for; answers how much that was, at least 1 unless
+    /// `from` is empty. Copies live in buffers of the stack's pool.
+    ///
+    /// # Errors
+    /// As [`Stack::send_buf`]; `WouldBlock` also while the pool has no buffer.
     pub fn send(&mut self, now: Instant, id: SocketId, from: &[u8]) -> Result<usize, SendError> {
         let _ = now;
         let sock = self.connected(id).ok_or(SendError::InvalidSocket)?;
@@ -517,7 +553,8 @@ impl<B: PacketBuf> Stack<B> {
         Ok(sent)
     }
 
-    /// Nothing more will be written; what is queued is still delivered, then the end of the stream.
+    /// Nothing more will be written; what is queued is still delivered, then the end of the stream
+    /// (a FIN, or a `DATA_FIN`). Reading goes on. No effect when it was called before.
     pub fn shutdown_write(&mut self, now: Instant, id: SocketId) {
         if let Some(sock) = self.resolve(id) {
             self.shutdown_sock(now, sock);
@@ -582,7 +619,8 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Ends it at once: RST, and `MP_FASTCLOSE` where MPTCP is in use. The id is released.
+    /// Ends it at once: RST, and `MP_FASTCLOSE` where MPTCP is in use. The id is released; what was
+    /// not read or not sent is lost.
     pub fn abort(&mut self, now: Instant, id: SocketId) {
         let Some(sock) = self.resolve(id) else { return };
         self.detach(sock);
@@ -643,7 +681,8 @@ impl<B: PacketBuf> Stack<B> {
 
     // Reports.
 
-    /// Attaches a word that comes back in every event.
+    /// Attaches a word that comes back in every event, in place of the one of [`Listen`] or
+    /// [`Connect`]. No effect on listeners.
     pub fn set_user_data(&mut self, id: SocketId, user_data: u64) {
         let Some(sock) = self.resolve(id) else { return };
         if let Sock::Udp(idx) = sock
@@ -655,7 +694,7 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Why a connection ended, if it ended with an error.
+    /// Why a connection ended, if it ended with an error; `None` also for stale ids.
     #[must_use]
     pub fn error(&self, id: SocketId) -> Option<ConnectionError> {
         match self.resolve(id)? {
@@ -665,7 +704,11 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// A snapshot of a connection; `None` for stale ids and listeners.
+    /// A snapshot of a connection; `None` for stale ids, listeners, requests and datagram sockets.
+    /// Allocates one list of at most [`max_subflows`] entries, each of about 300 octets, and walks
+    /// nothing else.
+    ///
+    /// [`max_subflows`]: crate::config::MptcpConfig::max_subflows
     #[must_use]
     pub fn info(&self, id: SocketId) -> Option<ConnectionInfo> {
         match self.resolve(id)? {
@@ -735,7 +778,7 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Established subflows of a connection, as many as [`Stack::info`] lists; 0 for stale ids.
+    /// Subflows of a connection, as many as [`Stack::info`] lists: 1 for plain TCP, 0 for stale ids.
     #[must_use]
     pub fn subflow_count(&self, id: SocketId) -> u8 {
         match self.resolve(id) {
@@ -759,6 +802,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Asks the peer to use a subflow last (or normally again) with `MP_PRIO`, and does the same.
+    /// `subflow` is [`SubflowInfo::id`]. False when there is no such subflow that can carry data.
     pub fn set_backup(&mut self, id: SocketId, subflow: u8, backup: bool) -> bool {
         let Some(Sock::Mptcp(owner)) = self.resolve(id) else { return false };
         for idx in self.subflows_of(owner) {

@@ -9,7 +9,22 @@ use crate::time::{Duration, Instant};
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
-/// A socket of one stack: 32 bits of generation above 32 bits of position. Stale ids are detected.
+/// A socket of one stack: 32 bits of generation above 32 bits of position. Stale ids are detected:
+/// commands on them do nothing, questions answer `None`, `false` or `InvalidSocket`.
+///
+/// ```
+/// # use mptcp_core::buf::{HeapBuf, HeapPool};
+/// # use mptcp_core::config::StackConfig;
+/// # use mptcp_core::error::RecvError;
+/// # use mptcp_core::stack::{SocketId, Stack};
+/// # use mptcp_core::time::Instant;
+/// # let now = Instant::from_millis(1);
+/// # let memory = Box::new(HeapPool::new(10, 1_700));
+/// # let mut stack: Stack<HeapBuf> = Stack::new(StackConfig::default(), now, memory);
+/// let stale = SocketId(7);
+/// assert_eq!(stack.recv(now, stale, &mut [0; 10]), Err(RecvError::InvalidSocket));
+/// assert!(stack.info(stale).is_none());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketId(pub u64);
 
@@ -56,6 +71,23 @@ pub struct Event {
 }
 
 /// How to listen.
+///
+/// ```
+/// # use mptcp_core::buf::{HeapBuf, HeapPool};
+/// # use mptcp_core::config::StackConfig;
+/// # use mptcp_core::error::OpenError;
+/// use mptcp_core::stack::{Listen, Stack};
+/// # use mptcp_core::time::Instant;
+/// # let memory = Box::new(HeapPool::new(10, 1_700));
+/// # let now = Instant::from_millis(1);
+/// # let mut stack: Stack<HeapBuf> = Stack::new(StackConfig::default(), now, memory);
+/// // Port 80 of every address, IPv4; `user_data` tells its events from others.
+/// let options = Listen { mptcp: true, user_data: 1, ..Listen::default() };
+/// let listener = stack.listen("0.0.0.0:80".parse()?, &options)?;
+/// assert!(stack.accept(listener).is_none(), "nobody has come yet");
+/// assert_eq!(stack.listen("0.0.0.0:80".parse()?, &options), Err(OpenError::AddressInUse));
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Listen {
     /// Answer `MP_CAPABLE`; otherwise plain TCP only.
@@ -68,6 +100,34 @@ pub struct Listen {
 }
 
 /// How to connect.
+///
+/// ```
+/// # use mptcp_core::buf::{HeapBuf, HeapPool, PortId};
+/// # use mptcp_core::config::{LocalAddress, StackConfig};
+/// # use mptcp_core::error::OpenError;
+/// use mptcp_core::stack::{Connect, Stack};
+/// use mptcp_core::time::Duration;
+/// # use mptcp_core::time::Instant;
+/// # let memory = Box::new(HeapPool::new(10, 1_700));
+/// # let now = Instant::from_millis(1);
+/// # let addr = "10.0.0.1".parse()?;
+/// # let local = LocalAddress { addr, port: PortId(0), mtu: 1500, endpoint: true, backup: false };
+/// # let config = StackConfig { addresses: vec![local], ..StackConfig::default() };
+/// # let mut stack: Stack<HeapBuf> = Stack::new(config, now, memory);
+/// let with = Connect {
+///     local: "10.0.0.1".parse()?, // one of the stack's, the first subflow's
+///     local_port: 0,              // any
+///     remote: "192.0.2.1:443".parse()?,
+///     mptcp: true,
+///     timeout: Some(Duration::from_secs(10)),
+///     user_data: 0,
+/// };
+/// let id = stack.connect(now, &with)?; // the SYN goes out with the next `poll_transmit`
+/// assert!(stack.info(id).is_some_and(|info| info.remote == with.remote));
+/// let elsewhere = Connect { local: "10.9.9.9".parse()?, ..with };
+/// assert_eq!(stack.connect(now, &elsewhere), Err(OpenError::BadAddress));
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Connect {
     /// Our address; it must be one of the stack's.

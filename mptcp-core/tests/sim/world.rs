@@ -37,6 +37,8 @@ pub(crate) struct World {
     standstill: u32,
     /// Where event logs are kept should the run fail; none are without it.
     logs: Option<PathBuf>,
+    /// Event logs are kept for the test itself.
+    pub(crate) logged: bool,
 }
 
 impl Drop for World {
@@ -184,7 +186,7 @@ impl World {
         net.set_referee(Referee::new());
         let logs = crate::capture::install(&mut net, &["client", "server"]);
         let now = Instant::from_nanos(1);
-        Self { net, client, server, now, paths, server_addr, client_addrs, standstill: 0, logs }
+        Self { net, client, server, now, paths, server_addr, client_addrs, standstill: 0, logs, logged: false }
     }
 
     /// As [`Self::new`]; the client's addresses belong to ports 0, 1, ….
@@ -223,7 +225,7 @@ impl World {
 
     fn keep_log_of(&mut self, id: SocketId, client: bool) {
         let host = if client { &mut self.client } else { &mut self.server };
-        if self.logs.is_some() {
+        if self.logs.is_some() || self.logged {
             assert!(host.stack.log_events(id, 100_000));
         }
     }
