@@ -8,7 +8,7 @@
 //! ```
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
-use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, HeapTxQueue, PacketBuf, PortId};
+use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, HeapTxQueue, PortId};
 use mptcp_core::config::{LocalAddress, StackConfig};
 use mptcp_core::driver::Progress;
 use mptcp_core::error::{RecvError, SendError};
@@ -18,11 +18,13 @@ use mptcp_core::time::{Duration, Instant};
 use std::collections::VecDeque;
 
 /// Octets that the client sends.
-const UPLOAD: usize = 4 << 20;
+const UPLOAD: usize = 16 << 20;
 /// One way, by the host number of the client's address: path 1 and path 2.
 const DELAYS: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(20)];
 /// Octets per second of each path, either way.
 const RATE: u64 = 12_500_000;
+/// What would wait for longer before its path is lost.
+const QUEUE: Duration = Duration::from_millis(15);
 
 const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 0, 1));
 
@@ -97,6 +99,9 @@ impl Net {
         let path = usize::from(bytes[if to_server { 13 } else { 17 }]) - 1;
         let free = &mut self.free_at[path][usize::from(to_server)];
         let start = free.map_or(now, |at| at.max(now));
+        if start.since(now) > QUEUE {
+            return;
+        }
         let sent = start + Duration::from_nanos(bytes.len() as u64 * 1_000_000_000 / RATE);
         *free = Some(sent);
         let at = sent + DELAYS[path];
@@ -260,9 +265,9 @@ mod tests {
         assert_eq!((outcome.client.mptcp, outcome.client.fallback), (Some(1), None));
         assert_eq!(outcome.client.bytes_acked, UPLOAD as u64);
         let shares: Vec<u64> = outcome.client.subflows.iter().map(|s| s.bytes_sent).collect();
-        assert!(shares.len() == 2 && shares.iter().all(|&octets| octets > 1 << 20), "{shares:?}");
-        // Two paths of 12.5 MB/s each.
-        assert!(outcome.took < Duration::from_millis(300), "{:?}", outcome.took);
+        assert!(shares.len() == 2 && shares.iter().all(|&octets| octets > 3 << 20), "{shares:?}");
+        // One of the paths alone would need 1,342 ms for it.
+        assert!(outcome.took < Duration::from_millis(1_100), "{:?}", outcome.took);
         for name in ["connection_started", "connection_established", "subflow_joined", "scheduled"]
         {
             assert!(outcome.log.contains(name), "no {name} in\n{}", outcome.log);

@@ -192,6 +192,9 @@ fn render_stack(text: &mut String, shards: &[(&str, &ShardCounters)]) {
     render_fallbacks(text, shards);
 }
 
+/// Reads the counter of one reset reason.
+type ByReason = fn(&Counters, u8) -> u64;
+
 /// What became of MPTCP: connections that run as TCP, and subflows that were reset.
 fn render_fallbacks(text: &mut String, shards: &[(&str, &ShardCounters)]) {
     let help = "Connections that run as plain TCP although MPTCP was wanted, by reason.";
@@ -202,7 +205,7 @@ fn render_fallbacks(text: &mut String, shards: &[(&str, &ShardCounters)]) {
             metric.sample(&labels, counters.stack.fell_back(*reason));
         }
     }
-    let read: [(&str, &str, fn(&Counters, u8) -> u64); 2] = [
+    let read: [(&str, &str, ByReason); 2] = [
         ("subflow_resets", "Subflows and joins we reset, by reason.", Counters::resets),
         ("subflow_resets_received", "MP_TCPRST received, by reason.", Counters::resets_received),
     ];

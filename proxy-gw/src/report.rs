@@ -91,9 +91,9 @@ fn port_name(port: PortId, ports: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mptcp_core::tcp::{State, TcpInfo};
     use core::time::Duration;
     use mptcp_core::stack::ConnectionInfo;
+    use mptcp_core::tcp::{State, TcpInfo};
 
     fn session() -> SessionSnapshot {
         let client: SocketAddr = "10.1.0.2:40312".parse().unwrap();

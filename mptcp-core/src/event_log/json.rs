@@ -31,7 +31,12 @@ pub fn write_header(out: &mut impl Write, title: &str) -> fmt::Result {
 pub fn write_record(out: &mut impl Write, record: &Record) -> fmt::Result {
     let nanos = record.at.as_nanos();
     let name = record.event.name();
-    write!(out, r#"{{"time":{}.{:06},"name":"{name}","data":{{"#, nanos / 1_000_000, nanos % 1_000_000)?;
+    write!(
+        out,
+        r#"{{"time":{}.{:06},"name":"{name}","data":{{"#,
+        nanos / 1_000_000,
+        nanos % 1_000_000
+    )?;
     let mut fields = Fields { out, any: false };
     write_data(&mut fields, &record.event)?;
     out.write_str("}}\n")
@@ -71,7 +76,6 @@ impl<W: Write> Fields<'_, W> {
     }
 }
 
-#[expect(clippy::too_many_lines, reason = "one short arm per event")]
 fn write_data<W: Write>(to: &mut Fields<'_, W>, event: &Event) -> fmt::Result {
     match *event {
         Event::Started { client, local, remote, version } => {
@@ -228,11 +232,9 @@ mod tests {
              \"data\":{\"reason\":\"no_data_ack\"}}\n"
         );
         let closed = |end| line(Event::SubflowClosed { subflow: 2, end });
-        assert!(
-            closed(SubflowEnd::Reset(6)).ends_with(
-                "{\"subflow\":2,\"end\":\"reset\",\"reason\":\"middlebox_interference\"}}\n"
-            )
-        );
+        assert!(closed(SubflowEnd::Reset(6)).ends_with(
+            "{\"subflow\":2,\"end\":\"reset\",\"reason\":\"middlebox_interference\"}}\n"
+        ));
         assert!(closed(SubflowEnd::PeerReset(None)).ends_with("\"end\":\"peer_reset\"}}\n"));
         assert!(
             closed(SubflowEnd::Failed(ConnectionError::TimedOut))

@@ -258,36 +258,66 @@ pub struct Record {
     pub event: Event,
 }
 
-/// The log of one connection: the newest records, oldest first.
+/// The log of one connection: the newest records, oldest first. Choices of the scheduler, which come
+/// by the thousand, have as much room again for themselves: they push nothing else out.
 #[derive(Clone, Debug)]
 pub struct EventLog {
-    records: VecDeque<Record>,
-    capacity: usize,
-    dropped: u64,
+    events: Ring,
+    choices: Ring,
+    /// Number of the next record, over both.
+    next: u64,
     choice: Option<(Option<u8>, Why)>,
     repeated: u32,
 }
 
-impl EventLog {
-    /// A log of at most `capacity` records, 1 to [`MAX_RECORDS`]. Memory is taken as they come.
-    #[must_use]
-    pub(crate) fn new(capacity: u32) -> Self {
-        let capacity = capacity.clamp(1, MAX_RECORDS) as usize;
-        Self { records: VecDeque::new(), capacity, dropped: 0, choice: None, repeated: 0 }
+/// The newest records of a kind with their numbers.
+#[derive(Clone, Debug)]
+struct Ring {
+    records: VecDeque<(u64, Record)>,
+    capacity: usize,
+    dropped: u64,
+}
+
+impl Ring {
+    const fn new(capacity: usize) -> Self {
+        Self { records: VecDeque::new(), capacity, dropped: 0 }
     }
 
-    /// A log as large as this one, and empty.
-    pub(crate) const fn empty_twin(&self) -> Self {
-        let capacity = self.capacity;
-        Self { records: VecDeque::new(), capacity, dropped: 0, choice: None, repeated: 0 }
-    }
-
-    pub(crate) fn push(&mut self, at: Instant, event: Event) {
+    fn push(&mut self, number: u64, record: Record) {
         if self.records.len() >= self.capacity {
             self.records.pop_front();
             self.dropped += 1;
         }
-        self.records.push_back(Record { at, event });
+        self.records.push_back((number, record));
+    }
+}
+
+impl EventLog {
+    /// A log of at most `capacity` records, 1 to [`MAX_RECORDS`], and as many choices. Memory is
+    /// taken as they come.
+    #[must_use]
+    pub(crate) fn new(capacity: u32) -> Self {
+        Self::with_capacity(capacity.clamp(1, MAX_RECORDS) as usize)
+    }
+
+    const fn with_capacity(capacity: usize) -> Self {
+        Self {
+            events: Ring::new(capacity),
+            choices: Ring::new(capacity),
+            next: 0,
+            choice: None,
+            repeated: 0,
+        }
+    }
+
+    /// A log as large as this one, and empty.
+    pub(crate) const fn empty_twin(&self) -> Self {
+        Self::with_capacity(self.events.capacity)
+    }
+
+    pub(crate) fn push(&mut self, at: Instant, event: Event) {
+        self.events.push(self.next, Record { at, event });
+        self.next += 1;
     }
 
     /// A choice of the scheduler; recorded when it differs from the one before.
@@ -298,35 +328,52 @@ impl EventLog {
         }
         self.choice = Some((subflow, why));
         let repeated = core::mem::take(&mut self.repeated);
-        self.push(at, Event::Scheduled { subflow, why, repeated });
+        let event = Event::Scheduled { subflow, why, repeated };
+        self.choices.push(self.next, Record { at, event });
+        self.next += 1;
     }
 
     /// The records it has, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
-        self.records.iter()
+        let mut events = self.events.records.iter().peekable();
+        let mut choices = self.choices.records.iter().peekable();
+        core::iter::from_fn(move || {
+            let next = match (events.peek(), choices.peek()) {
+                (Some((event, _)), Some((choice, _))) if choice < event => choices.next(),
+                (Some(_), _) => events.next(),
+                (None, _) => choices.next(),
+            };
+            next.map(|(_, record)| record)
+        })
     }
 
     /// Records it has.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.events.records.len() + self.choices.records.len()
     }
 
     /// Nothing was recorded, or all of it was taken.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.len() == 0
     }
 
-    /// Records it forgot for want of room.
+    /// Records it forgot for want of room, choices included.
     #[must_use]
     pub const fn dropped(&self) -> u64 {
-        self.dropped
+        self.events.dropped + self.choices.dropped
     }
 
     /// The oldest record, taken out: a reader that follows the log needs no large one.
     pub fn take(&mut self) -> Option<Record> {
-        self.records.pop_front()
+        let number = |ring: &Ring| ring.records.front().map(|(number, _)| *number);
+        let ring = match (number(&self.events), number(&self.choices)) {
+            (Some(event), Some(choice)) if choice < event => &mut self.choices,
+            (Some(_), _) => &mut self.events,
+            (None, _) => &mut self.choices,
+        };
+        ring.records.pop_front().map(|(_, record)| record)
     }
 }
 
@@ -344,8 +391,27 @@ mod tests {
         let ids: alloc::vec::Vec<_> = log.iter().map(|record| record.at.as_millis()).collect();
         assert_eq!(ids, [2, 3, 4]);
         assert_eq!(log.take().map(|record| record.event), Some(Event::AddressEchoed { id: 2 }));
-        assert_eq!(EventLog::new(0).capacity, 1);
-        assert_eq!(EventLog::new(u32::MAX).capacity, MAX_RECORDS as usize);
+        assert_eq!(EventLog::new(0).events.capacity, 1);
+        assert_eq!(EventLog::new(u32::MAX).events.capacity, MAX_RECORDS as usize);
+    }
+
+    #[test]
+    fn choices_push_nothing_else_out_and_the_order_stays() {
+        let mut log = EventLog::new(4);
+        let now = Instant::from_millis(1);
+        log.push(now, Event::AddressEchoed { id: 1 });
+        for n in 0..100 {
+            log.choice(now, Some(n % 2), Why::Preferred);
+        }
+        log.push(now, Event::AddressEchoed { id: 2 });
+        log.choice(now, None, Why::NoRoom);
+        let words: alloc::vec::Vec<_> = log.iter().map(|record| record.event.name()).collect();
+        let (echo, choice) = ("mptcp:address_echoed", "mptcp:scheduled");
+        assert_eq!(words, [echo, choice, choice, choice, echo, choice]);
+        assert_eq!((log.len(), log.dropped()), (6, 97));
+        let taken: alloc::vec::Vec<_> = core::iter::from_fn(|| log.take()).collect();
+        assert_eq!(taken.iter().map(|r| r.event.name()).collect::<alloc::vec::Vec<_>>(), words);
+        assert!(log.is_empty());
     }
 
     #[test]

@@ -43,12 +43,7 @@ pub(super) struct Destinations {
 
 impl Destinations {
     /// The version to offer on `way`; `None` for plain TCP.
-    pub(super) fn offer(
-        &self,
-        now: Instant,
-        way: Way,
-        served: &[Version],
-    ) -> Option<Version> {
+    pub(super) fn offer(&self, now: Instant, way: Way, served: &[Version]) -> Option<Version> {
         let newest = served.iter().copied().max_by_key(|version| *version as u8);
         let lesson = self.entries.get(&way).filter(|entry| now < entry.until);
         match lesson.map(|entry| entry.lesson) {

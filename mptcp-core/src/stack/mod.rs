@@ -14,13 +14,16 @@ mod multipath;
 mod observe;
 mod options;
 mod relay;
+mod reports;
 mod scheduling;
 mod socket;
 mod timers;
 mod types;
 mod udp;
 
-pub use types::{Connect, ConnectionInfo, DataLevelInfo, Event, Listen, Ready, SocketId, SubflowInfo};
+pub use types::{
+    Connect, ConnectionInfo, DataLevelInfo, Event, Listen, Ready, SocketId, SubflowInfo,
+};
 
 use crate::buf::{BufPool, HeapBuf, PacketBuf, PortId};
 use crate::config::{LocalAddress, StackConfig};

@@ -64,7 +64,7 @@ impl Observer {
 
 impl<B: PacketBuf> Stack<B> {
     /// Keeps a log of what happens to a connection from now on, of its newest `capacity` records (1
-    /// to [`MAX_RECORDS`](crate::event_log::MAX_RECORDS)); of a listener, for every connection that
+    /// to [`MAX_RECORDS`](crate::event_log::MAX_RECORDS)) and as many choices of the scheduler; of a listener, for every connection that
     /// it accepts from now on. Asked for right after [`Stack::connect`] it is complete. The log goes
     /// with the id: read it before `release`, `close` or `abort`. 0 ends it. False when the id is
     /// stale or names neither.
@@ -79,7 +79,9 @@ impl<B: PacketBuf> Stack<B> {
             return true;
         }
         self.observer.logs.insert(node, EventLog::new(capacity));
-        if self.is_connecting(sock) {
+        let opening = |t: &Tcb<B>| t.state == State::SynSent;
+        let plain = matches!(sock, Sock::Plain(idx) if self.tcbs.get(idx).is_some_and(opening));
+        if plain || self.is_connecting(sock) {
             self.observe_start(sock, true);
         }
         true
@@ -152,9 +154,7 @@ impl<B: PacketBuf> Stack<B> {
     fn observe_start(&mut self, sock: Sock, client: bool) {
         let start = match sock {
             Sock::Plain(idx) => self.tcbs.get(idx).map(|t| (t.tuple, None)),
-            Sock::Mptcp(idx) => {
-                self.connections.get(idx).map(|c| (c.first, Some(c.version as u8)))
-            }
+            Sock::Mptcp(idx) => self.connections.get(idx).map(|c| (c.first, Some(c.version as u8))),
             _ => None,
         };
         if let Some((tuple, version)) = start {

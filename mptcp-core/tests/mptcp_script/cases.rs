@@ -99,7 +99,10 @@ pub(crate) fn reset(script: &Script, id: SocketId, reason: u8) {
     kept(script, id);
     assert_eq!(script.counters().resets(reason), 1);
     let level = script.info(id).data_level.expect("an MPTCP connection");
-    assert_eq!((level.subflows_ended, level.last_subflow_end), (1, Some(SubflowEnd::Reset(reason))));
+    assert_eq!(
+        (level.subflows_ended, level.last_subflow_end),
+        (1, Some(SubflowEnd::Reset(reason)))
+    );
     let end = SubflowEnd::Reset(reason);
     let ended = |event: &Event| matches!(event, Event::SubflowClosed { end: e, .. } if *e == end);
     assert_eq!(events(script, id).iter().filter(|event| ended(event)).count(), 1);

@@ -27,8 +27,7 @@ fn begun(first: &[u8]) -> (Script, Keys, Flow, SocketId) {
     let mut script = server();
     let (keys, mut flow, id) = script.unconfirmed();
     let (sender, receiver) = (keys.peer, keys.stack);
-    let form =
-        CapableForm::Data { sender, receiver, data_len: first.len() as u16, checksum: None };
+    let form = CapableForm::Data { sender, receiver, data_len: first.len() as u16, checksum: None };
     let out = script.send(&flow, &flow.seg().opt(&capable(H, form)).data(first));
     flow.snd_nxt += first.len() as u32;
     flow.hears(&out);

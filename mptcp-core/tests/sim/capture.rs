@@ -108,8 +108,10 @@ mod tests {
         });
         assert!(path.ends_with("target/sim/seed-18446744073709551615.pcapng"), "{path:?}");
         let log = fs::read_to_string(path.with_extension("jsonl")).expect("a log");
-        let names: Vec<&str> =
-            log.lines().filter_map(|line| line.split("\"name\":\"").nth(1)?.split('"').next()).collect();
+        let names: Vec<&str> = log
+            .lines()
+            .filter_map(|line| line.split("\"name\":\"").nth(1)?.split('"').next())
+            .collect();
         assert_eq!(names, ["connectivity:connection_started"], "{log}");
         assert!(log.starts_with("{\"qlog_version\"") && log.contains("client #"), "{log}");
         let file = fs::read(&path).expect("a capture");

@@ -186,7 +186,18 @@ impl World {
         net.set_referee(Referee::new());
         let logs = crate::capture::install(&mut net, &["client", "server"]);
         let now = Instant::from_nanos(1);
-        Self { net, client, server, now, paths, server_addr, client_addrs, standstill: 0, logs, logged: false }
+        Self {
+            net,
+            client,
+            server,
+            now,
+            paths,
+            server_addr,
+            client_addrs,
+            standstill: 0,
+            logs,
+            logged: false,
+        }
     }
 
     /// As [`Self::new`]; the client's addresses belong to ports 0, 1, ….

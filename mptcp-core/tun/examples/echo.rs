@@ -21,7 +21,7 @@
 //! and says what became of every connection; with `log` each one's events follow as JSON lines.
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
-use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, PacketBuf, PortId, TxQueue};
+use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, PortId, TxQueue};
 use mptcp_core::config::{LocalAddress, StackConfig};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::error::{RecvError, SendError};
@@ -221,11 +221,16 @@ fn main() -> Result<(), Failure> {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         handle.stop();
     });
-    let enter =
-        if asked("here") { String::new() } else { format!("nsenter -t {} -n ", std::process::id()) };
+    let enter = if asked("here") {
+        String::new()
+    } else {
+        format!("nsenter -t {} -n ", std::process::id())
+    };
     println!("echoing on 10.1.0.1 and 10.2.0.1, port {ECHO_PORT}; try");
     println!("  {enter}python3 -c 'import socket; s = socket.socket(2, 1, 262); \\");
-    println!("    s.connect((\"10.1.0.1\", 7)); s.sendall(b\"hello\"); s.shutdown(1); print(s.recv(99))'");
+    println!(
+        "    s.connect((\"10.1.0.1\", 7)); s.sendall(b\"hello\"); s.shutdown(1); print(s.recv(99))'"
+    );
     tun.run(&mut echo)?;
     Ok(())
 }

@@ -2,11 +2,11 @@
 
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
-use crate::mptcp::{FallbackReason, Phase, Signal};
 use crate::event_log::SubflowEnd;
-use crate::stack::{Sock, Stack};
+use crate::mptcp::{FallbackReason, Phase, Signal};
 use crate::stack::demux::TokenOwner;
 use crate::stack::options::{self};
+use crate::stack::{Sock, Stack};
 use crate::tcp::{Segment, State};
 use crate::time::Instant;
 use crate::wire::{MptcpOption, OptionWriter, TcpFlags};
