@@ -174,9 +174,8 @@ impl ReplyBudget {
 /// [`Stack::poll_timeout`]. The example `two_stacks` is a whole program.
 ///
 /// ```
-/// use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, HeapTxQueue, PacketBuf, PortId};
+/// use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, HeapTxQueue, PortId};
 /// use mptcp_core::config::{LocalAddress, StackConfig};
-/// use mptcp_core::driver::Progress;
 /// use mptcp_core::stack::{Connect, Listen, Ready, Stack};
 /// use mptcp_core::time::Instant;
 ///
@@ -195,18 +194,15 @@ impl ReplyBudget {
 ///
 /// // What one sends the other receives at once, until both are silent.
 /// let mut wire = HeapTxQueue::new(64, pool.clone());
-/// let mut settle = |client: &mut Stack<HeapBuf>, server: &mut Stack<HeapBuf>| loop {
-///     let mut moved = false;
-///     for (from, to) in [(&mut *client, &mut *server), (&mut *server, &mut *client)] {
-///         let _ = from.poll_transmit(now, &mut wire);
-///         while let Some(packet) = wire.pop() {
-///             to.handle_burst(now, &mut vec![HeapBuf::from_slice(&packet.to_vec())]);
-///             moved = true;
-///         }
-///     }
-///     if !moved {
-///         return;
-///     }
+/// let mut pass = |from: &mut Stack<HeapBuf>, to: &mut Stack<HeapBuf>| {
+///     let _ = from.poll_transmit(now, &mut wire);
+///     let mut burst: Vec<HeapBuf> = core::iter::from_fn(|| wire.pop()).collect();
+///     let any = !burst.is_empty();
+///     to.handle_burst(now, &mut burst);
+///     any
+/// };
+/// let mut settle = |client: &mut Stack<HeapBuf>, server: &mut Stack<HeapBuf>| {
+///     while pass(client, server) | pass(server, client) {}
 /// };
 ///
 /// let listen = Listen { mptcp: true, ..Listen::default() };
