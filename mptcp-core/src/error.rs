@@ -77,9 +77,29 @@ impl fmt::Display for ConnectionError {
     }
 }
 
+impl ConnectionError {
+    /// Name in logs and in the event log.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Reset => "reset",
+            Self::ConnectTimedOut => "connect_timed_out",
+            Self::TimedOut => "timed_out",
+            Self::NetworkUnreachable => "network_unreachable",
+            Self::HostUnreachable => "host_unreachable",
+            Self::Prohibited => "prohibited",
+            Self::TtlExpired => "ttl_expired",
+            Self::Aborted => "aborted",
+            Self::NoSubflows => "no_subflows",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 impl core::error::Error for ConnectionError {}
 
-/// Why reading gave nothing.
+/// Why reading gave nothing. Only `WouldBlock` passes by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecvError {
     /// Nothing to read yet: wait for [`crate::stack::Ready::READABLE`].
@@ -90,7 +110,7 @@ pub enum RecvError {
     Failed(ConnectionError),
 }
 
-/// Why writing took nothing.
+/// Why writing took nothing. Only `WouldBlock` passes by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendError {
     /// The send buffer is full: wait for [`crate::stack::Ready::WRITABLE`].

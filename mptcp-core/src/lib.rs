@@ -4,6 +4,10 @@
 //! seed, packets come in and go out as owned [`buf::PacketBuf`]s holding IP packets. The same code
 //! therefore runs in a deterministic simulator, over a TUN device and on DPDK ports.
 //!
+//! ICMP, IPv4 and IPv6 are understood as far as connections need them; link layers are the driver's.
+//! Whatever a peer decides the number of has a limit in [`config::Limits`]. [`stats`] counts,
+//! [`stack::Stack::info`] tells about one connection, and [`event_log`] why it went as it did.
+//!
 //! Start at [`stack::Stack`]; protocol engineers who only want the codecs start at [`wire`].
 #![no_std]
 #![forbid(unsafe_code)]
@@ -16,6 +20,7 @@ pub mod buf;
 pub mod config;
 pub mod driver;
 pub mod error;
+pub mod event_log;
 pub mod mptcp;
 pub mod pcapng;
 pub mod rng;

@@ -1,6 +1,8 @@
 //! Counters of one stack, under the Linux MIB names in snake_case where Linux has one, so that
 //! `nstat` and our metrics compare line by line. Every dropped packet increments exactly one
-//! [`DropReason`].
+//! [`DropReason`], every connection that runs as TCP one [`FallbackReason`].
+
+use crate::mptcp::FallbackReason;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $name:ident,)*) => {
@@ -10,10 +12,13 @@ macro_rules! counters {
             $($(#[doc = $doc])* pub $name: u64,)*
             /// Packets dropped, by reason; read it with [`Counters::dropped`].
             pub(crate) drops: Drops,
+            fallbacks: Fallbacks,
+            resets: [u64; RESET_REASONS],
+            resets_received: [u64; RESET_REASONS],
         }
 
         impl Counters {
-            /// Every counter with its name, in declaration order (drops excluded).
+            /// Every counter with its name, in declaration order; those by reason are excluded.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
                 [$((stringify!($name), self.$name),)*].into_iter()
             }
@@ -112,6 +117,12 @@ counters! {
     mp_capable_fallback_syn_ack,
     /// `MP_CAPABLE` dropped from the SYN after too many retransmissions.
     mp_capable_syn_tx_drop,
+    /// `MP_CAPABLE` dropped from the SYN because a RST answered the first one.
+    mp_capable_syn_tx_reset,
+    /// SYNs sent without `MP_CAPABLE` because of what was learnt about the destination.
+    mp_capable_syn_tx_disabled,
+    /// Destinations that answered only once the SYN came without `MP_CAPABLE`.
+    blackhole,
     /// No unique token could be drawn.
     mp_fallback_token_init,
     /// Stream bytes sent again on another subflow (events, not bytes).
@@ -124,6 +135,10 @@ counters! {
     mp_join_syn_backup_rx,
     /// `MP_JOIN` SYN/ACKs received.
     mp_join_syn_ack_rx,
+    /// `MP_JOIN` SYN/ACKs received with the backup bit.
+    mp_join_syn_ack_backup_rx,
+    /// `MP_JOIN` SYN/ACKs without the option.
+    mp_join_syn_ack_missing,
     /// `MP_JOIN` SYN/ACKs with a wrong HMAC.
     mp_join_syn_ack_hmac_failure,
     /// `MP_JOIN` third ACKs received.
@@ -132,6 +147,12 @@ counters! {
     mp_join_ack_hmac_failure,
     /// `MP_JOIN` third ACKs without the option.
     mp_join_ack_missing,
+    /// `MP_JOIN` SYNs received on another port than the connection's first.
+    mp_join_port_syn_rx,
+    /// `MP_JOIN` SYN/ACKs received from another port than the connection's first.
+    mp_join_port_syn_ack_rx,
+    /// `MP_JOIN` third ACKs received on another port than the connection's first.
+    mp_join_port_ack_rx,
     /// `MP_JOIN` refused by policy or limit.
     mp_join_rejected,
     /// `MP_JOIN` SYNs sent.
@@ -140,10 +161,18 @@ counters! {
     mp_join_syn_tx_err,
     /// Mappings that contradict an earlier one.
     dss_not_matching,
-    /// Subflow data without a mapping led to a reset.
+    /// Subflow data without a mapping, or with a wrong checksum, led to a reset.
     dss_corruption_reset,
-    /// Subflow data without a mapping led to fallback.
+    /// A wrong DSS checksum, ours or one that the peer reported, led to fallback.
+    dss_corruption_fallback,
+    /// Data or acknowledgements without a DSS led to fallback after the first data.
     dss_fallback,
+    /// Data of ours that TCP acknowledged on a join without any `DATA_ACK` led to a reset.
+    dss_ack_missing_reset,
+    /// Simultaneous opens: fallback.
+    simult_connect_fallback,
+    /// What would have meant fallback, had the stream still been contiguous on one subflow: reset.
+    fallback_failed,
     /// First data segment without a mapping: fallback.
     mp_capable_data_fallback,
     /// Infinite mappings sent.
@@ -166,12 +195,20 @@ counters! {
     rcv_pruned,
     /// `ADD_ADDR` received with a good HMAC.
     add_addr,
+    /// Of these, the ones with a port.
+    port_add,
     /// `ADD_ADDR` sent.
     add_addr_tx,
     /// `ADD_ADDR` received and ignored (HMAC, limit).
     add_addr_drop,
     /// Signals (`ADD_ADDR`, its echo, `REMOVE_ADDR`, `MP_PRIO`) for which a subflow had no room.
     mp_signal_drop,
+    /// Of these, `ADD_ADDR`.
+    add_addr_tx_drop,
+    /// Of these, echoes.
+    echo_add_tx_drop,
+    /// Of these, `REMOVE_ADDR`.
+    rm_addr_tx_drop,
     /// `ADD_ADDR` echoes received.
     echo_add,
     /// `ADD_ADDR` echoes sent.
@@ -208,7 +245,7 @@ counters! {
     mp_curr_estab,
     /// Stream-level zero-window probes.
     win_probe,
-    /// Fallbacks to TCP, all reasons.
+    /// Fallbacks to TCP of connections on which MPTCP was offered, all reasons.
     fallback,
     /// Connections closed by a relay because the other leg was reset.
     relay_resets,
@@ -228,6 +265,23 @@ impl Default for Drops {
     fn default() -> Self {
         Self([0; DropReason::ALL.len()])
     }
+}
+
+/// One counter per reason, as [`Drops`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fallbacks([u64; FallbackReason::ALL.len()]);
+
+impl Default for Fallbacks {
+    fn default() -> Self {
+        Self([0; FallbackReason::ALL.len()])
+    }
+}
+
+/// Counters of subflow resets: one per reason of RFC 8684 §3.6, and one for what is none of them.
+const RESET_REASONS: usize = 8;
+
+fn reset_slot(reason: u8) -> usize {
+    usize::from(reason).min(RESET_REASONS - 1)
 }
 
 macro_rules! drop_reasons {
@@ -331,6 +385,51 @@ impl Counters {
     pub(crate) fn drop(&mut self, reason: DropReason) {
         self.drops.0[reason as usize] += 1;
     }
+
+    /// Connections that run as plain TCP for `reason`.
+    #[must_use]
+    pub fn fell_back(&self, reason: FallbackReason) -> u64 {
+        self.fallbacks.0[reason as usize]
+    }
+
+    /// Subflows and joins that were reset for `reason` (RFC 8684 §3.6, [`reset_reason`]), whether or
+    /// not their version has an option that says so; 7 and above are one.
+    ///
+    /// [`reset_reason`]: crate::wire::reset_reason
+    #[must_use]
+    pub fn resets(&self, reason: u8) -> u64 {
+        self.resets[reset_slot(reason)]
+    }
+
+    /// `MP_TCPRST` received with `reason`; 7 and above are one.
+    #[must_use]
+    pub fn resets_received(&self, reason: u8) -> u64 {
+        self.resets_received[reset_slot(reason)]
+    }
+
+    /// A connection goes on as plain TCP, or begins as one. Counts the Linux MIBs that have no other
+    /// place, too.
+    pub(crate) fn fall_back(&mut self, reason: FallbackReason) {
+        self.fallbacks.0[reason as usize] += 1;
+        self.fallback += u64::from(reason.is_offered());
+        match reason {
+            FallbackReason::NoDataAck | FallbackReason::OptionsLost => self.dss_fallback += 1,
+            FallbackReason::Checksum | FallbackReason::PeerChecksum => {
+                self.dss_corruption_fallback += 1;
+            }
+            FallbackReason::SimultaneousOpen => self.simult_connect_fallback += 1,
+            _ => {}
+        }
+    }
+
+    pub(crate) fn reset(&mut self, reason: u8) {
+        self.resets[reset_slot(reason)] += 1;
+    }
+
+    pub(crate) fn reset_received(&mut self, reason: u8) {
+        self.mp_rst_rx += 1;
+        self.resets_received[reset_slot(reason)] += 1;
+    }
 }
 
 #[cfg(test)]
@@ -345,5 +444,11 @@ mod tests {
             counters.drop(*reason);
             assert_eq!(counters.dropped(*reason), 1);
         }
+        for (idx, reason) in FallbackReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, idx);
+            counters.fall_back(*reason);
+            assert_eq!(counters.fell_back(*reason), 1);
+        }
+        assert_eq!(counters.fallback, FallbackReason::ALL.len() as u64 - 2, "two offer nothing");
     }
 }

@@ -6,7 +6,9 @@
 use crate::control::ShardCounters;
 use crate::gateway::EndReason;
 use core::fmt::Write;
-use mptcp_core::stats::DropReason;
+use mptcp_core::mptcp::FallbackReason;
+use mptcp_core::stats::{Counters, DropReason};
+use mptcp_core::wire::reset_reason;
 
 /// Names and values.
 pub type Values = Vec<(&'static str, u64)>;
@@ -187,6 +189,36 @@ fn render_stack(text: &mut String, shards: &[(&str, &ShardCounters)]) {
             metric.sample(&labels, counters.stack.dropped(*reason));
         }
     }
+    render_fallbacks(text, shards);
+}
+
+/// Reads the counter of one reset reason.
+type ByReason = fn(&Counters, u8) -> u64;
+
+/// What became of MPTCP: connections that run as TCP, and subflows that were reset.
+fn render_fallbacks(text: &mut String, shards: &[(&str, &ShardCounters)]) {
+    let help = "Connections that run as plain TCP although MPTCP was wanted, by reason.";
+    let mut metric = Metric::counter(text, "fallbacks", help);
+    for (shard, counters) in shards {
+        for reason in FallbackReason::ALL {
+            let labels = [("shard", *shard), ("reason", reason.name())];
+            metric.sample(&labels, counters.stack.fell_back(*reason));
+        }
+    }
+    let read: [(&str, &str, ByReason); 2] = [
+        ("subflow_resets", "Subflows and joins we reset, by reason.", Counters::resets),
+        ("subflow_resets_received", "MP_TCPRST received, by reason.", Counters::resets_received),
+    ];
+    for (name, help, read) in read {
+        let mut metric = Metric::counter(text, name, help);
+        for (shard, counters) in shards {
+            // The seven that RFC 8684 §3.6 assigns, and the others as one.
+            for reason in 0..8 {
+                let labels = [("shard", *shard), ("reason", reset_reason::name(reason))];
+                metric.sample(&labels, read(&counters.stack, reason));
+            }
+        }
+    }
 }
 
 fn render_driver(text: &mut String, driver: &DriverCounters) {
@@ -306,6 +338,9 @@ mod tests {
             "plait_sessions_accepted_total{shard=\"1\"} 7",
             "plait_sessions_ended_total{shard=\"0\",reason=\"completed\"} 0",
             "plait_mp_join_no_token_found_total{shard=\"0\"} 0",
+            "plait_fallbacks_total{shard=\"1\",reason=\"no_data_ack\"} 0",
+            "plait_subflow_resets_total{shard=\"0\",reason=\"middlebox_interference\"} 0",
+            "plait_subflow_resets_received_total{shard=\"0\",reason=\"unassigned\"} 0",
             "plait_port_rx_packets_total{port=\"lte\"} 5",
             "plait_driver_drops_total{reason=\"no_route\"} 8",
             "plait_port_link_up{port=\"lte\"} 1",

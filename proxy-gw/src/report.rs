@@ -5,7 +5,6 @@ use core::net::SocketAddr;
 use mptcp_core::buf::PortId;
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::stack::SubflowInfo;
-use mptcp_core::tcp::State;
 use serde::Serialize;
 
 /// One session.
@@ -73,7 +72,7 @@ fn subflow(info: SubflowInfo, ports: &[String]) -> Subflow {
         port: port_name(info.port, ports),
         local: info.local,
         remote: info.remote,
-        state: state_name(info.state),
+        state: info.state.name(),
         backup: info.backup,
         stale: info.stale,
         srtt_us: u64::try_from(info.srtt.as_micros()).unwrap_or(u64::MAX),
@@ -89,27 +88,12 @@ fn port_name(port: PortId, ports: &[String]) -> String {
     ports.get(usize::from(port.0)).cloned().unwrap_or_else(|| format!("{port:?}"))
 }
 
-/// RFC 9293 §3.3.2 in snake case.
-fn state_name(state: State) -> &'static str {
-    match state {
-        State::SynSent => "syn_sent",
-        State::SynReceived => "syn_received",
-        State::Established => "established",
-        State::FinWait1 => "fin_wait_1",
-        State::FinWait2 => "fin_wait_2",
-        State::CloseWait => "close_wait",
-        State::Closing => "closing",
-        State::LastAck => "last_ack",
-        State::TimeWait => "time_wait",
-        State::Closed => "closed",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use core::time::Duration;
     use mptcp_core::stack::ConnectionInfo;
+    use mptcp_core::tcp::{State, TcpInfo};
 
     fn session() -> SessionSnapshot {
         let client: SocketAddr = "10.1.0.2:40312".parse().unwrap();
@@ -143,7 +127,11 @@ mod tests {
                     bytes_received: 120,
                     retransmitted: 3,
                     reinjected: 0,
+                    local_id: 0,
+                    remote_id: 0,
+                    tcp: TcpInfo::default(),
                 }],
+                data_level: None,
                 error: None,
             },
         }

@@ -14,7 +14,7 @@ mod send;
 mod subflow;
 
 pub use fallback::FallbackReason;
-pub(crate) use paths::{Announced, Endpoint, Join, Paths};
+pub(crate) use paths::{Announced, Endpoint, Join, MAX_REMOTE_ADDRESSES, Paths};
 pub(crate) use receive::{Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
 pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Signal, Stage, Subflow};
@@ -22,6 +22,7 @@ pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Signal, Stage, Subflow};
 use crate::buf::PacketBuf;
 use crate::config::{SchedulerKind, Scheduling, TcpConfig};
 use crate::error::ConnectionError;
+use crate::event_log::SubflowEnd;
 use crate::seq::{DataSeq, SeqNum};
 use crate::stack::AppState;
 use crate::tcp::{Autotune, DataLevel, RecvQueue, Tcb};
@@ -72,6 +73,11 @@ pub(crate) struct Connection<B> {
     /// Something was reinjected, or a subflow joined: falling back in mid-stream is no longer possible.
     pub(crate) multipath: bool,
     pub(crate) next_subflow_id: u8,
+    /// Addresses announced to the peer.
+    pub(crate) announced: u8,
+    /// Subflows that ended, and how the last of them did.
+    pub(crate) subflows_ended: u16,
+    pub(crate) last_end: Option<SubflowEnd>,
     /// Joins of this connection among the pending requests.
     pub(crate) half_open: u8,
     pub(crate) keys: KeyPair,
@@ -87,6 +93,8 @@ pub(crate) struct Connection<B> {
     pub(crate) data_snd_nxt: u64,
     /// End of what the application wrote.
     pub(crate) data_end: u64,
+    /// Octets that went out again on another subflow.
+    pub(crate) bytes_retrans: u64,
     /// First offset the peer does not accept yet.
     pub(crate) snd_edge: u64,
     /// End of the last new segment that was smaller than it could have been.
@@ -163,6 +171,9 @@ impl<B: PacketBuf> Connection<B> {
             checksum: negotiated.checksum,
             multipath: false,
             next_subflow_id: 0,
+            announced: 0,
+            subflows_ended: 0,
+            last_end: None,
             half_open: 0,
             keys: negotiated.keys,
             local_token: key::token(version, negotiated.keys.local),
@@ -174,6 +185,7 @@ impl<B: PacketBuf> Connection<B> {
             data_snd_una: 0,
             data_snd_nxt: 0,
             data_end: 0,
+            bytes_retrans: 0,
             snd_edge: 0,
             reinject: None,
             repeated_to: 0,

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
 /// Addresses of a peer remembered at most; also bounds the joins an announcement can cause.
-const MAX_REMOTE_ADDRESSES: usize = 8;
+pub(crate) const MAX_REMOTE_ADDRESSES: usize = 8;
 /// Transmissions of one `ADD_ADDR`, the first included.
 const ANNOUNCE_TRIES: u8 = 4;
 /// A lost subflow is opened again after this, doubling with every attempt that came to nothing.
@@ -97,6 +97,11 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
+    /// Addresses of the peer's that it announced and we took.
+    pub(crate) fn remote_count(&self) -> u8 {
+        u8::try_from(self.remotes.len()).unwrap_or(u8::MAX)
+    }
+
     /// The connection is confirmed: plans the joins or announcements of `kind`. `used` is the local
     /// address of the first subflow, `remote` its peer.
     pub(crate) fn start(

@@ -116,6 +116,10 @@ pub(crate) struct Subflow {
     pub(crate) probe: Option<Box<Probe>>,
     /// The peer reset it and said that the reason will stay (RFC 8684 §3.6).
     pub(crate) refused: bool,
+    /// The reason in the peer's `MP_TCPRST`.
+    pub(crate) reset_reason: Option<u8>,
+    /// A RST answered the SYN with `MP_CAPABLE`: it was repeated without.
+    pub(crate) syn_reset: bool,
     pub(crate) reinjected: u64,
     /// Octets it was given divided by its weight, for weighted shares.
     pub(crate) served: u64,
@@ -151,6 +155,8 @@ impl Subflow {
             keys_told: false,
             probe: None,
             refused: false,
+            reset_reason: None,
+            syn_reset: false,
             reinjected: 0,
             served: 0,
             copied_to: 0,

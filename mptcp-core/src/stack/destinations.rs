@@ -1,11 +1,12 @@
 //! What a client learnt about destinations: which version of MPTCP they answer to, or that its SYNs
-//! get lost with the option on them. Per destination, never a verdict about everybody
-//! (RFC 8684 §3.1, §3.9.3).
+//! get lost with the option on them. Per destination and address of ours, never a verdict about
+//! everybody: what a portal on one access network answers says nothing about the way through
+//! another (RFC 8684 §3.1, §3.9.3; RFC 8041 §3.10).
 
 use crate::time::{Duration, Instant};
 use crate::wire::Version;
 use alloc::collections::BTreeMap;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 /// Destinations remembered; the one whose time is over first makes room.
 const MAX_DESTINATIONS: usize = 1_024;
@@ -31,22 +32,20 @@ struct Entry {
     failures: u8,
 }
 
+/// From one of our addresses to a destination.
+pub(super) type Way = (IpAddr, SocketAddr);
+
 /// The lessons.
 #[derive(Debug, Default)]
 pub(super) struct Destinations {
-    entries: BTreeMap<SocketAddr, Entry>,
+    entries: BTreeMap<Way, Entry>,
 }
 
 impl Destinations {
-    /// The version to offer `remote`; `None` for plain TCP.
-    pub(super) fn offer(
-        &self,
-        now: Instant,
-        remote: SocketAddr,
-        served: &[Version],
-    ) -> Option<Version> {
+    /// The version to offer on `way`; `None` for plain TCP.
+    pub(super) fn offer(&self, now: Instant, way: Way, served: &[Version]) -> Option<Version> {
         let newest = served.iter().copied().max_by_key(|version| *version as u8);
-        let lesson = self.entries.get(&remote).filter(|entry| now < entry.until);
+        let lesson = self.entries.get(&way).filter(|entry| now < entry.until);
         match lesson.map(|entry| entry.lesson) {
             None => newest,
             Some(Lesson::TryVersion0) if served.contains(&Version::V0) => Some(Version::V0),
@@ -59,7 +58,7 @@ impl Destinations {
     pub(super) fn refused(
         &mut self,
         now: Instant,
-        remote: SocketAddr,
+        way: Way,
         version: Version,
         silent: bool,
         served: &[Version],
@@ -70,36 +69,36 @@ impl Destinations {
             (true, false) => Lesson::Plain,
             // To ask again costs nothing.
             (false, false) => {
-                self.entries.remove(&remote);
+                self.entries.remove(&way);
                 return;
             }
         };
-        let known = self.entries.get(&remote).map_or(0, |entry| entry.failures);
+        let known = self.entries.get(&way).map_or(0, |entry| entry.failures);
         let term = FIRST_TERM * (1 << u32::from(known.min(MAX_DOUBLINGS)));
-        self.learn(remote, Entry { lesson, until: now + term, failures: known.saturating_add(1) });
+        self.learn(way, Entry { lesson, until: now + term, failures: known.saturating_add(1) });
     }
 
-    /// `version` works with `remote`.
-    pub(super) fn worked(&mut self, now: Instant, remote: SocketAddr, version: Version) {
+    /// `version` works on `way`.
+    pub(super) fn worked(&mut self, now: Instant, way: Way, version: Version) {
         match version {
             Version::V1 => {
-                self.entries.remove(&remote);
+                self.entries.remove(&way);
             }
             Version::V0 => {
                 let until = now + SUCCESS_TERM;
-                self.learn(remote, Entry { lesson: Lesson::TryVersion0, until, failures: 0 });
+                self.learn(way, Entry { lesson: Lesson::TryVersion0, until, failures: 0 });
             }
         }
     }
 
-    fn learn(&mut self, remote: SocketAddr, entry: Entry) {
-        if self.entries.len() >= MAX_DESTINATIONS && !self.entries.contains_key(&remote) {
+    fn learn(&mut self, way: Way, entry: Entry) {
+        if self.entries.len() >= MAX_DESTINATIONS && !self.entries.contains_key(&way) {
             let first = self.entries.iter().min_by_key(|(_, entry)| entry.until);
             if let Some(first) = first.map(|(addr, _)| *addr) {
                 self.entries.remove(&first);
             }
         }
-        self.entries.insert(remote, entry);
+        self.entries.insert(way, entry);
     }
 }
 
@@ -110,8 +109,18 @@ mod tests {
 
     const BOTH: [Version; 2] = [V0, V1];
 
-    fn host(n: u32) -> SocketAddr {
-        SocketAddr::from((n.to_be_bytes(), 80))
+    fn host(n: u32) -> Way {
+        (IpAddr::from([10, 0, 0, 1]), SocketAddr::from((n.to_be_bytes(), 80)))
+    }
+
+    #[test]
+    fn what_one_access_taught_is_not_held_against_another() {
+        let mut known = Destinations::default();
+        let now = Instant::from_millis(1);
+        known.refused(now, host(1), V1, true, &[V1]);
+        let elsewhere = (IpAddr::from([10, 0, 0, 2]), host(1).1);
+        assert_eq!(known.offer(now, host(1), &[V1]), None);
+        assert_eq!(known.offer(now, elsewhere, &[V1]), Some(V1));
     }
 
     #[test]

@@ -73,6 +73,7 @@ impl<B: PacketBuf, T: TxQueue<B>> TxQueue<B> for Lane<'_, T> {
 impl<B: PacketBuf> Stack<B> {
     /// Fills `tx`; keeps its place when the queue is full.
     pub fn poll_transmit<T: TxQueue<B>>(&mut self, now: Instant, tx: &mut T) -> Progress {
+        self.observer.now = now;
         if self.transmit_stateless(tx) == Progress::More {
             return Progress::More;
         }
@@ -161,6 +162,7 @@ impl<B: PacketBuf> Stack<B> {
         tx: &mut Lane<'_, T>,
     ) -> Progress {
         let mut budget = QUANTUM;
+        let before = self.watch(idx);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return Progress::Done };
         let tx = tx.turn_to(tcb.port);
         let mut env = env!(self, now);
@@ -182,6 +184,7 @@ impl<B: PacketBuf> Stack<B> {
                 progress
             }
         };
+        self.watched(idx, before);
         let deadline = self.tcbs.get(idx).and_then(Tcb::next_timeout);
         self.arm(Node::Tcb(idx), deadline);
         progress

@@ -30,6 +30,7 @@ impl<B: PacketBuf> Stack<B> {
     /// Takes IP packets; leaves `burst` empty. Never fails: what is not understood is counted and
     /// dropped.
     pub fn handle_burst(&mut self, now: Instant, burst: &mut Vec<B>) {
+        self.observer.now = now;
         for packet in burst.drain(..) {
             self.handle_packet(now, packet);
         }
@@ -109,12 +110,15 @@ impl<B: PacketBuf> Stack<B> {
         {
             tcb.share_promise(connection.promised());
         }
+        let before = self.watch(idx);
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let mut env = env!(self, now);
         let outcome = tcb.segment_arrives(&mut env, segment, payload);
         if outcome.reply_rst {
             let (tuple, port) = (tcb.tuple, tcb.port);
             self.reply_rst(now, &tuple, port, segment);
         }
+        self.watched(idx, before);
         let Some(tcb) = self.tcbs.get(idx) else { return };
         if tcb.subflow.is_some() {
             self.subflow_outcome(now, idx, segment, &outcome);
@@ -156,6 +160,7 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         if outcome.established {
+            self.observe_established(sock);
             self.post(sock, Ready::CONNECTED | Ready::WRITABLE);
         }
         if outcome.data || outcome.fin {
@@ -383,9 +388,13 @@ impl<B: PacketBuf> Stack<B> {
         }
         let reason = match error.kind {
             IcmpErrorKind::FragmentationNeeded { mtu } => {
-                if mtu >= 68 {
+                let before = self.watch(idx);
+                if mtu >= 68
+                    && let Some(tcb) = self.tcbs.get_mut(idx)
+                {
                     tcb.set_path_mtu(mtu);
                 }
+                self.watched(idx, before);
                 self.touch_tcb(idx);
                 return;
             }

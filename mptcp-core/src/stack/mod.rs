@@ -11,17 +11,21 @@ mod egress;
 mod handshake;
 mod ingress;
 mod multipath;
+mod observe;
 mod options;
 mod relay;
 #[cfg(test)]
 mod replay;
+mod reports;
 mod scheduling;
 mod socket;
 mod timers;
 mod types;
 mod udp;
 
-pub use types::{Connect, ConnectionInfo, Event, Listen, Ready, SocketId, SubflowInfo};
+pub use types::{
+    Connect, ConnectionInfo, DataLevelInfo, Event, Listen, Ready, SocketId, SubflowInfo,
+};
 
 use crate::buf::{BufPool, HeapBuf, PacketBuf, PortId};
 use crate::config::{LocalAddress, StackConfig};
@@ -164,9 +168,63 @@ impl ReplyBudget {
 
 /// A single-threaded TCP and MPTCP stack over packet buffers of type `B`.
 ///
-/// See the crate documentation for how it is driven. Sockets are plain TCP connections, MPTCP
-/// connections (which stay sockets of the same kind when they fall back), listeners, deferred
-/// requests and datagram sockets; all are named by [`SocketId`]s.
+/// Sockets are plain TCP connections, MPTCP connections (which stay sockets of the same kind when
+/// they fall back), listeners, deferred requests and datagram sockets; all are named by
+/// [`SocketId`]s. A turn of whoever drives it is: packets in with [`Stack::handle_burst`], what is due
+/// with [`Stack::handle_timeouts`], readiness out of [`Stack::poll_event`] and commands in answer to
+/// it, packets out with [`Stack::poll_transmit`]; then it may sleep until a packet comes or
+/// [`Stack::poll_timeout`]. The example `two_stacks` is a whole program.
+///
+/// ```
+/// use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, HeapTxQueue, PortId};
+/// use mptcp_core::config::{LocalAddress, StackConfig};
+/// use mptcp_core::stack::{Connect, Listen, Ready, Stack};
+/// use mptcp_core::time::Instant;
+///
+/// let now = Instant::from_millis(1);
+/// let pool = HeapPool::new(1_000, 1_700); // buffers, octets of each
+/// let host = |addr: &str, seed| {
+///     let addr = addr.parse().unwrap();
+///     let port = PortId::ROUTED;
+///     let local = LocalAddress { addr, port, mtu: 1500, endpoint: true, backup: false };
+///     let config =
+///         StackConfig { addresses: vec![local], seed: [seed; 32], ..StackConfig::default() };
+///     let memory: Box<dyn BufPool<HeapBuf> + Send> = Box::new(pool.clone());
+///     Stack::new(config, now, memory)
+/// };
+/// let (mut client, mut server) = (host("10.0.0.1", 1), host("10.0.0.2", 2));
+///
+/// // What one sends the other receives at once, until both are silent.
+/// let mut wire = HeapTxQueue::new(64, pool.clone());
+/// let mut pass = |from: &mut Stack<HeapBuf>, to: &mut Stack<HeapBuf>| {
+///     let _ = from.poll_transmit(now, &mut wire);
+///     let mut burst: Vec<HeapBuf> = core::iter::from_fn(|| wire.pop()).collect();
+///     let any = !burst.is_empty();
+///     to.handle_burst(now, &mut burst);
+///     any
+/// };
+/// let mut settle = |client: &mut Stack<HeapBuf>, server: &mut Stack<HeapBuf>| {
+///     while pass(client, server) | pass(server, client) {}
+/// };
+///
+/// let listen = Listen { mptcp: true, ..Listen::default() };
+/// let listener = server.listen("10.0.0.2:80".parse()?, &listen)?;
+/// let remote = "10.0.0.2:80".parse()?;
+/// let local = "10.0.0.1".parse()?;
+/// let with =
+///     Connect { local, local_port: 0, remote, mptcp: true, timeout: None, user_data: 0 };
+/// let ours = client.connect(now, &with)?;
+/// settle(&mut client, &mut server);
+/// assert!(client.poll_event().is_some_and(|event| event.ready.contains(Ready::CONNECTED)));
+///
+/// client.send(now, ours, b"hello").expect("room for it");
+/// settle(&mut client, &mut server);
+/// let theirs = server.accept(listener).expect("it is established");
+/// let mut text = [0; 16];
+/// assert_eq!(server.recv(now, theirs, &mut text), Ok(5));
+/// assert_eq!(server.info(theirs).and_then(|info| info.mptcp), Some(1));
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
 pub struct Stack<B: PacketBuf> {
     config: StackConfig,
     stats: Counters,
@@ -205,6 +263,7 @@ pub struct Stack<B: PacketBuf> {
     /// Where the last ephemeral port was, among them all.
     next_port: u32,
     destinations: destinations::Destinations,
+    observer: observe::Observer,
     /// Plain sockets among the control blocks.
     plain_count: u32,
 }
@@ -245,7 +304,9 @@ pub struct Occupancy {
 }
 
 impl<B: PacketBuf> Stack<B> {
-    /// A stack at time `now` that draws buffers for copied data from `pool`.
+    /// A stack at time `now` that draws buffers for copied data from `pool`. Every table is reserved
+    /// here, in proportion to `config.limits`; what [`StackConfig::validate`] refuses is not looked
+    /// for again and has no sensible effect.
     #[must_use]
     pub fn new(config: StackConfig, now: Instant, pool: Box<dyn BufPool<B> + Send>) -> Self {
         let limits = config.limits;
@@ -289,6 +350,7 @@ impl<B: PacketBuf> Stack<B> {
             pool,
             next_port,
             destinations: destinations::Destinations::default(),
+            observer: observe::Observer::new(now),
             plain_count: 0,
             rng,
             config,
@@ -528,6 +590,7 @@ impl<B: PacketBuf> Stack<B> {
         self.wheel.cancel(number);
         self.tx.remove(number);
         self.events.remove(number);
+        self.observer.forget(number);
         let tcb = self.tcbs.remove(idx)?;
         if tcb.subflow.is_none() {
             self.plain_count -= 1;
@@ -545,6 +608,7 @@ impl<B: PacketBuf> Stack<B> {
             tcb.app.error = error;
         }
         let attached = tcb.app.attached;
+        let ended = crate::event_log::Event::Closed { error: tcb.app.error };
         // A relay moves the rest of a stream that ended, but a failed leg takes the other with it.
         if attached && (error.is_none() || tcb.app.relay.is_none()) {
             tcb.end();
@@ -553,6 +617,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         self.demux.remove(&tuple, Flow::Tcb(idx));
         let sock = Sock::Plain(idx);
+        self.observe_sock(sock, ended);
         if self.app(sock).is_some_and(|app| app.relay.is_some()) {
             self.relay_progress(now, sock);
         }
@@ -599,6 +664,7 @@ impl<B: PacketBuf> Stack<B> {
         self.wheel.cancel(number);
         self.tx.remove(number);
         self.events.remove(number);
+        self.observer.forget(number);
         self.connections.remove(idx);
     }
 

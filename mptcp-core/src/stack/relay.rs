@@ -26,7 +26,11 @@ impl<B: PacketBuf> Stack<B> {
     /// Couples two connections: from now on the stack moves data, ends and resets between them, and
     /// neither can be read or written. Both report [`Ready::READ_CLOSED`] when their peer's end was
     /// passed on, [`Ready::CLOSED`] at their own end, and [`Ready::PROGRESS`] while octets move,
-    /// to the last one a peer acknowledges.
+    /// to the last one a peer acknowledges. What was received and not read before is moved first.
+    ///
+    /// # Errors
+    /// [`RelayError::InvalidSocket`] when an id is stale or no connection's, when one is coupled
+    /// already, and when both are the same.
     pub fn relay(
         &mut self,
         now: Instant,

@@ -7,6 +7,7 @@ use super::demux::Node;
 use super::{Sock, Stack};
 use crate::buf::{PacketBuf, PortId};
 use crate::config::SchedulerKind;
+use crate::event_log::ReinjectCause;
 use crate::mptcp::scheduler::{self, Choice, Demand, PathView};
 use crate::mptcp::{Next, Phase, Stage};
 use crate::tcp::Tcb;
@@ -65,11 +66,13 @@ impl<B: PacketBuf> Stack<B> {
         let connection = self.connections.get_mut(owner)?;
         views.shown.clear();
         views.shown.extend(views.paths.iter().map(|(_, view)| *view));
-        let (choice, _why) = scheduler::pick(kind, &mut connection.memory, &demand, &views.shown);
-        match choice {
-            Choice::Path(at) => views.paths.get(at).map(|(idx, _)| Assignment { next, idx: *idx }),
+        let (choice, why) = scheduler::pick(kind, &mut connection.memory, &demand, &views.shown);
+        let chosen = match choice {
+            Choice::Path(at) => views.paths.get(at).map(|(idx, _)| *idx),
             Choice::Wait => None,
-        }
+        };
+        self.observe_choice(owner, chosen, why);
+        chosen.map(|idx| Assignment { next, idx })
     }
 
     /// What the connection has to send. A writer that keeps the send buffer full has more: its end
@@ -217,6 +220,7 @@ impl<B: PacketBuf> Stack<B> {
         let connection = self.connections.get_mut(owner)?;
         connection.repeated_to = head + left;
         connection.multipath = true;
+        self.observe_reinjection(owner, Some(holder), ReinjectCause::WindowBlocked);
         self.penalise(now, holder);
         Some(Assignment { next, idx })
     }
@@ -286,6 +290,7 @@ impl<B: PacketBuf> Stack<B> {
             subflow.served += octets / u64::from(weight);
             subflow.copied_to = subflow.copied_to.max(done.next.start + octets);
             if done.next.again {
+                connection.bytes_retrans += octets;
                 subflow.reinjected += octets;
             }
         }

@@ -1,17 +1,15 @@
-//! The application's side: opening, accepting, reading, writing, closing, and reports.
+//! The application's side: opening, accepting, reading, writing, closing, and options.
 
 use super::demux::{Node, TokenOwner};
 use super::ingress::FAIR_SHARE;
-use super::{
-    Connect, ConnectionInfo, Listen, Listener, Ready, Sock, SocketId, Stack, SubflowInfo, env,
-};
+use super::{Connect, Listen, Listener, Ready, Sock, SocketId, Stack, env};
 use crate::buf::PacketBuf;
 use crate::config::Scheduling;
 use crate::error::{ConnectionError, OpenError, RecvError, SendError};
 use crate::mptcp::key::KeyPair;
 use crate::mptcp::{Connection, FallbackReason, Negotiated, Paths, Phase, Signal, Stage, Subflow};
 use crate::tcp::request::{RequestFlags, Wanted};
-use crate::tcp::{State, Stateless, Tcb, Tuple};
+use crate::tcp::{State, Stateless, Tuple};
 use crate::time::Instant;
 use crate::wire::{OptionWriter, TcpFlags, Version};
 use alloc::collections::VecDeque;
@@ -27,7 +25,12 @@ const PORT_STEPS: u32 = 32;
 pub(super) const PORT_TRIES: u32 = 500;
 
 impl<B: PacketBuf> Stack<B> {
-    /// Listens on `local`, whose address must be one of the stack's or unspecified.
+    /// Listens on `local`, whose address must be one of the stack's or unspecified. At most
+    /// `limits.backlog` connections wait for `accept`; what comes beyond is not completed.
+    ///
+    /// # Errors
+    /// [`OpenError::BadAddress`] for an address that is not the stack's or port 0,
+    /// [`OpenError::AddressInUse`], [`OpenError::LimitReached`] at `limits.listeners`.
     pub fn listen(&mut self, local: SocketAddr, options: &Listen) -> Result<SocketId, OpenError> {
         let known = local.ip().is_unspecified() || self.local_address(local.ip()).is_some();
         if !known || local.port() == 0 {
@@ -49,8 +52,16 @@ impl<B: PacketBuf> Stack<B> {
         self.socket_id(Sock::Listener(idx)).ok_or(OpenError::LimitReached)
     }
 
-    /// Opens a connection; [`Ready::CONNECTED`] or [`Ready::CLOSED`] reports the outcome.
+    /// Opens a connection; [`Ready::CONNECTED`] or [`Ready::CLOSED`] reports the outcome. The SYN
+    /// goes out with the next [`Stack::poll_transmit`].
+    ///
+    /// # Errors
+    /// [`OpenError::BadAddress`] when `local` is not the stack's, the families differ or `remote`
+    /// is no host's or has port 0; [`OpenError::LimitReached`] at `limits.connections` or
+    /// `limits.tcbs`; [`OpenError::PortsExhausted`] when no local port was found, and
+    /// [`OpenError::AddressInUse`] when the given one is taken towards this destination.
     pub fn connect(&mut self, now: Instant, with: &Connect) -> Result<SocketId, OpenError> {
+        self.observer.now = now;
         if self.local_address(with.local).is_none()
             || with.local.is_ipv4() != with.remote.is_ipv4()
             || crate::tcp::is_no_host(&with.remote.ip())
@@ -78,7 +89,9 @@ impl<B: PacketBuf> Stack<B> {
             return Err(OpenError::AddressInUse);
         }
         let served = &self.config.mptcp.versions;
-        let version = self.destinations.offer(now, with.remote, served);
+        let version = self.destinations.offer(now, (with.local, with.remote), served);
+        let known_plain = with.mptcp && version.is_none() && !served.is_empty();
+        self.stats.mp_capable_syn_tx_disabled += u64::from(known_plain);
         let version = version.filter(|_| with.mptcp);
         let offer = version.and_then(|version| Some((version, self.draw_key(version)?.0)));
         let sock = match offer {
@@ -86,9 +99,14 @@ impl<B: PacketBuf> Stack<B> {
             None => Sock::Plain(self.open_tcb(now, tuple, None).ok_or(OpenError::LimitReached)?),
         };
         self.stats.active_opens += 1;
-        let untokened = version.is_some() && offer.is_none();
-        let fallback = untokened.then_some(FallbackReason::NoToken);
-        self.stats.fallback += u64::from(fallback.is_some());
+        let fallback = match (version, offer) {
+            (Some(_), None) => Some(FallbackReason::NoToken),
+            (None, _) if known_plain => Some(FallbackReason::KnownPlain),
+            _ => None,
+        };
+        if let Some(reason) = fallback {
+            self.note_fallback(sock, &tuple, reason);
+        }
         if let Some(app) = self.app(sock) {
             app.user_data = with.user_data;
             app.fallback = fallback;
@@ -165,7 +183,9 @@ impl<B: PacketBuf> Stack<B> {
         None
     }
 
-    /// The next connection of a listener (or, when it defers, the next request).
+    /// The next connection of a listener (or, when it defers, the next request), the oldest first;
+    /// `None` when nobody waits or the id is no listener's. [`Ready::ACCEPT`] comes once for all that
+    /// wait: ask until `None`.
     pub fn accept(&mut self, listener: SocketId) -> Option<SocketId> {
         let Some(Sock::Listener(idx)) = self.resolve(listener) else { return None };
         loop {
@@ -219,14 +239,15 @@ impl<B: PacketBuf> Stack<B> {
         true
     }
 
-    /// Who asks: the peer's and our address of a deferred request.
+    /// Who asks: the peer's and our address of a deferred request; `None` when it went away.
     #[must_use]
     pub fn deferred_addresses(&self, request: SocketId) -> Option<(SocketAddr, SocketAddr)> {
         let Some(Sock::Request(idx)) = self.resolve(request) else { return None };
         self.requests.get(idx).map(|r| (r.tuple.remote(), r.tuple.local()))
     }
 
-    /// Stops listening; what waits for `accept` is reset.
+    /// Stops listening; what waits for `accept` is reset, and so are pending requests. Established
+    /// connections stay. No effect on other ids.
     pub fn close_listener(&mut self, now: Instant, listener: SocketId) {
         let Some(Sock::Listener(idx)) = self.resolve(listener) else { return };
         while let Some(id) = self.accept(listener) {
@@ -243,6 +264,7 @@ impl<B: PacketBuf> Stack<B> {
             self.remove_request(request);
         }
         self.events.remove(self.numbering.number(Node::Listener(idx)));
+        self.observer.forget(self.numbering.number(Node::Listener(idx)));
         if let Some(listener) = self.listeners.remove(idx) {
             self.listening.remove(&listener.local);
         }
@@ -250,7 +272,13 @@ impl<B: PacketBuf> Stack<B> {
 
     // Reading.
 
-    /// The next buffer of the stream, as it arrived; `Ok(None)` at its end.
+    /// The next buffer of the stream, as it arrived; `Ok(None)` at its end. Taking it makes room in
+    /// the receive window.
+    ///
+    /// # Errors
+    /// [`RecvError::WouldBlock`] when nothing is there yet: [`Ready::READABLE`] follows.
+    /// [`RecvError::InvalidSocket`] for ids that are stale, no connection's, or coupled to a relay.
+    /// [`RecvError::Failed`] once everything received before the failure was read.
     pub fn recv_buf(&mut self, now: Instant, id: SocketId) -> Result<Option<B>, RecvError> {
         let sock = self.connected(id).ok_or(RecvError::InvalidSocket)?;
         if let Some(buf) = self.take_received(now, sock) {
@@ -271,7 +299,11 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Copies stream data into `into`; 0 at the end of the stream (or when `into` is empty).
+    /// Copies stream data into `into`, as much as is there and fits; 0 at the end of the stream (or
+    /// when `into` is empty).
+    ///
+    /// # Errors
+    /// As [`Stack::recv_buf`], when not a single octet could be had.
     pub fn recv(
         &mut self,
         now: Instant,
@@ -380,7 +412,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// An MPTCP connection before the SYN/ACK: nobody is there to end it in order (RFC 9293
     /// §3.10.4, SYN-SENT).
-    fn is_connecting(&self, sock: Sock) -> bool {
+    pub(super) fn is_connecting(&self, sock: Sock) -> bool {
         match sock {
             Sock::Mptcp(idx) => {
                 self.connections.get(idx).is_some_and(|c| c.phase == Phase::Connecting)
@@ -443,7 +475,14 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Queues a buffer whole; gives it back when there is no room or no connection.
+    /// Queues a buffer whole; gives it back when there is no room or no connection. Any room is
+    /// enough: the send buffer may be exceeded by one buffer.
+    ///
+    /// # Errors
+    /// With the buffer: [`SendError::WouldBlock`] when the send buffer (`tcp.send_buffer_max` at
+    /// most) is full, after which [`Ready::WRITABLE`] follows; [`SendError::Shutdown`] after
+    /// `shutdown_write`; [`SendError::Failed`] when the connection ended;
+    /// [`SendError::InvalidSocket`] for ids that are stale, no connection's, or coupled to a relay.
     pub fn send_buf(&mut self, id: SocketId, buf: B) -> Result<(), (SendError, B)> {
         let Some(sock) = self.connected(id) else { return Err((SendError::InvalidSocket, buf)) };
         if let Err(error) = self.writable(sock) {
@@ -478,7 +517,11 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Copies as much of `from` as there is room for; answers how much that was, at least 1.
+    /// Copies as much of `from` as there is room for; answers how much that was, at least 1 unless
+    /// `from` is empty. Copies live in buffers of the stack's pool.
+    ///
+    /// # Errors
+    /// As [`Stack::send_buf`]; `WouldBlock` also while the pool has no buffer.
     pub fn send(&mut self, now: Instant, id: SocketId, from: &[u8]) -> Result<usize, SendError> {
         let _ = now;
         let sock = self.connected(id).ok_or(SendError::InvalidSocket)?;
@@ -508,7 +551,8 @@ impl<B: PacketBuf> Stack<B> {
         Ok(sent)
     }
 
-    /// Nothing more will be written; what is queued is still delivered, then the end of the stream.
+    /// Nothing more will be written; what is queued is still delivered, then the end of the stream
+    /// (a FIN, or a `DATA_FIN`). Reading goes on. No effect when it was called before.
     pub fn shutdown_write(&mut self, now: Instant, id: SocketId) {
         if let Some(sock) = self.resolve(id) {
             self.shutdown_sock(now, sock);
@@ -573,7 +617,8 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Ends it at once: RST, and `MP_FASTCLOSE` where MPTCP is in use. The id is released.
+    /// Ends it at once: RST, and `MP_FASTCLOSE` where MPTCP is in use. The id is released; what was
+    /// not read or not sent is lost.
     pub fn abort(&mut self, now: Instant, id: SocketId) {
         let Some(sock) = self.resolve(id) else { return };
         self.detach(sock);
@@ -632,79 +677,7 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    // Reports.
-
-    /// Attaches a word that comes back in every event.
-    pub fn set_user_data(&mut self, id: SocketId, user_data: u64) {
-        let Some(sock) = self.resolve(id) else { return };
-        if let Sock::Udp(idx) = sock
-            && let Some(socket) = self.udp.get_mut(idx)
-        {
-            socket.user_data = user_data;
-        } else if let Some(app) = self.app(sock) {
-            app.user_data = user_data;
-        }
-    }
-
-    /// Why a connection ended, if it ended with an error.
-    #[must_use]
-    pub fn error(&self, id: SocketId) -> Option<ConnectionError> {
-        match self.resolve(id)? {
-            Sock::Plain(idx) => self.tcbs.get(idx)?.app.error,
-            Sock::Mptcp(idx) => self.connections.get(idx)?.app.error,
-            _ => None,
-        }
-    }
-
-    /// A snapshot of a connection; `None` for stale ids and listeners.
-    #[must_use]
-    pub fn info(&self, id: SocketId) -> Option<ConnectionInfo> {
-        match self.resolve(id)? {
-            Sock::Plain(idx) => {
-                let tcb = self.tcbs.get(idx)?;
-                Some(ConnectionInfo {
-                    local: tcb.tuple.local(),
-                    remote: tcb.tuple.remote(),
-                    mptcp: None,
-                    fallback: tcb.app.fallback,
-                    bytes_sent: tcb.counters.bytes_sent + u64::from(tcb.unsent_len),
-                    bytes_acked: tcb.counters.bytes_acked,
-                    bytes_received: tcb.counters.bytes_received,
-                    subflows: alloc::vec![subflow_info(tcb)],
-                    error: tcb.app.error,
-                })
-            }
-            Sock::Mptcp(idx) => {
-                let connection = self.connections.get(idx)?;
-                let subflows = connection.subflows.iter().filter_map(|&i| self.tcbs.get(i));
-                Some(ConnectionInfo {
-                    local: connection.first.local(),
-                    remote: connection.first.remote(),
-                    mptcp: connection.fallback.is_none().then_some(connection.version as u8),
-                    fallback: connection.fallback,
-                    bytes_sent: connection.data_end,
-                    bytes_acked: connection.data_snd_una,
-                    bytes_received: connection.data_rcv_nxt,
-                    subflows: subflows.map(subflow_info).collect(),
-                    error: connection.app.error,
-                })
-            }
-            _ => None,
-        }
-    }
-
-    /// Established subflows of a connection, as many as [`Stack::info`] lists; 0 for stale ids.
-    #[must_use]
-    pub fn subflow_count(&self, id: SocketId) -> u8 {
-        match self.resolve(id) {
-            Some(Sock::Plain(_)) => 1,
-            Some(Sock::Mptcp(idx)) => {
-                let count = self.connections.get(idx).map_or(0, |c| c.subflows.len());
-                u8::try_from(count).unwrap_or(u8::MAX)
-            }
-            _ => 0,
-        }
-    }
+    // Paths.
 
     /// Spreads the data of an MPTCP connection over its paths as `asked` from now on, caps included:
     /// what was sent beyond a former cap is still paid for. False for other sockets.
@@ -717,6 +690,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Asks the peer to use a subflow last (or normally again) with `MP_PRIO`, and does the same.
+    /// `subflow` is [`super::SubflowInfo::id`]. False when there is no such subflow that can carry data.
     pub fn set_backup(&mut self, id: SocketId, subflow: u8, backup: bool) -> bool {
         let Some(Sock::Mptcp(owner)) = self.resolve(id) else { return false };
         for idx in self.subflows_of(owner) {
@@ -724,6 +698,10 @@ impl<B: PacketBuf> Stack<B> {
             let Some(extension) = &mut tcb.subflow else { continue };
             if extension.id == subflow && extension.stage == Stage::Active {
                 extension.local_backup = backup;
+                self.observer.record(
+                    self.numbering.number(Node::Connection(owner)),
+                    crate::event_log::Event::Priority { subflow, backup, peer: false },
+                );
                 if !extension.signal(Signal::Prio { backup }) {
                     self.stats.mp_signal_drop += 1;
                 }
@@ -771,24 +749,5 @@ impl<B: PacketBuf> Stack<B> {
             Some(Sock::Mptcp(owner)) => self.subflows_of(owner),
             _ => Vec::new(),
         }
-    }
-}
-
-fn subflow_info<B: PacketBuf>(tcb: &Tcb<B>) -> SubflowInfo {
-    let extension = tcb.subflow.as_deref();
-    SubflowInfo {
-        id: extension.map_or(0, |s| s.id),
-        port: tcb.port,
-        local: tcb.tuple.local(),
-        remote: tcb.tuple.remote(),
-        state: tcb.state,
-        backup: extension.is_some_and(Subflow::is_backup),
-        stale: extension.is_some_and(|s| s.stale),
-        srtt: tcb.rtt.srtt().unwrap_or_default(),
-        cwnd: tcb.congestion.cwnd(),
-        bytes_sent: tcb.counters.bytes_sent,
-        bytes_received: tcb.counters.bytes_received,
-        retransmitted: u64::from(tcb.counters.retransmitted),
-        reinjected: extension.map_or(0, |s| s.reinjected),
     }
 }

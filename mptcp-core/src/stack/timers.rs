@@ -10,6 +10,7 @@ use crate::time::Instant;
 impl<B: PacketBuf> Stack<B> {
     /// Runs at most `budget` expired timers.
     pub fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
+        self.observer.now = now;
         for _ in 0..budget {
             let Some(number) = self.wheel.expire(now) else { return Progress::Done };
             match self.numbering.node(number) {
@@ -37,8 +38,11 @@ impl<B: PacketBuf> Stack<B> {
             self.arm(Node::Tcb(idx), deadline);
             return;
         }
+        let before = self.watch(idx);
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let mut env = env!(self, now);
         let outcome = tcb.timeout(&mut env);
+        self.watched(idx, before);
         if outcome.closed.is_some() {
             self.reset_by_timeout(idx);
         }

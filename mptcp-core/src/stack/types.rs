@@ -1,12 +1,30 @@
 //! What applications see of the stack: ids, readiness, requests and reports.
 
 use crate::error::ConnectionError;
+use crate::event_log::SubflowEnd;
 use crate::mptcp::FallbackReason;
-use crate::time::Duration;
+use crate::seq::DataSeq;
+use crate::tcp::TcpInfo;
+use crate::time::{Duration, Instant};
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
-/// A socket of one stack: 32 bits of generation above 32 bits of position. Stale ids are detected.
+/// A socket of one stack: 32 bits of generation above 32 bits of position. Stale ids are detected:
+/// commands on them do nothing, questions answer `None`, `false` or `InvalidSocket`.
+///
+/// ```
+/// # use mptcp_core::buf::{HeapBuf, HeapPool};
+/// # use mptcp_core::config::StackConfig;
+/// # use mptcp_core::error::RecvError;
+/// # use mptcp_core::stack::{SocketId, Stack};
+/// # use mptcp_core::time::Instant;
+/// # let now = Instant::from_millis(1);
+/// # let memory = Box::new(HeapPool::new(10, 1_700));
+/// # let mut stack: Stack<HeapBuf> = Stack::new(StackConfig::default(), now, memory);
+/// let stale = SocketId(7);
+/// assert_eq!(stack.recv(now, stale, &mut [0; 10]), Err(RecvError::InvalidSocket));
+/// assert!(stack.info(stale).is_none());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketId(pub u64);
 
@@ -53,6 +71,23 @@ pub struct Event {
 }
 
 /// How to listen.
+///
+/// ```
+/// # use mptcp_core::buf::{HeapBuf, HeapPool};
+/// # use mptcp_core::config::StackConfig;
+/// # use mptcp_core::error::OpenError;
+/// use mptcp_core::stack::{Listen, Stack};
+/// # use mptcp_core::time::Instant;
+/// # let memory = Box::new(HeapPool::new(10, 1_700));
+/// # let now = Instant::from_millis(1);
+/// # let mut stack: Stack<HeapBuf> = Stack::new(StackConfig::default(), now, memory);
+/// // Port 80 of every address, IPv4; `user_data` tells its events from others.
+/// let options = Listen { mptcp: true, user_data: 1, ..Listen::default() };
+/// let listener = stack.listen("0.0.0.0:80".parse()?, &options)?;
+/// assert!(stack.accept(listener).is_none(), "nobody has come yet");
+/// assert_eq!(stack.listen("0.0.0.0:80".parse()?, &options), Err(OpenError::AddressInUse));
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Listen {
     /// Answer `MP_CAPABLE`; otherwise plain TCP only.
@@ -65,6 +100,34 @@ pub struct Listen {
 }
 
 /// How to connect.
+///
+/// ```
+/// # use mptcp_core::buf::{HeapBuf, HeapPool, PortId};
+/// # use mptcp_core::config::{LocalAddress, StackConfig};
+/// # use mptcp_core::error::OpenError;
+/// use mptcp_core::stack::{Connect, Stack};
+/// use mptcp_core::time::Duration;
+/// # use mptcp_core::time::Instant;
+/// # let memory = Box::new(HeapPool::new(10, 1_700));
+/// # let now = Instant::from_millis(1);
+/// # let addr = "10.0.0.1".parse()?;
+/// # let local = LocalAddress { addr, port: PortId(0), mtu: 1500, endpoint: true, backup: false };
+/// # let config = StackConfig { addresses: vec![local], ..StackConfig::default() };
+/// # let mut stack: Stack<HeapBuf> = Stack::new(config, now, memory);
+/// let with = Connect {
+///     local: "10.0.0.1".parse()?, // one of the stack's, the first subflow's
+///     local_port: 0,              // any
+///     remote: "192.0.2.1:443".parse()?,
+///     mptcp: true,
+///     timeout: Some(Duration::from_secs(10)),
+///     user_data: 0,
+/// };
+/// let id = stack.connect(now, &with)?; // the SYN goes out with the next `poll_transmit`
+/// assert!(stack.info(id).is_some_and(|info| info.remote == with.remote));
+/// let elsewhere = Connect { local: "10.9.9.9".parse()?, ..with };
+/// assert_eq!(stack.connect(now, &elsewhere), Err(OpenError::BadAddress));
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Connect {
     /// Our address; it must be one of the stack's.
@@ -110,6 +173,67 @@ pub struct SubflowInfo {
     pub retransmitted: u64,
     /// Payload bytes that were first sent on another subflow.
     pub reinjected: u64,
+    /// Id of our address (RFC 8684 §3.2); 0 on the first subflow.
+    pub local_id: u8,
+    /// Id of the peer's address.
+    pub remote_id: u8,
+    /// The rest of what Linux's `TCP_INFO` says.
+    pub tcp: TcpInfo,
+}
+
+/// The data level of one MPTCP connection: what Linux's `MPTCP_INFO` says beyond what
+/// [`ConnectionInfo`] has anyway. After a fallback the numbers go on as if every octet were mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct DataLevelInfo {
+    /// We opened it.
+    pub client: bool,
+    /// Token by which the peer's joins name it.
+    pub local_token: u32,
+    /// Token by which our joins name it; meaningless before the peer's key is known.
+    pub remote_token: u32,
+    /// The peer's key is known.
+    pub remote_key_known: bool,
+    /// DSS checksums are used.
+    pub checksum: bool,
+    /// Data sequence number behind the last octet accepted for sending.
+    pub write_seq: DataSeq,
+    /// First data sequence number that no `DATA_ACK` covers.
+    pub snd_una: DataSeq,
+    /// Next data sequence number to be sent.
+    pub snd_nxt: DataSeq,
+    /// Next data sequence number expected.
+    pub rcv_nxt: DataSeq,
+    /// Octets the peer takes beyond `snd_una`.
+    pub snd_wnd: u64,
+    /// Octets the peer was promised beyond `rcv_nxt`.
+    pub rcv_wnd: u32,
+    /// Rounds of the data-level retransmission timer without progress.
+    pub retransmits: u8,
+    /// Octets sent again on another subflow.
+    pub bytes_retrans: u64,
+    /// Subflows allowed at once ([`crate::config::MptcpConfig::max_subflows`]).
+    pub subflows_max: u8,
+    /// Subflows that ended, stops at 65,535.
+    pub subflows_ended: u16,
+    /// How the last of them did.
+    pub last_subflow_end: Option<SubflowEnd>,
+    /// Joins by the peer whose handshake is not complete.
+    pub half_open_joins: u8,
+    /// Addresses announced to the peer; stops at 255.
+    pub add_addr_signalled: u8,
+    /// Addresses of the peer's announcements that we remember.
+    pub add_addr_accepted: u8,
+    /// As many of them are remembered at most.
+    pub add_addr_accepted_max: u8,
+    /// The peer takes no joins to its first address (C flag).
+    pub deny_join_initial: bool,
+    /// When data, a SYN or a FIN last went out, on any subflow that is left.
+    pub last_data_sent: Option<Instant>,
+    /// When data last came in.
+    pub last_data_received: Option<Instant>,
+    /// When a segment last came in.
+    pub last_ack_received: Option<Instant>,
 }
 
 /// State of one connection.
@@ -129,8 +253,11 @@ pub struct ConnectionInfo {
     pub bytes_acked: u64,
     /// Stream bytes delivered in order.
     pub bytes_received: u64,
-    /// Established subflows, oldest first; one entry for plain TCP.
+    /// Subflows, those that are joining included, oldest first: at most `max_subflows` and one for
+    /// each join in progress; one entry for plain TCP.
     pub subflows: Vec<SubflowInfo>,
+    /// The data level; `None` for a socket that never was an MPTCP connection.
+    pub data_level: Option<DataLevelInfo>,
     /// Why it ended, when it ended with an error.
     pub error: Option<ConnectionError>,
 }

@@ -34,6 +34,7 @@ impl<B: PacketBuf> Tcb<B> {
         payload: B,
     ) -> Outcome {
         let mut outcome = Outcome::default();
+        self.counters.segs_in = self.counters.segs_in.wrapping_add(1);
         match self.state {
             State::Closed | State::TimeWait => {}
             State::SynSent => self.syn_sent(env, segment, &mut outcome),
@@ -296,7 +297,6 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Fifth step, second half: acknowledgement, selective acknowledgement and window.
     fn process_ack(&mut self, env: &mut Env<'_>, segment: &Segment, outcome: &mut Outcome) {
-        let prior_una = self.snd_una;
         let prior_flight = self.flight_size();
         let prior_window = self.snd_wnd;
         let prior_edge = self.snd_una.add(self.snd_wnd);
@@ -305,7 +305,7 @@ impl<B: PacketBuf> Tcb<B> {
         if advanced {
             self.snd_una = segment.ack;
             delivered = self.queue.acknowledge(segment.ack);
-            self.on_progress(env, segment.ack.since(prior_una));
+            self.on_progress(env);
             outcome.acked = true;
         }
         self.update_send_window(segment, advanced, prior_edge);
@@ -326,8 +326,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
     }
 
-    fn on_progress(&mut self, env: &Env<'_>, octets: u32) {
-        self.counters.bytes_acked += u64::from(octets);
+    fn on_progress(&mut self, env: &Env<'_>) {
         self.rto_base = env.now;
         // The back-off stays until a round trip is measured (RFC 6298 §5.7).
         self.retries = 0;
@@ -548,6 +547,7 @@ impl<B: PacketBuf> Tcb<B> {
             Inserted::InOrder(octets) => {
                 self.rcv_nxt = self.rcv_nxt.add(octets);
                 self.counters.bytes_received += u64::from(octets);
+                self.counters.data_in_ms = env.now.as_millis() as u32;
                 outcome.data = true;
                 self.delay_ack(env, filled_hole);
             }

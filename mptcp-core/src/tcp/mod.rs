@@ -6,6 +6,7 @@
 //! window is the data level's, and its segments carry the MPTCP options it is given.
 
 pub mod congestion;
+mod info;
 mod input;
 pub mod isn;
 mod output;
@@ -30,6 +31,7 @@ use alloc::collections::VecDeque;
 use congestion::Congestion;
 use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU32;
+pub use info::{CongestionState, TcpInfo};
 pub(crate) use output::{DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for};
 use recovery::{Rack, Recovery};
 pub(crate) use recv_queue::{Inserted, RecvQueue};
@@ -299,9 +301,14 @@ pub(crate) struct Tcb<B> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TcbCounters {
     pub(crate) bytes_sent: u64,
-    pub(crate) bytes_acked: u64,
     pub(crate) bytes_received: u64,
+    pub(crate) bytes_retrans: u64,
+    /// Segments.
     pub(crate) retransmitted: u32,
+    pub(crate) segs_out: u32,
+    pub(crate) segs_in: u32,
+    /// When data last arrived in order, the low bits of milliseconds.
+    pub(crate) data_in_ms: u32,
 }
 
 /// What both SYNs agreed on, for a block made from a request entry.
@@ -572,6 +579,14 @@ impl<B: PacketBuf> Tcb<B> {
     /// The next SYN leaves the MPTCP option out.
     pub(crate) fn set_plain_syn(&mut self) {
         self.flags.insert(TcbFlags::PLAIN_SYN);
+    }
+
+    /// The SYN goes out at once, without the MPTCP option, whatever answered the last one.
+    pub(crate) fn repeat_plain_syn(&mut self, now: Instant) {
+        self.flags.insert(TcbFlags::PLAIN_SYN | TcbFlags::SYN_NOW);
+        self.retries = 0;
+        self.rtx_at = None;
+        self.last_sent = now;
     }
 
     // Getters.

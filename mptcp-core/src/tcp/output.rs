@@ -469,6 +469,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.queue.split(idx, room);
         let Some(segment) = self.queue.get(idx) else { return false };
         let (seq, octets, mapping) = (segment.seq, segment.seq_len(), segment.mapping);
+        let len = segment.len;
         let bare = if segment.len > 0 { Carry::Nothing } else { Carry::Ack };
         let emission = Emission {
             seq,
@@ -487,6 +488,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         self.last_sent = env.now;
         self.counters.retransmitted += 1;
+        self.counters.bytes_retrans += u64::from(len);
         env.stats.retrans_segs += 1;
         true
     }
@@ -709,6 +711,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.rcv_adv = prior_edge;
             return false;
         }
+        self.counters.segs_out = self.counters.segs_out.wrapping_add(1);
         if acks {
             self.delayed_ack_at = None;
             self.unacked_segments = 0;

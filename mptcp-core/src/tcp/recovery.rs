@@ -5,7 +5,7 @@
 
 use super::congestion::AckSample;
 use super::send_queue::{Delivered, Transmission};
-use super::{Env, Outcome, RtxKind, Segment, State, Tcb, TcbFlags};
+use super::{CongestionState, Env, Outcome, RtxKind, Segment, State, Tcb, TcbFlags};
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::seq::SeqNum;
@@ -75,6 +75,14 @@ pub(crate) struct Recovery {
 }
 
 impl<B: PacketBuf> Tcb<B> {
+    pub(crate) fn congestion_state(&self) -> CongestionState {
+        match self.recovery.as_ref().map(|recovery| recovery.kind) {
+            None => CongestionState::Open,
+            Some(Kind::Fast) => CongestionState::Recovery,
+            Some(Kind::Timeout) => CongestionState::Loss,
+        }
+    }
+
     /// Digests what an acknowledgement delivered.
     pub(super) fn on_delivered(
         &mut self,

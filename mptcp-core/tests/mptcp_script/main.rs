@@ -3,6 +3,9 @@
 
 mod address;
 mod attacks;
+mod cases;
+mod cases_opening;
+mod cases_running;
 mod close;
 mod cookies;
 mod dss;
@@ -10,4 +13,5 @@ mod fallback;
 mod fastclose;
 mod handshake;
 mod harness;
+mod info;
 mod join;

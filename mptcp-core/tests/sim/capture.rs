@@ -5,7 +5,10 @@
 
 use core::cell::Cell;
 use core::panic::AssertUnwindSafe;
+use mptcp_core::buf::HeapBuf;
+use mptcp_core::event_log;
 use mptcp_core::pcapng::{Direction, Packet, Writer};
+use mptcp_core::stack::Stack;
 use mptcp_core::time::Instant;
 use netsim::network::{Network, Tap};
 use netsim::referee::Point;
@@ -19,8 +22,8 @@ thread_local! {
     static WANTED: Cell<Option<PathBuf>> = const { Cell::new(None) };
 }
 
-/// Does `run` again, keeps the packets of its first network in `target/sim/seed-SEED.pcapng`, and
-/// answers that path.
+/// Does `run` again, keeps the packets of its first network in `target/sim/seed-SEED.pcapng` and the
+/// event logs of its connections in `seed-SEED.jsonl` beside it, and answers the former's path.
 pub(crate) fn of_seed<R>(seed: u64, run: impl FnOnce() -> R) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("sim");
     fs::create_dir_all(&dir).expect("target is writable");
@@ -34,10 +37,26 @@ pub(crate) fn of_seed<R>(seed: u64, run: impl FnOnce() -> R) -> PathBuf {
 }
 
 /// Writes down what happens on `net` when that is wanted. `names` are those of its nodes, in order.
-pub(crate) fn install(net: &mut Network, names: &'static [&'static str]) {
-    if let Some(path) = WANTED.take() {
-        net.set_tap(tap(&path, names));
+/// Answers where its event logs belong then.
+pub(crate) fn install(net: &mut Network, names: &'static [&'static str]) -> Option<PathBuf> {
+    let path = WANTED.take()?;
+    net.set_tap(tap(&path, names));
+    Some(path.with_extension("jsonl"))
+}
+
+/// Writes the event logs of the hosts, one trace after the other.
+pub(crate) fn write_logs(path: &Path, hosts: &[(&str, &Stack<HeapBuf>)]) {
+    let mut text = String::new();
+    for (name, stack) in hosts {
+        for (id, log) in stack.event_logs().filter(|(_, log)| !log.is_empty()) {
+            let title = format!("{name} {id:?}, {} records forgotten", log.dropped());
+            event_log::write_header(&mut text, &title).expect("a String takes everything");
+            for record in log.iter() {
+                event_log::write_record(&mut text, record).expect("a String takes everything");
+            }
+        }
     }
+    fs::write(path, text).expect("target is writable");
 }
 
 /// One interface per node and path.
@@ -88,6 +107,13 @@ mod tests {
             run(&mut world(1, &[pair(link(10, 10))]), false, 1, 1, Duration::from_millis(15))
         });
         assert!(path.ends_with("target/sim/seed-18446744073709551615.pcapng"), "{path:?}");
+        let log = fs::read_to_string(path.with_extension("jsonl")).expect("a log");
+        let names: Vec<&str> = log
+            .lines()
+            .filter_map(|line| line.split("\"name\":\"").nth(1)?.split('"').next())
+            .collect();
+        assert_eq!(names, ["connectivity:connection_started"], "{log}");
+        assert!(log.starts_with("{\"qlog_version\"") && log.contains("client #"), "{log}");
         let file = fs::read(&path).expect("a capture");
         let blocks = blocks(&file);
         let kinds: Vec<u32> = blocks.iter().map(|(kind, _)| *kind).collect();
@@ -105,6 +131,7 @@ mod tests {
         let (syn, syn_ack) = (0x02, 0x12);
         assert_eq!(sent, [(0, syn, 2), (1, syn, 1), (1, syn_ack, 2)]);
         fs::remove_file(&path).expect("it is there");
+        fs::remove_file(path.with_extension("jsonl")).expect("it is there");
         // Only what is asked for is written down.
         let caught = std::panic::catch_unwind(|| {
             run(&mut world(1, &[pair(link(10, 10))]), false, 1, 1, Duration::from_millis(15))

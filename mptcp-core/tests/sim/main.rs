@@ -3,6 +3,7 @@
 mod aggregation;
 mod boxes;
 mod capture;
+mod events;
 mod middleboxes;
 mod plan;
 mod relay;

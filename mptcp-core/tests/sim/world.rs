@@ -10,6 +10,7 @@ use netsim::link::LinkConfig;
 use netsim::network::{Network, NodeId, PathId};
 use netsim::referee::Referee;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 pub(crate) const SERVER_PORT: u16 = 80;
 
@@ -34,6 +35,19 @@ pub(crate) struct World {
     pub(crate) client_addrs: Vec<IpAddr>,
     /// Turns in a row that did not move time.
     standstill: u32,
+    /// Where event logs are kept should the run fail; none are without it.
+    logs: Option<PathBuf>,
+    /// Event logs are kept for the test itself.
+    pub(crate) logged: bool,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(path) = self.logs.as_ref().filter(|_| std::thread::panicking()) {
+            let hosts = [("client", &self.client.stack), ("server", &self.server.stack)];
+            crate::capture::write_logs(path, &hosts);
+        }
+    }
 }
 
 pub(crate) fn client_addr(path: usize, v6: bool) -> IpAddr {
@@ -170,9 +184,20 @@ impl World {
         }
         client.by_source = true;
         net.set_referee(Referee::new());
-        crate::capture::install(&mut net, &["client", "server"]);
+        let logs = crate::capture::install(&mut net, &["client", "server"]);
         let now = Instant::from_nanos(1);
-        Self { net, client, server, now, paths, server_addr, client_addrs, standstill: 0 }
+        Self {
+            net,
+            client,
+            server,
+            now,
+            paths,
+            server_addr,
+            client_addrs,
+            standstill: 0,
+            logs,
+            logged: false,
+        }
     }
 
     /// As [`Self::new`]; the client's addresses belong to ports 0, 1, ….
@@ -190,7 +215,9 @@ impl World {
     pub(crate) fn listen(&mut self, mptcp: bool) -> SocketId {
         let local = SocketAddr::new(self.server_addr, SERVER_PORT);
         let options = Listen { mptcp, ..Listen::default() };
-        self.server.stack.listen(local, &options).expect("the harness is sound")
+        let id = self.server.stack.listen(local, &options).expect("the harness is sound");
+        self.keep_log_of(id, false);
+        id
     }
 
     pub(crate) fn connect(&mut self, mptcp: bool) -> SocketId {
@@ -202,7 +229,16 @@ impl World {
             timeout: None,
             user_data: 0,
         };
-        self.client.stack.connect(self.now, &with).expect("the harness is sound")
+        let id = self.client.stack.connect(self.now, &with).expect("the harness is sound");
+        self.keep_log_of(id, true);
+        id
+    }
+
+    fn keep_log_of(&mut self, id: SocketId, client: bool) {
+        let host = if client { &mut self.client } else { &mut self.server };
+        if self.logs.is_some() || self.logged {
+            assert!(host.stack.log_events(id, 100_000));
+        }
     }
 
     /// Delivers what is due, runs timers and sends, without moving time.

@@ -69,9 +69,9 @@ pub(crate) enum Choice {
     Wait,
 }
 
-/// Why it was made, for the event log.
+/// Why a scheduler chose as it did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Why {
+pub enum Why {
     /// The path the policy prefers had room.
     Preferred,
     /// The preferred one was full.

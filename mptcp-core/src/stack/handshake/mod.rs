@@ -97,7 +97,7 @@ impl<B: PacketBuf> Stack<B> {
             Handshake::Contradictory if options.mptcp => {
                 Err(Some(FallbackReason::ContradictoryOptions))
             }
-            _ => Err(None),
+            _ => Err(options.mptcp.then_some(FallbackReason::SynWithoutCapable)),
         };
         let undecided = options.deferred && entry.deferred >= self.max_deferred();
         if undecided || self.requests.len() >= self.requests.capacity() - self.join_reserve() {
@@ -247,9 +247,12 @@ impl<B: PacketBuf> Stack<B> {
         let env = env!(self, now);
         let mut tcb = Tcb::accepted(&env, *tuple, port, agreed);
         tcb.app.user_data = user_data;
+        let fell_back = match level {
+            Level::Plain(reason) => reason,
+            Level::Mptcp(_) => None,
+        };
         let connection = match level {
             Level::Plain(fallback) => {
-                self.stats.fallback += u64::from(fallback.is_some());
                 tcb.app.fallback = fallback;
                 None
             }
@@ -292,6 +295,10 @@ impl<B: PacketBuf> Stack<B> {
                 Sock::Mptcp(idx)
             }
         };
+        self.observe_accepted(listener, sock);
+        if let Some(reason) = fell_back {
+            self.note_fallback(sock, tuple, reason);
+        }
         self.offer(listener, sock);
         self.tcb_segment(now, tcb_idx, segment, payload);
     }

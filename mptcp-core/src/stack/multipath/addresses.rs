@@ -2,6 +2,7 @@
 
 use crate::buf::{PacketBuf, PortId};
 use crate::config::PathManagerKind;
+use crate::event_log::Event;
 use crate::mptcp::key::{self};
 use crate::mptcp::{Announced, Endpoint, Join, Phase, Probe, Signal, Stage, Subflow};
 use crate::stack::demux::Flow;
@@ -29,6 +30,8 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         if add_addr.echo {
             self.stats.echo_add += 1;
+            self.observe(owner, Event::AddressEchoed { id: add_addr.address_id });
+            let Some(connection) = self.connections.get_mut(owner) else { return };
             connection.paths.on_echo(add_addr.address_id);
             return self.touch_connection(owner);
         }
@@ -43,9 +46,12 @@ impl<B: PacketBuf> Stack<B> {
         );
         if connection.version == Version::V1 && add_addr.hmac != Some(expected) {
             self.stats.add_addr_drop += 1;
+            let remote = SocketAddr::new(addr, port.unwrap_or(0));
+            self.observe(owner, Event::AddressReceived { id, remote, accepted: false });
             return;
         }
         self.stats.add_addr += 1;
+        self.stats.port_add += u64::from(port.is_some());
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         // Without a port it is the one this subflow uses (RFC 8684 §3.4.1).
         let remote = SocketAddr::new(addr, port.unwrap_or(tcb.tuple.remote_port));
@@ -55,12 +61,14 @@ impl<B: PacketBuf> Stack<B> {
             let echo = AddAddr { echo: true, hmac: None, ..*add_addr };
             if !subflow.signal(Signal::AddAddr(echo)) {
                 self.stats.mp_signal_drop += 1;
+                self.stats.echo_add_tx_drop += 1;
             }
             tcb.ack_now();
         }
         // Only an initiator opens subflows: a gateway must not be made to connect anywhere.
         let ours = self.config.addresses.iter().any(|local| local.addr == addr);
         let fullmesh = self.config.mptcp.path_manager == PathManagerKind::Fullmesh;
+        let mut accepted = true;
         if connection.client && fullmesh && !ours {
             let first = connection.first.local_addr;
             // The address the connection began on has the id 0, whatever its place (§3.2).
@@ -68,8 +76,10 @@ impl<B: PacketBuf> Stack<B> {
                 .map(|e| if e.addr == first { Endpoint { id: 0, ..e } } else { e });
             if connection.paths.on_add_addr(now, id, remote, endpoints) == Announced::Refused {
                 self.stats.add_addr_drop += 1;
+                accepted = false;
             }
         }
+        self.observe(owner, Event::AddressReceived { id, remote, accepted });
         self.touch_connection(owner);
     }
 
@@ -78,6 +88,7 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn read_remove_addr(&mut self, now: Instant, owner: u32, ids: &[u8]) {
         for &id in ids {
             self.stats.rm_addr += 1;
+            self.observe(owner, Event::AddressWithdrawn { id });
             let Some(connection) = self.connections.get_mut(owner) else { return };
             connection.paths.on_remove_addr(id);
             for idx in self.subflows_of(owner) {
@@ -101,6 +112,8 @@ impl<B: PacketBuf> Stack<B> {
             };
             if named {
                 subflow.backup = backup;
+                let subflow = subflow.id;
+                self.observe(owner, Event::Priority { subflow, backup, peer: true });
             }
         }
         self.touch_connection(owner);
@@ -226,6 +239,8 @@ impl<B: PacketBuf> Stack<B> {
         let Some(subflow) = &mut tcb.subflow else { return false };
         if !subflow.signal(signal) {
             self.stats.mp_signal_drop += 1;
+            self.stats.add_addr_tx_drop += u64::from(matches!(signal, Signal::AddAddr(_)));
+            self.stats.rm_addr_tx_drop += u64::from(matches!(signal, Signal::RemoveAddr(_)));
             return false;
         }
         tcb.ack_now();
@@ -234,7 +249,11 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     pub(super) fn announce(&mut self, owner: u32, endpoint: Endpoint, before: usize) {
-        let Some(connection) = self.connections.get(owner) else { return };
+        self.observe(owner, Event::AddressAnnounced { id: endpoint.id, addr: endpoint.addr });
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        if before == 0 {
+            connection.announced = connection.announced.saturating_add(1);
+        }
         let hmac = key::add_addr_hmac(
             connection.version,
             connection.keys.local,
@@ -288,6 +307,9 @@ impl<B: PacketBuf> Stack<B> {
             return false;
         };
         self.stats.mp_join_syn_tx += 1;
+        let (subflow, backup) = (self.subflow_id(idx), join.backup);
+        let (local, remote) = (tuple.local(), tuple.remote());
+        self.observe(owner, Event::SubflowOpened { subflow, local, remote, backup });
         if let Some(connection) = self.connections.get_mut(owner) {
             connection.subflows.push(idx);
         }
@@ -325,6 +347,7 @@ impl<B: PacketBuf> Stack<B> {
     /// Withdraws one of our addresses from every connection: `REMOVE_ADDR` to the peers, and the
     /// subflows that use it are reset (RFC 8684 §3.4.2).
     pub fn remove_address(&mut self, now: Instant, addr: core::net::IpAddr) {
+        self.observer.now = now;
         let Some(id) = self.address_id(addr) else { return };
         let owners: Vec<u32> = self.connections.iter().map(|(owner, _)| owner).collect();
         for owner in owners {
@@ -339,6 +362,7 @@ impl<B: PacketBuf> Stack<B> {
                     self.reset_subflow(now, owner, idx, reset_reason::UNSPECIFIED, false);
                 }
             }
+            self.observe(owner, Event::AddressRemoved { id });
             if let Some(idx) = self.signal_subflow(owner, 0) {
                 self.signal_on(idx, Signal::RemoveAddr(id));
             }

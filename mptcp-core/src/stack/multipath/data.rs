@@ -4,6 +4,7 @@
 use super::Effect;
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
+use crate::event_log::{Event, ReinjectCause, SubflowEnd};
 use crate::mptcp::{FallbackReason, Phase, Pulled, Unmapped};
 use crate::stack::{Sock, Stack, env};
 use crate::tcp::{State, Tcb};
@@ -146,6 +147,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         connection.close(None);
         self.stats.mp_curr_estab -= 1;
+        self.observe(owner, Event::Closed { error: None });
         self.close_subflows(now, owner);
         self.post_closed(Sock::Mptcp(owner));
         self.touch_connection(owner);
@@ -159,6 +161,7 @@ impl<B: PacketBuf> Stack<B> {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let joining = matches!(tcb.state, State::SynSent | State::SynReceived);
             if joining {
+                self.note_subflow_end(owner, idx, SubflowEnd::Closed);
                 self.subflow_closed(now, owner, idx, None);
                 continue;
             }
@@ -218,6 +221,9 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let fin = connection.fin_due();
         connection.retransmission_timeout(now, rto);
+        if !fin {
+            self.observe_reinjection(owner, None, ReinjectCause::DataTimeout);
+        }
         if fin {
             for idx in self.subflows_of(owner) {
                 if let Some(tcb) = self.tcbs.get_mut(idx) {

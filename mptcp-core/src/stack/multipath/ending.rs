@@ -3,8 +3,10 @@
 
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
+use crate::event_log::{Event, ReinjectCause, SubflowEnd};
 use crate::mptcp::Phase;
 use crate::seq::SeqNum;
+use crate::stack::demux::Node;
 use crate::stack::options::{self};
 use crate::stack::{Sock, Stack};
 use crate::tcp::{State, Stateless};
@@ -45,6 +47,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         connection.reinject_from(tcb);
         self.stats.mptcp_retrans += 1;
+        self.observe_reinjection(owner, Some(idx), ReinjectCause::Silent);
         self.touch_connection(owner);
     }
 
@@ -60,11 +63,15 @@ impl<B: PacketBuf> Stack<B> {
         {
             subflow.stale = true;
             self.stats.subflow_stale += 1;
+            let subflow = subflow.id;
+            self.observe(owner, Event::SubflowStale { subflow });
         }
+        self.observe_reinjection(owner, Some(idx), ReinjectCause::TimedOut);
     }
 
     /// A join can be used. Whatever timed out before, when there was nowhere else to go, moves now.
     pub(in crate::stack) fn subflow_joined(&mut self, owner: u32, joined: u32) {
+        self.observe_joined(owner, joined);
         for idx in self.subflows_of(owner) {
             let dead = |t: &crate::tcp::Tcb<B>| t.state.synchronized() && t.rto_count() > 0;
             if idx != joined && self.tcbs.get(idx).is_some_and(dead) {
@@ -85,6 +92,11 @@ impl<B: PacketBuf> Stack<B> {
             if subflow.stale {
                 subflow.stale = false;
                 self.stats.subflow_recover += 1;
+                let subflow = subflow.id;
+                self.observer.record(
+                    self.numbering.number(Node::Connection(owner)),
+                    Event::SubflowRecovered { subflow },
+                );
             }
         }
     }
@@ -137,6 +149,9 @@ impl<B: PacketBuf> Stack<B> {
         }
         let left = connection.live_subflows(&self.tcbs);
         let phase = connection.phase;
+        if phase == Phase::Confirmed && connection.data_snd_una < connection.data_snd_nxt {
+            self.observe_reinjection(owner, Some(idx), ReinjectCause::SubflowEnded);
+        }
         self.remove_tcb(idx);
         match phase {
             Phase::Connecting => {
@@ -176,6 +191,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         connection.close(error);
         let sock = Sock::Mptcp(owner);
+        self.observe(owner, Event::Closed { error });
         if self.app(sock).is_some_and(|app| app.relay.is_some()) {
             self.relay_progress(now, sock);
         }
@@ -199,6 +215,7 @@ impl<B: PacketBuf> Stack<B> {
             self.stats.mp_rst_tx += 1;
         }
         self.send_rst(idx, options);
+        self.note_subflow_end(owner, idx, SubflowEnd::Reset(reason));
         self.subflow_closed(now, owner, idx, Some(ConnectionError::Reset));
     }
 

@@ -2,12 +2,14 @@
 
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
+use crate::event_log::SubflowEnd;
 use crate::mptcp::{FallbackReason, Phase, Signal};
-use crate::stack::Stack;
 use crate::stack::demux::TokenOwner;
 use crate::stack::options::{self};
+use crate::stack::{Sock, Stack};
+use crate::tcp::{Segment, State};
 use crate::time::Instant;
-use crate::wire::{MptcpOption, OptionWriter};
+use crate::wire::{MptcpOption, OptionWriter, TcpFlags};
 use alloc::vec::Vec;
 
 impl<B: PacketBuf> Stack<B> {
@@ -30,6 +32,33 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
+    /// A RST answers the SYN that offered MPTCP: the port is closed, or a box on the way minds the
+    /// option. One SYN without it tells, at the price of a round trip. False when that is not the
+    /// case, or was asked already.
+    pub(super) fn retry_without_option(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        segment: &Segment,
+    ) -> bool {
+        let connecting = self.connections.get(owner).is_some_and(|c| c.phase == Phase::Connecting);
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
+        let opening = connecting && tcb.state == State::SynSent && segment.has(TcpFlags::RST);
+        if !opening || tcb.is_plain_syn() {
+            return false;
+        }
+        if let Some(subflow) = &mut tcb.subflow {
+            subflow.syn_reset = true;
+        }
+        tcb.repeat_plain_syn(now);
+        // The engine counted an attempt that is not over.
+        self.stats.attempt_fails -= 1;
+        self.stats.mp_capable_syn_tx_reset += 1;
+        self.touch_tcb(idx);
+        true
+    }
+
     /// Goes on as plain TCP on one subflow; the others are reset.
     pub(super) fn fall_back(
         &mut self,
@@ -43,17 +72,19 @@ impl<B: PacketBuf> Stack<B> {
         if matches!(connection.phase, Phase::Fallback | Phase::Closed) {
             return;
         }
-        self.stats.fallback += 1;
         if connection.mptcp() {
             self.stats.mp_curr_estab -= 1;
         }
         let token = connection.local_token;
         let infinite = self.tcbs.get(survivor).filter(|_| tell).map(|tcb| connection.intact(tcb));
         connection.fall_back(reason);
+        let first = connection.first;
         let others: Vec<u32> =
             connection.subflows.iter().copied().filter(|&idx| idx != survivor).collect();
         self.demux.remove_token(token, TokenOwner::Connection(owner));
+        self.note_fallback(Sock::Mptcp(owner), &first, reason);
         for idx in others {
+            self.note_subflow_end(owner, idx, SubflowEnd::FellBack);
             self.send_rst(idx, OptionWriter::new());
             self.drop_subflow(owner, idx);
         }
@@ -84,12 +115,17 @@ impl<B: PacketBuf> Stack<B> {
         if connection.phase == Phase::Closed {
             return true;
         }
-        let dsn = connection.remote_dsn(offset).0;
+        let (dsn, version) = (connection.remote_dsn(offset).0, connection.version);
         if connection.multipath {
             self.stats.mp_fail_tx += 1;
+            self.stats.dss_corruption_reset += 1;
+            if connection.subflows.len() == 1 {
+                self.note_fallback_refused(owner, FallbackReason::Checksum);
+            }
             let mut options = OptionWriter::new();
-            options::push(&mut options, &MptcpOption::Fail { dsn }, connection.version);
+            options::push(&mut options, &MptcpOption::Fail { dsn }, version);
             self.send_rst(idx, options);
+            self.note_subflow_end(owner, idx, SubflowEnd::Checksum);
             self.subflow_closed(now, owner, idx, Some(ConnectionError::Reset));
             return false;
         }

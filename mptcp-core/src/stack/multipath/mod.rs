@@ -14,6 +14,7 @@ use super::Stack;
 use super::demux::Node;
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
+use crate::event_log::SubflowEnd;
 use crate::mptcp::FallbackReason;
 use crate::tcp::{Outcome, Segment};
 use crate::time::Instant;
@@ -49,6 +50,9 @@ impl<B: PacketBuf> Stack<B> {
         outcome: &Outcome,
     ) {
         let Some(owner) = self.owner_of(idx) else { return };
+        if outcome.closed.is_some() && self.retry_without_option(now, owner, idx, segment) {
+            return;
+        }
         if outcome.established {
             // After a simultaneous open the segment is an ACK without our options.
             if !self.syn_ack_options(now, owner, idx, segment) {
@@ -67,10 +71,23 @@ impl<B: PacketBuf> Stack<B> {
         self.tcbs.get(idx)?.subflow.as_ref().map(|s| s.connection)
     }
 
+    /// How a subflow ended that the TCP engine closed with `error`.
+    fn end_of(&self, idx: u32, error: Option<ConnectionError>) -> SubflowEnd {
+        let reason = || self.tcbs.get(idx)?.subflow.as_ref()?.reset_reason;
+        match error {
+            None => SubflowEnd::Closed,
+            Some(ConnectionError::Reset | ConnectionError::Refused) => {
+                SubflowEnd::PeerReset(reason())
+            }
+            Some(error) => SubflowEnd::Failed(error),
+        }
+    }
+
     /// What an outcome means for the data level, whether a segment or a timer caused it.
     pub(super) fn subflow_event(&mut self, now: Instant, idx: u32, outcome: &Outcome) {
         let Some(owner) = self.owner_of(idx) else { return };
         if let Some(error) = outcome.closed {
+            self.note_subflow_end(owner, idx, self.end_of(idx, error));
             self.subflow_closed(now, owner, idx, error);
             return;
         }
@@ -94,6 +111,7 @@ impl<B: PacketBuf> Stack<B> {
         if outcome.time_wait {
             let data_ack = self.connections.get(owner).and_then(|c| c.final_data_ack());
             self.enter_time_wait(now, idx, data_ack);
+            self.note_subflow_end(owner, idx, SubflowEnd::Closed);
             self.subflow_closed(now, owner, idx, None);
             return;
         }

@@ -9,7 +9,7 @@ use crate::stack::options::{self, Handshake};
 use crate::stack::{Ready, Sock, Stack};
 use crate::tcp::Segment;
 use crate::time::Instant;
-use crate::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, Version, reset_reason};
+use crate::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, TcpFlags, Version, reset_reason};
 
 impl<B: PacketBuf> Stack<B> {
     /// The SYN/ACK to our `MP_CAPABLE` or `MP_JOIN`. False when the subflow is gone.
@@ -62,10 +62,11 @@ impl<B: PacketBuf> Stack<B> {
             }
             _ => None,
         };
-        let (remote, version) = (connection.first.remote(), connection.version);
+        let (local, remote) = (connection.first.local_addr, connection.first.remote());
+        let version = connection.version;
         match usable {
             Some((remote_key, flags)) => {
-                self.destinations.worked(now, remote, version);
+                self.destinations.worked(now, (local, remote), version);
                 self.stats.mp_capable_syn_ack_rx += 1;
                 self.stats.mp_curr_estab += 1;
                 connection.set_remote_key(remote_key);
@@ -83,16 +84,22 @@ impl<B: PacketBuf> Stack<B> {
             }
             None => {
                 self.stats.mp_capable_fallback_syn_ack += 1;
-                let served = &self.config.mptcp.versions;
-                self.destinations.refused(now, remote, version, plain, served);
-                let reason = if plain {
-                    FallbackReason::CapableSynUnanswered
-                } else {
-                    FallbackReason::SynAckWithoutCapable
+                let reset = tcb.subflow.as_ref().is_some_and(|s| s.syn_reset);
+                let reason = match (segment.has(TcpFlags::SYN), plain) {
+                    (false, _) => FallbackReason::SimultaneousOpen,
+                    (true, true) if reset => FallbackReason::CapableSynReset,
+                    (true, true) => FallbackReason::CapableSynUnanswered,
+                    (true, false) => FallbackReason::SynAckWithoutCapable,
                 };
+                if reason != FallbackReason::SimultaneousOpen {
+                    self.stats.blackhole += u64::from(plain);
+                    let served = &self.config.mptcp.versions;
+                    self.destinations.refused(now, (local, remote), version, plain, served);
+                }
                 self.fall_back(owner, idx, reason, false);
             }
         }
+        self.observe_established(Sock::Mptcp(owner));
         self.post(Sock::Mptcp(owner), Ready::CONNECTED | Ready::WRITABLE);
         self.post_writable(now, Sock::Mptcp(owner));
     }
@@ -108,12 +115,17 @@ impl<B: PacketBuf> Stack<B> {
         let Handshake::Join(MpJoin::SynAck { backup, address_id, hmac, nonce: theirs }) = handshake
         else {
             // Stripped on the way: the subflow cannot be authenticated.
+            self.stats.mp_join_syn_ack_missing += 1;
             self.reject_syn_ack(now, owner, idx);
             return false;
         };
         self.stats.mp_join_syn_ack_rx += 1;
+        self.stats.mp_join_syn_ack_backup_rx += u64::from(backup);
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         let (keys, version) = (connection.keys, connection.version);
+        let port = self.tcbs.get(idx).map(|t| t.tuple.remote_port);
+        let other_port = port.is_some_and(|port| port != connection.first.remote_port);
+        self.stats.mp_join_port_syn_ack_rx += u64::from(other_port);
         let expected = keys.expected_join_hmac(version, nonce, theirs);
         if key::verify_join(&expected, ReceivedHmac::Truncated64(hmac)).is_none() {
             self.stats.mp_join_syn_ack_hmac_failure += 1;

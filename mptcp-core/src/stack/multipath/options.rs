@@ -2,6 +2,7 @@
 
 use super::{Effect, Seen};
 use crate::buf::PacketBuf;
+use crate::event_log::ReinjectCause;
 use crate::mptcp::{FallbackReason, Phase, Signal, Stage};
 use crate::stack::{Sock, Stack};
 use crate::tcp::{Outcome, Segment};
@@ -163,10 +164,12 @@ impl<B: PacketBuf> Stack<B> {
                     // RFC 8684 §3.7: the peer threw away what follows `dsn` on this subflow.
                     if let Some(offset) = connection.local_offset(WireSeq::Full(dsn)) {
                         connection.reinject_orphans(offset, &self.tcbs);
+                        self.observe_reinjection(owner, Some(idx), ReinjectCause::PeerChecksum);
                     }
                     return Effect::None;
                 }
                 if connection.multipath {
+                    self.note_fallback_refused(owner, FallbackReason::PeerChecksum);
                     return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
                 }
                 // RFC 8684 §3.7: the answer is an MP_FAIL in the other direction.
@@ -186,9 +189,10 @@ impl<B: PacketBuf> Stack<B> {
                 return Effect::Fastclose { reset: segment.has(TcpFlags::RST) };
             }
             MptcpOption::Reset(reset) => {
-                self.stats.mp_rst_rx += 1;
+                self.stats.reset_received(reset.reason);
                 if let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut()) {
                     subflow.refused = !reset.transient;
+                    subflow.reset_reason = Some(reset.reason);
                 }
             }
             _ => {}
@@ -223,6 +227,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             if connection.multipath {
                 // The stream is not contiguous on this subflow.
+                self.note_fallback_refused(owner, FallbackReason::InfiniteMapping);
                 return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
             }
             return Effect::FallBack(FallbackReason::InfiniteMapping);
@@ -281,7 +286,7 @@ impl<B: PacketBuf> Stack<B> {
     /// Data of ours on a join that TCP acknowledges before any `DATA_ACK` came: options do not pass
     /// (RFC 8684 §3.7).
     pub(super) fn check_join(
-        &self,
+        &mut self,
         idx: u32,
         segment: &Segment,
         outcome: &Outcome,
@@ -289,9 +294,10 @@ impl<B: PacketBuf> Stack<B> {
     ) -> Effect {
         let Some(tcb) = self.tcbs.get(idx) else { return Effect::None };
         let Some(subflow) = &tcb.subflow else { return Effect::None };
-        let acked_data = outcome.acked && tcb.counters.bytes_acked > 0;
+        let acked_data = outcome.acked && tcb.bytes_acked() > 0;
         let stripped = acked_data && !subflow.proven && !seen.dss && !segment.signals;
         if subflow.id != 0 && outcome.closed.is_none() && stripped {
+            self.stats.dss_ack_missing_reset += 1;
             return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
         }
         Effect::None

@@ -108,6 +108,21 @@ pub mod reset_reason {
     pub const UNACCEPTABLE_PERFORMANCE: u8 = 0x05;
     /// A middlebox made the signalling invalid.
     pub const MIDDLEBOX_INTERFERENCE: u8 = 0x06;
+
+    /// Name of a reason in logs and metrics; those that are not assigned are one.
+    #[must_use]
+    pub const fn name(reason: u8) -> &'static str {
+        match reason {
+            UNSPECIFIED => "unspecified",
+            MPTCP_SPECIFIC => "mptcp_specific",
+            LACK_OF_RESOURCES => "lack_of_resources",
+            PROHIBITED => "prohibited",
+            TOO_MUCH_OUTSTANDING_DATA => "too_much_outstanding_data",
+            UNACCEPTABLE_PERFORMANCE => "unacceptable_performance",
+            MIDDLEBOX_INTERFERENCE => "middlebox_interference",
+            _ => "unassigned",
+        }
+    }
 }
 
 impl MpTcpRst {

@@ -44,7 +44,7 @@ fn stripped_handshakes_fall_back() {
             role: Role::OurServer,
             out: SYN,
             into: "",
-            reason: None,
+            reason: Some("syn_without_capable"),
             kernel: &["MPCapableFallbackSYNACK=1"],
             ours: &[],
         },
@@ -79,7 +79,7 @@ fn stripped_handshakes_fall_back() {
             into: LATER,
             reason: Some("no_data_ack"),
             kernel: &["MPCapableDataFallback?", "DssFallback?"],
-            ours: &["fallback=1", "infinite_map_tx?"],
+            ours: &["fallback=1", "dss_fallback=1", "infinite_map_tx?"],
         },
         Case {
             role: Role::OurClient,
@@ -103,7 +103,7 @@ fn stripped_handshakes_fall_back() {
             into: LATER,
             reason: Some("no_data_ack"),
             kernel: &["MPCapableFallbackACK=1"],
-            ours: &["fallback=1", "infinite_map_tx?"],
+            ours: &["fallback=1", "dss_fallback=1", "infinite_map_tx?"],
         },
         // The way to us only: what the kernel maps arrives without it.
         Case {
@@ -112,7 +112,7 @@ fn stripped_handshakes_fall_back() {
             into: "",
             reason: Some("no_data_ack"),
             kernel: &["MPCapableFallbackACK?", "DssFallback?", "InfiniteMapRx?"],
-            ours: &["fallback=1", "infinite_map_tx?"],
+            ours: &["fallback=1", "dss_fallback=1", "infinite_map_tx?"],
         },
         Case {
             role: Role::OurClient,
@@ -120,7 +120,7 @@ fn stripped_handshakes_fall_back() {
             into: LATER,
             reason: Some("no_data_ack"),
             kernel: &["MPCapableFallbackACK=1"],
-            ours: &["fallback=1", "infinite_map_tx?"],
+            ours: &["fallback=1", "dss_fallback=1", "infinite_map_tx?"],
         },
     ];
     for case in cases {
@@ -181,6 +181,8 @@ fn stripped_joins_leave_the_first_subflow_alone() {
                     "mp_join_syn_ack_rx?",
                     "mp_join_ack_rx?",
                     "mp_join_ack_missing?",
+                    "mp_join_syn_ack_missing?",
+                    "dss_ack_missing_reset?",
                     "mp_rst_tx?",
                     "mp_rst_rx?",
                     "in_rsts?",
@@ -240,6 +242,7 @@ fn options_that_vanish_later_end_the_connection() {
                 ],
                 &[
                     "fallback?",
+                    "dss_fallback?",
                     "dss_corruption_reset?",
                     "mp_rst_tx?",
                     "out_rsts?",

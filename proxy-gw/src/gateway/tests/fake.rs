@@ -252,6 +252,7 @@ impl Shard for FakeShard {
             bytes_acked: socket.bytes_sent,
             bytes_received: socket.bytes_received,
             subflows: vec![],
+            data_level: None,
             error: socket.error,
         })
     }
