@@ -508,6 +508,11 @@ impl<B: PacketBuf> Tcb<B> {
             }
             State::Established | State::CloseWait | State::FinWait2 => {
                 let Some(idle) = self.keep_alive(env.config) else { return };
+                if self.rtx_at.is_some() {
+                    // Retransmissions and window probes find out more (RFC 9293 §3.8.4).
+                    self.slow_at = Some(env.now + idle);
+                    return;
+                }
                 let quiet = env.now.since(self.last_received);
                 if quiet < idle {
                     self.slow_at = Some(self.last_received + idle);
