@@ -92,7 +92,10 @@ impl<B: PacketBuf> Tcb<B> {
 
     fn agree_on_options(&mut self, env: &Env<'_>, segment: &Segment) {
         match segment.window_scale {
-            Some(shift) => self.snd_wscale = shift,
+            Some(shift) => {
+                self.snd_wscale = shift;
+                self.flags.insert(TcbFlags::SCALED);
+            }
             None => self.rcv_wscale = 0,
         }
         if !segment.sack_permitted {

@@ -197,6 +197,8 @@ bitflags::bitflags! {
         const RENO_RECOVER = 1 << 21;
         /// An idle peer is probed.
         const KEEP_ALIVE = 1 << 22;
+        /// The peer's SYN had a window scale.
+        const SCALED = 1 << 31;
     }
 }
 
