@@ -584,8 +584,14 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Eighth step.
     fn check_fin(&mut self, env: &Env<'_>, outcome: &mut Outcome) {
-        let reached = self.flags.contains(TcbFlags::FIN_SEEN) && self.fin_at == self.rcv_nxt;
-        if !reached || self.flags.contains(TcbFlags::FIN_RECEIVED) {
+        if !self.flags.contains(TcbFlags::FIN_SEEN) || self.flags.contains(TcbFlags::FIN_RECEIVED) {
+            return;
+        }
+        if self.fin_at.lt(self.rcv_nxt) {
+            // The stream went on: what that was, it must not hide the real end.
+            self.flags.remove(TcbFlags::FIN_SEEN);
+        }
+        if self.fin_at != self.rcv_nxt {
             return;
         }
         self.flags.insert(TcbFlags::FIN_RECEIVED);
