@@ -6,6 +6,9 @@
 mod closing;
 mod handshake;
 mod harness;
+mod liveness;
+mod options;
 mod receiving;
 mod sending;
 mod stack;
+mod states;
