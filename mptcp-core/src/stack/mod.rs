@@ -12,6 +12,7 @@ mod handshake;
 mod ingress;
 mod multipath;
 mod options;
+mod patience;
 mod relay;
 #[cfg(test)]
 mod replay;

@@ -334,6 +334,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.rto_base = env.now;
         // The back-off stays until a round trip is measured (RFC 6298 §5.7).
         self.retries = 0;
+        self.soft_error = None;
         self.flags.remove(TcbFlags::SILENT);
         if self.snd_sml.lt(self.snd_una) {
             self.snd_sml = self.snd_una;
@@ -648,13 +649,15 @@ impl<B: PacketBuf> Tcb<B> {
         self.ack_now();
     }
 
-    /// An ICMP error that was checked against this connection (RFC 5927, RFC 9293 §3.9.2.2). Hard
-    /// errors end a handshake; on an established connection they are only noted.
+    /// An ICMP error that was checked against this connection (RFC 5927, RFC 9293 §3.9.2.2). It ends
+    /// a handshake; on an established connection it is only noted.
     pub(crate) fn icmp_error(&mut self, env: &mut Env<'_>, error: ConnectionError) -> Outcome {
         let mut outcome = Outcome::default();
         if matches!(self.state, State::SynSent | State::SynReceived) {
             env.stats.attempt_fails += 1;
             outcome.closed = Some(Some(error));
+        } else {
+            self.soft_error = Some(error);
         }
         outcome
     }

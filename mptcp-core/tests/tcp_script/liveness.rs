@@ -2,6 +2,7 @@
 //! (RFC 9293 §3.8.3, §3.8.4, §3.9.2.2).
 
 use crate::harness::{Peer, Script, ack, data, syn};
+use crate::stack::icmp;
 use mptcp_core::error::ConnectionError;
 use mptcp_core::time::Duration;
 use mptcp_core::wire::TcpFlags;
@@ -60,4 +61,56 @@ fn giving_up_tells_the_peer() {
     let mut s = Script::client(|config| config.tcp.retries = 1, NO_SACK, 100);
     s.write(100).expect(data(1, 1, 100)).until(400).expect(data(1, 1, 100)).until(1_000);
     assert_eq!(s.take().flags, TcpFlags::RST | TcpFlags::ACK);
+}
+
+/// MUST-21: the application decides for one connection.
+#[test]
+fn the_application_decides_when_a_connection_is_given_up() {
+    let mut s = Script::client(|_| {}, NO_SACK, 100);
+    let id = s.id();
+    assert!(s.stack.set_retry_limit(id, 2));
+    s.write(100).expect(data(1, 1, 100));
+    s.until(400).expect(data(1, 1, 100)).until(1_000).expect(data(1, 1, 100)).until(2_200);
+    assert_eq!(s.take().flags, TcpFlags::RST | TcpFlags::ACK);
+    assert_eq!(s.stack.error(id), Some(ConnectionError::TimedOut));
+    // Window probes count the same.
+    let mut s = Script::client(|_| {}, NO_SACK, 100);
+    let id = s.id();
+    assert!(s.stack.set_retry_limit(id, 1));
+    s.inject(ack(1, 1).window(0)).write(500).until(400).expect(ack(0, 1)).until(1_000);
+    assert_eq!(s.take().flags, TcpFlags::RST | TcpFlags::ACK);
+    s.stack.release(id);
+    assert!(!s.stack.set_retry_limit(id, 1));
+}
+
+/// SHLD-9, SHLD-10: after the third retransmission (R1) the application can know.
+#[test]
+fn three_retransmissions_cast_doubt_until_something_is_acknowledged() {
+    let mut s = Script::client(|_| {}, NO_SACK, 100);
+    let id = s.id();
+    s.write(100).expect(data(1, 1, 100));
+    for ms in [400, 1_000, 2_200] {
+        assert_eq!(s.stack.soft_error(id), None);
+        s.until(ms).expect(data(1, 1, 100));
+    }
+    assert_eq!(s.stack.soft_error(id), Some(ConnectionError::TimedOut));
+    s.inject(ack(1, 101));
+    assert_eq!(s.stack.soft_error(id), None);
+}
+
+/// MUST-56, MUST-47, SHLD-25: an ICMP error ends no connection, but it can be asked for, and names the
+/// reason when the connection is given up.
+#[test]
+fn a_soft_error_is_reported_and_names_the_reason_in_the_end() {
+    let mut s = Script::client(|config| config.tcp.retries = 2, NO_SACK, 100);
+    let id = s.id();
+    s.write(100).expect(data(1, 1, 100));
+    icmp(&mut s, 1, 0, 1);
+    assert_eq!(s.stack.soft_error(id), Some(ConnectionError::HostUnreachable));
+    s.inject(ack(1, 101));
+    assert_eq!(s.stack.soft_error(id), None);
+    s.write(100).expect(data(101, 1, 100));
+    icmp(&mut s, 0, 0, 101);
+    s.skip_to(20_000);
+    assert_eq!(s.stack.error(id), Some(ConnectionError::NetworkUnreachable));
 }

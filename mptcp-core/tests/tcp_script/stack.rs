@@ -161,7 +161,7 @@ fn initial_sequence_numbers_follow_the_clock() {
 // ICMP.
 
 /// An ICMP error of `code` about our packet with sequence number `seq`.
-fn icmp(s: &mut Script, code: u8, mtu: u16, seq: u32) {
+pub(crate) fn icmp(s: &mut Script, code: u8, mtu: u16, seq: u32) {
     let leg = s.leg();
     let (local, peer, seq) = (leg.local, leg.peer, leg.iss.add(seq));
     let header = mptcp_core::wire::TcpHeader {
