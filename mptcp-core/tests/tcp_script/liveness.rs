@@ -2,8 +2,10 @@
 //! (RFC 9293 §3.8.3, §3.8.4, §3.9.2.2).
 
 use crate::harness::{Peer, Script, ack, data, syn};
-use crate::stack::icmp;
+use crate::stack::{icmp, icmp_of};
 use mptcp_core::error::ConnectionError;
+use mptcp_core::stats::DropReason;
+use mptcp_core::tcp::State;
 use mptcp_core::time::Duration;
 use mptcp_core::wire::TcpFlags;
 
@@ -113,4 +115,23 @@ fn a_soft_error_is_reported_and_names_the_reason_in_the_end() {
     icmp(&mut s, 0, 0, 101);
     s.skip_to(20_000);
     assert_eq!(s.stack.error(id), Some(ConnectionError::NetworkUnreachable));
+}
+
+/// MUST-54 to MUST-56: unreachable of any kind, time exceeded and parameter problems end no connection;
+/// a source quench is not even looked at.
+#[test]
+fn no_icmp_error_ends_an_established_connection() {
+    let unreachable = (0..16).map(|code| [3, code]);
+    for [kind, code] in unreachable.chain([[11, 0], [11, 1], [12, 0], [12, 1], [4, 0]]) {
+        let mut s = Script::client(|_| {}, NO_SACK, 100);
+        s.write(100).expect(data(1, 1, 100));
+        icmp_of(&mut s, [kind, code], 1_400, 1);
+        s.expect_nothing();
+        assert_eq!(s.state(), State::Established, "{kind}/{code}");
+        if kind == 4 {
+            assert_eq!(s.dropped(DropReason::IcmpUnmatched), 1);
+            assert_eq!(s.stack.soft_error(s.id()), None);
+        }
+        s.inject(ack(1, 101)).write(100).expect(data(101, 1, 100));
+    }
 }

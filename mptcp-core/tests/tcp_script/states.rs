@@ -272,3 +272,17 @@ fn numbers_wrap_in_both_directions() {
     s.shutdown().expect(fin(4001, 2001)).inject(fin(2001, 4002)).expect(ack(4002, 2002));
     assert_eq!(s.stack.occupancy().time_waits, 1);
 }
+
+/// RFC 9293 §3.10.7.4 in TIME-WAIT: what arrives late is acknowledged, but only the peer's FIN itself
+/// starts the time anew: a stranger's could keep the entry for ever.
+#[test]
+fn only_the_peers_fin_prolongs_time_wait() {
+    let mut s = Script::server(|_| {}, Peer::default());
+    s.close().expect(fin(1, 1)).inject(fin(1, 2)).expect(ack(2, 2)).at(30_000);
+    s.inject(data(1, 2, 1)).expect(ack(2, 2)).inject(data(500, 2, 20)).expect(ack(2, 2));
+    s.inject(Seg { ack: 1, ..syn() }.flags(syn_ack().flags)).expect(ack(2, 2));
+    s.inject(fin(5_000, 2)).expect(ack(2, 2)).inject(fin(0, 2).len(3)).expect(ack(2, 2));
+    assert_eq!(s.stack.occupancy().time_waits, 1);
+    s.at(60_001);
+    assert_eq!(s.stack.occupancy().time_waits, 0);
+}
