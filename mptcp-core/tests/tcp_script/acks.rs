@@ -110,9 +110,58 @@ fn empty_segments_out_of_the_window_are_answered_at_a_limited_rate() {
 #[test]
 fn no_segment_is_acknowledged_twice() {
     let mut s = client(WIDE);
-    let arrivals = [data(1, 1, 10), data(51, 1, 10), data(31, 1, 20), data(11, 1, 20), data(1, 1, 5)];
+    let arrivals =
+        [data(1, 1, 10), data(51, 1, 10), data(31, 1, 20), data(11, 1, 20), data(1, 1, 5)];
     for seg in arrivals {
         assert_eq!(s.inject(seg.clone()).take_all().len(), 1, "{seg:?}");
     }
     s.read(60).expect_nothing().at(2_000).expect_nothing();
+}
+
+/// RFC 9293 §3.10.7.4 (MUST-58, MUST-59): all of what waits is processed first.
+#[test]
+fn a_burst_is_acknowledged_once() {
+    let mut s = client(WIDE);
+    let burst: Vec<_> = (0..8).map(|n| data(1 + n * 100, 1, 100)).collect();
+    s.inject_burst(&burst).expect(ack(1, 801)).expect_nothing();
+    // A hole in the middle as well.
+    s.inject_burst(&[data(801, 1, 100), data(1001, 1, 100), data(1201, 1, 100)]);
+    s.expect(ack(1, 901).sack(&[(1201, 1301), (1001, 1101)])).expect_nothing();
+    s.read(900);
+}
+
+/// RFC 8985 §6.2 step 4: a quarter of the shortest round trip more for each round with a reported
+/// duplicate, but never more than the smoothed one.
+#[test]
+fn the_reordering_window_grows_to_a_round_trip() {
+    let change = |c: &mut StackConfig| {
+        c.tcp.congestion = CongestionAlgorithm::NewReno;
+        c.tcp.rto_min = mptcp_core::time::Duration::from_secs(1);
+    };
+    let mut s = Script::client(change, WIDE, 100);
+    s.write(3 * FULL);
+    assert_eq!(s.take_all().len(), 3);
+    // Overtaken, and not lost.
+    s.at(200).inject(ack(1, 1).sack(&[(at(1), at(2))])).inject(ack(1, at(3)));
+    let (mut seen, mut first) = (Vec::new(), 3);
+    for _ in 0..6 {
+        s.write(2 * FULL);
+        assert_eq!(s.take_all().len(), 2);
+        let sacked = s.ms() + 100;
+        s.at(sacked).inject(ack(1, at(first)).sack(&[(at(first + 1), at(first + 2))]));
+        let mut sent = Vec::new();
+        while sent.is_empty() {
+            let ms = s.ms();
+            assert!(ms < sacked + 500);
+            s.skip_collecting(ms + 1, &mut sent);
+        }
+        assert_eq!(sent[0].seq, at(first));
+        let waited = s.ms() - sacked;
+        seen.push(waited - waited % 5);
+        // Only late after all.
+        s.inject(ack(1, at(first + 2)));
+        s.inject(ack(1, at(first + 2)).sack(&[(at(first), at(first + 1))]));
+        first += 2;
+    }
+    assert_eq!(seen, [25, 50, 75, 100, 100, 100]);
 }

@@ -15,11 +15,8 @@ const NO_SACK: Peer =
 /// MUST-26: retransmissions tell more than a probe could, and R2 decides.
 #[test]
 fn no_keep_alive_while_data_is_outstanding() {
-    let mut s = Script::client(
-        |config| config.tcp.keep_alive = Some(Duration::from_secs(5)),
-        NO_SACK,
-        100,
-    );
+    let mut s =
+        Script::client(|config| config.tcp.keep_alive = Some(Duration::from_secs(5)), NO_SACK, 100);
     s.write(100).expect(data(1, 1, 100));
     let mut sent = Vec::new();
     while s.ms() < 60_000 {

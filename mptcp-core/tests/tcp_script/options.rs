@@ -5,9 +5,7 @@ use crate::harness::{Peer, Script, Seg, ack, build, data, syn_ack};
 use mptcp_core::config::CongestionAlgorithm;
 use mptcp_core::stats::DropReason;
 use mptcp_core::tcp::State;
-use mptcp_core::wire::{
-    OptionWriter, TcpFlags, TcpHeader, TcpOption, checksum, set_checksum,
-};
+use mptcp_core::wire::{OptionWriter, TcpFlags, TcpHeader, TcpOption, checksum, set_checksum};
 
 const TCP_AT: usize = 20;
 
@@ -29,7 +27,8 @@ fn with_options(s: &mut Script, seg: &Seg, options: &[u8]) -> Vec<u8> {
         window: seg.window.unwrap_or(leg.offer.window),
         urgent: 0,
     };
-    let payload: Vec<u8> = (0..seg.len as u32).map(|i| crate::harness::octet(seg.seq + i)).collect();
+    let payload: Vec<u8> =
+        (0..seg.len as u32).map(|i| crate::harness::octet(seg.seq + i)).collect();
     let (src, dst) = (leg.peer.ip(), leg.local.ip());
     let mut bytes = build(src, dst, &header, &writer, &payload);
     let tcp = &mut bytes[TCP_AT..];

@@ -11,7 +11,7 @@ use mptcp_core::tcp::State;
 use mptcp_core::wire::{OptionWriter, TcpFlags, TcpHeader};
 
 /// Every state that a control block can be in once both SYNs are there.
-const STATES: [State; 7] = [
+pub(crate) const STATES: [State; 7] = [
     State::SynReceived,
     State::Established,
     State::FinWait1,
@@ -22,7 +22,7 @@ const STATES: [State; 7] = [
 ];
 
 /// A connection in `state`, with `SND.NXT` and `RCV.NXT`.
-fn connection_in(state: State) -> (Script, u32, u32) {
+pub(crate) fn connection_in(state: State) -> (Script, u32, u32) {
     if state == State::SynReceived {
         let mut s = Script::new(|_| {});
         let crossing = s.peer_syn();
@@ -62,7 +62,10 @@ fn connection_in(state: State) -> (Script, u32, u32) {
 fn a_reset_in_any_state_needs_the_exact_number() {
     for state in STATES {
         let (mut s, snd, rcv) = connection_in(state);
-        s.inject(rst(rcv + 1)).expect(ack(snd, rcv)).inject(rst(rcv + 10_000)).expect(ack(snd, rcv));
+        s.inject(rst(rcv + 1))
+            .expect(ack(snd, rcv))
+            .inject(rst(rcv + 10_000))
+            .expect(ack(snd, rcv));
         s.inject(rst(rcv.wrapping_sub(1))).inject(rst(rcv + (1 << 20))).expect_nothing();
         assert_eq!((s.state(), s.dropped(DropReason::RstSequence)), (state, 4), "{state:?}");
         s.inject(rst(rcv)).expect_nothing();

@@ -65,7 +65,9 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         self.stats.drop(match listener {
-            Some(_) if self.cookie_expected(now) && !segment.has(TcpFlags::SYN) => DropReason::SynCookie,
+            Some(_) if self.cookie_expected(now) && !segment.has(TcpFlags::SYN) => {
+                DropReason::SynCookie
+            }
             Some(_) => DropReason::ListenerState,
             None => DropReason::NoSocket,
         });
