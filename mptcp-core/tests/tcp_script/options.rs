@@ -11,7 +11,7 @@ const TCP_AT: usize = 20;
 
 /// The packet of `seg`, which carries no options of its own, with the option area `options`.
 fn with_options(s: &mut Script, seg: &Seg, options: &[u8]) -> Vec<u8> {
-    assert!(options.len() % 4 == 0 && options.len() <= 40);
+    assert!(options.len().is_multiple_of(4) && options.len() <= 40);
     let mut writer = OptionWriter::new();
     for _ in 0..options.len() {
         assert!(writer.nop());
@@ -253,4 +253,22 @@ fn options_come_off_the_segment_size() {
     assert!(writer.push(&TcpOption::Timestamps { tsval: 0, tsecr: 0 }));
     s.write(2_000);
     assert_eq!(s.take().len, 1_000 - writer.padded_len());
+}
+
+/// RFC 7323 §4.3: the echo is that of the SYN that is answered; an old copy moves nothing back.
+#[test]
+fn a_repeated_syn_is_answered_with_its_own_timestamp() {
+    let mut s = Script::new(|_| {});
+    s.leg().offer.ts = true;
+    let first = s.listen().peer_syn();
+    let clock = s.peer_clock();
+    s.inject(first.clone());
+    assert_eq!(s.take().ts.unwrap().1, clock);
+    s.at(500);
+    let again = s.peer_syn();
+    s.inject(again);
+    assert_eq!(s.take().ts.unwrap().1, clock + 500);
+    s.inject(first);
+    assert_eq!(s.take().ts.unwrap().1, clock + 500);
+    s.inject(data(1, 1, 10).ts(clock + 600, 0)).expect(ack(1, 11)).accept().read(10);
 }

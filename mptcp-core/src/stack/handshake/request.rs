@@ -315,6 +315,12 @@ impl<B: PacketBuf> Stack<B> {
         );
         if let Some(request) = self.requests.get_mut(idx) {
             request.flags.insert(RequestFlags::REPEATED);
+            if let Some((tsval, _)) = segment.timestamps
+                && tsval.wrapping_sub(request.ts_recent).cast_signed() > 0
+            {
+                // The SYN/ACK answers this one (RFC 7323 §4.3).
+                request.ts_recent = tsval;
+            }
             if matches!(request.wanted, Wanted::Capable { .. }) && !capable {
                 if let Some(token) = request.token() {
                     self.demux.remove_token(token, TokenOwner::Request(idx));
