@@ -13,6 +13,7 @@ mod ingress;
 mod multipath;
 mod observe;
 mod options;
+mod patience;
 mod relay;
 #[cfg(test)]
 mod replay;

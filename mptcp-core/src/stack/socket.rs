@@ -743,7 +743,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Control blocks behind a socket.
-    fn blocks_of(&self, id: SocketId) -> Vec<u32> {
+    pub(super) fn blocks_of(&self, id: SocketId) -> Vec<u32> {
         match self.resolve(id) {
             Some(Sock::Plain(idx)) => alloc::vec![idx],
             Some(Sock::Mptcp(owner)) => self.subflows_of(owner),

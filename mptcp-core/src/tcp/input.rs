@@ -93,7 +93,10 @@ impl<B: PacketBuf> Tcb<B> {
 
     fn agree_on_options(&mut self, env: &Env<'_>, segment: &Segment) {
         match segment.window_scale {
-            Some(shift) => self.snd_wscale = shift,
+            Some(shift) => {
+                self.snd_wscale = shift;
+                self.flags.insert(TcbFlags::SCALED);
+            }
             None => self.rcv_wscale = 0,
         }
         if !segment.sack_permitted {
@@ -330,6 +333,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.rto_base = env.now;
         // The back-off stays until a round trip is measured (RFC 6298 §5.7).
         self.retries = 0;
+        self.soft_error = None;
         self.flags.remove(TcbFlags::SILENT);
         if self.snd_sml.lt(self.snd_una) {
             self.snd_sml = self.snd_una;
@@ -581,8 +585,14 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Eighth step.
     fn check_fin(&mut self, env: &Env<'_>, outcome: &mut Outcome) {
-        let reached = self.flags.contains(TcbFlags::FIN_SEEN) && self.fin_at == self.rcv_nxt;
-        if !reached || self.flags.contains(TcbFlags::FIN_RECEIVED) {
+        if !self.flags.contains(TcbFlags::FIN_SEEN) || self.flags.contains(TcbFlags::FIN_RECEIVED) {
+            return;
+        }
+        if self.fin_at.lt(self.rcv_nxt) {
+            // The stream went on: what that was, it must not hide the real end.
+            self.flags.remove(TcbFlags::FIN_SEEN);
+        }
+        if self.fin_at != self.rcv_nxt {
             return;
         }
         self.flags.insert(TcbFlags::FIN_RECEIVED);
@@ -639,13 +649,15 @@ impl<B: PacketBuf> Tcb<B> {
         self.ack_now();
     }
 
-    /// An ICMP error that was checked against this connection (RFC 5927, RFC 9293 §3.9.2.2). Hard
-    /// errors end a handshake; on an established connection they are only noted.
+    /// An ICMP error that was checked against this connection (RFC 5927, RFC 9293 §3.9.2.2). It ends
+    /// a handshake; on an established connection it is only noted.
     pub(crate) fn icmp_error(&mut self, env: &mut Env<'_>, error: ConnectionError) -> Outcome {
         let mut outcome = Outcome::default();
         if matches!(self.state, State::SynSent | State::SynReceived) {
             env.stats.attempt_fails += 1;
             outcome.closed = Some(Some(error));
+        } else {
+            self.soft_error = Some(error);
         }
         outcome
     }

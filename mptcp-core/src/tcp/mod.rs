@@ -199,6 +199,8 @@ bitflags::bitflags! {
         const RENO_RECOVER = 1 << 21;
         /// An idle peer is probed.
         const KEEP_ALIVE = 1 << 22;
+        /// The peer's SYN had a window scale.
+        const SCALED = 1 << 31;
     }
 }
 
@@ -274,6 +276,10 @@ pub(crate) struct Tcb<B> {
     last_sent: Instant,
     last_received: Instant,
     retries: u8,
+    /// Retransmissions, or window probes, in a row after which it is given up: R2 of RFC 9293 §3.8.3.
+    retry_limit: u8,
+    /// What casts doubt on the path since the last progress.
+    soft_error: Option<ConnectionError>,
     /// Window probes since the window was last open: the back-off.
     probes: u8,
     /// Window probes since anything acceptable arrived.
@@ -440,6 +446,8 @@ impl<B: PacketBuf> Tcb<B> {
             last_sent: env.now,
             last_received: env.now,
             retries: 0,
+            retry_limit: config.retries,
+            soft_error: None,
             probes: 0,
             unanswered_probes: 0,
             unacked_segments: 0,
@@ -706,6 +714,16 @@ impl<B: PacketBuf> Tcb<B> {
     /// RFC 9293 §3.7.4: the application may switch Nagle's algorithm off.
     pub(crate) fn set_nagle(&mut self, on: bool) {
         self.flags.set(TcbFlags::NO_DELAY, !on);
+    }
+
+    /// RFC 9293 §3.8.3: the application decides how often.
+    pub(crate) fn set_retry_limit(&mut self, limit: u8) {
+        self.retry_limit = limit;
+    }
+
+    /// RFC 9293 §3.9.1.8: what an application may learn before the connection ends.
+    pub(crate) fn soft_error(&self) -> Option<ConnectionError> {
+        self.soft_error
     }
 
     /// Arms keep-alive or the FIN-WAIT-2 limit, whichever the state calls for.

@@ -762,7 +762,7 @@ impl<B: PacketBuf> Tcb<B> {
                 writer.push_timestamps(tsval, tsecr)
             };
         }
-        if syn && (self.rcv_wscale > 0 || self.state == State::SynSent) {
+        if syn && (self.flags.contains(TcbFlags::SCALED) || self.state == State::SynSent) {
             fits &= writer.push(&TcpOption::WindowScale(self.rcv_wscale));
         }
         debug_assert!(fits, "the basic options always fit");

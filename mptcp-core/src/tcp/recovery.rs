@@ -17,6 +17,9 @@ const PERSIST_MAX: Duration = Duration::from_secs(60);
 /// Window probes sent for a connection that its application has closed.
 const ORPHAN_PROBES: u8 = 8;
 
+/// R1 of RFC 9293 §3.8.3: after so many timeouts the path is in doubt.
+const R1: u8 = 3;
+
 /// RFC 5681 §2, RFC 8985 §6.2 step 4: so much reordering is normal.
 const DUP_THRESH: u32 = 3;
 
@@ -425,7 +428,7 @@ impl<B: PacketBuf> Tcb<B> {
         env.stats.tcp_timeouts += 1;
         self.retries = self.retries.saturating_add(1);
         let opening = !self.state.synchronized();
-        let limit = if opening { env.config.syn_retries } else { env.config.retries };
+        let limit = if opening { env.config.syn_retries } else { self.retry_limit };
         // A peer that answers but takes nothing is not gone: its window is shut, and it is judged by
         // the answers, as with probes (RFC 9293 §3.8.6.1).
         let orphan = self.flags.contains(TcbFlags::READ_SHUT);
@@ -437,9 +440,12 @@ impl<B: PacketBuf> Tcb<B> {
         if failures > limit {
             env.stats.tcp_abort_on_timeout += 1;
             let error =
-                if opening { ConnectionError::ConnectTimedOut } else { ConnectionError::TimedOut };
+                if opening { ConnectionError::ConnectTimedOut } else { self.why_given_up() };
             outcome.closed = Some(Some(error));
             return;
+        }
+        if failures >= R1 {
+            self.soft_error = Some(self.why_given_up());
         }
         let first = self.retries == 1 && !self.flags.contains(TcbFlags::SILENT);
         outcome.timed_out = first || opening;
@@ -482,6 +488,11 @@ impl<B: PacketBuf> Tcb<B> {
         self.arm_rtx(env.now);
     }
 
+    /// An ICMP error says more than that nobody answered.
+    fn why_given_up(&self) -> ConnectionError {
+        self.soft_error.unwrap_or(ConnectionError::TimedOut)
+    }
+
     fn persist_timeout(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {
         if self.usable_window() > 0 {
             // The override timeout of RFC 9293 §3.8.6.2.1: better a small segment than none.
@@ -493,9 +504,9 @@ impl<B: PacketBuf> Tcb<B> {
         // cares (RFC 9293 §3.8.6.1, RFC 6429); one that does not answer is gone.
         let orphan = self.flags.contains(TcbFlags::READ_SHUT);
         let forsaken = orphan && self.probes >= ORPHAN_PROBES;
-        if forsaken || self.unanswered_probes >= env.config.retries {
+        if forsaken || self.unanswered_probes >= self.retry_limit {
             env.stats.tcp_abort_on_timeout += 1;
-            outcome.closed = Some(Some(ConnectionError::TimedOut));
+            outcome.closed = Some(Some(self.why_given_up()));
             return;
         }
         env.stats.tcp_win_probe += 1;
@@ -516,6 +527,11 @@ impl<B: PacketBuf> Tcb<B> {
             }
             State::Established | State::CloseWait | State::FinWait2 => {
                 let Some(idle) = self.keep_alive(env.config) else { return };
+                if self.rtx_at.is_some() {
+                    // Retransmissions and window probes find out more (RFC 9293 §3.8.4).
+                    self.slow_at = Some(env.now + idle);
+                    return;
+                }
                 let quiet = env.now.since(self.last_received);
                 if quiet < idle {
                     self.slow_at = Some(self.last_received + idle);
@@ -524,7 +540,7 @@ impl<B: PacketBuf> Tcb<B> {
                 // Probes, not time: they may have been switched on long after the last segment.
                 if self.unanswered_probes >= env.config.keep_alive_probes {
                     env.stats.tcp_abort_on_timeout += 1;
-                    outcome.closed = Some(Some(ConnectionError::TimedOut));
+                    outcome.closed = Some(Some(self.why_given_up()));
                     return;
                 }
                 self.unanswered_probes = self.unanswered_probes.saturating_add(1);

@@ -87,7 +87,8 @@ impl TimeWait {
             let asks = self.mptcp && has_data_fin(segment);
             return if asks { Verdict::Acknowledge { restart: false } } else { Verdict::Ignore };
         }
-        Verdict::Acknowledge { restart: segment.has(TcpFlags::FIN) }
+        let repeated = segment.has(TcpFlags::FIN) && segment.end() == self.rcv_nxt;
+        Verdict::Acknowledge { restart: repeated }
     }
 
     fn fastclose_answer(&self, segment: &Segment) -> Verdict {

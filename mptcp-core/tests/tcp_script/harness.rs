@@ -367,6 +367,17 @@ impl Script {
         self
     }
 
+    /// Moves time to `ms` and adds what is sent meanwhile, then included, to `into`.
+    pub(crate) fn skip_collecting(&mut self, ms: u64, into: &mut Vec<Seg>) {
+        let target = Instant::from_millis(START_MS + ms);
+        while let Some(next) = self.stack.poll_timeout().filter(|&t| t <= target) {
+            self.now = self.now.max(next);
+            self.run();
+            into.extend(self.take_all());
+        }
+        self.now = self.now.max(target);
+    }
+
     /// Moves time to the next packet, which must be sent in the millisecond `ms` or the next (timers
     /// have ticks).
     pub(crate) fn until(&mut self, ms: u64) -> &mut Self {

@@ -3,9 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a harness that fails is a test that fails")]
 
+mod acks;
+mod calls;
 mod closing;
 mod handshake;
 mod harness;
+mod liveness;
+mod options;
 mod receiving;
 mod sending;
 mod stack;
+mod states;

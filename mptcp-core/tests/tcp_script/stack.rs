@@ -161,7 +161,12 @@ fn initial_sequence_numbers_follow_the_clock() {
 // ICMP.
 
 /// An ICMP error of `code` about our packet with sequence number `seq`.
-fn icmp(s: &mut Script, code: u8, mtu: u16, seq: u32) {
+pub(crate) fn icmp(s: &mut Script, code: u8, mtu: u16, seq: u32) {
+    icmp_of(s, [3, code], mtu, seq);
+}
+
+/// The same for any type and code.
+pub(crate) fn icmp_of(s: &mut Script, [kind, code]: [u8; 2], mtu: u16, seq: u32) {
     let leg = s.leg();
     let (local, peer, seq) = (leg.local, leg.peer, leg.iss.add(seq));
     let header = mptcp_core::wire::TcpHeader {
@@ -173,7 +178,7 @@ fn icmp(s: &mut Script, code: u8, mtu: u16, seq: u32) {
     };
     let options = mptcp_core::wire::OptionWriter::new();
     let quoted = crate::harness::build(local.ip(), peer.ip(), &header, &options, &[]);
-    let mut message = vec![3, code, 0, 0, 0, 0];
+    let mut message = vec![kind, code, 0, 0, 0, 0];
     message.extend_from_slice(&mtu.to_be_bytes());
     message.extend_from_slice(&quoted);
     let mut sum = Checksum::new();

@@ -55,16 +55,19 @@ impl<B: PacketBuf> Stack<B> {
             return self.syn_arrives(now, tuple, port, segment);
         }
         let listener = self.find_listener(tuple.local());
+        if listener.is_some() && !segment.has(TcpFlags::ACK) {
+            return self.stats.drop(DropReason::ListenerState);
+        }
         if let Some(listener) = listener
-            && segment.has(TcpFlags::ACK)
             && !segment.has(TcpFlags::SYN)
             && self.cookie_ack(now, listener, tuple, port, segment, payload)
         {
             return;
         }
-        let cookie = self.cookie_expected(now) && segment.has(TcpFlags::ACK);
         self.stats.drop(match listener {
-            Some(_) if cookie && !segment.has(TcpFlags::SYN) => DropReason::SynCookie,
+            Some(_) if self.cookie_expected(now) && !segment.has(TcpFlags::SYN) => {
+                DropReason::SynCookie
+            }
             Some(_) => DropReason::ListenerState,
             None => DropReason::NoSocket,
         });

@@ -256,10 +256,6 @@ impl<B: PacketBuf> Stack<B> {
         if request.flags.contains(RequestFlags::DEFERRED) || !segment.has(TcpFlags::ACK) {
             return self.stats.drop(DropReason::NoAck);
         }
-        if segment.ack != request.iss.add(1) {
-            self.stats.drop(DropReason::AckRange);
-            return self.reply_rst(now, &request.tuple, request.port, segment);
-        }
         let ahead = segment.seq.diff(expected);
         if ahead < 0 || ahead.cast_unsigned() > self.initial_window() {
             self.stats.drop(DropReason::OutOfWindow);
@@ -269,7 +265,12 @@ impl<B: PacketBuf> Stack<B> {
             (segment.timestamps, request.flags.contains(RequestFlags::TIMESTAMPS))
             && tsval.wrapping_sub(request.ts_recent).cast_signed() < 0
         {
-            return self.stats.drop(DropReason::Paws);
+            self.stats.drop(DropReason::Paws);
+            return self.challenge_request(now, &request);
+        }
+        if segment.ack != request.iss.add(1) {
+            self.stats.drop(DropReason::AckRange);
+            return self.reply_rst(now, &request.tuple, request.port, segment);
         }
         self.complete_request(now, idx, &request, segment, payload);
     }
@@ -314,6 +315,12 @@ impl<B: PacketBuf> Stack<B> {
         );
         if let Some(request) = self.requests.get_mut(idx) {
             request.flags.insert(RequestFlags::REPEATED);
+            if let Some((tsval, _)) = segment.timestamps
+                && tsval.wrapping_sub(request.ts_recent).cast_signed() > 0
+            {
+                // The SYN/ACK answers this one (RFC 7323 §4.3).
+                request.ts_recent = tsval;
+            }
             if matches!(request.wanted, Wanted::Capable { .. }) && !capable {
                 if let Some(token) = request.token() {
                     self.demux.remove_token(token, TokenOwner::Request(idx));
