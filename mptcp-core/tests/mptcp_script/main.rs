@@ -11,3 +11,4 @@ mod fastclose;
 mod handshake;
 mod harness;
 mod join;
+mod musts;
