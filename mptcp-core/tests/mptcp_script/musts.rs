@@ -285,6 +285,28 @@ fn the_last_subflow_is_not_closed_while_data_is_outstanding() {
     });
 }
 
+/// Once there is another one, it is closed and what it carried moves.
+#[test]
+fn a_last_subflow_that_was_kept_is_closed_when_another_one_comes() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut first, id) = proven(&mut script);
+        let out = script.write(id, 1_000, 3_000);
+        assert_eq!(payload(&first, &out), 3_000);
+        let out = script.send(&first, &first.seg().dss(keys.ack(1_000)).fin());
+        first.snd_nxt += 1;
+        assert!(out.iter().all(|o| !o.is(TcpFlags::FIN)), "{out:?}");
+        let mut join = Flow::new(at(P2, 5_000), at(A2, PORT));
+        let out = script.join_syn(&keys, &mut join, false);
+        let ack = Script::join_ack(&keys, join.of(&out)[0]);
+        let out = script.send(&join, &join.seg().opt(&ack));
+        assert!(first.of(&out).iter().any(|o| o.is(TcpFlags::FIN)), "{out:?}");
+        assert_eq!(payload(&join, &out), 3_000, "{out:?}");
+        script.send(&join, &join.seg().dss(keys.ack(4_000)));
+        assert_eq!(script.info(id).bytes_acked, 4_000);
+    });
+}
+
 #[test]
 fn what_goes_again_elsewhere_is_still_repeated_by_its_own_subflow() {
     both(|v| {

@@ -1,6 +1,7 @@
 //! Subflows that fail, end or recover, and connections that end with or without them
 //! (RFC 8684 §3.3.3, §3.3.6, §3.5, §3.6).
 
+use super::is_dead;
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::mptcp::{Phase, Stage};
@@ -93,6 +94,7 @@ impl<B: PacketBuf> Stack<B> {
     /// The peer's FIN on one subflow (RFC 8684 §3.3.3: not the end of the stream, except after
     /// fallback).
     pub(super) fn subflow_fin(&mut self, now: Instant, owner: u32, idx: u32) {
+        let others = self.others_work(owner);
         let Some(connection) = self.connections.get_mut(owner) else { return };
         if connection.phase == Phase::Fallback {
             connection.peer_finished = true;
@@ -106,7 +108,7 @@ impl<B: PacketBuf> Stack<B> {
             // The peer only stopped sending: what we still have goes on over this subflow.
             return;
         }
-        if connection.owes_data() && connection.live_subflows(&self.tcbs) == 1 {
+        if connection.owes_data() && !others {
             // The only one left is not closed before everything arrived (RFC 8684 §3.3.3).
             return;
         }
@@ -116,12 +118,19 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
+    /// A subflow that neither end has closed answers.
+    fn others_work(&self, owner: u32) -> bool {
+        let Some(connection) = self.connections.get(owner) else { return false };
+        let mut tcbs = connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx));
+        tcbs.any(|tcb| tcb.state == State::Established && !tcb.write_closed() && !is_dead(tcb))
+    }
+
     /// Subflows that the peer closed and we kept for what was outstanding: they are closed once
     /// nothing is, or there is another one.
     pub(in crate::stack) fn close_kept_subflows(&mut self, owner: u32) {
         let Some(connection) = self.connections.get(owner) else { return };
         let kept = connection.phase == Phase::Confirmed && connection.peer_fin.is_none();
-        if !kept || connection.owes_data() && connection.live_subflows(&self.tcbs) < 2 {
+        if !kept || connection.owes_data() && !self.others_work(owner) {
             return;
         }
         for idx in self.subflows_of(owner) {
