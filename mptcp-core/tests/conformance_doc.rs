@@ -1,5 +1,6 @@
-//! `docs/conformance.md` and the tests agree: every test a row names exists, and every row names a
-//! test or says why there is none.
+//! `docs/conformance.md`, the pages of the MPTCP RFCs in `docs/conformance/` and the code agree:
+//! every test and every file a row names exists, every row names a test or says why there is none,
+//! and no keyword of the RFCs is without its row.
 
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::stats::{Counters, DropReason};
@@ -7,13 +8,21 @@ use mptcp_core::wire::reset_reason;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+/// Keywords of each RFC, counted in its text without the section that defines them.
+const KEYWORDS: [(&str, usize); 2] = [("rfc8684", 144), ("rfc6824", 116)];
+
+/// What a keyword may be.
+const LEVELS: [&str; 5] = ["MUST", "MUST NOT", "SHOULD", "SHOULD NOT", "RECOMMENDED"];
+
 /// Names of the functions below `dir` that are tests: `#[test]` or a proptest block's, with nothing
 /// but attributes and comments before the name.
 fn tests(dir: &Path, into: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(dir).expect("the sources are there") {
         let path = entry.expect("readable").path();
         if path.is_dir() {
-            tests(&path, into);
+            if !path.ends_with("target") {
+                tests(&path, into);
+            }
         } else if path.extension().is_some_and(|e| e == "rs") {
             let text = std::fs::read_to_string(&path).expect("UTF-8");
             let mut marked = false;
@@ -28,28 +37,155 @@ fn tests(dir: &Path, into: &mut BTreeSet<String>) {
     }
 }
 
-/// A document; inside a published package it is not there.
-fn document(name: &str) -> Option<String> {
-    let doc = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
-    if !doc.exists() {
-        println!("skipped: {} is not there", doc.display());
-        return None;
+/// Tests of the crates that speak MPTCP.
+fn known_tests() -> BTreeSet<String> {
+    let root = root();
+    let mut known = BTreeSet::new();
+    for dir in ["src", "tests", "netsim", "tun", "../proxy-gw", "../fuzz"] {
+        let dir = root.join(dir);
+        if dir.exists() {
+            tests(&dir, &mut known);
+        }
     }
-    Some(std::fs::read_to_string(doc).expect("UTF-8"))
+    known
 }
 
-/// Words between backticks.
-fn quoted(text: &str) -> impl Iterator<Item = &str> {
-    text.split('`').skip(1).step_by(2)
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A page of the documentation; nothing inside a published package, which comes without it.
+fn page(name: &str) -> Option<String> {
+    let path = root().join("../docs").join(name);
+    if !path.exists() {
+        println!("skipped: {} is not there", path.display());
+        return None;
+    }
+    Some(std::fs::read_to_string(path).expect("UTF-8"))
+}
+
+fn columns(row: &str) -> Vec<&str> {
+    row.trim_matches('|').split('|').map(str::trim).collect()
+}
+
+/// What stands in backticks.
+fn quoted(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+/// Every file or directory in `cell` is one of `mptcp-core/src`.
+fn check_paths(row: &str, cell: &str) {
+    for path in quoted(cell) {
+        assert!(root().join("src").join(path).exists(), "{row} names {path}, which is not there");
+    }
+}
+
+/// `cell` names tests that exist, or says why there is none; what follows a semicolon is a note.
+fn check_tests(row: &str, cell: &str, known: &BTreeSet<String>, excuses: &[&str]) {
+    if let Some(reason) = excuses.iter().find_map(|excuse| cell.strip_prefix(excuse)) {
+        assert!(reason.len() > 5, "{row} gives no reason");
+        // It may name the test that pins what is done instead.
+        let like_a_test = |name: &&str| name.contains('_') && !name.contains(char::is_uppercase);
+        for name in quoted(reason).iter().filter(|name| like_a_test(name)) {
+            assert!(known.contains(*name), "{row} names `{name}`, which is no test");
+        }
+        return;
+    }
+    let names = cell.split(';').next().unwrap_or_default();
+    assert!(!quoted(names).is_empty(), "{row} names no test");
+    for name in quoted(names) {
+        assert!(known.contains(name), "{row} names `{name}`, which is no test");
+    }
+}
+
+#[test]
+fn every_row_names_a_test_that_exists() {
+    let Some(text) = page("conformance.md") else { return };
+    let known = known_tests();
+    let mut rows = 0;
+    let numbered = |l: &&str| l.starts_with("| T") || l.starts_with("| V");
+    for row in text.lines().filter(numbered) {
+        let columns = columns(row);
+        let [number, _, _, place, tests] = columns[..] else { panic!("five columns: {row}") };
+        rows += 1;
+        check_paths(number, place);
+        check_tests(number, tests, &known, &["not yet (", "not applicable: "]);
+    }
+    assert!(rows > 100, "{rows} rows");
+}
+
+/// A row of one keyword.
+struct Keyword<'a> {
+    id: &'a str,
+    what: &'a str,
+    level: &'a str,
+    place: &'a str,
+    test: &'a str,
+}
+
+/// The rows of a page; asserts that each section has as many as its title says, in order.
+fn keywords<'a>(name: &str, text: &'a str) -> Vec<Keyword<'a>> {
+    let mut rows: Vec<Keyword<'a>> = Vec::new();
+    let mut section: Option<(&str, usize, usize)> = None;
+    let complete = |section: Option<(&str, usize, usize)>| {
+        if let Some((title, wanted, found)) = section {
+            assert_eq!(found, wanted, "{name}, section {title}: rows for each keyword");
+        }
+    };
+    for line in text.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            complete(section);
+            let number = title.split(' ').next().expect("a number");
+            let count = title.rsplit_once('(').and_then(|(_, n)| n.strip_suffix(')'));
+            let count = count.and_then(|n| n.parse().ok()).expect("(number of keywords)");
+            section = Some((number, count, 0));
+        } else if line.starts_with("| ") && !line.starts_with("| row ") {
+            let columns = columns(line);
+            let [id, what, level, place, test] = columns[..] else { panic!("five: {line}") };
+            let (number, _, found) = section.as_mut().expect("rows are in sections");
+            *found += 1;
+            assert_eq!(id, format!("{number}-{found}"), "{name}: rows are numbered");
+            rows.push(Keyword { id, what, level, place, test });
+        }
+    }
+    complete(section);
+    rows
+}
+
+#[test]
+fn every_keyword_of_the_rfcs_has_a_row_that_is_true() {
+    let known = known_tests();
+    let mut first: Vec<String> = Vec::new();
+    for (name, total) in KEYWORDS {
+        let Some(text) = page(&format!("conformance/{name}.md")) else { return };
+        let said = text.lines().find_map(|l| l.strip_prefix("Keywords: "));
+        assert_eq!(said.and_then(|n| n.parse().ok()), Some(total), "{name}");
+        let rows = keywords(name, &text);
+        assert_eq!(rows.len(), total, "{name}");
+        for Keyword { id, what, level, place, test } in &rows {
+            let row = format!("{name} {id}");
+            assert!(LEVELS.contains(level), "{row}: {level}");
+            assert!(what.len() > 8, "{row} says nothing");
+            check_paths(&row, place);
+            if let Some(other) = test.strip_prefix("as 8684 ") {
+                let other = other.split(';').next().unwrap_or_default();
+                assert!(first.iter().any(|id| id == other), "{row} refers to {other}");
+                continue;
+            }
+            check_tests(&row, test, &known, &["deviation: ", "not applicable: "]);
+        }
+        if first.is_empty() {
+            first = rows.iter().map(|row| row.id.to_owned()).collect();
+        }
+    }
 }
 
 /// All 35 cases have a row, every `FallbackReason` is in the table and nothing there is made up:
 /// neither reasons, nor counters, nor tests.
 #[test]
 fn every_fallback_reason_has_a_row() {
-    let Some(text) = document("conformance.md") else { return };
-    let mut known = BTreeSet::new();
-    tests(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"), &mut known);
+    let Some(text) = page("conformance.md") else { return };
+    let known = known_tests();
     let section = text.split("\n## Fallback reasons\n").nth(1).expect("the section");
     let section = section.split("\n## ").next().expect("its rows");
     let resets: BTreeSet<_> = (0..8).map(reset_reason::name).collect();
@@ -62,7 +198,7 @@ fn every_fallback_reason_has_a_row() {
         let columns: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         let [number, _, _, codes, counted, names] = columns[..] else { panic!("six: {row}") };
         numbers.extend(number.strip_prefix('H').map(|n| n.parse::<u32>().expect("a number")));
-        for code in quoted(codes).filter(|code| !code.starts_with("SubflowEnd::")) {
+        for code in quoted(codes).into_iter().filter(|code| !code.starts_with("SubflowEnd::")) {
             assert!(reasons.contains(code) || resets.contains(code), "{number}: `{code}`");
             named.insert(code);
         }
@@ -86,7 +222,7 @@ fn every_fallback_reason_has_a_row() {
 /// exist.
 #[test]
 fn every_linux_counter_has_a_row() {
-    let Some(text) = document("operations.md") else { return };
+    let Some(text) = page("operations.md") else { return };
     let section = text.split("\n## Counters\n").nth(1).expect("the section");
     let section = section.split("\n## ").next().expect("its rows");
     let counters = Counters::default();
@@ -99,32 +235,8 @@ fn every_linux_counter_has_a_row() {
         if here.starts_with("none: ") {
             continue;
         }
-        let name = quoted(here).next().expect("a name or a reason");
+        let name = quoted(here).first().copied().expect("a name or a reason");
         assert!(counters.contains(name), "{linux}: `{name}` is no counter");
     }
     assert_eq!(names.len(), 76);
-}
-
-#[test]
-fn every_row_names_a_test_that_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let Some(text) = document("conformance.md") else { return };
-    let mut known = BTreeSet::new();
-    tests(&root.join("tests"), &mut known);
-    tests(&root.join("src"), &mut known);
-    let mut rows = 0;
-    let numbered = |l: &&str| l.starts_with("| T") || l.starts_with("| V");
-    for row in text.lines().filter(numbered) {
-        let columns: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let [number, _, _, _, tests] = columns[..] else { panic!("five columns: {row}") };
-        rows += 1;
-        if tests.starts_with("not yet (") || tests.starts_with("not applicable: ") {
-            continue;
-        }
-        for test in tests.split(", ") {
-            let name = test.trim_matches('`');
-            assert!(known.contains(name), "{number} names `{name}`, which is no test");
-        }
-    }
-    assert!(rows > 100, "{rows} rows");
 }

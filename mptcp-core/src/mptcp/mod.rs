@@ -126,6 +126,9 @@ pub(crate) struct Connection<B> {
     pub(crate) peer_fin: Option<u64>,
     pub(crate) peer_finished: bool,
     peer_wide: bool,
+    /// End of what came with 64-bit numbers and no `DATA_ACK` of ours covered yet; 0 when there is
+    /// nothing.
+    wide_owed: u64,
     // Subflows, timers, application.
     pub(crate) subflows: Vec<u32>,
     pub(crate) rtx_at: Option<Instant>,
@@ -208,6 +211,7 @@ impl<B: PacketBuf> Connection<B> {
             peer_finished: false,
             // Version 0 peers may not read 64 bits: they get them once they use them.
             peer_wide: version == Version::V1,
+            wide_owed: 0,
             subflows: Vec::new(),
             rtx_at: None,
             rtx_shift: 0,
@@ -312,10 +316,11 @@ impl<B: PacketBuf> Connection<B> {
         mptcp.then(|| self.wire_data_ack())
     }
 
-    /// As wide as the peer's sequence numbers are.
+    /// As wide as the peer's last sequence number was, or as any that it covers (RFC 8684 §3.3.2).
     fn wire_data_ack(&self) -> WireSeq {
         let ack = self.remote_dsn(self.acknowledged());
-        if self.peer_wide { WireSeq::Full(ack.0) } else { WireSeq::Low(ack.0 as u32) }
+        let wide = self.peer_wide || self.wide_owed > 0;
+        if wide { WireSeq::Full(ack.0) } else { WireSeq::Low(ack.0 as u32) }
     }
 
     /// Subflows that are not waiting for their last ACK only.
@@ -327,6 +332,11 @@ impl<B: PacketBuf> Connection<B> {
     /// Both directions ended at the data level.
     pub(crate) fn finished(&self) -> bool {
         self.fin_acked && self.peer_finished
+    }
+
+    /// The peer has not acknowledged everything that was written, or the end of it.
+    pub(crate) fn owes_data(&self) -> bool {
+        self.data_snd_una < self.data_end || self.fin_queued && !self.fin_acked
     }
 
     pub(crate) fn mptcp(&self) -> bool {

@@ -86,8 +86,10 @@ pub(crate) enum Announced {
 /// Path management of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Paths {
-    /// The peer's addresses beyond its initial one.
+    /// The peer's addresses beyond its initial one, announced or told with a join.
     remotes: Vec<(u8, SocketAddr)>,
+    /// The address that the id 0 names, until the peer removes it.
+    initial: Option<IpAddr>,
     pairs: Vec<Pair>,
     announce: VecDeque<Endpoint>,
     announcing: Option<Announcement>,
@@ -149,6 +151,19 @@ impl Paths {
         self.pairs.iter_mut().find(|p| p.join.local == local && p.join.remote == remote)
     }
 
+    /// The first subflow leads to `remote`, which thus has the id 0 (RFC 8684 §3.2).
+    pub(crate) fn begin_at(&mut self, remote: IpAddr) {
+        self.initial = Some(remote);
+    }
+
+    /// The peer told with a join that `id` names the address we reached it at.
+    pub(crate) fn on_joined(&mut self, id: u8, remote: SocketAddr) {
+        let known = self.remotes.iter().any(|(other, a)| *other == id && a.ip() == remote.ip());
+        if !known && id != 0 && self.remotes.len() < MAX_REMOTE_ADDRESSES {
+            self.remotes.push((id, remote));
+        }
+    }
+
     /// The peer announced an address (its HMAC was good).
     pub(crate) fn on_add_addr(
         &mut self,
@@ -165,7 +180,8 @@ impl Paths {
             return Announced::Known;
         }
         // An id keeps its address until it is removed; only the port may differ.
-        let moved = self.remotes.iter().any(|(known, a)| *known == id && a.ip() != remote.ip());
+        let moved = self.remotes.iter().any(|(known, a)| *known == id && a.ip() != remote.ip())
+            || id == 0 && self.initial.is_some_and(|initial| initial != remote.ip());
         if moved || !joinable(remote) || self.remotes.len() >= MAX_REMOTE_ADDRESSES {
             return Announced::Refused;
         }
@@ -207,6 +223,7 @@ impl Paths {
 
     /// The peer withdrew an address.
     pub(crate) fn on_remove_addr(&mut self, id: u8) {
+        self.initial = self.initial.filter(|_| id != 0);
         self.remotes.retain(|(known, _)| *known != id);
         self.pairs.retain(|pair| pair.join.remote_id != id);
     }

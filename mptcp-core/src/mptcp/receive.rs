@@ -46,14 +46,13 @@ impl<B: PacketBuf> Connection<B> {
         data_fin: bool,
         stats: &mut Counters,
     ) -> bool {
-        if let WireSeq::Full(_) = mapping.dsn {
-            self.peer_wide = true;
-        } else {
-            self.peer_wide = false;
-        }
+        self.peer_wide = matches!(mapping.dsn, WireSeq::Full(_));
         let Some(offset) = self.remote_offset(mapping.dsn) else {
             return true;
         };
+        if self.peer_wide {
+            self.wide_owed = self.wide_owed.max(offset + u64::from(mapping.len));
+        }
         let fin = u32::from(data_fin);
         let octets = u32::from(mapping.len) - fin.min(u32::from(mapping.len));
         if data_fin {
@@ -257,6 +256,9 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn advertised(&mut self, window: u32) {
         self.rcv_edge = self.rcv_edge.max(self.data_rcv_nxt + u64::from(window));
         self.widest = self.widest.max(window);
+        if self.acknowledged() >= self.wide_owed {
+            self.wide_owed = 0;
+        }
     }
 
     /// The reader made so much room that the peer should hear of it.

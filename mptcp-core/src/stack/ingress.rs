@@ -2,6 +2,7 @@
 //! engine's outcome on a plain connection.
 
 use super::demux::{Flow, Node};
+use super::options::{self, Handshake};
 use super::{Ready, Sock, Stack, env};
 use crate::buf::{PacketBuf, RxChecksum};
 use crate::error::ConnectionError;
@@ -13,7 +14,8 @@ use crate::tcp::{Outcome, PROTOCOL_TCP, Segment, Stateless, Tuple};
 use crate::time::{Duration, Instant};
 use crate::wire::udp::PROTOCOL_UDP;
 use crate::wire::{
-    IcmpErrorKind, IpHeader, OptionWriter, TcpFlags, TcpSegment, Version, WireSeq, checksum, icmp,
+    IcmpErrorKind, IpHeader, MpJoin, OptionWriter, TcpFlags, TcpSegment, Version, WireSeq,
+    checksum, icmp,
 };
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -304,7 +306,7 @@ impl<B: PacketBuf> Stack<B> {
                 }
                 self.remove_time_wait(idx);
             }
-            Verdict::Reopen if self.find_listener(tuple.local()).is_some() => {
+            Verdict::Reopen if self.takes_syn(&tuple, segment) => {
                 self.remove_time_wait(idx);
                 self.listener_segment(now, &tuple, port, segment, payload);
                 self.raise_iss(&tuple, entry.snd_nxt);
@@ -315,6 +317,15 @@ impl<B: PacketBuf> Stack<B> {
                 self.time_wait_ack(now, &entry);
             }
         }
+    }
+
+    /// Somebody here would take this SYN: a listener, or the connection that its token names.
+    fn takes_syn(&self, tuple: &Tuple, segment: &Segment) -> bool {
+        let joins = match options::handshake(segment.options.as_bytes()) {
+            Handshake::Join(MpJoin::Syn { token, .. }) => self.demux.connection_of(token).is_some(),
+            _ => false,
+        };
+        joins || self.find_listener(tuple.local()).is_some()
     }
 
     // Answers without state.

@@ -15,3 +15,4 @@ mod handshake;
 mod harness;
 mod info;
 mod join;
+mod musts;

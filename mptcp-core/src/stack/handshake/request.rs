@@ -403,16 +403,17 @@ impl<B: PacketBuf> Stack<B> {
         let options = segment.options.as_bytes();
         let client = false;
         if let Handshake::Capable(MpCapable {
+            version: said,
             form:
                 CapableForm::Keys { sender, receiver } | CapableForm::Data { sender, receiver, .. },
             flags,
-            ..
         }) = options::handshake(options)
         {
             let asked = flags.contains(CapableFlags::CHECKSUM);
             let refused = asked && self.config.mptcp.checksum == ChecksumPolicy::Refuse;
             let known = remote_key == 0 || remote_key == sender;
-            if receiver == local_key && sender != 0 && known && !refused {
+            let agreed = said == version as u8 && receiver == local_key && sender != 0 && known;
+            if agreed && !refused {
                 self.stats.mp_capable_ack_rx += 1;
                 let checksum = request.flags.contains(RequestFlags::CHECKSUM) || asked;
                 let keys = KeyPair { local: local_key, remote: sender };

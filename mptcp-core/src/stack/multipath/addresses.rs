@@ -67,6 +67,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         // Only an initiator opens subflows: a gateway must not be made to connect anywhere.
         let ours = self.config.addresses.iter().any(|local| local.addr == addr);
+        // The C flag is about address and port, however often they are announced (§3.1).
+        let denied = connection.paths.deny_initial && remote == connection.first.remote();
         let fullmesh = self.config.mptcp.path_manager == PathManagerKind::Fullmesh;
         let mut accepted = true;
         if connection.client && fullmesh && !ours {
@@ -74,7 +76,9 @@ impl<B: PacketBuf> Stack<B> {
             // The address the connection began on has the id 0, whatever its place (§3.2).
             let endpoints = endpoints(&self.config.addresses)
                 .map(|e| if e.addr == first { Endpoint { id: 0, ..e } } else { e });
-            if connection.paths.on_add_addr(now, id, remote, endpoints) == Announced::Refused {
+            if denied
+                || connection.paths.on_add_addr(now, id, remote, endpoints) == Announced::Refused
+            {
                 self.stats.add_addr_drop += 1;
                 accepted = false;
             }
@@ -363,7 +367,11 @@ impl<B: PacketBuf> Stack<B> {
                 }
             }
             self.observe(owner, Event::AddressRemoved { id });
-            if let Some(idx) = self.signal_subflow(owner, 0) {
+            // Nobody confirms it. Version 0 asks for every subflow in return (RFC 6824 §3.4.1).
+            let all = self.connections.get(owner).is_some_and(|c| c.version == Version::V0);
+            let best = self.signal_subflow(owner, 0);
+            let on = if all { self.subflows_of(owner) } else { best.into_iter().collect() };
+            for idx in on {
                 self.signal_on(idx, Signal::RemoveAddr(id));
             }
         }

@@ -30,6 +30,7 @@ impl<B: PacketBuf> Stack<B> {
             // Nobody holds it any more, but its peer still takes what is left.
             connection.close_at = Some(now + linger);
         }
+        self.close_kept_subflows(owner);
         self.post_writable(now, Sock::Mptcp(owner));
         self.finish(now, owner);
     }

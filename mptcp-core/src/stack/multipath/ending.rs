@@ -1,17 +1,18 @@
 //! Subflows that fail, end or recover, and connections that end with or without them
 //! (RFC 8684 §3.3.3, §3.3.6, §3.5, §3.6).
 
+use super::is_dead;
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::event_log::{Event, ReinjectCause, SubflowEnd};
-use crate::mptcp::Phase;
+use crate::mptcp::{Phase, Stage};
 use crate::seq::SeqNum;
 use crate::stack::demux::Node;
 use crate::stack::options::{self};
 use crate::stack::{Sock, Stack};
 use crate::tcp::{State, Stateless};
 use crate::time::Instant;
-use crate::wire::{OptionWriter, TcpFlags, Version};
+use crate::wire::{OptionWriter, TcpFlags, Version, reset_reason};
 
 impl<B: PacketBuf> Stack<B> {
     /// The first timeout since the last progress: what it carries goes elsewhere at once.
@@ -78,6 +79,7 @@ impl<B: PacketBuf> Stack<B> {
                 self.sideline(owner, idx);
             }
         }
+        self.close_kept_subflows(owner);
     }
 
     /// TCP acknowledged something new on this subflow.
@@ -104,6 +106,7 @@ impl<B: PacketBuf> Stack<B> {
     /// The peer's FIN on one subflow (RFC 8684 §3.3.3: not the end of the stream, except after
     /// fallback).
     pub(super) fn subflow_fin(&mut self, now: Instant, owner: u32, idx: u32) {
+        let others = self.others_work(owner);
         let Some(connection) = self.connections.get_mut(owner) else { return };
         if connection.phase == Phase::Fallback {
             connection.peer_finished = true;
@@ -117,9 +120,41 @@ impl<B: PacketBuf> Stack<B> {
             // The peer only stopped sending: what we still have goes on over this subflow.
             return;
         }
+        if connection.owes_data() && !others {
+            // The only one left is not closed before everything arrived (RFC 8684 §3.3.3).
+            return;
+        }
         if let Some(tcb) = self.tcbs.get_mut(idx) {
             connection.reinject_from(tcb);
             tcb.shutdown_write();
+        }
+    }
+
+    /// A subflow that neither end has closed answers.
+    fn others_work(&self, owner: u32) -> bool {
+        let Some(connection) = self.connections.get(owner) else { return false };
+        let mut tcbs = connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx));
+        tcbs.any(|tcb| tcb.state == State::Established && !tcb.write_closed() && !is_dead(tcb))
+    }
+
+    /// Subflows that the peer closed and we kept for what was outstanding: they are closed once
+    /// nothing is, or there is another one.
+    pub(in crate::stack) fn close_kept_subflows(&mut self, owner: u32) {
+        let Some(connection) = self.connections.get(owner) else { return };
+        let kept = connection.phase == Phase::Confirmed && connection.peer_fin.is_none();
+        if !kept || connection.owes_data() && !self.others_work(owner) {
+            return;
+        }
+        for idx in self.subflows_of(owner) {
+            let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
+            if tcb.state != State::CloseWait || tcb.write_closed() {
+                continue;
+            }
+            if let Some(connection) = self.connections.get_mut(owner) {
+                connection.reinject_from(tcb);
+            }
+            tcb.shutdown_write();
+            self.touch_tcb(idx);
         }
     }
 
@@ -262,7 +297,16 @@ impl<B: PacketBuf> Stack<B> {
     pub(in crate::stack) fn reset_by_timeout(&mut self, idx: u32) {
         let Some(tcb) = self.tcbs.get(idx) else { return };
         if tcb.state.synchronized() && tcb.state != State::FinWait2 {
-            self.send_rst(idx, OptionWriter::new());
+            let mut options = OptionWriter::new();
+            let told = tcb.subflow.as_ref().is_some_and(|subflow| {
+                subflow.version == Version::V1 && subflow.stage == Stage::Active
+            });
+            if told {
+                // RFC 8684 §3.3.6; the path may come back.
+                options::push_reset(&mut options, reset_reason::UNACCEPTABLE_PERFORMANCE, true);
+                self.stats.mp_rst_tx += 1;
+            }
+            self.send_rst(idx, options);
         }
     }
 

@@ -74,6 +74,7 @@ impl<B: PacketBuf> Stack<B> {
                 // In version 0 this bit names an algorithm.
                 connection.paths.deny_initial =
                     version == Version::V1 && flags.contains(CapableFlags::DENY_JOIN);
+                connection.paths.begin_at(remote.ip());
                 connection.phase = Phase::Unconfirmed;
                 let checksum = connection.checksum;
                 if let Some(subflow) = &mut tcb.subflow {
@@ -137,6 +138,7 @@ impl<B: PacketBuf> Stack<B> {
         let hmac = keys.sent_join_hmac(version, nonce, theirs).full();
         let (wide, checksum) = (connection.wide(), connection.checksum);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
+        connection.paths.on_joined(address_id, tcb.tuple.remote());
         if let Some(subflow) = &mut tcb.subflow {
             subflow.stage = Stage::JoinAck { hmac, tries: 0 };
             subflow.remote_id = address_id;

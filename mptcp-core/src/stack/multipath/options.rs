@@ -188,7 +188,7 @@ impl<B: PacketBuf> Stack<B> {
                 self.stats.mp_fastclose_rx += 1;
                 return Effect::Fastclose { reset: segment.has(TcpFlags::RST) };
             }
-            MptcpOption::Reset(reset) => {
+            MptcpOption::Reset(reset) if segment.has(TcpFlags::RST) => {
                 self.stats.reset_received(reset.reason);
                 if let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut()) {
                     subflow.refused = !reset.transient;
@@ -259,11 +259,13 @@ impl<B: PacketBuf> Stack<B> {
         seen: &mut Seen,
     ) -> Effect {
         let Some(connection) = self.connections.get(owner) else { return Effect::None };
-        let CapableForm::Data { receiver, data_len, checksum, .. } = capable.form else {
+        let CapableForm::Data { sender, receiver, data_len, checksum } = capable.form else {
             return Effect::None;
         };
         let unexpected = connection.client || connection.version == Version::V0;
-        if unexpected || receiver != connection.keys.local {
+        let agreed = capable.version == connection.version as u8
+            && (receiver, sender) == (connection.keys.local, connection.keys.remote);
+        if unexpected || !agreed {
             return Effect::None;
         }
         let mapping = Mapping {
@@ -294,7 +296,8 @@ impl<B: PacketBuf> Stack<B> {
     ) -> Effect {
         let Some(tcb) = self.tcbs.get(idx) else { return Effect::None };
         let Some(subflow) = &tcb.subflow else { return Effect::None };
-        let acked_data = outcome.acked && tcb.bytes_acked() > 0;
+        // The FIN is no data: a peer in TIME-WAIT acknowledges it without options.
+        let acked_data = outcome.acked && tcb.bytes_acked() > u64::from(tcb.fin_acked());
         let stripped = acked_data && !subflow.proven && !seen.dss && !segment.signals;
         if subflow.id != 0 && outcome.closed.is_none() && stripped {
             self.stats.dss_ack_missing_reset += 1;
