@@ -163,6 +163,11 @@ pub struct MptcpConfig {
     pub add_addr_timeout: Duration,
     /// Half-open joins per connection.
     pub max_half_open_joins: u8,
+    /// A path that is down is probed this often, by one subflow for all.
+    pub probe_interval: Duration,
+    /// A sidelined subflow is reset after so long without an answer, where another one works; our
+    /// path manager opens it again.
+    pub stale_timeout: Duration,
 }
 
 impl Default for MptcpConfig {
@@ -177,6 +182,8 @@ impl Default for MptcpConfig {
             capable_syn_tries: 3,
             add_addr_timeout: Duration::from_secs(2),
             max_half_open_joins: 8,
+            probe_interval: Duration::from_secs(1),
+            stale_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -262,6 +269,8 @@ pub struct Limits {
     pub udp_sockets: u32,
     /// Accepted connections waiting for `accept` per listener.
     pub backlog: u32,
+    /// Paths, which are pairs of a peer network and a port, whose state connections share.
+    pub paths: u32,
     /// RSTs, challenge ACKs and other answers without state, per second.
     pub stateless_replies_per_s: u32,
 }
@@ -276,6 +285,7 @@ impl Default for Limits {
             listeners: 64,
             udp_sockets: 256,
             backlog: 4_096,
+            paths: 4_096,
             stateless_replies_per_s: 10_000,
         }
     }

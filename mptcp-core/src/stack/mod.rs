@@ -24,6 +24,7 @@ pub use types::{Connect, ConnectionInfo, Event, Listen, Ready, SocketId, Subflow
 use crate::buf::{BufPool, HeapBuf, PacketBuf, PortId};
 use crate::config::{LocalAddress, StackConfig};
 use crate::error::ConnectionError;
+use crate::mptcp::path_health::PathTable;
 use crate::mptcp::{Connection, FallbackReason};
 use crate::rng::Rng;
 use crate::stats::Counters;
@@ -203,6 +204,8 @@ pub struct Stack<B: PacketBuf> {
     /// Where the last ephemeral port was, among them all.
     next_port: u32,
     destinations: destinations::Destinations,
+    /// What connections share about the paths they use.
+    path_table: PathTable,
     /// Plain sockets among the control blocks.
     plain_count: u32,
 }
@@ -232,6 +235,8 @@ pub struct Occupancy {
     pub flows: usize,
     /// Entries of the token table.
     pub tokens: usize,
+    /// Paths whose state subflows share.
+    pub paths: u32,
     /// Armed timers.
     pub timers: u32,
     /// Connections and control blocks that have something to send.
@@ -257,6 +262,7 @@ impl<B: PacketBuf> Stack<B> {
         let cookies = SynCookies::new(secret);
         let flows = (limits.tcbs + limits.half_open + limits.time_wait) as usize;
         let next_port = rng.below(28_000);
+        let path_table = PathTable::new(&mut rng, limits.paths);
         let tokens = (limits.connections + limits.half_open) as usize;
         let demux = Demux::new(&mut rng, flows, tokens, limits.udp_sockets as usize);
         Self {
@@ -288,6 +294,7 @@ impl<B: PacketBuf> Stack<B> {
             pool,
             next_port,
             destinations: destinations::Destinations::default(),
+            path_table,
             plain_count: 0,
             rng,
             config,
@@ -318,6 +325,7 @@ impl<B: PacketBuf> Stack<B> {
             udp_sockets: self.udp.len(),
             flows: self.demux.flow_count(),
             tokens: self.demux.token_count(),
+            paths: self.path_table.len(),
             timers: self.wheel.len(),
             transmits: self.tx.len(),
             replies: self.replies.len(),
@@ -528,8 +536,9 @@ impl<B: PacketBuf> Stack<B> {
         self.tx.remove(number);
         self.events.remove(number);
         let tcb = self.tcbs.remove(idx)?;
-        if tcb.subflow.is_none() {
-            self.plain_count -= 1;
+        match &tcb.subflow {
+            None => self.plain_count -= 1,
+            Some(subflow) => self.path_table.leave(subflow.path),
         }
         self.demux.remove(&tcb.tuple, Flow::Tcb(idx));
         Some(tcb)

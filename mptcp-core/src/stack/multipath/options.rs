@@ -35,7 +35,7 @@ impl<B: PacketBuf> Stack<B> {
         {
             // Any segment after the SYN/ACK is the fourth ACK (RFC 8684 §3.2).
             subflow.stage = Stage::Active;
-            self.subflow_joined(owner, idx);
+            self.subflow_joined(now, owner, idx);
         }
         let mut seen = Seen::default();
         let mut effect = self.scan_options(now, owner, idx, segment, outcome, &mut seen);
