@@ -3,13 +3,13 @@
 
 use crate::transfer::{End, run_with, settle};
 use crate::world::World;
-use crate::{link, lossy, pair, world};
+use crate::{link, pair, world};
 use core::time::Duration;
 use mptcp_core::config::StackConfig;
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::time::Instant;
 use netsim::Direction;
-use netsim::link::{Change, LinkConfig};
+use netsim::link::{Change, LinkConfig, Loss};
 
 const BOTH: [Direction; 2] = [Direction::AtoB, Direction::BtoA];
 
@@ -321,9 +321,9 @@ fn t131_small_messages_while_their_path_dies() {
         println!("up {up}: {longest:?}");
         // RTO_A is the minimum of 200 ms, RTT_B 60 ms.
         assert!(*longest <= Duration::from_millis(260), "{took:?}");
-        // Only what was on its way then is late.
+        // What was on its way then is late, and what Nagle held behind it.
         let late = took.iter().filter(|d| **d > Duration::from_millis(50)).count();
-        assert!(late <= 3, "{took:?}");
+        assert!(late <= 4, "{took:?}");
         end(&mut world, &pairs);
     }
 }
@@ -507,9 +507,12 @@ fn a_path_that_flaps_is_left_alone() {
 #[test]
 fn a_path_with_much_loss_costs_nothing() {
     for up in [false, true] {
-        let links = [pair(lossy(60, 10, 300_000)), pair(link(40, 20))];
-        let mut world = world(47, &links);
-        let bytes = 20 << 20;
+        let mut world = world(47, &[pair(link(60, 10)), pair(link(40, 20))]);
+        for dir in BOTH {
+            let link = world.net.link_mut(world.paths[0], dir);
+            link.at(1_000_000_000, Change::Loss(Loss::Bernoulli(300_000)));
+        }
+        let bytes = 60 << 20;
         let (send, receive) = if up { (bytes, 100) } else { (100, bytes) };
         let limit = Duration::from_secs(100);
         let report = run_with(&mut world, true, send, receive, limit, |_| {});
