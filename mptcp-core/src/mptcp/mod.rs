@@ -8,14 +8,14 @@ mod fallback;
 pub mod key;
 pub mod mapping;
 pub mod path_health;
-mod paths;
+pub(crate) mod path_manager;
 mod receive;
 pub(crate) mod scheduler;
 mod send;
 mod subflow;
 
 pub use fallback::FallbackReason;
-pub(crate) use paths::{Announced, Endpoint, Join, Paths};
+pub(crate) use path_manager::{Announced, Endpoint, Join, PathManager, Paths};
 pub(crate) use receive::{Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
 pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Signal, Stage, Subflow, Watch};

@@ -176,9 +176,9 @@ impl PathTable {
     ) -> PathRef {
         let key = PathKey::new(tuple, port);
         let hash = key.hash(&self.keyed);
-        let found = self.by_key.find(hash, |&(_, idx)| {
-            self.paths.get(idx).is_some_and(|path| path.key == key)
-        });
+        let found = self
+            .by_key
+            .find(hash, |&(_, idx)| self.paths.get(idx).is_some_and(|path| path.key == key));
         if let Some(&(_, idx)) = found
             && let Some(path) = self.paths.get_mut(idx)
         {
@@ -421,7 +421,16 @@ mod tests {
         assert_ne!(enter(&mut table, 1, [10, 0, 1, 1], 0), first);
         assert_ne!(enter(&mut table, 1, [10, 0, 0, 1], 1), first);
         let v6 = |last: u16| IpAddr::from([0x2001, 0xdb8, last, 1, 2, 3, 4, 5]);
-        let mut enter = |addr| table.enter(ms(1), &tuple(addr, 1), PortId(0), Instant::MIN, INTERVAL, &mut Counters::default());
+        let mut enter = |addr| {
+            table.enter(
+                ms(1),
+                &tuple(addr, 1),
+                PortId(0),
+                Instant::MIN,
+                INTERVAL,
+                &mut Counters::default(),
+            )
+        };
         assert_eq!(enter(v6(1)), enter(v6(1)));
         assert_ne!(enter(v6(1)), enter(v6(2)));
         assert_eq!(table.len(), 5);
@@ -451,7 +460,13 @@ mod tests {
         let mut table = table(2);
         let mut first = enter(&mut table, 1, [10, 0, 0, 1], 0);
         let mut other = enter(&mut table, 1, [10, 0, 0, 2], 0);
-        table.delivered(ms(100), other, Some(Duration::from_millis(40)), INTERVAL, &mut Counters::default());
+        table.delivered(
+            ms(100),
+            other,
+            Some(Duration::from_millis(40)),
+            INTERVAL,
+            &mut Counters::default(),
+        );
         // Somebody was heard: the first one's trouble is its own.
         table.timed_out(ms(150), first, ms(50), PATIENCE, INTERVAL, &mut Counters::default());
         assert!(table.is_up(first));
@@ -479,7 +494,8 @@ mod tests {
         // One that heard something before it went down proves nothing.
         table.enter(ms(600), &tuple, PortId(0), ms(400), INTERVAL, &mut Counters::default());
         assert!(!table.is_up(first));
-        let mut joined = table.enter(ms(600), &tuple, PortId(0), ms(600), INTERVAL, &mut Counters::default());
+        let mut joined =
+            table.enter(ms(600), &tuple, PortId(0), ms(600), INTERVAL, &mut Counters::default());
         assert_eq!((table.news(&mut joined), table.news(&mut first)), (None, Some(true)));
     }
 
@@ -499,7 +515,14 @@ mod tests {
         let path = enter(&mut table, 1, [10, 0, 0, 1], 0);
         let (mut now, mut waits) = (20_000, Vec::new());
         for _ in 0..8 {
-            table.timed_out(ms(now), path, ms(now - 500), PATIENCE, INTERVAL, &mut Counters::default());
+            table.timed_out(
+                ms(now),
+                path,
+                ms(now - 500),
+                PATIENCE,
+                INTERVAL,
+                &mut Counters::default(),
+            );
             assert!(!table.is_up(path));
             let wait = back_after(&mut table, path, now + 500);
             waits.push(wait);
@@ -518,7 +541,14 @@ mod tests {
         let mut table = table(2);
         let path = enter(&mut table, 1, [10, 0, 0, 1], 0);
         for at in [20_000, 21_000, 22_000] {
-            table.timed_out(ms(at), path, ms(at - 500), PATIENCE, INTERVAL, &mut Counters::default());
+            table.timed_out(
+                ms(at),
+                path,
+                ms(at - 500),
+                PATIENCE,
+                INTERVAL,
+                &mut Counters::default(),
+            );
             table.answered(ms(at + 300), path, INTERVAL, &mut Counters::default());
         }
         let verdict = |table: &PathTable| table.iter().map(|path| path.verdict).next();

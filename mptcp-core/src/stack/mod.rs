@@ -25,7 +25,8 @@ use crate::buf::{BufPool, HeapBuf, PacketBuf, PortId};
 use crate::config::{LocalAddress, StackConfig};
 use crate::error::ConnectionError;
 use crate::mptcp::path_health::PathTable;
-use crate::mptcp::{Connection, FallbackReason};
+use crate::mptcp::path_manager::path_manager;
+use crate::mptcp::{Connection, FallbackReason, PathManager};
 use crate::rng::Rng;
 use crate::stats::Counters;
 use crate::tcp::isn::{IsnGenerator, SynCookies};
@@ -206,6 +207,9 @@ pub struct Stack<B: PacketBuf> {
     destinations: destinations::Destinations,
     /// What connections share about the paths they use.
     path_table: PathTable,
+    path_manager: Box<dyn PathManager>,
+    /// The addresses to have, and when to see to it.
+    address_change: Option<(Instant, Vec<LocalAddress>)>,
     /// Plain sockets among the control blocks.
     plain_count: u32,
 }
@@ -295,6 +299,8 @@ impl<B: PacketBuf> Stack<B> {
             next_port,
             destinations: destinations::Destinations::default(),
             path_table,
+            path_manager: path_manager(&config.mptcp),
+            address_change: None,
             plain_count: 0,
             rng,
             config,

@@ -9,3 +9,4 @@ mod fallback;
 mod handshake;
 mod harness;
 mod join;
+mod paths;

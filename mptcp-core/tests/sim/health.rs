@@ -108,7 +108,12 @@ fn what_waits_in_a_deep_queue_is_not_sent_twice() {
         let server = world.server.stack.counters();
         println!(
             "{took:?}: {share:.3} of the payload on the links, {} duplicates; server: {} mptcp_retrans, {} stale, {} retrans_segs, {} probes, {} timeouts",
-            counters.duplicate_data, server.mptcp_retrans, server.subflow_stale, server.retrans_segs, server.tcp_loss_probes, server.tcp_timeouts,
+            counters.duplicate_data,
+            server.mptcp_retrans,
+            server.subflow_stale,
+            server.retrans_segs,
+            server.tcp_loss_probes,
+            server.tcp_timeouts,
         );
         assert!(share <= 1.12, "{share}");
         assert!(counters.duplicate_data * 1400 * 50 <= payload, "{counters:?}");
@@ -159,8 +164,7 @@ fn outage(world: &mut World, up: bool, rate: f64, at: Duration) -> Outage {
             end.work(&mut world.server, now);
         }
         world.flush();
-        let received =
-            if up { server.as_ref().map_or(0, |s| s.received) } else { client.received };
+        let received = if up { server.as_ref().map_or(0, |s| s.received) } else { client.received };
         if now <= cut {
             before = received;
         } else if received > seen {
@@ -334,12 +338,7 @@ fn delivered(world: &World, path: usize, dir: Direction) -> u64 {
 }
 
 /// Keeps a bulk stream going down and reads it, until `to`; `each` sees the octets read so far.
-fn stream(
-    world: &mut World,
-    pair: &Pair,
-    to: Duration,
-    mut each: impl FnMut(&World, u64),
-) {
+fn stream(world: &mut World, pair: &Pair, to: Duration, mut each: impl FnMut(&World, u64)) {
     let data = vec![9; 64 << 10];
     let mut read = 0;
     let mut into = vec![0; 256 << 10];
@@ -437,9 +436,8 @@ fn what_one_connection_finds_out_all_know() {
     assert_eq!(world.server.stack.counters().path_down, 1);
 
     // Everybody sends once: over the other path, at its own delay.
-    let pushed = |world: &World| {
-        world.net.link(world.paths[0], Direction::BtoA).counters().pushed_packets
-    };
+    let pushed =
+        |world: &World| world.net.link(world.paths[0], Direction::BtoA).counters().pushed_packets;
     let before = pushed(&world);
     let start = world.now;
     for pair in &pairs[1..] {

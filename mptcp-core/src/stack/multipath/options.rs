@@ -347,8 +347,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         let endpoints = super::addresses::endpoints(&self.config.addresses);
         let (client, first) = (connection.client, connection.first);
-        let kind = self.config.mptcp.path_manager;
-        connection.paths.start(kind, client, endpoints, first.local_addr, first.remote());
+        let policy = self.path_manager.as_ref();
+        connection.paths.start(policy, client, endpoints, first.local_addr, first.remote());
     }
 
     /// Does what an option asked for; false when the subflow (or the connection) is gone.
