@@ -140,6 +140,9 @@ pub enum PathManagerKind {
     Fullmesh,
     /// Accepts joins, never opens or announces any.
     Server,
+    /// As [`Self::Fullmesh`], with [`MptcpConfig::subflows_per_pair`] subflows between two addresses,
+    /// from differing ports.
+    Ndiffports,
 }
 
 /// MPTCP settings.
@@ -155,6 +158,12 @@ pub struct MptcpConfig {
     pub path_manager: PathManagerKind,
     /// Subflows per connection, 1 to 32.
     pub max_subflows: u8,
+    /// Subflows between two addresses with [`PathManagerKind::Ndiffports`], 1 to 32.
+    pub subflows_per_pair: u8,
+    /// Addresses of a peer that are remembered, beyond its initial one; 1 to 32.
+    pub max_remote_addresses: u8,
+    /// Changes of our addresses within so long of each other are one change.
+    pub address_batch: Duration,
     /// How long a connection outlives its last subflow.
     pub close_timeout: Duration,
     /// `MP_CAPABLE` SYNs sent before the option is left out (the first included).
@@ -163,6 +172,11 @@ pub struct MptcpConfig {
     pub add_addr_timeout: Duration,
     /// Half-open joins per connection.
     pub max_half_open_joins: u8,
+    /// A path that is down is probed this often, by one subflow for all.
+    pub probe_interval: Duration,
+    /// A sidelined subflow is reset after so long without an answer, where another one works; our
+    /// path manager opens it again.
+    pub stale_timeout: Duration,
 }
 
 impl Default for MptcpConfig {
@@ -173,10 +187,15 @@ impl Default for MptcpConfig {
             scheduling: Scheduling::default(),
             path_manager: PathManagerKind::default(),
             max_subflows: 8,
+            subflows_per_pair: 2,
+            max_remote_addresses: 8,
+            address_batch: Duration::from_millis(500),
             close_timeout: Duration::from_secs(60),
             capable_syn_tries: 3,
             add_addr_timeout: Duration::from_secs(2),
             max_half_open_joins: 8,
+            probe_interval: Duration::from_secs(1),
+            stale_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -262,6 +281,8 @@ pub struct Limits {
     pub udp_sockets: u32,
     /// Accepted connections waiting for `accept` per listener.
     pub backlog: u32,
+    /// Paths, which are pairs of a peer network and a port, whose state connections share.
+    pub paths: u32,
     /// RSTs, challenge ACKs and other answers without state, per second.
     pub stateless_replies_per_s: u32,
 }
@@ -276,6 +297,7 @@ impl Default for Limits {
             listeners: 64,
             udp_sockets: 256,
             backlog: 4_096,
+            paths: 4_096,
             stateless_replies_per_s: 10_000,
         }
     }
@@ -306,6 +328,10 @@ pub struct StackConfig {
 pub enum ConfigError {
     /// `mptcp.max_subflows` must be 1 to 32; this was asked for.
     MaxSubflows(u8),
+    /// `mptcp.subflows_per_pair` must be 1 to 32; this was asked for.
+    SubflowsPerPair(u8),
+    /// `mptcp.max_remote_addresses` must be 1 to 32; this was asked for.
+    MaxRemoteAddresses(u8),
     /// At most 254 addresses can have an id; so many were configured.
     Addresses(usize),
     /// `token_value` has bits that `token_mask` has not: no token would be ours.
@@ -321,6 +347,12 @@ impl core::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::MaxSubflows(n) => write!(f, "max_subflows is {n}, allowed are 1 to 32"),
+            Self::SubflowsPerPair(n) => {
+                write!(f, "subflows_per_pair is {n}, allowed are 1 to 32")
+            }
+            Self::MaxRemoteAddresses(n) => {
+                write!(f, "max_remote_addresses is {n}, allowed are 1 to 32")
+            }
             Self::Addresses(n) => write!(f, "{n} addresses, at most 254 can be told apart"),
             Self::TokenBits { value, mask } => {
                 write!(f, "token_value {value:#x} has bits outside of token_mask {mask:#x}")
@@ -339,6 +371,12 @@ impl StackConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         if !(1..=32).contains(&self.mptcp.max_subflows) {
             return Err(ConfigError::MaxSubflows(self.mptcp.max_subflows));
+        }
+        if !(1..=32).contains(&self.mptcp.subflows_per_pair) {
+            return Err(ConfigError::SubflowsPerPair(self.mptcp.subflows_per_pair));
+        }
+        if !(1..=32).contains(&self.mptcp.max_remote_addresses) {
+            return Err(ConfigError::MaxRemoteAddresses(self.mptcp.max_remote_addresses));
         }
         if self.addresses.len() > 254 {
             return Err(ConfigError::Addresses(self.addresses.len()));
@@ -363,6 +401,12 @@ mod tests {
         assert_eq!(error, ConfigError::MaxSubflows(33));
         assert!(alloc::format!("{error}").contains("max_subflows is 33"));
         config.mptcp.max_subflows = 8;
+        config.mptcp.subflows_per_pair = 0;
+        assert_eq!(config.validate(), Err(ConfigError::SubflowsPerPair(0)));
+        config.mptcp.subflows_per_pair = 32;
+        config.mptcp.max_remote_addresses = 33;
+        assert_eq!(config.validate(), Err(ConfigError::MaxRemoteAddresses(33)));
+        config.mptcp.max_remote_addresses = 32;
         (config.token_mask, config.token_value) = (3, 4);
         assert_eq!(config.validate(), Err(ConfigError::TokenBits { value: 4, mask: 3 }));
     }

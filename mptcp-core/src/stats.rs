@@ -239,6 +239,14 @@ counters! {
     subflow_stale,
     /// Sidelined subflows used again.
     subflow_recover,
+    /// Paths that went down: nothing came back over them on any subflow.
+    path_down,
+    /// Paths that came up again.
+    path_up,
+    /// Subflows without a place in the table of paths.
+    path_table_full,
+    /// Probes sent over sidelined subflows.
+    path_probe,
     /// Times a slow subflow gave half of its window up because the peer's window waited for it.
     mptcp_penalised,
     /// MPTCP connections established now.

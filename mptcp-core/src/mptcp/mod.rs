@@ -7,17 +7,18 @@
 mod fallback;
 pub mod key;
 pub mod mapping;
-mod paths;
+pub mod path_health;
+pub(crate) mod path_manager;
 mod receive;
 pub(crate) mod scheduler;
 mod send;
 mod subflow;
 
 pub use fallback::FallbackReason;
-pub(crate) use paths::{Announced, Endpoint, Join, MAX_REMOTE_ADDRESSES, Paths};
+pub(crate) use path_manager::{Announced, Endpoint, Join, PathManager, Paths};
 pub(crate) use receive::{Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
-pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Signal, Stage, Subflow};
+pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Signal, Stage, Subflow, Watch};
 
 use crate::buf::PacketBuf;
 use crate::config::{SchedulerKind, Scheduling, TcpConfig};
@@ -136,6 +137,8 @@ pub(crate) struct Connection<B> {
     pub(crate) close_at: Option<Instant>,
     /// When the first subflow that is asked for a sign of life must have given it.
     pub(crate) probe_at: Option<Instant>,
+    /// When the first subflow that is in doubt, or sidelined, is looked at.
+    pub(crate) health_at: Option<Instant>,
     /// When data that waits for its mapping has waited long enough to doubt that options pass.
     pub(crate) unmapped_at: Option<Instant>,
     pub(crate) paths: Box<Paths>,
@@ -217,6 +220,7 @@ impl<B: PacketBuf> Connection<B> {
             rtx_shift: 0,
             close_at: None,
             probe_at: None,
+            health_at: None,
             unmapped_at: None,
             paths: Box::new(paths),
             scheduler: SchedulerKind::default(),
@@ -381,11 +385,17 @@ impl<B: PacketBuf> Connection<B> {
         }
     }
 
+    /// The health of the subflows is looked at no later than `at`.
+    pub(crate) fn look_again(&mut self, at: Instant) {
+        self.health_at = Some(self.health_at.map_or(at, |other| other.min(at)));
+    }
+
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let own = [
             self.rtx_at,
             self.close_at,
             self.probe_at,
+            self.health_at,
             self.unmapped_at,
             self.capped_until,
             self.paths.next_timeout(),
@@ -402,6 +412,7 @@ impl<B: PacketBuf> Connection<B> {
         self.rtx_at = None;
         self.close_at = None;
         self.unmapped_at = None;
+        self.health_at = None;
         self.capped_until = None;
         self.paths.stop();
         if error.is_some() {
@@ -421,6 +432,7 @@ impl<B: PacketBuf> Connection<B> {
         }
         self.rtx_at = None;
         self.unmapped_at = None;
+        self.health_at = None;
         self.reinject = None;
         self.paths.stop();
     }

@@ -240,6 +240,28 @@ impl<B: PacketBuf> Connection<B> {
         }
     }
 
+    /// The oldest segment of a subflow goes out on another one.
+    pub(crate) fn reinject_head(&mut self, tcb: &Tcb<B>) {
+        if let Some(mapping) = tcb.queue.iter().find_map(|segment| segment.mapping) {
+            let start = mapping.dsn.since(self.local_dsn(0));
+            self.reinject_range(start, start + u64::from(mapping.len));
+        }
+    }
+
+    /// A subflow that was thought silent is not: what it still carries, and nobody has sent again
+    /// yet, stays with it.
+    pub(crate) fn keep_on(&mut self, tcb: &Tcb<B>) {
+        let origin = self.local_dsn(0);
+        let Some(ranges) = &mut self.reinject else { return };
+        for mapping in tcb.queue.iter().filter_map(|segment| segment.mapping) {
+            let start = mapping.dsn.since(origin);
+            ranges.remove(start, start + u64::from(mapping.len));
+        }
+        if ranges.is_empty() {
+            self.reinject = None;
+        }
+    }
+
     /// A window probe goes out; false when too many were not answered.
     pub(crate) fn probe_again(&mut self, limit: u8) -> bool {
         self.unanswered = self.unanswered.saturating_add(1);

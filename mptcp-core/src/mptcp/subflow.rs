@@ -5,6 +5,7 @@
 //! no MPTCP option at all once it fell back.
 
 use super::mapping::MappingStore;
+use super::path_health::PathRef;
 use crate::seq::DataSeq;
 use crate::stats::Counters;
 use crate::tcp::{DataLevel, TxMapping};
@@ -76,6 +77,19 @@ pub(crate) struct Probe {
     pub(crate) sent: u8,
 }
 
+/// What is known of a subflow since something it sent was not acknowledged in time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Watch {
+    /// Since when it waits.
+    pub(crate) since: Instant,
+    /// No probe before this, once it is sidelined.
+    pub(crate) probe_at: Instant,
+    /// What it carries was put up for the others.
+    pub(crate) reinjected: bool,
+    /// The same of its oldest segment.
+    pub(crate) head_reinjected: bool,
+}
+
 /// Signals waiting per subflow; further ones are dropped (and repeated by their timers).
 const MAX_SIGNALS: usize = 8;
 
@@ -114,6 +128,11 @@ pub(crate) struct Subflow {
     keys_told: bool,
     /// A REMOVE_ADDR named its address, or its place is wanted: it is closed unless the peer answers.
     pub(crate) probe: Option<Box<Probe>>,
+    /// Its silence, while there is doubt about it.
+    pub(crate) watch: Option<Box<Watch>>,
+    /// When something it sent was last acknowledged.
+    pub(crate) delivered_at: Option<Instant>,
+    pub(crate) path: PathRef,
     /// The peer reset it and said that the reason will stay (RFC 8684 §3.6).
     pub(crate) refused: bool,
     /// The reason in the peer's `MP_TCPRST`.
@@ -154,6 +173,9 @@ impl Subflow {
             dss_missed: false,
             keys_told: false,
             probe: None,
+            watch: None,
+            delivered_at: None,
+            path: PathRef::UNKNOWN,
             refused: false,
             reset_reason: None,
             syn_reset: false,

@@ -198,6 +198,7 @@ impl<B: PacketBuf> Stack<B> {
         tx: &mut Lane<'_, T>,
     ) -> Progress {
         self.manage_paths(now, owner);
+        self.heed_verdicts(now, owner);
         let mut views = Views::default();
         let mut progress = Progress::Done;
         for sent in 0.. {

@@ -31,7 +31,9 @@ pub use types::{
 use crate::buf::{BufPool, HeapBuf, PacketBuf, PortId};
 use crate::config::{LocalAddress, StackConfig};
 use crate::error::ConnectionError;
-use crate::mptcp::{Connection, FallbackReason};
+use crate::mptcp::path_health::PathTable;
+use crate::mptcp::path_manager::path_manager;
+use crate::mptcp::{Connection, FallbackReason, PathManager};
 use crate::rng::Rng;
 use crate::stats::Counters;
 use crate::tcp::isn::{IsnGenerator, SynCookies};
@@ -265,6 +267,11 @@ pub struct Stack<B: PacketBuf> {
     next_port: u32,
     destinations: destinations::Destinations,
     observer: observe::Observer,
+    /// What connections share about the paths they use.
+    path_table: PathTable,
+    path_manager: Box<dyn PathManager>,
+    /// The addresses to have, and when to see to it.
+    address_change: Option<(Instant, Vec<LocalAddress>)>,
     /// Plain sockets among the control blocks.
     plain_count: u32,
 }
@@ -294,6 +301,8 @@ pub struct Occupancy {
     pub flows: usize,
     /// Entries of the token table.
     pub tokens: usize,
+    /// Paths whose state subflows share.
+    pub paths: u32,
     /// Armed timers.
     pub timers: u32,
     /// Connections and control blocks that have something to send.
@@ -320,6 +329,7 @@ impl<B: PacketBuf> Stack<B> {
         let cookies = SynCookies::new(secret);
         let flows = (limits.tcbs + limits.half_open + limits.time_wait) as usize;
         let next_port = rng.below(28_000);
+        let path_table = PathTable::new(&mut rng, limits.paths);
         let tokens = (limits.connections + limits.half_open) as usize;
         let demux = Demux::new(&mut rng, flows, tokens, limits.udp_sockets as usize);
         Self {
@@ -352,6 +362,9 @@ impl<B: PacketBuf> Stack<B> {
             next_port,
             destinations: destinations::Destinations::default(),
             observer: observe::Observer::new(now),
+            path_table,
+            path_manager: path_manager(&config.mptcp),
+            address_change: None,
             plain_count: 0,
             rng,
             config,
@@ -382,6 +395,7 @@ impl<B: PacketBuf> Stack<B> {
             udp_sockets: self.udp.len(),
             flows: self.demux.flow_count(),
             tokens: self.demux.token_count(),
+            paths: self.path_table.len(),
             timers: self.wheel.len(),
             transmits: self.tx.len(),
             replies: self.replies.len(),
@@ -593,8 +607,9 @@ impl<B: PacketBuf> Stack<B> {
         self.events.remove(number);
         self.observer.forget(number);
         let tcb = self.tcbs.remove(idx)?;
-        if tcb.subflow.is_none() {
-            self.plain_count -= 1;
+        match &tcb.subflow {
+            None => self.plain_count -= 1,
+            Some(subflow) => self.path_table.leave(subflow.path),
         }
         self.demux.remove(&tcb.tuple, Flow::Tcb(idx));
         Some(tcb)
@@ -689,4 +704,4 @@ const IDLE_SESSION: usize = 3 * size_of::<Tcb<HeapBuf>>()
     + size_of::<Connection<HeapBuf>>()
     + size_of::<crate::mptcp::Paths>()
     + size_of::<Relay>();
-const _: () = assert!(IDLE_SESSION <= 2_784);
+const _: () = assert!(IDLE_SESSION <= 2_880);

@@ -3,7 +3,7 @@
 use super::{ConnectionInfo, DataLevelInfo, Sock, SocketId, Stack, SubflowInfo};
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
-use crate::mptcp::{Connection, MAX_REMOTE_ADDRESSES, Subflow};
+use crate::mptcp::{Connection, Subflow};
 use crate::tcp::Tcb;
 
 impl<B: PacketBuf> Stack<B> {
@@ -96,7 +96,7 @@ impl<B: PacketBuf> Stack<B> {
             half_open_joins: connection.half_open,
             add_addr_signalled: connection.announced,
             add_addr_accepted: connection.paths.remote_count(),
-            add_addr_accepted_max: MAX_REMOTE_ADDRESSES as u8,
+            add_addr_accepted_max: self.config.mptcp.max_remote_addresses,
             deny_join_initial: connection.paths.deny_initial,
             last_data_sent: times().filter_map(|t| t.last_data_sent).max(),
             last_data_received: times().filter_map(|t| t.last_data_received).max(),

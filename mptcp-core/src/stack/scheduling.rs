@@ -124,7 +124,8 @@ impl<B: PacketBuf> Stack<B> {
             let (stale, backup) = (subflow.stale, subflow.is_backup());
             let served = subflow.served;
             // Repairs go where the original is not still waiting.
-            let holds = next.again && tcb.rto_count() > 0;
+            let watched = subflow.watch.is_some();
+            let holds = next.again && (tcb.rto_count() > 0 || watched);
             let starved = tcb.note_window(now, next.len);
             probed |= starved;
             let sendable = tcb.can_send() && !starved;
@@ -146,6 +147,7 @@ impl<B: PacketBuf> Stack<B> {
                 busy: !sendable && tcb.flight_size() > 0 && tcb.usable_window() > 0,
                 backup,
                 stale,
+                doubtful: watched && !stale,
                 unknown: tcb.flight_size() == 0
                     && (tcb.rtt.srtt().is_none() || now.since(tcb.last_received()) > MEMORY),
                 // Without a sample nobody knows how far it is: the initial timeout, not next door.
@@ -159,6 +161,7 @@ impl<B: PacketBuf> Stack<B> {
             };
             views.paths.push((idx, view));
         }
+        scheduler::avoid_doubtful(&mut views.paths);
         // A path that came later has the others' rounds behind it.
         let round =
             views.paths.iter().map(|(_, view)| view.served).filter(|&served| served > 0).min();

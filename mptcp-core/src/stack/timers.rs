@@ -11,6 +11,7 @@ impl<B: PacketBuf> Stack<B> {
     /// Runs at most `budget` expired timers.
     pub fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
         self.observer.now = now;
+        self.apply_address_change(now);
         for _ in 0..budget {
             let Some(number) = self.wheel.expire(now) else { return Progress::Done };
             match self.numbering.node(number) {
@@ -28,7 +29,8 @@ impl<B: PacketBuf> Stack<B> {
     /// runs.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wheel.next_deadline()
+        let change = self.address_change.as_ref().map(|(at, _)| *at);
+        self.wheel.next_deadline().into_iter().chain(change).min()
     }
 
     fn tcb_timeout(&mut self, now: Instant, idx: u32) {

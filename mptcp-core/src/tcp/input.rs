@@ -317,6 +317,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.rto_base = env.now;
         }
         let dsack = self.process_sack(env, segment, &mut delivered);
+        outcome.delivered = delivered.bytes > 0;
         let rtt = self.sample_rtt(env, segment, &delivered, advanced);
         self.count_duplicate(segment, advanced, prior_window, &mut delivered);
         let arrival = super::recovery::Arrival { rtt, advanced, dsack, prior_flight };

@@ -138,7 +138,9 @@ pub(crate) struct Outcome {
     pub(crate) fin: bool,
     /// `snd_una` moved: room in the send buffer, perhaps.
     pub(crate) acked: bool,
-    /// The first retransmission timeout since the last progress is over.
+    /// Something sent was acknowledged, in order or selectively.
+    pub(crate) delivered: bool,
+    /// A retransmission timeout is over.
     pub(crate) timed_out: bool,
     /// Nothing was heard for two round trips: a tail loss probe is due.
     pub(crate) probed: bool,

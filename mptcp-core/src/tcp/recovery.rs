@@ -375,6 +375,21 @@ impl<B: PacketBuf> Tcb<B> {
         }
     }
 
+    /// Asks whether the path is back: the oldest segment in flight goes out again outside of its
+    /// timer's back-off, or a segment without data.
+    pub(crate) fn repeat_head(&mut self) {
+        if self.queue.is_empty() {
+            return self.probe_now();
+        }
+        self.queue.mark_lost(0);
+        self.congestion.set_cwnd(self.congestion.cwnd().max(self.pipe() + self.payload_mss()));
+    }
+
+    /// When the oldest segment in flight was sent last.
+    pub(crate) fn head_sent_at(&self) -> Option<Instant> {
+        self.queue.get(0).map(|segment| segment.sent_at)
+    }
+
     /// Runs whatever timer is due.
     pub(crate) fn timeout(&mut self, env: &mut Env<'_>) -> Outcome {
         let mut outcome = Outcome::default();
@@ -447,8 +462,7 @@ impl<B: PacketBuf> Tcb<B> {
         if failures >= R1 {
             self.soft_error = Some(self.why_given_up());
         }
-        let first = self.retries == 1 && !self.flags.contains(TcbFlags::SILENT);
-        outcome.timed_out = first || opening;
+        outcome.timed_out = true;
         self.rtt.back_off();
         self.rto_base = env.now;
         if opening {

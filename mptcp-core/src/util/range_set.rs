@@ -56,6 +56,20 @@ impl RangeSet {
         }
     }
 
+    /// Forgets every position of `start..end`, unless that would make more ranges than the limit.
+    /// O(ranges).
+    pub fn remove(&mut self, start: u64, end: u64) {
+        let from = self.ranges.partition_point(|range| range.end <= start);
+        let to = self.ranges.partition_point(|range| range.start < end);
+        let Some(cut) = self.ranges.get(from..to).filter(|cut| !cut.is_empty()) else { return };
+        let head = cut.first().map(|first| first.start..start.min(first.end));
+        let tail = cut.last().map(|last| end.max(last.start)..last.end);
+        let kept = head.into_iter().chain(tail).filter(|range| range.start < range.end);
+        if self.ranges.len() + kept.clone().count() - (to - from) <= self.max_ranges {
+            self.ranges.splice(from..to, kept);
+        }
+    }
+
     /// Forgets everything; keeps the memory. O(1).
     pub fn clear(&mut self) {
         self.ranges.clear();

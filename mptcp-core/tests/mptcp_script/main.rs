@@ -16,3 +16,4 @@ mod harness;
 mod info;
 mod join;
 mod musts;
+mod paths;

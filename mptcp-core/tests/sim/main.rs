@@ -4,6 +4,7 @@ mod aggregation;
 mod boxes;
 mod capture;
 mod events;
+mod health;
 mod middleboxes;
 mod plan;
 mod relay;

@@ -131,6 +131,7 @@ fn mptcp(config: &Config) -> Table {
     let path_manager = match mptcp.path_manager {
         PathManagerKind::Fullmesh => "fullmesh",
         PathManagerKind::Server => "server",
+        PathManagerKind::Ndiffports => "ndiffports",
     };
     let versions = mptcp.versions.iter().map(|version| match version {
         Version::V0 => 0_i64,

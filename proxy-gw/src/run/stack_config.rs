@@ -14,6 +14,8 @@ const TCBS_PER_SESSION: u32 = 4;
 const KEEP_ALIVE: Duration = Duration::from_secs(7200);
 /// Most TIME-WAIT entries and accept-queue places, whatever the number of sessions.
 const MAX_TIME_WAIT: u32 = 262_144;
+/// Networks that peers come from, at most; further ones go without a shared verdict.
+const MAX_PATHS: u32 = 65_536;
 
 /// The configuration of a shard; `seed` must be secret and fresh.
 ///
@@ -95,6 +97,7 @@ fn limits(config: &Config) -> Limits {
         listeners: u32::try_from(config.socks5.listen.len()).unwrap_or(u32::MAX),
         udp_sockets: 0,
         backlog: half_open.min(sessions),
+        paths: sessions.clamp(default.paths, MAX_PATHS),
         stateless_replies_per_s: default.stateless_replies_per_s,
     }
 }

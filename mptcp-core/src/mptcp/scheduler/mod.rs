@@ -28,6 +28,8 @@ pub(crate) struct PathView {
     pub(crate) backup: bool,
     /// Sidelined: it timed out and has made no progress since.
     pub(crate) stale: bool,
+    /// An acknowledgement is overdue: it may be about to be sidelined.
+    pub(crate) doubtful: bool,
     /// Nothing is known of it lately and nothing is in flight: one segment will tell.
     pub(crate) unknown: bool,
     /// The initial round trip of RFC 6298 §2.1 where none was measured.
@@ -111,6 +113,18 @@ fn usable(paths: &[PathView]) -> impl Iterator<Item = (usize, &PathView)> + Clon
     let class = |p: &PathView| (p.stale, p.backup);
     let best = paths.iter().map(class).min();
     paths.iter().enumerate().filter(move |(_, p)| Some(class(p)) == best)
+}
+
+/// Nothing new goes where an acknowledgement is overdue, as long as another regular path works.
+pub(crate) fn avoid_doubtful(paths: &mut [(u32, PathView)]) {
+    if paths.iter().all(|(_, p)| !p.doubtful) {
+        return;
+    }
+    if paths.iter().any(|(_, p)| !(p.doubtful || p.stale || p.backup)) {
+        for (_, path) in paths.iter_mut().filter(|(_, p)| p.doubtful) {
+            (path.room, path.busy) = (false, false);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ fn path(room: bool, ms: u64) -> PathView {
         busy: !room,
         backup: false,
         stale: false,
+        doubtful: false,
         unknown: false,
         srtt: Duration::from_millis(ms),
         rttvar: Duration::ZERO,

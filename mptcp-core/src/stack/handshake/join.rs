@@ -228,7 +228,7 @@ impl<B: PacketBuf> Stack<B> {
         connection.subflows.push(tcb_idx);
         connection.multipath = true;
         connection.survives();
-        self.subflow_joined(owner, tcb_idx);
+        self.subflow_joined(now, owner, tcb_idx);
         self.tcb_segment(now, tcb_idx, segment, payload);
         self.touch_connection(owner);
     }

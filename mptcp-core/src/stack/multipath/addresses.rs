@@ -1,7 +1,7 @@
 //! Addresses told, withdrawn and joined, and the priority of subflows (RFC 8684 §3.3.8, §3.4).
 
 use crate::buf::{PacketBuf, PortId};
-use crate::config::PathManagerKind;
+use crate::config::LocalAddress;
 use crate::event_log::Event;
 use crate::mptcp::key::{self};
 use crate::mptcp::{Announced, Endpoint, Join, Phase, Probe, Signal, Stage, Subflow};
@@ -13,6 +13,9 @@ use crate::wire::{AddAddr, Version, reset_reason};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+
+/// Ids of addresses are octets, and 0 is the first subflow's.
+const MAX_ADDRESSES: u8 = 254;
 
 /// Probes of a subflow that may be dead, each of which may get lost.
 const PROBES: u8 = 3;
@@ -69,15 +72,17 @@ impl<B: PacketBuf> Stack<B> {
         let ours = self.config.addresses.iter().any(|local| local.addr == addr);
         // The C flag is about address and port, however often they are announced (§3.1).
         let denied = connection.paths.deny_initial && remote == connection.first.remote();
-        let fullmesh = self.config.mptcp.path_manager == PathManagerKind::Fullmesh;
         let mut accepted = true;
-        if connection.client && fullmesh && !ours {
+        let per_pair = self.path_manager.subflows_per_pair();
+        if connection.client && per_pair > 0 && !ours {
             let first = connection.first.local_addr;
             // The address the connection began on has the id 0, whatever its place (§3.2).
             let endpoints = endpoints(&self.config.addresses)
                 .map(|e| if e.addr == first { Endpoint { id: 0, ..e } } else { e });
+            let limits = (per_pair, self.config.mptcp.max_remote_addresses);
             if denied
-                || connection.paths.on_add_addr(now, id, remote, endpoints) == Announced::Refused
+                || connection.paths.on_add_addr(now, id, remote, endpoints, limits)
+                    == Announced::Refused
             {
                 self.stats.add_addr_drop += 1;
                 accepted = false;
@@ -346,6 +351,68 @@ impl<B: PacketBuf> Stack<B> {
         self.plain_count += u32::from(plain);
         self.demux.insert(&tuple, Flow::Tcb(idx));
         Some(idx)
+    }
+
+    /// The addresses to have from now on. They are told apart by address and port; changes within
+    /// [`crate::config::MptcpConfig::address_batch`] of the first are one change, so that an interface
+    /// that goes and comes back at once causes nothing. False when there are more than 254.
+    pub fn set_addresses(&mut self, now: Instant, addresses: Vec<LocalAddress>) -> bool {
+        if addresses.len() > usize::from(MAX_ADDRESSES) {
+            return false;
+        }
+        let at = self.address_change.take().map(|(at, _)| at);
+        let at = at.unwrap_or(now + self.config.mptcp.address_batch);
+        self.address_change = Some((at, addresses));
+        true
+    }
+
+    /// Carries out a change of our addresses that has waited for others long enough.
+    pub(in crate::stack) fn apply_address_change(&mut self, now: Instant) {
+        let Some((_, wanted)) = self.address_change.take_if(|(at, _)| *at <= now) else { return };
+        let has = |all: &[LocalAddress], one: &LocalAddress| {
+            all.iter().any(|other| (other.addr, other.port) == (one.addr, one.port))
+        };
+        let mut present = self.config.addresses.clone();
+        present.retain(|local| !local.addr.is_unspecified());
+        let gone = present.extract_if(.., |local| !has(&wanted, local));
+        let gone: Vec<LocalAddress> = gone.collect();
+        for local in gone {
+            self.remove_address(now, local.addr);
+        }
+        for local in wanted.into_iter().filter(|local| !has(&present, local)) {
+            self.add_address(local);
+        }
+    }
+
+    /// A new address of ours: its id is its place in the configuration, which no other had before
+    /// unless all are taken.
+    fn add_address(&mut self, local: LocalAddress) {
+        if self.config.addresses.len() < usize::from(MAX_ADDRESSES) {
+            self.config.addresses.push(local);
+        } else if let Some(free) =
+            self.config.addresses.iter_mut().find(|old| old.addr.is_unspecified())
+        {
+            *free = local;
+        } else {
+            self.stats.limit_refused += 1;
+            return;
+        }
+        let added = endpoints(&self.config.addresses).find(|e| e.addr == local.addr);
+        let Some(endpoint) = added else { return };
+        let owners: Vec<u32> = self.connections.iter().map(|(owner, _)| owner).collect();
+        for owner in owners {
+            let Some(connection) = self.connections.get_mut(owner) else { continue };
+            if connection.phase != Phase::Confirmed {
+                continue;
+            }
+            let policy = self.path_manager.as_ref();
+            // The address it began on has the id 0 (RFC 8684 §3.2).
+            let first = connection.first.local_addr == local.addr;
+            let endpoint = if first { Endpoint { id: 0, ..endpoint } } else { endpoint };
+            let initial = connection.first.remote();
+            connection.paths.add_endpoint(policy, connection.client, endpoint, initial);
+            self.touch_connection(owner);
+        }
     }
 
     /// Withdraws one of our addresses from every connection: `REMOVE_ADDR` to the peers, and the

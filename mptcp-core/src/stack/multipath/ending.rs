@@ -7,7 +7,6 @@ use crate::error::ConnectionError;
 use crate::event_log::{Event, ReinjectCause, SubflowEnd};
 use crate::mptcp::{Phase, Stage};
 use crate::seq::SeqNum;
-use crate::stack::demux::Node;
 use crate::stack::options::{self};
 use crate::stack::{Sock, Stack};
 use crate::tcp::{State, Stateless};
@@ -15,8 +14,8 @@ use crate::time::Instant;
 use crate::wire::{OptionWriter, TcpFlags, Version, reset_reason};
 
 impl<B: PacketBuf> Stack<B> {
-    /// The first timeout since the last progress: what it carries goes elsewhere at once.
-    pub(super) fn subflow_timed_out(&mut self, _now: Instant, owner: u32, idx: u32) {
+    /// A retransmission timeout: an initiator's SYN may lose its option, a subflow's silence is judged.
+    pub(super) fn subflow_timed_out(&mut self, now: Instant, owner: u32, idx: u32) {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         if connection.phase == Phase::Connecting {
@@ -27,79 +26,8 @@ impl<B: PacketBuf> Stack<B> {
             }
             return;
         }
-        if connection.phase == Phase::Fallback
-            || connection.subflows.len() < 2
-            || !tcb.state.synchronized()
-        {
-            return;
-        }
-        self.sideline(owner, idx);
-        self.touch_connection(owner);
-    }
-
-    /// Two round trips without a word: whether the path is dead or a tail was lost, the reader waits
-    /// for what it carries, and that goes on another subflow at once. The timeout decides later
-    /// whether this one is sidelined.
-    pub(super) fn subflow_silent(&mut self, owner: u32, idx: u32) {
-        let Some(connection) = self.connections.get_mut(owner) else { return };
-        let Some(tcb) = self.tcbs.get(idx) else { return };
-        if connection.phase != Phase::Confirmed || connection.subflows.len() < 2 {
-            return;
-        }
-        connection.reinject_from(tcb);
-        self.stats.mptcp_retrans += 1;
-        self.observe_reinjection(owner, Some(idx), ReinjectCause::Silent);
-        self.touch_connection(owner);
-    }
-
-    /// Takes a subflow that times out out of use until it makes progress, and puts what it carries
-    /// up for the others (RFC 8684 §3.3.6).
-    fn sideline(&mut self, owner: u32, idx: u32) {
-        let Some(connection) = self.connections.get_mut(owner) else { return };
-        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
-        connection.reinject_from(tcb);
-        self.stats.mptcp_retrans += 1;
-        if let Some(subflow) = &mut tcb.subflow
-            && !subflow.stale
-        {
-            subflow.stale = true;
-            self.stats.subflow_stale += 1;
-            let subflow = subflow.id;
-            self.observe(owner, Event::SubflowStale { subflow });
-        }
-        self.observe_reinjection(owner, Some(idx), ReinjectCause::TimedOut);
-    }
-
-    /// A join can be used. Whatever timed out before, when there was nowhere else to go, moves now.
-    pub(in crate::stack) fn subflow_joined(&mut self, owner: u32, joined: u32) {
-        self.observe_joined(owner, joined);
-        for idx in self.subflows_of(owner) {
-            let dead = |t: &crate::tcp::Tcb<B>| t.state.synchronized() && t.rto_count() > 0;
-            if idx != joined && self.tcbs.get(idx).is_some_and(dead) {
-                self.sideline(owner, idx);
-            }
-        }
-        self.close_kept_subflows(owner);
-    }
-
-    /// TCP acknowledged something new on this subflow.
-    pub(super) fn subflow_progress(&mut self, owner: u32, idx: u32) {
-        let Some(connection) = self.connections.get(owner) else { return };
-        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
-        if connection.phase == Phase::Fallback {
-            return;
-        }
-        if let Some(subflow) = &mut tcb.subflow {
-            subflow.probe = None;
-            if subflow.stale {
-                subflow.stale = false;
-                self.stats.subflow_recover += 1;
-                let subflow = subflow.id;
-                self.observer.record(
-                    self.numbering.number(Node::Connection(owner)),
-                    Event::SubflowRecovered { subflow },
-                );
-            }
+        if connection.phase != Phase::Fallback && tcb.state.synchronized() {
+            self.watch_subflow(now, owner, idx);
         }
     }
 
@@ -177,6 +105,11 @@ impl<B: PacketBuf> Stack<B> {
             // What it delivered to TCP and the data level never acknowledged nobody else repeats.
             connection.reinject_orphans(0, &self.tcbs);
             if let Some(tcb) = self.tcbs.get(idx) {
+                if error == Some(ConnectionError::Reset)
+                    && let Some(subflow) = &tcb.subflow
+                {
+                    self.path_table.reset(subflow.path);
+                }
                 let refused = tcb.subflow.as_ref().is_some_and(|s| s.refused);
                 let (local, remote) = (tcb.tuple.local_addr, tcb.tuple.remote());
                 connection.paths.on_lost(now, local, remote, refused);

@@ -5,6 +5,7 @@ mod addresses;
 mod data;
 mod ending;
 mod fallback;
+mod health;
 mod opening;
 mod options;
 
@@ -94,10 +95,15 @@ impl<B: PacketBuf> Stack<B> {
         if outcome.timed_out {
             self.subflow_timed_out(now, owner, idx);
         } else if outcome.probed {
-            self.subflow_silent(owner, idx);
+            self.watch_subflow(now, owner, idx);
+        }
+        if outcome.delivered {
+            self.subflow_delivered(now, idx);
         }
         if outcome.acked {
             self.subflow_progress(owner, idx);
+        } else if outcome.acceptable {
+            self.probe_answered(now, owner, idx);
         }
         if outcome.acceptable {
             self.fallen_back_progress(now, owner, idx);
@@ -145,6 +151,9 @@ impl<B: PacketBuf> Stack<B> {
         if let Some(connection) = self.connections.get_mut(owner) {
             // It is asked again when it transmits.
             connection.capped_until = connection.capped_until.filter(|at| *at > now);
+        }
+        if self.connections.get(owner).is_some_and(|c| c.health_at.is_some_and(|at| at <= now)) {
+            self.health_timeout(now, owner);
         }
         // Moves the deadline of an announcement, or the timer would fire again at once.
         self.manage_paths(now, owner);

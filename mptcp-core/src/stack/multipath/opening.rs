@@ -138,7 +138,8 @@ impl<B: PacketBuf> Stack<B> {
         let hmac = keys.sent_join_hmac(version, nonce, theirs).full();
         let (wide, checksum) = (connection.wide(), connection.checksum);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
-        connection.paths.on_joined(address_id, tcb.tuple.remote());
+        let max_remotes = self.config.mptcp.max_remote_addresses;
+        connection.paths.on_joined(address_id, tcb.tuple.remote(), max_remotes);
         if let Some(subflow) = &mut tcb.subflow {
             subflow.stage = Stage::JoinAck { hmac, tries: 0 };
             subflow.remote_id = address_id;

@@ -36,7 +36,7 @@ impl<B: PacketBuf> Stack<B> {
         {
             // Any segment after the SYN/ACK is the fourth ACK (RFC 8684 §3.2).
             subflow.stage = Stage::Active;
-            self.subflow_joined(owner, idx);
+            self.subflow_joined(now, owner, idx);
         }
         let mut seen = Seen::default();
         let mut effect = self.scan_options(now, owner, idx, segment, outcome, &mut seen);
@@ -357,8 +357,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         let endpoints = super::addresses::endpoints(&self.config.addresses);
         let (client, first) = (connection.client, connection.first);
-        let kind = self.config.mptcp.path_manager;
-        connection.paths.start(kind, client, endpoints, first.local_addr, first.remote());
+        let policy = self.path_manager.as_ref();
+        connection.paths.start(policy, client, endpoints, first.local_addr, first.remote());
     }
 
     /// Does what an option asked for; false when the subflow (or the connection) is gone.

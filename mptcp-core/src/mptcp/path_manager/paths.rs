@@ -2,18 +2,18 @@
 //! pairs of them an initiator runs subflows over, and the retransmission of `ADD_ADDR` until its
 //! echo (RFC 8684 §3.4).
 //!
-//! Fullmesh: an initiator joins from every endpoint of its own to every address it knows of the
-//! peer, and again when such a subflow is lost; a responder announces its other endpoints and waits.
+//! An initiator joins from its endpoints to the addresses it knows of the peer, as often as the policy
+//! says, and again when such a subflow is lost; a responder announces its other endpoints and waits.
 //! Nothing here acts by itself: the stack asks for the next action.
 
-use crate::config::PathManagerKind;
+use super::PathManager;
 use crate::time::{Duration, Instant};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
-/// Addresses of a peer remembered at most; also bounds the joins an announcement can cause.
-pub(crate) const MAX_REMOTE_ADDRESSES: usize = 8;
+/// Subflows planned for one connection at most, whatever there is of addresses.
+const MAX_PAIRS: usize = 128;
 /// Transmissions of one `ADD_ADDR`, the first included.
 const ANNOUNCE_TRIES: u8 = 4;
 /// A lost subflow is opened again after this, doubling with every attempt that came to nothing.
@@ -64,7 +64,7 @@ enum PairState {
     },
 }
 
-/// Two addresses between which there is, or should be, a subflow of ours.
+/// A subflow of ours that there is, or should be, between two addresses.
 #[derive(Clone, Copy, Debug)]
 struct Pair {
     join: Join,
@@ -89,12 +89,14 @@ pub(crate) struct Paths {
     /// The peer's addresses beyond its initial one, announced or told with a join.
     remotes: Vec<(u8, SocketAddr)>,
     /// The address that the id 0 names, until the peer removes it.
-    initial: Option<IpAddr>,
+    first_remote: Option<IpAddr>,
     pairs: Vec<Pair>,
     announce: VecDeque<Endpoint>,
     announcing: Option<Announcement>,
     /// The peer set the C flag: no joins to its initial address.
     pub(crate) deny_initial: bool,
+    /// We are the initiator and may join the peer's initial address.
+    initial: bool,
     stopped: bool,
 }
 
@@ -104,37 +106,60 @@ impl Paths {
         u8::try_from(self.remotes.len()).unwrap_or(u8::MAX)
     }
 
-    /// The connection is confirmed: plans the joins or announcements of `kind`. `used` is the local
-    /// address of the first subflow, `remote` its peer.
+    /// The connection is confirmed: plans the joins or announcements `policy` wants. `used` is the
+    /// local address of the first subflow, `remote` its peer.
     pub(crate) fn start(
         &mut self,
-        kind: PathManagerKind,
+        policy: &dyn PathManager,
         client: bool,
         endpoints: impl Iterator<Item = Endpoint>,
         used: IpAddr,
         remote: SocketAddr,
     ) {
-        if kind == PathManagerKind::Server {
+        let per_pair = policy.subflows_per_pair();
+        if client && per_pair > 0 && !self.deny_initial {
+            self.initial = true;
+            let first = Endpoint { id: 0, addr: used, backup: false };
+            self.plan(first, remote, 0, per_pair);
+            if let Some(pair) = self.pairs.first_mut() {
+                pair.state = PairState::Open { since: None };
+            }
+        }
+        for endpoint in endpoints.filter(|endpoint| endpoint.addr != used) {
+            self.add_endpoint(policy, client, endpoint, remote);
+        }
+    }
+
+    /// An endpoint of ours is there to be used, or announced; `initial` is the peer's initial address.
+    pub(crate) fn add_endpoint(
+        &mut self,
+        policy: &dyn PathManager,
+        client: bool,
+        endpoint: Endpoint,
+        initial: SocketAddr,
+    ) {
+        if self.stopped {
             return;
         }
-        if client && !self.deny_initial {
-            let join = Join { local: used, local_id: 0, backup: false, remote, remote_id: 0 };
-            self.pairs.push(Pair { join, state: PairState::Open { since: None }, fails: 0 });
-        }
-        for endpoint in endpoints {
-            if endpoint.addr == used {
-                continue;
-            }
-            if !client {
+        if !client {
+            if policy.announces() {
                 self.announce.push_back(endpoint);
-            } else if !self.deny_initial && endpoint.addr.is_ipv4() == remote.is_ipv4() {
-                self.plan(endpoint, remote, 0);
+            }
+            return;
+        }
+        let per_pair = policy.subflows_per_pair();
+        if self.initial {
+            self.plan(endpoint, initial, 0, per_pair);
+        }
+        for at in 0..self.remotes.len() {
+            if let Some(&(id, remote)) = self.remotes.get(at) {
+                self.plan(endpoint, remote, id, per_pair);
             }
         }
     }
 
-    /// Adds a pair unless there is one.
-    fn plan(&mut self, endpoint: Endpoint, remote: SocketAddr, remote_id: u8) {
+    /// Adds what is missing to `count` subflows between two addresses of one family.
+    fn plan(&mut self, endpoint: Endpoint, remote: SocketAddr, remote_id: u8, count: u8) {
         let join = Join {
             local: endpoint.addr,
             local_id: endpoint.id,
@@ -142,35 +167,39 @@ impl Paths {
             remote,
             remote_id,
         };
-        if self.pair(join.local, remote).is_none() {
-            self.pairs.push(Pair { join, state: PairState::Due, fails: 0 });
+        if join.local.is_ipv4() != remote.is_ipv4() {
+            return;
         }
-    }
-
-    fn pair(&mut self, local: IpAddr, remote: SocketAddr) -> Option<&mut Pair> {
-        self.pairs.iter_mut().find(|p| p.join.local == local && p.join.remote == remote)
+        let same = |p: &&Pair| p.join.local == join.local && p.join.remote == remote;
+        for _ in self.pairs.iter().filter(same).count()..usize::from(count) {
+            if self.pairs.len() < MAX_PAIRS {
+                self.pairs.push(Pair { join, state: PairState::Due, fails: 0 });
+            }
+        }
     }
 
     /// The first subflow leads to `remote`, which thus has the id 0 (RFC 8684 §3.2).
     pub(crate) fn begin_at(&mut self, remote: IpAddr) {
-        self.initial = Some(remote);
+        self.first_remote = Some(remote);
     }
 
     /// The peer told with a join that `id` names the address we reached it at.
-    pub(crate) fn on_joined(&mut self, id: u8, remote: SocketAddr) {
+    pub(crate) fn on_joined(&mut self, id: u8, remote: SocketAddr, max_remotes: u8) {
         let known = self.remotes.iter().any(|(other, a)| *other == id && a.ip() == remote.ip());
-        if !known && id != 0 && self.remotes.len() < MAX_REMOTE_ADDRESSES {
+        if !known && id != 0 && self.remotes.len() < usize::from(max_remotes) {
             self.remotes.push((id, remote));
         }
     }
 
-    /// The peer announced an address (its HMAC was good).
+    /// The peer announced an address (its HMAC was good): `per_pair` subflows go to it from each of
+    /// ours, unless `max_remotes` are known already.
     pub(crate) fn on_add_addr(
         &mut self,
         now: Instant,
         id: u8,
         remote: SocketAddr,
         join_from: impl Iterator<Item = Endpoint>,
+        (per_pair, max_remotes): (u8, u8),
     ) -> Announced {
         if self.stopped {
             return Announced::Refused;
@@ -181,13 +210,13 @@ impl Paths {
         }
         // An id keeps its address until it is removed; only the port may differ.
         let moved = self.remotes.iter().any(|(known, a)| *known == id && a.ip() != remote.ip())
-            || id == 0 && self.initial.is_some_and(|initial| initial != remote.ip());
-        if moved || !joinable(remote) || self.remotes.len() >= MAX_REMOTE_ADDRESSES {
+            || id == 0 && self.first_remote.is_some_and(|initial| initial != remote.ip());
+        if moved || !joinable(remote) || self.remotes.len() >= usize::from(max_remotes) {
             return Announced::Refused;
         }
         self.remotes.push((id, remote));
-        for endpoint in join_from.filter(|e| e.addr.is_ipv4() == remote.is_ipv4()) {
-            self.plan(endpoint, remote, id);
+        for endpoint in join_from {
+            self.plan(endpoint, remote, id, per_pair);
         }
         Announced::Taken
     }
@@ -210,8 +239,13 @@ impl Paths {
         remote: SocketAddr,
         refused: bool,
     ) {
-        let Some(pair) = self.pair(local, remote) else { return };
-        let PairState::Open { since } = pair.state else { return };
+        let open = self.pairs.iter_mut().find_map(|pair| match pair.state {
+            PairState::Open { since } if pair.join.local == local && pair.join.remote == remote => {
+                Some((pair, since))
+            }
+            _ => None,
+        });
+        let Some((pair, since)) = open else { return };
         if since.is_none_or(|since| now.since(since) >= LASTING) {
             pair.fails = 0;
         }
@@ -223,7 +257,7 @@ impl Paths {
 
     /// The peer withdrew an address.
     pub(crate) fn on_remove_addr(&mut self, id: u8) {
-        self.initial = self.initial.filter(|_| id != 0);
+        self.first_remote = self.first_remote.filter(|_| id != 0);
         self.remotes.retain(|(known, _)| *known != id);
         self.pairs.retain(|pair| pair.join.remote_id != id);
     }
@@ -321,10 +355,14 @@ fn joinable(remote: SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Fullmesh, Ndiffports};
     use super::*;
     use core::net::Ipv4Addr;
 
     const NOW: Instant = Instant::from_millis(1);
+
+    /// One subflow per pair, eight addresses.
+    const LIMITS: (u8, u8) = (1, 8);
 
     fn endpoint(id: u8) -> Endpoint {
         Endpoint { id, addr: IpAddr::V4(Ipv4Addr::new(10, 0, 0, id)), backup: false }
@@ -338,16 +376,16 @@ mod tests {
     fn an_initiator_meshes_and_a_responder_announces() {
         let mut client = Paths::default();
         let mine = [endpoint(1), endpoint(2), endpoint(3)];
-        client.start(PathManagerKind::Fullmesh, true, mine.into_iter(), mine[0].addr, remote(1));
+        client.start(&Fullmesh, true, mine.into_iter(), mine[0].addr, remote(1));
         assert_eq!(client.next_join(NOW).unwrap().local_id, 2);
         assert_eq!(client.next_join(NOW).unwrap().local_id, 3);
         assert_eq!(client.next_join(NOW), None);
-        let mut add = || client.on_add_addr(NOW, 7, remote(9), mine.into_iter());
+        let mut add = || client.on_add_addr(NOW, 7, remote(9), mine.into_iter(), LIMITS);
         assert_eq!((add(), add()), (Announced::Taken, Announced::Known));
         assert_eq!(core::iter::from_fn(|| client.next_join(NOW)).count(), 3);
 
         let mut server = Paths::default();
-        server.start(PathManagerKind::Fullmesh, false, mine.into_iter(), mine[0].addr, remote(1));
+        server.start(&Fullmesh, false, mine.into_iter(), mine[0].addr, remote(1));
         let (now, timeout) = (Instant::from_millis(1), Duration::from_secs(1));
         assert_eq!(server.next_announcement(now, timeout), Some((mine[1], 0)));
         assert_eq!(server.next_announcement(now, timeout), None);
@@ -359,7 +397,7 @@ mod tests {
     fn an_announcement_without_echo_is_repeated_three_times() {
         let mut paths = Paths::default();
         let mine = [endpoint(1), endpoint(2)];
-        paths.start(PathManagerKind::Fullmesh, false, mine.into_iter(), mine[0].addr, remote(1));
+        paths.start(&Fullmesh, false, mine.into_iter(), mine[0].addr, remote(1));
         let timeout = Duration::from_secs(1);
         let mut now = Instant::from_millis(1);
         let mut sent = 0;
@@ -375,17 +413,17 @@ mod tests {
     fn what_a_peer_announces_is_bounded() {
         let mut paths = Paths::default();
         for id in 0..=255 {
-            paths.on_add_addr(NOW, id, remote(id), [endpoint(1)].into_iter());
+            paths.on_add_addr(NOW, id, remote(id), [endpoint(1)].into_iter(), LIMITS);
         }
-        assert!(paths.remotes.len() <= MAX_REMOTE_ADDRESSES);
-        assert!(core::iter::from_fn(|| paths.next_join(NOW)).count() <= MAX_REMOTE_ADDRESSES);
+        assert!(paths.remotes.len() <= usize::from(LIMITS.1));
+        assert!(core::iter::from_fn(|| paths.next_join(NOW)).count() <= usize::from(LIMITS.1));
     }
 
     #[test]
     fn a_lost_pair_is_tried_again_ever_more_slowly() {
         let mut paths = Paths::default();
         let mine = [endpoint(1), endpoint(2)];
-        paths.start(PathManagerKind::Fullmesh, true, mine.into_iter(), mine[0].addr, remote(1));
+        paths.start(&Fullmesh, true, mine.into_iter(), mine[0].addr, remote(1));
         let mut now = NOW;
         let mut waits = Vec::new();
         for _ in 0..9 {
@@ -419,7 +457,7 @@ mod tests {
         for refused in [false, true] {
             let mut paths = Paths::default();
             let add = |paths: &mut Paths, now| {
-                paths.on_add_addr(now, 3, remote(9), [endpoint(1)].into_iter())
+                paths.on_add_addr(now, 3, remote(9), [endpoint(1)].into_iter(), LIMITS)
             };
             assert_eq!(add(&mut paths, NOW), Announced::Taken);
             let join = paths.next_join(NOW).expect("a pair");
@@ -436,5 +474,50 @@ mod tests {
             assert_eq!(paths.next_timeout(), None);
             assert!(!paths.join_due(lost + REFUSED_RETRY));
         }
+    }
+
+    #[test]
+    fn several_subflows_between_two_addresses_are_lost_one_by_one() {
+        let mut paths = Paths::default();
+        let mine = [endpoint(1), endpoint(2)];
+        let policy = Ndiffports(3);
+        paths.start(&policy, true, mine.into_iter(), mine[0].addr, remote(1));
+        let joins: Vec<_> = core::iter::from_fn(|| paths.next_join(NOW)).collect();
+        let ids: Vec<_> = joins.iter().map(|join| join.local_id).collect();
+        assert_eq!(ids, [0, 0, 2, 2, 2], "two beside the first, three from the other address");
+        paths.on_lost(NOW, mine[1].addr, remote(1), false);
+        assert!(paths.join_due(NOW + RETRY));
+        assert_eq!(paths.next_join(NOW + RETRY).map(|join| join.local_id), Some(2));
+        assert_eq!(paths.next_join(NOW + RETRY), None);
+        // An address that comes later, and one that the peer announces.
+        paths.add_endpoint(&policy, true, endpoint(3), remote(1));
+        assert_eq!(core::iter::from_fn(|| paths.next_join(NOW)).count(), 3);
+        let limits = (policy.subflows_per_pair(), 8);
+        paths.on_add_addr(NOW, 9, remote(2), [endpoint(1)].into_iter(), limits);
+        assert_eq!(core::iter::from_fn(|| paths.next_join(NOW)).count(), 3);
+    }
+
+    #[test]
+    fn subflows_planned_are_bounded() {
+        let mut paths = Paths::default();
+        let mine: Vec<_> = (1..=200).map(endpoint).collect();
+        for id in 0..=255 {
+            paths.on_add_addr(NOW, id, remote(id), mine.iter().copied(), (32, 32));
+        }
+        assert_eq!((paths.remotes.len(), paths.pairs.len()), (32, MAX_PAIRS));
+    }
+
+    #[test]
+    fn families_are_not_mixed() {
+        let mut paths = Paths::default();
+        let v6 = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
+        let mine = [endpoint(1), Endpoint { addr: v6(2), ..endpoint(2) }];
+        paths.start(&Fullmesh, true, mine.into_iter(), mine[0].addr, remote(1));
+        assert_eq!(paths.next_join(NOW), None);
+        let theirs = SocketAddr::new(v6(9), 8443);
+        paths.on_add_addr(NOW, 3, theirs, mine.into_iter(), LIMITS);
+        let join = paths.next_join(NOW).expect("the other family joins");
+        assert_eq!((join.local, join.remote), (v6(2), theirs));
+        assert_eq!(paths.next_join(NOW), None);
     }
 }

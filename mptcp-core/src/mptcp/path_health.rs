@@ -1,0 +1,560 @@
+//! What is known of the paths of a shard: one verdict per peer network and port, which all
+//! connections share (RFC 8684 §3.3.6).
+//!
+//! A path is down when a subflow times out on it and nobody's data was acknowledged over it in the
+//! meantime; it is up again with the first answer. One that went down repeatedly must answer for a
+//! while first. Every change has a generation, by which a connection notices it when it next has
+//! something to send: nothing here walks over connections. The table has a fixed size.
+
+use crate::buf::PortId;
+use crate::rng::{KeyedHash, Rng};
+use crate::stats::Counters;
+use crate::tcp::Tuple;
+use crate::time::{Duration, Instant};
+use crate::util::slab::Slab;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use hashbrown::HashTable;
+
+/// A path that was up for so long before it went down is steady.
+const STEADY: Duration = Duration::from_secs(10);
+/// A path that keeps going down must answer for at most so many probe intervals.
+const PROBATION_MAX: u32 = 8;
+
+/// What all connections hold of a path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PathVerdict {
+    /// It carries data.
+    Up,
+    /// Nothing comes back: it is probed, and carries data only where there is no other.
+    Down,
+    /// It answers again, but went down too often lately to be used at once.
+    Probation,
+}
+
+impl PathVerdict {
+    /// Name in logs and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Probation => "probation",
+        }
+    }
+}
+
+/// One path of a stack: what its subflows found out together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PathInfo {
+    /// The peers' network: an IPv4 /24 or an IPv6 /48.
+    pub network: IpAddr,
+    /// The access port.
+    pub port: PortId,
+    /// Our address, where the routing table chooses the port.
+    pub local: Option<IpAddr>,
+    /// The verdict.
+    pub verdict: PathVerdict,
+    /// Since when.
+    pub since: Instant,
+    /// Subflows on it.
+    pub subflows: u32,
+    /// The last round trip measured; zero while none was.
+    pub rtt: Duration,
+    /// The shortest one.
+    pub min_rtt: Duration,
+    /// Timeouts of its subflows.
+    pub timeouts: u64,
+    /// Subflows that the peer reset.
+    pub resets: u64,
+    /// How often it went down.
+    pub downs: u64,
+}
+
+/// What connections share a verdict by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct PathKey {
+    network: IpAddr,
+    port: PortId,
+    local: Option<IpAddr>,
+}
+
+impl PathKey {
+    fn new(tuple: &Tuple, port: PortId) -> Self {
+        let network = match tuple.remote_addr {
+            IpAddr::V4(v4) => {
+                let [a, b, c, _] = v4.octets();
+                IpAddr::V4(Ipv4Addr::new(a, b, c, 0))
+            }
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80)),
+        };
+        // Without a port of its own it is our address that tells one access from the other.
+        let local = (port == PortId::ROUTED).then_some(tuple.local_addr);
+        Self { network, port, local }
+    }
+
+    fn hash(&self, keyed: &KeyedHash) -> u64 {
+        let words = |addr: IpAddr| match addr {
+            IpAddr::V4(v4) => [4, u64::from(v4.to_bits())],
+            IpAddr::V6(v6) => [(v6.to_bits() >> 64) as u64, v6.to_bits() as u64],
+        };
+        let [n1, n0] = words(self.network);
+        let [l1, l0] = self.local.map_or([0, 0], words);
+        keyed.hash_words(&[n1, n0, l1, l0, u64::from(self.port.0)])
+    }
+}
+
+#[derive(Debug)]
+struct Path {
+    key: PathKey,
+    hash: u64,
+    subflows: u32,
+    verdict: PathVerdict,
+    since: Instant,
+    /// Changes between up and not up.
+    generation: u32,
+    /// When anything sent over it was last acknowledged.
+    heard: Option<Instant>,
+    rtt: Duration,
+    min_rtt: Duration,
+    /// No probe before this.
+    probe_at: Instant,
+    /// It has answered since then, without a timeout in between.
+    answering: Option<Instant>,
+    /// How often it went down without having been steady before.
+    flaps: u8,
+    timeouts: u64,
+    resets: u64,
+    downs: u64,
+}
+
+/// Where a subflow's path is in the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PathRef {
+    idx: u32,
+    /// Generation of the verdict that the subflow acts by.
+    seen: u32,
+}
+
+impl PathRef {
+    /// Nobody has looked for it yet.
+    pub(crate) const UNKNOWN: Self = Self { idx: u32::MAX, seen: 0 };
+    /// The table had no room.
+    const NONE: Self = Self { idx: u32::MAX - 1, seen: 0 };
+
+    pub(crate) fn is_unknown(self) -> bool {
+        self == Self::UNKNOWN
+    }
+}
+
+/// The paths of a stack.
+#[derive(Debug)]
+pub(crate) struct PathTable {
+    keyed: KeyedHash,
+    by_key: HashTable<(u64, u32)>,
+    paths: Slab<Path>,
+}
+
+impl PathTable {
+    pub(crate) fn new(rng: &mut Rng, capacity: u32) -> Self {
+        Self {
+            keyed: KeyedHash::new(rng),
+            by_key: HashTable::with_capacity(2 * capacity as usize),
+            paths: Slab::with_capacity(capacity),
+        }
+    }
+
+    /// Counts a subflow in; `heard` is when it last received something. When the table is full, which
+    /// is counted, the subflow goes by what it finds out itself.
+    pub(crate) fn enter(
+        &mut self,
+        now: Instant,
+        tuple: &Tuple,
+        port: PortId,
+        heard: Instant,
+        interval: Duration,
+        stats: &mut Counters,
+    ) -> PathRef {
+        let key = PathKey::new(tuple, port);
+        let hash = key.hash(&self.keyed);
+        let found = self
+            .by_key
+            .find(hash, |&(_, idx)| self.paths.get(idx).is_some_and(|path| path.key == key));
+        if let Some(&(_, idx)) = found
+            && let Some(path) = self.paths.get_mut(idx)
+        {
+            path.subflows += 1;
+            if heard > path.since {
+                stats.path_up += u64::from(path.answered(heard, interval));
+            }
+            // Not yet acted upon, if it is not up.
+            let seen = path.generation.wrapping_sub(u32::from(!path.up()));
+            return PathRef { idx, seen };
+        }
+        let Some(idx) = self.paths.insert(Path::new(key, hash, now)) else {
+            stats.path_table_full += 1;
+            return PathRef::NONE;
+        };
+        self.by_key.insert_unique(hash, (hash, idx), |&(hash, _)| hash);
+        PathRef { idx, seen: 0 }
+    }
+
+    /// Counts a subflow out; a path without any is forgotten.
+    pub(crate) fn leave(&mut self, path: PathRef) {
+        let Some(entry) = self.paths.get_mut(path.idx) else { return };
+        entry.subflows -= 1;
+        if entry.subflows > 0 {
+            return;
+        }
+        let hash = entry.hash;
+        if let Ok(found) = self.by_key.find_entry(hash, |&(_, idx)| idx == path.idx) {
+            found.remove();
+        }
+        self.paths.remove(path.idx);
+    }
+
+    /// What a subflow sent over it was acknowledged, with this round trip where one was measured.
+    pub(crate) fn delivered(
+        &mut self,
+        now: Instant,
+        path: PathRef,
+        rtt: Option<Duration>,
+        interval: Duration,
+        stats: &mut Counters,
+    ) {
+        let Some(entry) = self.paths.get_mut(path.idx) else { return };
+        entry.heard = Some(now);
+        if let Some(rtt) = rtt {
+            entry.rtt = rtt;
+            entry.min_rtt = if entry.min_rtt.is_zero() { rtt } else { entry.min_rtt.min(rtt) };
+        }
+        stats.path_up += u64::from(entry.answered(now, interval));
+    }
+
+    /// A probe over it was answered.
+    pub(crate) fn answered(
+        &mut self,
+        now: Instant,
+        path: PathRef,
+        interval: Duration,
+        stats: &mut Counters,
+    ) {
+        if let Some(entry) = self.paths.get_mut(path.idx) {
+            stats.path_up += u64::from(entry.answered(now, interval));
+        }
+    }
+
+    /// A subflow timed out that has waited since `since`; `patience` is how long nobody may have
+    /// heard anything for the path to be down.
+    pub(crate) fn timed_out(
+        &mut self,
+        now: Instant,
+        path: PathRef,
+        since: Instant,
+        patience: Duration,
+        interval: Duration,
+        stats: &mut Counters,
+    ) {
+        let Some(entry) = self.paths.get_mut(path.idx) else { return };
+        entry.timeouts += 1;
+        let quiet = now.since(entry.heard.map_or(since, |heard| heard.max(since)));
+        if quiet < patience || entry.verdict == PathVerdict::Down {
+            return;
+        }
+        let steady = entry.up() && now.since(entry.since) >= STEADY;
+        entry.answering = None;
+        if entry.up() {
+            entry.flaps = if steady { 1 } else { entry.flaps.saturating_add(1) };
+            entry.generation = entry.generation.wrapping_add(1);
+            entry.downs += 1;
+            stats.path_down += 1;
+        }
+        entry.verdict = PathVerdict::Down;
+        entry.since = now;
+        entry.probe_at = now + interval;
+    }
+
+    /// The peer reset a subflow on it.
+    pub(crate) fn reset(&mut self, path: PathRef) {
+        if let Some(entry) = self.paths.get_mut(path.idx) {
+            entry.resets += 1;
+        }
+    }
+
+    /// The verdict, where it is not the one that `path` acts by: true when the path is up. `path`
+    /// acts by it from now on.
+    pub(crate) fn news(&self, path: &mut PathRef) -> Option<bool> {
+        let entry = self.paths.get(path.idx)?;
+        if entry.generation == path.seen {
+            return None;
+        }
+        path.seen = entry.generation;
+        Some(entry.up())
+    }
+
+    /// Up, as far as is known.
+    pub(crate) fn is_up(&self, path: PathRef) -> bool {
+        self.paths.get(path.idx).is_none_or(Path::up)
+    }
+
+    /// When anything sent over it was last acknowledged, and the round trip that was measured last.
+    pub(crate) fn last_heard(&self, path: PathRef) -> (Option<Instant>, Duration) {
+        self.paths.get(path.idx).map_or((None, Duration::ZERO), |entry| (entry.heard, entry.rtt))
+    }
+
+    /// Whoever asks first when a probe is due may send it: `None`. The others are told when the next
+    /// one is.
+    pub(crate) fn take_probe(
+        &mut self,
+        now: Instant,
+        path: PathRef,
+        interval: Duration,
+    ) -> Option<Instant> {
+        let entry = self.paths.get_mut(path.idx)?;
+        if entry.probe_at > now {
+            return Some(entry.probe_at);
+        }
+        entry.probe_at = now + interval;
+        None
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        self.paths.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = PathInfo> + '_ {
+        self.paths.iter().map(|(_, path)| PathInfo {
+            network: path.key.network,
+            port: path.key.port,
+            local: path.key.local,
+            verdict: path.verdict,
+            since: path.since,
+            subflows: path.subflows,
+            rtt: path.rtt,
+            min_rtt: path.min_rtt,
+            timeouts: path.timeouts,
+            resets: path.resets,
+            downs: path.downs,
+        })
+    }
+}
+
+impl Path {
+    fn new(key: PathKey, hash: u64, now: Instant) -> Self {
+        Self {
+            key,
+            hash,
+            subflows: 1,
+            verdict: PathVerdict::Up,
+            since: now,
+            generation: 0,
+            heard: None,
+            rtt: Duration::ZERO,
+            min_rtt: Duration::ZERO,
+            probe_at: now,
+            answering: None,
+            flaps: 0,
+            timeouts: 0,
+            resets: 0,
+            downs: 0,
+        }
+    }
+
+    fn up(&self) -> bool {
+        self.verdict == PathVerdict::Up
+    }
+
+    /// It answers: up at once, unless it went down again and again. True when it came up.
+    fn answered(&mut self, now: Instant, interval: Duration) -> bool {
+        if self.up() {
+            return false;
+        }
+        let first = *self.answering.get_or_insert(now);
+        let intervals = match self.flaps {
+            0..=2 => 0,
+            flaps => (1 << u32::from(flaps - 3).min(31)).min(PROBATION_MAX),
+        };
+        if now.since(first) >= interval * intervals {
+            self.verdict = PathVerdict::Up;
+            self.since = now;
+            self.generation = self.generation.wrapping_add(1);
+            return true;
+        }
+        if self.verdict == PathVerdict::Down {
+            self.verdict = PathVerdict::Probation;
+            self.since = now;
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    const INTERVAL: Duration = Duration::from_secs(1);
+    const PATIENCE: Duration = Duration::from_millis(80);
+
+    fn ms(ms: u64) -> Instant {
+        Instant::from_millis(ms)
+    }
+
+    fn tuple(remote: IpAddr, port: u16) -> Tuple {
+        let local_addr = IpAddr::from([192, 0, 2, 1]);
+        Tuple { local_addr, remote_addr: remote, local_port: 80, remote_port: port }
+    }
+
+    fn table(capacity: u32) -> PathTable {
+        PathTable::new(&mut Rng::from_seed([7; 32]), capacity)
+    }
+
+    fn enter(table: &mut PathTable, now: u64, remote: [u8; 4], port: u8) -> PathRef {
+        let tuple = tuple(IpAddr::from(remote), 1000);
+        table.enter(ms(now), &tuple, PortId(port), Instant::MIN, INTERVAL, &mut Counters::default())
+    }
+
+    #[test]
+    fn a_network_and_a_port_are_a_path() {
+        let mut table = table(8);
+        let first = enter(&mut table, 1, [10, 0, 0, 1], 0);
+        assert_eq!(enter(&mut table, 1, [10, 0, 0, 200], 0), first);
+        assert_ne!(enter(&mut table, 1, [10, 0, 1, 1], 0), first);
+        assert_ne!(enter(&mut table, 1, [10, 0, 0, 1], 1), first);
+        let v6 = |last: u16| IpAddr::from([0x2001, 0xdb8, last, 1, 2, 3, 4, 5]);
+        let mut enter = |addr| {
+            table.enter(
+                ms(1),
+                &tuple(addr, 1),
+                PortId(0),
+                Instant::MIN,
+                INTERVAL,
+                &mut Counters::default(),
+            )
+        };
+        assert_eq!(enter(v6(1)), enter(v6(1)));
+        assert_ne!(enter(v6(1)), enter(v6(2)));
+        assert_eq!(table.len(), 5);
+        assert_eq!(table.iter().map(|path| path.subflows).sum::<u32>(), 8);
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_forgets_what_nobody_uses() {
+        let mut table = table(2);
+        let paths = [1, 2].map(|net| enter(&mut table, 1, [10, 0, net, 1], 0));
+        let third = tuple(IpAddr::from([10, 0, 3, 1]), 1);
+        let mut stats = Counters::default();
+        let refused = table.enter(ms(1), &third, PortId(0), ms(1), INTERVAL, &mut stats);
+        assert_eq!((refused, stats.path_table_full), (PathRef::NONE, 1));
+        // Whatever happens to a subflow without a place changes nothing.
+        table.timed_out(ms(900), refused, ms(1), PATIENCE, INTERVAL, &mut Counters::default());
+        table.leave(refused);
+        assert!(table.is_up(refused));
+        for path in paths {
+            table.leave(path);
+        }
+        assert_eq!((table.len(), table.by_key.len()), (0, 0));
+    }
+
+    #[test]
+    fn one_subflow_finds_out_for_all() {
+        let mut table = table(2);
+        let mut first = enter(&mut table, 1, [10, 0, 0, 1], 0);
+        let mut other = enter(&mut table, 1, [10, 0, 0, 2], 0);
+        table.delivered(
+            ms(100),
+            other,
+            Some(Duration::from_millis(40)),
+            INTERVAL,
+            &mut Counters::default(),
+        );
+        // Somebody was heard: the first one's trouble is its own.
+        table.timed_out(ms(150), first, ms(50), PATIENCE, INTERVAL, &mut Counters::default());
+        assert!(table.is_up(first));
+        table.timed_out(ms(180), first, ms(50), PATIENCE, INTERVAL, &mut Counters::default());
+        assert_eq!((table.news(&mut first), table.news(&mut other)), (Some(false), Some(false)));
+        assert_eq!(table.news(&mut other), None);
+        let mut late = enter(&mut table, 200, [10, 0, 0, 3], 0);
+        assert_eq!(table.news(&mut late), Some(false));
+        // One probe per interval, whoever sends it.
+        let next = ms(1180);
+        assert_eq!(table.take_probe(ms(1000), first, INTERVAL), Some(next));
+        assert_eq!(table.take_probe(next, other, INTERVAL), None);
+        assert_eq!(table.take_probe(next, first, INTERVAL), Some(next + INTERVAL));
+        table.answered(ms(1220), other, INTERVAL, &mut Counters::default());
+        assert_eq!((table.news(&mut first), table.news(&mut late)), (Some(true), Some(true)));
+    }
+
+    #[test]
+    fn a_handshake_proves_a_path_as_an_answer_does() {
+        let mut table = table(2);
+        let mut first = enter(&mut table, 1, [10, 0, 0, 1], 0);
+        table.timed_out(ms(500), first, ms(1), PATIENCE, INTERVAL, &mut Counters::default());
+        assert_eq!(table.news(&mut first), Some(false));
+        let tuple = tuple(IpAddr::from([10, 0, 0, 2]), 1);
+        // One that heard something before it went down proves nothing.
+        table.enter(ms(600), &tuple, PortId(0), ms(400), INTERVAL, &mut Counters::default());
+        assert!(!table.is_up(first));
+        let mut joined =
+            table.enter(ms(600), &tuple, PortId(0), ms(600), INTERVAL, &mut Counters::default());
+        assert_eq!((table.news(&mut joined), table.news(&mut first)), (None, Some(true)));
+    }
+
+    /// How long a path must answer before it is up: the time until `is_up`, probed every interval.
+    fn back_after(table: &mut PathTable, path: PathRef, from: u64) -> u64 {
+        let mut now = from;
+        while !table.is_up(path) {
+            table.answered(ms(now), path, INTERVAL, &mut Counters::default());
+            now += 1000;
+        }
+        now - 1000 - from
+    }
+
+    #[test]
+    fn a_path_that_flaps_must_answer_longer_each_time() {
+        let mut table = table(2);
+        let path = enter(&mut table, 1, [10, 0, 0, 1], 0);
+        let (mut now, mut waits) = (20_000, Vec::new());
+        for _ in 0..8 {
+            table.timed_out(
+                ms(now),
+                path,
+                ms(now - 500),
+                PATIENCE,
+                INTERVAL,
+                &mut Counters::default(),
+            );
+            assert!(!table.is_up(path));
+            let wait = back_after(&mut table, path, now + 500);
+            waits.push(wait);
+            now += wait + 2000;
+        }
+        assert_eq!(waits, [0, 0, 1000, 2000, 4000, 8000, 8000, 8000]);
+        assert_eq!(table.iter().map(|path| path.downs).collect::<Vec<_>>(), [8]);
+        // Steady for a while: forgiven.
+        now += 10_000;
+        table.timed_out(ms(now), path, ms(now - 500), PATIENCE, INTERVAL, &mut Counters::default());
+        assert_eq!(back_after(&mut table, path, now + 500), 0);
+    }
+
+    #[test]
+    fn a_timeout_on_probation_begins_it_anew() {
+        let mut table = table(2);
+        let path = enter(&mut table, 1, [10, 0, 0, 1], 0);
+        for at in [20_000, 21_000, 22_000] {
+            table.timed_out(
+                ms(at),
+                path,
+                ms(at - 500),
+                PATIENCE,
+                INTERVAL,
+                &mut Counters::default(),
+            );
+            table.answered(ms(at + 300), path, INTERVAL, &mut Counters::default());
+        }
+        let verdict = |table: &PathTable| table.iter().map(|path| path.verdict).next();
+        assert_eq!(verdict(&table), Some(PathVerdict::Probation));
+        table.timed_out(ms(23_000), path, ms(22_500), PATIENCE, INTERVAL, &mut Counters::default());
+        assert_eq!(verdict(&table), Some(PathVerdict::Down));
+        assert_eq!(back_after(&mut table, path, 23_500), 1000);
+    }
+}

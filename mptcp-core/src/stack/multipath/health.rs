@@ -1,0 +1,332 @@
+//! Subflows that fall silent, are sidelined and come back (RFC 8684 §3.3.6), and what they tell the
+//! other connections of the shard about the path.
+//!
+//! Silence is judged by what came back over the path for anybody: while somebody's data is
+//! acknowledged, a queue has grown and nothing is lost. Probes are repetitions of what is in flight,
+//! or segments without data; the stream never waits for them.
+
+use crate::buf::PacketBuf;
+use crate::event_log::{Event, ReinjectCause};
+use crate::mptcp::path_health::{PathInfo, PathRef};
+use crate::mptcp::{Phase, Watch};
+use crate::stack::Stack;
+use crate::tcp::Tcb;
+use crate::time::{Duration, Instant};
+use crate::wire::reset_reason;
+use alloc::boxed::Box;
+
+/// What a subflow's silence means so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Finding {
+    /// Too early to tell; ask again then.
+    Wait(Instant),
+    /// Nothing comes back over the path: what is in flight had better go elsewhere.
+    Silent,
+    /// It timed out, though something came back lately: its oldest segment is missing. Look again
+    /// then.
+    Gap(Instant),
+    /// It timed out and nothing came back.
+    Dead { patience: Duration },
+}
+
+impl<B: PacketBuf> Stack<B> {
+    /// The paths in use, with what is known of them; a snapshot, O(paths).
+    pub fn paths(&self) -> impl Iterator<Item = PathInfo> + '_ {
+        self.path_table.iter()
+    }
+
+    /// Finds a subflow's place in the table of paths, once.
+    fn enter_path(&mut self, now: Instant, idx: u32) {
+        let interval = self.config.mptcp.probe_interval;
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let (tuple, port, heard) = (tcb.tuple, tcb.port, tcb.last_received());
+        let Some(subflow) = &mut tcb.subflow else { return };
+        if !subflow.path.is_unknown() || !tcb.state.synchronized() {
+            return;
+        }
+        let stats = &mut self.stats;
+        subflow.path = self.path_table.enter(now, &tuple, port, heard, interval, stats);
+    }
+
+    /// Something sent on this subflow was acknowledged.
+    pub(super) fn subflow_delivered(&mut self, now: Instant, idx: u32) {
+        self.enter_path(now, idx);
+        let interval = self.config.mptcp.probe_interval;
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let rtt = tcb.rtt.latest();
+        let Some(subflow) = &mut tcb.subflow else { return };
+        subflow.delivered_at = Some(now);
+        self.path_table.delivered(now, subflow.path, rtt, interval, &mut self.stats);
+    }
+
+    /// TCP acknowledged something new on this subflow, or it answered a probe.
+    pub(super) fn subflow_progress(&mut self, owner: u32, idx: u32) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        if connection.phase == Phase::Fallback {
+            return;
+        }
+        let Some(subflow) = &mut tcb.subflow else { return };
+        subflow.probe = None;
+        if subflow.stale {
+            if self.path_table.is_up(subflow.path) {
+                self.recover(owner, idx);
+            }
+            return;
+        }
+        if let Some(watch) = subflow.watch.take()
+            && watch.reinjected
+        {
+            connection.keep_on(tcb);
+        }
+    }
+
+    /// A segment without news on a sidelined subflow that has nothing in flight: the answer to a
+    /// probe.
+    pub(super) fn probe_answered(&mut self, now: Instant, owner: u32, idx: u32) {
+        let interval = self.config.mptcp.probe_interval;
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let idle = tcb.flight_size() == 0;
+        let Some(subflow) = &mut tcb.subflow else { return };
+        let probed = subflow.watch.as_ref().is_some_and(|watch| watch.probe_at > watch.since);
+        if !subflow.stale || !idle || !probed {
+            return;
+        }
+        self.path_table.answered(now, subflow.path, interval, &mut self.stats);
+        self.subflow_progress(owner, idx);
+    }
+
+    /// Twice the round trip without a word, or a timeout: the silence of this subflow is judged, now
+    /// and as long as it lasts.
+    pub(super) fn watch_subflow(&mut self, now: Instant, owner: u32, idx: u32) {
+        self.enter_path(now, idx);
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let since = tcb.head_sent_at().unwrap_or(now);
+        let Some(subflow) = &mut tcb.subflow else { return };
+        let since = subflow.delivered_at.map_or(since, |at| at.max(since));
+        subflow.watch.get_or_insert_with(|| {
+            Box::new(Watch { since, probe_at: since, reinjected: false, head_reinjected: false })
+        });
+        self.judge_silence(now, owner, idx);
+        self.touch_connection(owner);
+    }
+
+    fn finding(&self, now: Instant, tcb: &Tcb<B>) -> Option<Finding> {
+        let subflow = tcb.subflow.as_ref().filter(|subflow| !subflow.stale)?;
+        let watch = subflow.watch.as_ref()?;
+        let (heard, path_rtt) = self.path_table.last_heard(subflow.path);
+        let rtt = tcb.rtt.srtt().unwrap_or_else(|| tcb.rtt.rto()).max(path_rtt);
+        let since = subflow.delivered_at.map_or(watch.since, |at| at.max(watch.since));
+        if tcb.rto_count() > 0 {
+            let (late_at, dead_at) = (since + rtt * 5 / 4, since + rtt * 2);
+            return Some(if now >= dead_at {
+                Finding::Dead { patience: rtt * 2 }
+            } else if now >= late_at {
+                Finding::Gap(dead_at)
+            } else {
+                Finding::Wait(late_at)
+            });
+        }
+        let since = heard.map_or(since, |at| at.max(since));
+        let silent_at = since + rtt * 3 / 2;
+        Some(if now >= silent_at { Finding::Silent } else { Finding::Wait(silent_at) })
+    }
+
+    /// Draws the consequence of a subflow's silence so far.
+    fn judge_silence(&mut self, now: Instant, owner: u32, idx: u32) {
+        let Some(finding) = self.tcbs.get(idx).and_then(|tcb| self.finding(now, tcb)) else {
+            return;
+        };
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let alone = connection.phase != Phase::Confirmed || connection.subflows.len() < 2;
+        let Some(watch) = tcb.subflow.as_mut().and_then(|s| s.watch.as_deref_mut()) else { return };
+        match finding {
+            Finding::Wait(at) => connection.look_again(at),
+            Finding::Gap(at) => {
+                let fresh = !core::mem::replace(&mut watch.head_reinjected, true);
+                connection.look_again(at);
+                if fresh && !alone && !watch.reinjected {
+                    connection.reinject_head(tcb);
+                    self.stats.mptcp_retrans += 1;
+                    self.observe_reinjection(owner, Some(idx), ReinjectCause::TimedOut);
+                }
+            }
+            Finding::Silent if alone => {}
+            Finding::Silent => {
+                if !core::mem::replace(&mut watch.reinjected, true) {
+                    connection.reinject_from(tcb);
+                    self.stats.mptcp_retrans += 1;
+                    self.observe_reinjection(owner, Some(idx), ReinjectCause::Silent);
+                }
+            }
+            Finding::Dead { patience } => {
+                self.path_timed_out(now, idx, patience);
+                if !alone {
+                    self.sideline(now, owner, idx);
+                }
+            }
+        }
+    }
+
+    fn path_timed_out(&mut self, now: Instant, idx: u32, patience: Duration) {
+        let interval = self.config.mptcp.probe_interval;
+        let Some(subflow) = self.tcbs.get(idx).and_then(|tcb| tcb.subflow.as_ref()) else { return };
+        let Some(watch) = &subflow.watch else { return };
+        let (path, since) = (subflow.path, watch.since);
+        self.path_table.timed_out(now, path, since, patience, interval, &mut self.stats);
+    }
+
+    /// Takes a subflow out of use until its path answers, and puts what it carries up for the
+    /// others.
+    pub(super) fn sideline(&mut self, now: Instant, owner: u32, idx: u32) {
+        let interval = self.config.mptcp.probe_interval;
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let in_flight = tcb.flight_size() > 0;
+        let Some(subflow) = &mut tcb.subflow else { return };
+        if subflow.stale {
+            return;
+        }
+        subflow.stale = true;
+        self.stats.subflow_stale += 1;
+        let mut news = subflow.path;
+        let _verdict = self.path_table.news(&mut news);
+        subflow.path = news;
+        let watch = subflow.watch.get_or_insert_with(|| {
+            Box::new(Watch { since: now, probe_at: now, reinjected: false, head_reinjected: false })
+        });
+        watch.probe_at = now + interval;
+        let subflow = subflow.id;
+        connection.look_again(now + interval);
+        if in_flight {
+            connection.reinject_from(tcb);
+            self.stats.mptcp_retrans += 1;
+            self.observe_reinjection(owner, Some(idx), ReinjectCause::TimedOut);
+        }
+        self.observe(owner, Event::SubflowStale { subflow });
+        self.touch_connection(owner);
+    }
+
+    /// A sidelined subflow is used again.
+    fn recover(&mut self, owner: u32, idx: u32) {
+        let Some(subflow) = self.tcbs.get_mut(idx).and_then(|tcb| tcb.subflow.as_mut()) else {
+            return;
+        };
+        subflow.stale = false;
+        subflow.watch = None;
+        let mut news = subflow.path;
+        let _verdict = self.path_table.news(&mut news);
+        subflow.path = news;
+        let subflow = subflow.id;
+        self.stats.subflow_recover += 1;
+        self.observe(owner, Event::SubflowRecovered { subflow });
+        self.touch_connection(owner);
+    }
+
+    /// What others found out about the paths of this connection since it last had something to send.
+    pub(in crate::stack) fn heed_verdicts(&mut self, now: Instant, owner: u32) {
+        let Some(connection) = self.connections.get(owner) else { return };
+        if connection.phase != Phase::Confirmed || connection.subflows.len() < 2 {
+            return;
+        }
+        for at in 0..connection.subflows.len() {
+            let Some(connection) = self.connections.get(owner) else { return };
+            let Some(&idx) = connection.subflows.get(at) else { return };
+            self.enter_path(now, idx);
+            let Some(subflow) = self.tcbs.get(idx).and_then(|tcb| tcb.subflow.as_ref()) else {
+                continue;
+            };
+            let mut path: PathRef = subflow.path;
+            match self.path_table.news(&mut path) {
+                Some(false) if !subflow.stale => self.sideline(now, owner, idx),
+                Some(true) if subflow.stale => {
+                    self.recover(owner, idx);
+                    if let Some(tcb) = self.tcbs.get_mut(idx)
+                        && tcb.flight_size() > 0
+                    {
+                        tcb.repeat_head();
+                    }
+                    self.touch_tcb(idx);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Looks after the subflows of a connection that are in doubt or sidelined.
+    pub(super) fn health_timeout(&mut self, now: Instant, owner: u32) {
+        if let Some(connection) = self.connections.get_mut(owner) {
+            connection.health_at = None;
+        }
+        self.heed_verdicts(now, owner);
+        for idx in self.subflows_of(owner) {
+            let Some(subflow) = self.tcbs.get(idx).and_then(|tcb| tcb.subflow.as_ref()) else {
+                continue;
+            };
+            match (&subflow.watch, subflow.stale) {
+                (None, _) => {}
+                (Some(_), false) => self.judge_silence(now, owner, idx),
+                (Some(_), true) => self.look_after(now, owner, idx),
+            }
+        }
+    }
+
+    /// A sidelined subflow: probed when that is due, reset when it never answers.
+    fn look_after(&mut self, now: Instant, owner: u32, idx: u32) {
+        let (interval, limit) = (self.config.mptcp.probe_interval, self.config.mptcp.stale_timeout);
+        let working = self.has_working(owner);
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let Some(subflow) = &mut tcb.subflow else { return };
+        let Some(watch) = &mut subflow.watch else { return };
+        if now.since(watch.since) >= limit {
+            if working {
+                // What it carries the peer has by other ways: better begin anew (RFC 8684 §3.6).
+                self.stats.rm_subflow += 1;
+                let reason = reset_reason::TOO_MUCH_OUTSTANDING_DATA;
+                self.reset_subflow(now, owner, idx, reason, true);
+            }
+            // Else TCP's own timer decides.
+            return;
+        }
+        let next = if self.path_table.is_up(subflow.path) {
+            Some(watch.probe_at).filter(|at| *at > now)
+        } else {
+            self.path_table.take_probe(now, subflow.path, interval)
+        };
+        if let Some(next) = next {
+            if let Some(connection) = self.connections.get_mut(owner) {
+                connection.look_again(next);
+            }
+            return;
+        }
+        watch.probe_at = now + interval;
+        self.stats.path_probe += 1;
+        tcb.repeat_head();
+        self.touch_tcb(idx);
+        if let Some(connection) = self.connections.get_mut(owner) {
+            connection.look_again(now + interval);
+        }
+    }
+
+    /// Another subflow carries the stream.
+    fn has_working(&self, owner: u32) -> bool {
+        let Some(connection) = self.connections.get(owner) else { return false };
+        connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx)).any(|tcb| {
+            let fresh = tcb.subflow.as_ref().is_some_and(|s| !s.stale && s.watch.is_none());
+            fresh && tcb.state.sending() && !tcb.write_closed()
+        })
+    }
+
+    /// A join can be used. Whatever timed out before, when there was nowhere else to go, moves now.
+    pub(in crate::stack) fn subflow_joined(&mut self, now: Instant, owner: u32, joined: u32) {
+        self.observe_joined(owner, joined);
+        for idx in self.subflows_of(owner) {
+            let dead = |t: &Tcb<B>| t.state.synchronized() && t.rto_count() > 0;
+            if idx != joined && self.tcbs.get(idx).is_some_and(dead) {
+                self.sideline(now, owner, idx);
+            }
+        }
+        self.close_kept_subflows(owner);
+    }
+}
