@@ -37,6 +37,8 @@ impl<B: PacketBuf> Stack<B> {
             self.arm(Node::Tcb(idx), deadline);
             return;
         }
+        // Data of a subflow is the connection's to send.
+        let released = tcb.is_released(now).then(|| tcb.subflow.as_ref().map(|s| s.connection));
         let mut env = env!(self, now);
         let outcome = tcb.timeout(&mut env);
         if outcome.closed.is_some() {
@@ -44,5 +46,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         self.dispatch_outcome(now, idx, &outcome);
         self.touch_tcb(idx);
+        if let Some(owner) = released.flatten() {
+            self.touch_connection(owner);
+        }
     }
 }

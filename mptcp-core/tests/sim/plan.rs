@@ -152,7 +152,7 @@ impl Plan {
             if pick(rng, 0, 3) == 0 { ChecksumPolicy::Require } else { ChecksumPolicy::Accept };
         let congestion = one_of(
             rng,
-            &[CongestionAlgorithm::NewReno, CongestionAlgorithm::Cubic, CongestionAlgorithm::Cubic],
+            &[CongestionAlgorithm::NewReno, CongestionAlgorithm::Cubic, CongestionAlgorithm::Bbr],
         );
         let v6 = pick(rng, 0, 3) == 0;
         let mut changes = Vec::new();

@@ -151,6 +151,8 @@ pub(crate) struct Report {
     pub(crate) server_bytes_by_path: Vec<u64>,
     /// Longest time without delivery at the client while it was receiving.
     pub(crate) longest_gap: Duration,
+    /// Octets the client had received, whenever there were more of them.
+    pub(crate) deliveries: Vec<(Duration, u64)>,
     /// MPTCP version and reason of a fallback, at the client and at the server.
     pub(crate) ends: [(Option<u8>, Option<FallbackReason>); 2],
 }
@@ -185,6 +187,7 @@ pub(crate) fn run_with(
     let mut connected = false;
     let mut last_delivery = start;
     let mut longest_gap = Duration::ZERO;
+    let mut deliveries = Vec::new();
     let mut by_path = (Vec::new(), Vec::new());
     loop {
         world.turn();
@@ -214,6 +217,7 @@ pub(crate) fn run_with(
                     longest_gap = longest_gap.max(now.since(last_delivery));
                 }
                 last_delivery = now;
+                deliveries.push((now.since(start), client.received));
             }
         }
         if let Some(end) = &mut server {
@@ -283,6 +287,7 @@ pub(crate) fn run_with(
         client_bytes_by_path: by_path.0,
         server_bytes_by_path: by_path.1,
         longest_gap,
+        deliveries,
         ends,
     }
 }

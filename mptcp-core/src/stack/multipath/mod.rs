@@ -2,6 +2,7 @@
 //! moving up, subflows coming and going, fallback, path management (RFC 8684 §3).
 
 mod addresses;
+mod coupling;
 mod data;
 mod ending;
 mod fallback;
@@ -80,6 +81,7 @@ impl<B: PacketBuf> Stack<B> {
             self.subflow_silent(owner, idx);
         }
         if outcome.acked {
+            self.couple(now, owner, idx);
             self.subflow_progress(owner, idx);
         }
         if outcome.acceptable {
