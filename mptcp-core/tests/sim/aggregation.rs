@@ -54,8 +54,8 @@ fn best_alone(links: &[LinkConfig], bytes: u64, buffer: u32) -> f64 {
 impl Report {
     /// Octets delivered by `at`.
     fn received_by(&self, at: Duration) -> u64 {
-        let next = self.deliveries.partition_point(|(when, _)| *when <= at);
-        next.checked_sub(1).map_or(0, |last| self.deliveries[last].1)
+        let next = self.deliveries.0.partition_point(|(when, _)| *when <= at);
+        next.checked_sub(1).map_or(0, |last| self.deliveries.0[last].1)
     }
 
     /// Megabits per second delivered between two times.
@@ -66,7 +66,7 @@ impl Report {
 
     /// Longest time without a delivery between two times.
     fn gap_between(&self, from: Duration, to: Duration) -> Duration {
-        let times = self.deliveries.iter().map(|(when, _)| *when);
+        let times = self.deliveries.0.iter().map(|(when, _)| *when);
         let times: Vec<_> = times.filter(|when| (from..to).contains(when)).collect();
         times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(to - from)
     }

@@ -379,17 +379,6 @@ impl CongestionControl for Bbr {
 
     fn on_congestion_event(&mut self, _now: Instant, _flight_size: u32) {}
 
-    fn on_ecn(&mut self, now: Instant, flight_size: u32) {
-        self.prior_hi = self.inflight_hi;
-        self.inflight_hi = (flight_size / 10 * 7).max(self.floor());
-        match self.mode {
-            Mode::Startup => self.finish_start(now),
-            Mode::Up | Mode::Refill => self.enter_down(now),
-            _ => {}
-        }
-        self.update_cwnd(0);
-    }
-
     fn on_rto(&mut self, _now: Instant, _flight_size: u32) {
         self.prior_cwnd = self.prior_cwnd.max(self.cwnd);
         self.cwnd = self.mss;

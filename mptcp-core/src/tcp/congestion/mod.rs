@@ -62,16 +62,12 @@ pub struct AckSample {
 pub trait CongestionControl: Debug + Send {
     /// Data was acknowledged.
     fn on_ack(&mut self, sample: &AckSample);
-    /// Loss or an ECN mark begins a new recovery, at most once per window of data. Sets `ssthresh`
+    /// Loss begins a new recovery, at most once per window of data. Sets `ssthresh`
     /// and lowers `cwnd` to it; `flight_size` is the number of bytes outstanding.
     fn on_congestion_event(&mut self, now: Instant, flight_size: u32);
     /// The retransmission timer expired: `cwnd` is one segment. Repeated without an acknowledgement
     /// in between it lowers `ssthresh` only once (RFC 5681 §3.1).
     fn on_rto(&mut self, now: Instant, flight_size: u32);
-    /// The peer reports congestion marks (RFC 3168 §6.1.2), at most once per window of data.
-    fn on_ecn(&mut self, now: Instant, flight_size: u32) {
-        self.on_congestion_event(now, flight_size);
-    }
     /// Fast recovery is over: `cwnd` is `ssthresh`. No effect after a timeout, whose recovery is
     /// slow start, or after [`Self::undo`].
     fn on_recovery_exit(&mut self, now: Instant);
@@ -176,11 +172,6 @@ impl Congestion {
     /// See [`CongestionControl::on_rto`].
     pub fn on_rto(&mut self, now: Instant, flight_size: u32) {
         each!(self, algorithm => algorithm.on_rto(now, flight_size));
-    }
-
-    /// See [`CongestionControl::on_ecn`].
-    pub fn on_ecn(&mut self, now: Instant, flight_size: u32) {
-        each!(self, algorithm => algorithm.on_ecn(now, flight_size));
     }
 
     /// See [`CongestionControl::on_recovery_exit`].
