@@ -57,7 +57,7 @@ impl Pacer {
 
     /// `octets` leave.
     pub(crate) fn charge(&mut self, now: Instant, octets: u32) {
-        let cost = u64::from(octets) * u64::from(self.cost_ns) >> UNIT_SHIFT;
+        let cost = (u64::from(octets) * u64::from(self.cost_ns)) >> UNIT_SHIFT;
         // A timer may be late by as much as a burst; longer pauses are not made up for.
         let base = self.release_at.max(now - BURST);
         self.release_at = base + Duration::from_nanos(cost);

@@ -305,7 +305,7 @@ impl Bbr {
             self.inflight_hi = self.inflight_hi.saturating_add(self.inflight_hi / 8);
         }
         let long_enough = sample.now.since(self.phase_at) >= self.min_rtt();
-        let nearly = sample.pipe.saturating_add(sample.acked).saturating_add(self.floor());
+        let nearly = sample.pipe.saturating_add(self.floor());
         let full = nearly >= self.probe_target().min(self.inflight_hi);
         if long_enough && (full || self.phase_rounds >= 4) {
             self.enter_down(sample.now);
