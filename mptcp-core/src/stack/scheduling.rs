@@ -138,6 +138,7 @@ impl<B: PacketBuf> Stack<B> {
             let whole = if next.again { Instant::MIN } else { open_new };
             let capped = policy.map(|p| p.next_on(port).max(whole)).filter(|at| *at > now);
             if sendable && let Some(at) = capped {
+                tcb.note_app_limited();
                 open_at = Some(open_at.map_or(at, |other| other.min(at)));
             }
             let asked = policy.map(|p| p.of(port));
@@ -259,6 +260,11 @@ impl<B: PacketBuf> Stack<B> {
             let open_at = connection.capped_until.map_or(open_new, |at| at.min(open_new));
             connection.capped_until = Some(open_at);
             self.arm(Node::Connection(owner), Some(open_at));
+            for (idx, _) in views.paths.iter().filter(|(_, view)| view.room) {
+                if let Some(tcb) = self.tcbs.get_mut(*idx) {
+                    tcb.note_app_limited();
+                }
+            }
         }
         let connection = self.connections.get(owner)?;
         let (una, nxt) = (connection.data_snd_una, connection.data_snd_nxt);

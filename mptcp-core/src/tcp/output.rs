@@ -310,6 +310,13 @@ impl<B: PacketBuf> Tcb<B> {
         self.flags.contains(TcbFlags::PACED) && self.pacer.release_at() <= now
     }
 
+    /// Something beside the path keeps data back, a rate cap: what is delivered says little about it.
+    pub(crate) fn note_app_limited(&mut self) {
+        // A cap holds on average: a burst that it let through is no proof of anything either.
+        let window = self.pipe().max(self.congestion.cwnd());
+        self.delivery.note_app_limited(window);
+    }
+
     /// Stamps `octets` that leave now and charges them to the pace. Who could have sent for a while and
     /// did not was short of data, or its scheduler chose another path.
     fn depart(&mut self, now: Instant, octets: u32) -> Stamp {

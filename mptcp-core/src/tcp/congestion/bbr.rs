@@ -227,7 +227,10 @@ impl Bbr {
 
     /// The probe is over: its rate counts, the one before the last is forgotten.
     fn enter_down(&mut self, now: Instant) {
-        self.max_bw = [self.max_bw[1].max(1), 0];
+        if self.max_bw[1] > 0 {
+            // A cycle in which the sender was short of data taught nothing.
+            self.max_bw = [self.max_bw[1], 0];
+        }
         self.enter(Mode::Down, now);
     }
 
