@@ -135,8 +135,9 @@ impl Bbr {
         if self.min_rtt_us == NO_RTT || self.bw() == 0 {
             return initial_window(self.mss);
         }
-        let octets = u64::from(self.bw()) * RATE_UNIT * u64::from(self.min_rtt_us) / 1_000_000;
-        u32::try_from(octets * per_cent / 100).unwrap_or(super::CWND_MAX)
+        // At most 2^32 units of eight for 2^32 microseconds: more than 64 bits.
+        let octets = u128::from(self.bw()) * u128::from(RATE_UNIT) * u128::from(self.min_rtt_us);
+        u32::try_from(octets * u128::from(per_cent) / 100_000_000).unwrap_or(super::CWND_MAX)
     }
 
     fn floor(&self) -> u32 {

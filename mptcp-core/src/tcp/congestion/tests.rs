@@ -562,6 +562,25 @@ fn bbr_shrugs_at_one_per_cent_and_yields_to_more() {
     }
 }
 
+/// The largest rate for the longest round trip that the model can express.
+#[test]
+fn bbr_takes_any_rate_and_round_trip() {
+    let now = Instant::from_millis(1_000);
+    let mut bbr = Bbr::new(MSS, now);
+    for rtt_s in [4_000, 8_000] {
+        let interval = Duration::from_nanos(1);
+        let delivered = u32::MAX;
+        let (prior_delivered, in_flight, app_limited) = (0, MSS, false);
+        bbr.on_ack(&AckSample {
+            acked: MSS,
+            rtt: Some(Duration::from_secs(rtt_s)),
+            rate: Some(RateSample { delivered, interval, prior_delivered, in_flight, app_limited }),
+            ..sample(now)
+        });
+    }
+    assert!(bbr.cwnd() <= CWND_MAX && bbr.pacing_rate(Duration::ZERO, 0).is_some());
+}
+
 #[test]
 fn bbr_follows_a_link_that_changes() {
     let start = Instant::from_millis(1_000);
