@@ -28,8 +28,35 @@ pub enum CongestionAlgorithm {
     /// RFC 5681 and 6582.
     NewReno,
     /// RFC 9438.
-    #[default]
     Cubic,
+    /// Rate and window by a model of the path (draft-ietf-ccwg-bbr).
+    #[default]
+    Bbr,
+    /// Coupled over the subflows of a connection (RFC 6356).
+    Lia,
+    /// Opportunistic coupling.
+    Olia,
+    /// Balanced coupling.
+    Balia,
+}
+
+impl CongestionAlgorithm {
+    /// Every algorithm.
+    pub const ALL: [Self; 6] =
+        [Self::Bbr, Self::Cubic, Self::NewReno, Self::Lia, Self::Olia, Self::Balia];
+
+    /// Name in configurations, logs and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NewReno => "newreno",
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
+            Self::Lia => "lia",
+            Self::Olia => "olia",
+            Self::Balia => "balia",
+        }
+    }
 }
 
 /// How DSS checksums are negotiated (RFC 8684 §3.1, A bit).
@@ -205,6 +232,8 @@ impl Default for MptcpConfig {
 pub struct TcpConfig {
     /// Congestion control.
     pub congestion: CongestionAlgorithm,
+    /// Spread a window over its round trip instead of sending it in bursts.
+    pub pacing: bool,
     /// Receive buffer at the start; autotuning grows it.
     pub recv_buffer_initial: u32,
     /// Receive buffer limit; also fixes the window scale.
@@ -244,6 +273,7 @@ impl Default for TcpConfig {
     fn default() -> Self {
         Self {
             congestion: CongestionAlgorithm::default(),
+            pacing: true,
             recv_buffer_initial: 128 << 10,
             recv_buffer_max: 6 << 20,
             send_buffer_max: 6 << 20,

@@ -7,7 +7,7 @@ use crate::buf::PacketBuf;
 use crate::seq::SeqNum;
 use crate::stats::Counters;
 use crate::tcp::{Inserted, Tcb};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use crate::wire::{Mapping, WireSeq, checksum};
 
 /// Pool bytes that a segment with a mapping of its own pins, at least.
@@ -305,7 +305,7 @@ impl<B: PacketBuf> Connection<B> {
     /// Round trip the receive buffer must cover: the largest of any subflow (RFC 8684 §3.3.4).
     pub(crate) fn receiver_rtt(&mut self, us: u32) {
         if us > 0 {
-            self.autotune.on_rtt(Duration::from_micros(u64::from(us)));
+            self.autotune.cover_rtt(us);
         }
     }
 }

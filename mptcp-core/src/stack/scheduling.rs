@@ -109,7 +109,7 @@ impl<B: PacketBuf> Stack<B> {
         let fallback = connection.phase == Phase::Fallback;
         let open_new = connection.policy.as_ref().map_or(Instant::MIN, |p| p.next_new());
         let mut open_at: Option<Instant> = None;
-        let mut probed = false;
+        let mut timed = false;
         for &idx in &connection.subflows {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let Some(subflow) = &tcb.subflow else { continue };
@@ -127,11 +127,14 @@ impl<B: PacketBuf> Stack<B> {
             let watched = subflow.watch.is_some();
             let holds = next.again && (tcb.rto_count() > 0 || watched);
             let starved = tcb.note_window(now, next.len);
-            probed |= starved;
-            let sendable = tcb.can_send() && !starved;
+            timed |= starved;
+            let open = tcb.can_send() && !starved;
             if !tcb.can_send() {
                 tcb.note_cwnd_limited();
             }
+            let paced = open && tcb.held_by_pace(now);
+            timed |= paced;
+            let sendable = open && !paced;
             let policy = connection.policy.as_ref();
             let port = tcb.port;
             let port_room = room_on(port) > 0;
@@ -139,19 +142,22 @@ impl<B: PacketBuf> Stack<B> {
             let whole = if next.again { Instant::MIN } else { open_new };
             let capped = policy.map(|p| p.next_on(port).max(whole)).filter(|at| *at > now);
             if sendable && let Some(at) = capped {
+                tcb.note_app_limited();
                 open_at = Some(open_at.map_or(at, |other| other.min(at)));
             }
             let asked = policy.map(|p| p.of(port));
+            let srtt = tcb.rtt.srtt().unwrap_or_else(|| tcb.rtt.rto());
             let view = PathView {
                 room: sendable && port_room && !holds && capped.is_none(),
-                busy: !sendable && tcb.flight_size() > 0 && tcb.usable_window() > 0,
+                busy: paced || !sendable && tcb.flight_size() > 0 && tcb.usable_window() > 0,
                 backup,
                 stale,
                 doubtful: watched && !stale,
                 unknown: tcb.flight_size() == 0
                     && (tcb.rtt.srtt().is_none() || now.since(tcb.last_received()) > MEMORY),
                 // Without a sample nobody knows how far it is: the initial timeout, not next door.
-                srtt: tcb.rtt.srtt().unwrap_or_else(|| tcb.rtt.rto()),
+                srtt,
+                rate: tcb.congestion.bandwidth(srtt).unwrap_or(1),
                 rttvar: tcb.rtt.rttvar().unwrap_or_default(),
                 cwnd: tcb.congestion.cwnd(),
                 in_flight: tcb.pipe(),
@@ -170,8 +176,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         connection.capped_until = open_at;
         self.arm(Node::Connection(owner), open_at);
-        for (idx, _) in views.paths.iter().filter(|_| probed) {
-            // Its peer has shut it, and is asked about that.
+        for (idx, _) in views.paths.iter().filter(|_| timed) {
+            // Its peer has shut it, and is asked about that, or its pace holds it.
             let deadline = self.tcbs.get(*idx).and_then(Tcb::next_timeout);
             self.arm(Node::Tcb(*idx), deadline);
         }
@@ -261,6 +267,11 @@ impl<B: PacketBuf> Stack<B> {
             let open_at = connection.capped_until.map_or(open_new, |at| at.min(open_new));
             connection.capped_until = Some(open_at);
             self.arm(Node::Connection(owner), Some(open_at));
+            for (idx, _) in views.paths.iter().filter(|(_, view)| view.room) {
+                if let Some(tcb) = self.tcbs.get_mut(*idx) {
+                    tcb.note_app_limited();
+                }
+            }
         }
         let connection = self.connections.get(owner)?;
         let (una, nxt) = (connection.data_snd_una, connection.data_snd_nxt);

@@ -9,7 +9,7 @@ use crate::error::{ConnectionError, OpenError, RecvError, SendError};
 use crate::mptcp::key::KeyPair;
 use crate::mptcp::{Connection, FallbackReason, Negotiated, Paths, Phase, Signal, Stage, Subflow};
 use crate::tcp::request::{RequestFlags, Wanted};
-use crate::tcp::{State, Stateless, Tuple};
+use crate::tcp::{State, Stateless, Tcb, Tuple};
 use crate::time::Instant;
 use crate::wire::{OptionWriter, TcpFlags, Version};
 use alloc::collections::VecDeque;
@@ -449,7 +449,8 @@ impl<B: PacketBuf> Stack<B> {
             Sock::Mptcp(idx) => {
                 let Some(connection) = self.connections.get(idx) else { return 0 };
                 let subflows = connection.subflows.iter().filter_map(|&i| self.tcbs.get(i));
-                let cwnd = subflows.map(|t| t.congestion.cwnd()).fold(0, u32::saturating_add);
+                let cwnd = subflows.clone().map(|t| t.congestion.cwnd());
+                let cwnd = cwnd.fold(0, u32::saturating_add).max(reach(subflows));
                 limit(cwnd).saturating_sub(connection.send_buffered())
             }
             _ => 0,
@@ -750,4 +751,17 @@ impl<B: PacketBuf> Stack<B> {
             _ => Vec::new(),
         }
     }
+}
+
+/// What the subflows together send in the round trip of the slowest one: so much is not acknowledged
+/// on the data level while all are in use.
+fn reach<'a, B: PacketBuf + 'a>(subflows: impl Iterator<Item = &'a Tcb<B>>) -> u32 {
+    let (mut rate, mut longest) = (0_u64, core::time::Duration::ZERO);
+    for tcb in subflows {
+        let Some(srtt) = tcb.rtt.srtt() else { continue };
+        rate = rate.saturating_add(tcb.congestion.bandwidth(srtt).unwrap_or(0));
+        longest = longest.max(srtt);
+    }
+    let octets = u128::from(rate) * longest.as_nanos() / 1_000_000_000;
+    u32::try_from(octets).unwrap_or(u32::MAX)
 }

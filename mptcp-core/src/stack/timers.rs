@@ -42,6 +42,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         let before = self.watch(idx);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        // Data of a subflow is the connection's to send.
+        let released = tcb.is_released(now).then(|| tcb.subflow.as_ref().map(|s| s.connection));
         let mut env = env!(self, now);
         let outcome = tcb.timeout(&mut env);
         self.watched(idx, before);
@@ -50,5 +52,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         self.dispatch_outcome(now, idx, &outcome);
         self.touch_tcb(idx);
+        if let Some(owner) = released.flatten() {
+            self.touch_connection(owner);
+        }
     }
 }

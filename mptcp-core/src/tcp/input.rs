@@ -300,6 +300,9 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Fifth step, second half: acknowledgement, selective acknowledgement and window.
     fn process_ack(&mut self, env: &mut Env<'_>, segment: &Segment, outcome: &mut Outcome) {
+        if self.pipe() + self.payload_mss() > self.congestion.cwnd() {
+            self.open_since = env.now;
+        }
         let prior_flight = self.flight_size();
         let prior_window = self.snd_wnd;
         let prior_edge = self.snd_una.add(self.snd_wnd);
@@ -322,6 +325,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.count_duplicate(segment, advanced, prior_window, &mut delivered);
         let arrival = super::recovery::Arrival { rtt, advanced, dsack, prior_flight };
         self.on_delivered(env, segment, &delivered, &arrival);
+        self.update_pace(env);
         if self.usable_window() > 0 {
             self.probes = 0;
         }

@@ -6,10 +6,12 @@
 //! window is the data level's, and its segments carry the MPTCP options it is given.
 
 pub mod congestion;
+mod delivery;
 mod info;
 mod input;
 pub mod isn;
 mod output;
+mod pacing;
 mod recovery;
 mod recv_queue;
 pub(crate) mod request;
@@ -31,8 +33,10 @@ use alloc::collections::VecDeque;
 use congestion::Congestion;
 use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU32;
+use delivery::Delivery;
 pub use info::{CongestionState, TcpInfo};
 pub(crate) use output::{DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for};
+use pacing::Pacer;
 use recovery::{Rack, Recovery};
 pub(crate) use recv_queue::{Inserted, RecvQueue};
 use rtt::RttEstimator;
@@ -203,6 +207,8 @@ bitflags::bitflags! {
         const KEEP_ALIVE = 1 << 22;
         /// The peer's SYN had a window scale.
         const SCALED = 1 << 31;
+        /// Something could be sent now if the pace allowed it.
+        const PACED = 1 << 23;
     }
 }
 
@@ -263,6 +269,12 @@ pub(crate) struct Tcb<B> {
     // Round trip, recovery, congestion.
     pub(crate) rtt: RttEstimator,
     pub(crate) congestion: Congestion,
+    pub(crate) pacer: Pacer,
+    delivery: Delivery,
+    /// Since when the congestion window has had room.
+    open_since: Instant,
+    /// What `SendQueue::lost_total` was when the congestion control was told.
+    lost_told: u32,
     rack: Rack,
     recovery: Option<Box<Recovery>>,
     // Timers: deadlines; one node of the stack's wheel serves them all.
@@ -437,6 +449,10 @@ impl<B: PacketBuf> Tcb<B> {
             ts_recent_at_s: seconds(env.now),
             rtt: RttEstimator::new(config.rto_min, config.rto_max),
             congestion: Congestion::new(config.congestion, u32::from(local_mss), env.now),
+            pacer: Pacer::new(env.now),
+            delivery: Delivery::new(env.now),
+            open_since: env.now,
+            lost_told: 0,
             rack: Rack::default(),
             recovery: None,
             rtx_at: None,
@@ -574,6 +590,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.rtx_at = None;
         self.delayed_ack_at = None;
         self.slow_at = None;
+        self.flags.remove(TcbFlags::PACED);
     }
 
     /// Asks for an immediate acknowledgement, e.g. to carry a window update or an option.
@@ -656,7 +673,8 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Earliest deadline of any timer.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        [self.rtx_at, self.delayed_ack_at, self.slow_at].into_iter().flatten().min()
+        let paced = self.flags.contains(TcbFlags::PACED).then(|| self.pacer.release_at());
+        [self.rtx_at, self.delayed_ack_at, self.slow_at, paced].into_iter().flatten().min()
     }
 
     /// An acknowledgement waits to be sent.

@@ -4,6 +4,7 @@
 //! Invariant: nothing is sent beyond the peer's window except a probe, and the state only changes
 //! when the packet has really been handed to the queue.
 
+use super::delivery::Stamp;
 use super::send_queue::{Place, SegmentFlags, TxMapping, TxSegment};
 use super::{Env, State, Tcb, TcbFlags, Tuple};
 use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
@@ -11,7 +12,7 @@ use crate::driver::Progress;
 use crate::mptcp::{Carry, INFINITE_LEN};
 use crate::seq::{DataSeq, SeqNum};
 use crate::stats::Counters;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::{
     IpEmit, OptionWriter, TcpFlags, TcpHeader, TcpOption, WireSeq, checksum, set_checksum,
 };
@@ -21,6 +22,8 @@ use core::net::IpAddr;
 /// IP protocol number of TCP.
 pub(crate) const PROTOCOL_TCP: u8 = 6;
 const HOP_LIMIT: u8 = 64;
+/// A sender that was able to send and silent for longer is limited by its application.
+const APP_LIMITED_PAUSE: Duration = Duration::from_millis(2);
 
 /// What the data level says about the next segment of a subflow.
 #[derive(Clone, Copy, Debug)]
@@ -204,7 +207,8 @@ impl<B: PacketBuf> Tcb<B> {
             return Progress::Done;
         }
         let progress = self.output_steps(env, tx, data, budget);
-        if self.pipe() + self.payload_mss() <= self.congestion.cwnd() {
+        let open = self.pipe() + self.payload_mss() <= self.congestion.cwnd();
+        if open && !self.pacer.limits(env.now) {
             // Not when acknowledgements come: a burst brings many before there is a chance to send.
             self.flags.remove(TcbFlags::CWND_LIMITED);
         }
@@ -283,13 +287,60 @@ impl<B: PacketBuf> Tcb<B> {
         starved
     }
 
-    /// True when a subflow may take new data now.
+    /// True when a subflow may take new data as soon as its pace allows.
     pub(crate) fn can_send(&self) -> bool {
         self.state.sending()
             && !self.flags.contains(TcbFlags::SILENT)
             && self.queue.lost_bytes() == 0
             && self.usable_window() > 0
             && self.pipe() < self.congestion.cwnd()
+    }
+
+    /// The pace does not let anything out now: asks to be woken when it does.
+    pub(crate) fn held_by_pace(&mut self, now: Instant) -> bool {
+        let held = self.pacer.holds(now);
+        if held {
+            self.flags.insert(TcbFlags::PACED);
+        }
+        held
+    }
+
+    /// What waited for its release time may go.
+    pub(crate) fn is_released(&self, now: Instant) -> bool {
+        self.flags.contains(TcbFlags::PACED) && self.pacer.release_at() <= now
+    }
+
+    /// Something beside the path keeps data back, a rate cap: what is delivered says little about it.
+    pub(crate) fn note_app_limited(&mut self) {
+        // A cap holds on average: a burst that it let through is no proof of anything either.
+        let window = self.pipe().max(self.congestion.cwnd());
+        self.delivery.note_app_limited(window);
+    }
+
+    /// Stamps `octets` that leave now and charges them to the pace. Who could have sent for a while and
+    /// did not was short of data, or its scheduler chose another path.
+    fn depart(&mut self, now: Instant, octets: u32) -> Stamp {
+        let pipe = self.pipe();
+        let able_since = self.pacer.release_at().max(self.open_since);
+        let pause = self.rtt.srtt().unwrap_or_default() / 8;
+        if now.since(able_since) > pause.max(APP_LIMITED_PAUSE) {
+            self.delivery.note_app_limited(pipe);
+        }
+        self.pacer.charge(now, octets);
+        self.delivery.stamp(now, pipe, octets)
+    }
+
+    /// The first window is not paced, and the rate follows what is known of the path.
+    pub(super) fn update_pace(&mut self, env: &Env<'_>) {
+        let wanted = env.config.pacing || self.congestion.governs();
+        let first = u64::from(super::congestion::initial_window(self.payload_mss()));
+        let rate = match self.rtt.srtt() {
+            Some(srtt) if wanted && self.counters.bytes_sent >= first => {
+                self.congestion.pacing_rate(srtt, self.flight_size())
+            }
+            _ => None,
+        };
+        self.pacer.set_rate(rate);
     }
 
     /// Notes that data was there but the congestion window was not.
@@ -349,6 +400,7 @@ impl<B: PacketBuf> Tcb<B> {
             transmissions: 1,
             sum,
             sent_at: env.now,
+            stamp: self.depart(env.now, len),
             payload: Some(payload),
             mapping,
             place: Place::NOWHERE,
@@ -446,6 +498,9 @@ impl<B: PacketBuf> Tcb<B> {
                 self.flags.insert(TcbFlags::CWND_LIMITED);
                 break;
             }
+            if self.held_by_pace(env.now) {
+                break;
+            }
             if *budget == 0 || tx.room() == 0 || !self.retransmit(env, tx, data, idx) {
                 return Progress::More;
             }
@@ -480,7 +535,8 @@ impl<B: PacketBuf> Tcb<B> {
         if !self.emit(env, tx, data, emission) {
             return false;
         }
-        self.queue.retransmitted(idx, env.now);
+        let stamp = self.depart(env.now, octets);
+        self.queue.retransmitted(idx, env.now, stamp);
         let timestamp = self.flags.contains(TcbFlags::TIMESTAMPS).then(|| self.timestamp(env.now));
         self.on_recovery_sent(octets, timestamp);
         if idx == 0 {
@@ -547,7 +603,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         self.restart_after_idle(env.now);
         loop {
-            let len = self.next_chunk();
+            let len = self.next_chunk(env.now);
             if len == 0 {
                 return Progress::Done;
             }
@@ -559,7 +615,7 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     /// Octets of the next new segment; 0 when it must wait.
-    fn next_chunk(&mut self) -> u32 {
+    fn next_chunk(&mut self, now: Instant) -> u32 {
         let (mss, usable) = (self.payload_mss(), self.usable_window());
         let len = mss.min(self.unsent_len).min(usable);
         if len == 0 {
@@ -567,6 +623,9 @@ impl<B: PacketBuf> Tcb<B> {
         }
         if self.pipe() >= self.congestion.cwnd() {
             self.flags.insert(TcbFlags::CWND_LIMITED);
+            return 0;
+        }
+        if self.held_by_pace(now) {
             return 0;
         }
         if len == mss {
@@ -648,6 +707,7 @@ impl<B: PacketBuf> Tcb<B> {
             transmissions: 1,
             sum: 0,
             sent_at: env.now,
+            stamp: self.delivery.stamp(env.now, self.pipe(), 1),
             payload: None,
             mapping,
             place: Place::NOWHERE,

@@ -108,11 +108,16 @@ impl<B: PacketBuf> Tcb<B> {
         if self.queue.lost_bytes() > 0 && self.recovery.is_none() {
             self.enter_fast_recovery(env);
         }
+        let newest = delivered.newest.map(|newest| (newest.sent_at, newest.stamp));
+        let rate = self.delivery.on_delivered(env.now, delivered.bytes, newest);
+        let governs = self.congestion.governs();
         let fast = self.recovery.as_ref().is_some_and(|r| r.kind == Kind::Fast);
-        if fast {
+        if fast && !governs {
             self.proportional_rate_reduction(delivered.bytes);
-        } else if delivered.bytes > 0 && advanced {
+        } else if delivered.bytes > 0 && (advanced || governs) {
             // RFC 5681 §3.2: duplicates alone do not open the window.
+            let lost = self.queue.lost_total().wrapping_sub(self.lost_told);
+            self.lost_told = self.queue.lost_total();
             self.congestion.on_ack(&AckSample {
                 now: env.now,
                 acked: delivered.bytes,
@@ -120,7 +125,12 @@ impl<B: PacketBuf> Tcb<B> {
                 srtt: self.rtt.srtt().unwrap_or_default(),
                 flight_size: prior_flight,
                 cwnd_limited: self.flags.contains(TcbFlags::CWND_LIMITED),
-                in_recovery: false,
+                in_recovery: fast,
+                pipe: self.pipe(),
+                // Taken back are more than were found: none.
+                lost: if lost.cast_signed() > 0 { lost } else { 0 },
+                delivered: self.delivery.delivered(),
+                rate,
             });
         }
     }
@@ -228,6 +238,9 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// RFC 6937: as many octets out as keep `cwnd` converging on `ssthresh`.
     fn proportional_rate_reduction(&mut self, delivered: u32) {
+        if self.congestion.governs() {
+            return;
+        }
         let (pipe, mss, ssthresh) = (self.pipe(), self.payload_mss(), self.congestion.ssthresh());
         let Some(recovery) = &mut self.recovery else { return };
         recovery.prr_delivered = recovery.prr_delivered.saturating_add(delivered);
@@ -272,7 +285,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.flags.insert(TcbFlags::RENO_RECOVER);
             self.rack.reno_recover = recovery.recover;
         }
-        if recovery.kind == Kind::Fast {
+        if recovery.kind == Kind::Fast && !self.congestion.governs() {
             self.congestion.set_cwnd(self.congestion.ssthresh().max(self.payload_mss()));
         }
         self.congestion.on_recovery_exit(now);
@@ -302,7 +315,9 @@ impl<B: PacketBuf> Tcb<B> {
             if self.recovery.is_none() {
                 env.stats.tcp_loss_probe_recovery += 1;
                 self.congestion.on_congestion_event(env.now, self.flight_size());
-                self.congestion.set_cwnd(self.congestion.ssthresh());
+                if !self.congestion.governs() {
+                    self.congestion.set_cwnd(self.congestion.ssthresh());
+                }
             }
         }
         self.flags.remove(TcbFlags::TLP_OUT.union(TcbFlags::TLP_RETRANS));
@@ -402,6 +417,9 @@ impl<B: PacketBuf> Tcb<B> {
                 outcome.closed = Some(Some(ConnectionError::ConnectTimedOut));
                 return outcome;
             }
+        }
+        if self.is_released(env.now) {
+            self.flags.remove(TcbFlags::PACED);
         }
         if self.rtx_at.is_some_and(|at| at <= env.now) {
             self.rtx_at = None;

@@ -11,6 +11,7 @@
 //! in. Runs of selectively acknowledged entries are jumped over, by links that are shortened
 //! whenever they are followed.
 
+use super::delivery::Stamp;
 use crate::buf::PacketBuf;
 use crate::seq::{DataSeq, SeqNum};
 use crate::time::{Duration, Instant};
@@ -76,6 +77,8 @@ pub(crate) struct TxSegment<B> {
     /// RFC 1071 sum of the payload, kept for retransmissions.
     pub(crate) sum: u16,
     pub(crate) sent_at: Instant,
+    /// What the last transmission will tell about the rate of the path.
+    pub(crate) stamp: Stamp,
     pub(crate) payload: Option<B>,
     pub(crate) mapping: Option<TxMapping>,
     pub(crate) place: Place,
@@ -110,6 +113,7 @@ impl Transmission {
 pub(crate) struct Newest {
     pub(crate) transmission: Transmission,
     pub(crate) sent_at: Instant,
+    pub(crate) stamp: Stamp,
     pub(crate) retransmitted: bool,
 }
 
@@ -132,6 +136,7 @@ impl Delivered {
         let this = Newest {
             transmission: Transmission(segment.place.order),
             sent_at: segment.sent_at,
+            stamp: segment.stamp,
             retransmitted: segment.is(SegmentFlags::RETRANSMITTED),
         };
         let newer = |than: &Newest| than.transmission.before(this.transmission);
@@ -172,6 +177,8 @@ pub(crate) struct SendQueue<B> {
     sacked_bytes: u32,
     sacked_count: u32,
     lost_bytes: u32,
+    /// Octets marked lost so far and not taken back; wraps.
+    lost_total: u32,
     /// End of the highest entry selectively acknowledged, while any is.
     fack: SeqNum,
 }
@@ -189,6 +196,7 @@ impl<B: PacketBuf> SendQueue<B> {
             sacked_bytes: 0,
             sacked_count: 0,
             lost_bytes: 0,
+            lost_total: 0,
             fack: SeqNum(0),
         }
     }
@@ -311,6 +319,7 @@ impl<B: PacketBuf> SendQueue<B> {
         let Some(segment) = self.segments.get_mut(idx) else { return };
         segment.flags.insert(SegmentFlags::LOST);
         self.lost_bytes += segment.seq_len();
+        self.lost_total = self.lost_total.wrapping_add(segment.seq_len());
         self.link(SegmentFlags::LOST, idx, after);
         self.lost_last = number;
     }
@@ -380,6 +389,7 @@ impl<B: PacketBuf> SendQueue<B> {
             self.link(SegmentFlags::empty(), idx, after);
             after = self.number(idx);
         }
+        self.lost_total = self.lost_total.wrapping_sub(self.lost_bytes);
         self.lost_bytes = 0;
     }
 
@@ -389,7 +399,7 @@ impl<B: PacketBuf> SendQueue<B> {
     }
 
     /// Notes that segment `idx` goes out again now.
-    pub(crate) fn retransmitted(&mut self, idx: usize, now: Instant) {
+    pub(crate) fn retransmitted(&mut self, idx: usize, now: Instant, stamp: Stamp) {
         self.unlink(idx);
         let Some(segment) = self.segments.get_mut(idx) else { return };
         if segment.is(SegmentFlags::LOST) {
@@ -399,6 +409,7 @@ impl<B: PacketBuf> SendQueue<B> {
         segment.flags.insert(SegmentFlags::RETRANSMITTED);
         segment.transmissions = segment.transmissions.saturating_add(1);
         segment.sent_at = now;
+        segment.stamp = stamp;
         self.put_in_flight(idx);
     }
 
@@ -420,6 +431,7 @@ impl<B: PacketBuf> SendQueue<B> {
             transmissions: segment.transmissions,
             sum: crate::wire::checksum::sum(rest.data()),
             sent_at: segment.sent_at,
+            stamp: segment.stamp,
             payload: Some(rest),
             mapping: segment.mapping,
             place: segment.place,
@@ -464,6 +476,11 @@ impl<B: PacketBuf> SendQueue<B> {
     /// End of the highest segment selectively acknowledged (RFC 8985 `RACK.fack`), `una` without one.
     pub(crate) fn highest_sacked(&self, una: SeqNum) -> SeqNum {
         if self.sacked_bytes == 0 { una } else { self.fack }
+    }
+
+    /// Octets marked lost so far; wraps.
+    pub(crate) fn lost_total(&self) -> u32 {
+        self.lost_total
     }
 
     pub(crate) fn lost_bytes(&self) -> u32 {

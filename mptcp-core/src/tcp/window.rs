@@ -40,6 +40,11 @@ impl Autotune {
         };
     }
 
+    /// What is read in `us` microseconds is to be covered, from now on.
+    pub(crate) fn cover_rtt(&mut self, us: u32) {
+        self.rtt_us = us;
+    }
+
     /// The reader took `n` octets.
     pub(crate) fn on_read(&mut self, now: Instant, n: u32, max: u32) {
         self.read = self.read.saturating_add(n);
@@ -198,8 +203,10 @@ impl<B: PacketBuf> Tcb<B> {
         }
     }
 
+    /// Round trip of this path in microseconds, as either direction measured it; 0 while unknown.
     pub(crate) fn receiver_rtt_us(&self) -> u32 {
-        self.autotune.rtt_us
+        let measured = self.rtt.srtt().map_or(0, |srtt| srtt.as_micros());
+        self.autotune.rtt_us.max(u32::try_from(measured).unwrap_or(u32::MAX))
     }
 }
 

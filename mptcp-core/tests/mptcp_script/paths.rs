@@ -1,6 +1,7 @@
 //! Who opens further subflows, when our own addresses change, and how long a connection waits for
 //! one (RFC 8684 §3.2, §3.4).
 
+use crate::cases::V;
 use crate::harness::*;
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::config::{LocalAddress, PathManagerKind};
@@ -139,7 +140,8 @@ fn a_join_goes_to_whatever_port_was_announced() {
 #[test]
 fn a_connection_outlives_its_last_subflow_by_the_close_timeout() {
     for (gap, kept) in [(599_000, true), (601_000, false)] {
-        let mut script = Script::server_with(V, |c| c.mptcp.close_timeout = Duration::from_secs(600));
+        let mut script =
+            Script::server_with(V, |c| c.mptcp.close_timeout = Duration::from_secs(600));
         let (keys, flow, id) = script.confirmed();
         script.send(&flow, &flow.seg().flags(TcpFlags::RST));
         script.advance(gap);

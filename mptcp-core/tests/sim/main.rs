@@ -3,6 +3,7 @@
 mod aggregation;
 mod boxes;
 mod capture;
+mod coupled;
 mod events;
 mod health;
 mod middleboxes;

@@ -150,10 +150,7 @@ impl Plan {
             .collect();
         let checksum =
             if pick(rng, 0, 3) == 0 { ChecksumPolicy::Require } else { ChecksumPolicy::Accept };
-        let congestion = one_of(
-            rng,
-            &[CongestionAlgorithm::NewReno, CongestionAlgorithm::Cubic, CongestionAlgorithm::Cubic],
-        );
+        let congestion = one_of(rng, &CongestionAlgorithm::ALL);
         let v6 = pick(rng, 0, 3) == 0;
         let mut changes = Vec::new();
         if pick(rng, 0, 2) == 0 {

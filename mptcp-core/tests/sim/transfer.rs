@@ -143,6 +143,15 @@ impl End {
     }
 }
 
+/// When the client had how many octets: too many to be printed with a failure.
+pub(crate) struct Deliveries(pub(crate) Vec<(Duration, u64)>);
+
+impl core::fmt::Debug for Deliveries {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} deliveries", self.0.len())
+    }
+}
+
 /// What a run came to.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -151,6 +160,8 @@ pub(crate) struct Report {
     pub(crate) server_bytes_by_path: Vec<u64>,
     /// Longest time without delivery at the client while it was receiving.
     pub(crate) longest_gap: Duration,
+    /// Octets the client had received, whenever there were more of them.
+    pub(crate) deliveries: Deliveries,
     /// MPTCP version and reason of a fallback, at the client and at the server.
     pub(crate) ends: [(Option<u8>, Option<FallbackReason>); 2],
 }
@@ -185,6 +196,7 @@ pub(crate) fn run_with(
     let mut connected = false;
     let mut last_delivery = start;
     let mut longest_gap = Duration::ZERO;
+    let mut deliveries = Vec::new();
     let mut by_path = (Vec::new(), Vec::new());
     loop {
         world.turn();
@@ -214,6 +226,7 @@ pub(crate) fn run_with(
                     longest_gap = longest_gap.max(now.since(last_delivery));
                 }
                 last_delivery = now;
+                deliveries.push((now.since(start), client.received));
             }
         }
         if let Some(end) = &mut server {
@@ -283,6 +296,7 @@ pub(crate) fn run_with(
         client_bytes_by_path: by_path.0,
         server_bytes_by_path: by_path.1,
         longest_gap,
+        deliveries: Deliveries(deliveries),
         ends,
     }
 }

@@ -4,7 +4,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::buf::{BufPool, HEADROOM, HeapBuf, HeapPool, HeapTxQueue, PacketBuf, PortId};
-use mptcp_core::config::{LocalAddress, StackConfig};
+use mptcp_core::config::{CongestionAlgorithm, LocalAddress, StackConfig};
 use mptcp_core::driver::Progress;
 use mptcp_core::error::RecvError;
 use mptcp_core::seq::SeqNum;
@@ -172,6 +172,9 @@ impl Script {
     /// An idle stack at 10.0.0.1 and fd00::1.
     pub(crate) fn new(change: impl FnOnce(&mut StackConfig)) -> Self {
         let mut config = StackConfig { seed: [7; 32], ..StackConfig::default() };
+        // Scripts count segments, not the time between them.
+        config.tcp.congestion = CongestionAlgorithm::Cubic;
+        config.tcp.pacing = false;
         for addr in [IpAddr::from([10, 0, 0, 1]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1])] {
             config.addresses.push(LocalAddress {
                 addr,

@@ -4,7 +4,7 @@ use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use mptcp_core::buf::{
     BufPool, HeapBuf, HeapPool, HeapTxQueue, PacketBuf, PortId, RxChecksum, RxMeta,
 };
-use mptcp_core::config::{LocalAddress, StackConfig};
+use mptcp_core::config::{CongestionAlgorithm, LocalAddress, StackConfig};
 use mptcp_core::driver::Progress;
 use mptcp_core::error::RecvError;
 use mptcp_core::stack::{Occupancy, Ready, SocketId, Stack};
@@ -63,6 +63,9 @@ impl Node {
     pub(crate) fn with(host: u8, change: impl FnOnce(&mut StackConfig)) -> Self {
         let mut config =
             StackConfig { addresses: addresses(host), seed: [host; 32], ..StackConfig::default() };
+        // Time stands still here.
+        config.tcp.congestion = CongestionAlgorithm::Cubic;
+        config.tcp.pacing = false;
         config.limits.tcbs = 16;
         config.limits.connections = 16;
         config.limits.half_open = 16;

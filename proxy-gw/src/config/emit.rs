@@ -4,7 +4,7 @@ use super::reader::show_size;
 use super::{Auth, Config, Hugepages, LogFormat, Port};
 use core::fmt::Display;
 use core::time::Duration;
-use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, PathManagerKind};
+use mptcp_core::config::{ChecksumPolicy, PathManagerKind};
 use mptcp_core::wire::Version;
 use toml::{Table, Value};
 
@@ -148,12 +148,8 @@ fn mptcp(config: &Config) -> Table {
 }
 
 fn tcp(config: &Config) -> Table {
-    let congestion = match config.tcp.congestion {
-        CongestionAlgorithm::Cubic => "cubic",
-        CongestionAlgorithm::NewReno => "newreno",
-    };
     table([
-        ("congestion", Value::from(congestion)),
+        ("congestion", Value::from(config.tcp.congestion.name())),
         ("recv_buffer_max", Value::from(show_size(config.tcp.recv_buffer_max))),
         ("send_buffer_max", Value::from(show_size(config.tcp.send_buffer_max))),
     ])

@@ -190,8 +190,8 @@ fn read_tcp(mut section: Section<'_>) -> Tcp {
     let tcp = Tcp {
         congestion: section.choice(
             "congestion",
-            &[("cubic", CongestionAlgorithm::Cubic), ("newreno", CongestionAlgorithm::NewReno)],
-            CongestionAlgorithm::Cubic,
+            &CongestionAlgorithm::ALL.map(|kind| (kind.name(), kind)),
+            CongestionAlgorithm::default(),
         ),
         recv_buffer_max: section.size("recv_buffer_max", buffer.clone(), 6 << 20),
         send_buffer_max: section.size("send_buffer_max", buffer, 6 << 20),

@@ -41,7 +41,7 @@ max_subflows = 8
 close_timeout_s = 60
 
 [tcp]
-congestion = "cubic"
+congestion = "bbr"
 recv_buffer_max = "6MiB"
 send_buffer_max = "6MiB"
 
@@ -424,7 +424,10 @@ fn protocol_settings_are_checked() {
             "mptcp.scheduler = \"blast\": expected \"default\" or \"lowest_rtt\" or \"round_robin\" or \"weighted\" or \"redundant\" or \"blest\" or \"ecf\" or \"active_backup\" or \"overflow\"; did you mean \"blest\"?",
         ),
         ("mptcp.max_subflows=33", "mptcp.max_subflows = 33: expected a whole number from 1 to 32"),
-        ("tcp.congestion=bbr", "tcp.congestion = \"bbr\": expected \"cubic\" or \"newreno\""),
+        (
+            "tcp.congestion=bbr4",
+            "tcp.congestion = \"bbr4\": expected \"bbr\" or \"cubic\" or \"newreno\" or \"lia\" or \"olia\" or \"balia\"; did you mean \"bbr\"?",
+        ),
         (
             "tcp.recv_buffer_max=6MB",
             "tcp.recv_buffer_max = \"6MB\": expected a size from 64KiB to 1GiB, such as \"256KiB\", \"6MiB\" or a number of bytes",

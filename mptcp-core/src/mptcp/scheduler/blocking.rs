@@ -6,9 +6,11 @@ use super::{Demand, PathView};
 /// Spare in the forecast of what the faster path sends, per cent: congestion windows grow.
 const GROWTH_PER_CENT: u128 = 110;
 
+const NANOS: u128 = 1_000_000_000;
+
 /// What `fast` can send during one round trip of `slow`.
 fn sent_meanwhile(fast: &PathView, slow: &PathView) -> u128 {
-    u128::from(fast.cwnd) * slow.srtt.as_nanos() / fast.srtt.as_nanos().max(1)
+    u128::from(fast.rate) * slow.srtt.as_nanos() / NANOS
 }
 
 /// The head of the stream would wait on `slow` while the peer's window fills up behind it, and the
@@ -30,13 +32,13 @@ pub(super) fn faster_is_done_sooner(
 ) -> bool {
     let (fast_rtt, slow_rtt) = (fast.srtt.as_nanos(), slow.srtt.as_nanos());
     let unsent = u128::from(demand.unsent);
-    let rounds = |rtt: u128, octets: u128, cwnd: u32| rtt * octets / u128::from(cwnd.max(1));
+    let time = |octets: u128, path: &PathView| octets * NANOS / u128::from(path.rate.max(1));
     let margin = fast.rttvar.max(slow.rttvar).as_nanos();
-    let by_fast = fast_rtt + rounds(fast_rtt, unsent, fast.cwnd);
+    let by_fast = fast_rtt + time(unsent, fast);
     let mut by_slow = slow_rtt + margin;
     if waiting {
         by_slow += by_slow / 4;
     }
-    let all_by_slow = rounds(slow_rtt, unsent.max(u128::from(slow.cwnd)), slow.cwnd);
+    let all_by_slow = time(unsent.max(u128::from(slow.cwnd)), slow);
     by_fast < by_slow && all_by_slow >= 2 * fast_rtt + margin
 }

@@ -22,7 +22,8 @@ use crate::time::Duration;
 pub(crate) struct PathView {
     /// Its congestion window, its peer's window and its rate cap have room for a segment now.
     pub(crate) room: bool,
-    /// Only its congestion window is full: an acknowledgement will make room.
+    /// Only its congestion window is full, or its pace holds it: an acknowledgement or a timer will
+    /// make room.
     pub(crate) busy: bool,
     /// To be used only when nothing else works.
     pub(crate) backup: bool,
@@ -35,6 +36,8 @@ pub(crate) struct PathView {
     /// The initial round trip of RFC 6298 §2.1 where none was measured.
     pub(crate) srtt: Duration,
     pub(crate) rttvar: Duration,
+    /// Octets per second it carries, as far as its congestion control knows; at least 1.
+    pub(crate) rate: u64,
     pub(crate) cwnd: u32,
     pub(crate) in_flight: u32,
     pub(crate) mss: u32,

@@ -12,6 +12,7 @@ fn path(room: bool, ms: u64) -> PathView {
         unknown: false,
         srtt: Duration::from_millis(ms),
         rttvar: Duration::ZERO,
+        rate: 100_000_000 / ms,
         cwnd: 100_000,
         in_flight: if room { 0 } else { 100_000 },
         mss: 1_400,

@@ -40,11 +40,12 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn pull(&mut self, now: Instant, owner: u32, idx: u32, arrived: bool) -> bool {
         let held = |tcb: &Tcb<B>| tcb.received.has_out_of_order();
         let others = if self.tcbs.get(idx).is_some_and(held) { self.held(owner, idx) } else { 0 };
+        let longest = self.longest_receiver_rtt(owner);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         let (before, gap) = (connection.data_rcv_nxt, connection.has_gap());
         let pulled: Pulled = connection.pull(tcb, &mut self.stats);
-        connection.receiver_rtt(tcb.receiver_rtt_us());
+        connection.receiver_rtt(longest);
         // What several subflows hold out of order shares one budget.
         tcb.share_buffer(connection.receive_buffer().saturating_sub(others / 2));
         let held = pulled.data && !arrived;
@@ -106,6 +107,13 @@ impl<B: PacketBuf> Stack<B> {
                 self.apply(now, owner, idx, Effect::Checksum(offset))
             }
         }
+    }
+
+    /// The longest round trip of any subflow, in microseconds.
+    fn longest_receiver_rtt(&self, owner: u32) -> u32 {
+        let Some(connection) = self.connections.get(owner) else { return 0 };
+        let subflows = connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx));
+        subflows.map(Tcb::receiver_rtt_us).max().unwrap_or(0)
     }
 
     /// Pool bytes that what arrived on the other subflows pins.

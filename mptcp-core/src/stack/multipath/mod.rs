@@ -2,6 +2,7 @@
 //! moving up, subflows coming and going, fallback, path management (RFC 8684 §3).
 
 mod addresses;
+mod coupling;
 mod data;
 mod ending;
 mod fallback;
@@ -101,6 +102,7 @@ impl<B: PacketBuf> Stack<B> {
             self.subflow_delivered(now, idx);
         }
         if outcome.acked {
+            self.couple(now, owner, idx);
             self.subflow_progress(owner, idx);
         } else if outcome.acceptable {
             self.probe_answered(now, owner, idx);

@@ -122,6 +122,10 @@ mod tests {
             flight_size: 20_000,
             cwnd_limited: true,
             in_recovery: false,
+            pipe: 20_000,
+            lost: 0,
+            delivered: 0,
+            rate: None,
         };
         for left in (1..20).rev() {
             hystart.on_ack(&AckSample { flight_size: 1_000 + left * 1_000, ..ack });

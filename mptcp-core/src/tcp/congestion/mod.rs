@@ -4,10 +4,15 @@
 //! only learns what happened and answers with `cwnd` and `ssthresh`. Invariant: `cwnd` is at least one
 //! segment. RFC 5681, RFC 6928 (initial window), RFC 7661 (after idle).
 
+mod bbr;
+mod coupled;
 mod cubic;
 mod hystart;
 mod newreno;
 
+pub use super::delivery::RateSample;
+pub use bbr::Bbr;
+pub use coupled::{Coupled, Coupling, Member, Siblings};
 pub use cubic::Cubic;
 pub use newreno::NewReno;
 
@@ -43,13 +48,21 @@ pub struct AckSample {
     pub cwnd_limited: bool,
     /// Fast recovery is on: the window does not grow.
     pub in_recovery: bool,
+    /// Octets in flight after it.
+    pub pipe: u32,
+    /// Octets found lost since the last one.
+    pub lost: u32,
+    /// Running count of delivered octets; wraps.
+    pub delivered: u32,
+    /// The delivery rate it measured.
+    pub rate: Option<RateSample>,
 }
 
 /// One congestion control algorithm, its state included.
 pub trait CongestionControl: Debug + Send {
     /// Data was acknowledged.
     fn on_ack(&mut self, sample: &AckSample);
-    /// Loss or an ECN mark begins a new recovery, at most once per window of data. Sets `ssthresh`
+    /// Loss begins a new recovery, at most once per window of data. Sets `ssthresh`
     /// and lowers `cwnd` to it; `flight_size` is the number of bytes outstanding.
     fn on_congestion_event(&mut self, now: Instant, flight_size: u32);
     /// The retransmission timer expired: `cwnd` is one segment. Repeated without an acknowledgement
@@ -72,6 +85,32 @@ pub trait CongestionControl: Debug + Send {
     fn set_cwnd(&mut self, cwnd: u32);
     /// The MSS of the path changed or became known. A window still at its initial value follows.
     fn set_mss(&mut self, mss: u32);
+    /// The algorithm alone decides the window, recoveries included: it is told of every delivery,
+    /// and there is no proportional rate reduction.
+    fn governs(&self) -> bool {
+        false
+    }
+    /// Octets per second that may leave; `None` while nothing is known. Twice what the window gives
+    /// in slow start, a fifth more otherwise, so that the window and not the pace is the limit.
+    fn pacing_rate(&self, srtt: Duration, flight_size: u32) -> Option<u64> {
+        let slow_start = self.cwnd() < self.ssthresh();
+        let rate = window_rate(self.cwnd().max(flight_size), srtt)?;
+        Some(if slow_start { rate * 2 } else { rate + rate / 5 })
+    }
+    /// Octets per second that the path carries, as far as is known.
+    fn bandwidth(&self, srtt: Duration) -> Option<u64> {
+        window_rate(self.cwnd(), srtt)
+    }
+    /// What the other subflows of the connection must know of this one; `None`: it is not coupled.
+    fn member(&self, _srtt: Duration) -> Option<Member> {
+        None
+    }
+    /// What it knows of the others is old.
+    fn wants_siblings(&self, _now: Instant) -> bool {
+        false
+    }
+    /// All subflows of the connection, this one included.
+    fn set_siblings(&mut self, _now: Instant, _siblings: Siblings) {}
     /// The name in metrics and logs.
     fn name(&self) -> &'static str;
 }
@@ -83,6 +122,10 @@ pub enum Congestion {
     NewReno(NewReno),
     /// RFC 9438.
     Cubic(Cubic),
+    /// By a model of the path.
+    Bbr(Bbr),
+    /// LIA, OLIA or BALIA.
+    Coupled(Coupled),
     /// An algorithm of the application's.
     Custom(Box<dyn CongestionControl>),
 }
@@ -95,6 +138,8 @@ macro_rules! each {
         match $self {
             Self::NewReno($algorithm) => $call,
             Self::Cubic($algorithm) => $call,
+            Self::Bbr($algorithm) => $call,
+            Self::Coupled($algorithm) => $call,
             Self::Custom($algorithm) => $call,
         }
     };
@@ -107,6 +152,10 @@ impl Congestion {
         match algorithm {
             CongestionAlgorithm::NewReno => Self::NewReno(NewReno::new(mss)),
             CongestionAlgorithm::Cubic => Self::Cubic(Cubic::new(mss, now)),
+            CongestionAlgorithm::Bbr => Self::Bbr(Bbr::new(mss, now)),
+            CongestionAlgorithm::Lia => Self::Coupled(Coupled::new(Coupling::Lia, mss, now)),
+            CongestionAlgorithm::Olia => Self::Coupled(Coupled::new(Coupling::Olia, mss, now)),
+            CongestionAlgorithm::Balia => Self::Coupled(Coupled::new(Coupling::Balia, mss, now)),
         }
     }
 
@@ -150,6 +199,41 @@ impl Congestion {
         each!(self, algorithm => algorithm.set_mss(mss));
     }
 
+    /// See [`CongestionControl::governs`].
+    #[must_use]
+    pub fn governs(&self) -> bool {
+        each!(self, algorithm => algorithm.governs())
+    }
+
+    /// See [`CongestionControl::pacing_rate`].
+    #[must_use]
+    pub fn pacing_rate(&self, srtt: Duration, flight_size: u32) -> Option<u64> {
+        each!(self, algorithm => algorithm.pacing_rate(srtt, flight_size))
+    }
+
+    /// See [`CongestionControl::bandwidth`].
+    #[must_use]
+    pub fn bandwidth(&self, srtt: Duration) -> Option<u64> {
+        each!(self, algorithm => algorithm.bandwidth(srtt))
+    }
+
+    /// See [`CongestionControl::member`].
+    #[must_use]
+    pub fn member(&self, srtt: Duration) -> Option<Member> {
+        each!(self, algorithm => algorithm.member(srtt))
+    }
+
+    /// See [`CongestionControl::wants_siblings`].
+    #[must_use]
+    pub fn wants_siblings(&self, now: Instant) -> bool {
+        each!(self, algorithm => algorithm.wants_siblings(now))
+    }
+
+    /// See [`CongestionControl::set_siblings`].
+    pub fn set_siblings(&mut self, now: Instant, siblings: Siblings) {
+        each!(self, algorithm => algorithm.set_siblings(now, siblings));
+    }
+
     /// See [`CongestionControl::cwnd`].
     #[must_use]
     pub fn cwnd(&self) -> u32 {
@@ -173,6 +257,13 @@ impl Congestion {
 #[must_use]
 pub fn initial_window(mss: u32) -> u32 {
     mss.saturating_mul(10).min(mss.saturating_mul(2).max(14_600))
+}
+
+/// Octets per second that a window gives; `None` without a round trip.
+fn window_rate(window: u32, srtt: Duration) -> Option<u64> {
+    let nanos = u64::try_from(srtt.as_nanos()).unwrap_or(u64::MAX);
+    // 2^30 octets times 10^9 fit 64 bits.
+    (u64::from(window.min(CWND_MAX)) * 1_000_000_000).checked_div(nanos)
 }
 
 /// Where an algorithm stands between two reductions.

@@ -34,6 +34,7 @@ fn segment(seq: SeqNum, len: u32, now: Instant) -> TxSegment<HeapBuf> {
         transmissions: 1,
         sum: 0,
         sent_at: now,
+        stamp: Stamp::default(),
         payload: Some(HeapBuf::from_slice(&vec![0; len as usize])),
         mapping: None,
         place: Place::NOWHERE,
@@ -119,7 +120,7 @@ fn detection_and_repair_cost_what_they_mark() {
     assert_eq!(queue.lost_bytes(), 10 * (count - 1));
     for n in 0..count - 1 {
         assert_eq!(queue.first_lost(), Some(n as usize));
-        queue.retransmitted(n as usize, ms(11));
+        queue.retransmitted(n as usize, ms(11), Stamp::default());
         // Nothing is overtaken, or too recently to be lost.
         acknowledge(&mut queue, &[(count - 1, count)], 1, ms(11));
         let newest = Transmission(queue.next_order);
@@ -138,13 +139,13 @@ fn a_repair_that_is_lost_again_goes_before_what_is_behind_it() {
     let mut queue = filled(20);
     acknowledge(&mut queue, &[(19, 20)], 1, ms(10));
     for n in 0..5 {
-        queue.retransmitted(n, ms(20 + n as u64));
+        queue.retransmitted(n, ms(20 + n as u64), Stamp::default());
     }
     acknowledge(&mut queue, &[(4, 5)], 0, ms(30));
     let mut order = Vec::new();
     while let Some(idx) = queue.first_lost() {
         order.push(idx);
-        queue.retransmitted(idx, ms(31));
+        queue.retransmitted(idx, ms(31), Stamp::default());
     }
     assert_eq!(order, [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18]);
 }
@@ -153,7 +154,7 @@ fn a_repair_that_is_lost_again_goes_before_what_is_behind_it() {
 fn repairing_the_tail_first_leaves_the_rest_lost() {
     let mut queue = filled(4);
     queue.mark_timed_out(None, ms(5));
-    queue.retransmitted(3, ms(5));
+    queue.retransmitted(3, ms(5), Stamp::default());
     assert_eq!((queue.first_lost(), queue.lost_bytes()), (Some(0), 30));
 }
 
@@ -328,7 +329,7 @@ proptest! {
                         _ => queue.first_lost(),
                     };
                     if let Some(idx) = idx.filter(|&i| !model[i].sacked) {
-                        queue.retransmitted(idx, now);
+                        queue.retransmitted(idx, now, Stamp::default());
                         let naive = &mut model[idx];
                         (naive.lost, naive.order, naive.sent_at) = (false, order, now);
                         order += 1;

@@ -4,7 +4,7 @@ use super::packets::{ip_header, tcp_header};
 use super::{A1, A2, Flow, Keys, MTU, Out, PORT, Seg, at};
 use core::net::IpAddr;
 use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, HeapTxQueue, PortId, RxChecksum, RxMeta};
-use mptcp_core::config::{LocalAddress, PathManagerKind, StackConfig};
+use mptcp_core::config::{CongestionAlgorithm, LocalAddress, PathManagerKind, StackConfig};
 use mptcp_core::driver::Progress;
 use mptcp_core::stack::{Listen, Occupancy, SocketId, Stack};
 use mptcp_core::stats::Counters;
@@ -54,6 +54,9 @@ impl Script {
         config.limits.time_wait = 64;
         // The peer has no timestamps: they would only blur expectations.
         config.tcp.timestamps = false;
+        // Scripts count segments, not the time between them.
+        config.tcp.congestion = CongestionAlgorithm::Cubic;
+        config.tcp.pacing = false;
         config.mptcp.path_manager = PathManagerKind::Server;
         config.mptcp.versions = versions.to_vec();
         configure(&mut config);

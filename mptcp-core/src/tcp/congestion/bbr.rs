@@ -1,0 +1,453 @@
+//! BBR: the sender keeps a model of the path, its bottleneck bandwidth and its shortest round trip, and
+//! sends at that bandwidth with little more than their product in flight (draft-ietf-ccwg-bbr). Loss is
+//! no measure of bandwidth: single losses change nothing, a round trip that loses more than one octet in
+//! fifty bounds the model until it is probed again.
+//!
+//! Where this departs from the draft: a start that sees the round trip rise goes on with care, as
+//! HyStart++ does; a probe for bandwidth comes after 16 round trips or two seconds and queues no more
+//! than 32 ms of data; and a round trip within a thirty-second of the shortest one confirms it, so that
+//! a path whose queue drains anyway is never starved to measure it. Invariant: `cwnd` is at least one segment, and the rates fit 32 bits.
+
+use super::{AckSample, CongestionControl, RateSample, SSTHRESH_INFINITE, initial_window};
+use crate::time::{Duration, Instant};
+
+/// Octets per second are kept in units of eight: 275 Gbit/s fit 32 bits.
+const RATE_UNIT: u64 = 8;
+const NO_BOUND: u32 = u32::MAX;
+const NO_RTT: u32 = u32::MAX;
+
+/// How long the shortest round trip is believed.
+const MIN_RTT_WINDOW: Duration = Duration::from_secs(10);
+/// How long little is in flight to measure it again.
+const PROBE_RTT_TIME: Duration = Duration::from_millis(200);
+/// Time between two probes for bandwidth, and the round trips after which it is cut short.
+const CRUISE_TIME: Duration = Duration::from_secs(2);
+const CRUISE_ROUNDS: u8 = 16;
+/// A round trip that lost more than one octet in so many bounds the model.
+const LOSS_DIVISOR: u32 = 50;
+/// Fewer lost segments than this say nothing, whatever their share.
+const LOSS_SEGMENTS_MIN: u32 = 6;
+/// Rounds without a quarter more bandwidth until the pipe counts as full.
+const FULL_ROUNDS: u8 = 3;
+/// The round trip has risen once so many samples in a row are longer than the shortest by an eighth,
+/// which counts as 4 ms at least and 16 ms at most (the thresholds of RFC 9406 §4.3).
+const RISEN_SAMPLES: u8 = 8;
+const RISE_DIVISOR: u32 = 8;
+const RISE_MIN_US: u32 = 4_000;
+const RISE_MAX_US: u32 = 16_000;
+/// What a careful start grows by, as a part of what it would.
+const CAREFUL_DIVISOR: u32 = 4;
+/// A probe for bandwidth queues data for no longer.
+const PROBE_QUEUE_MS: u64 = 32;
+/// Segments in flight at least.
+const CWND_SEGMENTS_MIN: u32 = 4;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    /// Twice as much every round trip.
+    Startup,
+    /// Lets the queue that the start left behind run out.
+    Drain,
+    /// The four phases of steady state.
+    Down,
+    Cruise,
+    Refill,
+    Up,
+    ProbeRtt,
+}
+
+/// A model-based sender.
+#[derive(Clone, Debug)]
+pub struct Bbr {
+    cwnd: u32,
+    mss: u32,
+    /// Window before a timeout or a probe of the round trip.
+    prior_cwnd: u32,
+    /// The highest delivery rates of the last and of this probing cycle.
+    max_bw: [u32; 2],
+    /// The most that recent losses let us believe.
+    bw_lo: u32,
+    /// The most that may be in flight without excessive loss.
+    inflight_hi: u32,
+    /// The same before the last reduction.
+    prior_hi: u32,
+    min_rtt_us: u32,
+    min_rtt_at: Instant,
+    probe_rtt_until: Option<Instant>,
+    phase_at: Instant,
+    /// Delivered octets that end this round trip.
+    next_round: u32,
+    round_lost: u32,
+    round_delivered: u32,
+    /// The best rate of this round trip.
+    round_bw: u32,
+    full_bw: u32,
+    full_rounds: u8,
+    phase_rounds: u8,
+    mode: Mode,
+    /// The start is over.
+    full: bool,
+    /// Samples in a row that were longer than the shortest round trip.
+    risen: u8,
+}
+
+impl Bbr {
+    /// Starts with the initial window of RFC 6928; `mss` in bytes.
+    #[must_use]
+    pub fn new(mss: u32, now: Instant) -> Self {
+        let mss = mss.max(1);
+        Self {
+            cwnd: initial_window(mss),
+            mss,
+            prior_cwnd: 0,
+            max_bw: [0; 2],
+            bw_lo: NO_BOUND,
+            inflight_hi: NO_BOUND,
+            prior_hi: NO_BOUND,
+            min_rtt_us: NO_RTT,
+            min_rtt_at: now,
+            probe_rtt_until: None,
+            phase_at: now,
+            next_round: 0,
+            round_lost: 0,
+            round_delivered: 0,
+            round_bw: 0,
+            full_bw: 0,
+            full_rounds: 0,
+            phase_rounds: 0,
+            mode: Mode::Startup,
+            full: false,
+            risen: 0,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn next_round_at(&self) -> u32 {
+        self.next_round
+    }
+
+    fn bw(&self) -> u32 {
+        self.max_bw[0].max(self.max_bw[1]).min(self.bw_lo)
+    }
+
+    /// Octets that `bw` delivers in the shortest round trip, in per cent of it.
+    fn bdp(&self, per_cent: u64) -> u32 {
+        if self.min_rtt_us == NO_RTT || self.bw() == 0 {
+            return initial_window(self.mss);
+        }
+        // At most 2^32 units of eight for 2^32 microseconds: more than 64 bits.
+        let octets = u128::from(self.bw()) * u128::from(RATE_UNIT) * u128::from(self.min_rtt_us);
+        u32::try_from(octets * u128::from(per_cent) / 100_000_000).unwrap_or(super::CWND_MAX)
+    }
+
+    fn floor(&self) -> u32 {
+        self.mss.saturating_mul(CWND_SEGMENTS_MIN)
+    }
+
+    const fn pacing_per_cent(&self) -> u64 {
+        match self.mode {
+            Mode::Startup if self.careful() => 125,
+            // The smallest gain that doubles the rate every round trip: 4 ln 2.
+            Mode::Startup => 277,
+            Mode::Drain => 50,
+            Mode::Down => 80,
+            Mode::Cruise | Mode::Refill | Mode::ProbeRtt => 100,
+            Mode::Up => 125,
+        }
+    }
+
+    /// The queue grows: the start goes on with care.
+    const fn careful(&self) -> bool {
+        self.risen >= RISEN_SAMPLES
+    }
+
+    fn enter(&mut self, mode: Mode, now: Instant) {
+        self.mode = mode;
+        self.phase_at = now;
+        self.phase_rounds = 0;
+    }
+
+    /// A new round trip began: what the last one lost is judged.
+    fn end_round(&mut self, sample: &AckSample, limited: bool) {
+        let lost = self.round_lost;
+        let sent = self.round_delivered.saturating_add(lost);
+        let excessive =
+            lost > sent / LOSS_DIVISOR && lost >= self.mss.saturating_mul(LOSS_SEGMENTS_MIN);
+        if excessive {
+            self.on_excessive_loss(sample.now);
+        }
+        if !self.full && !limited {
+            self.judge_start(sample.now);
+        }
+        self.phase_rounds = self.phase_rounds.saturating_add(1);
+        (self.round_lost, self.round_delivered, self.round_bw) = (0, 0, 0);
+    }
+
+    fn on_excessive_loss(&mut self, now: Instant) {
+        match self.mode {
+            Mode::Startup => {
+                self.bound_inflight(self.round_delivered);
+                self.finish_start(now);
+            }
+            Mode::Up => {
+                self.bound_inflight(self.round_delivered);
+                self.enter_down(now);
+            }
+            _ => {
+                let bw = self.bw();
+                self.bw_lo = self.round_bw.max(bw / 10 * 7).min(bw.max(1));
+            }
+        }
+    }
+
+    /// So much arrived when more was lost.
+    fn bound_inflight(&mut self, arrived: u32) {
+        self.prior_hi = self.inflight_hi;
+        let least = self.bdp(100).max(self.floor());
+        self.inflight_hi = arrived.max(least).min(self.inflight_hi);
+    }
+
+    fn judge_start(&mut self, now: Instant) {
+        let bw = self.bw();
+        if u64::from(bw) * 4 >= u64::from(self.full_bw) * 5 {
+            (self.full_bw, self.full_rounds) = (bw, 0);
+            return;
+        }
+        self.full_rounds += 1;
+        if self.full_rounds >= FULL_ROUNDS {
+            self.finish_start(now);
+        }
+    }
+
+    fn finish_start(&mut self, now: Instant) {
+        self.full = true;
+        if self.mode == Mode::Startup {
+            self.enter(Mode::Drain, now);
+        }
+    }
+
+    /// The probe is over: its rate counts, the one before the last is forgotten.
+    fn enter_down(&mut self, now: Instant) {
+        if self.max_bw[1] > 0 {
+            // A cycle in which the sender was short of data taught nothing.
+            self.max_bw = [self.max_bw[1], 0];
+        }
+        self.enter(Mode::Down, now);
+    }
+
+    fn update_bw(&mut self, rate: &RateSample) {
+        if self.min_rtt_us != NO_RTT && rate.interval < self.min_rtt() {
+            // Acknowledgements that were held and came together.
+            return;
+        }
+        let per_s = u128::from(rate.delivered) * 1_000_000_000 / rate.interval.as_nanos().max(1);
+        let bw = u32::try_from(per_s / u128::from(RATE_UNIT)).unwrap_or(NO_BOUND - 1);
+        self.round_bw = self.round_bw.max(bw);
+        if !rate.app_limited || bw >= self.bw() {
+            self.max_bw[1] = self.max_bw[1].max(bw);
+        }
+    }
+
+    fn min_rtt(&self) -> Duration {
+        Duration::from_micros(u64::from(self.min_rtt_us))
+    }
+
+    fn update_min_rtt(&mut self, sample: &AckSample) {
+        let Some(rtt) = sample.rtt else { return };
+        let rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(NO_RTT - 1).max(1);
+        let expired = sample.now.since(self.min_rtt_at) > MIN_RTT_WINDOW;
+        if rtt_us < self.min_rtt_us || self.mode == Mode::ProbeRtt && expired {
+            self.min_rtt_us = rtt_us;
+            self.min_rtt_at = sample.now;
+        } else if rtt_us.saturating_sub(self.min_rtt_us) <= self.min_rtt_us / 32 {
+            self.min_rtt_at = sample.now;
+        }
+        let rise = (self.min_rtt_us / RISE_DIVISOR).clamp(RISE_MIN_US, RISE_MAX_US);
+        let longer = rtt_us >= self.min_rtt_us.saturating_add(rise);
+        self.risen = if longer { self.risen.saturating_add(1) } else { 0 };
+    }
+
+    fn step(&mut self, sample: &AckSample, round: bool) {
+        let now = sample.now;
+        match self.mode {
+            Mode::Drain if sample.pipe <= self.bdp(100) => self.enter_down(now),
+            Mode::Down if sample.pipe <= self.drained() || self.phase_rounds > 3 => {
+                self.enter(Mode::Cruise, now);
+            }
+            Mode::Cruise if round && self.is_time_to_probe(now) => {
+                self.bw_lo = NO_BOUND;
+                self.enter(Mode::Refill, now);
+            }
+            Mode::Refill if round && self.phase_rounds > 0 => self.enter(Mode::Up, now),
+            Mode::Up => self.probe_up(sample, round),
+            Mode::ProbeRtt => self.probe_rtt(sample),
+            _ => {}
+        }
+        let stale = now.since(self.min_rtt_at) > MIN_RTT_WINDOW;
+        if stale && self.full && self.mode != Mode::ProbeRtt {
+            self.prior_cwnd = self.cwnd;
+            self.probe_rtt_until = None;
+            self.enter(Mode::ProbeRtt, now);
+        }
+    }
+
+    /// What may be in flight once the queue of a probe is gone.
+    fn drained(&self) -> u32 {
+        self.bdp(100).min(self.inflight_hi / 20 * 17).max(self.floor())
+    }
+
+    fn is_time_to_probe(&self, now: Instant) -> bool {
+        // Flows that share a queue should not probe in step: up to half a second later.
+        let spread =
+            Duration::from_micros(u64::from(self.next_round.wrapping_mul(0x9e37_79b9) >> 13));
+        self.phase_rounds >= CRUISE_ROUNDS || now.since(self.phase_at) >= CRUISE_TIME + spread
+    }
+
+    fn probe_up(&mut self, sample: &AckSample, round: bool) {
+        if round && sample.pipe.saturating_add(sample.acked) >= self.inflight_hi {
+            // Held by the bound and nothing lost: it was too low.
+            self.inflight_hi = self.inflight_hi.saturating_add(self.inflight_hi / 8);
+        }
+        let long_enough = sample.now.since(self.phase_at) >= self.min_rtt();
+        let nearly = sample.pipe.saturating_add(self.floor());
+        let full = nearly >= self.probe_target().min(self.inflight_hi);
+        if long_enough && (full || self.phase_rounds >= 4) {
+            self.enter_down(sample.now);
+        }
+    }
+
+    /// What a probe for bandwidth has in flight: a quarter more than fits.
+    fn probe_target(&self) -> u32 {
+        let queue = u64::from(self.bw()) * RATE_UNIT * PROBE_QUEUE_MS / 1_000;
+        let queue = u32::try_from(queue).unwrap_or(u32::MAX).max(self.floor());
+        let bdp = self.bdp(100);
+        bdp.saturating_add(queue.min(bdp / 4).max(self.mss))
+    }
+
+    fn probe_rtt(&mut self, sample: &AckSample) {
+        match self.probe_rtt_until {
+            None if sample.pipe <= self.probe_rtt_cwnd() => {
+                self.probe_rtt_until = Some(sample.now + PROBE_RTT_TIME.max(self.min_rtt()));
+            }
+            Some(until) if sample.now >= until => {
+                self.min_rtt_at = sample.now;
+                self.cwnd = self.cwnd.max(self.prior_cwnd);
+                self.enter(Mode::Cruise, sample.now);
+            }
+            _ => {}
+        }
+    }
+
+    fn probe_rtt_cwnd(&self) -> u32 {
+        self.bdp(50).max(self.floor())
+    }
+
+    /// Moves the window towards twice the product of the model, by what was acknowledged.
+    fn update_cwnd(&mut self, acked: u32) {
+        let burst = u64::from(self.bw()) * RATE_UNIT * 3 / 1_000;
+        let burst = u32::try_from(burst).unwrap_or(u32::MAX).max(self.mss.saturating_mul(3));
+        let target = self.bdp(200).saturating_add(burst);
+        if self.full {
+            let bound = match self.mode {
+                Mode::Up => self.inflight_hi.min(self.probe_target().saturating_add(burst)),
+                Mode::Refill => self.inflight_hi,
+                Mode::ProbeRtt => self.probe_rtt_cwnd(),
+                _ => self.inflight_hi / 20 * 17,
+            };
+            self.cwnd = self.cwnd.saturating_add(acked).min(target).min(bound);
+        } else {
+            let growth = if self.careful() { acked / CAREFUL_DIVISOR } else { acked };
+            self.cwnd = self.cwnd.saturating_add(growth).min(target.max(self.cwnd));
+        }
+        self.cwnd = self.cwnd.clamp(self.floor(), super::CWND_MAX);
+    }
+}
+
+impl CongestionControl for Bbr {
+    fn on_ack(&mut self, sample: &AckSample) {
+        self.round_lost = self.round_lost.saturating_add(sample.lost);
+        self.round_delivered = self.round_delivered.saturating_add(sample.acked);
+        let mut round = false;
+        if let Some(rate) = &sample.rate {
+            self.update_bw(rate);
+            round = rate.prior_delivered.wrapping_sub(self.next_round).cast_signed() >= 0;
+            if round {
+                self.next_round = sample.delivered;
+                self.end_round(sample, rate.app_limited);
+            }
+        }
+        self.update_min_rtt(sample);
+        self.step(sample, round);
+        self.update_cwnd(sample.acked);
+    }
+
+    fn on_congestion_event(&mut self, _now: Instant, _flight_size: u32) {}
+
+    fn on_rto(&mut self, _now: Instant, _flight_size: u32) {
+        self.prior_cwnd = self.prior_cwnd.max(self.cwnd);
+        self.cwnd = self.mss;
+    }
+
+    fn on_recovery_exit(&mut self, _now: Instant) {
+        if self.mode != Mode::ProbeRtt {
+            self.cwnd = self.cwnd.max(core::mem::take(&mut self.prior_cwnd));
+        }
+    }
+
+    fn undo(&mut self, now: Instant) {
+        self.bw_lo = NO_BOUND;
+        self.inflight_hi = self.inflight_hi.max(self.prior_hi);
+        (self.round_lost, self.full_rounds) = (0, 0);
+        self.on_recovery_exit(now);
+    }
+
+    /// Pacing at the known rate makes a restart gentle: only the clocks are moved on.
+    fn on_idle(&mut self, now: Instant, idle: Duration, _rto: Duration) {
+        self.min_rtt_at = (self.min_rtt_at + idle).min(now);
+        self.phase_at = (self.phase_at + idle).min(now);
+    }
+
+    fn cwnd(&self) -> u32 {
+        self.cwnd
+    }
+
+    fn ssthresh(&self) -> u32 {
+        if self.full { self.cwnd } else { SSTHRESH_INFINITE }
+    }
+
+    fn set_cwnd(&mut self, cwnd: u32) {
+        self.cwnd = cwnd.clamp(self.mss, super::CWND_MAX);
+    }
+
+    fn set_mss(&mut self, mss: u32) {
+        let untouched = self.max_bw == [0; 2] && self.cwnd == initial_window(self.mss);
+        self.mss = mss.max(1);
+        if untouched {
+            self.cwnd = initial_window(self.mss);
+        }
+        self.cwnd = self.cwnd.max(self.mss);
+    }
+
+    fn governs(&self) -> bool {
+        true
+    }
+
+    fn pacing_rate(&self, srtt: Duration, _flight_size: u32) -> Option<u64> {
+        let gain = self.pacing_per_cent();
+        if self.bw() == 0 {
+            return super::window_rate(self.cwnd, srtt).map(|rate| rate * gain / 100);
+        }
+        Some((u64::from(self.bw()) * RATE_UNIT * gain / 100).max(1))
+    }
+
+    fn bandwidth(&self, srtt: Duration) -> Option<u64> {
+        match self.bw() {
+            0 => super::window_rate(self.cwnd, srtt),
+            bw => Some(u64::from(bw) * RATE_UNIT),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "bbr"
+    }
+}

@@ -1,0 +1,122 @@
+//! When the next segment may leave: a rate instead of bursts (RFC 9002 §7.7 says why).
+//!
+//! Invariant: over any stretch of time no more leaves than the rate allows plus one burst. A burst is
+//! what the rate gives in a millisecond, so there is at most one timer per connection and millisecond
+//! (and per 128 KiB).
+
+use crate::time::{Duration, Instant};
+
+/// What may be sent ahead of its time, and what of a late timer is made up for.
+const BURST: Duration = Duration::from_millis(1);
+/// No burst is larger, at whatever rate.
+const BURST_OCTETS: u32 = 128 << 10;
+/// The cost is kept per so many octets.
+const UNIT_SHIFT: u32 = 12;
+const NANOS: u64 = 1_000_000_000;
+
+/// The release time of one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Pacer {
+    release_at: Instant,
+    /// Nanoseconds per 4096 octets; 0: as fast as the window lets.
+    cost_ns: u32,
+}
+
+impl Pacer {
+    pub(crate) const fn new(now: Instant) -> Self {
+        Self { release_at: now, cost_ns: 0 }
+    }
+
+    /// Octets per second from now on; `None` lifts it.
+    pub(crate) fn set_rate(&mut self, rate: Option<u64>) {
+        self.cost_ns = rate.map_or(0, |rate| {
+            let cost = (NANOS << UNIT_SHIFT) / rate.max(1);
+            u32::try_from(cost.max(1)).unwrap_or(u32::MAX)
+        });
+    }
+
+    fn burst(&self) -> Duration {
+        let octets = u64::from(self.cost_ns) * u64::from(BURST_OCTETS >> UNIT_SHIFT);
+        BURST.min(Duration::from_nanos(octets))
+    }
+
+    /// Nothing may leave now.
+    pub(crate) fn holds(&self, now: Instant) -> bool {
+        self.release_at > now + self.burst()
+    }
+
+    /// When all that was sent ahead is paid for, and the next burst may leave.
+    pub(crate) const fn release_at(&self) -> Instant {
+        self.release_at
+    }
+
+    /// The rate, not something else, has limited the sender until just now.
+    pub(crate) fn limits(&self, now: Instant) -> bool {
+        self.cost_ns != 0 && self.release_at + BURST >= now
+    }
+
+    /// `octets` leave.
+    pub(crate) fn charge(&mut self, now: Instant, octets: u32) {
+        let cost = (u64::from(octets) * u64::from(self.cost_ns)) >> UNIT_SHIFT;
+        // A timer may be late by as much as a burst; longer pauses are not made up for.
+        let base = self.release_at.max(now - BURST);
+        self.release_at = base + Duration::from_nanos(cost);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends whenever it is allowed to for `ms`, woken at release times only; answers octets and wakes.
+    fn run(rate: u64, ms: u64) -> (u64, u64) {
+        let start = Instant::from_millis(1_000);
+        let mut pacer = Pacer::new(start);
+        pacer.set_rate(Some(rate));
+        let (mut now, mut sent, mut wakes) = (start, 0, 0);
+        while now.since(start) < Duration::from_millis(ms) {
+            while !pacer.holds(now) {
+                pacer.charge(now, 1_500);
+                sent += 1_500;
+            }
+            now = pacer.release_at();
+            wakes += 1;
+        }
+        (sent, wakes)
+    }
+
+    #[test]
+    fn the_rate_is_held_and_timers_are_few() {
+        for rate in [10_000, 1_000_000, 12_500_000, 125_000_000, 1_250_000_000] {
+            let (sent, wakes) = run(rate, 1_000);
+            let burst = (rate / 1_000).min(128 << 10) + 4_500;
+            assert!(sent.abs_diff(rate) <= burst + rate / 200, "{rate}: {sent}");
+            assert!(wakes <= 1_010.max(rate / (120 << 10)), "{rate}: {wakes} timers");
+        }
+    }
+
+    #[test]
+    fn a_pause_earns_one_burst() {
+        let start = Instant::from_millis(1_000);
+        let mut pacer = Pacer::new(start);
+        pacer.set_rate(Some(1_500_000));
+        let later = start + Duration::from_secs(60);
+        let mut burst = 0;
+        while !pacer.holds(later) {
+            pacer.charge(later, 1_500);
+            burst += 1;
+        }
+        // One for the credit, one for the burst, one to exceed it.
+        assert_eq!(burst, 3);
+    }
+
+    #[test]
+    fn without_a_rate_nothing_is_held() {
+        let now = Instant::from_millis(1_000);
+        let mut pacer = Pacer::new(now);
+        for _ in 0..1_000 {
+            pacer.charge(now, 1_500);
+        }
+        assert!(!pacer.holds(now) && !pacer.limits(now));
+    }
+}
