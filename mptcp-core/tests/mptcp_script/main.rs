@@ -8,4 +8,5 @@ mod dss;
 mod fallback;
 mod handshake;
 mod harness;
+mod hostile;
 mod join;

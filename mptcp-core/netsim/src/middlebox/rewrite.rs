@@ -277,9 +277,7 @@ impl Coalescer {
         whole.get_mut(tcp.header + 4..tcp.header + 8)?.copy_from_slice(seq);
         for range in [8..12, 14..16] {
             let newer = second.get(b.header + range.start..b.header + range.end)?;
-            whole
-                .get_mut(tcp.header + range.start..tcp.header + range.end)?
-                .copy_from_slice(newer);
+            whole.get_mut(tcp.header + range.start..tcp.header + range.end)?.copy_from_slice(newer);
         }
         *whole.get_mut(tcp.header + 13)? = flags;
         edit::set_length(&mut whole);

@@ -46,9 +46,10 @@ impl<B: PacketBuf> Stack<B> {
         // What several subflows hold out of order shares one budget.
         tcb.share_buffer(connection.receive_buffer().saturating_sub(others / 2));
         let held = pulled.data && !arrived;
-        if pulled.duplicate || held || gap || connection.has_gap() {
+        if pulled.duplicate || held || arrived && (gap || connection.has_gap()) {
             // The peer repairs, its paths differ (RFC 5681 §4.2 on gaps), or a mapping came late: tell
-            // it at once.
+            // it at once. An acknowledgement never gets one in return: two ends with a gap would go
+            // on for ever.
             tcb.ack_now();
         }
         let finished = connection.reached_fin();
@@ -90,12 +91,15 @@ impl<B: PacketBuf> Stack<B> {
             Some(Unmapped::Held) => {
                 if connection.unproven() && connection.unmapped_at.is_none() {
                     connection.unmapped_at = Some(now + wait);
+                    connection.unmapped_dss = false;
                     self.touch_connection(owner);
                 }
                 true
             }
             // Who never had a DATA_ACK through, and maps nothing, took our silence for fallback.
-            Some(Unmapped::Reset) if connection.unproven() => self.fall_back_held(now, owner, idx),
+            Some(Unmapped::Reset) if connection.unproven() && !connection.unmapped_dss => {
+                self.fall_back_held(now, owner, idx)
+            }
             Some(Unmapped::Reset) => {
                 self.stats.dss_corruption_reset += 1;
                 self.apply(now, owner, idx, Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE))
@@ -133,6 +137,14 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         connection.unmapped_at = None;
         if let (true, Some(&idx)) = (connection.unproven(), connection.subflows.first()) {
+            if connection.unmapped_dss {
+                // It goes on mapping, and may have sent again what was lost with a mapping: read as
+                // plain TCP that would be a second copy.
+                self.stats.dss_corruption_reset += 1;
+                let effect = Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
+                self.apply(now, owner, idx, effect);
+                return;
+            }
             self.fall_back_held(now, owner, idx);
             self.touch_tcb(idx);
         }
