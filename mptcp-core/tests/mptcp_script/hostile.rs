@@ -77,6 +77,28 @@ fn a_peer_that_goes_on_mapping_did_not_fall_back() {
     script.expect_stream(id, 100, 1_000);
 }
 
+/// One option lost is one mapping lost for good once TCP acknowledged its octets: the subflow that waits
+/// for it would hold up the stream for ever.
+#[test]
+fn a_lost_mapping_costs_the_subflow_and_not_the_stream() {
+    let mut script = Script::server();
+    let (keys, mut flow, id) = script.confirmed();
+    let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    // A DATA_ACK of ours has passed: fallback is out of the question.
+    script.write(id, 0, 100);
+    script.send_data(&keys, &mut join, 0, 100, &stream(0, 100));
+    script.expect_stream(id, 0, 100);
+    script.send(&flow, &flow.seg().data(&stream(100, 1_000)));
+    flow.snd_nxt = flow.snd_nxt.wrapping_add(1_000);
+    script.send_data(&keys, &mut flow, 100, 100, &stream(100, 1_000));
+    let out = script.advance(5_000);
+    let resets: Vec<_> = flow.of(&out).iter().filter_map(|o| o.reset_reason()).collect();
+    assert_eq!(resets, [(6, false)], "{out:?}");
+    assert_eq!(script.info(id).subflows.len(), 1);
+    script.send_data(&keys, &mut join, 100, 100, &stream(100, 1_000));
+    script.expect_stream(id, 100, 1_000);
+}
+
 /// RFC 5961 §3 to §5: in the window is not enough.
 #[test]
 fn blind_resets_syns_and_data_are_challenged_or_dropped() {
