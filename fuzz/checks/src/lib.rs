@@ -4,16 +4,27 @@
 //! cargo-fuzz calls them with new inputs; `tests/replay.rs` calls them on stable Rust with every file
 //! of `fuzz/corpus` and its mutations, so that `cargo test` keeps what fuzzing once found.
 
+mod bench;
 mod config;
+mod exchange;
+mod input;
 mod ip;
+mod mappings;
 mod options;
+mod peer;
+mod reassembly;
 mod socks5;
+mod states;
 mod tcp;
 mod udp;
 
 pub use config::config;
+pub use exchange::exchange;
 pub use ip::ip_packet;
+pub use mappings::mappings;
 pub use options::options;
+pub use reassembly::reassembly;
 pub use socks5::socks5;
+pub use states::states;
 pub use tcp::tcp_header;
 pub use udp::udp;

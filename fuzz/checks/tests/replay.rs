@@ -31,6 +31,84 @@ fn replay(target: &str, check: fn(&[u8])) {
     }
 }
 
+/// The same for targets where an input is a whole run: fewer of its changes are tried.
+fn replay_runs(target: &str, check: fn(&[u8])) {
+    for file in corpus(target) {
+        let mut data =
+            fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        check(&data);
+        for at in (0..data.len()).step_by(1 + data.len() / 8) {
+            check(&data[..at]);
+            let original = data[at];
+            data[at] ^= 0x80;
+            check(&data);
+            data[at] = original;
+        }
+    }
+}
+
+/// The targets where an input is a whole run.
+const RUNS: [(&str, fn(&[u8])); 4] = [
+    ("states", fuzz_checks::states),
+    ("mappings", fuzz_checks::mappings),
+    ("reassembly", fuzz_checks::reassembly),
+    ("exchange", fuzz_checks::exchange),
+];
+
+#[test]
+fn states() {
+    replay_runs("states", fuzz_checks::states);
+}
+
+#[test]
+fn exchange() {
+    replay_runs("exchange", fuzz_checks::exchange);
+}
+
+#[test]
+fn mappings() {
+    replay_runs("mappings", fuzz_checks::mappings);
+}
+
+#[test]
+fn reassembly() {
+    replay_runs("reassembly", fuzz_checks::reassembly);
+}
+
+/// Without a corpus, too: noise of a fixed generator through the targets that make runs of it, but for
+/// `exchange`, which has not been fuzzed for long yet.
+#[test]
+fn noise() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for round in 0..300 {
+        let data: Vec<u8> = (0..64 + round * 4)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 32) as u8
+            })
+            .collect();
+        for (target, check) in RUNS.into_iter().filter(|(name, _)| *name != "exchange") {
+            if std::panic::catch_unwind(|| check(&data)).is_err() {
+                let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(target);
+                fs::write(&file, &data).expect("target is writable");
+                panic!("{target} fails, see {}", file.display());
+            }
+        }
+    }
+}
+
+/// `PLAIT_FUZZ=FILE` runs that file alone through the target it is named after.
+#[test]
+fn one_file() {
+    let Some(file) = std::env::var_os("PLAIT_FUZZ").map(PathBuf::from) else { return };
+    let data = fs::read(&file).expect("the file");
+    let target = file.file_stem().expect("a name").to_string_lossy();
+    let (_, check) = RUNS.iter().find(|(name, _)| target.starts_with(name)).expect("a target");
+    check(&data);
+}
+
 #[test]
 fn options() {
     replay("options", fuzz_checks::options);
@@ -78,7 +156,18 @@ fn every_target_is_replayed() {
     };
     assert_eq!(
         names("fuzz_targets"),
-        ["config", "ip_packet", "options", "socks5", "tcp_header", "udp"]
+        [
+            "config",
+            "exchange",
+            "ip_packet",
+            "mappings",
+            "options",
+            "reassembly",
+            "socks5",
+            "states",
+            "tcp_header",
+            "udp"
+        ]
     );
     assert_eq!(names("corpus"), names("fuzz_targets"));
 }

@@ -141,6 +141,8 @@ pub(crate) struct Connection<B> {
     pub(crate) health_at: Option<Instant>,
     /// When data that waits for its mapping has waited long enough to doubt that options pass.
     pub(crate) unmapped_at: Option<Instant>,
+    /// Since then the peer sent a DSS: it did not fall back.
+    pub(crate) unmapped_dss: bool,
     pub(crate) paths: Box<Paths>,
     pub(crate) scheduler: SchedulerKind,
     pub(crate) memory: scheduler::Memory,
@@ -222,6 +224,7 @@ impl<B: PacketBuf> Connection<B> {
             probe_at: None,
             health_at: None,
             unmapped_at: None,
+            unmapped_dss: false,
             paths: Box::new(paths),
             scheduler: SchedulerKind::default(),
             memory: scheduler::Memory::default(),

@@ -756,6 +756,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.advertise(data.map(|d| (d.promised, d.window)))
         };
         let acks = emission.flags.contains(TcpFlags::ACK);
+        let bare = emission.payload.is_none();
         let header = TcpHeader {
             src_port: self.tuple.local_port,
             dst_port: self.tuple.remote_port,
@@ -776,8 +777,12 @@ impl<B: PacketBuf> Tcb<B> {
             self.delayed_ack_at = None;
             self.unacked_segments = 0;
             self.last_ack_sent = self.rcv_nxt;
-            if sack_told {
+            // An acknowledgement with a `DATA_FIN` has no room for SACK blocks either: another one would
+            // not say more, and answering every segment with one is half of an ACK war.
+            if sack_told || bare {
                 self.flags.remove(TcbFlags::ACK_NOW);
+            }
+            if sack_told {
                 if self.dsack.take().is_some() && self.flags.contains(TcbFlags::SACK) {
                     env.stats.tcp_dsack_sent += 1;
                 }

@@ -13,6 +13,7 @@ mod fallback;
 mod fastclose;
 mod handshake;
 mod harness;
+mod hostile;
 mod info;
 mod join;
 mod musts;

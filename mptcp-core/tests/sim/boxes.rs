@@ -5,8 +5,9 @@ use crate::world::World;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use mptcp_core::time::Duration;
 use netsim::middlebox::{
-    Fill, MptcpOn, Nat, NatConfig, OptionStripper, PathMtu, PayloadCorruptor, SegmentSplitter,
-    Strip, StripWhen,
+    Aim, Coalescer, Fill, Keeps, MptcpOn, Nat, NatConfig, OptionStripper, PathMtu,
+    PayloadCorruptor, ResetInjector, SegmentSplitter, SequenceShifter, Strip, StripWhen, SynFate,
+    SynFilter, WindowClamp,
 };
 use netsim::{Direction, Rng};
 
@@ -36,6 +37,16 @@ pub(crate) enum Kind {
     Edited(u32),
     /// Takes MPTCP options away.
     Strip(Strip),
+    /// Moves sequence numbers by so much in either direction.
+    Shifted(u32, u32),
+    /// Lowers the windows of one direction.
+    Clamped(Direction, u16),
+    /// Forges so many RSTs in one direction.
+    Resets(Direction, Aim, u64),
+    /// Drops or doubles SYNs.
+    Syns(SynFate),
+    /// Joins segments and keeps the options of one.
+    Coalescer(Keeps),
 }
 
 /// A box and the path it is on.
@@ -60,7 +71,7 @@ impl Setting {
     pub(crate) fn draw(self, rng: &mut Rng) -> Placed {
         let any_path = usize::try_from(rng.below(self.paths as u64)).unwrap_or(0);
         let joined = (self.mptcp && self.paths > 1).then(|| 1 + any_path % (self.paths - 1).max(1));
-        let (path, kind) = match (rng.below(8), joined) {
+        let (path, kind) = match (rng.below(14), joined) {
             (0, _) => (any_path, Kind::Nat { rebind_at: None }),
             (1, _) => {
                 let least = if self.v6 { 1280 } else { 576 };
@@ -77,6 +88,25 @@ impl Setting {
                 (path, Kind::Edited(u32::try_from(rng.log_uniform(100, 100_000)).unwrap_or(0)))
             }
             (6, Some(path)) => (path, Kind::Strip(on_a_join(rng))),
+            (7, _) => {
+                let offset = |rng: &mut Rng| u32::try_from(rng.below(1 << 32)).unwrap_or(0);
+                (any_path, Kind::Shifted(offset(rng), offset(rng)))
+            }
+            (8, _) => {
+                let most = 8_000 + rng.below(50_000);
+                (any_path, Kind::Clamped(direction(rng), u16::try_from(most).unwrap_or(8_000)))
+            }
+            (9, _) => (any_path, Kind::Resets(direction(rng), Aim::Blind, 1 + rng.below(50))),
+            (10, Some(path)) => {
+                let aim = if rng.below(2) == 0 { Aim::Exact } else { Aim::InWindow };
+                (path, Kind::Resets(direction(rng), aim, 1 + rng.below(3)))
+            }
+            (11, _) => (any_path, Kind::Syns(SynFate::Double)),
+            (12, _) => (joined.unwrap_or(0), Kind::Syns(SynFate::DropWithMptcp)),
+            (13, Some(path)) => {
+                let keeps = if rng.below(2) == 0 { Keeps::First } else { Keeps::Last };
+                (path, Kind::Coalescer(keeps))
+            }
             _ => (0, Kind::Strip(from_the_start(rng))),
         };
         Placed { path, kind }
@@ -87,6 +117,10 @@ impl Setting {
         let on = [MptcpOn::Every, MptcpOn::First, MptcpOn::Last];
         Kind::Splitter(size, on[usize::try_from(rng.below(3)).unwrap_or(0)])
     }
+}
+
+fn direction(rng: &mut Rng) -> Direction {
+    if rng.below(2) == 0 { Direction::AtoB } else { Direction::BtoA }
 }
 
 /// Options that vanish on a joined subflow: from its SYN, its answers, or once it runs.
@@ -122,7 +156,9 @@ fn fill(rng: &mut Rng) -> Fill {
 impl Placed {
     pub(crate) fn effect(&self) -> Effect {
         match self.kind {
-            Kind::Strip(_) if self.path == 0 => Effect::FallsBack,
+            Kind::Strip(_) | Kind::Syns(SynFate::DropWithMptcp) if self.path == 0 => {
+                Effect::FallsBack
+            }
             // Data before its mapping: the first of it means fallback.
             Kind::Splitter(_, MptcpOn::Last) => Effect::Open,
             _ => Effect::Kept,
@@ -166,6 +202,21 @@ impl Placed {
             }
             Kind::Strip(strip) => {
                 world.net.add_middlebox(path, Box::new(OptionStripper::new(vec![*strip])))
+            }
+            Kind::Shifted(forward, back) => {
+                world.net.add_middlebox(path, Box::new(SequenceShifter::new(*forward, *back)))
+            }
+            Kind::Clamped(dir, most) => {
+                world.net.add_middlebox(path, Box::new(WindowClamp::new(*dir, *most)))
+            }
+            Kind::Resets(dir, aim, count) => {
+                let injector = ResetInjector::new(*dir, *aim, seed % 50, *count);
+                world.net.add_middlebox(path, Box::new(injector))
+            }
+            Kind::Syns(fate) => world.net.add_middlebox(path, Box::new(SynFilter::new(*fate))),
+            Kind::Coalescer(keeps) => {
+                // Half a millisecond: what came in one burst.
+                world.net.add_middlebox(path, Box::new(Coalescer::new(*keeps, 1_460, 500_000)))
             }
         }
     }

@@ -10,7 +10,8 @@ use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::time::{Duration, Instant};
 use netsim::Direction;
 use netsim::middlebox::{
-    MptcpOn, Nat, OptionStripper, PathMtu, PayloadCorruptor, SegmentSplitter, Strip, StripWhen,
+    Aim, Coalescer, Keeps, MptcpOn, Nat, OptionStripper, PathMtu, PayloadCorruptor, ResetInjector,
+    SegmentSplitter, Strip, StripWhen, SynFate, SynFilter, WindowClamp,
 };
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -124,6 +125,111 @@ fn options_lost_in_one_direction_are_found_out_by_both_ends() {
             let report = run_with(&mut world, true, up, down, LIMIT, |_| {});
             checked(&world);
             assert!(reasons(&report).iter().all(Option::is_some), "{dir:?} {up} {down}");
+        }
+    }
+}
+
+#[test]
+fn other_sequence_numbers_on_the_way_change_nothing() {
+    for checksum in [ChecksumPolicy::Accept, ChecksumPolicy::Require] {
+        let mut world = world(2, checksum, false);
+        for path in [0, 1] {
+            let kind = Kind::Shifted(0x8000_0000 + 77, 0xffff_0000);
+            let _position = Placed { path, kind }.install(&mut world, 1);
+        }
+        let report = run_with(&mut world, true, 1 << 20, 4 << 20, LIMIT, |_| {});
+        checked(&world);
+        kept(&report);
+        assert!(report.server_bytes_by_path.iter().all(|octets| *octets > 1 << 18), "{report:?}");
+    }
+}
+
+/// The window of one path is lowered: what was promised through the other one counts.
+#[test]
+fn a_window_lowered_on_one_path_does_not_stop_the_other() {
+    let mut world = world(2, ChecksumPolicy::Accept, false);
+    let clamp = Placed { path: 1, kind: Kind::Clamped(Direction::AtoB, 50) };
+    let position = clamp.install(&mut world, 1);
+    let report = run_with(&mut world, true, 100, 16 << 20, LIMIT, |_| {});
+    checked(&world);
+    kept(&report);
+    let path = world.paths[1];
+    let clamp = world.net.middlebox::<WindowClamp>(path, position).expect("a clamp");
+    assert!(clamp.clamped() > 100, "{}", clamp.clamped());
+    assert!(report.server_bytes_by_path[0] > 8 << 20, "{report:?}");
+}
+
+#[test]
+fn forged_resets_cost_at_most_the_subflow_they_hit() {
+    for (aim, hits) in [(Aim::Blind, false), (Aim::InWindow, false), (Aim::Exact, true)] {
+        for dir in [Direction::AtoB, Direction::BtoA] {
+            let mut world = world(2, ChecksumPolicy::Accept, false);
+            let injector = Box::new(ResetInjector::new(dir, aim, 100, 5));
+            let position = world.net.add_middlebox(world.paths[1], injector);
+            let report = run_with(&mut world, true, 4 << 20, 4 << 20, LIMIT, |_| {});
+            checked(&world);
+            kept(&report);
+            let path = world.paths[1];
+            let injector = world.net.middlebox::<ResetInjector>(path, position).expect("it");
+            assert!(injector.sent() > 0, "{aim:?} {dir:?}");
+            let victim = if dir == Direction::AtoB { &world.server } else { &world.client };
+            let counters = victim.stack.counters();
+            assert_eq!(counters.estab_resets > 0, hits, "{aim:?} {dir:?}");
+            assert_eq!(counters.tcp_challenge_ack > 0, aim == Aim::InWindow, "{aim:?} {dir:?}");
+        }
+    }
+}
+
+#[test]
+fn syns_with_the_option_that_are_dropped_mean_plain_tcp() {
+    let mut world = world(1, ChecksumPolicy::Accept, false);
+    let box_ = Placed { path: 0, kind: Kind::Syns(SynFate::DropWithMptcp) };
+    let position = box_.install(&mut world, 1);
+    let report = run_with(&mut world, true, 1 << 16, 1 << 16, LIMIT, |_| {});
+    checked(&world);
+    assert!(report.ends.iter().all(|(version, _)| version.is_none()), "{report:?}");
+    let tries = u64::from(StackConfig::default().mptcp.capable_syn_tries);
+    let path = world.paths[0];
+    assert_eq!(world.net.middlebox::<SynFilter>(path, position).expect("it").met(), tries);
+}
+
+#[test]
+fn syns_that_come_twice_are_one_handshake() {
+    let mut world = world(2, ChecksumPolicy::Accept, false);
+    for path in [0, 1] {
+        let box_ = Placed { path, kind: Kind::Syns(SynFate::Double) };
+        let _position = box_.install(&mut world, 1);
+    }
+    let report = run_with(&mut world, true, 1 << 20, 1 << 20, LIMIT, |_| {});
+    checked(&world);
+    kept(&report);
+    assert_eq!(world.server.stack.counters().mp_join_ack_rx, 1);
+}
+
+/// What segmentation cuts and offload joins again: the option that is left maps all of it, or it was
+/// on the other half and the subflow is as good as without options.
+#[test]
+fn segments_may_be_joined_again() {
+    for (on, keeps, mapped) in [
+        (MptcpOn::Every, Keeps::First, true),
+        (MptcpOn::Every, Keeps::Last, true),
+        (MptcpOn::First, Keeps::First, true),
+        (MptcpOn::First, Keeps::Last, false),
+    ] {
+        for checksum in [ChecksumPolicy::Accept, ChecksumPolicy::Require] {
+            let mut world = world(2, checksum, false);
+            let splitter = Placed { path: 1, kind: Kind::Splitter(720, on) };
+            let _position = splitter.install(&mut world, 1);
+            let coalescer = Placed { path: 1, kind: Kind::Coalescer(keeps) };
+            let position = coalescer.install(&mut world, 1);
+            let report = run_with(&mut world, true, 8 << 20, 1, LIMIT, |_| {});
+            checked(&world);
+            kept(&report);
+            let path = world.paths[1];
+            let coalescer = world.net.middlebox::<Coalescer>(path, position).expect("it");
+            assert!(coalescer.joined() > 0, "{on:?} {keeps:?}");
+            let resets = world.client.stack.counters().estab_resets;
+            assert_eq!(resets == 0, mapped, "{on:?} {keeps:?}: {resets}");
         }
     }
 }

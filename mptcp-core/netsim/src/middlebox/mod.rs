@@ -7,12 +7,16 @@
 mod mangle;
 mod mtu;
 mod nat;
+mod rewrite;
 
 pub use mangle::{
     Fill, MptcpOn, OptionStripper, PayloadCorruptor, SegmentSplitter, Strip, StripWhen,
 };
 pub use mtu::PathMtu;
 pub use nat::{Nat, NatConfig, NatCounters};
+pub use rewrite::{
+    Aim, Coalescer, Keeps, ResetInjector, SequenceShifter, SynFate, SynFilter, WindowClamp,
+};
 
 use crate::Direction;
 use core::any::Any;

@@ -49,9 +49,10 @@ impl<B: PacketBuf> Stack<B> {
         // What several subflows hold out of order shares one budget.
         tcb.share_buffer(connection.receive_buffer().saturating_sub(others / 2));
         let held = pulled.data && !arrived;
-        if pulled.duplicate || held || gap || connection.has_gap() {
+        if pulled.duplicate || held || arrived && (gap || connection.has_gap()) {
             // The peer repairs, its paths differ (RFC 5681 §4.2 on gaps), or a mapping came late: tell
-            // it at once.
+            // it at once. An acknowledgement never gets one in return: two ends with a gap would go
+            // on for ever.
             tcb.ack_now();
         }
         let finished = connection.reached_fin();
@@ -84,21 +85,28 @@ impl<B: PacketBuf> Stack<B> {
             other => other,
         };
         let wait = (self.largest_rto(owner) * 2).max(UNMAPPED_WAIT);
+        let waits = |s: &Self| s.connections.get(owner).is_some_and(|c| c.unmapped_at.is_some());
+        let doubted = unmapped == Some(Unmapped::Held) || waits(self);
+        let hopeless = doubted && self.lost_mapping(owner).is_some();
         let Some(connection) = self.connections.get_mut(owner) else { return false };
-        if unmapped != Some(Unmapped::Held) {
+        if unmapped != Some(Unmapped::Held) && !hopeless {
             connection.unmapped_at = None;
         }
         match unmapped {
             None => true,
             Some(Unmapped::Held) => {
-                if connection.unproven() && connection.unmapped_at.is_none() {
+                let doubted = connection.unproven() || hopeless;
+                if doubted && connection.unmapped_at.is_none() {
                     connection.unmapped_at = Some(now + wait);
+                    connection.unmapped_dss = false;
                     self.touch_connection(owner);
                 }
                 true
             }
             // Who never had a DATA_ACK through, and maps nothing, took our silence for fallback.
-            Some(Unmapped::Reset) if connection.unproven() => self.fall_back_held(now, owner, idx),
+            Some(Unmapped::Reset) if connection.unproven() && !connection.unmapped_dss => {
+                self.fall_back_held(now, owner, idx)
+            }
             Some(Unmapped::Reset) => {
                 self.stats.dss_corruption_reset += 1;
                 self.apply(now, owner, idx, Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE))
@@ -138,14 +146,35 @@ impl<B: PacketBuf> Stack<B> {
         self.pull(now, owner, idx, false)
     }
 
+    /// A subflow that holds mapped data in order behind octets without a mapping: the one that would
+    /// have brought it is acknowledged, so it never comes again.
+    fn lost_mapping(&self, owner: u32) -> Option<u32> {
+        let connection = self.connections.get(owner)?;
+        connection.subflows.iter().copied().find(|&idx| {
+            let Some(tcb) = self.tcbs.get(idx) else { return false };
+            let Some(subflow) = &tcb.subflow else { return false };
+            let (end, held) = (tcb.rcv_nxt_data(), tcb.received.in_order_len());
+            let next = subflow.mappings.next_start(end.sub(held));
+            held > 0 && next.is_some_and(|next| next != end.sub(held) && next.lt(end))
+        })
+    }
+
     /// No mapping came for data held all the while.
     pub(super) fn unmapped_timeout(&mut self, now: Instant, owner: u32) {
+        let lost = self.lost_mapping(owner);
         let Some(connection) = self.connections.get_mut(owner) else { return };
         connection.unmapped_at = None;
-        if let (true, Some(&idx)) = (connection.unproven(), connection.subflows.first()) {
-            self.fall_back_held(now, owner, idx);
-            self.touch_tcb(idx);
+        let first = connection.subflows.first().copied().filter(|_| connection.unproven());
+        let Some(idx) = lost.or(first) else { return };
+        if lost.is_some() || connection.unmapped_dss {
+            // The peer goes on mapping, and may have sent again what was lost with a mapping: read as
+            // plain TCP that would be a second copy. Elsewhere it arrives.
+            self.stats.dss_corruption_reset += 1;
+            self.apply(now, owner, idx, Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE));
+            return;
         }
+        self.fall_back_held(now, owner, idx);
+        self.touch_tcb(idx);
     }
 
     /// Both streams ended: the subflows close (RFC 8684 §3.3.3).

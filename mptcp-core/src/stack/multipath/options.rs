@@ -211,6 +211,7 @@ impl<B: PacketBuf> Stack<B> {
         seen.dss = true;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return Effect::None };
         let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
+        connection.unmapped_dss |= dss.mapping.is_none_or(|mapping| mapping.len > 0);
         if let Some(data_ack) = dss.data_ack {
             let window = tcb.window_of(segment);
             seen.data_acked |= connection.on_data_ack(data_ack, window);
