@@ -539,7 +539,8 @@ impl<B: PacketBuf> Tcb<B> {
         self.queue.retransmitted(idx, env.now, stamp);
         let timestamp = self.flags.contains(TcbFlags::TIMESTAMPS).then(|| self.timestamp(env.now));
         self.on_recovery_sent(octets, timestamp);
-        if idx == 0 {
+        // A probe of a sidelined subflow does not put off the timeout that gives it up.
+        if idx == 0 && !self.subflow.as_ref().is_some_and(|subflow| subflow.stale) {
             self.rto_base = env.now;
         }
         self.last_sent = env.now;

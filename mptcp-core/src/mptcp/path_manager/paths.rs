@@ -121,7 +121,9 @@ impl Paths {
             self.initial = true;
             let first = Endpoint { id: 0, addr: used, backup: false };
             self.plan(first, remote, 0, per_pair);
-            if let Some(pair) = self.pairs.first_mut() {
+            // Announcements may have come before.
+            let is_first = |p: &&mut Pair| p.join.local == used && p.join.remote == remote;
+            if let Some(pair) = self.pairs.iter_mut().find(is_first) {
                 pair.state = PairState::Open { since: None };
             }
         }
