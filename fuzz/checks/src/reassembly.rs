@@ -196,6 +196,8 @@ impl Sender {
     /// Sends what was sent, what was not, and all of it again, until everything is acknowledged: the
     /// whole stream can be read then.
     fn complete(&mut self) {
+        // Until what was sent is acknowledged there may be no room for more.
+        self.repeat();
         let missing = (0..SPACE).step_by(3_000);
         for offset in missing {
             if self.peer.keys.kind.version.is_none() {

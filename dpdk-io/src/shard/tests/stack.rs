@@ -3,7 +3,7 @@
 use super::*;
 use crate::counters::L2Event;
 use mptcp_core::buf::HeapTxQueue;
-use mptcp_core::config::{LocalAddress, StackConfig};
+use mptcp_core::config::{CongestionAlgorithm, LocalAddress, StackConfig};
 use mptcp_core::stack::{Connect, Listen, Ready, SocketId, Stack};
 
 /// Octets the phone sends while one of its links holds everything back.
@@ -21,11 +21,14 @@ fn stack(addrs: [&str; 2], gateway: bool, pool: HeapPool) -> Stack<HeapBuf> {
         endpoint: !gateway,
         backup: false,
     };
-    let config = StackConfig {
+    let mut config = StackConfig {
         addresses: (0..).zip(addrs).map(address).collect(),
         seed: [gateway.into(); 32],
         ..StackConfig::default()
     };
+    // How much goes out in so many turns is part of these tests.
+    config.tcp.congestion = CongestionAlgorithm::Cubic;
+    config.tcp.pacing = false;
     Stack::new(config, at(0), Box::new(pool))
 }
 
