@@ -145,7 +145,7 @@ fn option(peer: &Peer, flow: &Flow, payload: &[u8], input: &mut Input<'_>) -> Ve
             let blocks: Vec<_> = (0..1 + input.u8() % 4)
                 .map(|_| {
                     let start = near(flow.rcv_nxt, 2, input);
-                    (start.into(), start.wrapping_add(u32::from(input.u16())).into())
+                    (start, start.wrapping_add(u32::from(input.u16())))
                 })
                 .map(|(start, end): (u32, u32)| {
                     (mptcp_core::seq::SeqNum(start), mptcp_core::seq::SeqNum(end))
@@ -289,7 +289,7 @@ fn unreachable(peer: &mut Peer, which: usize, input: &mut Input<'_>) {
         1 => IcmpErrorKind::PortUnreachable,
         2 => IcmpErrorKind::TimeExceeded,
         3 => IcmpErrorKind::Prohibited,
-        _ => IcmpErrorKind::FragmentationNeeded { mtu: input.u16().into() },
+        _ => IcmpErrorKind::FragmentationNeeded { mtu: input.u16() },
     };
     let mut error = Vec::new();
     if icmp::emit_error(kind, &ours, THEIRS[0], &mut error) {

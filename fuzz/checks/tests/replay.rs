@@ -47,8 +47,10 @@ fn replay_runs(target: &str, check: fn(&[u8])) {
     }
 }
 
+type Check = fn(&[u8]);
+
 /// The targets where an input is a whole run.
-const RUNS: [(&str, fn(&[u8])); 4] = [
+const RUNS: [(&str, Check); 4] = [
     ("states", fuzz_checks::states),
     ("mappings", fuzz_checks::mappings),
     ("reassembly", fuzz_checks::reassembly),

@@ -7,8 +7,8 @@ use crate::mptcp::{Connection, Subflow};
 use crate::tcp::Tcb;
 
 impl<B: PacketBuf> Stack<B> {
-    /// Attaches a word that comes back in every event, in place of the one of [`Listen`] or
-    /// [`Connect`]. No effect on listeners.
+    /// Attaches a word that comes back in every event, in place of the one of
+    /// [`Listen`](super::Listen) or [`Connect`](super::Connect). No effect on listeners.
     pub fn set_user_data(&mut self, id: SocketId, user_data: u64) {
         let Some(sock) = self.resolve(id) else { return };
         if let Sock::Udp(idx) = sock

@@ -783,10 +783,8 @@ impl<B: PacketBuf> Tcb<B> {
             if sack_told || bare {
                 self.flags.remove(TcbFlags::ACK_NOW);
             }
-            if sack_told {
-                if self.dsack.take().is_some() && self.flags.contains(TcbFlags::SACK) {
-                    env.stats.tcp_dsack_sent += 1;
-                }
+            if sack_told && self.dsack.take().is_some() && self.flags.contains(TcbFlags::SACK) {
+                env.stats.tcp_dsack_sent += 1;
             }
         }
         if let Some(subflow) = &mut self.subflow {
