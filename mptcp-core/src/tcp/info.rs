@@ -51,7 +51,7 @@ impl State {
 /// One TCP connection in numbers, as `TCP_INFO` has them. Octets unless a field says otherwise;
 /// counters are totals since the handshake. Not kept, for their memory on every connection or their
 /// cost on every segment: `retrans` (segments in flight that were sent again), `data_segs_in` and
-/// `data_segs_out`, `busy_time`, `delivery_rate`.
+/// `data_segs_out`, `busy_time`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct TcpInfo {
@@ -110,6 +110,12 @@ pub struct TcpInfo {
     pub snd_ssthresh: Option<u32>,
     /// Congestion window.
     pub cwnd: u32,
+    /// Octets per second at which segments are released; `None` while nothing but the window holds
+    /// them.
+    pub pacing_rate: Option<u64>,
+    /// Octets per second that the path is taken to carry: BBR's estimate from delivery-rate samples, the
+    /// window per round trip with the others; `None` before the first round trip.
+    pub delivery_rate: Option<u64>,
     /// The peer's window as last heard.
     pub snd_wnd: u32,
     /// Our window as the peer knows it.
@@ -178,6 +184,8 @@ impl<B: PacketBuf> Tcb<B> {
             rcv_rtt: (rcv_rtt_us > 0).then(|| Duration::from_micros(u64::from(rcv_rtt_us))),
             snd_ssthresh: (ssthresh != u32::MAX).then_some(ssthresh),
             cwnd: self.congestion.cwnd(),
+            pacing_rate: self.pacer.rate(),
+            delivery_rate: self.rtt.srtt().and_then(|srtt| self.congestion.bandwidth(srtt)),
             snd_wnd: self.snd_wnd,
             rcv_wnd: self.rcv_wnd(),
             rcv_space: self.autotune.limit(),

@@ -301,6 +301,7 @@ impl<B: PacketBuf> Tcb<B> {
         let held = self.pacer.holds(now);
         if held {
             self.flags.insert(TcbFlags::PACED);
+            self.flags.remove(TcbFlags::RELEASED);
         }
         held
     }
@@ -326,7 +327,8 @@ impl<B: PacketBuf> Tcb<B> {
         if now.since(able_since) > pause.max(APP_LIMITED_PAUSE) {
             self.delivery.note_app_limited(pipe);
         }
-        self.pacer.charge(now, octets);
+        let waited = self.flags.contains(TcbFlags::RELEASED);
+        self.pacer.charge(now, octets, waited);
         self.delivery.stamp(now, pipe, octets)
     }
 

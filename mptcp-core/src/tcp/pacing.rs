@@ -2,12 +2,15 @@
 //!
 //! Invariant: over any stretch of time no more leaves than the rate allows plus one burst. A burst is
 //! what the rate gives in a millisecond, so there is at most one timer per connection and millisecond
-//! (and per 128 KiB).
+//! (and per 128 KiB). Who waited for a release time and was woken late gets the time back: otherwise a
+//! busy machine, not the path, would set the rate.
 
 use crate::time::{Duration, Instant};
 
-/// What may be sent ahead of its time, and what of a late timer is made up for.
+/// What may be sent ahead of its time, and what of a pause is made up for.
 const BURST: Duration = Duration::from_millis(1);
+/// What of a late timer is made up for.
+const LATE: Duration = Duration::from_millis(20);
 /// No burst is larger, at whatever rate.
 const BURST_OCTETS: u32 = 128 << 10;
 /// The cost is kept per so many octets.
@@ -35,6 +38,11 @@ impl Pacer {
         });
     }
 
+    /// The rate in force, in octets per second; within a few parts in a thousand of what was set.
+    pub(crate) fn rate(&self) -> Option<u64> {
+        (NANOS << UNIT_SHIFT).checked_div(u64::from(self.cost_ns))
+    }
+
     fn burst(&self) -> Duration {
         let octets = u64::from(self.cost_ns) * u64::from(BURST_OCTETS >> UNIT_SHIFT);
         BURST.min(Duration::from_nanos(octets))
@@ -55,11 +63,10 @@ impl Pacer {
         self.cost_ns != 0 && self.release_at + BURST >= now
     }
 
-    /// `octets` leave.
-    pub(crate) fn charge(&mut self, now: Instant, octets: u32) {
+    /// `octets` leave; `waited`: they had to wait for the release time.
+    pub(crate) fn charge(&mut self, now: Instant, octets: u32, waited: bool) {
         let cost = (u64::from(octets) * u64::from(self.cost_ns)) >> UNIT_SHIFT;
-        // A timer may be late by as much as a burst; longer pauses are not made up for.
-        let base = self.release_at.max(now - BURST);
+        let base = self.release_at.max(now - if waited { LATE } else { BURST });
         self.release_at = base + Duration::from_nanos(cost);
     }
 }
@@ -73,10 +80,12 @@ mod tests {
         let start = Instant::from_millis(1_000);
         let mut pacer = Pacer::new(start);
         pacer.set_rate(Some(rate));
+        let in_force = pacer.rate().expect("set");
+        assert!(in_force.abs_diff(rate) <= rate / 100 + 1, "{in_force} of {rate}");
         let (mut now, mut sent, mut wakes) = (start, 0, 0);
         while now.since(start) < Duration::from_millis(ms) {
             while !pacer.holds(now) {
-                pacer.charge(now, 1_500);
+                pacer.charge(now, 1_500, false);
                 sent += 1_500;
             }
             now = pacer.release_at();
@@ -103,7 +112,7 @@ mod tests {
         let later = start + Duration::from_secs(60);
         let mut burst = 0;
         while !pacer.holds(later) {
-            pacer.charge(later, 1_500);
+            pacer.charge(later, 1_500, false);
             burst += 1;
         }
         // One for the credit, one for the burst, one to exceed it.
@@ -111,11 +120,30 @@ mod tests {
     }
 
     #[test]
+    fn late_timers_do_not_lower_the_rate() {
+        let start = Instant::from_millis(1_000);
+        for (late_ms, most) in [(5, 1.0), (15, 1.0), (40, 0.52)] {
+            let mut pacer = Pacer::new(start);
+            pacer.set_rate(Some(1_500_000));
+            let (mut now, mut sent, mut waited) = (start, 0_u64, false);
+            while now.since(start) < Duration::from_secs(2) {
+                while !pacer.holds(now) {
+                    pacer.charge(now, 1_500, waited);
+                    sent += 1_500;
+                }
+                (now, waited) = (pacer.release_at() + Duration::from_millis(late_ms), true);
+            }
+            let share = sent as f64 / 3_000_000.0;
+            assert!((share - most).abs() < 0.03, "{late_ms} ms late: {share}");
+        }
+    }
+
+    #[test]
     fn without_a_rate_nothing_is_held() {
         let now = Instant::from_millis(1_000);
         let mut pacer = Pacer::new(now);
         for _ in 0..1_000 {
-            pacer.charge(now, 1_500);
+            pacer.charge(now, 1_500, false);
         }
         assert!(!pacer.holds(now) && !pacer.limits(now));
     }

@@ -67,6 +67,11 @@ fn a_subflow_in_numbers() {
     assert_eq!((tcp.unacked, tcp.bytes_acked, tcp.pipe), (0, 3_000, 0));
     // The handshake took no time, the data 40 ms: an eighth of it counts (RFC 6298 §2.3).
     assert!(tcp.min_rtt < tcp.srtt && tcp.srtt <= Some(Duration::from_millis(6)), "{tcp:?}");
+    // The script's stack does not pace; what a window per round trip comes to is known now.
+    let srtt = tcp.srtt.expect("measured").as_secs_f64();
+    let window_rate = f64::from(tcp.cwnd) / srtt;
+    assert_eq!(tcp.pacing_rate, None);
+    assert!((tcp.delivery_rate.expect("known") as f64 / window_rate - 1.0).abs() < 0.01, "{tcp:?}");
     assert!(tcp.rttvar.is_some() && tcp.rto >= Duration::from_millis(200));
     // A loss: everything goes out again. (The short last segment was sent twice already, by the
     // tail loss probe.)
