@@ -90,6 +90,9 @@ const OURS_BENIGN: &[&str] = &[
     "echo_add_tx",
     "subflow_stale",
     "subflow_recover",
+    "path_down",
+    "path_up",
+    "path_probe",
     "mp_curr_estab",
     "win_probe",
     // Router solicitations and reports of the kernel's IPv6; packets of either end that crossed.
