@@ -209,8 +209,6 @@ bitflags::bitflags! {
         const SCALED = 1 << 31;
         /// Something could be sent now if the pace allowed it.
         const PACED = 1 << 23;
-        /// It waited for its release time, and that has come.
-        const RELEASED = 1 << 24;
     }
 }
 

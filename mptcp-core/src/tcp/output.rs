@@ -301,7 +301,6 @@ impl<B: PacketBuf> Tcb<B> {
         let held = self.pacer.holds(now);
         if held {
             self.flags.insert(TcbFlags::PACED);
-            self.flags.remove(TcbFlags::RELEASED);
         }
         held
     }
@@ -327,8 +326,7 @@ impl<B: PacketBuf> Tcb<B> {
         if now.since(able_since) > pause.max(APP_LIMITED_PAUSE) {
             self.delivery.note_app_limited(pipe);
         }
-        let waited = self.flags.contains(TcbFlags::RELEASED);
-        self.pacer.charge(now, octets, waited);
+        self.pacer.charge(now, octets);
         self.delivery.stamp(now, pipe, octets)
     }
 

@@ -23,11 +23,13 @@ pub(crate) struct Pacer {
     release_at: Instant,
     /// Nanoseconds per 4096 octets; 0: as fast as the window lets.
     cost_ns: u32,
+    /// When who waited was woken last: the low bits of its nanoseconds.
+    woken: u32,
 }
 
 impl Pacer {
     pub(crate) const fn new(now: Instant) -> Self {
-        Self { release_at: now, cost_ns: 0 }
+        Self { release_at: now, cost_ns: 0, woken: 0 }
     }
 
     /// Octets per second from now on; `None` lifts it.
@@ -63,9 +65,16 @@ impl Pacer {
         self.cost_ns != 0 && self.release_at + BURST >= now
     }
 
-    /// `octets` leave; `waited`: they had to wait for the release time.
-    pub(crate) fn charge(&mut self, now: Instant, octets: u32, waited: bool) {
+    /// Somebody waited for the release time, which has come: what leaves in this turn of the loop is not
+    /// to pay for a late one.
+    pub(crate) const fn wake(&mut self, now: Instant) {
+        self.woken = now.as_nanos() as u32;
+    }
+
+    /// `octets` leave.
+    pub(crate) fn charge(&mut self, now: Instant, octets: u32) {
         let cost = (u64::from(octets) * u64::from(self.cost_ns)) >> UNIT_SHIFT;
+        let waited = self.woken == now.as_nanos() as u32;
         let base = self.release_at.max(now - if waited { LATE } else { BURST });
         self.release_at = base + Duration::from_nanos(cost);
     }
@@ -85,7 +94,7 @@ mod tests {
         let (mut now, mut sent, mut wakes) = (start, 0, 0);
         while now.since(start) < Duration::from_millis(ms) {
             while !pacer.holds(now) {
-                pacer.charge(now, 1_500, false);
+                pacer.charge(now, 1_500);
                 sent += 1_500;
             }
             now = pacer.release_at();
@@ -112,7 +121,7 @@ mod tests {
         let later = start + Duration::from_secs(60);
         let mut burst = 0;
         while !pacer.holds(later) {
-            pacer.charge(later, 1_500, false);
+            pacer.charge(later, 1_500);
             burst += 1;
         }
         // One for the credit, one for the burst, one to exceed it.
@@ -125,13 +134,14 @@ mod tests {
         for (late_ms, most) in [(5, 1.0), (15, 1.0), (40, 0.52)] {
             let mut pacer = Pacer::new(start);
             pacer.set_rate(Some(1_500_000));
-            let (mut now, mut sent, mut waited) = (start, 0_u64, false);
+            let (mut now, mut sent) = (start, 0_u64);
             while now.since(start) < Duration::from_secs(2) {
                 while !pacer.holds(now) {
-                    pacer.charge(now, 1_500, waited);
+                    pacer.charge(now, 1_500);
                     sent += 1_500;
                 }
-                (now, waited) = (pacer.release_at() + Duration::from_millis(late_ms), true);
+                now = pacer.release_at() + Duration::from_millis(late_ms);
+                pacer.wake(now);
             }
             let share = sent as f64 / 3_000_000.0;
             assert!((share - most).abs() < 0.03, "{late_ms} ms late: {share}");
@@ -143,7 +153,7 @@ mod tests {
         let now = Instant::from_millis(1_000);
         let mut pacer = Pacer::new(now);
         for _ in 0..1_000 {
-            pacer.charge(now, 1_500, false);
+            pacer.charge(now, 1_500);
         }
         assert!(!pacer.holds(now) && !pacer.limits(now));
     }

@@ -420,7 +420,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         if self.is_released(env.now) {
             self.flags.remove(TcbFlags::PACED);
-            self.flags.insert(TcbFlags::RELEASED);
+            self.pacer.wake(env.now);
         }
         if self.rtx_at.is_some_and(|at| at <= env.now) {
             self.rtx_at = None;
