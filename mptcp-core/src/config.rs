@@ -59,6 +59,34 @@ impl CongestionAlgorithm {
     }
 }
 
+/// Explicit congestion notification of new connections and subflows (RFC 3168).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum EcnPolicy {
+    /// Neither asked for nor granted.
+    Off,
+    /// Used when the peer asks: it costs nothing, and who asks has a path that bears it.
+    #[default]
+    Accept,
+    /// Asked for in the first SYN too. Some middleboxes drop such a SYN, which then costs a timeout
+    /// until it goes out without; hence not the default.
+    Request,
+}
+
+impl EcnPolicy {
+    /// Every policy.
+    pub const ALL: [Self; 3] = [Self::Off, Self::Accept, Self::Request];
+
+    /// Name in configurations and logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Accept => "accept",
+            Self::Request => "request",
+        }
+    }
+}
+
 /// How DSS checksums are negotiated (RFC 8684 §3.1, A bit).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ChecksumPolicy {
@@ -232,6 +260,8 @@ impl Default for MptcpConfig {
 pub struct TcpConfig {
     /// Congestion control.
     pub congestion: CongestionAlgorithm,
+    /// Marks instead of losses.
+    pub ecn: EcnPolicy,
     /// Spread a window over its round trip instead of sending it in bursts.
     pub pacing: bool,
     /// Receive buffer at the start; autotuning grows it.
@@ -273,6 +303,7 @@ impl Default for TcpConfig {
     fn default() -> Self {
         Self {
             congestion: CongestionAlgorithm::default(),
+            ecn: EcnPolicy::default(),
             pacing: true,
             recv_buffer_initial: 128 << 10,
             recv_buffer_max: 6 << 20,

@@ -51,6 +51,14 @@ counters! {
     tcp_dsack_recv,
     /// D-SACK blocks sent.
     tcp_dsack_sent,
+    /// TCP segments received that a router on their way marked (RFC 3168 CE).
+    in_ce_pkts,
+    /// Handshakes that agreed on ECN.
+    tcp_ecn_estab,
+    /// Acknowledgements with an ECN echo on connections that agreed on ECN.
+    tcp_ecn_echo_recv,
+    /// Windows reduced because of such an echo.
+    tcp_ecn_reduced,
     /// ICMP errors sent about packets of protocols we do not speak.
     icmp_out_dest_unreachs,
     /// ICMP errors withheld by the rate limit.

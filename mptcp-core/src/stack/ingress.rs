@@ -14,7 +14,7 @@ use crate::tcp::{Outcome, PROTOCOL_TCP, Segment, Stateless, Tuple};
 use crate::time::{Duration, Instant};
 use crate::wire::udp::PROTOCOL_UDP;
 use crate::wire::{
-    IcmpErrorKind, IpHeader, MpJoin, OptionWriter, TcpFlags, TcpSegment, Version, WireSeq,
+    ECN_CE, IcmpErrorKind, IpHeader, MpJoin, OptionWriter, TcpFlags, TcpSegment, Version, WireSeq,
     checksum, icmp,
 };
 use alloc::vec::Vec;
@@ -78,7 +78,10 @@ impl<B: PacketBuf> Stack<B> {
                     local_port: view.dst_port,
                     remote_port: view.src_port,
                 };
-                (Segment::new(&view), tuple, view.header_len)
+                let mut segment = Segment::new(&view);
+                segment.marked = header.ecn() == ECN_CE;
+                self.stats.in_ce_pkts += u64::from(segment.marked);
+                (segment, tuple, view.header_len)
             }
             Err(_) => return self.stats.drop(DropReason::TcpMalformed),
         };

@@ -80,6 +80,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.max_snd_wnd = self.snd_wnd;
         self.last_received = env.now;
         self.agree_on_options(env, segment);
+        self.agree_on_ecn(env.stats, segment);
         if !acked {
             // Simultaneous open: the SYN is answered with a SYN/ACK.
             self.state = State::SynReceived;
@@ -156,6 +157,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.last_received = env.now;
         self.unanswered_probes = 0;
         self.update_ts_recent(env, segment);
+        self.note_mark(segment);
         self.process_ack(env, segment, outcome);
         if outcome.closed.is_some() || outcome.time_wait {
             return;

@@ -7,6 +7,7 @@
 
 pub mod congestion;
 mod delivery;
+mod ecn;
 mod info;
 mod input;
 pub mod isn;
@@ -22,7 +23,7 @@ pub(crate) mod time_wait;
 mod window;
 
 use crate::buf::{PacketBuf, PortId};
-use crate::config::TcpConfig;
+use crate::config::{EcnPolicy, TcpConfig};
 use crate::error::ConnectionError;
 use crate::mptcp::Subflow;
 use crate::seq::{DataSeq, SeqNum};
@@ -201,7 +202,7 @@ bitflags::bitflags! {
         const REORDERING = 1 << 19;
         /// `rack.dsack_round` is set.
         const DSACK_ROUND = 1 << 20;
-        /// `rack.reno_recover` is set.
+        /// `rack.reduced` is set by a recovery without SACK.
         const RENO_RECOVER = 1 << 21;
         /// An idle peer is probed.
         const KEEP_ALIVE = 1 << 22;
@@ -209,6 +210,16 @@ bitflags::bitflags! {
         const SCALED = 1 << 31;
         /// Something could be sent now if the pace allowed it.
         const PACED = 1 << 23;
+        /// New data may be marked on its way (RFC 3168); while the SYN is out, that it asks for this.
+        const ECN = 1 << 25;
+        /// Marks of what arrives are echoed: the peer was promised that.
+        const ECN_ECHO = 1 << 26;
+        /// A mark arrived and no CWR since: every acknowledgement says so.
+        const ECE = 1 << 27;
+        /// The window was reduced: the next new segment says so.
+        const CWR = 1 << 28;
+        /// `rack.reduced` is set for ECN.
+        const ECN_REDUCED = 1 << 29;
     }
 }
 
@@ -343,6 +354,7 @@ pub(crate) struct Agreed {
     pub(crate) sack: bool,
     pub(crate) ts_recent: Option<u32>,
     pub(crate) ts_offset: u32,
+    pub(crate) ecn: bool,
     pub(crate) window: u32,
     /// Round trip of the SYN/ACK; `None` when it is ambiguous or was not measured.
     pub(crate) rtt: Option<Duration>,
@@ -368,12 +380,15 @@ impl<B: PacketBuf> Tcb<B> {
         if env.config.sack {
             tcb.flags.insert(TcbFlags::SACK);
         }
+        if env.config.ecn == EcnPolicy::Request {
+            tcb.flags.insert(TcbFlags::ECN | TcbFlags::ECN_ECHO);
+        }
         tcb.rcv_wscale = window::scale_for(env.config.recv_buffer_max);
         tcb
     }
 
     /// A connection whose handshake a request entry (or a SYN cookie) completed.
-    pub(crate) fn accepted(env: &Env<'_>, tuple: Tuple, port: PortId, agreed: &Agreed) -> Self {
+    pub(crate) fn accepted(env: &mut Env<'_>, tuple: Tuple, port: PortId, agreed: &Agreed) -> Self {
         let mut tcb = Self::blank(env, tuple, port, agreed.iss, agreed.ts_offset, agreed.local_mss);
         tcb.state = State::Established;
         tcb.snd_una = agreed.iss.add(1);
@@ -394,6 +409,10 @@ impl<B: PacketBuf> Tcb<B> {
         }
         if agreed.sack {
             tcb.flags.insert(TcbFlags::SACK);
+        }
+        if agreed.ecn {
+            tcb.flags.insert(TcbFlags::ECN | TcbFlags::ECN_ECHO);
+            env.stats.tcp_ecn_estab += 1;
         }
         tcb.snd_wl1 = tcb.irs;
         tcb.snd_wl2 = tcb.snd_una;
@@ -611,6 +630,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// The SYN goes out at once, without the MPTCP option, whatever answered the last one.
     pub(crate) fn repeat_plain_syn(&mut self, now: Instant) {
         self.flags.insert(TcbFlags::PLAIN_SYN | TcbFlags::SYN_NOW);
+        self.flags.remove(TcbFlags::ECN);
         self.retries = 0;
         self.rtx_at = None;
         self.last_sent = now;

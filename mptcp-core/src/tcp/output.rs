@@ -72,16 +72,18 @@ impl Stateless {
         if self.flags.contains(TcpFlags::RST) {
             stats.out_rsts += 1;
         }
-        emit_packet(tx, stats, &self.tuple, self.port, &header, &self.options, None)
+        emit_packet(tx, stats, &self.tuple, self.port, 0, &header, &self.options, None)
     }
 }
 
 /// Writes IP and TCP headers in front of `payload` and hands the packet to `tx`.
+#[expect(clippy::too_many_arguments, reason = "the parts of a packet")]
 fn emit_packet<B: PacketBuf, T: TxQueue<B>>(
     tx: &mut T,
     stats: &mut Counters,
     tuple: &Tuple,
     port: PortId,
+    traffic_class: u8,
     header: &TcpHeader,
     options: &OptionWriter,
     payload: Option<(B, u16)>,
@@ -118,7 +120,7 @@ fn emit_packet<B: PacketBuf, T: TxQueue<B>>(
         src: tuple.local_addr,
         dst: tuple.remote_addr,
         protocol: PROTOCOL_TCP,
-        traffic_class: 0,
+        traffic_class,
         hop_limit: HOP_LIMIT,
         payload_len: l4_len,
         identification: 0,
@@ -191,6 +193,15 @@ struct Emission<'a, B> {
     flags: TcpFlags,
     payload: Option<(B, u16)>,
     carry: Carry<'a>,
+    /// New data.
+    fresh: bool,
+}
+
+impl<'a, B> Emission<'a, B> {
+    /// Without text.
+    const fn bare(seq: SeqNum, flags: TcpFlags, carry: Carry<'a>) -> Self {
+        Self { seq, flags, payload: None, carry, fresh: false }
+    }
 }
 
 impl<B: PacketBuf> Tcb<B> {
@@ -386,6 +397,7 @@ impl<B: PacketBuf> Tcb<B> {
             flags: wire_flags(flags),
             payload: Some((payload.slice(0..len as usize), sum)),
             carry: mapping.as_ref().map_or(Carry::Nothing, Carry::Data),
+            fresh: true,
         };
         if !self.emit(env, tx, data, emission) {
             return false;
@@ -447,7 +459,11 @@ impl<B: PacketBuf> Tcb<B> {
         } else {
             Carry::Syn
         };
-        if !self.emit(env, tx, data, Emission { seq: self.iss, flags, payload: None, carry }) {
+        if self.retries > 0 {
+            // What answers to nothing may be what asks for ECN (RFC 3168 §6.1.1.1).
+            self.flags.remove(TcbFlags::ECN);
+        }
+        if !self.emit(env, tx, data, Emission::bare(self.iss, flags, carry)) {
             return Progress::More;
         }
         *budget -= 1;
@@ -476,8 +492,7 @@ impl<B: PacketBuf> Tcb<B> {
         if *budget == 0 || tx.room() == 0 {
             return true;
         }
-        let seq = self.snd_una.sub(1);
-        let emission = Emission { seq, flags: TcpFlags::ACK, payload: None, carry: Carry::Ack };
+        let emission = Emission::bare(self.snd_una.sub(1), TcpFlags::ACK, Carry::Ack);
         if !self.emit(env, tx, data, emission) {
             return true;
         }
@@ -531,6 +546,7 @@ impl<B: PacketBuf> Tcb<B> {
             flags: wire_flags(segment.flags),
             payload: segment.payload.as_ref().map(|b| (b.slice(0..b.data().len()), segment.sum)),
             carry: mapping.as_ref().map_or(bare, Carry::Data),
+            fresh: false,
         };
         if !self.emit(env, tx, data, emission) {
             return false;
@@ -693,7 +709,7 @@ impl<B: PacketBuf> Tcb<B> {
         let flags = TcpFlags::FIN | TcpFlags::ACK;
         let mapping = self.subflow.as_ref().and_then(|subflow| subflow.infinite());
         let carry = mapping.as_ref().map_or(Carry::Ack, Carry::Data);
-        let emission = Emission { seq: self.snd_nxt, flags, payload: None, carry };
+        let emission = Emission::bare(self.snd_nxt, flags, carry);
         if !self.emit(env, tx, data, emission) {
             return Progress::More;
         }
@@ -726,8 +742,7 @@ impl<B: PacketBuf> Tcb<B> {
         tx: &mut T,
         data: Option<&DataLevel>,
     ) -> bool {
-        let seq = self.snd_nxt;
-        let emission = Emission { seq, flags: TcpFlags::ACK, payload: None, carry: Carry::Ack };
+        let emission = Emission::bare(self.snd_nxt, TcpFlags::ACK, Carry::Ack);
         self.emit(env, tx, data, emission)
     }
 
@@ -763,17 +778,20 @@ impl<B: PacketBuf> Tcb<B> {
             dst_port: self.tuple.remote_port,
             seq: emission.seq,
             ack: if acks { self.rcv_nxt } else { SeqNum(0) },
-            flags: emission.flags,
+            flags: emission.flags | self.ecn_flags(emission.flags, emission.fresh),
             window,
             urgent: 0,
         };
-        let sent =
-            emit_packet(tx, env.stats, &self.tuple, self.port, &header, &options, emission.payload);
-        if !sent {
+        let class = self.ecn_codepoint(emission.fresh);
+        let (tuple, port) = (&self.tuple, self.port);
+        if !emit_packet(tx, env.stats, tuple, port, class, &header, &options, emission.payload) {
             self.rcv_adv = prior_edge;
             return false;
         }
         self.counters.segs_out = self.counters.segs_out.wrapping_add(1);
+        if emission.fresh {
+            self.flags.remove(TcbFlags::CWR);
+        }
         if acks {
             self.delayed_ack_at = None;
             self.unacked_segments = 0;

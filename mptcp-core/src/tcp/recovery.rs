@@ -34,8 +34,9 @@ pub(crate) struct Rack {
     /// The newest transmission known to be delivered.
     newest: Transmission,
     rtt_us: u32,
-    /// Without SACK: end of the last recovery, until more is acknowledged.
-    reno_recover: SeqNum,
+    /// End of what was in flight when the window was last reduced, for ECN and, as the end of the last
+    /// recovery until more is acknowledged, without SACK.
+    pub(super) reduced: SeqNum,
     /// End of the round trip in which a duplicate was reported.
     dsack_round: SeqNum,
     /// Quarters of the shortest round trip that make the reordering window; 0 counts as 1.
@@ -95,6 +96,7 @@ impl<B: PacketBuf> Tcb<B> {
         arrival: &Arrival,
     ) {
         let &Arrival { rtt, advanced, dsack, prior_flight } = arrival;
+        self.forget_reduction();
         self.rack_update(env.now, segment, delivered, dsack);
         self.finish_tail_loss_probe(env, segment, arrival);
         if self.recovery.is_some() {
@@ -108,6 +110,7 @@ impl<B: PacketBuf> Tcb<B> {
         if self.queue.lost_bytes() > 0 && self.recovery.is_none() {
             self.enter_fast_recovery(env);
         }
+        let echoed = self.answer_echo(env, segment, prior_flight);
         let newest = delivered.newest.map(|newest| (newest.sent_at, newest.stamp));
         let rate = self.delivery.on_delivered(env.now, delivered.bytes, newest);
         let governs = self.congestion.governs();
@@ -125,7 +128,7 @@ impl<B: PacketBuf> Tcb<B> {
                 srtt: self.rtt.srtt().unwrap_or_default(),
                 flight_size: prior_flight,
                 cwnd_limited: self.flags.contains(TcbFlags::CWND_LIMITED),
-                in_recovery: fast,
+                in_recovery: fast || echoed,
                 pipe: self.pipe(),
                 // Taken back are more than were found: none.
                 lost: if lost.cast_signed() > 0 { lost } else { 0 },
@@ -206,7 +209,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// RFC 6582 without SACK: three duplicate ACKs, then one segment per partial ACK.
     fn newreno_detect(&mut self, advanced: bool) {
-        if advanced && self.snd_una.gt(self.rack.reno_recover) {
+        if advanced && self.snd_una.gt(self.rack.reduced) {
             self.flags.remove(TcbFlags::RENO_RECOVER);
         }
         // Duplicates that our own retransmissions caused do not start another recovery (RFC 6582
@@ -224,7 +227,10 @@ impl<B: PacketBuf> Tcb<B> {
     fn enter_fast_recovery(&mut self, env: &mut Env<'_>) {
         env.stats.tcp_sack_recovery += 1;
         let flight = self.flight_size();
-        self.congestion.on_congestion_event(env.now, flight);
+        if !self.is_reduced_for_flight() {
+            self.congestion.on_congestion_event(env.now, flight);
+            self.note_reduction();
+        }
         self.flags.remove(TcbFlags::TLP_OUT);
         self.recovery = Some(Box::new(Recovery {
             kind: Kind::Fast,
@@ -269,6 +275,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         env.stats.tcp_undo += 1;
         self.congestion.undo(env.now);
+        self.flags.remove(TcbFlags::ECN_REDUCED);
         self.queue.clear_lost();
         self.flags.insert(TcbFlags::REORDERING);
         self.recovery = None;
@@ -283,7 +290,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         if !self.flags.contains(TcbFlags::SACK) && recovery.recover == self.snd_una {
             self.flags.insert(TcbFlags::RENO_RECOVER);
-            self.rack.reno_recover = recovery.recover;
+            self.rack.reduced = recovery.recover;
         }
         if recovery.kind == Kind::Fast && !self.congestion.governs() {
             self.congestion.set_cwnd(self.congestion.ssthresh().max(self.payload_mss()));
@@ -315,6 +322,7 @@ impl<B: PacketBuf> Tcb<B> {
             if self.recovery.is_none() {
                 env.stats.tcp_loss_probe_recovery += 1;
                 self.congestion.on_congestion_event(env.now, self.flight_size());
+                self.note_reduction();
                 if !self.congestion.governs() {
                     self.congestion.set_cwnd(self.congestion.ssthresh());
                 }
@@ -496,6 +504,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.queue.mark_timed_out(window, env.now);
         if self.retries == 1 {
             self.congestion.on_rto(env.now, flight);
+            self.note_reduction();
         }
         // One segment, beside what was sent too recently to be lost.
         self.congestion.set_cwnd(self.pipe() + self.payload_mss());

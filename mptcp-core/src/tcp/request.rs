@@ -10,7 +10,7 @@ use crate::wire::Version;
 
 bitflags::bitflags! {
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub(crate) struct RequestFlags: u8 {
+    pub(crate) struct RequestFlags: u16 {
         const SACK = 1;
         const TIMESTAMPS = 1 << 1;
         /// The peer asked for DSS checksums and we grant them.
@@ -24,6 +24,8 @@ bitflags::bitflags! {
         const ASK_CHECKSUM = 1 << 6;
         /// The SYN/ACK was sent more than once.
         const REPEATED = 1 << 7;
+        /// The SYN asked for ECN and we grant it.
+        const ECN = 1 << 8;
     }
 }
 
@@ -104,6 +106,7 @@ impl Request {
             sack: self.flags.contains(RequestFlags::SACK),
             ts_recent: self.flags.contains(RequestFlags::TIMESTAMPS).then_some(self.ts_recent),
             ts_offset,
+            ecn: self.flags.contains(RequestFlags::ECN),
             window,
         }
     }

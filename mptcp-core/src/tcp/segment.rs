@@ -26,6 +26,8 @@ pub(crate) struct Segment {
     sack_count: u8,
     /// Its text was refused for want of memory: what its options say about that is void.
     pub(crate) refused: bool,
+    /// A router marked the packet (RFC 3168 CE).
+    pub(crate) marked: bool,
     /// Carries an MPTCP option other than a DSS: a duplicate acknowledgement of this kind says
     /// nothing about congestion (RFC 8684 §4).
     pub(crate) signals: bool,
@@ -75,6 +77,7 @@ impl Segment {
             sacks: [(SeqNum(0), SeqNum(0)); MAX_SACK_BLOCKS],
             sack_count: 0,
             refused: false,
+            marked: false,
             signals: false,
             options: RawOptions::EMPTY,
         };
@@ -105,6 +108,16 @@ impl Segment {
             segment.options = RawOptions::copy(view.option_bytes());
         }
         segment
+    }
+
+    /// RFC 3168 §6.1.1: the SYN of a host that wants ECN.
+    pub(crate) fn is_ecn_setup_syn(&self) -> bool {
+        self.has(TcpFlags::SYN | TcpFlags::ECE | TcpFlags::CWR) && !self.has(TcpFlags::ACK)
+    }
+
+    /// RFC 3168 §6.1.1: the SYN/ACK that grants it. One that has CWR too only reflects our SYN.
+    pub(crate) fn is_ecn_setup_syn_ack(&self) -> bool {
+        self.has(TcpFlags::SYN | TcpFlags::ACK | TcpFlags::ECE) && !self.has(TcpFlags::CWR)
     }
 
     pub(crate) fn has(&self, flags: TcpFlags) -> bool {

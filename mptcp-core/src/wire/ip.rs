@@ -45,6 +45,11 @@ pub struct IpHeader {
     pub fragment: bool,
 }
 
+/// ECN field of a sender that reacts to marks (RFC 3168 §5).
+pub const ECN_ECT0: u8 = 2;
+/// ECN field of a packet that a router marked (RFC 3168 §5).
+pub const ECN_CE: u8 = 3;
+
 /// An [`IpHeader`] and what only ICMP needs to know.
 pub(super) struct Layout {
     pub(super) header: IpHeader,

@@ -97,7 +97,7 @@ pub mod udp;
 
 pub use checksum::Checksum;
 pub use icmp::{IcmpError, IcmpErrorKind};
-pub use ip::{IpEmit, IpHeader};
+pub use ip::{ECN_CE, ECN_ECT0, IpEmit, IpHeader};
 pub use mptcp::{
     AddAddr, AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpCapable, MpJoin, MpTcpRst,
     MptcpOption, Prio, RawAddAddr, RawPrio, WireSeq, reset_reason,

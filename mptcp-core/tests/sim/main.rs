@@ -4,6 +4,7 @@ mod aggregation;
 mod boxes;
 mod capture;
 mod coupled;
+mod ecn;
 mod events;
 mod health;
 mod middleboxes;

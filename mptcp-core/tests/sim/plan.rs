@@ -4,7 +4,7 @@ use crate::boxes::{Effect, Placed, Setting};
 use crate::transfer::{Report, run_with};
 use crate::world::World;
 use core::time::Duration;
-use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, StackConfig};
+use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, EcnPolicy, StackConfig};
 use mptcp_core::time::Instant;
 use netsim::link::{Change, LinkConfig, Loss};
 use netsim::{Direction, rng::Rng};
@@ -30,6 +30,7 @@ pub(crate) struct Plan {
     buffer: u32,
     sack: bool,
     timestamps: bool,
+    ecn: EcnPolicy,
     changes: Vec<Scheduled>,
 }
 
@@ -170,6 +171,14 @@ impl Plan {
         if quiet && changes.is_empty() && boxes.is_empty() {
             links[0].0.loss = loss(rng);
         }
+        let (buffer, sack) = ((64 << 10) << pick(rng, 0, 7), pick(rng, 0, 9) != 0);
+        let timestamps = pick(rng, 0, 9) != 0;
+        let ecn = one_of(rng, &EcnPolicy::ALL);
+        if pick(rng, 0, 1) == 0 {
+            for link in links.iter_mut().flat_map(|(up, down)| [up, down]) {
+                link.ecn_mark_bytes = Some(link.queue_bytes / 4);
+            }
+        }
         Self {
             seed,
             mptcp,
@@ -180,9 +189,10 @@ impl Plan {
             links,
             checksum,
             congestion,
-            buffer: (64 << 10) << pick(rng, 0, 7),
-            sack: pick(rng, 0, 9) != 0,
-            timestamps: pick(rng, 0, 9) != 0,
+            buffer,
+            sack,
+            timestamps,
+            ecn,
             changes,
         }
     }
@@ -202,6 +212,7 @@ impl Plan {
         let mut config = StackConfig::default();
         config.mptcp.checksum = self.checksum;
         config.tcp.congestion = self.congestion;
+        config.tcp.ecn = self.ecn;
         config.tcp.recv_buffer_max = self.buffer;
         config.tcp.send_buffer_max = self.buffer;
         config.tcp.sack = self.sack;

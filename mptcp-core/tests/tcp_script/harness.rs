@@ -39,6 +39,8 @@ pub(crate) struct Seg {
     /// Expected: `None` accepts any.
     pub(crate) ts: Option<(u32, u32)>,
     pub(crate) sack: Vec<(u32, u32)>,
+    /// ECN field of the IP header.
+    pub(crate) ecn: u8,
 }
 
 fn seg(flags: TcpFlags, seq: u32, ack: u32, len: usize) -> Seg {
@@ -53,6 +55,7 @@ fn seg(flags: TcpFlags, seq: u32, ack: u32, len: usize) -> Seg {
         sack_permitted: false,
         ts: None,
         sack: Vec::new(),
+        ecn: 0,
     }
 }
 
@@ -103,6 +106,11 @@ impl Seg {
 
     pub(crate) fn flags(mut self, flags: TcpFlags) -> Self {
         self.flags = flags;
+        self
+    }
+
+    pub(crate) fn ecn(mut self, ecn: u8) -> Self {
+        self.ecn = ecn;
         self
     }
 
@@ -471,6 +479,7 @@ impl Script {
             sack_permitted: false,
             ts: None,
             sack: Vec::new(),
+            ecn: ip.ecn(),
         };
         for option in view.options() {
             match option.expect("well-formed options") {
@@ -542,7 +551,8 @@ impl Script {
         };
         let syn = u32::from(seg.flags.contains(TcpFlags::SYN));
         let payload = pattern(seg.seq + syn, seg.len);
-        build(leg.peer.ip(), leg.local.ip(), &header, &options, &payload)
+        let (from, to) = (leg.peer.ip(), leg.local.ip());
+        build_with_class(from, to, seg.ecn, &header, &options, &payload)
     }
 
     pub(crate) fn inject(&mut self, seg: Seg) -> &mut Self {
@@ -699,11 +709,22 @@ pub(crate) fn build(
     options: &OptionWriter,
     payload: &[u8],
 ) -> Vec<u8> {
+    build_with_class(src, dst, 0, header, options, payload)
+}
+
+fn build_with_class(
+    src: IpAddr,
+    dst: IpAddr,
+    traffic_class: u8,
+    header: &TcpHeader,
+    options: &OptionWriter,
+    payload: &[u8],
+) -> Vec<u8> {
     let ip = IpEmit {
         src,
         dst,
         protocol: TCP,
-        traffic_class: 0,
+        traffic_class,
         hop_limit: 64,
         payload_len: header.len(options) + payload.len(),
         identification: 0,

@@ -6,6 +6,7 @@
 mod acks;
 mod calls;
 mod closing;
+mod ecn;
 mod handshake;
 mod harness;
 mod liveness;

@@ -85,7 +85,7 @@ fn options_behind_the_end_of_the_list_are_none() {
     assert_eq!(answer.wscale, None);
 }
 
-/// RFC 9293 §3.1: the reserved bits mean nothing yet; so do ECN's two to who does not use it.
+/// RFC 9293 §3.1: the reserved bits mean nothing yet; so do ECN's two to who did not agree on it.
 #[test]
 fn reserved_header_bits_are_ignored() {
     let mut s = Script::server(|_| {}, Peer::default());

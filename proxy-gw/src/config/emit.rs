@@ -150,6 +150,7 @@ fn mptcp(config: &Config) -> Table {
 fn tcp(config: &Config) -> Table {
     table([
         ("congestion", Value::from(config.tcp.congestion.name())),
+        ("ecn", Value::from(config.tcp.ecn.name())),
         ("recv_buffer_max", Value::from(show_size(config.tcp.recv_buffer_max))),
         ("send_buffer_max", Value::from(show_size(config.tcp.send_buffer_max))),
     ])

@@ -22,7 +22,9 @@ use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use ipnet::IpNet;
-use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, PathManagerKind, SchedulerKind};
+use mptcp_core::config::{
+    ChecksumPolicy, CongestionAlgorithm, EcnPolicy, PathManagerKind, SchedulerKind,
+};
 use mptcp_core::wire::Version;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -158,6 +160,8 @@ pub struct Mptcp {
 pub struct Tcp {
     /// Congestion control.
     pub congestion: CongestionAlgorithm,
+    /// Explicit congestion notification.
+    pub ecn: EcnPolicy,
     /// Bytes.
     pub recv_buffer_max: u32,
     /// Bytes.

@@ -13,7 +13,9 @@ use crate::egress::Destination;
 use core::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use log::LevelFilter;
-use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, PathManagerKind, SchedulerKind};
+use mptcp_core::config::{
+    ChecksumPolicy, CongestionAlgorithm, EcnPolicy, PathManagerKind, SchedulerKind,
+};
 use mptcp_core::wire::Version;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -192,6 +194,11 @@ fn read_tcp(mut section: Section<'_>) -> Tcp {
             "congestion",
             &CongestionAlgorithm::ALL.map(|kind| (kind.name(), kind)),
             CongestionAlgorithm::default(),
+        ),
+        ecn: section.choice(
+            "ecn",
+            &EcnPolicy::ALL.map(|policy| (policy.name(), policy)),
+            EcnPolicy::default(),
         ),
         recv_buffer_max: section.size("recv_buffer_max", buffer.clone(), 6 << 20),
         send_buffer_max: section.size("send_buffer_max", buffer, 6 << 20),

@@ -42,6 +42,7 @@ close_timeout_s = 60
 
 [tcp]
 congestion = "bbr"
+ecn = "accept"
 recv_buffer_max = "6MiB"
 send_buffer_max = "6MiB"
 
@@ -428,6 +429,7 @@ fn protocol_settings_are_checked() {
             "tcp.congestion=bbr4",
             "tcp.congestion = \"bbr4\": expected \"bbr\" or \"cubic\" or \"newreno\" or \"lia\" or \"olia\" or \"balia\"; did you mean \"bbr\"?",
         ),
+        ("tcp.ecn=on", "tcp.ecn = \"on\": expected \"off\" or \"accept\" or \"request\""),
         (
             "tcp.recv_buffer_max=6MB",
             "tcp.recv_buffer_max = \"6MB\": expected a size from 64KiB to 1GiB, such as \"256KiB\", \"6MiB\" or a number of bytes",

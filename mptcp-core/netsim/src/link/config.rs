@@ -24,6 +24,9 @@ pub struct LinkConfig {
     /// Tail-drop limit over all waiting bytes, the packet being sent included. An idle link takes a
     /// packet of any size.
     pub queue_bytes: usize,
+    /// An ECN-capable packet that finds more than so many bytes waiting is marked (RFC 3168 §5), as
+    /// by a router whose queue management marks instead of dropping. `None` marks nothing.
+    pub ecn_mark_bytes: Option<usize>,
     /// Longest packet that is not dropped.
     pub mtu: usize,
     /// Loses everything behind the queue: to the sender the link looks alive.
@@ -41,6 +44,7 @@ impl Default for LinkConfig {
             reorder_extra_ns: 0,
             duplicate_ppm: 0,
             queue_bytes: 1 << 20,
+            ecn_mark_bytes: None,
             mtu: 65_535,
             blackhole: false,
         }
@@ -144,6 +148,8 @@ pub struct LinkCounters {
     pub reordered_packets: u64,
     /// Most bytes that ever waited.
     pub queue_bytes_max: u64,
+    /// Packets marked because of the queue.
+    pub marked_packets: u64,
     /// Packets dropped at a full queue.
     pub dropped_queue: u64,
     /// Packets dropped as too long.

@@ -10,6 +10,7 @@ mod config;
 
 pub use config::{Change, DropReason, LinkConfig, LinkCounters, Loss, Verdict};
 
+use crate::packet::edit::mark_congestion;
 use crate::rng::Rng;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -88,7 +89,7 @@ impl Link {
     }
 
     /// Offers a packet. `Queued` promises only that it entered the queue: loss is decided behind it.
-    pub fn push(&mut self, now: u64, packet: Vec<u8>) -> Verdict {
+    pub fn push(&mut self, now: u64, mut packet: Vec<u8>) -> Verdict {
         self.advance(now);
         let len = packet.len();
         let number = self.pushed;
@@ -101,6 +102,9 @@ impl Link {
         let idle = self.queue.is_empty();
         if !idle && self.queue_len.saturating_add(len) > self.config.queue_bytes {
             return self.refuse(DropReason::Queue, len);
+        }
+        if self.config.ecn_mark_bytes.is_some_and(|limit| self.queue_len > limit) {
+            self.counters.marked_packets += u64::from(mark_congestion(&mut packet));
         }
         self.queue_len += len;
         self.counters.queue_bytes_max = self.counters.queue_bytes_max.max(self.queue_len as u64);

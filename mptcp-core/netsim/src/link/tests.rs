@@ -231,7 +231,7 @@ prop_compose! {
     ) -> LinkConfig {
         LinkConfig {
             rate_bps, delay_ns, jitter_ns, loss, reorder_ppm, reorder_extra_ns, duplicate_ppm,
-            queue_bytes, mtu, blackhole,
+            queue_bytes, mtu, blackhole, ecn_mark_bytes: None,
         }
     }
 }
@@ -311,5 +311,49 @@ proptest! {
         let seen: Vec<Vec<u8>> = seen.into_iter().map(|(_, packet)| packet).collect();
         prop_assert_eq!(seen, late);
         prop_assert_eq!(eager.counters(), lazy.counters());
+    }
+}
+
+#[test]
+fn a_queue_marks_what_may_be_marked() {
+    let config = LinkConfig {
+        rate_bps: Some(8_000_000),
+        queue_bytes: 5_000,
+        ecn_mark_bytes: Some(2_000),
+        ..Default::default()
+    };
+    for source in ["10.0.0.1:1", "[fd00::1]:1"] {
+        let v6 = source.starts_with('[');
+        let target = if v6 { "[fd00::2]:2" } else { "10.0.0.2:2" };
+        let mut build = crate::packet::build::Build::new(source, target);
+        build.payload = vec![7; 1_000 - if v6 { 60 } else { 40 }];
+        let plain = build.to_packet();
+        let with = |ecn: u8| {
+            let mut packet = plain.clone();
+            packet[1] |= if v6 { ecn << 4 } else { ecn };
+            if !v6 {
+                packet[10..12].fill(0);
+                let sum =
+                    !crate::packet::checksum::fold(crate::packet::checksum::sum(&packet[..20]));
+                packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            }
+            packet
+        };
+        let mut link = Link::new(config.clone(), 1, 0);
+        // The first three find 2000 bytes or less.
+        for ecn in [2, 2, 2, 2, 0] {
+            assert_eq!(link.push(0, with(ecn)), Verdict::Queued);
+        }
+        assert_eq!(link.push(0, with(2)), Verdict::Dropped(DropReason::Queue));
+        let arrived: Vec<_> = drain(&mut link).into_iter().map(|(_, packet)| packet).collect();
+        assert_eq!(arrived, [with(2), with(2), with(2), with(3), with(0)]);
+        assert_eq!(link.counters().marked_packets, 1);
+        // ECT(1) is markable, what is marked is not marked again, and what is no packet is let alone.
+        for packet in [with(2), with(2), with(2), with(1), with(3)] {
+            link.push(MS * 100, packet);
+        }
+        let arrived: Vec<_> = drain(&mut link).into_iter().map(|(_, packet)| packet).collect();
+        assert_eq!(arrived[3..], [with(3), with(3)]);
+        assert_eq!(link.counters().marked_packets, 2);
     }
 }

@@ -77,6 +77,25 @@ impl Layout {
     }
 }
 
+/// Sets the ECN field of an ECN-capable packet to CE (RFC 3168 §5); true when it was not set before.
+pub fn mark_congestion(packet: &mut [u8]) -> bool {
+    let Some(layout) = Layout::of(packet) else { return false };
+    // The low bits of the traffic class are the upper half of the second octet of IPv6.
+    let shift = if layout.ipv6 { 4 } else { 0 };
+    let ecn = packet[1] >> shift & 3;
+    if ecn == 0 || ecn == 3 {
+        return false;
+    }
+    let old = [packet[0], packet[1]];
+    packet[1] |= 3 << shift;
+    if !layout.ipv6 {
+        let new = [packet[0], packet[1]];
+        let sum = checksum::update(u16::from_be_bytes([packet[10], packet[11]]), &old, &new);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    true
+}
+
 /// Offsets inside a TCP packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TcpLayout {

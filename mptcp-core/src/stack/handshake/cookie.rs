@@ -165,6 +165,8 @@ impl<B: PacketBuf> Stack<B> {
             sack,
             ts_recent: segment.timestamps.map(|(tsval, _)| tsval),
             ts_offset: 0,
+            // A cookie has no room to remember it.
+            ecn: false,
             window: self.initial_window(),
             rtt: None,
             syn_ack_timeouts: 0,

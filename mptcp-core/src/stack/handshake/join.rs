@@ -204,8 +204,8 @@ impl<B: PacketBuf> Stack<B> {
             return self.refuse_join(now, &request.tuple, request.port, segment, told);
         }
         let agreed = self.agreed(now, request);
-        let env = env!(self, now);
-        let mut tcb = Tcb::accepted(&env, request.tuple, request.port, &agreed);
+        let mut env = env!(self, now);
+        let mut tcb = Tcb::accepted(&mut env, request.tuple, request.port, &agreed);
         let local_backup = self.endpoint_backup(request.tuple.local_addr);
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let mut subflow = Subflow::new(owner, connection.new_subflow_id(), version, Stage::Active);

@@ -247,8 +247,8 @@ impl<B: PacketBuf> Stack<B> {
         let Some(user_data) = self.listeners.get(listener).map(|l| l.options.user_data) else {
             return;
         };
-        let env = env!(self, now);
-        let mut tcb = Tcb::accepted(&env, *tuple, port, agreed);
+        let mut env = env!(self, now);
+        let mut tcb = Tcb::accepted(&mut env, *tuple, port, agreed);
         tcb.app.user_data = user_data;
         let fell_back = match level {
             Level::Plain(reason) => reason,

@@ -3,7 +3,7 @@
 
 use super::Level;
 use crate::buf::{PacketBuf, PortId};
-use crate::config::ChecksumPolicy;
+use crate::config::{ChecksumPolicy, EcnPolicy};
 use crate::mptcp::key::KeyPair;
 use crate::mptcp::{FallbackReason, Negotiated};
 use crate::seq::SeqNum;
@@ -41,6 +41,7 @@ impl<B: PacketBuf> Stack<B> {
         let mut flags = RequestFlags::empty();
         flags.set(RequestFlags::SACK, segment.sack_permitted && config.sack);
         flags.set(RequestFlags::TIMESTAMPS, segment.timestamps.is_some() && config.timestamps);
+        flags.set(RequestFlags::ECN, segment.is_ecn_setup_syn() && config.ecn != EcnPolicy::Off);
         Request {
             tuple: *tuple,
             port,
@@ -155,12 +156,14 @@ impl<B: PacketBuf> Stack<B> {
                 options::push(&mut options, &MptcpOption::Join(join), connection.version);
             }
         }
+        let mut flags = TcpFlags::SYN | TcpFlags::ACK;
+        flags.set(TcpFlags::ECE, request.flags.contains(RequestFlags::ECN));
         Some(Stateless {
             tuple: request.tuple,
             port: request.port,
             seq: request.iss,
             ack: request.irs.add(1),
-            flags: TcpFlags::SYN | TcpFlags::ACK,
+            flags,
             window: self.initial_window() as u16,
             options,
         })
@@ -315,6 +318,10 @@ impl<B: PacketBuf> Stack<B> {
         );
         if let Some(request) = self.requests.get_mut(idx) {
             request.flags.insert(RequestFlags::REPEATED);
+            if !segment.is_ecn_setup_syn() {
+                // The peer gave ECN up (RFC 3168 §6.1.1.1).
+                request.flags.remove(RequestFlags::ECN);
+            }
             if let Some((tsval, _)) = segment.timestamps
                 && tsval.wrapping_sub(request.ts_recent).cast_signed() > 0
             {

@@ -174,7 +174,7 @@ impl Bbr {
         let excessive =
             lost > sent / LOSS_DIVISOR && lost >= self.mss.saturating_mul(LOSS_SEGMENTS_MIN);
         if excessive {
-            self.on_excessive_loss(sample.now);
+            self.back_off(sample.now, self.round_delivered);
         }
         if !self.full && !limited {
             self.judge_start(sample.now);
@@ -183,14 +183,16 @@ impl Bbr {
         (self.round_lost, self.round_delivered, self.round_bw) = (0, 0, 0);
     }
 
-    fn on_excessive_loss(&mut self, now: Instant) {
+    /// Too much was lost, or a router asks for less; `carried` octets in flight were as much as the
+    /// path took.
+    fn back_off(&mut self, now: Instant, carried: u32) {
         match self.mode {
             Mode::Startup => {
-                self.bound_inflight(self.round_delivered);
+                self.bound_inflight(carried);
                 self.finish_start(now);
             }
             Mode::Up => {
-                self.bound_inflight(self.round_delivered);
+                self.bound_inflight(carried);
                 self.enter_down(now);
             }
             _ => {
@@ -382,6 +384,14 @@ impl CongestionControl for Bbr {
     }
 
     fn on_congestion_event(&mut self, _now: Instant, _flight_size: u32) {}
+
+    fn on_ecn(&mut self, now: Instant, flight_size: u32) {
+        // What is in flight fills the queue to its mark. A start's queue runs out without more.
+        if !matches!(self.mode, Mode::Drain | Mode::ProbeRtt) {
+            self.back_off(now, flight_size);
+        }
+        self.prior_hi = self.inflight_hi;
+    }
 
     fn on_rto(&mut self, _now: Instant, _flight_size: u32) {
         self.prior_cwnd = self.prior_cwnd.max(self.cwnd);

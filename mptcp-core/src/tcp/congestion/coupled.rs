@@ -212,6 +212,12 @@ impl CongestionControl for Coupled {
         self.window.reduce(left);
     }
 
+    fn on_ecn(&mut self, now: Instant, flight_size: u32) {
+        self.on_congestion_event(now, flight_size);
+        self.window.phase = Phase::Open;
+        self.prior = None;
+    }
+
     fn on_rto(&mut self, _now: Instant, flight_size: u32) {
         if self.window.phase == Phase::TimedOut {
             self.window.cwnd = self.window.mss;

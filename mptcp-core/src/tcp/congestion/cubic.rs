@@ -208,6 +208,12 @@ impl CongestionControl for Cubic {
         self.window.reduce(scaled(flight_size, BETA));
     }
 
+    fn on_ecn(&mut self, now: Instant, flight_size: u32) {
+        self.on_congestion_event(now, flight_size);
+        self.window.phase = Phase::Open;
+        self.prior = None;
+    }
+
     fn on_rto(&mut self, _now: Instant, flight_size: u32) {
         if self.window.phase == Phase::TimedOut {
             self.window.cwnd = self.window.mss;

@@ -46,7 +46,7 @@ pub struct AckSample {
     pub flight_size: u32,
     /// The window, not the application or the peer's window, limited the sender.
     pub cwnd_limited: bool,
-    /// Fast recovery is on: the window does not grow.
+    /// Fast recovery is on, or it carries an ECN echo: the window does not grow.
     pub in_recovery: bool,
     /// Octets in flight after it.
     pub pipe: u32,
@@ -65,6 +65,12 @@ pub trait CongestionControl: Debug + Send {
     /// Loss begins a new recovery, at most once per window of data. Sets `ssthresh`
     /// and lowers `cwnd` to it; `flight_size` is the number of bytes outstanding.
     fn on_congestion_event(&mut self, now: Instant, flight_size: u32);
+    /// The peer reports a mark on something in flight (RFC 3168 §6.1.2), at most once per window of
+    /// data and never during a recovery: the same reduction, but nothing that [`Self::undo`] could
+    /// take back. `flight_size` is the number of bytes outstanding before the report.
+    fn on_ecn(&mut self, now: Instant, flight_size: u32) {
+        self.on_congestion_event(now, flight_size);
+    }
     /// The retransmission timer expired: `cwnd` is one segment. Repeated without an acknowledgement
     /// in between it lowers `ssthresh` only once (RFC 5681 §3.1).
     fn on_rto(&mut self, now: Instant, flight_size: u32);
@@ -167,6 +173,11 @@ impl Congestion {
     /// See [`CongestionControl::on_congestion_event`].
     pub fn on_congestion_event(&mut self, now: Instant, flight_size: u32) {
         each!(self, algorithm => algorithm.on_congestion_event(now, flight_size));
+    }
+
+    /// See [`CongestionControl::on_ecn`].
+    pub fn on_ecn(&mut self, now: Instant, flight_size: u32) {
+        each!(self, algorithm => algorithm.on_ecn(now, flight_size));
     }
 
     /// See [`CongestionControl::on_rto`].

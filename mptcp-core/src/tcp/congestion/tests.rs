@@ -697,3 +697,22 @@ proptest! {
         }
     }
 }
+
+/// RFC 3168 §6.1.2: a mark reduces like a loss, and nothing shows later that it was spurious.
+#[test]
+fn a_mark_reduces_for_good() {
+    for algorithm in CongestionAlgorithm::ALL {
+        let mut path = Path::new(algorithm, 100);
+        path.round();
+        path.round();
+        let before = path.congestion.cwnd();
+        path.congestion.on_ecn(path.now, before);
+        path.congestion.undo(path.now);
+        path.congestion.on_recovery_exit(path.now);
+        assert!(path.congestion.ssthresh() <= before, "{algorithm:?} ends its start");
+        if !path.congestion.governs() {
+            assert!(path.congestion.cwnd() <= before * 7 / 10, "{algorithm:?}");
+            assert_eq!(path.congestion.cwnd(), path.congestion.ssthresh(), "{algorithm:?}");
+        }
+    }
+}
