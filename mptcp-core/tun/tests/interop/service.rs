@@ -3,7 +3,7 @@
 use crate::support;
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::buf::{HeapBuf, HeapPool, PortId, TxQueue};
-use mptcp_core::config::{Limits, LocalAddress, StackConfig};
+use mptcp_core::config::{Limits, LocalAddress, MptcpConfig, StackConfig};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::error::SendError;
 use mptcp_core::stack::{Connect, ConnectionInfo, Listen, Occupancy, Ready, SocketId, Stack};
@@ -49,12 +49,18 @@ pub(crate) struct Service {
 impl Service {
     /// Creates the devices in this thread's namespace and starts the stack over them.
     pub(crate) fn start(accesses: &[Access]) -> Self {
+        Self::start_with(accesses, MptcpConfig::default())
+    }
+
+    /// The same with other MPTCP settings.
+    pub(crate) fn start_with(accesses: &[Access], mptcp: MptcpConfig) -> Self {
         let clock = Clock::start();
         let addresses: Vec<LocalAddress> = (0..).zip(accesses).map(local_address).collect();
         let config = StackConfig {
             limits: Limits { connections: 256, tcbs: 1024, half_open: 256, ..Limits::default() },
             seed: [7; 32],
             addresses,
+            mptcp,
             ..StackConfig::default()
         };
         let ports = accesses.iter().map(port).collect();

@@ -6,6 +6,7 @@ use crate::support::{
     is_root_with, mptcp_socket, nstat,
 };
 use core::net::SocketAddr;
+use mptcp_core::config::{MptcpConfig, SchedulerKind, Scheduling};
 use mptcp_core::stack::ConnectionInfo;
 use socket2::Domain;
 use std::io::ErrorKind;
@@ -101,7 +102,10 @@ fn the_kernels_mptcp_joins_and_uses_both_devices() {
         return;
     }
     enter_new_network();
-    let service = Service::start(&[LTE, WIFI]);
+    // By turns: of two devices without a limit, the default may find one always the faster.
+    let scheduling = Scheduling { kind: SchedulerKind::RoundRobin, ..Scheduling::default() };
+    let by_turns = MptcpConfig { scheduling, ..MptcpConfig::default() };
+    let service = Service::start_with(&[LTE, WIFI], by_turns);
     join_from_wifi();
     let mut socket = connect_mptcp(LTE);
     exchange_one(&mut socket);
