@@ -6,7 +6,7 @@
 use crate::config::AdminAddress;
 use crate::control::{ShardHandle, Unreachable};
 use crate::metrics::{self, ReadDriver};
-use crate::report::Connection;
+use crate::report::{self, Connection};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
@@ -324,6 +324,7 @@ fn router(source: Source) -> Router {
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/connections", get(connections))
+        .route("/paths", get(paths))
         .with_state(Arc::new(source))
 }
 
@@ -377,6 +378,28 @@ async fn connections(State(source): Shared) -> Response {
     }
 }
 
+async fn paths(State(source): Shared) -> Response {
+    let collected = async {
+        let mut paths = Vec::new();
+        for (number, shard) in source.shards.iter().enumerate() {
+            let mut from = Some(0);
+            while let Some(position) = from {
+                let page = shard.paths(position).await?;
+                let listed = page.paths.into_iter();
+                paths.extend(
+                    listed.map(|path| report::Path::new(number, &path, page.now, &source.ports)),
+                );
+                from = page.next;
+            }
+        }
+        Ok(paths)
+    };
+    match in_time(collected).await {
+        Ok(paths) => axum::Json(paths).into_response(),
+        Err(response) => response,
+    }
+}
+
 /// The answer, or a 503 that says why there is none.
 async fn in_time<T>(answer: impl Future<Output = Result<T, Unreachable>>) -> Result<T, Response> {
     let why = match tokio::time::timeout(SHARD_PATIENCE, answer).await {
@@ -390,7 +413,8 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, Unreachable>>) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Command, SessionPage, ShardCounters, mailbox};
+    use crate::control::{Command, PathPage, SessionPage, ShardCounters, mailbox};
+    use mptcp_core::time::Instant;
     use std::io::{Read, Write};
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
@@ -439,6 +463,11 @@ mod tests {
                         let next = (from == 0).then_some(1);
                         let _ = reply.send(SessionPage { sessions: vec![], next });
                     }
+                    Some(Command::Paths { from, reply }) => {
+                        let next = (from == 0).then_some(1);
+                        let now = Instant::from_nanos(0);
+                        let _ = reply.send(PathPage { now, paths: vec![], next });
+                    }
                     Some(Command::Counters { reply }) => {
                         let _ = reply.send(Box::new(ShardCounters {
                             gateway: crate::gateway::Counters::default(),
@@ -461,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_paths_answer_over_a_unix_socket_that_is_removed() {
+    fn the_pages_answer_over_a_unix_socket_that_is_removed() {
         let scratch = Scratch::new("paths");
         let ready = Arc::new(AtomicBool::new(false));
         let (source, shard) = source(&ready);
@@ -476,6 +505,8 @@ mod tests {
         assert_eq!(status, "HTTP/1.0 200 OK");
         assert!(body.contains("plait_sessions{shard=\"0\"} 5\n"));
         let (status, body) = get(&scratch.socket(), "/connections");
+        assert_eq!((status.as_str(), body.as_str()), ("HTTP/1.0 200 OK", "[]"));
+        let (status, body) = get(&scratch.socket(), "/paths");
         assert_eq!((status.as_str(), body.as_str()), ("HTTP/1.0 200 OK", "[]"));
         assert_eq!(get(&scratch.socket(), "/other").0, "HTTP/1.0 404 Not Found");
         drop(admin);

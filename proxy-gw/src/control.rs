@@ -4,7 +4,9 @@
 use crate::gateway::{Counters, SessionSnapshot};
 use core::sync::atomic::{AtomicU8, Ordering};
 use crossbeam::channel::{Receiver, Sender, bounded};
+use mptcp_core::mptcp::path_health::PathInfo;
 use mptcp_core::stack::Occupancy;
+use mptcp_core::time::Instant;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -33,6 +35,13 @@ pub enum Command {
         /// Where the page goes.
         reply: oneshot::Sender<SessionPage>,
     },
+    /// Report the paths to clients, a page at a time.
+    Paths {
+        /// Where to go on: what the last page said, 0 at first.
+        from: u32,
+        /// Where the page goes.
+        reply: oneshot::Sender<PathPage>,
+    },
     /// Report counters.
     Counters {
         /// Where they go.
@@ -45,6 +54,17 @@ pub enum Command {
 pub struct SessionPage {
     /// The sessions.
     pub sessions: Vec<SessionSnapshot>,
+    /// Where the next page starts, if there is one.
+    pub next: Option<u32>,
+}
+
+/// Some of a shard's paths.
+#[derive(Debug)]
+pub struct PathPage {
+    /// When they were as they say.
+    pub now: Instant,
+    /// The paths.
+    pub paths: Vec<PathInfo>,
     /// Where the next page starts, if there is one.
     pub next: Option<u32>,
 }
@@ -126,6 +146,16 @@ impl ShardHandle {
     pub async fn sessions(&self, from: u32) -> Result<SessionPage, Unreachable> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Sessions { from, reply })?;
+        answer.await.map_err(|_| Unreachable)
+    }
+
+    /// Asks for one page of paths.
+    ///
+    /// # Errors
+    /// [`Unreachable`].
+    pub async fn paths(&self, from: u32) -> Result<PathPage, Unreachable> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Paths { from, reply })?;
         answer.await.map_err(|_| Unreachable)
     }
 

@@ -153,11 +153,14 @@ fn render_gateway(text: &mut String, shards: &[(&str, &ShardCounters)]) {
 }
 
 fn render_stack(text: &mut String, shards: &[(&str, &ShardCounters)]) {
-    let gauges: [(&str, &str, Read); 7] = [
+    let gauges: [(&str, &str, Read); 8] = [
         ("tcbs", "TCP control blocks.", |c| u64::from(c.occupancy.tcbs)),
         ("mptcp_connections", "MPTCP connections.", |c| u64::from(c.occupancy.connections)),
         ("requests", "Pending TCP requests.", |c| u64::from(c.occupancy.requests)),
         ("time_waits", "TIME-WAIT entries.", |c| u64::from(c.occupancy.time_waits)),
+        ("paths", "Pairs of a client network and a port; GET /paths lists them.", |c| {
+            u64::from(c.occupancy.paths)
+        }),
         ("relays", "Coupled pairs of sockets.", |c| u64::from(c.occupancy.relays)),
         ("flows", "Entries of the 4-tuple table.", |c| c.occupancy.flows as u64),
         ("tokens", "Entries of the token table.", |c| c.occupancy.tokens as u64),

@@ -1,10 +1,13 @@
-//! `GET /connections`: sessions as the contract with the operator's tools spells them.
+//! `GET /connections` and `GET /paths`, as the contract with the operator's tools spells them.
 
 use crate::gateway::SessionSnapshot;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
 use mptcp_core::buf::PortId;
 use mptcp_core::mptcp::FallbackReason;
+use mptcp_core::mptcp::path_health::PathInfo;
 use mptcp_core::stack::SubflowInfo;
+use mptcp_core::time::Instant;
 use serde::Serialize;
 
 /// One session.
@@ -62,6 +65,50 @@ impl Connection {
     }
 }
 
+/// One path to clients: one of their networks, on one access.
+#[derive(Debug, Serialize)]
+pub struct Path {
+    shard: usize,
+    port: String,
+    network: String,
+    /// Our address, where the routing table chooses the port.
+    local: Option<IpAddr>,
+    verdict: &'static str,
+    /// Since when it is as the verdict says.
+    for_s: f64,
+    subflows: u32,
+    rtt_us: u64,
+    min_rtt_us: u64,
+    timeouts: u64,
+    resets: u64,
+    downs: u64,
+}
+
+impl Path {
+    /// As the contract has it, at `now` of its shard. `ports` are the configured names.
+    #[must_use]
+    pub fn new(shard: usize, info: &PathInfo, now: Instant, ports: &[String]) -> Self {
+        Self {
+            shard,
+            port: port_name(info.port, ports),
+            network: format!("{}/{}", info.network, if info.network.is_ipv4() { 24 } else { 48 }),
+            local: info.local,
+            verdict: info.verdict.name(),
+            for_s: tenths(now.since(info.since).as_secs_f64()),
+            subflows: info.subflows,
+            rtt_us: micros(info.rtt),
+            min_rtt_us: micros(info.min_rtt),
+            timeouts: info.timeouts,
+            resets: info.resets,
+            downs: info.downs,
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn tenths(seconds: f64) -> f64 {
     (seconds * 10.0).round() / 10.0
 }
@@ -75,7 +122,7 @@ fn subflow(info: SubflowInfo, ports: &[String]) -> Subflow {
         state: info.state.name(),
         backup: info.backup,
         stale: info.stale,
-        srtt_us: u64::try_from(info.srtt.as_micros()).unwrap_or(u64::MAX),
+        srtt_us: micros(info.srtt),
         cwnd: info.cwnd,
         bytes_sent: info.bytes_sent,
         bytes_received: info.bytes_received,
@@ -91,7 +138,7 @@ fn port_name(port: PortId, ports: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::time::Duration;
+    use mptcp_core::mptcp::path_health::PathVerdict;
     use mptcp_core::stack::ConnectionInfo;
     use mptcp_core::tcp::{State, TcpInfo};
 
@@ -152,6 +199,41 @@ mod tests {
             r#""retransmitted":3,"reinjected":0}]}]"#,
         );
         assert_eq!(serde_json::to_string(&[connection]).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_path_is_spelled_as_in_the_contract() {
+        let info = PathInfo {
+            network: "10.1.0.0".parse().unwrap(),
+            port: PortId(0),
+            local: None,
+            verdict: PathVerdict::Down,
+            since: Instant::from_nanos(2_000_000_000),
+            subflows: 7,
+            rtt: Duration::from_micros(40_211),
+            min_rtt: Duration::from_micros(38_000),
+            timeouts: 9,
+            resets: 1,
+            downs: 2,
+        };
+        let at = Instant::from_nanos(5_260_000_000);
+        let ports = ["lte".to_owned()];
+        let expected = concat!(
+            r#"{"shard":0,"port":"lte","network":"10.1.0.0/24","local":null,"#,
+            r#""verdict":"down","for_s":3.3,"subflows":7,"rtt_us":40211,"#,
+            r#""min_rtt_us":38000,"timeouts":9,"resets":1,"downs":2}"#,
+        );
+        let shown = |info| serde_json::to_string(&Path::new(0, &info, at, &ports)).unwrap();
+        assert_eq!(shown(info), expected);
+        let routed = PathInfo {
+            network: "fd00:1::".parse().unwrap(),
+            port: PortId::ROUTED,
+            local: Some("fd00::1".parse().unwrap()),
+            ..info
+        };
+        assert!(
+            shown(routed).contains(r#""port":"routed","network":"fd00:1::/48","local":"fd00::1","#)
+        );
     }
 
     #[test]

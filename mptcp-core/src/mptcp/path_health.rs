@@ -322,23 +322,38 @@ impl PathTable {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = PathInfo> + '_ {
-        self.paths.iter().map(|(_, path)| PathInfo {
-            network: path.key.network,
-            port: path.key.port,
-            local: path.key.local,
-            verdict: path.verdict,
-            since: path.since,
-            subflows: path.subflows,
-            rtt: path.rtt,
-            min_rtt: path.min_rtt,
-            timeouts: path.timeouts,
-            resets: path.resets,
-            downs: path.downs,
-        })
+        self.paths.iter().map(|(_, path)| path.info())
+    }
+
+    /// As [`PathTable::iter`], in parts: those at the first `most` positions from `from` on, and where
+    /// to go on.
+    pub(crate) fn page(
+        &self,
+        from: u32,
+        most: u32,
+    ) -> (impl Iterator<Item = PathInfo> + '_, Option<u32>) {
+        let (paths, next) = self.paths.page(from, most);
+        (paths.map(Path::info), next)
     }
 }
 
 impl Path {
+    fn info(&self) -> PathInfo {
+        PathInfo {
+            network: self.key.network,
+            port: self.key.port,
+            local: self.key.local,
+            verdict: self.verdict,
+            since: self.since,
+            subflows: self.subflows,
+            rtt: self.rtt,
+            min_rtt: self.min_rtt,
+            timeouts: self.timeouts,
+            resets: self.resets,
+            downs: self.downs,
+        }
+    }
+
     fn new(key: PathKey, hash: u64, now: Instant) -> Self {
         Self {
             key,

@@ -158,6 +158,15 @@ impl<T> Slab<T> {
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         (0u32..).zip(&self.entries).filter_map(|(idx, entry)| Some((idx, entry.value.as_ref()?)))
     }
+
+    /// The values at the first `most` positions from `from` on, and where to go on, if anywhere:
+    /// [`Slab::iter`] in parts.
+    pub fn page(&self, from: u32, most: u32) -> (impl Iterator<Item = &T>, Option<u32>) {
+        let end = from.saturating_add(most);
+        let entries = self.entries.iter().skip(from as usize).take(most as usize);
+        let next = ((end as usize) < self.entries.len()).then_some(end);
+        (entries.filter_map(|entry| entry.value.as_ref()), next)
+    }
 }
 
 impl<T> core::fmt::Debug for Slab<T> {

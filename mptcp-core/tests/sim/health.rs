@@ -428,6 +428,10 @@ fn what_one_connection_finds_out_all_know() {
     silence(&mut world, 0, Duration::from_millis(3_030), Duration::from_millis(9_000), &BOTH);
     let pairs = open(&mut world, 50);
     assert_eq!(world.server.stack.paths().count(), 2);
+    let pages = [world.server.stack.paths_page(0, 1), world.server.stack.paths_page(1, 1)];
+    let (listed, next): (Vec<_>, Vec<_>) =
+        pages.into_iter().map(|(paths, next)| (paths.count(), next)).unzip();
+    assert_eq!((listed, next), (vec![1, 1], vec![Some(1), None]), "the same in parts");
     let (from, to) = (Duration::from_secs(2), Duration::from_secs(5));
     messages(&mut world, &pairs[0], false, from, to);
     let down: Vec<_> = world.server.stack.paths().map(|p| (p.verdict, p.subflows)).collect();

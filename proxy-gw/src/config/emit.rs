@@ -1,6 +1,6 @@
 //! A [`Config`] as TOML again, every default written out. Reading the result gives the same value.
 
-use super::reader::show_size;
+use super::reader::{show_rate, show_size};
 use super::{Auth, Config, Hugepages, LogFormat, Port};
 use core::fmt::Display;
 use core::time::Duration;
@@ -118,6 +118,9 @@ fn port(port: &Port) -> Table {
         ("mac", Value::from(mac)),
         ("vlan", Value::from(i64::from(port.vlan))),
         ("queues", Value::from(i64::from(port.queues))),
+        ("priority", Value::from(i64::from(port.path.priority))),
+        ("weight", Value::from(i64::from(port.path.weight))),
+        ("rate", Value::from(show_rate(port.path.rate))),
     ])
 }
 
@@ -143,7 +146,11 @@ fn mptcp(config: &Config) -> Table {
         ("scheduler", Value::from(mptcp.scheduler.name())),
         ("path_manager", Value::from(path_manager)),
         ("max_subflows", Value::from(i64::from(mptcp.max_subflows))),
+        ("max_remote_addresses", Value::from(i64::from(mptcp.max_remote_addresses))),
+        ("rate", Value::from(show_rate(mptcp.rate))),
         ("close_timeout_s", seconds(mptcp.close_timeout)),
+        ("probe_interval_s", seconds(mptcp.probe_interval)),
+        ("stale_timeout_s", seconds(mptcp.stale_timeout)),
     ])
 }
 

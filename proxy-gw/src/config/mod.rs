@@ -125,6 +125,19 @@ pub struct Port {
     pub vlan: u16,
     /// Receive queues.
     pub queues: u16,
+    /// What the scheduler is told of the path.
+    pub path: PathSettings,
+}
+
+/// How connections use the path over one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathSettings {
+    /// Smaller numbers first, where the scheduler goes by order.
+    pub priority: u8,
+    /// Share of the data, where the scheduler goes by weight; at least 1.
+    pub weight: u16,
+    /// Most that one connection sends over it, bits of the stream per second.
+    pub rate: Option<u64>,
 }
 
 /// One route of exits.
@@ -151,8 +164,16 @@ pub struct Mptcp {
     pub path_manager: PathManagerKind,
     /// Subflows per connection.
     pub max_subflows: u8,
+    /// Addresses of a client that are remembered, beyond its first.
+    pub max_remote_addresses: u8,
+    /// Most that one connection sends, bits of the stream per second.
+    pub rate: Option<u64>,
     /// How long a connection outlives its last subflow.
     pub close_timeout: Duration,
+    /// How often a path that is down is probed.
+    pub probe_interval: Duration,
+    /// How long a sidelined subflow is kept.
+    pub stale_timeout: Duration,
 }
 
 /// TCP settings.

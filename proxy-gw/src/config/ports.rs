@@ -2,7 +2,7 @@
 
 use super::reader::{Placed, Problems, Section, parsed, text};
 use super::tree::Value;
-use super::{DriverKind, Port, Route};
+use super::{DriverKind, PathSettings, Port, Route};
 use core::net::IpAddr;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -25,6 +25,7 @@ struct Rest {
     mac: Option<[u8; 6]>,
     vlan: u16,
     queues: u16,
+    path: PathSettings,
 }
 
 impl PlacedPort {
@@ -39,6 +40,7 @@ impl PlacedPort {
             mac: self.rest.mac,
             vlan: self.rest.vlan,
             queues: self.rest.queues,
+            path: self.rest.path,
         }
     }
 
@@ -103,6 +105,11 @@ fn read_port(
         mac: section.read("mac", |value| mac_address(value, kind)).and_then(|mac| mac.value),
         vlan: section.read("vlan", |value| vlan(value, kind)).map_or(0, |vlan| vlan.value),
         queues: section.read("queues", one_queue).map_or(1, |queues| queues.value),
+        path: PathSettings {
+            priority: section.integer("priority", 0..=u8::MAX, 0),
+            weight: section.integer("weight", 1..=u16::MAX, 1),
+            rate: section.rate("rate"),
+        },
     };
     for (key, expected) in [
         ("name", "what operators call this access, such as \"lte\""),

@@ -243,6 +243,11 @@ impl<'a> Section<'a> {
     ) -> u32 {
         self.read(key, |value| size(value, &range)).map_or(default, |placed| placed.value)
     }
+
+    /// A rate in bits per second, such as "20Mbit"; `None` is "unlimited", the default.
+    pub(super) fn rate(&mut self, key: &'static str) -> Option<u64> {
+        self.read(key, rate).and_then(|placed| placed.value)
+    }
 }
 
 /// Reads one node; a failure is reported under `path`.
@@ -339,11 +344,57 @@ fn size(value: &Value, range: &RangeInclusive<u32>) -> Result<u32, String> {
     })
 }
 
-const UNITS: [(&str, u32); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
 /// Reads "6MiB", "512KiB" or "1GiB"; `None` when it is no such thing or exceeds 4 GiB.
 fn parse_size(text: &str) -> Option<u32> {
-    let (digits, unit) = UNITS
+    u32::try_from(with_unit(text, &UNITS)?).ok()
+}
+
+/// The shortest exact form that [`parse_size`] reads back.
+pub(super) fn show_size(bytes: u32) -> String {
+    show_with_unit(u64::from(bytes), &UNITS)
+}
+
+/// What [`rate`] takes: a connection must get on at all, and no link is faster.
+const RATES: RangeInclusive<u64> = 8_000..=1_000_000_000_000;
+
+const RATE_UNITS: [(&str, u64); 3] =
+    [("Gbit", 1_000_000_000), ("Mbit", 1_000_000), ("kbit", 1_000)];
+
+/// Bits per second, as a whole number or with a unit, or "unlimited".
+fn rate(value: &Value) -> Result<Option<u64>, String> {
+    let bits = match value {
+        Value::Integer(number) => u64::try_from(*number).ok(),
+        Value::String(text) if text == UNLIMITED => return Ok(None),
+        Value::String(text) => parse_rate(text),
+        _ => None,
+    };
+    bits.filter(|bits| RATES.contains(bits)).map(Some).ok_or_else(|| {
+        format!(
+            "expected {UNLIMITED:?}, or a rate from {} to {}, such as \"20Mbit\" or a number of \
+             bits per second",
+            show_rate(Some(*RATES.start())),
+            show_rate(Some(*RATES.end()))
+        )
+    })
+}
+
+const UNLIMITED: &str = "unlimited";
+
+/// Reads "20Mbit", "512kbit" or "1Gbit"; `None` when it is no such thing.
+fn parse_rate(text: &str) -> Option<u64> {
+    with_unit(text, &RATE_UNITS)
+}
+
+/// The shortest exact form that [`rate`] reads back.
+pub(super) fn show_rate(bits: Option<u64>) -> String {
+    bits.map_or_else(|| UNLIMITED.to_owned(), |bits| show_with_unit(bits, &RATE_UNITS))
+}
+
+/// Digits, then one of `units` or nothing.
+fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let (digits, unit) = units
         .iter()
         .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))
         .unwrap_or((text, 1));
@@ -351,15 +402,15 @@ fn parse_size(text: &str) -> Option<u32> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    digits.parse::<u32>().ok()?.checked_mul(unit)
+    digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
-/// The shortest exact form that [`parse_size`] reads back.
-pub(super) fn show_size(bytes: u32) -> String {
-    let unit = UNITS.iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
+/// With the largest of `units`, which fall, that `value` is a multiple of.
+fn show_with_unit(value: u64, units: &[(&str, u64)]) -> String {
+    let unit = units.iter().find(|(_, unit)| value >= *unit && value.is_multiple_of(*unit));
     match unit {
-        Some((suffix, unit)) => format!("{}{suffix}", bytes / unit),
-        None => bytes.to_string(),
+        Some((suffix, unit)) => format!("{}{suffix}", value / unit),
+        None => value.to_string(),
     }
 }
 
@@ -378,7 +429,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn rates_take_decimal_units_only() {
+        assert_eq!(parse_rate("20Mbit"), Some(20_000_000));
+        assert_eq!(parse_rate("512 kbit"), Some(512_000));
+        assert_eq!(parse_rate("1Gbit"), Some(1_000_000_000));
+        assert_eq!(parse_rate("9600"), Some(9_600));
+        for bad in ["", "Mbit", "6MB", "6mbit", "-1", "20Mibit", "1.5Mbit", "99999999999Gbit"] {
+            assert_eq!(parse_rate(bad), None, "{bad}");
+        }
+        assert_eq!(rate(&Value::String("unlimited".to_owned())), Ok(None));
+        let refused = rate(&Value::Integer(7_999)).unwrap_err();
+        assert!(refused.contains("from 8kbit to 1000Gbit"), "{refused}");
+    }
+
     proptest! {
+        #[test]
+        fn rates_survive_showing(bits: u64) {
+            prop_assert_eq!(parse_rate(&show_rate(Some(bits))), Some(bits));
+        }
+
         #[test]
         fn sizes_survive_showing(bytes: u32) {
             prop_assert_eq!(parse_size(&show_size(bytes)), Some(bytes));

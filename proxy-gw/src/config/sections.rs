@@ -165,7 +165,11 @@ fn read_mptcp(mut section: Section<'_>) -> Mptcp {
             PathManagerKind::Fullmesh,
         ),
         max_subflows: section.integer("max_subflows", 1..=32, 8),
+        max_remote_addresses: section.integer("max_remote_addresses", 1..=32, 8),
+        rate: section.rate("rate"),
         close_timeout: section.seconds("close_timeout_s", 0..=3600, 60),
+        probe_interval: section.seconds("probe_interval_s", 1..=60, 1),
+        stale_timeout: section.seconds("stale_timeout_s", 1..=3600, 60),
     };
     section.finish();
     mptcp

@@ -21,6 +21,9 @@ mtu = 1500
 mac = "auto"
 vlan = 0
 queues = 1
+priority = 0
+weight = 1
+rate = "unlimited"
 
 [[port]]
 name = "exit"
@@ -38,7 +41,11 @@ checksum = "accept"
 scheduler = "default"
 path_manager = "fullmesh"
 max_subflows = 8
+max_remote_addresses = 8
+rate = "unlimited"
 close_timeout_s = 60
+probe_interval_s = 1
+stale_timeout_s = 60
 
 [tcp]
 congestion = "bbr"
@@ -169,7 +176,7 @@ fn unknown_keys_name_file_line_and_the_nearest_key() {
     assert_eq!(
         refused("port.0.mut=1"),
         "port.0.mut: unknown key; the nearest known key is port.0.mtu (known: addresses, device, \
-         gateway, mac, mtu, name, queues, vlan)"
+         gateway, mac, mtu, name, priority, queues, rate, vlan, weight)"
     );
 }
 
@@ -423,6 +430,14 @@ fn protocol_settings_are_checked() {
         (
             "mptcp.scheduler=blast",
             "mptcp.scheduler = \"blast\": expected \"default\" or \"lowest_rtt\" or \"round_robin\" or \"weighted\" or \"redundant\" or \"blest\" or \"ecf\" or \"active_backup\" or \"overflow\"; did you mean \"blest\"?",
+        ),
+        (
+            "mptcp.rate=20MB",
+            "mptcp.rate = \"20MB\": expected \"unlimited\", or a rate from 8kbit to 1000Gbit, such as \"20Mbit\" or a number of bits per second",
+        ),
+        (
+            "mptcp.probe_interval_s=0",
+            "mptcp.probe_interval_s = 0: expected a whole number from 1 to 60",
         ),
         ("mptcp.max_subflows=33", "mptcp.max_subflows = 33: expected a whole number from 1 to 32"),
         (

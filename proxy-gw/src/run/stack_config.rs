@@ -3,7 +3,7 @@
 use crate::config::{Config, Port};
 use mptcp_core::buf::PortId;
 use mptcp_core::config::{
-    ConfigError, Limits, LocalAddress, MptcpConfig, Scheduling, StackConfig, TcpConfig,
+    ConfigError, Limits, LocalAddress, MptcpConfig, PathPolicy, Scheduling, StackConfig, TcpConfig,
 };
 use mptcp_core::time::Duration;
 
@@ -27,10 +27,13 @@ pub(crate) fn stack_config(config: &Config, seed: [u8; 32]) -> Result<StackConfi
         mptcp: MptcpConfig {
             versions: config.mptcp.versions.clone(),
             checksum: config.mptcp.checksum,
-            scheduling: Scheduling { kind: config.mptcp.scheduler, ..Scheduling::default() },
+            scheduling: scheduling(config),
             path_manager: config.mptcp.path_manager,
             max_subflows: config.mptcp.max_subflows,
+            max_remote_addresses: config.mptcp.max_remote_addresses,
             close_timeout: config.mptcp.close_timeout,
+            probe_interval: config.mptcp.probe_interval,
+            stale_timeout: config.mptcp.stale_timeout,
             ..MptcpConfig::default()
         },
         tcp: tcp(config),
@@ -40,6 +43,25 @@ pub(crate) fn stack_config(config: &Config, seed: [u8; 32]) -> Result<StackConfi
     };
     stack.validate()?;
     Ok(stack)
+}
+
+fn scheduling(config: &Config) -> Scheduling {
+    let octets = |bits: u64| bits / 8;
+    let ports = (0u8..).zip(&config.ports);
+    Scheduling {
+        kind: config.mptcp.scheduler,
+        rate: config.mptcp.rate.map(octets),
+        paths: ports
+            .map(|(id, port)| PathPolicy {
+                port: PortId(id),
+                priority: port.path.priority,
+                weight: port.path.weight,
+                rate: port.path.rate.map(octets),
+            })
+            // Every connection keeps a copy.
+            .filter(|policy| *policy != PathPolicy::new(policy.port))
+            .collect(),
+    }
 }
 
 fn addresses(config: &Config) -> Vec<LocalAddress> {
@@ -106,6 +128,7 @@ fn limits(config: &Config) -> Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mptcp_core::config::SchedulerKind;
 
     const TEXT: &str = r#"
         [driver]
@@ -119,6 +142,9 @@ mod tests {
         name = "wifi"
         device = "wifi"
         addresses = ["10.2.0.1/24"]
+        priority = 1
+        weight = 3
+        rate = "8Mbit"
         [[port]]
         name = "exit"
         device = "exit"
@@ -134,6 +160,11 @@ mod tests {
         half_open = 7
         [mptcp]
         max_subflows = 3
+        max_remote_addresses = 4
+        probe_interval_s = 2
+        stale_timeout_s = 90
+        scheduler = "weighted"
+        rate = "80Mbit"
         [socks5]
         listen = ["10.1.0.1:1080"]
     "#;
@@ -167,8 +198,19 @@ mod tests {
         assert_eq!(stack.limits.tcbs, 400);
         assert_eq!((stack.limits.half_open, stack.limits.backlog), (7, 7));
         assert_eq!(stack.mptcp.max_subflows, 3);
+        assert_eq!(stack.mptcp.probe_interval, Duration::from_secs(2));
+        assert_eq!(stack.mptcp.stale_timeout, Duration::from_secs(90));
+        assert_eq!(stack.mptcp.max_remote_addresses, 4);
         assert_eq!(stack.tcp.recv_buffer_initial, 64 << 10);
         assert_eq!(stack.seed, [7; 32]);
+    }
+
+    #[test]
+    fn caps_become_octets_and_only_what_is_asked_is_kept() {
+        let scheduling = of(TEXT).mptcp.scheduling;
+        assert_eq!((scheduling.kind, scheduling.rate), (SchedulerKind::Weighted, Some(10_000_000)));
+        let wifi = PathPolicy { port: PortId(1), priority: 1, weight: 3, rate: Some(1_000_000) };
+        assert_eq!(scheduling.paths, [wifi]);
     }
 
     #[test]

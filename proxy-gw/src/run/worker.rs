@@ -1,7 +1,7 @@
 //! One shard as its packet loop sees it: a stack, the gateway on it, and their mailboxes.
 
 use crate::auth::VerifierClient;
-use crate::control::{Command, Mailbox, Order, SessionPage, ShardCounters};
+use crate::control::{Command, Mailbox, Order, PathPage, SessionPage, ShardCounters};
 use crate::gateway::Gateway;
 use core::time::Duration;
 use mptcp_core::buf::{PacketBuf, TxQueue};
@@ -9,7 +9,7 @@ use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::stack::Stack;
 use mptcp_core::time::Instant;
 
-/// Session positions looked at per page of a report.
+/// Positions of sessions or paths looked at per page of a report.
 const PAGE: u32 = 128;
 /// Commands and verdicts handled per turn.
 const CONTROL_BUDGET: usize = 16;
@@ -71,6 +71,10 @@ impl<B: PacketBuf> ShardWorker<B> {
                 let (sessions, next) = self.gateway.snapshot(now, &self.stack, from, PAGE);
                 // Whoever asked may have gone.
                 let _ = reply.send(SessionPage { sessions, next });
+            }
+            Command::Paths { from, reply } => {
+                let (paths, next) = self.stack.paths_page(from, PAGE);
+                let _ = reply.send(PathPage { now, paths: paths.collect(), next });
             }
             Command::Counters { reply } => {
                 let counters = ShardCounters {
@@ -157,8 +161,8 @@ impl<B: PacketBuf> Worker<B> for ShardWorker<B> {
         self.obey(now);
         for _ in 0..CONTROL_BUDGET {
             let Some(command) = self.mailbox.poll() else { break };
-            // A page of sessions allocates for each of them: packets come before the next one.
-            let is_last = matches!(command, Command::Sessions { .. });
+            // A page allocates for each of its entries: packets come before the next one.
+            let is_last = matches!(command, Command::Sessions { .. } | Command::Paths { .. });
             self.handle_command(now, command);
             if is_last {
                 break;

@@ -35,6 +35,16 @@ impl<B: PacketBuf> Stack<B> {
         self.path_table.iter()
     }
 
+    /// The same in parts, so that a report can be made between packets: those at the first `most`
+    /// positions from `from` on (0 at first), and where to go on, if anywhere. O(`most`).
+    pub fn paths_page(
+        &self,
+        from: u32,
+        most: u32,
+    ) -> (impl Iterator<Item = PathInfo> + '_, Option<u32>) {
+        self.path_table.page(from, most)
+    }
+
     /// Finds a subflow's place in the table of paths, once.
     fn enter_path(&mut self, now: Instant, idx: u32) {
         let interval = self.config.mptcp.probe_interval;

@@ -4,6 +4,7 @@ use crate::bed::{Bed, Role, Setup};
 use crate::pattern::Plan;
 use crate::{ready, variants};
 use core::sync::atomic::Ordering::Relaxed;
+use mptcp_core::config::{SchedulerKind, StackConfig};
 
 const MIB: u64 = 1 << 20;
 const HOLD: u64 = MIB;
@@ -47,7 +48,11 @@ fn a_silent_cut_is_bridged_and_the_path_returns() {
     for (v6, checksum) in variants() {
         for role in [Role::OurServer, Role::OurClient] {
             for path in [0, 1] {
-                let bed = Bed::new(&two_paths(role, v6, checksum));
+                // By turns: of two paths without a limit, the default may find one always the faster.
+                let configure = |config: &mut StackConfig| {
+                    config.mptcp.scheduling.kind = SchedulerKind::RoundRobin;
+                };
+                let bed = Bed::new(&Setup { configure, ..two_paths(role, v6, checksum) });
                 let plan = Plan { up: 24 * MIB, down: 24 * MIB };
                 let gate = crate::kernel::Gate::at(HOLD);
                 bed.ours.with(|app, _| app.gate = HOLD);

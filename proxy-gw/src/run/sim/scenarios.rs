@@ -5,6 +5,7 @@ use super::world::World;
 use crate::control::{Command, Order};
 use crate::gateway::EndReason;
 use core::time::Duration;
+use mptcp_core::mptcp::path_health::PathVerdict;
 use netsim::Direction;
 use netsim::rng::Rng;
 
@@ -47,6 +48,41 @@ fn a_download_uses_both_links_and_leaves_nothing() {
     assert_eq!(counters.gateway.bytes_down, 4 << 20);
     assert_eq!(counters.gateway.bytes_up, 24 + 1000);
     world.assert_gateway_empty();
+}
+
+/// 4 MiB at 8 Mbit/s are 4.2 s; what one of two ports may carry of them is less than its link could.
+#[test]
+fn rates_of_the_configuration_hold() {
+    let mut world = World::new(11, 0, &["mptcp.rate=8Mbit", "port.1.rate=2Mbit"]);
+    start(&mut world, Wish { download: 4 << 20, ..GOOD });
+    let begin = world.now;
+    let done = |world: &World| world.phone.worker.clients.is_empty();
+    assert!(world.run_until(Duration::from_secs(60), done));
+    assert!(world.phone.worker.done[0].is_satisfied());
+    let seconds = world.now.since(begin).as_secs_f64();
+    assert!((4.1..4.7).contains(&seconds), "{seconds} s");
+    let wifi = world.net.link(world.access[1], Direction::BtoA).counters().delivered_bytes;
+    let limit = 2_000_000.0 / 8.0 * seconds * 1.1;
+    assert!(wifi > 100_000 && (wifi as f64) < limit, "{wifi} bytes, at most {limit}");
+}
+
+#[test]
+fn paths_are_reported_with_their_verdict() {
+    let mut world = World::new(12, 0, &[]);
+    start(&mut world, Wish { download: 4 << 20, ..GOOD });
+    world.run(Duration::from_millis(400));
+    let (reply, mut answer) = tokio::sync::oneshot::channel();
+    world.tell(Command::Paths { from: 0, reply });
+    world.run(Duration::from_millis(1));
+    let page = answer.try_recv().expect("an answer");
+    let listed: Vec<_> = page.paths.iter().map(|p| (p.port.0, p.verdict, p.subflows)).collect();
+    assert_eq!(
+        listed,
+        [(0, PathVerdict::Up, 2), (1, PathVerdict::Up, 2)],
+        "a full mesh of two by two"
+    );
+    assert_eq!(page.next, None);
+    assert!(page.paths.iter().all(|path| !path.rtt.is_zero()));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::run::stack_config::stack_config;
 use crate::run::worker::ShardWorker;
 use core::net::IpAddr;
 use core::time::Duration;
-use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, HeapTxQueue, PacketBuf, PortId};
+use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, HeapTxQueue, PacketBuf, PortId, RxMeta};
 use mptcp_core::config::{LocalAddress, StackConfig};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::rng::Rng;
@@ -113,9 +113,10 @@ impl<W: Worker<HeapBuf>> Host<W> {
         Self { worker, pool, node, tx, inbox: Vec::new(), routes: BTreeMap::new(), by_source }
     }
 
-    /// Received packets take memory of the host's pool, as in a driver.
-    fn receive(&mut self, packet: &[u8]) {
+    /// Received packets take memory of the host's pool and come from a port, as in a driver.
+    fn receive(&mut self, packet: &[u8], port: PortId) {
         let mut buf = self.pool.alloc().expect("the pool is larger than what may be kept");
+        buf.set_rx_meta(RxMeta { port, ..RxMeta::default() });
         buf.append(packet.len()).expect("a packet fits into a buffer").copy_from_slice(packet);
         self.inbox.push(buf);
     }
@@ -200,11 +201,11 @@ impl World {
     fn turn(&mut self) {
         while let Some(delivery) = self.net.deliver(self.now.as_nanos()) {
             if delivery.node == self.phone.node {
-                self.phone.receive(&delivery.packet);
+                self.phone.receive(&delivery.packet, PortId::ROUTED);
             } else if delivery.node == self.gateway.node {
-                self.gateway.receive(&delivery.packet);
+                self.gateway.receive(&delivery.packet, self.gateway_port(delivery.path));
             } else {
-                self.server.receive(&delivery.packet);
+                self.server.receive(&delivery.packet, PortId::ROUTED);
             }
         }
         let _ = self.phone.turn(self.now, &mut self.net);
@@ -213,6 +214,12 @@ impl World {
             self.stopped = control == Control::Stop;
         }
         let _ = self.server.turn(self.now, &mut self.net);
+    }
+
+    /// The port of the gateway at the end of `path`: the accesses come first in `CONFIG`.
+    fn gateway_port(&self, path: PathId) -> PortId {
+        let position = self.access.iter().position(|access| *access == path);
+        PortId(u8::try_from(position.unwrap_or(self.access.len())).expect("three ports"))
     }
 
     /// Runs for this long in virtual time.
