@@ -448,7 +448,7 @@ fn device(setup: &Setup, kernel: &Kernel, path: u8, tap: &Arc<Tap>) -> TappedDev
     let net = format!("{}/{prefix_len}", setup.kernels(path)).parse().expect("a prefix");
     let config = TunConfig { name: format!("path{path}"), kernel_addresses: vec![net], mtu: 1500 };
     let device = kernel.host.run(move || TunDevice::create(&config).expect("a device"));
-    TappedDevice { device, tap: Arc::clone(tap), path: usize::from(path) }
+    TappedDevice::new(device, Arc::clone(tap), usize::from(path))
 }
 
 /// Routes by source, limits and endpoints of the kernel's path manager.

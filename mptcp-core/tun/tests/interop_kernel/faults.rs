@@ -19,6 +19,13 @@ fn two_paths(role: Role, v6: bool, checksum: crate::bed::Checksum) -> Setup {
     }
 }
 
+/// Of two paths without a limit, the default scheduler may find one always the faster.
+fn by_turns(setup: Setup) -> Setup {
+    let configure =
+        |config: &mut StackConfig| config.mptcp.scheduling.kind = SchedulerKind::RoundRobin;
+    Setup { configure, ..setup }
+}
+
 /// Ends a test with two subflows of `role`'s making. Data sent again on the other path puts SSN and
 /// DSN out of step; an interface that went down may have cost the kernel its subflow.
 fn finish(bed: Bed, role: Role, was_down: bool) {
@@ -48,11 +55,7 @@ fn a_silent_cut_is_bridged_and_the_path_returns() {
     for (v6, checksum) in variants() {
         for role in [Role::OurServer, Role::OurClient] {
             for path in [0, 1] {
-                // By turns: of two paths without a limit, the default may find one always the faster.
-                let configure = |config: &mut StackConfig| {
-                    config.mptcp.scheduling.kind = SchedulerKind::RoundRobin;
-                };
-                let bed = Bed::new(&Setup { configure, ..two_paths(role, v6, checksum) });
+                let bed = Bed::new(&by_turns(two_paths(role, v6, checksum)));
                 let plan = Plan { up: 24 * MIB, down: 24 * MIB };
                 let gate = crate::kernel::Gate::at(HOLD);
                 bed.ours.with(|app, _| app.gate = HOLD);
@@ -112,6 +115,31 @@ fn an_interface_that_goes_down_and_returns() {
             }
         });
         finish(bed, role, true);
+    }
+}
+
+/// Round trips of 10 and 200 ms: 5 and 100 ms each way. The default scheduler uses both paths for what
+/// takes seconds.
+#[test]
+fn one_path_takes_twenty_times_as_long() {
+    if !ready() {
+        return;
+    }
+    for (v6, checksum) in variants() {
+        for role in [Role::OurServer, Role::OurClient] {
+            let bed = Bed::new(&two_paths(role, v6, checksum));
+            for (path, delay) in bed.tap.paths.iter().zip([10, 200]) {
+                path.delay_ms.store(delay, Relaxed);
+            }
+            bed.held_transfer(role, Plan { up: 16 * MIB, down: 16 * MIB }, HOLD, |bed| {
+                bed.wait_subflows(2);
+            });
+            for path in [0, 1] {
+                let tx = bed.tx_bytes(path);
+                assert!(tx > 1 << 20, "{role:?}: path {path} carried {tx} octets of ours");
+            }
+            finish(bed, role, false);
+        }
     }
 }
 

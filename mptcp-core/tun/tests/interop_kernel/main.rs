@@ -5,6 +5,7 @@
 //! and checksum and transfers of hundreds of megabytes; without it, a selection that touches all.
 
 mod bed;
+mod delay;
 mod judge;
 mod kernel;
 mod ours;

@@ -4,6 +4,7 @@
 //! Invariant: the referee sees exactly what our stack sent and received, in that order; what a
 //! fault swallows counts as sent, never as delivered.
 
+use crate::delay::DelayLine;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use mptcp_tun::{PacketDevice, TunDevice};
 use netsim::pcap::{LinkType, PcapWriter};
@@ -11,7 +12,7 @@ use netsim::{NodeId, Point, Referee, Rng};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The only judged host: our stack.
 const OURS: NodeId = NodeId(0);
@@ -24,6 +25,8 @@ const CAPTURED: u32 = 2_500;
 pub(crate) struct Path {
     /// A silent black hole in both directions.
     pub(crate) cut: AtomicBool,
+    /// Milliseconds added to the round trip; the link is a slow one then ([`DelayLine`]).
+    pub(crate) delay_ms: AtomicU64,
     /// Losses per 10,000 packets, each way.
     pub(crate) loss: AtomicU64,
     /// Payload-carrying packets' octets delivered to the stack.
@@ -113,6 +116,27 @@ pub(crate) struct TappedDevice {
     pub(crate) device: TunDevice,
     pub(crate) tap: Arc<Tap>,
     pub(crate) path: usize,
+    line: Option<DelayLine>,
+}
+
+impl TappedDevice {
+    pub(crate) fn new(device: TunDevice, tap: Arc<Tap>, path: usize) -> Self {
+        Self { device, tap, path, line: None }
+    }
+
+    /// Hands a packet to the device, or to the line that leads there.
+    fn forward(&mut self, packet: &[u8]) -> io::Result<()> {
+        let delay = self.tap.paths[self.path].delay_ms.load(Relaxed);
+        if delay == 0 {
+            return self.device.send(packet);
+        }
+        if self.line.is_none() {
+            self.line = Some(DelayLine::start(self.device.as_fd().try_clone_to_owned()?));
+        }
+        let line = self.line.as_mut().expect("just made");
+        line.send(packet, Duration::from_millis(delay));
+        Ok(())
+    }
 }
 
 impl PacketDevice for TappedDevice {
@@ -130,15 +154,16 @@ impl PacketDevice for TappedDevice {
     }
 
     fn send(&mut self, packet: &[u8]) -> io::Result<()> {
-        let state = &mut *self.tap.lock();
-        if self.tap.swallows(self.path, state) {
-            self.tap.observe(state, Point::Sent, packet);
+        let tap = Arc::clone(&self.tap);
+        let state = &mut *tap.lock();
+        if tap.swallows(self.path, state) {
+            tap.observe(state, Point::Sent, packet);
             return Ok(());
         }
-        let result = self.device.send(packet);
+        let result = self.forward(packet);
         if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            self.tap.paths[self.path].tx_bytes.fetch_add(packet.len() as u64, Relaxed);
-            self.tap.observe(state, Point::Sent, packet);
+            tap.paths[self.path].tx_bytes.fetch_add(packet.len() as u64, Relaxed);
+            tap.observe(state, Point::Sent, packet);
         }
         result
     }
