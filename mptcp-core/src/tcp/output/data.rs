@@ -1,0 +1,235 @@
+//! New data and the FIN behind it, with Nagle in Minshall's form and sender-side silly-window
+//! avoidance (RFC 9293 §3.7.4, §3.8.6.2.1).
+
+use super::DataLevel;
+use super::emission::{Emission, wire_flags};
+use super::packet::{consume, gather};
+use crate::buf::{PacketBuf, TxQueue};
+use crate::driver::Progress;
+use crate::mptcp::Carry;
+use crate::tcp::send_queue::{Place, SegmentFlags, TxMapping, TxSegment};
+use crate::tcp::{Env, State, Tcb, TcbFlags};
+use crate::time::Instant;
+use crate::wire::{TcpFlags, checksum};
+
+impl<B: PacketBuf> Tcb<B> {
+    /// Sends one mapped segment of new data on this subflow; false when no buffer could be had.
+    pub(crate) fn send_mapped<T: TxQueue<B>>(
+        &mut self,
+        env: &mut Env<'_>,
+        tx: &mut T,
+        data: &DataLevel,
+        payload: B,
+        mapping: Option<TxMapping>,
+        push: bool,
+    ) -> bool {
+        self.restart_after_idle(env.now);
+        let flags = if push { SegmentFlags::PUSH } else { SegmentFlags::empty() };
+        let sent = self.send_new(env, tx, Some(data), payload, mapping, flags);
+        if sent {
+            self.note_cwnd_limited();
+            self.arm_rtx(env.now);
+        }
+        sent
+    }
+
+    fn send_new<T: TxQueue<B>>(
+        &mut self,
+        env: &mut Env<'_>,
+        tx: &mut T,
+        data: Option<&DataLevel>,
+        payload: B,
+        mapping: Option<TxMapping>,
+        flags: SegmentFlags,
+    ) -> bool {
+        let len = payload.data().len() as u32;
+        let sum = checksum::sum(payload.data());
+        let emission = Emission {
+            seq: self.snd_nxt,
+            flags: wire_flags(flags),
+            payload: Some((payload.slice(0..len as usize), sum)),
+            carry: mapping.as_ref().map_or(Carry::Nothing, Carry::Data),
+            fresh: true,
+        };
+        if !self.emit(env, tx, data, emission) {
+            return false;
+        }
+        if self.queue.is_empty() {
+            self.rto_base = env.now;
+        }
+        let segment = TxSegment {
+            seq: self.snd_nxt,
+            len,
+            flags,
+            transmissions: 1,
+            sum,
+            sent_at: env.now,
+            stamp: self.depart(env.now, len),
+            payload: Some(payload),
+            mapping,
+            place: Place::NOWHERE,
+        };
+        let octets = segment.seq_len();
+        self.flags.remove(TcbFlags::OVERRIDE);
+        self.snd_nxt = self.snd_nxt.add(octets);
+        if len < self.payload_mss() * 7 / 8 {
+            self.snd_sml = self.snd_nxt;
+        }
+        self.queue.push(segment);
+        self.counters.bytes_sent += u64::from(len);
+        self.last_sent = env.now;
+        self.on_recovery_sent(octets, None);
+        if flags.contains(SegmentFlags::FIN) {
+            self.fin_sent();
+        }
+        true
+    }
+
+    fn fin_sent(&mut self) {
+        self.flags.insert(TcbFlags::FIN_SENT);
+        self.state = match self.state {
+            State::CloseWait => State::LastAck,
+            State::Established => State::FinWait1,
+            other => other,
+        };
+    }
+
+    /// New data of a plain connection.
+    pub(super) fn send_unsent<T: TxQueue<B>>(
+        &mut self,
+        env: &mut Env<'_>,
+        tx: &mut T,
+        data: Option<&DataLevel>,
+        budget: &mut usize,
+    ) -> Progress {
+        if self.unsent.is_empty() || !self.state.sending() {
+            return Progress::Done;
+        }
+        self.restart_after_idle(env.now);
+        loop {
+            let len = self.next_chunk(env.now);
+            if len == 0 {
+                return Progress::Done;
+            }
+            if *budget == 0 || tx.room() == 0 || !self.send_chunk(env, tx, data, len) {
+                return Progress::More;
+            }
+            *budget -= 1;
+        }
+    }
+
+    /// Octets of the next new segment; 0 when it must wait.
+    fn next_chunk(&mut self, now: Instant) -> u32 {
+        let (mss, usable) = (self.payload_mss(), self.usable_window());
+        let len = mss.min(self.unsent_len).min(usable);
+        if len == 0 {
+            return 0;
+        }
+        if self.pipe() >= self.congestion.cwnd() {
+            self.flags.insert(TcbFlags::CWND_LIMITED);
+            return 0;
+        }
+        if self.held_by_pace(now) {
+            return 0;
+        }
+        if len == mss {
+            return len;
+        }
+        let outstanding = self.snd_nxt != self.snd_una;
+        if len < self.unsent_len {
+            // The window cuts it: wait for more of it rather than send slivers.
+            let sliver = self.window_blocks() && !self.flags.contains(TcbFlags::OVERRIDE);
+            return if sliver { 0 } else { len };
+        }
+        let small_outstanding = outstanding && self.snd_sml.gt(self.snd_una);
+        let delay = small_outstanding
+            && !self.flags.intersects(TcbFlags::NO_DELAY.union(TcbFlags::FIN_QUEUED));
+        if delay { 0 } else { len }
+    }
+
+    /// Sends the next `len` octets of what is unsent, less when a buffer nearly of that size is
+    /// next and can be sent without copying.
+    pub(super) fn send_chunk<T: TxQueue<B>>(
+        &mut self,
+        env: &mut Env<'_>,
+        tx: &mut T,
+        data: Option<&DataLevel>,
+        len: u32,
+    ) -> bool {
+        let front = self.unsent.front().map_or(0, |b| b.data().len() as u32);
+        let len = if front < len && front >= len - len / 16 { front } else { len };
+        let Some(payload) = gather(self.unsent.iter(), 0, len as usize, tx) else {
+            env.stats.tx_no_buffer += 1;
+            return false;
+        };
+        let len = payload.data().len() as u32;
+        let mut flags = SegmentFlags::empty();
+        if len == self.unsent_len {
+            flags.insert(SegmentFlags::PUSH);
+            if self.flags.contains(TcbFlags::FIN_QUEUED) {
+                flags.insert(SegmentFlags::FIN);
+            }
+        }
+        if !self.send_new(env, tx, data, payload, None, flags) {
+            return false;
+        }
+        consume(&mut self.unsent, len as usize);
+        self.unsent_len -= len;
+        true
+    }
+
+    pub(super) fn send_fin<T: TxQueue<B>>(
+        &mut self,
+        env: &mut Env<'_>,
+        tx: &mut T,
+        data: Option<&DataLevel>,
+        budget: &mut usize,
+    ) -> Progress {
+        // It takes a sequence number, so it needs room in the window. On a subflow the window is
+        // the data level's, which the FIN is no part of.
+        if !self.fin_due() || (self.usable_window() == 0 && self.subflow.is_none()) {
+            return Progress::Done;
+        }
+        if *budget == 0 || tx.room() == 0 {
+            return Progress::More;
+        }
+        let flags = TcpFlags::FIN | TcpFlags::ACK;
+        let mapping = self.subflow.as_ref().and_then(|subflow| subflow.infinite());
+        let carry = mapping.as_ref().map_or(Carry::Ack, Carry::Data);
+        let emission = Emission::bare(self.snd_nxt, flags, carry);
+        if !self.emit(env, tx, data, emission) {
+            return Progress::More;
+        }
+        *budget -= 1;
+        if self.queue.is_empty() {
+            self.rto_base = env.now;
+        }
+        self.queue.push(TxSegment {
+            seq: self.snd_nxt,
+            len: 0,
+            flags: SegmentFlags::FIN,
+            transmissions: 1,
+            sum: 0,
+            sent_at: env.now,
+            stamp: self.delivery.stamp(env.now, self.pipe(), 1),
+            payload: None,
+            mapping,
+            place: Place::NOWHERE,
+        });
+        self.snd_nxt = self.snd_nxt.add(1);
+        self.last_sent = env.now;
+        self.on_recovery_sent(1, None);
+        self.fin_sent();
+        Progress::Done
+    }
+
+    /// RFC 5681 §4.1
+    fn restart_after_idle(&mut self, now: Instant) {
+        if self.queue.is_empty() {
+            let idle = now.since(self.last_sent);
+            if idle > self.rtt.rto() {
+                self.congestion.on_idle(now, idle, self.rtt.rto());
+            }
+        }
+    }
+}

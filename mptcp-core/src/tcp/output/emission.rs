@@ -1,0 +1,167 @@
+//! One segment of a connection: its flags, its options, and what its leaving changes.
+
+use super::DataLevel;
+use super::packet::emit_packet;
+use crate::buf::{PacketBuf, TxQueue};
+use crate::mptcp::Carry;
+use crate::seq::SeqNum;
+use crate::tcp::send_queue::SegmentFlags;
+use crate::tcp::{Env, State, Tcb, TcbFlags, segment};
+use crate::wire::{OptionWriter, TcpFlags, TcpHeader, TcpOption};
+
+/// One segment about to be sent.
+pub(super) struct Emission<'a, B> {
+    pub(super) seq: SeqNum,
+    pub(super) flags: TcpFlags,
+    pub(super) payload: Option<(B, u16)>,
+    pub(super) carry: Carry<'a>,
+    /// New data.
+    pub(super) fresh: bool,
+}
+
+impl<'a, B> Emission<'a, B> {
+    /// Without text.
+    pub(super) const fn bare(seq: SeqNum, flags: TcpFlags, carry: Carry<'a>) -> Self {
+        Self { seq, flags, payload: None, carry, fresh: false }
+    }
+}
+
+impl<B: PacketBuf> Tcb<B> {
+    pub(super) fn emit<T: TxQueue<B>>(
+        &mut self,
+        env: &mut Env<'_>,
+        tx: &mut T,
+        data: Option<&DataLevel>,
+        emission: Emission<'_, B>,
+    ) -> bool {
+        let syn = emission.flags.contains(TcpFlags::SYN);
+        let (options, sack_told) = self.options(env, data, &emission);
+        let prior_edge = self.rcv_adv;
+        let window = if syn {
+            self.autotune.limit().min(65_535) as u16
+        } else {
+            self.advertise(data.map(|d| (d.promised, d.window)))
+        };
+        let acks = emission.flags.contains(TcpFlags::ACK);
+        let bare = emission.payload.is_none();
+        let header = TcpHeader {
+            src_port: self.tuple.local_port,
+            dst_port: self.tuple.remote_port,
+            seq: emission.seq,
+            ack: if acks { self.rcv_nxt } else { SeqNum(0) },
+            flags: emission.flags | self.ecn_flags(emission.flags, emission.fresh),
+            window,
+            urgent: 0,
+        };
+        let class = self.ecn_codepoint(emission.fresh);
+        let (tuple, port) = (&self.tuple, self.port);
+        if !emit_packet(tx, env.stats, tuple, port, class, &header, &options, emission.payload) {
+            self.rcv_adv = prior_edge;
+            return false;
+        }
+        self.counters.segs_out = self.counters.segs_out.wrapping_add(1);
+        if emission.fresh {
+            self.flags.remove(TcbFlags::CWR);
+        }
+        if acks {
+            self.delayed_ack_at = None;
+            self.unacked_segments = 0;
+            self.last_ack_sent = self.rcv_nxt;
+            // An acknowledgement with a `DATA_FIN` has no room for SACK blocks either: another one would
+            // not say more, and answering every segment with one is half of an ACK war.
+            if sack_told || bare {
+                self.flags.remove(TcbFlags::ACK_NOW);
+            }
+            if sack_told && self.dsack.take().is_some() && self.flags.contains(TcbFlags::SACK) {
+                env.stats.tcp_dsack_sent += 1;
+            }
+        }
+        if let Some(subflow) = &mut self.subflow {
+            subflow.options_sent(env.stats);
+            if subflow.wants_ack() {
+                self.flags.insert(TcbFlags::ACK_NOW);
+            }
+            if let Some(wait) = subflow.third_ack_wait(self.rtt.rto()) {
+                self.delayed_ack_at = Some(env.now + wait);
+            }
+        }
+        true
+    }
+
+    /// The option area, and whether it says everything there is to say about received data. A full
+    /// data segment has no room for SACK blocks: an acknowledgement of its own carries them.
+    fn options(
+        &mut self,
+        env: &Env<'_>,
+        data: Option<&DataLevel>,
+        emission: &Emission<'_, B>,
+    ) -> (OptionWriter, bool) {
+        let mut writer = OptionWriter::new();
+        let syn = emission.flags.contains(TcpFlags::SYN);
+        let tsecr = if emission.flags.contains(TcpFlags::ACK) { self.ts_recent } else { 0 };
+        // An option area of 40 octets has room for all of these.
+        let mut fits = true;
+        if syn {
+            fits &= writer.push(&TcpOption::MaxSegmentSize(self.local_mss));
+            if self.flags.contains(TcbFlags::SACK) {
+                fits &= writer.push(&TcpOption::SackPermitted);
+            }
+        }
+        if self.flags.contains(TcbFlags::TIMESTAMPS) {
+            let tsval = self.timestamp(env.now);
+            fits &= if syn {
+                writer.push(&TcpOption::Timestamps { tsval, tsecr })
+            } else {
+                writer.push_timestamps(tsval, tsecr)
+            };
+        }
+        if syn && (self.flags.contains(TcbFlags::SCALED) || self.state == State::SynSent) {
+            fits &= writer.push(&TcpOption::WindowScale(self.rcv_wscale));
+        }
+        debug_assert!(fits, "the basic options always fit");
+        if let (Some(subflow), Some(data)) = (&mut self.subflow, data) {
+            subflow.write_options(&mut writer, &emission.carry, data);
+        }
+        if syn || !self.flags.contains(TcbFlags::SACK) {
+            return (writer, true);
+        }
+        let payload = emission.payload.as_ref().map_or(0, |(b, _)| b.data().len());
+        let space = usize::from(self.mss).saturating_sub(payload + writer.padded_len());
+        let dsack = self.dsack.map(|(start, len)| (start, start.add(len.get())));
+        let told = push_sack(&mut writer, space, dsack, self.received.sack_blocks());
+        (writer, told)
+    }
+}
+
+/// As many SACK blocks as fit into `space` octets, the duplicate first (RFC 2883 §4). False when
+/// there are some and none fits.
+fn push_sack(
+    writer: &mut OptionWriter,
+    space: usize,
+    dsack: Option<(SeqNum, SeqNum)>,
+    blocks: impl Iterator<Item = (SeqNum, SeqNum)>,
+) -> bool {
+    let mut blocks = dsack.into_iter().chain(blocks).peekable();
+    if blocks.peek().is_none() {
+        return true;
+    }
+    let room = writer.remaining().min(space).saturating_sub(4) / 8;
+    let mut list = [(SeqNum(0), SeqNum(0)); segment::MAX_SACK_BLOCKS];
+    let mut count = 0;
+    for (slot, block) in list.iter_mut().zip(blocks).take(room) {
+        *slot = block;
+        count += 1;
+    }
+    count > 0 && writer.push_sack(list.get(..count).unwrap_or_default()) > 0
+}
+
+pub(super) fn wire_flags(flags: SegmentFlags) -> TcpFlags {
+    let mut wire = TcpFlags::ACK;
+    if flags.contains(SegmentFlags::FIN) {
+        wire |= TcpFlags::FIN;
+    }
+    if flags.contains(SegmentFlags::PUSH) {
+        wire |= TcpFlags::PSH;
+    }
+    wire
+}

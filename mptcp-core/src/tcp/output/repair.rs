@@ -1,0 +1,116 @@
+//! What is sent again: what is lost, and the tail loss probe (RFC 8985 §7.3).
+
+use super::DataLevel;
+use super::emission::{Emission, wire_flags};
+use crate::buf::{PacketBuf, TxQueue};
+use crate::driver::Progress;
+use crate::mptcp::{Carry, INFINITE_LEN};
+use crate::tcp::{Env, Tcb, TcbFlags};
+
+impl<B: PacketBuf> Tcb<B> {
+    pub(super) fn retransmit_lost<T: TxQueue<B>>(
+        &mut self,
+        env: &mut Env<'_>,
+        tx: &mut T,
+        data: Option<&DataLevel>,
+        budget: &mut usize,
+    ) -> Progress {
+        while let Some(idx) = self.queue.first_lost() {
+            if self.pipe() >= self.congestion.cwnd() {
+                self.flags.insert(TcbFlags::CWND_LIMITED);
+                break;
+            }
+            if self.held_by_pace(env.now) {
+                break;
+            }
+            if *budget == 0 || tx.room() == 0 || !self.retransmit(env, tx, data, idx) {
+                return Progress::More;
+            }
+            *budget -= 1;
+        }
+        Progress::Done
+    }
+
+    /// Sends segment `idx` again with the mapping it was first sent with.
+    fn retransmit<T: TxQueue<B>>(
+        &mut self,
+        env: &mut Env<'_>,
+        tx: &mut T,
+        data: Option<&DataLevel>,
+        idx: usize,
+    ) -> bool {
+        let whole = self.payload_mss();
+        let infinite = self.queue.get(idx).and_then(|s| s.mapping).is_some_and(|m| m.len == 0);
+        // Only the segments that carry an infinite mapping need the room for it.
+        let room = if infinite { whole.saturating_sub(INFINITE_LEN).max(1) } else { whole };
+        self.queue.split(idx, room);
+        let Some(segment) = self.queue.get(idx) else { return false };
+        let (seq, octets, mapping) = (segment.seq, segment.seq_len(), segment.mapping);
+        let len = segment.len;
+        let bare = if segment.len > 0 { Carry::Nothing } else { Carry::Ack };
+        let emission = Emission {
+            seq,
+            flags: wire_flags(segment.flags),
+            payload: segment.payload.as_ref().map(|b| (b.slice(0..b.data().len()), segment.sum)),
+            carry: mapping.as_ref().map_or(bare, Carry::Data),
+            fresh: false,
+        };
+        if !self.emit(env, tx, data, emission) {
+            return false;
+        }
+        let stamp = self.depart(env.now, octets);
+        self.queue.retransmitted(idx, env.now, stamp);
+        let timestamp = self.flags.contains(TcbFlags::TIMESTAMPS).then(|| self.timestamp(env.now));
+        self.on_recovery_sent(octets, timestamp);
+        // A probe of a sidelined subflow does not put off the timeout that gives it up.
+        if idx == 0 && !self.subflow.as_ref().is_some_and(|subflow| subflow.stale) {
+            self.rto_base = env.now;
+        }
+        self.last_sent = env.now;
+        self.counters.retransmitted += 1;
+        self.counters.bytes_retrans += u64::from(len);
+        env.stats.retrans_segs += 1;
+        true
+    }
+
+    /// RFC 8985 §7.3: new data if there is any, else the last segment again.
+    pub(super) fn send_tail_loss_probe<T: TxQueue<B>>(
+        &mut self,
+        env: &mut Env<'_>,
+        tx: &mut T,
+        data: Option<&DataLevel>,
+        budget: &mut usize,
+    ) -> Progress {
+        if !self.flags.contains(TcbFlags::TLP_NOW) {
+            return Progress::Done;
+        }
+        if self.queue.is_empty() || self.recovery.is_some() || self.queue.lost_bytes() > 0 {
+            self.flags.remove(TcbFlags::TLP_NOW);
+            return Progress::Done;
+        }
+        if *budget == 0 || tx.room() == 0 {
+            return Progress::More;
+        }
+        let mss = self.payload_mss();
+        let fresh = self.unsent_len.min(mss).min(self.usable_window());
+        if fresh > 0 && self.subflow.is_none() {
+            if !self.send_chunk(env, tx, data, fresh) {
+                return Progress::More;
+            }
+        } else {
+            let last = self.queue.len() - 1;
+            if !self.retransmit(env, tx, data, last) {
+                return Progress::More;
+            }
+            self.flags.insert(TcbFlags::TLP_RETRANS);
+        }
+        *budget -= 1;
+        env.stats.tcp_loss_probes += 1;
+        // The timeout counts from the probe (RFC 8985 §7.3).
+        self.rto_base = env.now;
+        self.flags.remove(TcbFlags::TLP_NOW);
+        self.flags.insert(TcbFlags::TLP_OUT.union(TcbFlags::TLP_SPENT));
+        self.tlp_end = self.snd_nxt;
+        Progress::Done
+    }
+}
