@@ -82,8 +82,9 @@ fn a_silent_cut_is_bridged_and_the_path_returns() {
                 bed.ours.with(|app, now| app.open_gate(now, u64::MAX));
                 bed.complete(running);
                 let tx = bed.tx_bytes(path) - before.1;
+                // More than probes: how much, the other path decides, which has no limit.
                 assert!(
-                    tx > 100_000,
+                    tx > 20_000,
                     "{role:?}: after its return path {path} carried {tx} octets of ours"
                 );
                 finish(bed, role, false);
