@@ -3,12 +3,14 @@
 #
 #   DRIVER=tun   leave DPDK out          FEATURES=dpdk   make libdpdk required
 #   SEEDS=N      number of `sim` runs    TIME=SECONDS    per fuzz target    REPEAT=N  runs of a bench
+#   MOST=N       octets of a `sim` run at most, each way
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
 DRIVER ?= dpdk
 SEEDS ?= 10000
+MOST ?= 67108864
 TIME ?= 60
 REPEAT ?= 3
 # Expanded when a recipe runs, so that what `deps` has just installed counts.
@@ -50,10 +52,10 @@ build:
 test: deps-if-possible
 	cargo test --workspace $(CARGO_FEATURES)
 
-# sim: SEEDS random faulted transfers through the simulator
+# sim: SEEDS random faulted transfers through the simulator, of at most MOST octets each way
 sim:
 	# The bench profile is the release one with overflow checks.
-	PLAIT_SIM_SEEDS=$(SEEDS) cargo test --profile bench -p mptcp-core --test sim -- --nocapture
+	PLAIT_SIM_SEEDS=$(SEEDS) PLAIT_SIM_MOST=$(MOST) cargo test --profile bench -p mptcp-core --test sim -- --nocapture
 
 # interop: the tests against the Linux kernel, in network namespaces; PLAIT_INTEROP=full for every
 #   combination (root)

@@ -133,6 +133,11 @@ fn sizes(rng: &mut Rng, seed: u64) -> (u64, u64) {
 }
 
 impl Plan {
+    /// The same with no more than `most` octets each way.
+    pub(crate) fn at_most(self, most: u64) -> Self {
+        Self { up: self.up.min(most), down: self.down.min(most), ..self }
+    }
+
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::for_packet(seed, 0x5eed, 0);
         let rng = &mut rng;
