@@ -87,6 +87,34 @@ impl EcnPolicy {
     }
 }
 
+/// What is done about paths that take shorter packets than both ends, where no ICMP message says so
+/// (RFC 4821).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum MtuProbing {
+    /// Nothing: such a path carries no full segment.
+    Off,
+    /// Timeouts of long segments cut the segment size, then larger ones are tried again.
+    #[default]
+    BlackHole,
+    /// Every connection begins with short segments and tries larger ones.
+    Always,
+}
+
+impl MtuProbing {
+    /// Every choice.
+    pub const ALL: [Self; 3] = [Self::Off, Self::BlackHole, Self::Always];
+
+    /// Name in configurations and logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::BlackHole => "black_hole",
+            Self::Always => "always",
+        }
+    }
+}
+
 /// How DSS checksums are negotiated (RFC 8684 §3.1, A bit).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ChecksumPolicy {
@@ -262,6 +290,8 @@ pub struct TcpConfig {
     pub congestion: CongestionAlgorithm,
     /// Marks instead of losses.
     pub ecn: EcnPolicy,
+    /// Search for the largest packet the path takes.
+    pub mtu_probing: MtuProbing,
     /// Spread a window over its round trip instead of sending it in bursts.
     pub pacing: bool,
     /// Receive buffer at the start; autotuning grows it.
@@ -304,6 +334,7 @@ impl Default for TcpConfig {
         Self {
             congestion: CongestionAlgorithm::default(),
             ecn: EcnPolicy::default(),
+            mtu_probing: MtuProbing::default(),
             pacing: true,
             recv_buffer_initial: 128 << 10,
             recv_buffer_max: 6 << 20,

@@ -59,6 +59,12 @@ counters! {
     tcp_ecn_echo_recv,
     /// Windows reduced because of such an echo.
     tcp_ecn_reduced,
+    /// Segment sizes that were tried and did not pass (RFC 4821).
+    tcp_mtup_fail,
+    /// Segment sizes that were tried and passed.
+    tcp_mtup_success,
+    /// Paths found to lose long packets in silence.
+    tcp_mtu_black_holes,
     /// ICMP errors sent about packets of protocols we do not speak.
     icmp_out_dest_unreachs,
     /// ICMP errors withheld by the rate limit.

@@ -406,7 +406,7 @@ impl<B: PacketBuf> Stack<B> {
                 if mtu >= 68
                     && let Some(tcb) = self.tcbs.get_mut(idx)
                 {
-                    tcb.set_path_mtu(mtu);
+                    tcb.set_path_mtu(&env!(self, now), mtu);
                 }
                 self.watched(idx, before);
                 self.touch_tcb(idx);

@@ -110,7 +110,7 @@ impl<B: PacketBuf> Tcb<B> {
             }
             _ => self.flags.remove(TcbFlags::TIMESTAMPS),
         }
-        self.set_peer_mss(segment.mss);
+        self.set_peer_mss(env, segment.mss);
     }
 
     fn finish_handshake(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {

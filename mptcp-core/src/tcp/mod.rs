@@ -11,6 +11,7 @@ mod ecn;
 mod info;
 mod input;
 pub mod isn;
+mod mtu;
 mod output;
 mod pacing;
 mod recovery;
@@ -36,6 +37,7 @@ use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU32;
 use delivery::Delivery;
 pub use info::{CongestionState, TcpInfo};
+use mtu::PathMtu;
 pub(crate) use output::{DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for};
 use pacing::Pacer;
 use recovery::{Rack, Recovery};
@@ -119,9 +121,6 @@ pub(crate) fn is_no_host(addr: &IpAddr) -> bool {
 /// Smaller segments than this are not sent, whatever the peer announces: each costs a fixed amount of
 /// work and memory here, and every host takes 576 octets in one piece (RFC 791).
 const PEER_MSS_MIN: u16 = 216;
-
-/// RFC 8200 §5
-const IPV6_MTU_MIN: u16 = 1280;
 
 /// What every call needs of its stack.
 pub(crate) struct Env<'a> {
@@ -249,7 +248,7 @@ pub(crate) struct Tcb<B> {
     pub(crate) flags: TcbFlags,
     snd_wscale: u8,
     rcv_wscale: u8,
-    /// Segment size without options: the peer's MSS or the path's, whichever is smaller.
+    /// Segment size, options included: the peer's MSS or the path's, whichever is smaller.
     pub(crate) mss: u16,
     /// MSS we announce.
     local_mss: u16,
@@ -288,6 +287,8 @@ pub(crate) struct Tcb<B> {
     lost_told: u32,
     rack: Rack,
     recovery: Option<Box<Recovery>>,
+    /// The path takes less than both ends do, or may.
+    mtu: Option<Box<PathMtu>>,
     // Timers: deadlines; one node of the stack's wheel serves them all.
     rtx_at: Option<Instant>,
     rtx_kind: RtxKind,
@@ -416,7 +417,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         tcb.snd_wl1 = tcb.irs;
         tcb.snd_wl2 = tcb.snd_una;
-        tcb.set_peer_mss(agreed.peer_mss);
+        tcb.set_peer_mss(env, agreed.peer_mss);
         if agreed.syn_ack_timeouts > 0 {
             tcb.rtt.on_syn_timeout();
         }
@@ -474,6 +475,7 @@ impl<B: PacketBuf> Tcb<B> {
             lost_told: 0,
             rack: Rack::default(),
             recovery: None,
+            mtu: None,
             rtx_at: None,
             rtx_kind: RtxKind::Rto,
             rto_base: env.now,
@@ -505,12 +507,12 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     /// The peer's MSS option, or its absence (RFC 9293 §3.7.1), bounds our segments.
-    fn set_peer_mss(&mut self, announced: Option<u16>) {
+    fn set_peer_mss(&mut self, env: &Env<'_>, announced: Option<u16>) {
         let default = if self.tuple.remote_addr.is_ipv4() { 536 } else { 1220 };
         let peer = announced.unwrap_or(default).max(PEER_MSS_MIN);
         self.mss = peer.min(self.local_mss);
-        let payload = self.payload_mss();
-        self.congestion.set_mss(payload);
+        self.begin_search(env);
+        self.refresh_mss();
     }
 
     /// A handshake that took more than one retransmission starts with one segment (RFC 5681 §3.1; one
@@ -537,27 +539,6 @@ impl<B: PacketBuf> Tcb<B> {
     pub(crate) fn refresh_mss(&mut self) {
         let payload = self.payload_mss();
         self.congestion.set_mss(payload);
-    }
-
-    /// A path MTU learnt from ICMP (RFC 1191, 8201) lowers the MSS; it is never raised.
-    pub(crate) fn set_path_mtu(&mut self, mtu: u16) {
-        let v4 = self.tuple.remote_addr.is_ipv4();
-        if !v4 && mtu < IPV6_MTU_MIN {
-            // No IPv6 link has such an MTU (RFC 8201 §4).
-            return;
-        }
-        let headers = if v4 { 40 } else { 60 };
-        let mss = mtu.saturating_sub(headers).max(488);
-        if mss < self.mss {
-            self.mss = mss;
-            self.congestion.set_mss(self.payload_mss());
-            // What is in flight at the old size was dropped where the ICMP came from.
-            for idx in 0..self.queue.len() {
-                if self.queue.get(idx).is_some_and(|s| s.len > self.payload_mss()) {
-                    self.queue.mark_lost(idx);
-                }
-            }
-        }
     }
 
     // Commands.

@@ -8,6 +8,7 @@ mod ecn;
 mod events;
 mod health;
 mod middleboxes;
+mod mtu;
 mod plan;
 mod relay;
 mod scenarios;

@@ -158,6 +158,7 @@ fn tcp(config: &Config) -> Table {
     table([
         ("congestion", Value::from(config.tcp.congestion.name())),
         ("ecn", Value::from(config.tcp.ecn.name())),
+        ("mtu_probing", Value::from(config.tcp.mtu_probing.name())),
         ("recv_buffer_max", Value::from(show_size(config.tcp.recv_buffer_max))),
         ("send_buffer_max", Value::from(show_size(config.tcp.send_buffer_max))),
     ])

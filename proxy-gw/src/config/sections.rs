@@ -14,7 +14,7 @@ use core::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use log::LevelFilter;
 use mptcp_core::config::{
-    ChecksumPolicy, CongestionAlgorithm, EcnPolicy, PathManagerKind, SchedulerKind,
+    ChecksumPolicy, CongestionAlgorithm, EcnPolicy, MtuProbing, PathManagerKind, SchedulerKind,
 };
 use mptcp_core::wire::Version;
 use std::collections::{BTreeMap, BTreeSet};
@@ -203,6 +203,11 @@ fn read_tcp(mut section: Section<'_>) -> Tcp {
             "ecn",
             &EcnPolicy::ALL.map(|policy| (policy.name(), policy)),
             EcnPolicy::default(),
+        ),
+        mtu_probing: section.choice(
+            "mtu_probing",
+            &MtuProbing::ALL.map(|choice| (choice.name(), choice)),
+            MtuProbing::default(),
         ),
         recv_buffer_max: section.size("recv_buffer_max", buffer.clone(), 6 << 20),
         send_buffer_max: section.size("send_buffer_max", buffer, 6 << 20),

@@ -50,6 +50,7 @@ stale_timeout_s = 60
 [tcp]
 congestion = "bbr"
 ecn = "accept"
+mtu_probing = "black_hole"
 recv_buffer_max = "6MiB"
 send_buffer_max = "6MiB"
 
@@ -443,6 +444,10 @@ fn protocol_settings_are_checked() {
         (
             "tcp.congestion=bbr4",
             "tcp.congestion = \"bbr4\": expected \"bbr\" or \"cubic\" or \"newreno\" or \"lia\" or \"olia\" or \"balia\"; did you mean \"bbr\"?",
+        ),
+        (
+            "tcp.mtu_probing=blackhole",
+            "tcp.mtu_probing = \"blackhole\": expected \"off\" or \"black_hole\" or \"always\"; did you mean \"black_hole\"?",
         ),
         ("tcp.ecn=on", "tcp.ecn = \"on\": expected \"off\" or \"accept\" or \"request\""),
         (
