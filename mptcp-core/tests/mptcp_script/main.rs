@@ -16,5 +16,6 @@ mod harness;
 mod hostile;
 mod info;
 mod join;
+mod mtu;
 mod musts;
 mod paths;
