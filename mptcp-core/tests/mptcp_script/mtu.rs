@@ -141,6 +141,7 @@ fn a_lost_probe_is_cut_and_keeps_its_mapping() {
         let mut sack = vec![1, 1, 5, 10];
         sack.extend(behind.seq.to_be_bytes());
         sack.extend(end.to_be_bytes());
+        assert!(script.advance(5).is_empty());
         let out = script.send(&flow, &flow.seg().raw(&sack).dss(keys.ack(14_000)));
         let again = with_data(&out);
         assert_eq!(again.len(), 2, "{out:?}");
