@@ -30,7 +30,7 @@ const MAX_PROBES: u8 = 3;
 /// A search that is so close to its end, in octets, is over.
 const PRECISION: u16 = 16;
 /// Full segments behind a probe, so that its loss shows without a timeout.
-const FOLLOWERS: u32 = 4;
+const FOLLOWERS: u32 = 2;
 /// Round trips, and time at least, between a probe that was lost and the next one.
 const PAUSE_RTTS: u32 = 8;
 const PAUSE_MIN: Duration = Duration::from_millis(500);
