@@ -186,11 +186,14 @@ impl<B: PacketBuf> Tcb<B> {
         }
         // What is in flight at a larger size was dropped where the ICMP came from.
         let fits = u32::from(told).saturating_sub(options);
+        let lost = self.queue.lost_total();
         for idx in 0..self.queue.len() {
             if self.queue.get(idx).is_some_and(|s| s.len > fits) {
                 self.queue.mark_lost(idx);
             }
         }
+        // By a router that was not congested.
+        self.lost_told = self.lost_told.wrapping_add(self.queue.lost_total().wrapping_sub(lost));
     }
 
     // Black holes.
