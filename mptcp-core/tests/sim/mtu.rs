@@ -53,8 +53,8 @@ impl Setting<'_> {
         let at = world.net.add_middlebox(path, Box::new(PathMtu::silent(1_500)));
         let report = run_with(&mut world, links.len() > 1, 100, self.down, LIMIT, |world| {
             let now = world.now;
-            let due = self.hop.iter().filter(|(ms, _)| now >= Instant::from_millis(*ms));
-            if let Some((_, mtu)) = due.last() {
+            let due = self.hop.iter().rfind(|(ms, _)| now >= Instant::from_millis(*ms));
+            if let Some((_, mtu)) = due {
                 world.net.middlebox::<PathMtu>(path, at).expect("a hop").set_mtu(*mtu);
             }
         });
