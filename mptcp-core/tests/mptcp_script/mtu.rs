@@ -2,6 +2,7 @@
 //! mapped as it was (RFC 8684 §3.3.1), and every segment leaves room for its own options.
 
 use crate::harness::*;
+use mptcp_core::config::MtuProbing;
 use mptcp_core::stack::SocketId;
 use mptcp_core::wire::{CapableFlags, Mapping, TcpFlags, Version};
 
@@ -46,6 +47,11 @@ const fn full(v: Version, mtu: usize) -> usize {
 /// Octet of the stack's stream a segment begins with.
 fn offset(flow: &Flow, out: &Out) -> u64 {
     u64::from(out.seq.wrapping_sub(flow.stack_isn)) - 1
+}
+
+/// A SACK option with one block.
+fn sack(start: u32, end: u32) -> Vec<u8> {
+    [[1, 1, 5, 10], start.to_be_bytes(), end.to_be_bytes()].concat()
 }
 
 fn with_data(out: &[Out]) -> Vec<&Out> {
@@ -138,9 +144,7 @@ fn a_lost_probe_is_cut_and_keeps_its_mapping() {
         let mapping = probe.mapping().expect("mapped as usual");
         assert_eq!(usize::from(mapping.len), probe.payload.len());
         let end = flow.stack_isn.wrapping_add(1 + 22_000);
-        let mut sack = vec![1, 1, 5, 10];
-        sack.extend(behind.seq.to_be_bytes());
-        sack.extend(end.to_be_bytes());
+        let sack = sack(behind.seq, end);
         assert!(script.advance(5).is_empty());
         let out = script.send(&flow, &flow.seg().raw(&sack).dss(keys.ack(14_000)));
         let again = with_data(&out);
@@ -225,5 +229,48 @@ fn a_tiny_mss_costs_no_more_than_a_small_one() {
             let got = flow.rcv_nxt.wrapping_sub(flow.stack_isn) - 1;
             assert!(got == 20_000 && sent <= 20_000 / (216 - 36) + 1, "{mss}: {sent} segments");
         }
+    });
+}
+
+/// The congestion window ends behind a probe, and nothing is heard: the tail loss probe repeats part of it,
+/// short. It was lost, but that is no congestion.
+#[test]
+fn a_probe_at_the_tail_is_repaired_without_a_reduction() {
+    both(|v| {
+        let mut script = Script::server_with(v, |c| c.tcp.mtu_probing = MtuProbing::Always);
+        let (keys, mut flow, id) = script.confirmed();
+        let mut sent = Vec::new();
+        for n in 0..9 {
+            sent.extend(script.write(id, n * 960, 960));
+        }
+        assert_eq!(with_data(&sent).len(), 9);
+        let out = script.write(id, 9 * 960, 20_000);
+        let [probe] = &out[..] else { panic!("the window is full: {out:?}") };
+        assert_eq!(packet_len(probe), full(v, 1500));
+        let cwnd = script.info(id).subflows[0].cwnd;
+        let again = script.advance(100);
+        let [tail] = &again[..] else { panic!("a tail loss probe: {again:?}") };
+        assert_eq!((tail.seq, packet_len(tail)), (probe.seq, full(v, SHORT)));
+        assert_mapped(&flow, &[tail], &[probe.mapping().expect("mapped")]);
+        // Everything but the rest of the probe arrived, and new data behind it.
+        let out = acknowledge(&mut script, &keys, &mut flow, 10 * 960);
+        let behind = with_data(&out);
+        let start = behind.first().expect("the window opened").seq;
+        let last = behind.last().expect("the same");
+        let end = last.seq.wrapping_add(last.payload.len() as u32);
+        assert_eq!(start, probe.seq.wrapping_add(probe.payload.len() as u32));
+        assert!(script.advance(5).is_empty());
+        let sack = flow.seg().raw(&sack(start, end)).dss(keys.ack(10 * 960));
+        let out = script.send(&flow, &sack);
+        let rest = with_data(&out).into_iter().find(|o| o.seq == tail.seq.wrapping_add(960));
+        assert_eq!(rest.map(|o| o.payload.len()), Some(probe.payload.len() - 960), "{out:?}");
+        assert_mapped(&flow, rest.as_slice(), &[probe.mapping().expect("mapped")]);
+        let all = u64::from(end.wrapping_sub(flow.stack_isn)) - 1;
+        acknowledge(&mut script, &keys, &mut flow, all);
+        let counters = script.counters();
+        assert_eq!((counters.tcp_loss_probes, counters.tcp_loss_probe_recovery), (1, 0));
+        assert_eq!((counters.tcp_mtup_fail, counters.tcp_sack_recovery), (1, 0));
+        let subflow = script.info(id).subflows[0].clone();
+        assert!(subflow.cwnd >= cwnd && subflow.tcp.snd_ssthresh.is_none(), "{subflow:?}");
     });
 }
