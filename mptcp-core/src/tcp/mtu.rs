@@ -62,6 +62,7 @@ enum Stage {
 struct Probe {
     start: SeqNum,
     end: SeqNum,
+    size: u16,
     /// It was lost and is being repaired.
     lost: bool,
 }
@@ -173,11 +174,15 @@ impl<B: PacketBuf> Tcb<B> {
         }
         let options = self.option_len();
         if let Some(state) = &mut self.mtu {
-            // Nobody said so before: whether that is all it takes is tried at once.
-            state.search(told);
             state.probe = state.probe.map(|probe| Probe { lost: true, ..probe });
             if told <= self.mss {
+                state.search(told);
                 state.rest(env.now);
+            } else if matches!(state.stage, Stage::Cut { .. }) {
+                state.high = told;
+            } else {
+                // Whether that much passes is tried at once.
+                state.search(told);
             }
         }
         if told < self.mss {
@@ -335,14 +340,15 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// New data left in `start..end`; what is longer than usual is a probe.
     pub(super) fn note_probe(&mut self, start: SeqNum, end: SeqNum) {
-        let long = end.since(start) > self.payload_mss();
-        if let Some(mtu) = self.mtu.as_deref_mut().filter(|_| long) {
-            mtu.probe = Some(Probe { start, end, lost: false });
+        let (mss, options) = (self.mss, self.option_len());
+        let Some(mtu) = &mut self.mtu else { return };
+        let size = u16::try_from(end.since(start) + options).unwrap_or(u16::MAX);
+        if size > mss {
+            mtu.probe = Some(Probe { start, end, size, lost: false });
         }
     }
 
     fn digest_probe(&mut self, env: &mut Env<'_>) {
-        let options = self.option_len();
         let Some(mtu) = &mut self.mtu else { return };
         let Some(probe) = mtu.probe else { return };
         let acknowledged = self.snd_una.ge(probe.end);
@@ -356,8 +362,7 @@ impl<B: PacketBuf> Tcb<B> {
         mtu.probe = None;
         mtu.lost = 0;
         env.stats.tcp_mtup_success += 1;
-        let size = probe.end.since(probe.start) + options;
-        let size = u16::try_from(size).unwrap_or(u16::MAX).min(mtu.high);
+        let size = probe.size.min(mtu.high);
         self.set_segment_size(size.max(self.mss));
         self.forget_search_at_limit();
     }
@@ -402,7 +407,7 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     fn probe_was_lost(&mut self, env: &mut Env<'_>) {
-        let (low, options) = (self.mss, self.option_len());
+        let low = self.mss;
         let srtt = self.rtt.srtt().unwrap_or_default();
         let Some(mtu) = &mut self.mtu else { return };
         let Some(probe) = &mut mtu.probe else { return };
@@ -411,8 +416,7 @@ impl<B: PacketBuf> Tcb<B> {
         mtu.next_at = env.now + (srtt * PAUSE_RTTS).max(PAUSE_MIN);
         mtu.lost += 1;
         if mtu.lost >= MAX_PROBES {
-            let size = probe.end.since(probe.start) + options;
-            mtu.high = u16::try_from(size - 1).unwrap_or(u16::MAX).min(mtu.high).max(low);
+            mtu.high = mtu.high.min(probe.size - 1).max(low);
             (mtu.try_high, mtu.lost) = (false, 0);
         }
     }

@@ -490,6 +490,8 @@ fn icmp_may_come_after_the_cut() {
     icmp(&mut s, 4, 1400, 1);
     s.take_all();
     s.inject(ack(1, 1 + SHORT)).take_all();
+    // The window comes back as without it.
+    assert!(black_holes(&s) == 1 && tcp(&s).cwnd >= 14_600, "{:?}", tcp(&s));
     let end = s.leg().written + 1;
     s.at(1_300).inject(ack(1, end));
     probe_goes(&mut s, 1360);
