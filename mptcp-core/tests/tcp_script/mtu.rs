@@ -8,9 +8,8 @@ use mptcp_core::tcp::{CongestionState, TcpInfo};
 
 const WIDE: Peer = Peer { mss: Some(1460), wscale: Some(7), sack: true, ts: false, window: 65_535 };
 const NO_SACK: Peer = Peer { sack: false, ..WIDE };
-/// What is left of packets of 1024 and 576 octets.
+/// What is left of a packet of 1024 octets.
 const SHORT: u32 = 984;
-const SHORTER: u32 = 536;
 /// A search rests so long.
 const TEN_MINUTES: u64 = 600_000;
 

@@ -2,7 +2,7 @@
 //! listeners, relays, garbage (RFC 9293 §3.10.7.1; RFC 4987; RFC 6528).
 
 use crate::harness::{Peer, Script, Seg, ack, data, fin, rst, rst_ack, syn, syn_ack};
-use mptcp_core::error::{ConnectionError, OpenError};
+use mptcp_core::error::OpenError;
 use mptcp_core::stack::{Listen, Occupancy, Ready};
 use mptcp_core::stats::DropReason;
 use mptcp_core::tcp::State;
