@@ -15,3 +15,4 @@ mod receiving;
 mod sending;
 mod stack;
 mod states;
+mod suites;
