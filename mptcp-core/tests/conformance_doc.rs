@@ -1,6 +1,7 @@
 //! `docs/conformance.md`, the pages of the MPTCP RFCs in `docs/conformance/` and the code agree:
 //! every test and every file a row names exists, every row names a test or says why there is none,
-//! and no keyword of the RFCs is without its row.
+//! and no keyword of the RFCs is without its row. `docs/conformance/suites.md` names what exists and
+//! counts every script once.
 
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::stats::{Counters, DropReason};
@@ -239,4 +240,41 @@ fn every_linux_counter_has_a_row() {
         assert!(counters.contains(name), "{linux}: `{name}` is no counter");
     }
     assert_eq!(names.len(), 76);
+}
+
+/// Verdicts of `docs/conformance/suites.md`; a reason follows some of them.
+const VERDICTS: [&str; 5] = ["same", "followed", "allowed: ", "not applicable: ", "not yet ("];
+
+#[test]
+fn every_row_about_packet_suites_is_true() {
+    let Some(text) = page("conformance/suites.md") else { return };
+    let known = known_tests();
+    let mut rows = 0;
+    for section in text.split("\n## ").skip(1) {
+        let title = section.lines().next().expect("a title");
+        let total = title.rsplit_once('(').and_then(|(_, n)| n.strip_suffix(')'));
+        let total: Option<u32> = total.map(|n| n.parse().expect("(number of scripts)"));
+        let mut counted = 0;
+        for row in section.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| scripts |"))
+        {
+            let columns = columns(row);
+            let (verdict, tests) = match (total, &columns[..]) {
+                (Some(_), [_, n, _, verdict, tests]) => {
+                    counted += n.parse::<u32>().expect("a number of scripts");
+                    (*verdict, *tests)
+                }
+                (None, [_, _, verdict, tests]) => (*verdict, *tests),
+                _ => panic!("columns: {row}"),
+            };
+            rows += 1;
+            assert!(VERDICTS.iter().any(|v| verdict.starts_with(v)), "{row}");
+            let none = verdict.starts_with("not ");
+            assert_eq!(tests == "-", none, "{row}: a test, or why there is none");
+            if !none {
+                check_tests(row, tests, &known, &[]);
+            }
+        }
+        assert_eq!(total.unwrap_or(counted), counted, "{title}: scripts without a row");
+    }
+    assert!(rows > 50, "{rows} rows");
 }

@@ -60,7 +60,9 @@ enum Hold {
     Override,
 }
 
-/// A `DATA_FIN` or data that is not acknowledged is sent again after this at the earliest.
+/// A `DATA_FIN` that is not acknowledged is sent again after this at the earliest.
+const FIN_RTO_MIN: Duration = Duration::from_millis(200);
+/// Data that is not acknowledged is sent again after this at the earliest.
 const DATA_RTO_MIN: Duration = Duration::from_millis(500);
 
 /// One MPTCP connection.
@@ -383,9 +385,15 @@ impl<B: PacketBuf> Connection<B> {
             return;
         }
         if self.rtx_at.is_none() {
-            let base = (rto * 2).max(DATA_RTO_MIN);
-            self.rtx_at = Some(now + base * (1 << u32::from(self.rtx_shift.min(8))));
+            self.rtx_at = Some(now + self.data_rto(rto));
         }
+    }
+
+    /// How long a `DATA_ACK` may take this time. A `DATA_FIN` on its own has no TCP to repeat it.
+    fn data_rto(&self, rto: Duration) -> Duration {
+        let bare = self.fin_due() && self.data_snd_una == self.data_snd_nxt;
+        let base = if bare { rto.max(FIN_RTO_MIN) } else { (rto * 2).max(DATA_RTO_MIN) };
+        base * (1 << u32::from(self.rtx_shift.min(8)))
     }
 
     /// The health of the subflows is looked at no later than `at`.

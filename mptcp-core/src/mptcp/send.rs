@@ -1,7 +1,7 @@
 //! The sending half of the data level: what the application wrote, kept until a `DATA_ACK` covers
 //! it, and which part of it goes out next.
 
-use super::{Connection, DATA_RTO_MIN, Hold, Phase};
+use super::{Connection, Hold, Phase};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::seq::DataSeq;
 use crate::tcp::{Tcb, TxMapping, gather};
@@ -298,8 +298,7 @@ impl<B: PacketBuf> Connection<B> {
     /// The window stays shut: probe again later.
     pub(crate) fn probe_backoff(&mut self, now: Instant, rto: Duration) {
         self.rtx_shift = self.rtx_shift.saturating_add(1);
-        let base = (rto * 2).max(DATA_RTO_MIN);
-        self.rtx_at = Some(now + base * (1 << u32::from(self.rtx_shift.min(8))));
+        self.rtx_at = Some(now + self.data_rto(rto));
     }
 
     /// A `DATA_ACK` with the window that came along; true when it acknowledged something new.
@@ -313,7 +312,13 @@ impl<B: PacketBuf> Connection<B> {
         }
         self.unanswered = 0;
         self.max_window = self.max_window.max(window);
+        let shut = self.window_blocked();
         self.snd_edge = self.snd_edge.max(offset + u64::from(window));
+        if shut && !self.window_blocked() {
+            // What goes out now has its own time.
+            self.rtx_at = None;
+            self.rtx_shift = 0;
+        }
         let mut advanced = false;
         if fin_outstanding && offset == fin_end && !self.fin_acked {
             self.fin_acked = true;

@@ -593,6 +593,13 @@ impl<B: PacketBuf> Tcb<B> {
         self.flags.remove(TcbFlags::PACED);
     }
 
+    /// The third ACK of a join was answered: it need not be repeated.
+    pub(crate) fn third_ack_answered(&mut self) {
+        if self.unacked_segments == 0 {
+            self.delayed_ack_at = None;
+        }
+    }
+
     /// Asks for an immediate acknowledgement, e.g. to carry a window update or an option.
     pub(crate) fn ack_now(&mut self) {
         self.flags.insert(TcbFlags::ACK_NOW);

@@ -19,3 +19,4 @@ mod join;
 mod mtu;
 mod musts;
 mod paths;
+mod suites;

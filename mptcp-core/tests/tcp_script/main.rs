@@ -17,3 +17,4 @@ mod receiving;
 mod sending;
 mod stack;
 mod states;
+mod suites;

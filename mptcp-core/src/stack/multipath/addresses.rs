@@ -61,6 +61,10 @@ impl<B: PacketBuf> Stack<B> {
         if connection.version == Version::V1
             && let Some(subflow) = &mut tcb.subflow
         {
+            if subflow.stage == Stage::CapableAck {
+                // Only who has both keys can say this: they need not be told again.
+                subflow.stage = Stage::Active;
+            }
             let echo = AddAddr { echo: true, hmac: None, ..*add_addr };
             if !subflow.signal(Signal::AddAddr(echo)) {
                 self.stats.mp_signal_drop += 1;

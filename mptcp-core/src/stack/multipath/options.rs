@@ -32,10 +32,12 @@ impl<B: PacketBuf> Stack<B> {
         }
         if let Stage::JoinAck { .. } = stage
             && outcome.closed.is_none()
-            && let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut())
+            && let Some(tcb) = self.tcbs.get_mut(idx)
+            && let Some(subflow) = &mut tcb.subflow
         {
             // Any segment after the SYN/ACK is the fourth ACK (RFC 8684 §3.2).
             subflow.stage = Stage::Active;
+            tcb.third_ack_answered();
             self.subflow_joined(now, owner, idx);
         }
         let mut seen = Seen::default();

@@ -7,7 +7,7 @@ use crate::mptcp::Carry;
 use crate::seq::SeqNum;
 use crate::tcp::send_queue::SegmentFlags;
 use crate::tcp::{Env, State, Tcb, TcbFlags, segment};
-use crate::wire::{OptionWriter, TcpFlags, TcpHeader, TcpOption};
+use crate::wire::{OptionWriter, TcpFlags, TcpHeader};
 
 /// One segment about to be sent.
 pub(super) struct Emission<'a, B> {
@@ -99,25 +99,16 @@ impl<B: PacketBuf> Tcb<B> {
         let mut writer = OptionWriter::new();
         let syn = emission.flags.contains(TcpFlags::SYN);
         let tsecr = if emission.flags.contains(TcpFlags::ACK) { self.ts_recent } else { 0 };
+        let timestamps = self.flags.contains(TcbFlags::TIMESTAMPS);
+        let timestamps = timestamps.then(|| (self.timestamp(env.now), tsecr));
         // An option area of 40 octets has room for all of these.
-        let mut fits = true;
-        if syn {
-            fits &= writer.push(&TcpOption::MaxSegmentSize(self.local_mss));
-            if self.flags.contains(TcbFlags::SACK) {
-                fits &= writer.push(&TcpOption::SackPermitted);
-            }
-        }
-        if self.flags.contains(TcbFlags::TIMESTAMPS) {
-            let tsval = self.timestamp(env.now);
-            fits &= if syn {
-                writer.push(&TcpOption::Timestamps { tsval, tsecr })
-            } else {
-                writer.push_timestamps(tsval, tsecr)
-            };
-        }
-        if syn && (self.flags.contains(TcbFlags::SCALED) || self.state == State::SynSent) {
-            fits &= writer.push(&TcpOption::WindowScale(self.rcv_wscale));
-        }
+        let fits = if syn {
+            let sack = self.flags.contains(TcbFlags::SACK);
+            let scaled = self.flags.contains(TcbFlags::SCALED) || self.state == State::SynSent;
+            writer.push_syn(self.local_mss, sack, timestamps, scaled.then_some(self.rcv_wscale))
+        } else {
+            timestamps.is_none_or(|(tsval, tsecr)| writer.push_timestamps(tsval, tsecr))
+        };
         debug_assert!(fits, "the basic options always fit");
         if let (Some(subflow), Some(data)) = (&mut self.subflow, data) {
             subflow.write_options(&mut writer, &emission.carry, data);

@@ -182,6 +182,13 @@ impl Seg {
         self
     }
 
+    /// Sequence numbers it takes.
+    pub(crate) fn len(&self) -> u32 {
+        let flags = [TcpFlags::SYN, TcpFlags::FIN];
+        let marks = flags.iter().filter(|flag| self.flags.contains(**flag)).count();
+        (self.payload.len() + marks) as u32
+    }
+
     pub(crate) fn option_len(&self) -> usize {
         self.options.len()
     }
