@@ -706,7 +706,6 @@ impl<B: PacketBuf> Stack<B> {
                 if !extension.signal(Signal::Prio { backup }) {
                     self.stats.mp_signal_drop += 1;
                 }
-                tcb.ack_now();
                 self.touch_tcb(idx);
                 self.touch_connection(owner);
                 return true;

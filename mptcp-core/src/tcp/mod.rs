@@ -694,12 +694,18 @@ impl<B: PacketBuf> Tcb<B> {
     /// Earliest deadline of any timer.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let paced = self.flags.contains(TcbFlags::PACED).then(|| self.pacer.release_at());
-        [self.rtx_at, self.delayed_ack_at, self.slow_at, paced].into_iter().flatten().min()
+        let signal = self.subflow.as_ref().and_then(|subflow| subflow.next_signal());
+        [self.rtx_at, self.delayed_ack_at, self.slow_at, paced, signal].into_iter().flatten().min()
     }
 
     /// An acknowledgement waits to be sent.
     pub(crate) fn wants_ack(&self) -> bool {
         self.flags.contains(TcbFlags::ACK_NOW)
+    }
+
+    /// One is to go out now, for TCP or for the options it carries.
+    pub(super) fn owes_ack(&self, now: Instant) -> bool {
+        self.wants_ack() || self.subflow.as_ref().is_some_and(|subflow| subflow.wants_ack(now))
     }
 
     /// Our FIN waits for everything before it to be sent.

@@ -641,7 +641,12 @@ fn t108_a_repeated_mp_fail_is_answered_again() {
         flow.hears(&out);
         let fail = MptcpOption::Fail { dsn: keys.stack_dsn(0).0 };
         for n in 1..4 {
-            let out = script.send(&flow, &flow.seg().opt(&fail));
+            let mut out = script.send(&flow, &flow.seg().opt(&fail));
+            if n == 3 {
+                // Two acknowledgements in a row had nothing but options.
+                assert!(out.is_empty(), "{out:?}");
+                out = script.advance(1_000);
+            }
             // Version 0 answers with the infinite mapping alone.
             let answers = u64::from(v == Version::V1);
             assert_eq!(out.iter().filter(|o| o.fail().is_some()).count() as u64, answers);

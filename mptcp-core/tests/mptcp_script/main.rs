@@ -18,3 +18,4 @@ mod info;
 mod join;
 mod musts;
 mod paths;
+mod signals;

@@ -129,11 +129,8 @@ impl<B: PacketBuf> Stack<B> {
             self.subflow_closed(now, owner, idx, Some(ConnectionError::Reset));
             return false;
         }
-        if let Some(tcb) = self.tcbs.get_mut(idx) {
-            if let Some(subflow) = &mut tcb.subflow {
-                subflow.signal(Signal::Fail { dsn, answer: false, told: false });
-            }
-            tcb.ack_now();
+        if let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut()) {
+            subflow.signal(Signal::Fail { dsn, answer: false, told: false });
         }
         self.fall_back(owner, idx, FallbackReason::Checksum, true);
         self.pull(now, owner, idx, false)

@@ -94,7 +94,6 @@ impl<B: PacketBuf> Stack<B> {
         let dsn = connection.remote_dsn(connection.data_rcv_nxt).0;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let Some(subflow) = &mut tcb.subflow else { return };
-        let mut answer = false;
         for option in OptionIter::new(segment.options.as_bytes()).flatten() {
             match option {
                 TcpOption::Mptcp(MptcpOption::Fail { .. }) if !segment.has(TcpFlags::RST) => {
@@ -102,7 +101,6 @@ impl<B: PacketBuf> Stack<B> {
                     // In version 0 the infinite mapping is all the answer there is.
                     if subflow.told_of_fallback(true) && subflow.version == Version::V1 {
                         subflow.signal(Signal::Fail { dsn, answer: true, told: false });
-                        answer = true;
                     }
                 }
                 TcpOption::Mptcp(MptcpOption::Dss(Dss { mapping: Some(mapping), .. }))
@@ -112,9 +110,6 @@ impl<B: PacketBuf> Stack<B> {
                 }
                 _ => {}
             }
-        }
-        if answer {
-            tcb.ack_now();
         }
     }
 
@@ -175,12 +170,9 @@ impl<B: PacketBuf> Stack<B> {
                 // RFC 8684 §3.7: the answer is an MP_FAIL in the other direction.
                 let dsn = connection.remote_dsn(connection.data_rcv_nxt).0;
                 if version == Version::V1
-                    && let Some(tcb) = self.tcbs.get_mut(idx)
+                    && let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut())
                 {
-                    if let Some(subflow) = &mut tcb.subflow {
-                        subflow.signal(Signal::Fail { dsn, answer: true, told: false });
-                    }
-                    tcb.ack_now();
+                    subflow.signal(Signal::Fail { dsn, answer: true, told: false });
                 }
                 return Effect::FallBack(FallbackReason::PeerChecksum);
             }
