@@ -16,7 +16,7 @@ mod subflow;
 
 pub use fallback::FallbackReason;
 pub(crate) use path_manager::{Announced, Endpoint, Join, PathManager, Paths};
-pub(crate) use receive::{Pulled, Unmapped};
+pub(crate) use receive::{Mapped, Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
 pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Signal, Stage, Subflow, Watch};
 
@@ -125,6 +125,8 @@ pub(crate) struct Connection<B> {
     received: RecvQueue<B>,
     autotune: Autotune,
     pub(crate) peer_fin: Option<u64>,
+    /// That end is not waiting for a checksum to confirm it.
+    fin_sure: bool,
     pub(crate) peer_finished: bool,
     peer_wide: bool,
     /// End of what came with 64-bit numbers and no `DATA_ACK` of ours covered yet; 0 when there is
@@ -213,6 +215,7 @@ impl<B: PacketBuf> Connection<B> {
             received: RecvQueue::new(),
             autotune: Autotune::new(config),
             peer_fin: None,
+            fin_sure: false,
             peer_finished: false,
             // Version 0 peers may not read 64 bits: they get them once they use them.
             peer_wide: version == Version::V1,
@@ -432,6 +435,7 @@ impl<B: PacketBuf> Connection<B> {
         if !self.peer_finished {
             // The stream ends with the FIN now.
             self.peer_fin = None;
+            self.fin_sure = false;
         }
         self.rtx_at = None;
         self.unmapped_at = None;

@@ -3,7 +3,7 @@
 use super::{Effect, Seen};
 use crate::buf::PacketBuf;
 use crate::event_log::ReinjectCause;
-use crate::mptcp::{FallbackReason, Phase, Signal, Stage};
+use crate::mptcp::{FallbackReason, Mapped, Phase, Signal, Stage};
 use crate::stack::{Sock, Stack};
 use crate::tcp::{Outcome, Segment};
 use crate::time::Instant;
@@ -232,8 +232,10 @@ impl<B: PacketBuf> Stack<B> {
             (true, None) => return Effect::Reset(reset_reason::MPTCP_SPECIFIC),
             _ => {}
         }
-        if !connection.on_mapping(tcb, &mapping, dss.data_fin, &mut self.stats) {
-            return Effect::Reset(reset_reason::MPTCP_SPECIFIC);
+        match connection.on_mapping(tcb, &mapping, dss.data_fin, &mut self.stats) {
+            Mapped::Taken => {}
+            Mapped::Conflict => return Effect::Reset(reset_reason::MPTCP_SPECIFIC),
+            Mapped::Checksum(offset) => return Effect::Checksum(offset),
         }
         if dss.data_fin {
             // Whether it is in order or a repetition, the peer waits for an answer.
