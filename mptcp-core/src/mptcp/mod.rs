@@ -12,16 +12,18 @@ pub(crate) mod path_manager;
 mod receive;
 pub(crate) mod scheduler;
 mod send;
+mod signals;
 mod subflow;
 
 pub use fallback::FallbackReason;
 pub(crate) use path_manager::{Announced, Endpoint, Join, PathManager, Paths};
 pub(crate) use receive::{Mapped, Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
-pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Signal, Stage, Subflow, Watch};
+pub(crate) use signals::Signal;
+pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Stage, Subflow, Watch};
 
 use crate::buf::PacketBuf;
-use crate::config::{SchedulerKind, Scheduling, TcpConfig};
+use crate::config::{Marking, SchedulerKind, Scheduling, TcpConfig};
 use crate::error::ConnectionError;
 use crate::event_log::SubflowEnd;
 use crate::seq::{DataSeq, SeqNum};
@@ -71,6 +73,8 @@ pub(crate) struct Connection<B> {
     pub(crate) client: bool,
     pub(crate) fallback: Option<FallbackReason>,
     pub(crate) checksum: bool,
+    /// Of every subflow.
+    pub(crate) marking: Marking,
     /// Something was reinjected, or a subflow joined: falling back in mid-stream is no longer possible.
     pub(crate) multipath: bool,
     pub(crate) next_subflow_id: u8,
@@ -179,6 +183,7 @@ impl<B: PacketBuf> Connection<B> {
             client: negotiated.client,
             fallback: None,
             checksum: negotiated.checksum,
+            marking: config.marking,
             multipath: false,
             next_subflow_id: 0,
             announced: 0,

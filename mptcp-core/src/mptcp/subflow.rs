@@ -6,16 +6,16 @@
 
 use super::mapping::MappingStore;
 use super::path_health::PathRef;
+use super::signals::{Signal, Signals};
 use crate::seq::DataSeq;
 use crate::stats::Counters;
 use crate::tcp::{DataLevel, TxMapping};
 use crate::time::{Duration, Instant};
 use crate::wire::{
-    AddAddr, AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpCapable, MpJoin, MptcpOption,
+    AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpCapable, MpJoin, MptcpOption,
     OptionWriter, Prio, Version, WireSeq,
 };
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 
 /// Where a subflow's handshake stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,27 +32,6 @@ pub(crate) enum Stage {
     Active,
     /// Plain TCP from here on.
     Fallback,
-}
-
-/// An option waiting for the next acknowledgement.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Signal {
-    AddAddr(AddAddr),
-    RemoveAddr(u8),
-    Prio {
-        backup: bool,
-    },
-    /// `MP_FAIL`: an answer goes out once, what waits for an answer with every acknowledgement.
-    Fail {
-        dsn: u64,
-        answer: bool,
-        told: bool,
-    },
-    /// Mappings end: an infinite one from here on.
-    Infinite {
-        dsn: DataSeq,
-        ssn: u32,
-    },
 }
 
 /// What a segment about to be sent can carry.
@@ -123,7 +102,7 @@ pub(crate) struct Subflow {
     /// A `DATA_ACK` came on it: DSS options pass in both directions.
     pub(crate) proven: bool,
     pub(crate) mappings: MappingStore,
-    signals: Vec<Signal>,
+    signals: Signals,
     /// So many of them, from the front, are on the segment being sent.
     signals_written: u8,
     infinite_written: bool,
@@ -176,7 +155,7 @@ impl Subflow {
             mapped: false,
             proven: false,
             mappings: MappingStore::new(),
-            signals: Vec::new(),
+            signals: Signals::default(),
             signals_written: 0,
             infinite_written: false,
             dss_missed: false,
@@ -226,7 +205,7 @@ impl Subflow {
     }
 
     /// No further signal finds room.
-    pub(crate) const fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.signals.len() >= MAX_SIGNALS
     }
 
@@ -245,7 +224,7 @@ impl Subflow {
         match signal {
             // Nothing else is said after fallback, or matters before it.
             Signal::Fail { .. } => self.signals.insert(0, signal),
-            _ => self.signals.push(signal),
+            _ => self.signals.insert(self.signals.len(), signal),
         }
         true
     }
@@ -416,7 +395,7 @@ impl Subflow {
             if self.signals_written == 0 {
                 // Nothing but timestamps is before it: it will never fit, or its version has no such
                 // form.
-                self.signals.remove(0);
+                self.signals.drain(1);
             }
         }
         if !self.write_dss(writer, data) {
@@ -494,7 +473,7 @@ impl Subflow {
             stats.mp_fail_tx += 1;
             return;
         }
-        for signal in self.signals.drain(..written.min(self.signals.len())) {
+        for signal in self.signals.drain(written) {
             match signal {
                 Signal::AddAddr(a) if a.echo => stats.echo_add_tx += 1,
                 Signal::AddAddr(_) => stats.add_addr_tx += 1,
@@ -513,7 +492,7 @@ impl Subflow {
         self.dss_missed = false;
         self.signals.retain(|s| matches!(s, Signal::Fail { .. }));
         if let Some((dsn, ssn)) = infinite {
-            self.signals.push(Signal::Infinite { dsn, ssn });
+            self.signals.insert(self.signals.len(), Signal::Infinite { dsn, ssn });
         }
         self.mappings.clear();
     }

@@ -42,6 +42,7 @@ impl<B: PacketBuf> Stack<B> {
         let listener = Listener {
             local,
             options: *options,
+            marking: self.config.tcp.marking,
             pending: Ready::empty(),
             queue: VecDeque::new(),
             stale: 0,
@@ -233,6 +234,7 @@ impl<B: PacketBuf> Stack<B> {
                 ack: entry.irs.add(1),
                 flags: TcpFlags::RST | TcpFlags::ACK,
                 window: 0,
+                marking: self.request_marking(&entry),
                 options: OptionWriter::new(),
             },
         );

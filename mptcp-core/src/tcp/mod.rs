@@ -20,10 +20,11 @@ pub mod rtt;
 mod segment;
 mod send_queue;
 pub(crate) mod time_wait;
+mod urgent;
 mod window;
 
 use crate::buf::{PacketBuf, PortId};
-use crate::config::{EcnPolicy, TcpConfig};
+use crate::config::{EcnPolicy, Marking, TcpConfig};
 use crate::error::ConnectionError;
 use crate::mptcp::Subflow;
 use crate::seq::{DataSeq, SeqNum};
@@ -44,6 +45,7 @@ use rtt::RttEstimator;
 pub(crate) use segment::Segment;
 pub(crate) use send_queue::{SendQueue, TxMapping};
 use time_wait::TimeWait;
+use urgent::Urgent;
 pub(crate) use window::{Autotune, scale_for};
 
 /// Connection states of RFC 9293 §3.3.2. LISTEN and SYN-RECEIVED of passive opens live outside the
@@ -141,6 +143,8 @@ pub(crate) struct Outcome {
     pub(crate) data: bool,
     /// The peer's FIN is in order.
     pub(crate) fin: bool,
+    /// There is urgent data ahead, or more of it.
+    pub(crate) urgent: bool,
     /// `snd_una` moved: room in the send buffer, perhaps.
     pub(crate) acked: bool,
     /// Something sent was acknowledged, in order or selectively.
@@ -253,6 +257,7 @@ pub(crate) struct Tcb<B> {
     pub(crate) mss: u16,
     /// MSS we announce.
     local_mss: u16,
+    pub(crate) marking: Marking,
     // Send sequence variables.
     pub(crate) iss: SeqNum,
     pub(crate) snd_una: SeqNum,
@@ -322,6 +327,7 @@ pub(crate) struct Tcb<B> {
     pub(crate) unsent_len: u32,
     pub(crate) received: RecvQueue<B>,
     autotune: Autotune,
+    urgent: Option<Box<Urgent>>,
     pub(crate) counters: TcbCounters,
     // Multipath and application.
     pub(crate) subflow: Option<Box<Subflow>>,
@@ -449,6 +455,7 @@ impl<B: PacketBuf> Tcb<B> {
             rcv_wscale: 0,
             mss: local_mss,
             local_mss,
+            marking: config.marking,
             iss,
             snd_una: iss,
             snd_nxt: iss,
@@ -498,6 +505,7 @@ impl<B: PacketBuf> Tcb<B> {
             unsent_len: 0,
             received: RecvQueue::new(),
             autotune: Autotune::new(config),
+            urgent: None,
             counters: TcbCounters::default(),
             subflow: None,
             app: crate::stack::AppState::default(),
@@ -737,6 +745,7 @@ impl<B: PacketBuf> Tcb<B> {
             fastclose: 0,
             rto_ms: 0,
             window: window.min(65_535) as u16,
+            marking: self.marking,
             snd_nxt: self.snd_nxt,
             rcv_nxt: self.rcv_nxt,
             ts_recent: self.ts_recent,

@@ -23,7 +23,7 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use ipnet::IpNet;
 use mptcp_core::config::{
-    ChecksumPolicy, CongestionAlgorithm, EcnPolicy, PathManagerKind, SchedulerKind,
+    ChecksumPolicy, CongestionAlgorithm, EcnPolicy, Marking, PathManagerKind, SchedulerKind,
 };
 use mptcp_core::wire::Version;
 use std::collections::BTreeMap;
@@ -183,6 +183,8 @@ pub struct Tcp {
     pub congestion: CongestionAlgorithm,
     /// Explicit congestion notification.
     pub ecn: EcnPolicy,
+    /// TTL and DSCP of everything that is sent, on both sides.
+    pub marking: Marking,
     /// Bytes.
     pub recv_buffer_max: u32,
     /// Bytes.

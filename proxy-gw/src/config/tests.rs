@@ -50,6 +50,8 @@ stale_timeout_s = 60
 [tcp]
 congestion = "bbr"
 ecn = "accept"
+ttl = 64
+dscp = 0
 recv_buffer_max = "6MiB"
 send_buffer_max = "6MiB"
 
@@ -444,6 +446,8 @@ fn protocol_settings_are_checked() {
             "tcp.congestion=bbr4",
             "tcp.congestion = \"bbr4\": expected \"bbr\" or \"cubic\" or \"newreno\" or \"lia\" or \"olia\" or \"balia\"; did you mean \"bbr\"?",
         ),
+        ("tcp.ttl=0", "tcp.ttl = 0: expected a whole number from 1 to 255"),
+        ("tcp.dscp=64", "tcp.dscp = 64: expected a whole number from 0 to 63"),
         ("tcp.ecn=on", "tcp.ecn = \"on\": expected \"off\" or \"accept\" or \"request\""),
         (
             "tcp.recv_buffer_max=6MB",

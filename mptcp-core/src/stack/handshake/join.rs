@@ -215,6 +215,7 @@ impl<B: PacketBuf> Stack<B> {
         subflow.local_backup = local_backup;
         subflow.set_format(connection.wide(), connection.checksum);
         tcb.subflow = Some(alloc::boxed::Box::new(subflow));
+        tcb.marking = connection.marking;
         tcb.refresh_mss();
         // The fourth ACK (RFC 8684 §3.2).
         tcb.ack_now();

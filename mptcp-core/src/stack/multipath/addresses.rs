@@ -358,6 +358,9 @@ impl<B: PacketBuf> Stack<B> {
         let ts_offset = self.isn.timestamp_offset(tuple.local(), tuple.remote());
         let env = env!(self, now);
         let mut tcb = Tcb::connect(&env, tuple, port, iss, ts_offset, local_mss);
+        if let Some(owner) = subflow.as_ref().and_then(|s| self.connections.get(s.connection)) {
+            tcb.marking = owner.marking;
+        }
         tcb.subflow = subflow.map(Box::new);
         let plain = tcb.subflow.is_none();
         let Some(idx) = self.tcbs.insert(tcb) else {

@@ -42,6 +42,7 @@ impl<B: PacketBuf> Tcb<B> {
         } else {
             self.advertise(data.map(|d| (d.promised, d.window)))
         };
+        let (urg, urgent) = self.urgent_pointer(emission.seq);
         let acks = emission.flags.contains(TcpFlags::ACK);
         let bare = emission.payload.is_none();
         let header = TcpHeader {
@@ -49,11 +50,11 @@ impl<B: PacketBuf> Tcb<B> {
             dst_port: self.tuple.remote_port,
             seq: emission.seq,
             ack: if acks { self.rcv_nxt } else { SeqNum(0) },
-            flags: emission.flags | self.ecn_flags(emission.flags, emission.fresh),
+            flags: emission.flags | self.ecn_flags(emission.flags, emission.fresh) | urg,
             window,
-            urgent: 0,
+            urgent,
         };
-        let class = self.ecn_codepoint(emission.fresh);
+        let class = (self.marking, self.ecn_codepoint(emission.fresh));
         let (tuple, port) = (&self.tuple, self.port);
         if !emit_packet(tx, env.stats, tuple, port, class, &header, &options, emission.payload) {
             self.rcv_adv = prior_edge;

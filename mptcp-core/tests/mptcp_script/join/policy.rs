@@ -236,3 +236,42 @@ fn at_the_limit_silent_subflows_must_show_that_they_live() {
         assert_eq!(ports, [40_000, 5001]);
     });
 }
+
+/// TTL and DSCP of a connection are those of every subflow it has or will have.
+#[test]
+fn every_subflow_is_marked_as_its_connection() {
+    both(|v| {
+        let marking = |dscp| Marking::new(20, dscp).expect("within bounds");
+        let all = |out: &[Out], dscp| {
+            assert!(!out.is_empty() && out.iter().all(|o| o.marking == marking(dscp)), "{out:?}");
+        };
+        let mut script = Script::server(v);
+        let listener = script.listener.expect("it listens");
+        assert!(script.stack.set_marking(listener, marking(10)));
+        let (flow, syn_ack) = script.half_open(40_000, CapableFlags::HMAC);
+        all(core::slice::from_ref(&syn_ack), 10);
+        let keys = Keys::of(v, &syn_ack, false);
+        script.send(&flow, &flow.seg().opt(&keys.third()).window(60_000));
+        let id = script.accept().expect("it is established");
+        script.send(&flow, &flow.seg().dss(keys.ack(0)));
+        assert!(script.stack.set_marking(id, marking(20)));
+        // A join by the peer: its SYN/ACK, the fourth ACK, and what it is refused with.
+        let mut join = Flow::new(at(P2, 5_000), at(A2, PORT));
+        let out = script.join_syn(&keys, &mut join, false);
+        all(&out, 20);
+        let ack = Script::join_ack(&keys, join.of(&out)[0]);
+        all(&script.send(&join, &join.seg().opt(&ack)), 20);
+        all(&script.write(id, 0, 4_000), 20);
+        // A join of ours.
+        let mut script = Script::new(v, fullmesh);
+        let (keys, flow, id) = script.connected();
+        assert!(script.stack.set_marking(id, marking(30)));
+        let out = script.send(&flow, &flow.seg().dss(keys.ack(0)));
+        let syn = out.iter().find(|o| o.is(TcpFlags::SYN)).expect("it joins");
+        all(core::slice::from_ref(syn), 30);
+        // An abort of both.
+        script.stack.abort(script.now, id);
+        script.forget(id);
+        all(&script.out(), 30);
+    });
+}
