@@ -17,6 +17,7 @@ mod subflow;
 
 pub use fallback::FallbackReason;
 pub(crate) use path_manager::{Announced, Endpoint, Join, PathManager, Paths};
+use receive::Realign;
 pub(crate) use receive::{Mapped, Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
 pub(crate) use signals::Signal;
@@ -132,6 +133,8 @@ pub(crate) struct Connection<B> {
     /// That end is not waiting for a checksum to confirm it.
     fin_sure: bool,
     pub(crate) peer_finished: bool,
+    /// An infinite mapping says that something is sent again.
+    realign: Option<Box<Realign>>,
     peer_wide: bool,
     /// End of what came with 64-bit numbers and no `DATA_ACK` of ours covered yet; 0 when there is
     /// nothing.
@@ -222,6 +225,7 @@ impl<B: PacketBuf> Connection<B> {
             peer_fin: None,
             fin_sure: false,
             peer_finished: false,
+            realign: None,
             // Version 0 peers may not read 64 bits: they get them once they use them.
             peer_wide: version == Version::V1,
             wide_owed: 0,

@@ -9,6 +9,7 @@ use crate::stats::Counters;
 use crate::tcp::{Inserted, Tcb};
 use crate::time::Instant;
 use crate::wire::{Mapping, WireSeq, checksum};
+use alloc::boxed::Box;
 
 /// Pool bytes that a segment with a mapping of its own pins, at least.
 const MAPPED_MEMORY: u32 = 1024;
@@ -35,6 +36,17 @@ pub(crate) enum Unmapped {
     Reset,
     /// A DSS checksum was wrong; the mapping began at this offset of the peer's stream.
     Checksum(u64),
+}
+
+/// Where the stream goes on after an infinite mapping.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Realign {
+    /// The subflow's sequence number of its first octet.
+    at: SeqNum,
+    /// Place of that octet in the stream.
+    offset: u64,
+    /// Octets from there on that are known already, once it was reached.
+    again: Option<u64>,
 }
 
 /// What became of a mapping option.
@@ -128,7 +140,7 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn pull(&mut self, tcb: &mut Tcb<B>, stats: &mut Counters) -> Pulled {
         let mut pulled = Pulled::default();
         if self.phase == Phase::Fallback {
-            while let Some(buf) = tcb.received.pop() {
+            while let Some(buf) = self.next_raw(tcb) {
                 let nxt = self.data_rcv_nxt;
                 self.deliver(nxt, buf, stats, &mut pulled);
             }
@@ -175,6 +187,50 @@ impl<B: PacketBuf> Connection<B> {
             }
         }
         pulled
+    }
+
+    /// An infinite mapping: from its octet on the subflow is the stream. Peers of version 0 throw away
+    /// what follows a wrong checksum, and begin again where they had our last `DATA_ACK`; what we took
+    /// all the same must not be delivered twice. Where it only says what is so already, it changes
+    /// nothing.
+    pub(crate) fn on_infinite_mapping(&mut self, tcb: &Tcb<B>, mapping: &Mapping) {
+        let at = tcb.irs.add(mapping.ssn);
+        let head = tcb.rcv_nxt_data().sub(tcb.received.in_order_len());
+        if at.ge(head)
+            && let Some(offset) = self.remote_offset(mapping.dsn)
+        {
+            self.realign = Some(Box::new(Realign { at, offset, again: None }));
+        }
+    }
+
+    /// After fallback: the next octets of the subflow that are new to the stream.
+    fn next_raw(&mut self, tcb: &mut Tcb<B>) -> Option<B> {
+        loop {
+            let head = tcb.rcv_nxt_data().sub(tcb.received.in_order_len());
+            let mut buf = tcb.received.pop()?;
+            let Some(realign) = &mut self.realign else { return Some(buf) };
+            let (len, before) = (buf.data().len(), realign.at.diff(head));
+            if let Ok(before @ 1..) = usize::try_from(before)
+                && realign.again.is_none()
+            {
+                if before < len {
+                    tcb.received.unpop(buf.slice(before..len));
+                    buf.truncate(before);
+                }
+                return Some(buf);
+            }
+            let known = self.data_rcv_nxt.saturating_sub(realign.offset);
+            let again = realign.again.get_or_insert(known);
+            let skip = usize::try_from(*again).unwrap_or(usize::MAX).min(len);
+            *again -= skip as u64;
+            if *again == 0 {
+                self.realign = None;
+            }
+            buf.trim_front(skip);
+            if skip < len {
+                return Some(buf);
+            }
+        }
     }
 
     /// Octets that may wait for their mapping.

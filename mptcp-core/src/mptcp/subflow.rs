@@ -448,7 +448,11 @@ impl Subflow {
     /// data, which repeats it as often as it is sent again, and until then on what was mapped before.
     fn write_infinite(&mut self, writer: &mut OptionWriter, mapping: &TxMapping) {
         let own = mapping.len == 0;
-        let Some(mapping) = own.then_some(*mapping).or_else(|| self.infinite()) else { return };
+        // What was mapped before the infinite one begins is not part of it.
+        let reaches =
+            |infinite: &TxMapping| mapping.ssn.wrapping_sub(infinite.ssn).cast_signed() >= 0;
+        let told = || self.infinite().filter(reaches);
+        let Some(mapping) = own.then_some(*mapping).or_else(told) else { return };
         let infinite = Mapping {
             dsn: WireSeq::Low(mapping.dsn.0 as u32),
             ssn: mapping.ssn,

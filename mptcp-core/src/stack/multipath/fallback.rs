@@ -9,7 +9,7 @@ use crate::stack::options::{self};
 use crate::stack::{Sock, Stack};
 use crate::tcp::{Segment, State};
 use crate::time::Instant;
-use crate::wire::{MptcpOption, OptionWriter, TcpFlags};
+use crate::wire::{MptcpOption, OptionWriter, TcpFlags, Version};
 use alloc::vec::Vec;
 
 impl<B: PacketBuf> Stack<B> {
@@ -74,6 +74,9 @@ impl<B: PacketBuf> Stack<B> {
         }
         if connection.mptcp() {
             self.stats.mp_curr_estab -= 1;
+        }
+        if reason == FallbackReason::PeerChecksum && connection.version == Version::V0 {
+            connection.send_again();
         }
         let token = connection.local_token;
         let infinite = self.tcbs.get(survivor).filter(|_| tell).map(|tcb| connection.intact(tcb));

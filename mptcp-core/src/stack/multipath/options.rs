@@ -90,23 +90,28 @@ impl<B: PacketBuf> Stack<B> {
     /// After fallback an `MP_FAIL` or an infinite mapping says that the peer fell back too. One who
     /// repeats its `MP_FAIL` has not heard ours.
     fn read_fallen_back(&mut self, owner: u32, idx: u32, segment: &Segment) {
-        let Some(connection) = self.connections.get(owner) else { return };
+        let Some(connection) = self.connections.get_mut(owner) else { return };
         let dsn = connection.remote_dsn(connection.data_rcv_nxt).0;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
-        let Some(subflow) = &mut tcb.subflow else { return };
         for option in OptionIter::new(segment.options.as_bytes()).flatten() {
             match option {
                 TcpOption::Mptcp(MptcpOption::Fail { .. }) if !segment.has(TcpFlags::RST) => {
                     self.stats.mp_fail_rx += 1;
                     // In version 0 the infinite mapping is all the answer there is.
-                    if subflow.told_of_fallback(true) && subflow.version == Version::V1 {
+                    if let Some(subflow) = &mut tcb.subflow
+                        && subflow.told_of_fallback(true)
+                        && subflow.version == Version::V1
+                    {
                         subflow.signal(Signal::Fail { dsn, answer: true, told: false });
                     }
                 }
                 TcpOption::Mptcp(MptcpOption::Dss(Dss { mapping: Some(mapping), .. }))
                     if mapping.len == 0 =>
                 {
-                    subflow.told_of_fallback(false);
+                    connection.on_infinite_mapping(tcb, &mapping);
+                    if let Some(subflow) = &mut tcb.subflow {
+                        subflow.told_of_fallback(false);
+                    }
                 }
                 _ => {}
             }
@@ -223,6 +228,7 @@ impl<B: PacketBuf> Stack<B> {
                 self.note_fallback_refused(owner, FallbackReason::InfiniteMapping);
                 return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
             }
+            connection.on_infinite_mapping(tcb, &mapping);
             return Effect::FallBack(FallbackReason::InfiniteMapping);
         }
         // Version 1 resets when checksums come unasked or stay away, version 0 ignores the former.

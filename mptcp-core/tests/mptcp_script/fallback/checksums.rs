@@ -115,16 +115,84 @@ fn the_peer_reports_a_wrong_checksum() {
         let counters = script.counters();
         assert_eq!((counters.mp_fail_rx, counters.mp_fail_tx), (1, answers.len() as u64));
         fell_back(&script, id, FallbackReason::PeerChecksum);
-        assert_eq!(script.info(id).bytes_acked, 2_000);
-        let out = script.write(id, 2_000, 1_000);
+        // In version 1 what is on its way is part of the plain stream; in version 0 the peer has thrown
+        // it away, and it goes again.
+        let (again, ssn) = if v == Version::V0 { (2_000, 2_001) } else { (0, 1) };
+        assert_eq!(script.info(id).bytes_acked, 2_000 - again);
+        let out = if again > 0 { out } else { script.write(id, 2_000, 1_000) };
         let mapping = out[0].mapping().expect("the infinite mapping");
         assert_eq!((mapping.len, mapping.checksum), (0, Some(0)));
-        assert!(same(mapping.dsn, keys.stack_dsn(0)) && mapping.ssn == 1, "{mapping:?}");
+        assert!(same(mapping.dsn, keys.stack_dsn(0)) && mapping.ssn == ssn, "{mapping:?}");
+        assert!(out[1..].iter().all(|o| o.mptcp().is_empty()), "{out:?}");
         flow.hears(&out);
         script.send(&flow, &flow.seg());
+        assert_eq!(script.info(id).bytes_acked, 2_000 + (1_000 - again / 2));
         let out = script.write(id, 3_000, 1_000);
         assert!(out[0].mptcp().is_empty());
     });
+}
+
+/// Version 0: all that no `DATA_ACK` covers goes again, behind what TCP still repeats without options.
+#[test]
+fn what_a_peer_of_version_0_threw_away_goes_again() {
+    let mut script = Script::server(Version::V0);
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    let out = script.write(id, 0, 4_000);
+    let firsts: Vec<_> = flow.of(&out).into_iter().cloned().collect();
+    let mut at_first = flow.clone();
+    at_first.hears(&firsts[..1]);
+    flow.hears(&out);
+    // The first segment has arrived on both levels; in the second the checksum is wrong.
+    let first = firsts[0].payload.len() as u64;
+    let fail = MptcpOption::Fail { dsn: keys.stack_dsn(first).0 };
+    let seg = at_first.seg().dss(keys.ack(first)).opt(&fail);
+    let again = script.send(&at_first, &seg);
+    let mapping = again[0].mapping().expect("the infinite mapping");
+    assert!(same(mapping.dsn, keys.stack_dsn(first)), "{mapping:?}");
+    assert_eq!((mapping.len, mapping.ssn), (0, 4_001));
+    let text: Vec<u8> = again.iter().flat_map(|o| o.payload.clone()).collect();
+    assert_eq!(text, stream(first, text.len()));
+    assert_eq!(text.len() as u64, 4_000 - first);
+    // All of it is lost: what was mapped before comes without a mapping, the rest with the infinite one.
+    let repeated = script.advance(3_000);
+    for packet in repeated.iter().filter(|o| !o.payload.is_empty()) {
+        let ssn = packet.seq.wrapping_sub(flow.stack_isn);
+        let told = packet.mapping().map(|m| (m.len, m.ssn));
+        assert_eq!(told, (ssn == 4_001).then_some((0, 4_001)), "{packet:?}");
+    }
+    flow.hears(&again);
+    script.send(&flow, &flow.seg());
+    works_as_tcp(&mut script, &mut flow, id, 4_000, false);
+}
+
+/// Version 0: the peer begins again where it had our last `DATA_ACK`. Nothing is delivered twice.
+#[test]
+fn what_a_peer_of_version_0_sends_again_is_delivered_once() {
+    let mut script = Script::server(Version::V0);
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    script.send_data(&keys, &mut flow, 0, 0, &stream(0, 100));
+    corrupt(&mut script, &keys, &mut flow, 100, 50);
+    fell_back(&script, id, FallbackReason::Checksum);
+    // More was on its way.
+    script.send_data(&keys, &mut flow, 150, 0, &stream(150, 50));
+    let before = script.read(id).expect("data");
+    assert_eq!(before.len(), 200);
+    // It had heard of the first 60 octets only, and sends the rest and more again, in small pieces that
+    // arrive in disorder.
+    let again = stream(60, 200);
+    let start = flow.ssn();
+    let piece = |n: usize| {
+        let seg = flow.seg().seq(flow.snd_nxt.wrapping_add(n as u32 * 40));
+        let text = &again[n * 40..(n + 1) * 40];
+        let seg = if n == 0 { seg.dss(Dss { ..infinite(&keys, 60, start) }) } else { seg };
+        seg.data(text)
+    };
+    for n in [1, 0, 2, 4, 0, 3] {
+        script.send(&flow, &piece(n));
+    }
+    flow.snd_nxt = flow.snd_nxt.wrapping_add(200);
+    script.expect_stream(id, 200, 60);
+    works_as_tcp(&mut script, &mut flow, id, 0, true);
 }
 
 #[test]
@@ -234,8 +302,15 @@ fn t108_a_repeated_mp_fail_is_answered_again() {
             assert_eq!(out.iter().filter(|o| o.fail().is_some()).count() as u64, answers);
             let counters = script.counters();
             assert_eq!((counters.mp_fail_rx, counters.mp_fail_tx), (n, n * answers));
+            flow.hears(&out);
         }
-        works_as_tcp(&mut script, &mut flow, id, 2_000, true);
+        // Version 0 has sent all of it again, once, and the infinite mapping with it.
+        let again = if v == Version::V0 { 4_000 } else { 2_000 };
+        assert_eq!(u64::from(flow.rcv_nxt.wrapping_sub(flow.stack_isn)) - 1, again);
+        if v == Version::V0 {
+            script.send(&flow, &flow.seg());
+        }
+        works_as_tcp(&mut script, &mut flow, id, 2_000, v == Version::V1);
     });
 }
 
