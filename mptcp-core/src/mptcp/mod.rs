@@ -460,10 +460,20 @@ impl<B: PacketBuf> Connection<B> {
         }
     }
 
-    /// A subflow's number within the connection.
-    pub(crate) fn new_subflow_id(&mut self) -> u8 {
-        let id = self.next_subflow_id;
-        self.next_subflow_id = self.next_subflow_id.wrapping_add(1);
+    /// A subflow's number within the connection: 0 is the first one's alone, and no two that live share one.
+    pub(crate) fn new_subflow_id(&mut self, tcbs: &Slab<Tcb<B>>) -> u8 {
+        let mut id = self.next_subflow_id;
+        for _ in 0..u8::MAX {
+            id = self.next_subflow_id;
+            self.next_subflow_id = id.checked_add(1).unwrap_or(1);
+            let lives = |idx: &u32| {
+                let subflow = tcbs.get(*idx).and_then(|tcb| tcb.subflow.as_ref());
+                subflow.is_some_and(|subflow| subflow.id == id)
+            };
+            if !self.subflows.iter().any(lives) {
+                break;
+            }
+        }
         id
     }
 }

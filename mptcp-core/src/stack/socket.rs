@@ -145,7 +145,7 @@ impl<B: PacketBuf> Stack<B> {
         let mut connection =
             Connection::new(&self.config.tcp, &negotiated, tuple, Paths::default());
         connection.set_scheduling(now, &self.config.mptcp.scheduling);
-        let id = connection.new_subflow_id();
+        let id = connection.new_subflow_id(&self.tcbs);
         let token = connection.local_token;
         let owner = self.connections.insert(connection).ok_or(OpenError::LimitReached)?;
         let mut subflow = Subflow::new(owner, id, version, Stage::CapableSyn);

@@ -208,7 +208,8 @@ impl<B: PacketBuf> Stack<B> {
         let mut tcb = Tcb::accepted(&mut env, request.tuple, request.port, &agreed);
         let local_backup = self.endpoint_backup(request.tuple.local_addr);
         let Some(connection) = self.connections.get_mut(owner) else { return };
-        let mut subflow = Subflow::new(owner, connection.new_subflow_id(), version, Stage::Active);
+        let mut subflow =
+            Subflow::new(owner, connection.new_subflow_id(&self.tcbs), version, Stage::Active);
         subflow.local_id = local_id;
         subflow.remote_id = remote_id;
         subflow.backup = request.flags.contains(RequestFlags::BACKUP);

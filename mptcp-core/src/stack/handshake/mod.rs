@@ -266,7 +266,7 @@ impl<B: PacketBuf> Stack<B> {
                 connection.marking = marking;
                 connection.set_scheduling(now, &self.config.mptcp.scheduling);
                 connection.advertised(agreed.window);
-                let (id, token) = (connection.new_subflow_id(), connection.local_token);
+                let (id, token) = (connection.new_subflow_id(&self.tcbs), connection.local_token);
                 let Some(idx) = self.connections.insert(connection) else {
                     return self.stats.drop(DropReason::ConnectionLimit);
                 };

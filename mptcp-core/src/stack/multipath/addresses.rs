@@ -324,7 +324,7 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         let stage = Stage::JoinSyn { token: connection.remote_token, nonce };
         let mut subflow =
-            Subflow::new(owner, connection.new_subflow_id(), connection.version, stage);
+            Subflow::new(owner, connection.new_subflow_id(&self.tcbs), connection.version, stage);
         subflow.local_id = join.local_id;
         subflow.remote_id = join.remote_id;
         subflow.local_backup = join.backup;

@@ -289,3 +289,25 @@ fn a_subflow_whose_round_trip_is_unknown_is_not_the_nearest() {
         assert_eq!((payload(&first, &out), payload(&join, &out)), (1_000, 0), "{out:?}");
     });
 }
+
+/// A connection may live through more joins than an octet can number.
+#[test]
+fn subflows_that_live_have_numbers_of_their_own() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, first, id) = script.confirmed();
+        let lasting = script.join(&keys, at(P2, 4_999), at(A2, PORT));
+        script.advance(100);
+        for n in 0..600 {
+            let join = script.join(&keys, at(P2, 5_000 + n), at(A2, PORT));
+            let info = script.info(id);
+            let mut numbers: Vec<_> = info.subflows.iter().map(|s| s.id).collect();
+            assert_eq!((info.subflows[0].remote, numbers[0]), (first.peer, 0));
+            assert_eq!((info.subflows[1].remote, numbers[1]), (lasting.peer, 1));
+            numbers.sort_unstable();
+            numbers.dedup();
+            assert_eq!(numbers.len(), 3, "after {n} joins");
+            script.send(&join, &join.seg().flags(TcpFlags::RST));
+        }
+    });
+}
