@@ -283,6 +283,46 @@ impl Default for MptcpConfig {
     }
 }
 
+/// What the IP headers of a connection's packets say beside addresses and marks of congestion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Marking {
+    hop_limit: u8,
+    dscp: u8,
+}
+
+impl Marking {
+    /// A TTL (IPv4) or hop limit (IPv6) of at least 1, and a differentiated services code point
+    /// (RFC 2474) of at most 63; `None` for others.
+    #[must_use]
+    pub const fn new(hop_limit: u8, dscp: u8) -> Option<Self> {
+        if hop_limit == 0 || dscp > 63 { None } else { Some(Self { hop_limit, dscp }) }
+    }
+
+    /// TTL or hop limit.
+    #[must_use]
+    pub const fn hop_limit(self) -> u8 {
+        self.hop_limit
+    }
+
+    /// Differentiated services code point, 0 to 63.
+    #[must_use]
+    pub const fn dscp(self) -> u8 {
+        self.dscp
+    }
+
+    /// The octet that the code point shares with the ECN field (RFC 3168 §5).
+    pub(crate) const fn traffic_class(self, ecn: u8) -> u8 {
+        self.dscp << 2 | ecn & 3
+    }
+}
+
+/// 64 hops, as RFC 9293 §3.9.2 has it, and best effort.
+impl Default for Marking {
+    fn default() -> Self {
+        Self { hop_limit: 64, dscp: 0 }
+    }
+}
+
 /// TCP settings, for subflows and plain connections alike.
 #[derive(Clone, Debug)]
 pub struct TcpConfig {
@@ -292,6 +332,9 @@ pub struct TcpConfig {
     pub ecn: EcnPolicy,
     /// Search for the largest packet the path takes.
     pub mtu_probing: MtuProbing,
+    /// TTL and DSCP of new connections, of what answers strangers, and of UDP sockets;
+    /// [`crate::stack::Stack::set_marking`] decides for one.
+    pub marking: Marking,
     /// Spread a window over its round trip instead of sending it in bursts.
     pub pacing: bool,
     /// Receive buffer at the start; autotuning grows it.
@@ -335,6 +378,7 @@ impl Default for TcpConfig {
             congestion: CongestionAlgorithm::default(),
             ecn: EcnPolicy::default(),
             mtu_probing: MtuProbing::default(),
+            marking: Marking::default(),
             pacing: true,
             recv_buffer_initial: 128 << 10,
             recv_buffer_max: 6 << 20,

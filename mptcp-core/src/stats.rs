@@ -393,6 +393,8 @@ drop_reasons! {
     UdpNotConnected = "udp_not_connected",
     /// The receive queue of the datagram socket is full.
     UdpQueueFull = "udp_queue_full",
+    /// Only the reserve of packet memory is left, where no datagram waits for its reader.
+    UdpNoMemory = "udp_no_memory",
     /// The datagram socket has too many ICMP errors unread.
     UdpErrorsFull = "udp_errors_full",
 }

@@ -12,16 +12,19 @@ pub(crate) mod path_manager;
 mod receive;
 pub(crate) mod scheduler;
 mod send;
+mod signals;
 mod subflow;
 
 pub use fallback::FallbackReason;
 pub(crate) use path_manager::{Announced, Endpoint, Join, PathManager, Paths};
-pub(crate) use receive::{Pulled, Unmapped};
+use receive::Realign;
+pub(crate) use receive::{Mapped, Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
-pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Signal, Stage, Subflow, Watch};
+pub(crate) use signals::Signal;
+pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Stage, Subflow, Watch};
 
 use crate::buf::PacketBuf;
-use crate::config::{SchedulerKind, Scheduling, TcpConfig};
+use crate::config::{Marking, SchedulerKind, Scheduling, TcpConfig};
 use crate::error::ConnectionError;
 use crate::event_log::SubflowEnd;
 use crate::seq::{DataSeq, SeqNum};
@@ -73,6 +76,8 @@ pub(crate) struct Connection<B> {
     pub(crate) client: bool,
     pub(crate) fallback: Option<FallbackReason>,
     pub(crate) checksum: bool,
+    /// Of every subflow.
+    pub(crate) marking: Marking,
     /// Something was reinjected, or a subflow joined: falling back in mid-stream is no longer possible.
     pub(crate) multipath: bool,
     pub(crate) next_subflow_id: u8,
@@ -127,7 +132,11 @@ pub(crate) struct Connection<B> {
     received: RecvQueue<B>,
     autotune: Autotune,
     pub(crate) peer_fin: Option<u64>,
+    /// That end is not waiting for a checksum to confirm it.
+    fin_sure: bool,
     pub(crate) peer_finished: bool,
+    /// An infinite mapping says that something is sent again.
+    realign: Option<Box<Realign>>,
     peer_wide: bool,
     /// End of what came with 64-bit numbers and no `DATA_ACK` of ours covered yet; 0 when there is
     /// nothing.
@@ -179,6 +188,7 @@ impl<B: PacketBuf> Connection<B> {
             client: negotiated.client,
             fallback: None,
             checksum: negotiated.checksum,
+            marking: config.marking,
             multipath: false,
             next_subflow_id: 0,
             announced: 0,
@@ -215,7 +225,9 @@ impl<B: PacketBuf> Connection<B> {
             received: RecvQueue::new(),
             autotune: Autotune::new(config),
             peer_fin: None,
+            fin_sure: false,
             peer_finished: false,
+            realign: None,
             // Version 0 peers may not read 64 bits: they get them once they use them.
             peer_wide: version == Version::V1,
             wide_owed: 0,
@@ -440,6 +452,7 @@ impl<B: PacketBuf> Connection<B> {
         if !self.peer_finished {
             // The stream ends with the FIN now.
             self.peer_fin = None;
+            self.fin_sure = false;
         }
         self.rtx_at = None;
         self.unmapped_at = None;
@@ -455,10 +468,20 @@ impl<B: PacketBuf> Connection<B> {
         }
     }
 
-    /// A subflow's number within the connection.
-    pub(crate) fn new_subflow_id(&mut self) -> u8 {
-        let id = self.next_subflow_id;
-        self.next_subflow_id = self.next_subflow_id.wrapping_add(1);
+    /// A subflow's number within the connection: 0 is the first one's alone, and no two that live share one.
+    pub(crate) fn new_subflow_id(&mut self, tcbs: &Slab<Tcb<B>>) -> u8 {
+        let mut id = self.next_subflow_id;
+        for _ in 0..u8::MAX {
+            id = self.next_subflow_id;
+            self.next_subflow_id = id.checked_add(1).unwrap_or(1);
+            let lives = |idx: &u32| {
+                let subflow = tcbs.get(*idx).and_then(|tcb| tcb.subflow.as_ref());
+                subflow.is_some_and(|subflow| subflow.id == id)
+            };
+            if !self.subflows.iter().any(lives) {
+                break;
+            }
+        }
         id
     }
 }

@@ -186,6 +186,14 @@ impl<B: PacketBuf> Connection<B> {
         (self.local_dsn(self.data_snd_nxt - u64::from(back)), ssn)
     }
 
+    /// Everything that no `DATA_ACK` covers goes out once more, behind what is on its way: who reports a
+    /// wrong checksum in version 0 has thrown that away.
+    pub(crate) fn send_again(&mut self) {
+        self.bytes_retrans += self.data_snd_nxt - self.data_snd_una;
+        self.data_snd_nxt = self.data_snd_una;
+        self.small_end = self.data_snd_una;
+    }
+
     pub(crate) fn wide(&self) -> bool {
         self.wide
     }

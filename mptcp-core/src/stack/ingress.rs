@@ -171,6 +171,9 @@ impl<B: PacketBuf> Stack<B> {
         if outcome.data || outcome.fin {
             self.post_readable(now, sock, outcome.fin);
         }
+        if outcome.urgent {
+            self.post(sock, Ready::URGENT);
+        }
         if outcome.acked {
             self.post_writable(now, sock);
         }
@@ -370,7 +373,8 @@ impl<B: PacketBuf> Stack<B> {
             (SeqNum(0), segment.end(), TcpFlags::RST | TcpFlags::ACK)
         };
         let tuple = *tuple;
-        self.reply(now, Stateless { tuple, port, seq, ack, flags, window: 0, options });
+        let marking = self.marking_of(&tuple);
+        self.reply(now, Stateless { tuple, port, seq, ack, flags, window: 0, marking, options });
     }
 
     // ICMP.

@@ -10,6 +10,7 @@ mod destinations;
 mod egress;
 mod handshake;
 mod ingress;
+mod marking;
 mod multipath;
 mod observe;
 mod options;
@@ -29,7 +30,7 @@ pub use types::{
 };
 
 use crate::buf::{BufPool, HeapBuf, PacketBuf, PortId};
-use crate::config::{LocalAddress, StackConfig};
+use crate::config::{LocalAddress, Marking, StackConfig};
 use crate::error::ConnectionError;
 use crate::mptcp::path_health::PathTable;
 use crate::mptcp::path_manager::path_manager;
@@ -112,6 +113,7 @@ impl Default for AppState {
 struct Listener {
     local: SocketAddr,
     options: Listen,
+    marking: Marking,
     pending: Ready,
     /// Waits for `accept`. Deferred requests that went away stay until their turn comes or they are
     /// the majority.

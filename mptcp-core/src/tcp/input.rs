@@ -162,7 +162,7 @@ impl<B: PacketBuf> Tcb<B> {
         if outcome.closed.is_some() || outcome.time_wait {
             return;
         }
-        // Urgent data is delivered inline (RFC 6093): no sixth step.
+        self.note_urgent(segment, outcome);
         self.process_text(env, segment, payload, outcome);
         if outcome.closed.is_none() {
             self.check_fin(env, outcome);

@@ -21,10 +21,11 @@ pub mod rtt;
 mod segment;
 mod send_queue;
 pub(crate) mod time_wait;
+mod urgent;
 mod window;
 
 use crate::buf::{PacketBuf, PortId};
-use crate::config::{EcnPolicy, TcpConfig};
+use crate::config::{EcnPolicy, Marking, TcpConfig};
 use crate::error::ConnectionError;
 use crate::mptcp::Subflow;
 use crate::seq::{DataSeq, SeqNum};
@@ -46,6 +47,7 @@ use rtt::RttEstimator;
 pub(crate) use segment::Segment;
 pub(crate) use send_queue::{SendQueue, TxMapping};
 use time_wait::TimeWait;
+use urgent::Urgent;
 pub(crate) use window::{Autotune, scale_for};
 
 /// Connection states of RFC 9293 §3.3.2. LISTEN and SYN-RECEIVED of passive opens live outside the
@@ -140,6 +142,8 @@ pub(crate) struct Outcome {
     pub(crate) data: bool,
     /// The peer's FIN is in order.
     pub(crate) fin: bool,
+    /// There is urgent data ahead, or more of it.
+    pub(crate) urgent: bool,
     /// `snd_una` moved: room in the send buffer, perhaps.
     pub(crate) acked: bool,
     /// Something sent was acknowledged, in order or selectively.
@@ -252,6 +256,7 @@ pub(crate) struct Tcb<B> {
     pub(crate) mss: u16,
     /// MSS we announce.
     local_mss: u16,
+    pub(crate) marking: Marking,
     // Send sequence variables.
     pub(crate) iss: SeqNum,
     pub(crate) snd_una: SeqNum,
@@ -323,6 +328,7 @@ pub(crate) struct Tcb<B> {
     pub(crate) unsent_len: u32,
     pub(crate) received: RecvQueue<B>,
     autotune: Autotune,
+    urgent: Option<Box<Urgent>>,
     pub(crate) counters: TcbCounters,
     // Multipath and application.
     pub(crate) subflow: Option<Box<Subflow>>,
@@ -450,6 +456,7 @@ impl<B: PacketBuf> Tcb<B> {
             rcv_wscale: 0,
             mss: local_mss,
             local_mss,
+            marking: config.marking,
             iss,
             snd_una: iss,
             snd_nxt: iss,
@@ -500,6 +507,7 @@ impl<B: PacketBuf> Tcb<B> {
             unsent_len: 0,
             received: RecvQueue::new(),
             autotune: Autotune::new(config),
+            urgent: None,
             counters: TcbCounters::default(),
             subflow: None,
             app: crate::stack::AppState::default(),
@@ -682,12 +690,18 @@ impl<B: PacketBuf> Tcb<B> {
     /// Earliest deadline of any timer.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let paced = self.flags.contains(TcbFlags::PACED).then(|| self.pacer.release_at());
-        [self.rtx_at, self.delayed_ack_at, self.slow_at, paced].into_iter().flatten().min()
+        let signal = self.subflow.as_ref().and_then(|subflow| subflow.next_signal());
+        [self.rtx_at, self.delayed_ack_at, self.slow_at, paced, signal].into_iter().flatten().min()
     }
 
     /// An acknowledgement waits to be sent.
     pub(crate) fn wants_ack(&self) -> bool {
         self.flags.contains(TcbFlags::ACK_NOW)
+    }
+
+    /// One is to go out now, for TCP or for the options it carries.
+    pub(super) fn owes_ack(&self, now: Instant) -> bool {
+        self.wants_ack() || self.subflow.as_ref().is_some_and(|subflow| subflow.wants_ack(now))
     }
 
     /// Our FIN waits for everything before it to be sent.
@@ -719,6 +733,7 @@ impl<B: PacketBuf> Tcb<B> {
             fastclose: 0,
             rto_ms: 0,
             window: window.min(65_535) as u16,
+            marking: self.marking,
             snd_nxt: self.snd_nxt,
             rcv_nxt: self.rcv_nxt,
             ts_recent: self.ts_recent,

@@ -438,6 +438,9 @@ impl<B: PacketBuf> Tcb<B> {
                 return outcome;
             }
         }
+        if let Some(subflow) = &mut self.subflow {
+            subflow.end_row(env.now);
+        }
         if self.is_released(env.now) {
             self.flags.remove(TcbFlags::PACED);
             self.pacer.wake(env.now);

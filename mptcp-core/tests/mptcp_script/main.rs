@@ -19,4 +19,5 @@ mod join;
 mod mtu;
 mod musts;
 mod paths;
+mod signals;
 mod suites;

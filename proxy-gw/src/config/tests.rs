@@ -51,6 +51,8 @@ stale_timeout_s = 60
 congestion = "bbr"
 ecn = "accept"
 mtu_probing = "black_hole"
+ttl = 64
+dscp = 0
 recv_buffer_max = "6MiB"
 send_buffer_max = "6MiB"
 
@@ -449,6 +451,8 @@ fn protocol_settings_are_checked() {
             "tcp.mtu_probing=blackhole",
             "tcp.mtu_probing = \"blackhole\": expected \"off\" or \"black_hole\" or \"always\"; did you mean \"black_hole\"?",
         ),
+        ("tcp.ttl=0", "tcp.ttl = 0: expected a whole number from 1 to 255"),
+        ("tcp.dscp=64", "tcp.dscp = 64: expected a whole number from 0 to 63"),
         ("tcp.ecn=on", "tcp.ecn = \"on\": expected \"off\" or \"accept\" or \"request\""),
         (
             "tcp.recv_buffer_max=6MB",

@@ -63,6 +63,7 @@ impl<B: PacketBuf> Stack<B> {
                 options::push_capable_syn_ack(&mut options, version, key, checksum);
             }
         }
+        let marking = self.marking_of(tuple);
         self.replies.push_back(Stateless {
             tuple: *tuple,
             port,
@@ -70,6 +71,7 @@ impl<B: PacketBuf> Stack<B> {
             ack: segment.seq.add(1),
             flags: TcpFlags::SYN | TcpFlags::ACK,
             window: self.initial_window() as u16,
+            marking,
             options,
         });
     }

@@ -244,12 +244,12 @@ impl<B: PacketBuf> Stack<B> {
         segment: &Segment,
         payload: B,
     ) {
-        let Some(user_data) = self.listeners.get(listener).map(|l| l.options.user_data) else {
-            return;
-        };
+        let Some(entry) = self.listeners.get(listener) else { return };
+        let (user_data, marking) = (entry.options.user_data, entry.marking);
         let mut env = env!(self, now);
         let mut tcb = Tcb::accepted(&mut env, *tuple, port, agreed);
         tcb.app.user_data = user_data;
+        tcb.marking = marking;
         let fell_back = match level {
             Level::Plain(reason) => reason,
             Level::Mptcp(_) => None,
@@ -263,9 +263,10 @@ impl<B: PacketBuf> Stack<B> {
                 let mut connection =
                     Connection::new(&self.config.tcp, &negotiated, *tuple, Paths::default());
                 connection.app.user_data = user_data;
+                connection.marking = marking;
                 connection.set_scheduling(now, &self.config.mptcp.scheduling);
                 connection.advertised(agreed.window);
-                let (id, token) = (connection.new_subflow_id(), connection.local_token);
+                let (id, token) = (connection.new_subflow_id(&self.tcbs), connection.local_token);
                 let Some(idx) = self.connections.insert(connection) else {
                     return self.stats.drop(DropReason::ConnectionLimit);
                 };

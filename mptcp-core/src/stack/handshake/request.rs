@@ -158,6 +158,7 @@ impl<B: PacketBuf> Stack<B> {
             ack: request.irs.add(1),
             flags,
             window: self.initial_window() as u16,
+            marking: self.request_marking(request),
             options,
         })
     }
@@ -297,6 +298,7 @@ impl<B: PacketBuf> Stack<B> {
                 ack: request.irs.add(1),
                 flags: TcpFlags::ACK,
                 window: (self.initial_window() >> shift) as u16,
+                marking: self.request_marking(request),
                 options,
             },
         );

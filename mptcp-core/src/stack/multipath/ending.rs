@@ -212,6 +212,7 @@ impl<B: PacketBuf> Stack<B> {
             ack: tcb.rcv_nxt,
             flags: TcpFlags::RST | TcpFlags::ACK,
             window: 0,
+            marking: tcb.marking,
             options,
         };
         self.own_reply(reply);

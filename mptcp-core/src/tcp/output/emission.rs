@@ -36,12 +36,13 @@ impl<B: PacketBuf> Tcb<B> {
     ) -> bool {
         let syn = emission.flags.contains(TcpFlags::SYN);
         let (options, sack_told) = self.options(env, data, &emission);
-        let prior_edge = self.rcv_adv;
+        let (prior_edge, prior_window) = (self.rcv_adv, self.last_window);
         let window = if syn {
             self.autotune.limit().min(65_535) as u16
         } else {
             self.advertise(data.map(|d| (d.promised, d.window)))
         };
+        let (urg, urgent) = self.urgent_pointer(emission.seq);
         let acks = emission.flags.contains(TcpFlags::ACK);
         let bare = emission.payload.is_none();
         let header = TcpHeader {
@@ -49,16 +50,18 @@ impl<B: PacketBuf> Tcb<B> {
             dst_port: self.tuple.remote_port,
             seq: emission.seq,
             ack: if acks { self.rcv_nxt } else { SeqNum(0) },
-            flags: emission.flags | self.ecn_flags(emission.flags, emission.fresh),
+            flags: emission.flags | self.ecn_flags(emission.flags, emission.fresh) | urg,
             window,
-            urgent: 0,
+            urgent,
         };
-        let class = self.ecn_codepoint(emission.fresh);
+        let class = (self.marking, self.ecn_codepoint(emission.fresh));
         let (tuple, port) = (&self.tuple, self.port);
         if !emit_packet(tx, env.stats, tuple, port, class, &header, &options, emission.payload) {
             self.rcv_adv = prior_edge;
             return false;
         }
+        let news = self.last_ack_sent != self.rcv_nxt || self.last_window != prior_window;
+        let repeats = bare && emission.flags == TcpFlags::ACK && emission.seq == self.snd_nxt;
         self.counters.segs_out = self.counters.segs_out.wrapping_add(1);
         if emission.fresh {
             self.flags.remove(TcbFlags::CWR);
@@ -78,8 +81,8 @@ impl<B: PacketBuf> Tcb<B> {
         }
         if let Some(subflow) = &mut self.subflow {
             subflow.options_sent(env.stats);
-            if subflow.wants_ack() {
-                self.flags.insert(TcbFlags::ACK_NOW);
+            if news || repeats {
+                subflow.acknowledged(env.now, news, self.rtt.rto());
             }
             if let Some(wait) = subflow.third_ack_wait(self.rtt.rto()) {
                 self.delayed_ack_at = Some(env.now + wait);

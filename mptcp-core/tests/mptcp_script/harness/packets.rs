@@ -2,6 +2,7 @@
 
 use super::MTU;
 use core::net::{IpAddr, SocketAddr};
+use mptcp_core::config::Marking;
 use mptcp_core::seq::SeqNum;
 use mptcp_core::time::Instant;
 use mptcp_core::wire::{
@@ -22,6 +23,8 @@ pub(crate) struct Out {
     pub(crate) payload: Vec<u8>,
     pub(crate) options: Vec<u8>,
     pub(crate) version: Version,
+    /// TTL and DSCP.
+    pub(crate) marking: Marking,
 }
 
 impl core::fmt::Debug for Out {
@@ -70,6 +73,7 @@ impl Out {
             payload: view.payload.to_vec(),
             options: view.option_bytes().to_vec(),
             version,
+            marking: Marking::new(ip.hop_limit, ip.traffic_class >> 2).expect("a TTL"),
         }
     }
 
@@ -315,7 +319,7 @@ pub(super) fn tcp_header(flow: &Flow, seg: &Seg) -> Vec<u8> {
         ack: SeqNum(seg.ack),
         flags: seg.flags,
         window: seg.window,
-        urgent: 0,
+        urgent: u16::from(seg.flags.contains(TcpFlags::URG)),
     };
     let mut tcp = vec![0; 20];
     header.emit(&OptionWriter::new(), &mut tcp);
