@@ -4,32 +4,38 @@
 use super::TokenBucket;
 use crate::buf::PortId;
 use crate::config::{PathPolicy, Scheduling};
+use crate::tcp::congestion::CongestionChoice;
 use crate::time::Instant;
 use alloc::vec::Vec;
 
 /// What an operator asks of one connection, with the state of its caps.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Policy {
     whole: Option<TokenBucket>,
     paths: Vec<(PathPolicy, Option<TokenBucket>)>,
+    /// Congestion control of the subflows where it is not the stack's.
+    pub(crate) congestion: Option<CongestionChoice>,
 }
 
 impl Policy {
-    /// `None` when `asked` asks for nothing beyond a scheduler.
-    pub(crate) fn new(asked: &Scheduling, now: Instant) -> Option<Self> {
-        if asked.rate.is_none() && asked.paths.is_empty() {
-            return None;
-        }
+    pub(crate) fn new(asked: &Scheduling, now: Instant) -> Self {
         let bucket = |rate: Option<u64>| rate.map(|rate| TokenBucket::new(rate, now));
-        Some(Self {
+        Self {
             whole: bucket(asked.rate),
             paths: asked.paths.iter().map(|path| (*path, bucket(path.rate))).collect(),
-        })
+            congestion: None,
+        }
+    }
+
+    /// Nothing is asked for beyond a scheduler.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.whole.is_none() && self.paths.is_empty() && self.congestion.is_none()
     }
 
     /// Takes over what `former` still owes, so that changing a policy is no way around a cap.
     #[must_use]
-    pub(crate) fn succeeding(mut self, former: &Self, now: Instant) -> Self {
+    pub(crate) fn succeeding(mut self, former: Self, now: Instant) -> Self {
+        self.congestion = former.congestion;
         inherit(&mut self.whole, former.whole.as_ref(), now);
         for (path, bucket) in &mut self.paths {
             let old = former.paths.iter().find(|(other, _)| other.port == path.port);

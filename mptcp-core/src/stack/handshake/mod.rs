@@ -244,7 +244,8 @@ impl<B: PacketBuf> Stack<B> {
         segment: &Segment,
         payload: B,
     ) {
-        let Some(user_data) = self.listeners.get(listener).map(|l| l.options.user_data) else {
+        let chosen = |l: &super::Listener| (l.options.user_data, l.congestion.clone());
+        let Some((user_data, congestion)) = self.listeners.get(listener).map(chosen) else {
             return;
         };
         let mut env = env!(self, now);
@@ -264,6 +265,9 @@ impl<B: PacketBuf> Stack<B> {
                     Connection::new(&self.config.tcp, &negotiated, *tuple, Paths::default());
                 connection.app.user_data = user_data;
                 connection.set_scheduling(now, &self.config.mptcp.scheduling);
+                if let Some(choice) = &congestion {
+                    connection.set_congestion(choice.clone());
+                }
                 connection.advertised(agreed.window);
                 let (id, token) = (connection.new_subflow_id(), connection.local_token);
                 let Some(idx) = self.connections.insert(connection) else {
@@ -276,6 +280,9 @@ impl<B: PacketBuf> Stack<B> {
                 Some((idx, token))
             }
         };
+        if let Some(choice) = &congestion {
+            tcb.set_congestion(now, choice);
+        }
         let Some(tcb_idx) = self.tcbs.insert(tcb) else {
             if let Some((idx, _)) = connection {
                 self.connections.remove(idx);
