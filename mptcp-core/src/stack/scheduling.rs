@@ -157,6 +157,7 @@ impl<B: PacketBuf> Stack<B> {
                     && (tcb.rtt.srtt().is_none() || now.since(tcb.last_received()) > MEMORY),
                 // Without a sample nobody knows how far it is: the initial timeout, not next door.
                 srtt,
+                one_way: srtt - tcb.rtt.min_rtt().unwrap_or_default().min(srtt) / 2,
                 rate: tcb.congestion.bandwidth(srtt).unwrap_or(1),
                 rttvar: tcb.rtt.rttvar().unwrap_or_default(),
                 cwnd: tcb.congestion.cwnd(),

@@ -8,9 +8,11 @@ const GROWTH_PER_CENT: u128 = 110;
 
 const NANOS: u128 = 1_000_000_000;
 
-/// What `fast` can send during one round trip of `slow`.
+/// What `fast` can send until something sent on `slow` now is known to have arrived: the next
+/// acknowledgement on `fast` tells.
 fn sent_meanwhile(fast: &PathView, slow: &PathView) -> u128 {
-    u128::from(fast.rate) * slow.srtt.as_nanos() / NANOS
+    let known = slow.one_way + fast.srtt.saturating_sub(fast.one_way);
+    u128::from(fast.rate) * known.as_nanos() / NANOS
 }
 
 /// The head of the stream would wait on `slow` while the peer's window fills up behind it, and the

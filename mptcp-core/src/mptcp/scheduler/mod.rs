@@ -35,6 +35,8 @@ pub(crate) struct PathView {
     pub(crate) unknown: bool,
     /// The initial round trip of RFC 6298 §2.1 where none was measured.
     pub(crate) srtt: Duration,
+    /// From here to the peer as far as can be told: half of the shortest round trip, and the queue.
+    pub(crate) one_way: Duration,
     pub(crate) rttvar: Duration,
     /// Octets per second it carries, as far as its congestion control knows; at least 1.
     pub(crate) rate: u64,

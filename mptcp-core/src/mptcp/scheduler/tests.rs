@@ -11,6 +11,7 @@ fn path(room: bool, ms: u64) -> PathView {
         doubtful: false,
         unknown: false,
         srtt: Duration::from_millis(ms),
+        one_way: Duration::from_millis(ms) / 2,
         rttvar: Duration::ZERO,
         rate: 100_000_000 / ms,
         cwnd: 100_000,
@@ -76,6 +77,19 @@ fn a_narrow_window_is_left_to_the_faster_path() {
     assert_eq!(choice(SchedulerKind::Ecf, &narrow, &paths), Choice::Path(1));
     let wide = Demand { window: 1 << 20, ..BULK };
     assert_eq!(choice(SchedulerKind::Default, &wide, &paths), Choice::Path(1));
+}
+
+/// What counts is when data on the slower path will be known to have arrived: by the next
+/// acknowledgement on the faster one, not by its own.
+#[test]
+fn a_window_must_last_one_way_only() {
+    let paths = [path(false, 10), path(true, 80)];
+    // 10 MB/s: 450 KB in 45 ms, 800 KB in the 80 ms of a round trip.
+    let enough = Demand { window: 600 << 10, ..BULK };
+    assert_eq!(choice(SchedulerKind::Default, &enough, &paths), Choice::Path(1));
+    // A queue towards the peer is on that way.
+    let queued = PathView { one_way: Duration::from_millis(70), ..paths[1] };
+    assert_eq!(choice(SchedulerKind::Default, &enough, &[paths[0], queued]), Choice::Wait);
 }
 
 /// The last 50 KB: the faster path has them there in 15 ms, the slower one not before 80.
