@@ -67,12 +67,26 @@ impl<B: PacketBuf> Stack<B> {
         views.shown.clear();
         views.shown.extend(views.paths.iter().map(|(_, view)| *view));
         let (choice, why) = scheduler::pick(kind, &mut connection.memory, &demand, &views.shown);
-        let chosen = match choice {
-            Choice::Path(at) => views.paths.get(at).map(|(idx, _)| *idx),
-            Choice::Wait => None,
+        let (at, probe) = match choice {
+            Choice::Path(at) => (Some(at), false),
+            Choice::Probe(at) => (Some(at), true),
+            Choice::Wait => (None, false),
         };
-        self.observe_choice(owner, chosen, why);
-        chosen.map(|idx| Assignment { next, idx })
+        let chosen = at.and_then(|at| views.paths.get(at));
+        self.observe_choice(owner, chosen.filter(|_| !probe).map(|(idx, _)| *idx), why);
+        let (idx, view) = chosen?;
+        let next = if probe { self.newest_sent(owner, view.mss)? } else { next };
+        Some(Assignment { next, idx: *idx })
+    }
+
+    /// The newest of what is in flight, once more: where it went first it arrives earlier.
+    fn newest_sent(&self, owner: u32, mss: u32) -> Option<Next> {
+        let connection = self.connections.get(owner)?;
+        let end = connection.data_snd_nxt;
+        let start = end.saturating_sub(u64::from(mss)).max(connection.data_snd_una);
+        let len = u32::try_from(end - start).ok().filter(|len| *len > 0)?;
+        let due = connection.phase == Phase::Confirmed;
+        due.then_some(Next { start, len, again: true })
     }
 
     /// What the connection has to send. A writer that keeps the send buffer full has more: its end

@@ -6,12 +6,10 @@
 //! acknowledgement on a path with data in flight, or a token of a rate cap.
 
 mod blocking;
-mod capped;
 mod choices;
 mod default;
 mod policy;
 
-use capped::TokenBucket;
 pub(crate) use policy::Policy;
 
 use crate::config::SchedulerKind;
@@ -31,7 +29,7 @@ pub(crate) struct PathView {
     pub(crate) stale: bool,
     /// An acknowledgement is overdue: it may be about to be sidelined.
     pub(crate) doubtful: bool,
-    /// Nothing is known of it lately and nothing is in flight: one segment will tell.
+    /// Nothing is known of it lately and nothing is in flight: a copy of one segment will tell.
     pub(crate) unknown: bool,
     /// The initial round trip of RFC 6298 §2.1 where none was measured.
     pub(crate) srtt: Duration,
@@ -74,6 +72,8 @@ pub(crate) enum Choice {
     Path(usize),
     /// Nothing now.
     Wait,
+    /// Nothing new now, but nothing is known of this path, and nobody waits for a copy that tells.
+    Probe(usize),
 }
 
 /// Why a scheduler chose as it did.

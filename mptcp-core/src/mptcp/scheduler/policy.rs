@@ -1,12 +1,20 @@
 //! Order, weights and rate caps of the paths of one connection, and the cap of the whole; all of it
 //! can be changed while the connection runs.
 
-use super::TokenBucket;
 use crate::buf::PortId;
 use crate::config::{PathPolicy, Scheduling};
 use crate::tcp::congestion::CongestionChoice;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
+use crate::util::bucket::TokenBucket;
 use alloc::vec::Vec;
+
+/// Idle time that a cap credits at most, unless that is less than two segments.
+const CREDIT: Duration = Duration::from_millis(10);
+const CREDIT_OCTETS_MIN: u64 = 3_000;
+
+fn credit(rate: u64) -> Duration {
+    CREDIT.max(Duration::from_nanos(CREDIT_OCTETS_MIN * 1_000_000_000 / rate.max(1)))
+}
 
 /// What an operator asks of one connection, with the state of its caps.
 #[derive(Clone, Default, Debug)]
@@ -19,7 +27,8 @@ pub(crate) struct Policy {
 
 impl Policy {
     pub(crate) fn new(asked: &Scheduling, now: Instant) -> Self {
-        let bucket = |rate: Option<u64>| rate.map(|rate| TokenBucket::new(rate, now));
+        let bucket =
+            |rate: Option<u64>| rate.map(|rate| TokenBucket::empty(rate, credit(rate), now));
         Self {
             whole: bucket(asked.rate),
             paths: asked.paths.iter().map(|path| (*path, bucket(path.rate))).collect(),
@@ -76,7 +85,6 @@ impl Policy {
 fn inherit(bucket: &mut Option<TokenBucket>, former: Option<&TokenBucket>, now: Instant) {
     if let (Some(bucket), Some(former)) = (bucket, former) {
         let rate = bucket.rate();
-        *bucket = *former;
-        bucket.set_rate(rate, now);
+        *bucket = former.with_rate(rate, credit(rate), now);
     }
 }
