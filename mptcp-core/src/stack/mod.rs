@@ -361,7 +361,7 @@ impl<B: PacketBuf> Stack<B> {
             cookie_budget: ReplyBudget::new(limits.stateless_replies_per_s, now),
             last_cookie: None,
             icmp_errors: VecDeque::new(),
-            icmp_budget: TokenBucket::full(ICMP_ERRORS_PER_S),
+            icmp_budget: TokenBucket::new(ICMP_ERRORS_PER_S),
             pool,
             next_port,
             destinations: destinations::Destinations::default(),

@@ -30,7 +30,7 @@ type Watched = (State, CongestionState, u16);
 
 impl Observer {
     pub(super) fn new(now: Instant) -> Self {
-        Self { now, logs: BTreeMap::new(), lines: TokenBucket::full(LINES_PER_S) }
+        Self { now, logs: BTreeMap::new(), lines: TokenBucket::new(LINES_PER_S) }
     }
 
     /// Nobody asked for a log: the one branch that events cost then.

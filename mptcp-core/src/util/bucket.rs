@@ -19,7 +19,7 @@ pub struct TokenBucket {
 impl TokenBucket {
     /// A full bucket of `per_second` tokens, which may go at once; at least one.
     #[must_use]
-    pub fn full(per_second: u32) -> Self {
+    pub fn new(per_second: u32) -> Self {
         let rate = u64::from(per_second.max(1));
         Self { rate, credit: Duration::from_secs(1), full_at: Instant::MIN }
     }
@@ -81,14 +81,14 @@ mod tests {
 
     #[test]
     fn a_burst_then_the_rate() {
-        let mut bucket = TokenBucket::full(100);
+        let mut bucket = TokenBucket::new(100);
         let at = Instant::from_millis;
         assert_eq!((0..500).filter(|_| bucket.take(at(1000))).count(), 100);
         assert_eq!((0..500).filter(|_| bucket.take(at(1100))).count(), 10);
         assert_eq!((0..500).filter(|_| bucket.take(at(1090))).count(), 0);
         assert_eq!((0..500).filter(|_| bucket.take(at(9000))).count(), 100);
         // However young the clock is.
-        assert_eq!((0..500).filter(|_| TokenBucket::full(100).take(Instant::MIN)).count(), 500);
+        assert_eq!((0..500).filter(|_| TokenBucket::new(100).take(Instant::MIN)).count(), 500);
     }
 
     /// Takes 1,400 tokens whenever the bucket lets it, for `ms` milliseconds.
