@@ -31,7 +31,7 @@ use crate::stats::Counters;
 use crate::time::{Duration, Instant};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use congestion::{Congestion, CongestionChoice};
+use congestion::Congestion;
 use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU32;
 use delivery::Delivery;
@@ -531,21 +531,6 @@ impl<B: PacketBuf> Tcb<B> {
             options += subflow.dss_len();
         }
         u32::from(self.mss).saturating_sub(options).max(1)
-    }
-
-    /// Another congestion control from now on. It goes on with the window there is, in slow start, and
-    /// a recovery under way is its own.
-    pub(crate) fn set_congestion(&mut self, now: Instant, choice: &CongestionChoice) {
-        let mut next = choice.make(self.payload_mss(), now);
-        if self.state.synchronized() {
-            match self.congestion_state() {
-                CongestionState::Open => {}
-                CongestionState::Recovery => next.on_congestion_event(now, self.flight_size()),
-                CongestionState::Loss => next.on_rto(now, self.flight_size()),
-            }
-            next.set_cwnd(self.congestion.cwnd());
-        }
-        self.congestion = next;
     }
 
     /// The options of every segment changed: what a full segment carries did too.

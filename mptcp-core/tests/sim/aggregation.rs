@@ -188,6 +188,17 @@ fn t133_a_slower_path_does_no_harm() {
     }
 }
 
+/// What cannot be used is measured all the same, once a second and at once: with copies, for which
+/// nobody waits.
+#[test]
+fn a_path_that_would_block_the_window_carries_copies_now_and_then() {
+    let report = download(&[link(100, 5), link(50, 100)], 40 * MB, 256 << 10);
+    let tried = report.server_bytes_by_path[1];
+    assert!((3 * 1400..=5 * 1428).contains(&tried), "{tried} octets");
+    let gap = report.gap_between(Duration::from_millis(200), Duration::from_secs(3));
+    assert!(gap <= Duration::from_millis(10), "{gap:?}");
+}
+
 #[test]
 fn short_transfers_are_not_held_up_by_the_slower_path() {
     for ms in [40, 100] {

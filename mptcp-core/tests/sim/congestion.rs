@@ -3,12 +3,12 @@
 use crate::transfer::End;
 use crate::world::World;
 use crate::{lossy, pair};
+use core::sync::atomic::{AtomicU32, Ordering};
 use mptcp_core::config::{CongestionAlgorithm, StackConfig};
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::tcp::congestion::{AckSample, CongestionChoice, CongestionControl};
 use mptcp_core::time::{Duration, Instant};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 const MB: u64 = 1 << 20;
 

@@ -43,7 +43,7 @@ pub(super) fn pick(memory: &mut Memory, demand: &Demand, paths: &[PathView]) -> 
         Situation::Between { fast, slow, at } => {
             let soon = faster_is_done_sooner(demand, fast, slow, memory.waiting);
             memory.waiting = soon;
-            if window_would_block(demand, fast, slow) {
+            if window_would_block(memory, demand, fast, slow) {
                 (wait(slow, at), Why::WindowWouldBlock)
             } else if soon {
                 (wait(slow, at), Why::FasterSoon)
@@ -54,10 +54,10 @@ pub(super) fn pick(memory: &mut Memory, demand: &Demand, paths: &[PathView]) -> 
     }
 }
 
-pub(super) fn blest(demand: &Demand, paths: &[PathView]) -> (Choice, Why) {
+pub(super) fn blest(memory: &Memory, demand: &Demand, paths: &[PathView]) -> (Choice, Why) {
     match situation(paths) {
         Situation::Decided(choice, why) => (choice, why),
-        Situation::Between { fast, slow, at } if window_would_block(demand, fast, slow) => {
+        Situation::Between { fast, slow, at } if window_would_block(memory, demand, fast, slow) => {
             (wait(slow, at), Why::WindowWouldBlock)
         }
         Situation::Between { at, .. } => (Choice::Path(at), Why::Overflow),

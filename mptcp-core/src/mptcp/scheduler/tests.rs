@@ -21,7 +21,8 @@ fn path(room: bool, ms: u64) -> PathView {
     }
 }
 
-const BULK: Demand = Demand { unsent: u64::MAX / 4, window: u64::MAX / 4 };
+const BULK: Demand =
+    Demand { unsent: u64::MAX / 4, window: u64::MAX / 4, buffer: u64::MAX / 4, stranded: 0 };
 
 fn choice(kind: SchedulerKind, demand: &Demand, paths: &[PathView]) -> Choice {
     pick(kind, &mut Memory::default(), demand, paths).0
@@ -84,11 +85,55 @@ fn a_narrow_window_is_left_to_the_faster_path() {
 fn a_window_must_last_one_way_only() {
     let paths = [path(false, 10), path(true, 80)];
     // 10 MB/s: 450 KB in 45 ms, 800 KB in the 80 ms of a round trip.
-    let enough = Demand { window: 600 << 10, ..BULK };
+    let enough = Demand { window: 800 << 10, ..BULK };
     assert_eq!(choice(SchedulerKind::Default, &enough, &paths), Choice::Path(1));
     // A queue towards the peer is on that way.
     let queued = PathView { one_way: Duration::from_millis(70), ..paths[1] };
     assert_eq!(choice(SchedulerKind::Default, &enough, &[paths[0], queued]), Choice::Wait);
+}
+
+/// Linux counts what waits out of order against its memory and, being beyond the `DATA_ACK`, in its
+/// window: twice as much of it is needed. Who does not is found out by its window.
+#[test]
+fn the_toll_on_what_waits_is_learnt() {
+    let paths = [path(false, 10), path(true, 80)];
+    let choose = |memory: &mut Memory, window: u64, stranded: u64| {
+        let demand = Demand { window, stranded, ..BULK };
+        memory.note_window(800_000, &demand);
+        pick(SchedulerKind::Default, memory, &demand, &paths).0
+    };
+    // 10 MB/s for 45 ms and a tenth are 495 KB; at first half of it is added.
+    let fresh = Memory::default();
+    assert_eq!(choose(&mut fresh.clone(), 740_000, 0), Choice::Wait);
+    assert_eq!(choose(&mut fresh.clone(), 750_000, 0), Choice::Path(1));
+    // The window stayed as it was while 400 KB waited.
+    let mut kind = fresh;
+    for _ in 0..100 {
+        choose(&mut kind, 800_000, 400_000);
+    }
+    assert_eq!(choose(&mut kind, 500_000, 0), Choice::Path(1));
+    // It lost as much: what waits is no reason to take it for smaller still.
+    let mut strict = fresh;
+    for _ in 0..100 {
+        choose(&mut strict, 400_000, 400_000);
+    }
+    assert_eq!(choose(&mut strict, 980_000, 0), Choice::Wait);
+    assert_eq!(choose(&mut strict, 1_000_000, 0), Choice::Path(1));
+    assert_eq!(choose(&mut strict.clone(), 600_000, 400_000), Choice::Path(1));
+    // Little that waits teaches nothing.
+    for _ in 0..100 {
+        choose(&mut strict, 800_000, 50_000);
+    }
+    assert_eq!(choose(&mut strict, 980_000, 0), Choice::Wait);
+}
+
+/// Our own buffer has no such toll.
+#[test]
+fn a_send_buffer_blocks_as_a_window_does() {
+    let paths = [path(false, 10), path(true, 80)];
+    let demand = |buffer| Demand { buffer, ..BULK };
+    assert_eq!(choice(SchedulerKind::Default, &demand(490_000), &paths), Choice::Wait);
+    assert_eq!(choice(SchedulerKind::Default, &demand(500_000), &paths), Choice::Path(1));
 }
 
 /// The last 50 KB: the faster path has them there in 15 ms, the slower one not before 80.
@@ -106,7 +151,7 @@ fn the_end_of_the_stream_waits_for_the_faster_path() {
 /// A path that is full for another reason than its congestion window may never have room again.
 #[test]
 fn nobody_waits_for_a_path_that_owes_no_acknowledgement() {
-    let narrow = Demand { window: 256 << 10, unsent: 50_000 };
+    let narrow = Demand { window: 256 << 10, unsent: 50_000, ..BULK };
     let shut = PathView { busy: false, in_flight: 0, ..path(false, 10) };
     for kind in [SchedulerKind::Default, SchedulerKind::Blest, SchedulerKind::Ecf] {
         assert_eq!(choice(kind, &narrow, &[shut, path(true, 80)]), Choice::Path(1));
@@ -119,7 +164,7 @@ fn nobody_waits_for_a_path_that_owes_no_acknowledgement() {
 /// What was slow once, or never measured, gets a segment now and then: a copy, which holds nobody up.
 #[test]
 fn a_path_that_nothing_is_known_of_is_tried() {
-    let narrow = Demand { window: 256 << 10, unsent: 50_000 };
+    let narrow = Demand { window: 256 << 10, unsent: 50_000, ..BULK };
     let unknown = PathView { unknown: true, ..path(true, 3_000) };
     for kind in [SchedulerKind::Default, SchedulerKind::Blest, SchedulerKind::Ecf] {
         assert_eq!(choice(kind, &narrow, &[path(false, 10), unknown]), Choice::Probe(1));
