@@ -41,6 +41,8 @@ const RISE_MIN_US: u32 = 4_000;
 const RISE_MAX_US: u32 = 16_000;
 /// A window that doubles with every round trip, steadily, sends `2 ln 2` of itself in one.
 const START_WINDOW_PER_CENT: u64 = 139;
+/// Deliveries at so much of what trains have shown prove them wrong.
+const TRAIN_REFUTED_PER_CENT: u64 = 115;
 /// Beyond what trains have shown a start goes on at so much of what was delivered.
 const START_PER_CENT: u64 = 125;
 /// What a start that sees a queue grow has in flight, of what fits.
@@ -78,11 +80,13 @@ struct Trains {
     /// Octets of trains acknowledged behind their first acknowledgement, and how long that took.
     octets: u32,
     time: Duration,
+    /// More was delivered since: something else than the bottleneck spread them.
+    refuted: bool,
 }
 
 impl Trains {
     const fn new(sent_at: Instant, now: Instant) -> Self {
-        Self { sent_at, acked_at: now, octets: 0, time: Duration::ZERO }
+        Self { sent_at, acked_at: now, octets: 0, time: Duration::ZERO, refuted: false }
     }
 
     /// `acked` octets were acknowledged, the newest of them sent at `sent_at`.
@@ -97,7 +101,7 @@ impl Trains {
 
     /// The rate in units, once enough was seen of it.
     fn bw(&self, mss: u32) -> Option<u32> {
-        if self.octets < mss.saturating_mul(TRAIN_SEGMENTS_MIN) {
+        if self.refuted || self.octets < mss.saturating_mul(TRAIN_SEGMENTS_MIN) {
             return None;
         }
         let per_s = u128::from(self.octets) * 1_000_000_000 / self.time.as_nanos().max(1);
@@ -306,6 +310,18 @@ impl Bbr {
         }
     }
 
+    /// A scheduled radio, or acknowledgements over a thin uplink, spread a train as a slower bottleneck
+    /// does: once more is delivered the start goes on as it does without.
+    fn doubt_trains(&mut self) {
+        let bw = u64::from(self.bw());
+        let more = |shown: u32| bw * 100 > u64::from(shown) * TRAIN_REFUTED_PER_CENT;
+        if self.shown().is_some_and(more)
+            && let Some(trains) = &mut self.trains
+        {
+            trains.refuted = true;
+        }
+    }
+
     /// The bandwidth that trains have shown, in units.
     fn shown(&self) -> Option<u32> {
         self.trains.as_ref()?.bw(self.mss)
@@ -458,6 +474,7 @@ impl CongestionControl for Bbr {
         if let Some(rate) = &sample.rate {
             self.note_train(sample, rate.sent_at);
             self.update_bw(rate);
+            self.doubt_trains();
             round = rate.prior_delivered.wrapping_sub(self.next_round).cast_signed() >= 0;
             if round {
                 self.next_round = sample.delivered;

@@ -186,3 +186,49 @@ fn the_window_of_a_start_waits_for_no_sample() {
     }
     assert_eq!(bbr.cwnd(), first + acked);
 }
+
+/// What was spread by something else than the bottleneck costs a few round trips, not the start.
+#[test]
+fn trains_that_were_spread_hold_a_start_back_for_a_while_only() {
+    let start = Instant::from_millis(1_000);
+    let rtt = Duration::from_millis(20);
+    let (mut now, mut bbr, mut delivered) = (start, Bbr::new(MSS, start), 0);
+    let mut rounds = 0;
+    // The first window took 8 ms to arrive, 10 Mbit/s, and then whatever is sent does: 400 Mbit/s are
+    // asked for.
+    while bbr.bandwidth(rtt).is_none_or(|bandwidth| bandwidth < 50_000_000) {
+        let flight = match rounds {
+            0 => bbr.cwnd(),
+            _ => u32::try_from(bbr.pacing_rate(rtt, 0).expect("known") / 50).expect("small"),
+        };
+        let (sent_at, prior_delivered) = (now, delivered);
+        now = now + rtt;
+        for part in 0..5_u64 {
+            delivered += flight / 5;
+            let at = if rounds == 0 { now + Duration::from_micros(2_000 * part) } else { now };
+            bbr.on_ack(&AckSample {
+                acked: flight / 5,
+                rtt: Some(rtt),
+                srtt: rtt,
+                flight_size: flight,
+                pipe: flight,
+                delivered,
+                rate: Some(RateSample {
+                    delivered: delivered - prior_delivered,
+                    interval: rtt,
+                    sent_at: if rounds == 0 {
+                        sent_at
+                    } else {
+                        sent_at + Duration::from_micros(part)
+                    },
+                    prior_delivered,
+                    in_flight: flight,
+                    app_limited: false,
+                }),
+                ..sample(at)
+            });
+        }
+        rounds += 1;
+        assert!(rounds < 10, "{:?}", bbr.bandwidth(rtt));
+    }
+}
