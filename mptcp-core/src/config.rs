@@ -22,8 +22,9 @@ pub struct LocalAddress {
     pub backup: bool,
 }
 
-/// Congestion control of new connections.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// Congestion control of new connections; [`crate::stack::Stack::set_congestion`] chooses another one
+/// for one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub enum CongestionAlgorithm {
     /// RFC 5681 and 6582.
     NewReno,

@@ -29,6 +29,7 @@ use crate::error::ConnectionError;
 use crate::event_log::SubflowEnd;
 use crate::seq::{DataSeq, SeqNum};
 use crate::stack::AppState;
+use crate::tcp::congestion::CongestionChoice;
 use crate::tcp::{Autotune, DataLevel, RecvQueue, Tcb};
 use crate::time::{Duration, Instant};
 use crate::util::range_set::RangeSet;
@@ -255,12 +256,21 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn set_scheduling(&mut self, now: Instant, asked: &Scheduling) {
         self.scheduler = asked.kind;
         self.memory = scheduler::Memory::default();
-        let policy = scheduler::Policy::new(asked, now);
-        self.policy = match (policy, self.policy.take()) {
-            (Some(policy), Some(former)) => Some(Box::new(policy.succeeding(&former, now))),
-            (policy, _) => policy.map(Box::new),
-        };
+        let mut policy = scheduler::Policy::new(asked, now);
+        if let Some(former) = self.policy.take() {
+            policy = policy.succeeding(*former, now);
+        }
+        self.policy = Some(policy).filter(|policy| !policy.is_empty()).map(Box::new);
         self.capped_until = None;
+    }
+
+    /// Congestion control of its subflows where it is not the stack's.
+    pub(crate) fn congestion(&self) -> Option<&CongestionChoice> {
+        self.policy.as_ref()?.congestion.as_ref()
+    }
+
+    pub(crate) fn set_congestion(&mut self, choice: CongestionChoice) {
+        self.policy.get_or_insert_default().congestion = Some(choice);
     }
 
     /// The peer's key became known.

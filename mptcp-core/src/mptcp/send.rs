@@ -114,6 +114,16 @@ impl<B: PacketBuf> Connection<B> {
         held
     }
 
+    /// The widest window the peer ever offered, in octets.
+    pub(crate) fn widest_offer(&self) -> u64 {
+        u64::from(self.max_window)
+    }
+
+    /// The peer's window leaves less than `mss` octets for what waits: nothing, or a sliver.
+    pub(crate) fn window_cuts(&self, mss: u32) -> bool {
+        self.snd_edge < self.data_end && self.snd_edge < self.data_snd_nxt + u64::from(mss)
+    }
+
     /// True when written data waits for the peer's window and nothing is in flight to open it.
     pub(crate) fn window_blocked(&self) -> bool {
         self.data_snd_nxt < self.data_end

@@ -5,6 +5,7 @@
 //! never decreases. Whatever is sized by the number of connections is reserved by [`Stack::new`];
 //! beyond it, opens are refused and counted.
 
+mod congestion;
 mod demux;
 mod destinations;
 mod egress;
@@ -37,6 +38,7 @@ use crate::mptcp::path_manager::path_manager;
 use crate::mptcp::{Connection, FallbackReason, PathManager};
 use crate::rng::Rng;
 use crate::stats::Counters;
+use crate::tcp::congestion::CongestionChoice;
 use crate::tcp::isn::{IsnGenerator, SynCookies};
 use crate::tcp::request::Request;
 use crate::tcp::time_wait::TimeWait;
@@ -122,6 +124,8 @@ struct Listener {
     stale: usize,
     /// Requests the application has not decided about.
     deferred: u32,
+    /// Congestion control of what it accepts where it is not the stack's.
+    congestion: Option<CongestionChoice>,
 }
 
 impl Listener {

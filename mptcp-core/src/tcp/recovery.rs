@@ -3,7 +3,7 @@
 //!
 //! Invariant: `recovery` is present exactly while something sent before `recover` is unrepaired.
 
-use super::congestion::AckSample;
+use super::congestion::{AckSample, CongestionChoice};
 use super::send_queue::{Delivered, Transmission};
 use super::{CongestionState, Env, Outcome, RtxKind, Segment, State, Tcb, TcbFlags};
 use crate::buf::PacketBuf;
@@ -85,6 +85,21 @@ impl<B: PacketBuf> Tcb<B> {
             Some(Kind::Fast) => CongestionState::Recovery,
             Some(Kind::Timeout) => CongestionState::Loss,
         }
+    }
+
+    /// Another congestion control from now on. It goes on with the window there is, in slow start, and
+    /// a recovery under way is its own.
+    pub(crate) fn set_congestion(&mut self, now: Instant, choice: &CongestionChoice) {
+        let mut next = choice.make(self.payload_mss(), now);
+        if self.state.synchronized() {
+            match self.congestion_state() {
+                CongestionState::Open => {}
+                CongestionState::Recovery => next.on_congestion_event(now, self.flight_size()),
+                CongestionState::Loss => next.on_rto(now, self.flight_size()),
+            }
+            next.set_cwnd(self.congestion.cwnd());
+        }
+        self.congestion = next;
     }
 
     /// Digests what an acknowledgement delivered.

@@ -3,6 +3,7 @@
 mod aggregation;
 mod boxes;
 mod capture;
+mod congestion;
 mod coupled;
 mod ecn;
 mod events;

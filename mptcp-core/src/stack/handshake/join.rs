@@ -218,6 +218,9 @@ impl<B: PacketBuf> Stack<B> {
         tcb.subflow = Some(alloc::boxed::Box::new(subflow));
         tcb.marking = connection.marking;
         tcb.refresh_mss();
+        if let Some(choice) = connection.congestion() {
+            tcb.set_congestion(now, choice);
+        }
         // The fourth ACK (RFC 8684 §3.2).
         tcb.ack_now();
         let Some(tcb_idx) = self.tcbs.insert(tcb) else {

@@ -246,6 +246,10 @@ impl<B: PacketBuf> Stack<B> {
     ) {
         let Some(entry) = self.listeners.get(listener) else { return };
         let (user_data, marking) = (entry.options.user_data, entry.marking);
+        let chosen = |l: &super::Listener| (l.options.user_data, l.congestion.clone());
+        let Some((user_data, congestion)) = self.listeners.get(listener).map(chosen) else {
+            return;
+        };
         let mut env = env!(self, now);
         let mut tcb = Tcb::accepted(&mut env, *tuple, port, agreed);
         tcb.app.user_data = user_data;
@@ -265,6 +269,9 @@ impl<B: PacketBuf> Stack<B> {
                 connection.app.user_data = user_data;
                 connection.marking = marking;
                 connection.set_scheduling(now, &self.config.mptcp.scheduling);
+                if let Some(choice) = &congestion {
+                    connection.set_congestion(choice.clone());
+                }
                 connection.advertised(agreed.window);
                 let (id, token) = (connection.new_subflow_id(&self.tcbs), connection.local_token);
                 let Some(idx) = self.connections.insert(connection) else {
@@ -277,6 +284,9 @@ impl<B: PacketBuf> Stack<B> {
                 Some((idx, token))
             }
         };
+        if let Some(choice) = &congestion {
+            tcb.set_congestion(now, choice);
+        }
         let Some(tcb_idx) = self.tcbs.insert(tcb) else {
             if let Some((idx, _)) = connection {
                 self.connections.remove(idx);

@@ -4,7 +4,7 @@ use crate::buf::{PacketBuf, PortId};
 use crate::config::LocalAddress;
 use crate::event_log::Event;
 use crate::mptcp::key::{self};
-use crate::mptcp::{Announced, Endpoint, Join, Phase, Probe, Signal, Stage, Subflow};
+use crate::mptcp::{Announced, Connection, Endpoint, Join, Phase, Probe, Signal, Stage, Subflow};
 use crate::stack::demux::Flow;
 use crate::stack::{Stack, env};
 use crate::tcp::{Tcb, Tuple, mss_for};
@@ -364,6 +364,9 @@ impl<B: PacketBuf> Stack<B> {
         let mut tcb = Tcb::connect(&env, tuple, port, iss, ts_offset, local_mss);
         if let Some(owner) = subflow.as_ref().and_then(|s| self.connections.get(s.connection)) {
             tcb.marking = owner.marking;
+        let owner = subflow.as_ref().and_then(|s| self.connections.get(s.connection));
+        if let Some(choice) = owner.and_then(Connection::congestion) {
+            tcb.set_congestion(now, choice);
         }
         tcb.subflow = subflow.map(Box::new);
         let plain = tcb.subflow.is_none();
