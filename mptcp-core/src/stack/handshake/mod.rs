@@ -246,10 +246,7 @@ impl<B: PacketBuf> Stack<B> {
     ) {
         let Some(entry) = self.listeners.get(listener) else { return };
         let (user_data, marking) = (entry.options.user_data, entry.marking);
-        let chosen = |l: &super::Listener| (l.options.user_data, l.congestion.clone());
-        let Some((user_data, congestion)) = self.listeners.get(listener).map(chosen) else {
-            return;
-        };
+        let congestion = entry.congestion.clone();
         let mut env = env!(self, now);
         let mut tcb = Tcb::accepted(&mut env, *tuple, port, agreed);
         tcb.app.user_data = user_data;

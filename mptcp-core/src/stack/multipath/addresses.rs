@@ -362,9 +362,10 @@ impl<B: PacketBuf> Stack<B> {
         let ts_offset = self.isn.timestamp_offset(tuple.local(), tuple.remote());
         let env = env!(self, now);
         let mut tcb = Tcb::connect(&env, tuple, port, iss, ts_offset, local_mss);
-        if let Some(owner) = subflow.as_ref().and_then(|s| self.connections.get(s.connection)) {
-            tcb.marking = owner.marking;
         let owner = subflow.as_ref().and_then(|s| self.connections.get(s.connection));
+        if let Some(owner) = owner {
+            tcb.marking = owner.marking;
+        }
         if let Some(choice) = owner.and_then(Connection::congestion) {
             tcb.set_congestion(now, choice);
         }
