@@ -185,9 +185,9 @@ impl<B: PacketBuf> Tcb<B> {
     /// The option of a SYN, or of the first SYN/ACK, after all others. A cookie that does not fit is
     /// left out, and the data with it (RFC 7413 §4.2.2): what the other options do lasts longer.
     pub(super) fn write_fast_open(&mut self, writer: &mut OptionWriter) {
-        let first = self.retries == 0;
+        let (first, opens) = (self.retries == 0, self.state == State::SynSent);
         match self.opening.as_deref_mut() {
-            Some(Opening::Client(early)) if !early.withdrawn => {
+            Some(Opening::Client(early)) if opens && !early.withdrawn => {
                 early.asked = writer.push(&TcpOption::FastOpen(early.cookie));
                 early.withdrawn = !early.asked;
             }
