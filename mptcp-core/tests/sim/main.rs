@@ -6,6 +6,7 @@ mod capture;
 mod coupled;
 mod ecn;
 mod events;
+mod fast_open;
 mod health;
 mod middleboxes;
 mod plan;
