@@ -8,10 +8,11 @@
 use super::output::consume;
 use super::{Segment, State, Tcb, TcbFlags};
 use crate::buf::PacketBuf;
+use crate::mptcp::{Stage, Subflow};
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 use crate::util::slab::SlabId;
-use crate::wire::{FastOpenCookie, OptionWriter, TcpFlags, TcpOption, checksum};
+use crate::wire::{FastOpenCookie, OptionWriter, TcpFlags, TcpOption, Version, checksum};
 use alloc::boxed::Box;
 
 /// Octets of a cookie that we grant, and of a shorter one where a SYN/ACK has no room for that: with
@@ -158,7 +159,17 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// New data may go out: a server may answer before the third ACK (RFC 7413 §4.2.2).
     pub(crate) fn may_send(&self) -> bool {
-        self.state.sending() || self.is_fast_opened() && !self.flags.contains(TcbFlags::SYN_NOW)
+        self.state.sending() || self.may_answer_early() && !self.flags.contains(TcbFlags::SYN_NOW)
+    }
+
+    /// It may say more than its SYN/ACK before the third ACK. A server of MPTCP version 1 cannot write
+    /// the `DATA_ACK` of what it says without the client's key, and Linux clients take a first
+    /// segment without one for fallback.
+    pub(super) fn may_answer_early(&self) -> bool {
+        let mute = |subflow: &Box<Subflow>| {
+            subflow.version == Version::V1 && subflow.stage != Stage::Fallback
+        };
+        self.is_fast_opened() && !self.subflow.as_ref().is_some_and(mute)
     }
 
     // SYNs and SYN/ACKs.

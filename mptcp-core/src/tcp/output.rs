@@ -71,11 +71,11 @@ impl<B: PacketBuf> Tcb<B> {
     ) -> Progress {
         if self.flags.contains(TcbFlags::SYN_NOW) {
             let progress = self.send_syn(env, tx, data, budget);
-            if progress == Progress::More || !self.is_fast_opened() {
+            if progress == Progress::More || !self.may_answer_early() {
                 return progress;
             }
         }
-        if self.state == State::SynSent {
+        if self.state == State::SynSent || self.is_fast_opened() && !self.may_answer_early() {
             return Progress::Done;
         }
         if self.flags.contains(TcbFlags::PROBE_NOW) && self.send_probe(env, tx, data, budget) {

@@ -45,7 +45,8 @@ fn counters(world: &World) -> [&Counters; 2] {
     [world.client.stack.counters(), world.server.stack.counters()]
 }
 
-/// A request in the SYN, the answer before the third ACK: one round trip instead of two.
+/// A request in the SYN, the answer before the third ACK: one round trip instead of two. In version 1
+/// of MPTCP the answer waits for the client's key: the server only has the request earlier.
 #[test]
 fn a_short_exchange_takes_one_round_trip_less() {
     for kind in KINDS {
@@ -61,7 +62,8 @@ fn a_short_exchange_takes_one_round_trip_less() {
             report.deliveries.0[0].0
         };
         let (with, without) = (first_octet(Some(1_000)), first_octet(None));
-        assert!(with < Duration::from_millis(105), "{kind:?}: {with:?}");
+        let trips = if kind == Some(Version::V1) { 2 } else { 1 };
+        assert!(with < Duration::from_millis(100 * trips + 5), "{kind:?}: {with:?}");
         assert!(without > Duration::from_millis(200), "{kind:?}: {without:?}");
     }
 }

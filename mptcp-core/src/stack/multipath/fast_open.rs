@@ -35,10 +35,6 @@ impl<B: PacketBuf> Stack<B> {
                     connection.checksum = agreed.checksum;
                     let window = u64::from(tcb.window_of(segment));
                     connection.snd_edge = connection.snd_edge.max(window);
-                    // What was sent ahead had no DATA_ACK: this shows that the keys arrived.
-                    if connection.data_snd_nxt > 0 && version == Version::V1 {
-                        tcb.ack_now();
-                    }
                     if let Some(subflow) = &mut tcb.subflow {
                         subflow.set_format(connection.wide(), connection.checksum);
                     }
@@ -59,8 +55,8 @@ impl<B: PacketBuf> Stack<B> {
         self.apply(now, owner, idx, effect)
     }
 
-    /// The server of an early client may send before it has our key: a DSS of its proves that it does
-    /// only with a `DATA_ACK`, which nobody can write without.
+    /// The server of an early client may send before it has our key, though ours does not: a DSS of its
+    /// proves that it has only with a `DATA_ACK`, which nobody can write without.
     pub(super) fn answers_early(&self, owner: u32, idx: u32) -> bool {
         let client = |c: &crate::mptcp::Connection<B>| c.client && c.version == Version::V1;
         self.connections.get(owner).is_some_and(client)
