@@ -166,10 +166,9 @@ impl<B: PacketBuf> Tcb<B> {
     /// the `DATA_ACK` of what it says without the client's key, and Linux clients take a first
     /// segment without one for fallback.
     pub(super) fn may_answer_early(&self) -> bool {
-        let mute = |subflow: &Box<Subflow>| {
-            subflow.version == Version::V1 && subflow.stage != Stage::Fallback
-        };
-        self.is_fast_opened() && !self.subflow.as_ref().is_some_and(mute)
+        let mute =
+            |subflow: &Subflow| subflow.version == Version::V1 && subflow.stage != Stage::Fallback;
+        self.is_fast_opened() && !self.subflow.as_deref().is_some_and(mute)
     }
 
     // SYNs and SYN/ACKs.

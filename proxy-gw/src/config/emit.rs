@@ -158,6 +158,7 @@ fn tcp(config: &Config) -> Table {
     table([
         ("congestion", Value::from(config.tcp.congestion.name())),
         ("ecn", Value::from(config.tcp.ecn.name())),
+        ("fast_open", Value::from(if config.tcp.fast_open { "accept" } else { "off" })),
         ("recv_buffer_max", Value::from(show_size(config.tcp.recv_buffer_max))),
         ("send_buffer_max", Value::from(show_size(config.tcp.send_buffer_max))),
     ])

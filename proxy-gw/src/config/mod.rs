@@ -183,6 +183,8 @@ pub struct Tcp {
     pub congestion: CongestionAlgorithm,
     /// Explicit congestion notification.
     pub ecn: EcnPolicy,
+    /// Data on the SYNs of clients is taken (RFC 7413).
+    pub fast_open: bool,
     /// Bytes.
     pub recv_buffer_max: u32,
     /// Bytes.

@@ -204,6 +204,7 @@ fn read_tcp(mut section: Section<'_>) -> Tcp {
             &EcnPolicy::ALL.map(|policy| (policy.name(), policy)),
             EcnPolicy::default(),
         ),
+        fast_open: section.choice("fast_open", &[("off", false), ("accept", true)], false),
         recv_buffer_max: section.size("recv_buffer_max", buffer.clone(), 6 << 20),
         send_buffer_max: section.size("send_buffer_max", buffer, 6 << 20),
     };

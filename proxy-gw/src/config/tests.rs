@@ -50,6 +50,7 @@ stale_timeout_s = 60
 [tcp]
 congestion = "bbr"
 ecn = "accept"
+fast_open = "off"
 recv_buffer_max = "6MiB"
 send_buffer_max = "6MiB"
 
@@ -445,6 +446,7 @@ fn protocol_settings_are_checked() {
             "tcp.congestion = \"bbr4\": expected \"bbr\" or \"cubic\" or \"newreno\" or \"lia\" or \"olia\" or \"balia\"; did you mean \"bbr\"?",
         ),
         ("tcp.ecn=on", "tcp.ecn = \"on\": expected \"off\" or \"accept\" or \"request\""),
+        ("tcp.fast_open=on", "tcp.fast_open = \"on\": expected \"off\" or \"accept\""),
         (
             "tcp.recv_buffer_max=6MB",
             "tcp.recv_buffer_max = \"6MB\": expected a size from 64KiB to 1GiB, such as \"256KiB\", \"6MiB\" or a number of bytes",
