@@ -414,12 +414,16 @@ mod client {
         script
     }
 
+    fn cookie_of(len: usize) -> FastOpenCookie {
+        FastOpenCookie::new(&[0xcc; 16][..len]).expect("4 to 16 octets")
+    }
+
     fn eight() -> FastOpenCookie {
-        FastOpenCookie::new(&[0xcc; 8]).unwrap()
+        cookie_of(8)
     }
 
     fn six() -> FastOpenCookie {
-        FastOpenCookie::new(&[0xcc; 6]).unwrap()
+        cookie_of(6)
     }
 
     /// What `out` carries of the stream: offset on the data level, subflow sequence number, octets.
@@ -590,8 +594,8 @@ mod client {
     /// version 0: of a cookie 14 octets fit there, and 6 here.
     #[test]
     fn a_cookie_that_does_not_fit_stays_at_home_with_the_data() {
-        let sixteen = FastOpenCookie::new(&[0xcc; 16]).unwrap();
-        let fourteen = FastOpenCookie::new(&[0xcc; 14]).unwrap();
+        let sixteen = cookie_of(16);
+        let fourteen = cookie_of(14);
         let cases = [
             (Version::V1, fourteen, true),
             (Version::V1, sixteen, false),

@@ -151,7 +151,7 @@ mod server {
         opened(&mut s, good, 1);
         s.write(40_000);
         let sent: usize = s.take_all().iter().map(|seg| seg.len).sum();
-        assert!(sent <= 5_000 && sent >= 4_000, "{sent}: the window of a SYN is not scaled");
+        assert!((4_000..=5_000).contains(&sent), "{sent}: the window of a SYN is not scaled");
     }
 
     #[test]
@@ -533,7 +533,7 @@ mod server {
     fn ipv6_and_timestamps() {
         let mut s = Script::new(|_| {});
         let offer = Peer { ts: true, window: 60_000, ..Peer::default() };
-        let all: std::net::SocketAddr = "[::]:80".parse().unwrap();
+        let all: core::net::SocketAddr = "[::]:80".parse().unwrap();
         let options = Listen { fast_open: 1, ..Listen::default() };
         s.listener = Some(s.stack.listen(all, &options).unwrap());
         s.add_leg("[fd00::1]:80", "[fd00::2]:4000", offer);
@@ -729,7 +729,8 @@ mod client {
                 s.skip_to(ms + 5_000);
             }
         };
-        let ends: [(&dyn Fn(&mut Script), _); 3] = [
+        type End = dyn Fn(&mut Script);
+        let ends: [(&End, _); 3] = [
             (&unreachable, ConnectionError::HostUnreachable),
             (&refused, ConnectionError::Refused),
             (&silent, ConnectionError::ConnectTimedOut),
