@@ -45,10 +45,11 @@ fn assert_no_complaints() {
 
 /// What came back of a stream that the kernel began with [`EARLY`] octets, then the rest of `len`.
 fn opens_with_data(access: Access, mptcp: bool, len: usize) {
-    let to = SocketAddr::new(access.ours.parse().unwrap(), ECHO_PORT);
+    let to = SocketAddr::new(access.ours.parse().expect("an address"), ECHO_PORT);
     let socket = socket(mptcp, Domain::for_address(to));
     // An IPv6 address is tentative at first, and the kernel would rather use `::1`.
-    let from = access.kernel.split('/').next().unwrap().parse().unwrap();
+    let (from, _) = access.kernel.split_once('/').expect("a prefix");
+    let from = from.parse().expect("an address");
     eventually("the address", || socket.bind(&SocketAddr::new(from, 0).into()).ok());
     let early = pattern(EARLY);
     let sent = socket.send_to_with_flags(&early, &to.into(), MSG_FASTOPEN);
