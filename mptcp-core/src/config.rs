@@ -22,8 +22,9 @@ pub struct LocalAddress {
     pub backup: bool,
 }
 
-/// Congestion control of new connections.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// Congestion control of new connections; [`crate::stack::Stack::set_congestion`] chooses another one
+/// for one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub enum CongestionAlgorithm {
     /// RFC 5681 and 6582.
     NewReno,
@@ -83,6 +84,34 @@ impl EcnPolicy {
             Self::Off => "off",
             Self::Accept => "accept",
             Self::Request => "request",
+        }
+    }
+}
+
+/// What is done about paths that take shorter packets than both ends, where no ICMP message says so
+/// (RFC 4821).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum MtuProbing {
+    /// Nothing: such a path carries no full segment.
+    Off,
+    /// Timeouts of long segments cut the segment size, then larger ones are tried again.
+    #[default]
+    BlackHole,
+    /// Every connection begins with short segments and tries larger ones.
+    Always,
+}
+
+impl MtuProbing {
+    /// Every choice.
+    pub const ALL: [Self; 3] = [Self::Off, Self::BlackHole, Self::Always];
+
+    /// Name in configurations and logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::BlackHole => "black_hole",
+            Self::Always => "always",
         }
     }
 }
@@ -255,6 +284,46 @@ impl Default for MptcpConfig {
     }
 }
 
+/// What the IP headers of a connection's packets say beside addresses and marks of congestion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Marking {
+    hop_limit: u8,
+    dscp: u8,
+}
+
+impl Marking {
+    /// A TTL (IPv4) or hop limit (IPv6) of at least 1, and a differentiated services code point
+    /// (RFC 2474) of at most 63; `None` for others.
+    #[must_use]
+    pub const fn new(hop_limit: u8, dscp: u8) -> Option<Self> {
+        if hop_limit == 0 || dscp > 63 { None } else { Some(Self { hop_limit, dscp }) }
+    }
+
+    /// TTL or hop limit.
+    #[must_use]
+    pub const fn hop_limit(self) -> u8 {
+        self.hop_limit
+    }
+
+    /// Differentiated services code point, 0 to 63.
+    #[must_use]
+    pub const fn dscp(self) -> u8 {
+        self.dscp
+    }
+
+    /// The octet that the code point shares with the ECN field (RFC 3168 §5).
+    pub(crate) const fn traffic_class(self, ecn: u8) -> u8 {
+        self.dscp << 2 | ecn & 3
+    }
+}
+
+/// 64 hops, as RFC 9293 §3.9.2 has it, and best effort.
+impl Default for Marking {
+    fn default() -> Self {
+        Self { hop_limit: 64, dscp: 0 }
+    }
+}
+
 /// TCP settings, for subflows and plain connections alike.
 #[derive(Clone, Debug)]
 pub struct TcpConfig {
@@ -262,6 +331,11 @@ pub struct TcpConfig {
     pub congestion: CongestionAlgorithm,
     /// Marks instead of losses.
     pub ecn: EcnPolicy,
+    /// Search for the largest packet the path takes.
+    pub mtu_probing: MtuProbing,
+    /// TTL and DSCP of new connections, of what answers strangers, and of UDP sockets;
+    /// [`crate::stack::Stack::set_marking`] decides for one.
+    pub marking: Marking,
     /// Spread a window over its round trip instead of sending it in bursts.
     pub pacing: bool,
     /// Receive buffer at the start; autotuning grows it.
@@ -304,6 +378,8 @@ impl Default for TcpConfig {
         Self {
             congestion: CongestionAlgorithm::default(),
             ecn: EcnPolicy::default(),
+            mtu_probing: MtuProbing::default(),
+            marking: Marking::default(),
             pacing: true,
             recv_buffer_initial: 128 << 10,
             recv_buffer_max: 6 << 20,

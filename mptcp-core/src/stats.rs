@@ -59,6 +59,12 @@ counters! {
     tcp_ecn_echo_recv,
     /// Windows reduced because of such an echo.
     tcp_ecn_reduced,
+    /// Segment sizes that were tried and did not pass (RFC 4821).
+    tcp_mtup_fail,
+    /// Segment sizes that were tried and passed.
+    tcp_mtup_success,
+    /// Paths found to lose long packets in silence.
+    tcp_mtu_black_holes,
     /// ICMP errors sent about packets of protocols we do not speak.
     icmp_out_dest_unreachs,
     /// ICMP errors withheld by the rate limit.
@@ -403,6 +409,8 @@ drop_reasons! {
     UdpNotConnected = "udp_not_connected",
     /// The receive queue of the datagram socket is full.
     UdpQueueFull = "udp_queue_full",
+    /// Only the reserve of packet memory is left, where no datagram waits for its reader.
+    UdpNoMemory = "udp_no_memory",
     /// The datagram socket has too many ICMP errors unread.
     UdpErrorsFull = "udp_errors_full",
 }

@@ -55,6 +55,7 @@
 //! ```
 
 use crate::buf::{PacketBuf, PortId};
+use crate::config::Marking;
 use crate::stack::Ready;
 use crate::wire::IcmpErrorKind;
 use alloc::collections::VecDeque;
@@ -258,9 +259,21 @@ impl<H, B: PacketBuf> Queue<H, B> {
         Some((head, buf))
     }
 
-    fn unpop(&mut self, head: H, buf: B) {
+    /// The oldest that is `wanted`, and its place.
+    fn take(&mut self, wanted: impl Fn(&H) -> bool) -> Option<(usize, H, B)> {
+        let at = self.datagrams.iter().position(|(head, _)| wanted(head))?;
+        let (head, buf) = self.datagrams.remove(at)?;
+        self.truesize = self.truesize.saturating_sub(buf.truesize());
+        if self.datagrams.is_empty() {
+            self.datagrams = VecDeque::new();
+        }
+        Some((at, head, buf))
+    }
+
+    /// Back to its place.
+    fn untake(&mut self, at: usize, head: H, buf: B) {
         self.truesize = self.truesize.saturating_add(buf.truesize());
-        self.datagrams.push_front((head, buf));
+        self.datagrams.insert(at.min(self.datagrams.len()), (head, buf));
     }
 
     fn clear(&mut self) {
@@ -279,6 +292,7 @@ pub(crate) struct UdpSocket<B> {
     local: SocketAddr,
     remote: Option<SocketAddr>,
     pub(crate) user_data: u64,
+    pub(crate) marking: Marking,
     /// Readiness not reported yet.
     pub(crate) pending: Ready,
     /// The next arrival is an edge.
@@ -296,11 +310,12 @@ pub(crate) struct UdpSocket<B> {
 }
 
 impl<B: PacketBuf> UdpSocket<B> {
-    pub(crate) fn new(local: SocketAddr, options: &UdpOptions) -> Self {
+    pub(crate) fn new(local: SocketAddr, options: &UdpOptions, marking: Marking) -> Self {
         Self {
             local,
             remote: options.remote.map(plain),
             user_data: options.user_data,
+            marking,
             pending: Ready::empty(),
             read_armed: true,
             write_armed: false,
@@ -346,14 +361,22 @@ impl<B: PacketBuf> UdpSocket<B> {
         full
     }
 
-    /// The next datagram to send.
-    pub(crate) fn next_outgoing(&mut self) -> Option<(Outgoing, B)> {
-        self.sending.pop()
+    /// The next datagram to send by a port that has room, and its place in the queue.
+    pub(crate) fn next_outgoing(
+        &mut self,
+        has_room: impl Fn(PortId) -> bool,
+    ) -> Option<(usize, Outgoing, B)> {
+        self.sending.take(|outgoing| has_room(outgoing.via))
     }
 
-    /// It could not be sent now: it stays the next.
-    pub(crate) fn put_back(&mut self, outgoing: Outgoing, payload: B) {
-        self.sending.unpop(outgoing, payload);
+    /// It could not be sent now: it keeps its place.
+    pub(crate) fn put_back(&mut self, at: usize, outgoing: Outgoing, payload: B) {
+        self.sending.untake(at, outgoing, payload);
+    }
+
+    /// Counts a datagram that was not taken in.
+    pub(crate) const fn refuse(&mut self) {
+        self.dropped_count += 1;
     }
 
     /// `count` datagrams went out; answers what became ready.
@@ -432,7 +455,7 @@ mod tests {
     use crate::buf::HeapBuf;
 
     fn socket(options: UdpOptions) -> UdpSocket<HeapBuf> {
-        UdpSocket::new(SocketAddr::from(([10, 0, 0, 1], 53)), &options)
+        UdpSocket::new(SocketAddr::from(([10, 0, 0, 1], 53)), &options, Marking::default())
     }
 
     fn peer(port: u16) -> SocketAddr {
@@ -493,10 +516,11 @@ mod tests {
         assert!(s.send(outgoing(), HeapBuf::from_slice(b"1")).is_ok());
         assert!(s.send(outgoing(), HeapBuf::from_slice(b"2")).is_err_and(|buf| buf.data() == b"2"));
         assert_eq!(s.sent(0), Ready::empty(), "still full");
-        let (head, buf) = s.next_outgoing().unwrap();
-        s.put_back(head, buf);
+        let (at, head, buf) = s.next_outgoing(|_| true).unwrap();
+        s.put_back(at, head, buf);
         assert!(s.is_blocked());
-        assert!(s.next_outgoing().is_some_and(|(_, buf)| buf.data() == b"1"));
+        assert!(s.next_outgoing(|_| false).is_none());
+        assert!(s.next_outgoing(|_| true).is_some_and(|(_, _, buf)| buf.data() == b"1"));
         assert_eq!(s.sent(1), Ready::WRITABLE);
         assert_eq!(s.sent(0), Ready::empty(), "reported once");
         assert_eq!((s.info().sent, s.info().unsent), (1, 0));
@@ -534,6 +558,6 @@ mod tests {
         assert!(s.send(outgoing(), HeapBuf::from_slice(b"1")).is_ok());
         s.close();
         assert!(s.is_closed() && s.has_unsent() && s.read().is_none());
-        assert!(s.next_outgoing().is_some() && !s.has_unsent());
+        assert!(s.next_outgoing(|_| true).is_some() && !s.has_unsent());
     }
 }

@@ -1,107 +1,30 @@
 //! `docs/conformance.md`, the pages of the MPTCP RFCs in `docs/conformance/` and the code agree:
 //! every test and every file a row names exists, every row names a test or says why there is none,
-//! and no keyword of the RFCs is without its row.
+//! and no keyword of the RFCs is without its row. `docs/conformance/suites.md` names what exists and
+//! counts every script once.
 
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::stats::{Counters, DropReason};
 use mptcp_core::wire::reset_reason;
 use std::collections::BTreeSet;
-use std::path::Path;
+use tables::{check_paths, check_tests, columns, known_tests, page, quoted};
+
+#[path = "conformance/tables.rs"]
+mod tables;
 
 /// Keywords of each RFC, counted in its text without the section that defines them.
 const KEYWORDS: [(&str, usize); 2] = [("rfc8684", 144), ("rfc6824", 116)];
 
+/// Where the tests of the crates that speak MPTCP are.
+const SPEAKERS: [&str; 6] = ["src", "tests", "netsim", "tun", "../proxy-gw", "../fuzz"];
+
 /// What a keyword may be.
 const LEVELS: [&str; 5] = ["MUST", "MUST NOT", "SHOULD", "SHOULD NOT", "RECOMMENDED"];
-
-/// Names of the functions below `dir` that are tests: `#[test]` or a proptest block's, with nothing
-/// but attributes and comments before the name.
-fn tests(dir: &Path, into: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(dir).expect("the sources are there") {
-        let path = entry.expect("readable").path();
-        if path.is_dir() {
-            if !path.ends_with("target") {
-                tests(&path, into);
-            }
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            let text = std::fs::read_to_string(&path).expect("UTF-8");
-            let mut marked = false;
-            for line in text.lines().map(str::trim_start) {
-                if let Some(name) = line.strip_prefix("fn ").and_then(|l| l.split('(').next()) {
-                    into.extend(marked.then(|| name.to_owned()));
-                }
-                marked = line == "#[test]"
-                    || marked && (line.starts_with("#[") || line.starts_with("//"));
-            }
-        }
-    }
-}
-
-/// Tests of the crates that speak MPTCP.
-fn known_tests() -> BTreeSet<String> {
-    let root = root();
-    let mut known = BTreeSet::new();
-    for dir in ["src", "tests", "netsim", "tun", "../proxy-gw", "../fuzz"] {
-        let dir = root.join(dir);
-        if dir.exists() {
-            tests(&dir, &mut known);
-        }
-    }
-    known
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A page of the documentation; nothing inside a published package, which comes without it.
-fn page(name: &str) -> Option<String> {
-    let path = root().join("../docs").join(name);
-    if !path.exists() {
-        println!("skipped: {} is not there", path.display());
-        return None;
-    }
-    Some(std::fs::read_to_string(path).expect("UTF-8"))
-}
-
-fn columns(row: &str) -> Vec<&str> {
-    row.trim_matches('|').split('|').map(str::trim).collect()
-}
-
-/// What stands in backticks.
-fn quoted(cell: &str) -> Vec<&str> {
-    cell.split('`').skip(1).step_by(2).collect()
-}
-
-/// Every file or directory in `cell` is one of `mptcp-core/src`.
-fn check_paths(row: &str, cell: &str) {
-    for path in quoted(cell) {
-        assert!(root().join("src").join(path).exists(), "{row} names {path}, which is not there");
-    }
-}
-
-/// `cell` names tests that exist, or says why there is none; what follows a semicolon is a note.
-fn check_tests(row: &str, cell: &str, known: &BTreeSet<String>, excuses: &[&str]) {
-    if let Some(reason) = excuses.iter().find_map(|excuse| cell.strip_prefix(excuse)) {
-        assert!(reason.len() > 5, "{row} gives no reason");
-        // It may name the test that pins what is done instead.
-        let like_a_test = |name: &&str| name.contains('_') && !name.contains(char::is_uppercase);
-        for name in quoted(reason).iter().filter(|name| like_a_test(name)) {
-            assert!(known.contains(*name), "{row} names `{name}`, which is no test");
-        }
-        return;
-    }
-    let names = cell.split(';').next().unwrap_or_default();
-    assert!(!quoted(names).is_empty(), "{row} names no test");
-    for name in quoted(names) {
-        assert!(known.contains(name), "{row} names `{name}`, which is no test");
-    }
-}
 
 #[test]
 fn every_row_names_a_test_that_exists() {
     let Some(text) = page("conformance.md") else { return };
-    let known = known_tests();
+    let known = known_tests(&SPEAKERS);
     let mut rows = 0;
     let numbered = |l: &&str| ["| T", "| V", "| A"].iter().any(|start| l.starts_with(start));
     for row in text.lines().filter(numbered) {
@@ -154,7 +77,7 @@ fn keywords<'a>(name: &str, text: &'a str) -> Vec<Keyword<'a>> {
 
 #[test]
 fn every_keyword_of_the_rfcs_has_a_row_that_is_true() {
-    let known = known_tests();
+    let known = known_tests(&SPEAKERS);
     let mut first: Vec<String> = Vec::new();
     for (name, total) in KEYWORDS {
         let Some(text) = page(&format!("conformance/{name}.md")) else { return };
@@ -185,7 +108,7 @@ fn every_keyword_of_the_rfcs_has_a_row_that_is_true() {
 #[test]
 fn every_fallback_reason_has_a_row() {
     let Some(text) = page("conformance.md") else { return };
-    let known = known_tests();
+    let known = known_tests(&SPEAKERS);
     let section = text.split("\n## Fallback reasons\n").nth(1).expect("the section");
     let section = section.split("\n## ").next().expect("its rows");
     let resets: BTreeSet<_> = (0..8).map(reset_reason::name).collect();
@@ -195,7 +118,7 @@ fn every_fallback_reason_has_a_row() {
     let counters: BTreeSet<_> = counters.iter().map(|(name, _)| name).collect();
     let (mut numbers, mut named) = (BTreeSet::new(), BTreeSet::new());
     for row in section.lines().filter(|l| l.starts_with("| H") || l.starts_with("| - ")) {
-        let columns: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let columns = columns(row);
         let [number, _, _, codes, counted, names] = columns[..] else { panic!("six: {row}") };
         numbers.extend(number.strip_prefix('H').map(|n| n.parse::<u32>().expect("a number")));
         for code in quoted(codes).into_iter().filter(|code| !code.starts_with("SubflowEnd::")) {
@@ -229,7 +152,7 @@ fn every_linux_counter_has_a_row() {
     let counters: BTreeSet<_> = counters.iter().map(|(name, _)| name).collect();
     let mut names = BTreeSet::new();
     for row in section.lines().filter(|l| l.starts_with("| ")).skip(1) {
-        let columns: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let columns = columns(row);
         let [linux, here] = columns[..] else { panic!("two columns: {row}") };
         assert!(names.insert(linux), "{linux} twice");
         if here.starts_with("none: ") {
@@ -239,4 +162,41 @@ fn every_linux_counter_has_a_row() {
         assert!(counters.contains(name), "{linux}: `{name}` is no counter");
     }
     assert_eq!(names.len(), 76);
+}
+
+/// Verdicts of `docs/conformance/suites.md`; a reason follows some of them.
+const VERDICTS: [&str; 5] = ["same", "followed", "allowed: ", "not applicable: ", "not yet ("];
+
+#[test]
+fn every_row_about_packet_suites_is_true() {
+    let Some(text) = page("conformance/suites.md") else { return };
+    let known = known_tests(&SPEAKERS);
+    let mut rows = 0;
+    for section in text.split("\n## ").skip(1) {
+        let title = section.lines().next().expect("a title");
+        let total = title.rsplit_once('(').and_then(|(_, n)| n.strip_suffix(')'));
+        let total: Option<u32> = total.map(|n| n.parse().expect("(number of scripts)"));
+        let mut counted = 0;
+        for row in section.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| scripts |"))
+        {
+            let columns = columns(row);
+            let (verdict, tests) = match (total, &columns[..]) {
+                (Some(_), [_, n, _, verdict, tests]) => {
+                    counted += n.parse::<u32>().expect("a number of scripts");
+                    (*verdict, *tests)
+                }
+                (None, [_, _, verdict, tests]) => (*verdict, *tests),
+                _ => panic!("columns: {row}"),
+            };
+            rows += 1;
+            assert!(VERDICTS.iter().any(|v| verdict.starts_with(v)), "{row}");
+            let none = verdict.starts_with("not ");
+            assert_eq!(tests == "-", none, "{row}: a test, or why there is none");
+            if !none {
+                check_tests(row, tests, &known, &[]);
+            }
+        }
+        assert_eq!(total.unwrap_or(counted), counted, "{title}: scripts without a row");
+    }
+    assert!(rows > 50, "{rows} rows");
 }

@@ -12,20 +12,24 @@ pub(crate) mod path_manager;
 mod receive;
 pub(crate) mod scheduler;
 mod send;
+mod signals;
 mod subflow;
 
 pub use fallback::FallbackReason;
 pub(crate) use path_manager::{Announced, Endpoint, Join, PathManager, Paths};
-pub(crate) use receive::{Pulled, Unmapped};
+use receive::Realign;
+pub(crate) use receive::{Mapped, Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
-pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Signal, Stage, Subflow, Watch};
+pub(crate) use signals::Signal;
+pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Stage, Subflow, Watch};
 
 use crate::buf::PacketBuf;
-use crate::config::{SchedulerKind, Scheduling, TcpConfig};
+use crate::config::{Marking, SchedulerKind, Scheduling, TcpConfig};
 use crate::error::ConnectionError;
 use crate::event_log::SubflowEnd;
 use crate::seq::{DataSeq, SeqNum};
 use crate::stack::AppState;
+use crate::tcp::congestion::CongestionChoice;
 use crate::tcp::{Autotune, DataLevel, RecvQueue, Tcb};
 use crate::time::{Duration, Instant};
 use crate::util::range_set::RangeSet;
@@ -60,7 +64,9 @@ enum Hold {
     Override,
 }
 
-/// A `DATA_FIN` or data that is not acknowledged is sent again after this at the earliest.
+/// A `DATA_FIN` that is not acknowledged is sent again after this at the earliest.
+const FIN_RTO_MIN: Duration = Duration::from_millis(200);
+/// Data that is not acknowledged is sent again after this at the earliest.
 const DATA_RTO_MIN: Duration = Duration::from_millis(500);
 
 /// One MPTCP connection.
@@ -71,6 +77,8 @@ pub(crate) struct Connection<B> {
     pub(crate) client: bool,
     pub(crate) fallback: Option<FallbackReason>,
     pub(crate) checksum: bool,
+    /// Of every subflow.
+    pub(crate) marking: Marking,
     /// Something was reinjected, or a subflow joined: falling back in mid-stream is no longer possible.
     pub(crate) multipath: bool,
     pub(crate) next_subflow_id: u8,
@@ -128,7 +136,11 @@ pub(crate) struct Connection<B> {
     received: RecvQueue<B>,
     autotune: Autotune,
     pub(crate) peer_fin: Option<u64>,
+    /// That end is not waiting for a checksum to confirm it.
+    fin_sure: bool,
     pub(crate) peer_finished: bool,
+    /// An infinite mapping says that something is sent again.
+    realign: Option<Box<Realign>>,
     peer_wide: bool,
     /// End of what came with 64-bit numbers and no `DATA_ACK` of ours covered yet; 0 when there is
     /// nothing.
@@ -180,6 +192,7 @@ impl<B: PacketBuf> Connection<B> {
             client: negotiated.client,
             fallback: None,
             checksum: negotiated.checksum,
+            marking: config.marking,
             multipath: false,
             next_subflow_id: 0,
             announced: 0,
@@ -218,7 +231,9 @@ impl<B: PacketBuf> Connection<B> {
             received: RecvQueue::new(),
             autotune: Autotune::new(config),
             peer_fin: None,
+            fin_sure: false,
             peer_finished: false,
+            realign: None,
             // Version 0 peers may not read 64 bits: they get them once they use them.
             peer_wide: version == Version::V1,
             wide_owed: 0,
@@ -246,12 +261,21 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn set_scheduling(&mut self, now: Instant, asked: &Scheduling) {
         self.scheduler = asked.kind;
         self.memory = scheduler::Memory::default();
-        let policy = scheduler::Policy::new(asked, now);
-        self.policy = match (policy, self.policy.take()) {
-            (Some(policy), Some(former)) => Some(Box::new(policy.succeeding(&former, now))),
-            (policy, _) => policy.map(Box::new),
-        };
+        let mut policy = scheduler::Policy::new(asked, now);
+        if let Some(former) = self.policy.take() {
+            policy = policy.succeeding(*former, now);
+        }
+        self.policy = Some(policy).filter(|policy| !policy.is_empty()).map(Box::new);
         self.capped_until = None;
+    }
+
+    /// Congestion control of its subflows where it is not the stack's.
+    pub(crate) fn congestion(&self) -> Option<&CongestionChoice> {
+        self.policy.as_ref()?.congestion.as_ref()
+    }
+
+    pub(crate) fn set_congestion(&mut self, choice: CongestionChoice) {
+        self.policy.get_or_insert_default().congestion = Some(choice);
     }
 
     /// The peer's key became known.
@@ -388,9 +412,15 @@ impl<B: PacketBuf> Connection<B> {
             return;
         }
         if self.rtx_at.is_none() {
-            let base = (rto * 2).max(DATA_RTO_MIN);
-            self.rtx_at = Some(now + base * (1 << u32::from(self.rtx_shift.min(8))));
+            self.rtx_at = Some(now + self.data_rto(rto));
         }
+    }
+
+    /// How long a `DATA_ACK` may take this time. A `DATA_FIN` on its own has no TCP to repeat it.
+    fn data_rto(&self, rto: Duration) -> Duration {
+        let bare = self.fin_due() && self.data_snd_una == self.data_snd_nxt;
+        let base = if bare { rto.max(FIN_RTO_MIN) } else { (rto * 2).max(DATA_RTO_MIN) };
+        base * (1 << u32::from(self.rtx_shift.min(8)))
     }
 
     /// The health of the subflows is looked at no later than `at`.
@@ -437,6 +467,7 @@ impl<B: PacketBuf> Connection<B> {
         if !self.peer_finished {
             // The stream ends with the FIN now.
             self.peer_fin = None;
+            self.fin_sure = false;
         }
         self.rtx_at = None;
         self.unmapped_at = None;
@@ -452,10 +483,20 @@ impl<B: PacketBuf> Connection<B> {
         }
     }
 
-    /// A subflow's number within the connection.
-    pub(crate) fn new_subflow_id(&mut self) -> u8 {
-        let id = self.next_subflow_id;
-        self.next_subflow_id = self.next_subflow_id.wrapping_add(1);
+    /// A subflow's number within the connection: 0 is the first one's alone, and no two that live share one.
+    pub(crate) fn new_subflow_id(&mut self, tcbs: &Slab<Tcb<B>>) -> u8 {
+        let mut id = self.next_subflow_id;
+        for _ in 0..u8::MAX {
+            id = self.next_subflow_id;
+            self.next_subflow_id = id.checked_add(1).unwrap_or(1);
+            let lives = |idx: &u32| {
+                let subflow = tcbs.get(*idx).and_then(|tcb| tcb.subflow.as_ref());
+                subflow.is_some_and(|subflow| subflow.id == id)
+            };
+            if !self.subflows.iter().any(lives) {
+                break;
+            }
+        }
         id
     }
 }

@@ -4,11 +4,12 @@
 use super::mapping::MAX_MAPPINGS;
 use super::{Connection, Phase, position};
 use crate::buf::PacketBuf;
-use crate::seq::SeqNum;
+use crate::seq::{DataSeq, SeqNum};
 use crate::stats::Counters;
 use crate::tcp::{Inserted, Tcb};
 use crate::time::Instant;
 use crate::wire::{Mapping, WireSeq, checksum};
+use alloc::boxed::Box;
 
 /// Pool bytes that a segment with a mapping of its own pins, at least.
 const MAPPED_MEMORY: u32 = 1024;
@@ -37,32 +38,63 @@ pub(crate) enum Unmapped {
     Checksum(u64),
 }
 
+/// Where the stream goes on after an infinite mapping.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Realign {
+    /// The subflow's sequence number of its first octet.
+    at: SeqNum,
+    /// Place of that octet in the stream.
+    offset: u64,
+    /// Octets from there on that are known already, once it was reached.
+    again: Option<u64>,
+}
+
+/// What became of a mapping option.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mapped {
+    Taken,
+    /// It contradicts what is known.
+    Conflict,
+    /// It has no data, and its checksum is wrong; it began at this offset of the peer's stream.
+    Checksum(u64),
+}
+
 impl<B: PacketBuf> Connection<B> {
-    /// Takes over a mapping option. False when it contradicts what is known.
+    /// Takes over a mapping option.
     pub(crate) fn on_mapping(
         &mut self,
         tcb: &mut Tcb<B>,
         mapping: &Mapping,
         data_fin: bool,
         stats: &mut Counters,
-    ) -> bool {
+    ) -> Mapped {
         self.peer_wide = matches!(mapping.dsn, WireSeq::Full(_));
         let Some(offset) = self.remote_offset(mapping.dsn) else {
-            return true;
+            return Mapped::Taken;
         };
         if self.peer_wide {
             self.wide_owed = self.wide_owed.max(offset + u64::from(mapping.len));
         }
         let fin = u32::from(data_fin);
         let octets = u32::from(mapping.len) - fin.min(u32::from(mapping.len));
-        if data_fin {
-            self.on_data_fin(offset + u64::from(octets));
-        }
-        if octets == 0 {
-            return true;
-        }
         let start = tcb.irs.add(mapping.ssn);
         let dsn = self.remote_idsn.add(1).add(offset);
+        // The pseudo-header is folded in now: it needs the SSN and the length with the FIN.
+        let checksum = mapping.checksum.filter(|_| self.checksum).map(|field| {
+            let pseudo = !checksum::dss_checksum(dsn, mapping.ssn, mapping.len, 0);
+            checksum::combine(field, 2, pseudo)
+        });
+        if octets == 0 && checksum.is_some_and(|sum| !is_zero(sum)) {
+            stats.data_csum_err += 1;
+            return Mapped::Checksum(offset);
+        }
+        if data_fin {
+            // Beside data it is no better than the data.
+            self.on_data_fin(offset + u64::from(octets), octets == 0 || checksum.is_none());
+        }
+        if octets == 0 {
+            return Mapped::Taken;
+        }
         let received_to = tcb.rcv_nxt_data();
         let delivered = received_to.sub(tcb.received.in_order_len());
         let acked_ssn = tcb.rcv_nxt.since(tcb.irs);
@@ -70,38 +102,36 @@ impl<B: PacketBuf> Connection<B> {
         if ahead > dsn.diff(self.remote_dsn(self.data_rcv_nxt)).max(0) && ahead > 0 {
             stats.dss_sanity += 1;
         }
-        // The pseudo-header is folded in now: it needs the SSN and the length with the FIN.
-        let checksum = mapping.checksum.filter(|_| self.checksum).map(|field| {
-            let pseudo = !checksum::dss_checksum(dsn, mapping.ssn, mapping.len, 0);
-            checksum::combine(field, 2, pseudo)
-        });
-        let Some(subflow) = &mut tcb.subflow else { return true };
+        let Some(subflow) = &mut tcb.subflow else { return Mapped::Taken };
         subflow.mapped = true;
         // What is out of order pins buffers, so its memory bounds how many mappings it can need.
         let limit = MAX_MAPPINGS.max((self.autotune.memory() / MAPPED_MEMORY) as usize);
         match subflow.mappings.insert_within(limit, delivered, start, dsn, octets, checksum) {
-            Ok(()) => true,
+            Ok(()) => Mapped::Taken,
             Err(super::mapping::MappingError::Full) => {
                 stats.mapping_full += 1;
-                true
+                Mapped::Taken
             }
             Err(super::mapping::MappingError::Conflict) => {
                 stats.dss_not_matching += 1;
-                false
+                Mapped::Conflict
             }
         }
     }
 
-    /// The peer's stream ends at `offset`. A second, different end is ignored.
-    pub(crate) fn on_data_fin(&mut self, offset: u64) {
-        if self.peer_fin.is_none() && offset >= self.data_rcv_nxt {
+    /// The peer's stream ends at `offset`; `sure` unless a checksum has still to confirm that. Another
+    /// end than the one that is sure is ignored.
+    fn on_data_fin(&mut self, offset: u64, sure: bool) {
+        if !self.fin_sure && offset >= self.data_rcv_nxt {
             self.peer_fin = Some(offset);
+            self.fin_sure = sure;
         }
     }
 
     /// True once, when everything up to the peer's `DATA_FIN` is in order.
     pub(crate) fn reached_fin(&mut self) -> bool {
-        let reached = !self.peer_finished && self.peer_fin == Some(self.data_rcv_nxt);
+        let reached =
+            self.fin_sure && !self.peer_finished && self.peer_fin == Some(self.data_rcv_nxt);
         self.peer_finished |= reached;
         reached
     }
@@ -117,7 +147,7 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn pull(&mut self, tcb: &mut Tcb<B>, stats: &mut Counters) -> Pulled {
         let mut pulled = Pulled::default();
         if self.phase == Phase::Fallback {
-            while let Some(buf) = tcb.received.pop() {
+            while let Some(buf) = self.next_raw(tcb) {
                 let nxt = self.data_rcv_nxt;
                 self.deliver(nxt, buf, stats, &mut pulled);
             }
@@ -128,7 +158,12 @@ impl<B: PacketBuf> Connection<B> {
             let Some(subflow) = &mut tcb.subflow else { break };
             if self.checksum {
                 match verify(&tcb.received, subflow, head) {
-                    Verified::Good => {}
+                    Verified::Good(None) => {}
+                    Verified::Good(Some(end)) => {
+                        let end = end.diff(self.remote_idsn.add(1));
+                        self.fin_sure |=
+                            self.peer_fin.is_some_and(|fin| u64::try_from(end) == Ok(fin));
+                    }
                     Verified::Incomplete => break,
                     Verified::Bad(dsn) => {
                         stats.data_csum_err += 1;
@@ -161,6 +196,50 @@ impl<B: PacketBuf> Connection<B> {
         pulled
     }
 
+    /// An infinite mapping: from its octet on the subflow is the stream. Peers of version 0 throw away
+    /// what follows a wrong checksum, and begin again where they had our last `DATA_ACK`; what we took
+    /// all the same must not be delivered twice. Where it only says what is so already, it changes
+    /// nothing.
+    pub(crate) fn on_infinite_mapping(&mut self, tcb: &Tcb<B>, mapping: &Mapping) {
+        let at = tcb.irs.add(mapping.ssn);
+        let head = tcb.rcv_nxt_data().sub(tcb.received.in_order_len());
+        if at.ge(head)
+            && let Some(offset) = self.remote_offset(mapping.dsn)
+        {
+            self.realign = Some(Box::new(Realign { at, offset, again: None }));
+        }
+    }
+
+    /// After fallback: the next octets of the subflow that are new to the stream.
+    fn next_raw(&mut self, tcb: &mut Tcb<B>) -> Option<B> {
+        loop {
+            let head = tcb.rcv_nxt_data().sub(tcb.received.in_order_len());
+            let mut buf = tcb.received.pop()?;
+            let Some(realign) = &mut self.realign else { return Some(buf) };
+            let (len, before) = (buf.data().len(), realign.at.diff(head));
+            if let Ok(before @ 1..) = usize::try_from(before)
+                && realign.again.is_none()
+            {
+                if before < len {
+                    tcb.received.unpop(buf.slice(before..len));
+                    buf.truncate(before);
+                }
+                return Some(buf);
+            }
+            let known = self.data_rcv_nxt.saturating_sub(realign.offset);
+            let again = realign.again.get_or_insert(known);
+            let skip = usize::try_from(*again).unwrap_or(usize::MAX).min(len);
+            *again -= skip as u64;
+            if *again == 0 {
+                self.realign = None;
+            }
+            buf.trim_front(skip);
+            if skip < len {
+                return Some(buf);
+            }
+        }
+    }
+
     /// Octets that may wait for their mapping.
     pub(crate) fn unmapped_bound(&self) -> u32 {
         self.autotune.limit().max(MIN_UNMAPPED)
@@ -182,7 +261,7 @@ impl<B: PacketBuf> Connection<B> {
             pulled.duplicate = true;
             return;
         }
-        if self.peer_finished || self.peer_fin.is_some_and(|fin| end > fin) {
+        if self.peer_finished || self.fin_sure && self.peer_fin.is_some_and(|fin| end > fin) {
             stats.no_dss_in_window += 1;
             let fin = self.peer_fin.unwrap_or(self.data_rcv_nxt);
             buf.truncate(usize::try_from(fin.saturating_sub(offset)).unwrap_or(0));
@@ -318,9 +397,15 @@ impl<B: PacketBuf> Connection<B> {
 }
 
 enum Verified {
-    Good,
+    /// There is nothing to check, or all of the mapping up to this sequence number is right.
+    Good(Option<DataSeq>),
     Incomplete,
-    Bad(crate::seq::DataSeq),
+    Bad(DataSeq),
+}
+
+/// Of ones' complement sums.
+const fn is_zero(sum: u16) -> bool {
+    matches!(sum, 0 | 0xffff)
 }
 
 /// Checks the DSS checksum of the mapping at `head` once all of it is there. What was checked is
@@ -330,9 +415,9 @@ fn verify<B: PacketBuf>(
     subflow: &super::Subflow,
     head: SeqNum,
 ) -> Verified {
-    let Some(whole) = subflow.mappings.checked_at(head) else { return Verified::Good };
+    let Some(whole) = subflow.mappings.checked_at(head) else { return Verified::Good(None) };
     if whole.start != head {
-        return Verified::Good;
+        return Verified::Good(None);
     }
     if received.in_order_len() < whole.len {
         return Verified::Incomplete;
@@ -348,8 +433,9 @@ fn verify<B: PacketBuf>(
         }
     }
     // Field, pseudo-header and data add up to minus zero.
-    match checksum::combine(whole.checksum, 2, sum.folded()) {
-        0 | 0xffff => Verified::Good,
-        _ => Verified::Bad(whole.dsn),
+    if is_zero(checksum::combine(whole.checksum, 2, sum.folded())) {
+        Verified::Good(Some(whole.dsn.add(u64::from(whole.len))))
+    } else {
+        Verified::Bad(whole.dsn)
     }
 }

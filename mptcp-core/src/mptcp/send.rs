@@ -1,7 +1,7 @@
 //! The sending half of the data level: what the application wrote, kept until a `DATA_ACK` covers
 //! it, and which part of it goes out next.
 
-use super::{Connection, DATA_RTO_MIN, Hold, Phase};
+use super::{Connection, Hold, Phase};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::seq::DataSeq;
 use crate::tcp::{Tcb, TxMapping, gather};
@@ -143,6 +143,16 @@ impl<B: PacketBuf> Connection<B> {
         held
     }
 
+    /// The widest window the peer ever offered, in octets.
+    pub(crate) fn widest_offer(&self) -> u64 {
+        u64::from(self.max_window)
+    }
+
+    /// The peer's window leaves less than `mss` octets for what waits: nothing, or a sliver.
+    pub(crate) fn window_cuts(&self, mss: u32) -> bool {
+        self.snd_edge < self.data_end && self.snd_edge < self.data_snd_nxt + u64::from(mss)
+    }
+
     /// True when written data waits for the peer's window and nothing is in flight to open it.
     pub(crate) fn window_blocked(&self) -> bool {
         self.data_snd_nxt < self.data_end
@@ -213,6 +223,14 @@ impl<B: PacketBuf> Connection<B> {
         let back = u32::try_from(self.data_snd_nxt - self.data_snd_una).unwrap_or(0);
         let ssn = tcb.snd_nxt.since(tcb.iss).wrapping_sub(back);
         (self.local_dsn(self.data_snd_nxt - u64::from(back)), ssn)
+    }
+
+    /// Everything that no `DATA_ACK` covers goes out once more, behind what is on its way: who reports a
+    /// wrong checksum in version 0 has thrown that away.
+    pub(crate) fn send_again(&mut self) {
+        self.bytes_retrans += self.data_snd_nxt - self.data_snd_una;
+        self.data_snd_nxt = self.data_snd_una;
+        self.small_end = self.data_snd_una;
     }
 
     pub(crate) fn wide(&self) -> bool {
@@ -327,8 +345,7 @@ impl<B: PacketBuf> Connection<B> {
     /// The window stays shut: probe again later.
     pub(crate) fn probe_backoff(&mut self, now: Instant, rto: Duration) {
         self.rtx_shift = self.rtx_shift.saturating_add(1);
-        let base = (rto * 2).max(DATA_RTO_MIN);
-        self.rtx_at = Some(now + base * (1 << u32::from(self.rtx_shift.min(8))));
+        self.rtx_at = Some(now + self.data_rto(rto));
     }
 
     /// A `DATA_ACK` with the window that came along; true when it acknowledged something new.
@@ -342,7 +359,13 @@ impl<B: PacketBuf> Connection<B> {
         }
         self.unanswered = 0;
         self.max_window = self.max_window.max(window);
+        let shut = self.window_blocked();
         self.snd_edge = self.snd_edge.max(offset + u64::from(window));
+        if shut && !self.window_blocked() {
+            // What goes out now has its own time.
+            self.rtx_at = None;
+            self.rtx_shift = 0;
+        }
         let mut advanced = false;
         if fin_outstanding && offset == fin_end && !self.fin_acked {
             self.fin_acked = true;

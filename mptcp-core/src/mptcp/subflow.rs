@@ -6,16 +6,16 @@
 
 use super::mapping::MappingStore;
 use super::path_health::PathRef;
+use super::signals::{Signal, Signals};
 use crate::seq::DataSeq;
 use crate::stats::Counters;
 use crate::tcp::{DataLevel, TxMapping};
 use crate::time::{Duration, Instant};
 use crate::wire::{
-    AddAddr, AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpCapable, MpJoin, MptcpOption,
+    AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpCapable, MpJoin, MptcpOption,
     OptionWriter, Prio, Version, WireSeq,
 };
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 
 /// Where a subflow's handshake stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,27 +32,6 @@ pub(crate) enum Stage {
     Active,
     /// Plain TCP from here on.
     Fallback,
-}
-
-/// An option waiting for the next acknowledgement.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Signal {
-    AddAddr(AddAddr),
-    RemoveAddr(u8),
-    Prio {
-        backup: bool,
-    },
-    /// `MP_FAIL`: an answer goes out once, what waits for an answer with every acknowledgement.
-    Fail {
-        dsn: u64,
-        answer: bool,
-        told: bool,
-    },
-    /// Mappings end: an infinite one from here on.
-    Infinite {
-        dsn: DataSeq,
-        ssn: u32,
-    },
 }
 
 /// What a segment about to be sent can carry.
@@ -94,6 +73,10 @@ pub(crate) struct Watch {
 
 /// Signals waiting per subflow; further ones are dropped (and repeated by their timers).
 const MAX_SIGNALS: usize = 8;
+/// Acknowledgements in a row that say nothing new to TCP and carry options alone (RFC 8684 §3, §4).
+const MAX_ROW: u8 = 2;
+/// A row is over after a retransmission timeout, and after this at the latest.
+const ROW_PAUSE: Duration = Duration::from_secs(1);
 
 /// The MPTCP extension of a control block.
 #[derive(Debug)]
@@ -121,11 +104,16 @@ pub(crate) struct Subflow {
     /// A `DATA_ACK` came on it: DSS options pass in both directions.
     pub(crate) proven: bool,
     pub(crate) mappings: MappingStore,
-    signals: VecDeque<Signal>,
-    signal_written: bool,
+    signals: Signals,
+    /// So many of them, from the front, are on the segment being sent.
+    signals_written: u8,
     infinite_written: bool,
     /// The last acknowledgement had no room for all of the DSS: another one follows.
     dss_missed: bool,
+    /// Acknowledgements without news for TCP since the last one with any.
+    row: u8,
+    /// There were enough of them: none is sent for options alone before this.
+    held_until: Option<Instant>,
     /// The last third ACK of a first subflow had both keys.
     keys_told: bool,
     /// A REMOVE_ADDR named its address, or its place is wanted: it is closed unless the peer answers.
@@ -169,10 +157,12 @@ impl Subflow {
             mapped: false,
             proven: false,
             mappings: MappingStore::new(),
-            signals: VecDeque::new(),
-            signal_written: false,
+            signals: Signals::default(),
+            signals_written: 0,
             infinite_written: false,
             dss_missed: false,
+            row: 0,
+            held_until: None,
             keys_told: false,
             probe: None,
             watch: None,
@@ -216,18 +206,27 @@ impl Subflow {
         self.backup || self.local_backup
     }
 
+    /// No further signal finds room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.signals.len() >= MAX_SIGNALS
+    }
+
     /// Queues a signal unless it waits already; false when there is no room.
     pub(crate) fn signal(&mut self, signal: Signal) -> bool {
+        if matches!(signal, Signal::Prio { .. }) {
+            // The last word counts.
+            self.signals.retain(|other| !matches!(other, Signal::Prio { .. }));
+        }
         if self.signals.contains(&signal) {
             return true;
         }
-        if self.signals.len() >= MAX_SIGNALS {
+        if self.is_full() {
             return false;
         }
         match signal {
             // Nothing else is said after fallback, or matters before it.
-            Signal::Fail { .. } => self.signals.push_front(signal),
-            _ => self.signals.push_back(signal),
+            Signal::Fail { .. } => self.signals.insert(0, signal),
+            _ => self.signals.insert(self.signals.len(), signal),
         }
         true
     }
@@ -248,14 +247,46 @@ impl Subflow {
         }
     }
 
-    /// True while a signal waits that an acknowledgement should carry.
-    pub(crate) fn wants_ack(&self) -> bool {
+    /// An option waits that an acknowledgement should carry.
+    fn pending(&self) -> bool {
         match self.stage {
             Stage::Active => !self.signals.is_empty() || self.dss_missed,
             Stage::Fallback => {
-                matches!(self.signals.front(), Some(Signal::Fail { told: false, .. }))
+                matches!(self.signals.first(), Some(Signal::Fail { told: false, .. }))
             }
             _ => false,
+        }
+    }
+
+    /// An acknowledgement may go out for the sake of its options now.
+    pub(crate) fn wants_ack(&self, now: Instant) -> bool {
+        self.pending() && self.held_until.is_none_or(|at| at <= now)
+    }
+
+    /// When it may, if it has to wait.
+    pub(crate) fn next_signal(&self) -> Option<Instant> {
+        self.held_until.filter(|_| self.pending())
+    }
+
+    /// What waited for the end of a row may go.
+    pub(crate) fn end_row(&mut self, now: Instant) {
+        if self.held_until.is_some_and(|at| at <= now) {
+            self.row = 0;
+            self.held_until = None;
+        }
+    }
+
+    /// A segment with an acknowledgement went out: one that TCP had `news` in, or one more of a row.
+    pub(crate) fn acknowledged(&mut self, now: Instant, news: bool, rto: Duration) {
+        if news {
+            self.row = 0;
+            // Whoever waits is looked at again.
+            self.held_until = self.held_until.map(|at| at.min(now));
+            return;
+        }
+        self.row = self.row.saturating_add(1);
+        if self.row >= MAX_ROW {
+            self.held_until = Some(now + rto.min(ROW_PAUSE));
         }
     }
 
@@ -287,11 +318,11 @@ impl Subflow {
         carry: &Carry<'_>,
         data: &DataLevel,
     ) {
-        self.signal_written = false;
+        self.signals_written = 0;
         self.infinite_written = false;
-        self.dss_missed = false;
         let version = self.version;
         let mut fits = true;
+        self.dss_missed = false;
         match (self.stage, carry) {
             (_, Carry::Nothing) => {}
             (Stage::CapableSyn, Carry::Syn) => {
@@ -347,8 +378,8 @@ impl Subflow {
             (Stage::Active, Carry::Ack) => self.write_ack(writer, data),
             (Stage::Fallback, Carry::Data(mapping)) => self.write_infinite(writer, mapping),
             (Stage::Fallback, Carry::Ack) => {
-                if let Some(signal @ Signal::Fail { .. }) = self.signals.front() {
-                    self.signal_written = self.write_signal(writer, signal);
+                if let Some(signal @ Signal::Fail { .. }) = self.signals.first() {
+                    self.signals_written = u8::from(self.write_signal(writer, signal));
                 }
             }
             _ => {}
@@ -362,30 +393,45 @@ impl Subflow {
         MpCapable { version: self.version as u8, flags, form }
     }
 
-    /// A pure acknowledgement: one signal if any waits, and the DSS beside it where it fits.
+    /// A pure acknowledgement: the first signal if any waits, the DSS beside it where it fits, and what
+    /// other signals still do, in their order.
     fn write_ack(&mut self, writer: &mut OptionWriter, data: &DataLevel) {
-        if let Some(signal) = self.signals.front() {
-            self.signal_written = self.write_signal(writer, signal);
-            if !self.signal_written {
+        if let Some(signal) = self.signals.first() {
+            self.signals_written = u8::from(self.write_signal(writer, signal));
+            if self.signals_written == 0 {
                 // Nothing but timestamps is before it: it will never fit, or its version has no such
                 // form.
-                self.signals.pop_front();
+                self.signals.drain(1);
             }
         }
+        if !self.write_dss(writer, data) {
+            return;
+        }
+        while self.signals_written > 0
+            && let Some(signal) = self.signals.get(usize::from(self.signals_written))
+            && self.write_signal(writer, signal)
+        {
+            self.signals_written += 1;
+        }
+    }
+
+    /// False when it does not fit beside a long signal and waits for the next acknowledgement, or the
+    /// `DATA_FIN` does.
+    fn write_dss(&mut self, writer: &mut OptionWriter, data: &DataLevel) -> bool {
         let fin = data.data_fin.map(|dsn| data_fin_mapping(dsn, data));
         let dss = Dss { data_ack: data.data_ack, mapping: fin, data_fin: fin.is_some() };
         if dss.data_ack.is_none() && dss.mapping.is_none() {
-            return;
+            return true;
         }
         if writer.push_mptcp(&MptcpOption::Dss(dss), self.version) {
-            return;
+            return true;
         }
-        // Beside a long signal it waits for the next acknowledgement, the DATA_FIN if not all of it.
         self.dss_missed = true;
         if fin.is_some() {
             let dss = Dss { data_ack: data.data_ack, mapping: None, data_fin: false };
             let _fits = writer.push_mptcp(&MptcpOption::Dss(dss), self.version);
         }
+        false
     }
 
     fn write_signal(&self, writer: &mut OptionWriter, signal: &Signal) -> bool {
@@ -408,7 +454,11 @@ impl Subflow {
     /// data, which repeats it as often as it is sent again, and until then on what was mapped before.
     fn write_infinite(&mut self, writer: &mut OptionWriter, mapping: &TxMapping) {
         let own = mapping.len == 0;
-        let Some(mapping) = own.then_some(*mapping).or_else(|| self.infinite()) else { return };
+        // What was mapped before the infinite one begins is not part of it.
+        let reaches =
+            |infinite: &TxMapping| mapping.ssn.wrapping_sub(infinite.ssn).cast_signed() >= 0;
+        let told = || self.infinite().filter(reaches);
+        let Some(mapping) = own.then_some(*mapping).or_else(told) else { return };
         let infinite = Mapping {
             dsn: WireSeq::Low(mapping.dsn.0 as u32),
             ssn: mapping.ssn,
@@ -425,21 +475,23 @@ impl Subflow {
             self.signals.retain(|signal| !matches!(signal, Signal::Infinite { .. }));
             stats.infinite_map_tx += 1;
         }
-        if !core::mem::take(&mut self.signal_written) {
-            return;
-        }
-        if let Some(Signal::Fail { told, answer: false, .. }) = self.signals.front_mut() {
+        let written = usize::from(core::mem::take(&mut self.signals_written));
+        if let Some(Signal::Fail { told, answer: false, .. }) = self.signals.first_mut()
+            && written > 0
+        {
             *told = true;
             stats.mp_fail_tx += 1;
             return;
         }
-        match self.signals.pop_front() {
-            Some(Signal::AddAddr(a)) if a.echo => stats.echo_add_tx += 1,
-            Some(Signal::AddAddr(_)) => stats.add_addr_tx += 1,
-            Some(Signal::RemoveAddr(_)) => stats.rm_addr_tx += 1,
-            Some(Signal::Prio { .. }) => stats.mp_prio_tx += 1,
-            Some(Signal::Fail { .. }) => stats.mp_fail_tx += 1,
-            Some(Signal::Infinite { .. }) | None => {}
+        for signal in self.signals.drain(written) {
+            match signal {
+                Signal::AddAddr(a) if a.echo => stats.echo_add_tx += 1,
+                Signal::AddAddr(_) => stats.add_addr_tx += 1,
+                Signal::RemoveAddr(_) => stats.rm_addr_tx += 1,
+                Signal::Prio { .. } => stats.mp_prio_tx += 1,
+                Signal::Fail { .. } => stats.mp_fail_tx += 1,
+                Signal::Infinite { .. } => {}
+            }
         }
     }
 
@@ -450,7 +502,7 @@ impl Subflow {
         self.dss_missed = false;
         self.signals.retain(|s| matches!(s, Signal::Fail { .. }));
         if let Some((dsn, ssn)) = infinite {
-            self.signals.push_back(Signal::Infinite { dsn, ssn });
+            self.signals.insert(self.signals.len(), Signal::Infinite { dsn, ssn });
         }
         self.mappings.clear();
     }

@@ -323,6 +323,36 @@ mod tests {
         assert_eq!(buckets(&demux), reserved);
     }
 
+    /// What an idle connection keeps is asserted at the end of `stack/mod.rs`; this is what finds it.
+    #[test]
+    fn t142_a_join_is_found_among_a_million_connections_at_once() {
+        // Entries compared while `asked` tokens are looked up among `there`, in hundredths of a look-up.
+        let compared = |there: u32, asked: &dyn Fn(u32) -> u32| {
+            let mut demux = Demux::new(&mut Rng::from_seed([1; 32]), 0, there as usize, 0);
+            let token = |n: u32| n.wrapping_mul(0x9e37_79b1);
+            for n in 0..there {
+                demux.insert_token(token(n), TokenOwner::Connection(n));
+            }
+            let (mut compared, mut found) = (0, 0);
+            for n in 0..10_000 {
+                let wanted = token(asked(n * (there / 10_000)));
+                let hash = demux.keyed.hash_words(&[u64::from(wanted)]);
+                let entry = demux.tokens.find(hash, |entry| {
+                    compared += 1;
+                    entry.token == wanted
+                });
+                found += u32::from(entry.is_some());
+            }
+            (compared / 100, found)
+        };
+        for there in [10_000, 1_000_000] {
+            let (per_hundred, found) = compared(there, &|n| n);
+            assert!(found == 10_000 && (100..105).contains(&per_hundred), "{there}: {per_hundred}");
+            let (per_hundred, found) = compared(there, &|n| n + 2_000_000);
+            assert!(found == 0 && per_hundred < 20, "{there}: {per_hundred}");
+        }
+    }
+
     #[test]
     fn bindings_come_and_go() {
         let mut demux = Demux::new(&mut Rng::from_seed([1; 32]), 16, 16, 16);

@@ -250,7 +250,10 @@ impl<B: PacketBuf> Stack<B> {
             }
         }
         let mss = tcb.payload_mss();
-        let room = mss.min(tcb.usable_window());
+        // Only what is sent for the first time: a repair has somebody who waits for it.
+        let probes = !next.again && connection.phase != Phase::Unconfirmed;
+        let probe = if probes { tcb.probe_payload(now, next.len) } else { None };
+        let room = probe.unwrap_or(mss).min(tcb.usable_window());
         let Some((payload, mapping)) = connection.segment(next, tcb, room, tx) else {
             self.stats.tx_no_buffer += 1;
             return false;

@@ -175,6 +175,9 @@ impl<B: PacketBuf> Stack<B> {
         if outcome.data || outcome.fin {
             self.post_readable(now, sock, outcome.fin);
         }
+        if outcome.urgent {
+            self.post(sock, Ready::URGENT);
+        }
         if outcome.acked {
             self.post_writable(now, sock);
         }
@@ -374,7 +377,8 @@ impl<B: PacketBuf> Stack<B> {
             (SeqNum(0), segment.end(), TcpFlags::RST | TcpFlags::ACK)
         };
         let tuple = *tuple;
-        self.reply(now, Stateless { tuple, port, seq, ack, flags, window: 0, options });
+        let marking = self.marking_of(&tuple);
+        self.reply(now, Stateless { tuple, port, seq, ack, flags, window: 0, marking, options });
     }
 
     // ICMP.
@@ -410,7 +414,7 @@ impl<B: PacketBuf> Stack<B> {
                 if mtu >= 68
                     && let Some(tcb) = self.tcbs.get_mut(idx)
                 {
-                    tcb.set_path_mtu(mtu);
+                    tcb.set_path_mtu(&env!(self, now), mtu);
                 }
                 self.watched(idx, before);
                 self.touch_tcb(idx);

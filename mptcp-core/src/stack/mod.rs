@@ -5,12 +5,14 @@
 //! never decreases. Whatever is sized by the number of connections is reserved by [`Stack::new`];
 //! beyond it, opens are refused and counted.
 
+mod congestion;
 mod demux;
 mod destinations;
 mod egress;
 mod fast_open;
 mod handshake;
 mod ingress;
+mod marking;
 mod multipath;
 mod observe;
 mod options;
@@ -30,13 +32,14 @@ pub use types::{
 };
 
 use crate::buf::{BufPool, HeapBuf, PacketBuf, PortId};
-use crate::config::{LocalAddress, StackConfig};
+use crate::config::{LocalAddress, Marking, StackConfig};
 use crate::error::ConnectionError;
 use crate::mptcp::path_health::PathTable;
 use crate::mptcp::path_manager::path_manager;
 use crate::mptcp::{Connection, FallbackReason, PathManager};
 use crate::rng::Rng;
 use crate::stats::Counters;
+use crate::tcp::congestion::CongestionChoice;
 use crate::tcp::isn::{IsnGenerator, SynCookies};
 use crate::tcp::request::Request;
 use crate::tcp::time_wait::TimeWait;
@@ -113,6 +116,7 @@ impl Default for AppState {
 struct Listener {
     local: SocketAddr,
     options: Listen,
+    marking: Marking,
     pending: Ready,
     /// Waits for `accept`. Deferred requests that went away stay until their turn comes or they are
     /// the majority.
@@ -123,6 +127,8 @@ struct Listener {
     deferred: u32,
     /// Its connections in SYN-RECEIVED.
     fast_open: fast_open::Backlog,
+    /// Congestion control of what it accepts where it is not the stack's.
+    congestion: Option<CongestionChoice>,
 }
 
 impl Listener {

@@ -53,43 +53,60 @@ impl<B: PacketBuf> Stack<B> {
     ) -> Option<Assignment> {
         let connection = self.connections.get(owner)?;
         let next = connection.next_to_send();
-        let kind = match &next {
-            Some(next) if next.again => SchedulerKind::LowestRtt,
-            _ => connection.scheduler,
-        };
+        let again = next.as_ref().is_some_and(|next| next.again);
+        let kind = if again { SchedulerKind::LowestRtt } else { connection.scheduler };
         if kind == SchedulerKind::Redundant && connection.phase == Phase::Confirmed {
             return self.assign_copy(now, owner, next, views, room_on);
         }
-        let Some(next) = next else { return self.assign_head(now, owner, kind, views, room_on) };
+        if !again && let Some(head) = self.assign_head(now, owner, kind, views, room_on) {
+            return Some(head);
+        }
+        let next = next?;
         self.view_paths(now, owner, &next, views, room_on);
-        let demand = self.demand(owner)?;
+        let demand = self.demand(owner, views)?;
         let connection = self.connections.get_mut(owner)?;
+        let widest = connection.widest_offer();
+        connection.memory.note_window(widest, &demand);
         views.shown.clear();
         views.shown.extend(views.paths.iter().map(|(_, view)| *view));
         let (choice, why) = scheduler::pick(kind, &mut connection.memory, &demand, &views.shown);
-        let chosen = match choice {
-            Choice::Path(at) => views.paths.get(at).map(|(idx, _)| *idx),
-            Choice::Wait => None,
+        let (at, probe) = match choice {
+            Choice::Path(at) => (Some(at), false),
+            Choice::Probe(at) => (Some(at), true),
+            Choice::Wait => (None, false),
         };
-        self.observe_choice(owner, chosen, why);
-        chosen.map(|idx| Assignment { next, idx })
+        let chosen = at.and_then(|at| views.paths.get(at));
+        self.observe_choice(owner, chosen.filter(|_| !probe).map(|(idx, _)| *idx), why);
+        let (idx, view) = chosen?;
+        let next = if probe { self.newest_sent(owner, view.mss)? } else { next };
+        Some(Assignment { next, idx: *idx })
+    }
+
+    /// The newest of what is in flight, once more: where it went first it arrives earlier.
+    fn newest_sent(&self, owner: u32, mss: u32) -> Option<Next> {
+        let connection = self.connections.get(owner)?;
+        let end = connection.data_snd_nxt;
+        let start = end.saturating_sub(u64::from(mss)).max(connection.data_snd_una);
+        let len = u32::try_from(end - start).ok().filter(|len| *len > 0)?;
+        let due = connection.phase == Phase::Confirmed;
+        due.then_some(Next { start, len, again: true })
     }
 
     /// What the connection has to send. A writer that keeps the send buffer full has more: its end
     /// is not in sight.
-    fn demand(&self, owner: u32) -> Option<Demand> {
+    fn demand(&self, owner: u32, views: &Views) -> Option<Demand> {
         let connection = self.connections.get(owner)?;
         let room = u64::from(self.send_room(Sock::Mptcp(owner)));
         let full =
             !connection.fin_queued && room < (connection.data_end - connection.data_snd_una) / 3;
         let unsent = connection.data_end - connection.data_snd_nxt;
+        let in_flight: u64 = views.paths.iter().map(|(_, view)| u64::from(view.in_flight)).sum();
         Some(Demand {
             unsent: if full { u64::MAX >> 2 } else { unsent },
+            window: connection.snd_edge.saturating_sub(connection.data_snd_una),
             // Our own buffer holds what is not acknowledged: it blocks as the peer's window does.
-            window: connection
-                .snd_edge
-                .saturating_sub(connection.data_snd_una)
-                .min(u64::from(self.config.tcp.send_buffer_max)),
+            buffer: u64::from(self.config.tcp.send_buffer_max),
+            stranded: (connection.data_snd_nxt - connection.data_snd_una).saturating_sub(in_flight),
         })
     }
 
@@ -153,10 +170,15 @@ impl<B: PacketBuf> Stack<B> {
                 backup,
                 stale,
                 doubtful: watched && !stale,
+                // A peer that has had nothing on it does not know of its round trip either, and sizes
+                // its window without.
                 unknown: tcb.flight_size() == 0
-                    && (tcb.rtt.srtt().is_none() || now.since(tcb.last_received()) > MEMORY),
+                    && (tcb.counters.bytes_sent == 0
+                        || tcb.rtt.srtt().is_none()
+                        || now.since(tcb.last_received()) > MEMORY),
                 // Without a sample nobody knows how far it is: the initial timeout, not next door.
                 srtt,
+                one_way: srtt - tcb.rtt.min_rtt().unwrap_or_default().min(srtt) / 2,
                 rate: tcb.congestion.bandwidth(srtt).unwrap_or(1),
                 rttvar: tcb.rtt.rttvar().unwrap_or_default(),
                 cwnd: tcb.congestion.cwnd(),
@@ -194,8 +216,8 @@ impl<B: PacketBuf> Stack<B> {
         room_on: RoomOn<'_>,
     ) -> Option<Assignment> {
         let connection = self.connections.get(owner)?;
-        let blocked = connection.data_snd_nxt < connection.data_end
-            && connection.snd_edge <= connection.data_snd_nxt;
+        let mss = connection.subflows.first().and_then(|idx| self.tcbs.get(*idx))?.payload_mss();
+        let blocked = connection.window_cuts(mss);
         let head = connection.data_snd_una;
         let due = kind == SchedulerKind::Default
             && connection.phase == Phase::Confirmed

@@ -42,11 +42,13 @@ impl<B: PacketBuf> Stack<B> {
         let listener = Listener {
             local,
             options: *options,
+            marking: self.config.tcp.marking,
             pending: Ready::empty(),
             queue: VecDeque::new(),
             stale: 0,
             deferred: 0,
             fast_open: super::fast_open::Backlog::default(),
+            congestion: None,
         };
         let idx = self.listeners.insert(listener).ok_or(OpenError::LimitReached)?;
         self.listening.insert(local, idx);
@@ -145,7 +147,7 @@ impl<B: PacketBuf> Stack<B> {
         let mut connection =
             Connection::new(&self.config.tcp, &negotiated, tuple, Paths::default());
         connection.set_scheduling(now, &self.config.mptcp.scheduling);
-        let id = connection.new_subflow_id();
+        let id = connection.new_subflow_id(&self.tcbs);
         let token = connection.local_token;
         let owner = self.connections.insert(connection).ok_or(OpenError::LimitReached)?;
         let mut subflow = Subflow::new(owner, id, version, Stage::CapableSyn);
@@ -234,6 +236,7 @@ impl<B: PacketBuf> Stack<B> {
                 ack: entry.irs.add(1),
                 flags: TcpFlags::RST | TcpFlags::ACK,
                 window: 0,
+                marking: self.request_marking(&entry),
                 options: OptionWriter::new(),
             },
         );
@@ -707,7 +710,6 @@ impl<B: PacketBuf> Stack<B> {
                 if !extension.signal(Signal::Prio { backup }) {
                     self.stats.mp_signal_drop += 1;
                 }
-                tcb.ack_now();
                 self.touch_tcb(idx);
                 self.touch_connection(owner);
                 return true;

@@ -56,6 +56,8 @@ bitflags::bitflags! {
         const PROGRESS = 1 << 6;
         /// An ICMP error about a datagram waits for `udp_error`.
         const ERROR = 1 << 7;
+        /// The peer sent urgent data, or more of it: `urgent` says how far it goes.
+        const URGENT = 1 << 8;
     }
 }
 

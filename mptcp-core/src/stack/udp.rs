@@ -10,7 +10,7 @@ use super::egress::QUANTUM;
 use super::socket::{FIRST_PORT, PORT_TRIES, PORTS};
 use super::{Ready, Sock, SocketId, Stack};
 use crate::buf::{PacketBuf, PortId, RxChecksum, TxMeta, TxQueue};
-use crate::config::LocalAddress;
+use crate::config::{LocalAddress, Marking};
 use crate::driver::Progress;
 use crate::error::{OpenError, RecvError};
 use crate::stats::DropReason;
@@ -25,7 +25,6 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// IPv6 and UDP.
 const MAX_HEADERS: usize = 48;
-const HOP_LIMIT: u8 = 64;
 
 impl<B: PacketBuf> Stack<B> {
     /// Opens a datagram socket on `local`, whose address must be one of the stack's or unspecified.
@@ -58,7 +57,7 @@ impl<B: PacketBuf> Stack<B> {
         if self.demux.find_udp(local).is_some() {
             return Err(OpenError::AddressInUse);
         }
-        let socket = UdpSocket::new(local, options);
+        let socket = UdpSocket::new(local, options, self.config.tcp.marking);
         let idx = self.udp.insert(socket).ok_or(OpenError::LimitReached)?;
         self.demux.insert_udp(local, idx);
         self.socket_id(Sock::Udp(idx)).ok_or(OpenError::LimitReached)
@@ -279,15 +278,15 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Sends what one socket has queued, up to the quantum.
+    /// A datagram whose port is full holds up those behind it that leave by the same one.
     pub(super) fn transmit_udp<T: TxQueue<B>>(&mut self, idx: u32, tx: &mut T) -> Progress {
         let Some(socket) = self.udp.get_mut(idx) else { return Progress::Done };
         let mut sent = 0;
         while sent < QUANTUM
-            && tx.room() > 0
-            && let Some((outgoing, payload)) = socket.next_outgoing()
+            && let Some((at, outgoing, payload)) = socket.next_outgoing(|port| tx.room_on(port) > 0)
         {
-            if let Err(payload) = emit(tx, &outgoing, payload) {
-                socket.put_back(outgoing, payload);
+            if let Err(payload) = emit(tx, &outgoing, socket.marking, payload) {
+                socket.put_back(at, outgoing, payload);
                 self.stats.tx_no_buffer += 1;
                 break;
             }
@@ -317,12 +316,10 @@ impl<B: PacketBuf> Stack<B> {
         let Ok(datagram) = UdpDatagram::parse(packet.data()) else {
             return self.stats.drop(DropReason::UdpMalformed);
         };
-        // Ports disagree about datagrams without a checksum: the rule of the IP version decides.
-        let good = match meta.checksum {
-            RxChecksum::Good if datagram.checksum != 0 => true,
-            RxChecksum::Bad if datagram.checksum != 0 => false,
-            _ => datagram.verify(header.src, header.dst),
-        };
+        // Ports disagree about datagrams without a checksum, where the rule of the IP version decides,
+        // and one that found it wrong may have misread the packet: bad news is checked.
+        let good = meta.checksum == RxChecksum::Good && datagram.checksum != 0
+            || datagram.verify(header.src, header.dst);
         if !good {
             return self.stats.drop(DropReason::UdpChecksum);
         }
@@ -352,7 +349,13 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     fn udp_deliver(&mut self, idx: u32, received: Received, payload: B) {
+        let short = self.pool.is_short();
         let Some(socket) = self.udp.get_mut(idx) else { return };
+        if short {
+            // What is left is for acknowledgements and handshakes, and nothing waits in it.
+            socket.refuse();
+            return self.stats.drop(DropReason::UdpNoMemory);
+        }
         match socket.deliver(received, payload) {
             Some(ready) => {
                 self.stats.udp_in_datagrams += 1;
@@ -400,10 +403,11 @@ impl<B: PacketBuf> Stack<B> {
 fn emit<B: PacketBuf, T: TxQueue<B>>(
     tx: &mut T,
     outgoing: &Outgoing,
+    marking: Marking,
     mut payload: B,
 ) -> Result<(), B> {
     let mut headers = [0; MAX_HEADERS];
-    let len = write_headers(outgoing, payload.data(), &mut headers);
+    let len = write_headers(outgoing, marking, payload.data(), &mut headers);
     let headers = headers.get(..len).unwrap_or_default();
     let mut packet = if let Some(room) = payload.prepend(len) {
         room.copy_from_slice(headers);
@@ -422,14 +426,19 @@ fn emit<B: PacketBuf, T: TxQueue<B>>(
 }
 
 /// Writes IP and UDP headers; answers their length.
-fn write_headers(outgoing: &Outgoing, payload: &[u8], out: &mut [u8; MAX_HEADERS]) -> usize {
+fn write_headers(
+    outgoing: &Outgoing,
+    marking: Marking,
+    payload: &[u8],
+    out: &mut [u8; MAX_HEADERS],
+) -> usize {
     let (src, dst) = (outgoing.local.ip(), outgoing.remote.ip());
     let ip = IpEmit {
         src,
         dst,
         protocol: PROTOCOL_UDP,
-        traffic_class: 0,
-        hop_limit: HOP_LIMIT,
+        traffic_class: marking.traffic_class(0),
+        hop_limit: marking.hop_limit(),
         payload_len: UDP_HEADER_LEN + payload.len(),
         identification: 0,
         dont_fragment: true,

@@ -29,6 +29,8 @@ pub struct RateSample {
     pub delivered: u32,
     /// How long that took; never zero.
     pub interval: Duration,
+    /// When the sampled segment left.
+    pub sent_at: Instant,
     /// Running count of delivered octets when the sampled segment left; wraps.
     pub prior_delivered: u32,
     /// Octets in flight when the sampled segment left, it included.
@@ -102,6 +104,7 @@ impl Delivery {
         (!interval.is_zero()).then_some(RateSample {
             delivered: self.delivered.wrapping_sub(stamp.delivered),
             interval,
+            sent_at,
             prior_delivered: stamp.delivered,
             in_flight: stamp.in_flight,
             app_limited: stamp.app_limited,

@@ -112,7 +112,7 @@ impl<B: PacketBuf> Tcb<B> {
             }
             _ => self.flags.remove(TcbFlags::TIMESTAMPS),
         }
-        self.set_peer_mss(segment.mss);
+        self.set_peer_mss(env, segment.mss);
     }
 
     fn finish_handshake(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {
@@ -166,7 +166,7 @@ impl<B: PacketBuf> Tcb<B> {
         if outcome.closed.is_some() || outcome.time_wait {
             return;
         }
-        // Urgent data is delivered inline (RFC 6093): no sixth step.
+        self.note_urgent(segment, outcome);
         self.process_text(env, segment, payload, outcome);
         if outcome.closed.is_none() {
             self.check_fin(env, outcome);
@@ -196,8 +196,11 @@ impl<B: PacketBuf> Tcb<B> {
             return Step::Continue;
         }
         let edge = self.rcv_nxt.add(self.rcv_wnd());
-        // A RST counts whatever text it carries (RFC 9293 §3.10.7.4, first step).
-        let acceptable = if segment.seq_len() == 0 || segment.has(TcpFlags::RST) {
+        // A RST counts whatever text it carries (RFC 9293 §3.10.7.4, first step), and beyond the edge
+        // it is not even challenged (RFC 5961 §3.2).
+        let acceptable = if segment.has(TcpFlags::RST) {
+            segment.seq == self.rcv_nxt || segment.seq.gt(self.rcv_nxt) && segment.seq.lt(edge)
+        } else if segment.seq_len() == 0 {
             segment.seq.ge(self.rcv_nxt) && segment.seq.le(edge)
         } else {
             let next = segment.len == 0 && segment.seq == self.rcv_nxt;
@@ -503,9 +506,15 @@ impl<B: PacketBuf> Tcb<B> {
             self.ack_now();
             return;
         }
-        if segment.has(TcpFlags::FIN) && !self.flags.contains(TcbFlags::FIN_SEEN) {
-            self.flags.insert(TcbFlags::FIN_SEEN);
-            self.fin_at = segment.text_seq().add(segment.len);
+        if segment.has(TcpFlags::FIN) {
+            // Of two ends the first counts: one far ahead must not hide the one that is next.
+            let at = segment.text_seq().add(segment.len);
+            let known = self.flags.contains(TcbFlags::FIN_SEEN);
+            let received = self.flags.contains(TcbFlags::FIN_RECEIVED);
+            if !known || !received && at.lt(self.fin_at) {
+                self.flags.insert(TcbFlags::FIN_SEEN);
+                self.fin_at = at;
+            }
         }
         if segment.len == 0 {
             if segment.has(TcpFlags::FIN) && segment.seq.gt(self.rcv_nxt) {

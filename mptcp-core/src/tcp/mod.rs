@@ -12,6 +12,7 @@ mod fast_open;
 mod info;
 mod input;
 pub mod isn;
+mod mtu;
 mod output;
 mod pacing;
 mod recovery;
@@ -21,10 +22,11 @@ pub mod rtt;
 mod segment;
 mod send_queue;
 pub(crate) mod time_wait;
+mod urgent;
 mod window;
 
 use crate::buf::{PacketBuf, PortId};
-use crate::config::{EcnPolicy, TcpConfig};
+use crate::config::{EcnPolicy, Marking, TcpConfig};
 use crate::error::ConnectionError;
 use crate::mptcp::Subflow;
 use crate::seq::{DataSeq, SeqNum};
@@ -38,6 +40,7 @@ use core::num::NonZeroU32;
 use delivery::Delivery;
 pub(crate) use fast_open::{COOKIE_LENGTHS, Early, Opening, Pending, push_grant};
 pub use info::{CongestionState, TcpInfo};
+use mtu::PathMtu;
 pub(crate) use output::{DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for};
 use pacing::Pacer;
 use recovery::{Rack, Recovery};
@@ -46,6 +49,7 @@ use rtt::RttEstimator;
 pub(crate) use segment::Segment;
 pub(crate) use send_queue::{SendQueue, TxMapping};
 use time_wait::TimeWait;
+use urgent::Urgent;
 pub(crate) use window::{Autotune, scale_for};
 
 /// Connection states of RFC 9293 §3.3.2. LISTEN and SYN-RECEIVED of passive opens live outside the
@@ -122,9 +126,6 @@ pub(crate) fn is_no_host(addr: &IpAddr) -> bool {
 /// work and memory here, and every host takes 576 octets in one piece (RFC 791).
 const PEER_MSS_MIN: u16 = 216;
 
-/// RFC 8200 §5
-const IPV6_MTU_MIN: u16 = 1280;
-
 /// What every call needs of its stack.
 pub(crate) struct Env<'a> {
     pub(crate) now: Instant,
@@ -145,6 +146,8 @@ pub(crate) struct Outcome {
     pub(crate) data: bool,
     /// The peer's FIN is in order.
     pub(crate) fin: bool,
+    /// There is urgent data ahead, or more of it.
+    pub(crate) urgent: bool,
     /// `snd_una` moved: room in the send buffer, perhaps.
     pub(crate) acked: bool,
     /// Something sent was acknowledged, in order or selectively.
@@ -255,10 +258,11 @@ pub(crate) struct Tcb<B> {
     pub(crate) flags: TcbFlags,
     snd_wscale: u8,
     rcv_wscale: u8,
-    /// Segment size without options: the peer's MSS or the path's, whichever is smaller.
+    /// Segment size, options included: the peer's MSS or the path's, whichever is smaller.
     pub(crate) mss: u16,
     /// MSS we announce.
     local_mss: u16,
+    pub(crate) marking: Marking,
     // Send sequence variables.
     pub(crate) iss: SeqNum,
     pub(crate) snd_una: SeqNum,
@@ -294,6 +298,8 @@ pub(crate) struct Tcb<B> {
     lost_told: u32,
     rack: Rack,
     recovery: Option<Box<Recovery>>,
+    /// The path takes less than both ends do, or may.
+    mtu: Option<Box<PathMtu>>,
     // Timers: deadlines; one node of the stack's wheel serves them all.
     rtx_at: Option<Instant>,
     rtx_kind: RtxKind,
@@ -328,6 +334,7 @@ pub(crate) struct Tcb<B> {
     pub(crate) unsent_len: u32,
     pub(crate) received: RecvQueue<B>,
     autotune: Autotune,
+    urgent: Option<Box<Urgent>>,
     pub(crate) counters: TcbCounters,
     /// During the handshake of a Fast Open.
     opening: Option<Box<Opening<B>>>,
@@ -424,7 +431,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         tcb.snd_wl1 = tcb.irs;
         tcb.snd_wl2 = tcb.snd_una;
-        tcb.set_peer_mss(agreed.peer_mss);
+        tcb.set_peer_mss(env, agreed.peer_mss);
         if agreed.syn_ack_timeouts > 0 {
             tcb.rtt.on_syn_timeout();
         }
@@ -457,6 +464,7 @@ impl<B: PacketBuf> Tcb<B> {
             rcv_wscale: 0,
             mss: local_mss,
             local_mss,
+            marking: config.marking,
             iss,
             snd_una: iss,
             snd_nxt: iss,
@@ -482,6 +490,7 @@ impl<B: PacketBuf> Tcb<B> {
             lost_told: 0,
             rack: Rack::default(),
             recovery: None,
+            mtu: None,
             rtx_at: None,
             rtx_kind: RtxKind::Rto,
             rto_base: env.now,
@@ -506,6 +515,7 @@ impl<B: PacketBuf> Tcb<B> {
             unsent_len: 0,
             received: RecvQueue::new(),
             autotune: Autotune::new(config),
+            urgent: None,
             counters: TcbCounters::default(),
             opening: None,
             subflow: None,
@@ -514,12 +524,12 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     /// The peer's MSS option, or its absence (RFC 9293 §3.7.1), bounds our segments.
-    fn set_peer_mss(&mut self, announced: Option<u16>) {
+    fn set_peer_mss(&mut self, env: &Env<'_>, announced: Option<u16>) {
         let default = if self.tuple.remote_addr.is_ipv4() { 536 } else { 1220 };
         let peer = announced.unwrap_or(default).max(PEER_MSS_MIN);
         self.mss = peer.min(self.local_mss);
-        let payload = self.payload_mss();
-        self.congestion.set_mss(payload);
+        self.begin_search(env);
+        self.refresh_mss();
     }
 
     /// A handshake that took more than one retransmission starts with one segment (RFC 5681 §3.1; one
@@ -546,27 +556,6 @@ impl<B: PacketBuf> Tcb<B> {
     pub(crate) fn refresh_mss(&mut self) {
         let payload = self.payload_mss();
         self.congestion.set_mss(payload);
-    }
-
-    /// A path MTU learnt from ICMP (RFC 1191, 8201) lowers the MSS; it is never raised.
-    pub(crate) fn set_path_mtu(&mut self, mtu: u16) {
-        let v4 = self.tuple.remote_addr.is_ipv4();
-        if !v4 && mtu < IPV6_MTU_MIN {
-            // No IPv6 link has such an MTU (RFC 8201 §4).
-            return;
-        }
-        let headers = if v4 { 40 } else { 60 };
-        let mss = mtu.saturating_sub(headers).max(488);
-        if mss < self.mss {
-            self.mss = mss;
-            self.congestion.set_mss(self.payload_mss());
-            // What is in flight at the old size was dropped where the ICMP came from.
-            for idx in 0..self.queue.len() {
-                if self.queue.get(idx).is_some_and(|s| s.len > self.payload_mss()) {
-                    self.queue.mark_lost(idx);
-                }
-            }
-        }
     }
 
     // Commands.
@@ -619,6 +608,13 @@ impl<B: PacketBuf> Tcb<B> {
         self.delayed_ack_at = None;
         self.slow_at = None;
         self.flags.remove(TcbFlags::PACED);
+    }
+
+    /// The third ACK of a join was answered: it need not be repeated.
+    pub(crate) fn third_ack_answered(&mut self) {
+        if self.unacked_segments == 0 {
+            self.delayed_ack_at = None;
+        }
     }
 
     /// Asks for an immediate acknowledgement, e.g. to carry a window update or an option.
@@ -705,12 +701,18 @@ impl<B: PacketBuf> Tcb<B> {
     /// Earliest deadline of any timer.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let paced = self.flags.contains(TcbFlags::PACED).then(|| self.pacer.release_at());
-        [self.rtx_at, self.delayed_ack_at, self.slow_at, paced].into_iter().flatten().min()
+        let signal = self.subflow.as_ref().and_then(|subflow| subflow.next_signal());
+        [self.rtx_at, self.delayed_ack_at, self.slow_at, paced, signal].into_iter().flatten().min()
     }
 
     /// An acknowledgement waits to be sent.
     pub(crate) fn wants_ack(&self) -> bool {
         self.flags.contains(TcbFlags::ACK_NOW)
+    }
+
+    /// One is to go out now, for TCP or for the options it carries.
+    pub(super) fn owes_ack(&self, now: Instant) -> bool {
+        self.wants_ack() || self.subflow.as_ref().is_some_and(|subflow| subflow.wants_ack(now))
     }
 
     /// Our FIN waits for everything before it to be sent.
@@ -742,6 +744,7 @@ impl<B: PacketBuf> Tcb<B> {
             fastclose: 0,
             rto_ms: 0,
             window: window.min(65_535) as u16,
+            marking: self.marking,
             snd_nxt: self.snd_nxt,
             rcv_nxt: self.rcv_nxt,
             ts_recent: self.ts_recent,

@@ -88,13 +88,13 @@ impl<B: PacketBuf> Tcb<B> {
         {
             return Progress::More;
         }
-        if self.flags.contains(TcbFlags::ACK_NOW) {
+        if self.owes_ack(env.now) {
             if *budget == 0 || tx.room() == 0 || !self.send_ack(env, tx, data) {
                 return Progress::More;
             }
             *budget -= 1;
-            if self.subflow.as_ref().is_some_and(|subflow| subflow.wants_ack()) {
-                // One option of several fits into an acknowledgement.
+            if self.owes_ack(env.now) {
+                // Not all options fit into one acknowledgement.
                 return Progress::More;
             }
         }

@@ -3,7 +3,7 @@
 //!
 //! Invariant: `recovery` is present exactly while something sent before `recover` is unrepaired.
 
-use super::congestion::AckSample;
+use super::congestion::{AckSample, CongestionChoice};
 use super::send_queue::{Delivered, Transmission};
 use super::{CongestionState, Env, Outcome, RtxKind, Segment, State, Tcb, TcbFlags};
 use crate::buf::PacketBuf;
@@ -46,7 +46,7 @@ pub(crate) struct Rack {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+pub(super) enum Kind {
     Fast,
     Timeout,
 }
@@ -67,7 +67,7 @@ pub(super) struct Arrival {
 /// Variables of one recovery.
 #[derive(Debug)]
 pub(crate) struct Recovery {
-    kind: Kind,
+    pub(super) kind: Kind,
     /// `snd_nxt` when it began (RFC 6582 `recover`).
     recover: SeqNum,
     /// FlightSize when it began (RFC 6937 RecoverFS).
@@ -87,6 +87,21 @@ impl<B: PacketBuf> Tcb<B> {
         }
     }
 
+    /// Another congestion control from now on. It goes on with the window there is, in slow start, and
+    /// a recovery under way is its own.
+    pub(crate) fn set_congestion(&mut self, now: Instant, choice: &CongestionChoice) {
+        let mut next = choice.make(self.payload_mss(), now);
+        if self.state.synchronized() {
+            match self.congestion_state() {
+                CongestionState::Open => {}
+                CongestionState::Recovery => next.on_congestion_event(now, self.flight_size()),
+                CongestionState::Loss => next.on_rto(now, self.flight_size()),
+            }
+            next.set_cwnd(self.congestion.cwnd());
+        }
+        self.congestion = next;
+    }
+
     /// Digests what an acknowledgement delivered.
     pub(super) fn on_delivered(
         &mut self,
@@ -101,15 +116,16 @@ impl<B: PacketBuf> Tcb<B> {
         self.finish_tail_loss_probe(env, segment, arrival);
         if self.recovery.is_some() {
             self.try_undo(env, segment, advanced);
+        }
+        self.digest_mtu(env, segment, advanced);
+        if self.recovery.is_some() {
             self.try_exit(env.now, dsack);
         }
         self.detect_losses(env.now);
         if !self.flags.contains(TcbFlags::SACK) {
             self.newreno_detect(advanced);
         }
-        if self.queue.lost_bytes() > 0 && self.recovery.is_none() {
-            self.enter_fast_recovery(env);
-        }
+        self.enter_recovery_if_due(env);
         let echoed = self.answer_echo(env, segment, prior_flight);
         let newest = delivered.newest.map(|newest| (newest.sent_at, newest.stamp));
         let rate = self.delivery.on_delivered(env.now, delivered.bytes, newest);
@@ -224,6 +240,16 @@ impl<B: PacketBuf> Tcb<B> {
         }
     }
 
+    /// Something is lost and not being repaired: true when a recovery begins.
+    fn enter_recovery_if_due(&mut self, env: &mut Env<'_>) -> bool {
+        let due =
+            self.queue.lost_bytes() > 0 && self.recovery.is_none() && !self.lost_only_a_probe(env);
+        if due {
+            self.enter_fast_recovery(env);
+        }
+        due
+    }
+
     fn enter_fast_recovery(&mut self, env: &mut Env<'_>) {
         env.stats.tcp_sack_recovery += 1;
         let flight = self.flight_size();
@@ -279,6 +305,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.queue.clear_lost();
         self.flags.insert(TcbFlags::REORDERING);
         self.recovery = None;
+        self.long_segment_arrived();
         // Without SACK they would begin the next recovery at once.
         self.dup_acks = 0;
     }
@@ -426,6 +453,9 @@ impl<B: PacketBuf> Tcb<B> {
                 return outcome;
             }
         }
+        if let Some(subflow) = &mut self.subflow {
+            subflow.end_row(env.now);
+        }
         if self.is_released(env.now) {
             self.flags.remove(TcbFlags::PACED);
             self.pacer.wake(env.now);
@@ -437,8 +467,7 @@ impl<B: PacketBuf> Tcb<B> {
                 RtxKind::TailLossProbe => self.probe_is_due(env.now, &mut outcome),
                 RtxKind::Reordering => {
                     self.detect_losses(env.now);
-                    if self.queue.lost_bytes() > 0 && self.recovery.is_none() {
-                        self.enter_fast_recovery(env);
+                    if self.enter_recovery_if_due(env) {
                         self.proportional_rate_reduction(0);
                     }
                     self.arm_rtx(env.now);
@@ -505,6 +534,9 @@ impl<B: PacketBuf> Tcb<B> {
         if self.retries == 1 {
             self.congestion.on_rto(env.now, flight);
             self.note_reduction();
+        }
+        if !shut {
+            self.doubt_segment_size(env);
         }
         // One segment, beside what was sent too recently to be lost.
         self.congestion.set_cwnd(self.pipe() + self.payload_mss());

@@ -15,6 +15,8 @@ pub(crate) struct Segment {
     pub(crate) flags: TcpFlags,
     /// As on the wire: not scaled.
     pub(crate) window: u16,
+    /// Urgent pointer; means nothing without URG.
+    pub(crate) urgent: u16,
     /// Payload octets.
     pub(crate) len: u32,
     pub(crate) mss: Option<u16>,
@@ -71,6 +73,7 @@ impl Segment {
             ack: view.ack,
             flags: view.flags,
             window: view.window,
+            urgent: view.urgent,
             len: view.payload.len() as u32,
             mss: None,
             window_scale: None,

@@ -452,6 +452,20 @@ impl<B: PacketBuf> SendQueue<B> {
         self.segments.get(idx)
     }
 
+    /// The segment that holds octet `seq` is selectively acknowledged.
+    pub(crate) fn is_sacked(&self, seq: SeqNum) -> bool {
+        let idx = self.segments.partition_point(|s| s.end().le(seq));
+        self.segments.get(idx).is_some_and(|segment| segment.is(SegmentFlags::SACKED))
+    }
+
+    /// Octets in `start..end` that are lost and were sent only once.
+    pub(crate) fn lost_once(&self, start: SeqNum, end: SeqNum) -> u32 {
+        let idx = self.segments.partition_point(|s| s.end().le(start));
+        let inside = self.segments.range(idx..).take_while(|segment| segment.seq.lt(end));
+        let lost = inside.filter(|s| s.is(SegmentFlags::LOST) && s.transmissions == 1);
+        lost.map(TxSegment::seq_len).sum()
+    }
+
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &TxSegment<B>> {
         self.segments.iter()
     }

@@ -3,6 +3,7 @@
 
 use super::{Segment, Stateless, Tuple};
 use crate::buf::PortId;
+use crate::config::Marking;
 use crate::seq::{DataSeq, SeqNum};
 use crate::wire::{MptcpOption, OptionIter, OptionWriter, TcpFlags, TcpOption};
 
@@ -22,6 +23,7 @@ pub(crate) struct TimeWait {
     /// Retransmission timeout of a fast close, milliseconds.
     pub(crate) rto_ms: u16,
     pub(crate) window: u16,
+    pub(crate) marking: Marking,
     pub(crate) snd_nxt: SeqNum,
     pub(crate) rcv_nxt: SeqNum,
     pub(crate) ts_recent: u32,
@@ -58,6 +60,7 @@ impl TimeWait {
             ack: self.rcv_nxt,
             flags,
             window: self.window,
+            marking: self.marking,
             options,
         }
     }

@@ -316,6 +316,32 @@ impl OptionWriter {
         self.push_aligned(&option) || self.push(&option)
     }
 
+    /// Appends what belongs on a SYN, in the order and with the padding that most stacks use: every
+    /// option ends on a 4-byte boundary, so that what follows begins on one (RFC 7323 appendix A).
+    /// False when not all of it fits.
+    #[must_use]
+    pub(crate) fn push_syn(
+        &mut self,
+        mss: u16,
+        sack: bool,
+        timestamps: Option<(u32, u32)>,
+        window_scale: Option<u8>,
+    ) -> bool {
+        let mut fits = self.push(&TcpOption::MaxSegmentSize(mss));
+        if sack {
+            // Timestamps fill the word that it begins; without any, NOPs in front do.
+            fits &= timestamps.is_some() || self.nop() && self.nop();
+            fits &= self.push(&TcpOption::SackPermitted);
+        }
+        if let Some((tsval, tsecr)) = timestamps {
+            fits &= self.push_timestamps(tsval, tsecr);
+        }
+        if let Some(shift) = window_scale {
+            fits &= self.nop() && self.push(&TcpOption::WindowScale(shift));
+        }
+        fits
+    }
+
     /// Appends a SACK option with as many of `blocks`, from the front, as fit (at most four), its
     /// edges on 4-byte boundaries if possible. Returns how many; with none, nothing is written.
     #[must_use]

@@ -2,6 +2,7 @@
 
 use crate::cases::V;
 use crate::harness::*;
+use mptcp_core::config::MtuProbing;
 use mptcp_core::event_log::{Event, ReinjectCause, SubflowEnd, Why};
 use mptcp_core::stack::SocketId;
 use mptcp_core::tcp::CongestionState;
@@ -45,7 +46,8 @@ fn the_data_level_in_numbers() {
 
 #[test]
 fn a_subflow_in_numbers() {
-    let mut script = Script::server(V);
+    // What is repeated has the length it had.
+    let mut script = Script::server_with(V, |c| c.tcp.mtu_probing = MtuProbing::Off);
     let (keys, mut flow, id) = script.confirmed();
     let out = script.write(id, 0, 3_000);
     let count = flow.of(&out).len() as u32;

@@ -17,5 +17,8 @@ mod harness;
 mod hostile;
 mod info;
 mod join;
+mod mtu;
 mod musts;
 mod paths;
+mod signals;
+mod suites;

@@ -4,7 +4,7 @@ use crate::harness::*;
 use core::net::IpAddr;
 use mptcp_core::config::{PathManagerKind, StackConfig};
 use mptcp_core::mptcp::{FallbackReason, key};
-use mptcp_core::stack::SocketId;
+use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::wire::{
     AddAddr, AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpCapable, MpJoin, MpTcpRst,
     MptcpOption, OptionWriter, TcpFlags, Version, WireSeq, reset_reason,
@@ -179,6 +179,21 @@ fn urgent_data_of_a_subflow_is_part_of_the_stream() {
         flow.snd_nxt += 20;
         script.send_data(&keys, &mut flow, 20, 0, &stream(20, 20));
         script.expect_stream(id, 0, 40);
+    });
+}
+
+#[test]
+fn an_mptcp_connection_has_no_urgent_data() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, flow, id) = script.confirmed();
+        assert!(!script.stack.mark_urgent(id));
+        let seg = flow.seg().flags(TcpFlags::ACK | TcpFlags::URG);
+        let text = stream(0, 20);
+        script.send(&flow, &seg.dss(keys.data(&flow, 0, 0, &text)).data(&text));
+        assert!(!script.ready(id).contains(Ready::URGENT));
+        assert_eq!(script.stack.urgent(id), None);
+        assert!(script.write(id, 0, 3_000).iter().all(|o| !o.is(TcpFlags::URG)));
     });
 }
 

@@ -127,9 +127,8 @@ fn paths_with_room_give_what_the_links_can_carry() {
             links: [link(100, 5), link(50, 40)],
             mbit: 150,
             steady: 0.98,
-            // The goal is 105.
-            first_second: 80.0,
-            gap: 40,
+            first_second: 105.0,
+            gap: 25,
         },
         Row {
             name: "100/5 + 50/100",
@@ -138,9 +137,11 @@ fn paths_with_room_give_what_the_links_can_carry() {
             links: [link(100, 5), link(50, 100)],
             mbit: 150,
             steady: 0.97,
-            // The goals are 93 and 90.
+            // The goal is 93. What the slower path carries in its start arrives 95 ms behind what was
+            // sent beside it, and that is 9 Mbit/s of the first second; without the slower path there
+            // would be no steady state.
             first_second: 80.0,
-            gap: 250,
+            gap: 90,
         },
         Row {
             name: "100/5 with 1 % loss + 50/30",
@@ -169,27 +170,43 @@ fn paths_with_room_give_what_the_links_can_carry() {
 }
 
 /// A slower path beside a small receive buffer: the kernel gives 0.29 and 0.09 of the best path here.
-/// What is missing to 1 is the DSS on every segment, and at 256 KiB the segments that try whether the
-/// slower path is still slow. The goal at 1 MiB is 1.0.
+/// At 1 MiB and 40 ms there is room for both. With less room per round trip only the faster path can be
+/// used, and what is missing to 1 is the DSS on every segment: 1428 octets instead of 1448 are 0.986. The
+/// goal at 1 MiB and 100 ms is 1.0, but in the 95 ms by which the slower path is behind the faster one
+/// carries 1.1 MB. Long enough for the slower path to be measured again and again.
 #[test]
 fn t133_a_slower_path_does_no_harm() {
     for ms in [40, 100] {
         let links = [link(100, 5), link(50, ms)];
-        for (buffer, least) in [(256 << 10, 0.97), (1 << 20, 0.97)] {
-            let both = rate(&links, 20 * MB, buffer);
-            let ratio = both / best_alone(&links, 20 * MB, buffer);
+        let wide = if ms == 40 { 1.25 } else { 0.98 };
+        for (buffer, least) in [(256 << 10, 0.98), (1 << 20, wide)] {
+            let both = rate(&links, 40 * MB, buffer);
+            let ratio = both / rate(&links[..1], 40 * MB, buffer);
             println!("{ms} ms, {} KiB: {ratio:.3} of the best path", buffer >> 10);
             assert!(ratio >= least, "{ratio}");
         }
     }
 }
 
+/// What cannot be used is measured all the same, once a second and at once: with copies, for which
+/// nobody waits.
+#[test]
+fn a_path_that_would_block_the_window_carries_copies_now_and_then() {
+    let report = download(&[link(100, 5), link(50, 100)], 40 * MB, 256 << 10);
+    let tried = report.server_bytes_by_path[1];
+    assert!((3 * 1400..=5 * 1428).contains(&tried), "{tried} octets");
+    let gap = report.gap_between(Duration::from_millis(200), Duration::from_secs(3));
+    assert!(gap <= Duration::from_millis(10), "{gap:?}");
+}
+
 #[test]
 fn short_transfers_are_not_held_up_by_the_slower_path() {
     for ms in [40, 100] {
         let links = [link(100, 5), link(50, ms)];
-        // The goals at 16 MiB are 0.85 and 0.95.
-        let long = if ms == 40 { 0.88 } else { 1.01 };
+        // The goal at 16 MiB and 100 ms is 0.95. The slower path begins after its handshake, at 320 ms;
+        // ten segments that double every 200 ms are 450 KB by the time they must leave to be of use,
+        // less than half of what 0.95 needs beyond the faster path and the DSS.
+        let long = if ms == 40 { 0.85 } else { 1.01 };
         for (bytes, most) in [(64 << 10, 1.02), (1 << 20, 1.02), (16 << 20, long)] {
             let ratio = best_alone(&links, bytes, WIDE) / rate(&links, bytes, WIDE);
             println!("{ms} ms, {} KiB: {ratio:.3} of the best path's time", bytes >> 10);

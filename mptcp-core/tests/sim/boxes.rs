@@ -27,8 +27,8 @@ pub(crate) enum Effect {
 pub(crate) enum Kind {
     /// A translator; it forgets its ports at this time.
     Nat { rebind_at: Option<Duration> },
-    /// A hop with a smaller MTU that says so.
-    PathMtu(u16),
+    /// A hop with a smaller MTU that says so, or does not.
+    PathMtu { mtu: u16, says: bool },
     /// Cuts segments to this payload.
     Splitter(usize, MptcpOn),
     /// Breaks this share of segments, in millionths; TCP's checksum shows it.
@@ -76,7 +76,8 @@ impl Setting {
             (1, _) => {
                 let least = if self.v6 { 1280 } else { 576 };
                 let mtu = least + rng.below(1480 - least);
-                (any_path, Kind::PathMtu(u16::try_from(mtu).unwrap_or(1480)))
+                let mtu = u16::try_from(mtu).unwrap_or(1480);
+                (any_path, Kind::PathMtu { mtu, says: rng.below(2) == 0 })
             }
             (2, _) => (any_path, self.splitter(rng)),
             (3, _) => (any_path, Kind::Broken(1 + u32::try_from(rng.below(30_000)).unwrap_or(0))),
@@ -170,6 +171,11 @@ impl Placed {
         matches!(self.kind, Kind::Broken(_))
     }
 
+    /// Whether long packets vanish without a word.
+    pub(crate) const fn is_silent_hop(&self) -> bool {
+        matches!(self.kind, Kind::PathMtu { says: false, .. })
+    }
+
     /// Puts the box on its path; returns its position there.
     pub(crate) fn install(&self, world: &mut World, seed: u64) -> usize {
         let path = world.paths[self.path];
@@ -186,8 +192,9 @@ impl Placed {
                 }
                 world.net.add_middlebox(path, Box::new(Nat::new(config)))
             }
-            Kind::PathMtu(mtu) => {
-                let hop = PathMtu::answering(*mtu, Some(public.0), Some(public.1));
+            Kind::PathMtu { mtu, says } => {
+                let answering = PathMtu::answering(*mtu, Some(public.0), Some(public.1));
+                let hop = if *says { answering } else { PathMtu::silent(*mtu) };
                 world.net.add_middlebox(path, Box::new(hop))
             }
             Kind::Splitter(size, on) => {

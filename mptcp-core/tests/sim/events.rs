@@ -3,7 +3,7 @@
 use crate::transfer::run_with;
 use crate::world::{Host, World};
 use crate::{link, pair};
-use mptcp_core::config::StackConfig;
+use mptcp_core::config::{StackConfig, TcpConfig};
 use mptcp_core::event_log::{Event, Record, ReinjectCause, Why};
 use mptcp_core::tcp::CongestionState;
 use mptcp_core::time::{Duration, Instant};
@@ -75,4 +75,26 @@ fn a_smaller_mtu_is_told_with_what_is_left() {
     });
     let told = server.iter().any(|r| r.event == Event::Mss { subflow: 0, mss: 960 });
     assert!(told, "{server:#?}");
+}
+
+/// A window that is no whole number of segments leaves a sliver when it is used up; that is blocked too.
+#[test]
+fn what_a_window_waits_for_goes_again_whatever_is_left_of_the_window() {
+    let lossy = |mbit, ms| pair(crate::lossy(mbit, ms, 2_000));
+    let client = StackConfig {
+        tcp: TcpConfig { recv_buffer_max: 550_001, ..TcpConfig::default() },
+        ..StackConfig::default()
+    };
+    let mut world =
+        World::new(7, &[lossy(60, 5), lossy(50, 40)], false, client, StackConfig::default());
+    world.logged = true;
+    let mut server = Vec::new();
+    run_with(&mut world, true, 100, 20 << 20, Duration::from_secs(300), |world| {
+        drain(&mut world.server, &mut server);
+    });
+    world.assert_empty();
+    let blocked = |r: &&Record| {
+        matches!(r.event, Event::Reinjected { cause: ReinjectCause::WindowBlocked, .. })
+    };
+    assert!(server.iter().filter(blocked).count() > 10);
 }

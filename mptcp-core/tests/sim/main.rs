@@ -3,12 +3,14 @@
 mod aggregation;
 mod boxes;
 mod capture;
+mod congestion;
 mod coupled;
 mod ecn;
 mod events;
 mod fast_open;
 mod health;
 mod middleboxes;
+mod mtu;
 mod plan;
 mod relay;
 mod scenarios;

@@ -67,8 +67,9 @@ fn a_translator_that_rebinds_costs_a_join_and_not_the_connection() {
 fn a_smaller_mtu_on_the_way_is_learnt() {
     for (v6, mtu) in [(false, 700), (true, 1_300)] {
         let mut world = world(2, ChecksumPolicy::Accept, v6);
-        let boxes =
-            [0, 1].map(|path| Placed { path, kind: Kind::PathMtu(mtu) }.install(&mut world, 1));
+        let boxes = [0, 1].map(|path| {
+            Placed { path, kind: Kind::PathMtu { mtu, says: true } }.install(&mut world, 1)
+        });
         let report = run_with(&mut world, true, 1 << 20, 1 << 20, LIMIT, |_| {});
         checked(&world);
         kept(&report);

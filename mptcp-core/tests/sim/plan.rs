@@ -4,7 +4,7 @@ use crate::boxes::{Effect, Placed, Setting};
 use crate::transfer::{Report, run_with};
 use crate::world::World;
 use core::time::Duration;
-use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, EcnPolicy, StackConfig};
+use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, EcnPolicy, MtuProbing, StackConfig};
 use mptcp_core::time::Instant;
 use netsim::link::{Change, LinkConfig, Loss};
 use netsim::{Direction, rng::Rng};
@@ -31,6 +31,7 @@ pub(crate) struct Plan {
     sack: bool,
     timestamps: bool,
     ecn: EcnPolicy,
+    mtu_probing: MtuProbing,
     changes: Vec<Scheduled>,
 }
 
@@ -179,6 +180,12 @@ impl Plan {
         let (buffer, sack) = ((64 << 10) << pick(rng, 0, 7), pick(rng, 0, 9) != 0);
         let timestamps = pick(rng, 0, 9) != 0;
         let ecn = one_of(rng, &EcnPolicy::ALL);
+        let silent = boxes.iter().any(Placed::is_silent_hop);
+        let mtu_probing = match one_of(rng, &MtuProbing::ALL) {
+            // It would wait for ever.
+            MtuProbing::Off if silent => MtuProbing::BlackHole,
+            choice => choice,
+        };
         if pick(rng, 0, 1) == 0 {
             for link in links.iter_mut().flat_map(|(up, down)| [up, down]) {
                 link.ecn_mark_bytes = Some(link.queue_bytes / 4);
@@ -198,6 +205,7 @@ impl Plan {
             sack,
             timestamps,
             ecn,
+            mtu_probing,
             changes,
         }
     }
@@ -218,6 +226,7 @@ impl Plan {
         config.mptcp.checksum = self.checksum;
         config.tcp.congestion = self.congestion;
         config.tcp.ecn = self.ecn;
+        config.tcp.mtu_probing = self.mtu_probing;
         config.tcp.recv_buffer_max = self.buffer;
         config.tcp.send_buffer_max = self.buffer;
         config.tcp.sack = self.sack;

@@ -4,7 +4,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::buf::{BufPool, HEADROOM, HeapBuf, HeapPool, HeapTxQueue, PacketBuf, PortId};
-use mptcp_core::config::{CongestionAlgorithm, LocalAddress, StackConfig};
+use mptcp_core::config::{CongestionAlgorithm, LocalAddress, Marking, StackConfig};
 use mptcp_core::driver::Progress;
 use mptcp_core::error::RecvError;
 use mptcp_core::seq::SeqNum;
@@ -43,6 +43,10 @@ pub(crate) struct Seg {
     pub(crate) ecn: u8,
     /// Of a Fast Open option.
     pub(crate) cookie: Option<FastOpenCookie>,
+    /// TTL and DSCP of what was sent.
+    pub(crate) marking: Marking,
+    /// Urgent pointer.
+    pub(crate) urgent: u16,
 }
 
 fn seg(flags: TcpFlags, seq: u32, ack: u32, len: usize) -> Seg {
@@ -59,6 +63,8 @@ fn seg(flags: TcpFlags, seq: u32, ack: u32, len: usize) -> Seg {
         sack: Vec::new(),
         ecn: 0,
         cookie: None,
+        marking: Marking::default(),
+        urgent: 0,
     }
 }
 
@@ -124,6 +130,18 @@ impl Seg {
 
     pub(crate) fn len(mut self, len: usize) -> Self {
         self.len = len;
+        self
+    }
+
+    pub(crate) fn marking(mut self, marking: Marking) -> Self {
+        self.marking = marking;
+        self
+    }
+
+    /// URG, and where the urgent data ends.
+    pub(crate) fn urgent(mut self, ahead: u16) -> Self {
+        self.flags |= TcpFlags::URG;
+        self.urgent = ahead;
         self
     }
 }
@@ -508,6 +526,8 @@ impl Script {
             sack: Vec::new(),
             ecn: ip.ecn(),
             cookie: None,
+            marking: Marking::new(ip.hop_limit, ip.traffic_class >> 2).expect("a TTL"),
+            urgent: view.urgent,
         };
         for option in view.options() {
             match option.expect("well-formed options") {
@@ -580,7 +600,7 @@ impl Script {
             ack: if acks { leg.iss.add(seg.ack) } else { SeqNum(0) },
             flags: seg.flags,
             window: seg.window.unwrap_or(leg.offer.window),
-            urgent: 0,
+            urgent: seg.urgent,
         };
         let syn = u32::from(seg.flags.contains(TcpFlags::SYN));
         let payload = pattern(seg.seq + syn, seg.len);

@@ -2,7 +2,7 @@
 //! (RFC 9293 §3.8.3, §3.8.4, §3.9.2.2).
 
 use crate::harness::{Peer, Script, ack, data, syn};
-use crate::stack::{icmp, icmp_of};
+use crate::icmp::{icmp, icmp_of};
 use mptcp_core::error::ConnectionError;
 use mptcp_core::stats::DropReason;
 use mptcp_core::tcp::State;

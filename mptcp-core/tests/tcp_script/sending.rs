@@ -3,7 +3,7 @@
 //! RFC 6937; RFC 6582; RFC 5681; RFC 6928; RFC 3522).
 
 use crate::harness::{Peer, Script, Seg, ack, data, fin};
-use mptcp_core::config::{CongestionAlgorithm, StackConfig};
+use mptcp_core::config::{CongestionAlgorithm, MtuProbing, StackConfig};
 use mptcp_core::error::ConnectionError;
 use mptcp_core::time::Duration;
 use mptcp_core::wire::TcpFlags;
@@ -332,7 +332,12 @@ fn the_back_off_stays_until_a_round_trip_is_measured() {
 /// The acknowledgement of the first retransmission after the second: the first timeout was right.
 #[test]
 fn a_second_timeout_does_not_make_the_first_look_spurious() {
-    let mut s = client(Peer { ts: true, sack: false, ..WIDE });
+    // The same whatever the length of what is repeated.
+    let off = |config: &mut StackConfig| {
+        config.tcp.congestion = CongestionAlgorithm::NewReno;
+        config.tcp.mtu_probing = MtuProbing::Off;
+    };
+    let mut s = Script::client(off, Peer { ts: true, sack: false, ..WIDE }, 100);
     s.write(10 * 1448);
     assert_eq!(s.take_all().len(), 10);
     s.until(400).expect(data(1, 1, 1448));

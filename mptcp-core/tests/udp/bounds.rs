@@ -2,10 +2,13 @@
 
 use crate::harness::{NOW, Node, packet, pass, v4, wildcard};
 use core::net::SocketAddr;
-use mptcp_core::buf::{HeapBuf, PacketBuf};
+use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, PacketBuf, PortId, TxQueue};
+use mptcp_core::config::Marking;
+use mptcp_core::driver::Progress;
 use mptcp_core::stack::Ready;
 use mptcp_core::stats::DropReason;
 use mptcp_core::udp::{SendTo, UdpOptions, UdpSendError};
+use mptcp_core::wire::IpHeader;
 
 #[test]
 fn a_flood_of_one_socket_is_bounded_and_leaves_the_other_alone() {
@@ -104,4 +107,92 @@ fn sockets_take_turns() {
     assert_eq!(ports.len(), 300);
     assert!(ports.chunk_by(|a, b| a == b).all(|turn| turn.len() <= 32), "{turns:?}");
     assert_eq!(turns[..6], [1, 2, 3, 1, 2, 3]);
+}
+
+/// A wire with two ports, each with room of its own.
+struct Ports {
+    room: [usize; 2],
+    sent: Vec<(u8, u8)>,
+    pool: HeapPool,
+}
+
+impl TxQueue<HeapBuf> for Ports {
+    fn room(&self) -> usize {
+        100
+    }
+
+    fn room_on(&self, port: PortId) -> usize {
+        self.room.get(usize::from(port.0) - 1).copied().unwrap_or(100)
+    }
+
+    fn alloc(&mut self) -> Option<HeapBuf> {
+        self.pool.alloc()
+    }
+
+    fn push(&mut self, packet: HeapBuf) {
+        let port = packet.tx_meta().port.0;
+        self.room[usize::from(port) - 1] -= 1;
+        let data = packet.data();
+        self.sent.push((port, data[data.len() - 1]));
+    }
+}
+
+/// A datagram waits for its own port, in its turn there, and for no other.
+#[test]
+fn a_full_port_holds_up_its_own_datagrams_only() {
+    let mut node = Node::new(2);
+    let id = node.bind(SocketAddr::new(wildcard(true), 53));
+    for n in 0..8 {
+        let net = 1 + n % 2;
+        let to = SendTo { via: PortId(net), ..SendTo::from(SocketAddr::new(v4(net, 1), 7)) };
+        node.stack.udp_send_to(id, &[n], &to).expect("room");
+    }
+    let mut ports = Ports { room: [0, 3], sent: Vec::new(), pool: node.pool.clone() };
+    assert_eq!(node.stack.poll_transmit(NOW, &mut ports), Progress::More);
+    assert_eq!(ports.sent, [(2, 1), (2, 3), (2, 5)]);
+    assert_eq!(node.stack.udp_info(id).expect("open").unsent, 5);
+    ports.room = [100, 1];
+    assert_eq!(node.stack.poll_transmit(NOW, &mut ports), Progress::Done);
+    let late = [(1, 0), (1, 2), (1, 4), (1, 6), (2, 7)];
+    assert_eq!(ports.sent[3..], late, "in the order they were written");
+    node.stack.close(NOW, id);
+    drop(ports);
+    node.assert_empty();
+}
+
+/// Nothing waits for its reader in the last of the memory, which acknowledgements and handshakes need.
+#[test]
+fn no_datagram_waits_in_the_reserve_of_packet_memory() {
+    let mut node = Node::short_of_memory(2, 64, 16);
+    let (from, to) = (SocketAddr::new(v4(1, 1), 9), SocketAddr::new(v4(1, 2), 53));
+    let id = node.bind(to);
+    for _ in 0..100 {
+        node.receive(&packet(from, to, b"flood"));
+    }
+    let info = node.stack.udp_info(id).expect("open");
+    // The packet that is looked at counts as well.
+    assert_eq!((info.received, info.dropped), (47, 53));
+    assert_eq!(node.dropped(DropReason::UdpNoMemory), 53);
+    assert_eq!((node.drops(), node.pool.in_use()), (53, 47));
+    // What is read makes room.
+    while node.read(id).is_some() {}
+    node.receive(&packet(from, to, b"later"));
+    assert_eq!(node.read(id).map(|(_, data)| data), Some(b"later".to_vec()));
+    node.stack.close(NOW, id);
+    node.assert_empty();
+}
+
+#[test]
+fn datagrams_are_marked_as_their_socket_says() {
+    let mut node = Node::new(2);
+    let id = node.bind(SocketAddr::new(wildcard(true), 53));
+    let to = SendTo::from(SocketAddr::new(v4(1, 1), 7));
+    let marking = Marking::new(5, 40).expect("within bounds");
+    for (ours, hop_limit, class) in [(None, 64, 0), (Some(marking), 5, 40 << 2)] {
+        assert!(ours.is_none_or(|marking| node.stack.set_marking(id, marking)));
+        node.stack.udp_send_to(id, b"x", &to).expect("room");
+        let sent = node.sent();
+        let header = IpHeader::parse(sent[0].data()).expect("an IP packet");
+        assert_eq!((header.hop_limit, header.traffic_class), (hop_limit, class));
+    }
 }

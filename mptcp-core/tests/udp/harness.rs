@@ -71,8 +71,18 @@ impl Node {
         config.limits.half_open = 16;
         config.limits.time_wait = 16;
         change(&mut config);
-        let pool = HeapPool::new(4096, 1700);
-        let boxed: Box<dyn BufPool<HeapBuf> + Send> = Box::new(pool.clone());
+        Self::on(config, HeapPool::new(4096, 1700), 0)
+    }
+
+    /// On a pool of `buffers`, of which the stack leaves `reserve` to others.
+    pub(crate) fn short_of_memory(host: u8, buffers: usize, reserve: usize) -> Self {
+        let config =
+            StackConfig { addresses: addresses(host), seed: [host; 32], ..StackConfig::default() };
+        Self::on(config, HeapPool::new(buffers, 1700), reserve)
+    }
+
+    fn on(config: StackConfig, pool: HeapPool, reserve: usize) -> Self {
+        let boxed: Box<dyn BufPool<HeapBuf> + Send> = Box::new(pool.clone().with_reserve(reserve));
         let wire = HeapTxQueue::new(64, pool.clone());
         Self { stack: Stack::new(config, NOW, boxed), pool, wire }
     }
@@ -97,11 +107,12 @@ impl Node {
         let mut all = Vec::new();
         loop {
             let (packets, progress) = self.poll();
-            let stuck = packets.is_empty();
+            let idle = packets.is_empty();
             all.extend(packets);
-            if progress == Progress::Done || stuck {
+            if progress == Progress::Done {
                 return all;
             }
+            assert!(!idle, "there is room, and what has nothing to send asks for a turn");
         }
     }
 

@@ -159,6 +159,9 @@ fn tcp(config: &Config) -> Table {
         ("congestion", Value::from(config.tcp.congestion.name())),
         ("ecn", Value::from(config.tcp.ecn.name())),
         ("fast_open", Value::from(if config.tcp.fast_open { "accept" } else { "off" })),
+        ("mtu_probing", Value::from(config.tcp.mtu_probing.name())),
+        ("ttl", Value::from(i64::from(config.tcp.marking.hop_limit()))),
+        ("dscp", Value::from(i64::from(config.tcp.marking.dscp()))),
         ("recv_buffer_max", Value::from(show_size(config.tcp.recv_buffer_max))),
         ("send_buffer_max", Value::from(show_size(config.tcp.send_buffer_max))),
     ])

@@ -23,7 +23,8 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use ipnet::IpNet;
 use mptcp_core::config::{
-    ChecksumPolicy, CongestionAlgorithm, EcnPolicy, PathManagerKind, SchedulerKind,
+    ChecksumPolicy, CongestionAlgorithm, EcnPolicy, Marking, MtuProbing, PathManagerKind,
+    SchedulerKind,
 };
 use mptcp_core::wire::Version;
 use std::collections::BTreeMap;
@@ -185,6 +186,10 @@ pub struct Tcp {
     pub ecn: EcnPolicy,
     /// Data on the SYNs of clients is taken (RFC 7413).
     pub fast_open: bool,
+    /// Search for the largest packet a path takes.
+    pub mtu_probing: MtuProbing,
+    /// TTL and DSCP of everything that is sent, on both sides.
+    pub marking: Marking,
     /// Bytes.
     pub recv_buffer_max: u32,
     /// Bytes.

@@ -14,7 +14,8 @@ use core::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use log::LevelFilter;
 use mptcp_core::config::{
-    ChecksumPolicy, CongestionAlgorithm, EcnPolicy, PathManagerKind, SchedulerKind,
+    ChecksumPolicy, CongestionAlgorithm, EcnPolicy, Marking, MtuProbing, PathManagerKind,
+    SchedulerKind,
 };
 use mptcp_core::wire::Version;
 use std::collections::{BTreeMap, BTreeSet};
@@ -193,7 +194,10 @@ fn versions(value: &Value) -> Result<Vec<Version>, String> {
 fn read_tcp(mut section: Section<'_>) -> Tcp {
     // Window scale 14 announces at most 1 GiB (RFC 7323 §2.3).
     let buffer = 64 << 10..=1 << 30;
+    let hops = section.integer("ttl", 1..=255, 64_u8);
+    let dscp = section.integer("dscp", 0..=63, 0_u8);
     let tcp = Tcp {
+        marking: Marking::new(hops, dscp).unwrap_or_default(),
         congestion: section.choice(
             "congestion",
             &CongestionAlgorithm::ALL.map(|kind| (kind.name(), kind)),
@@ -205,6 +209,11 @@ fn read_tcp(mut section: Section<'_>) -> Tcp {
             EcnPolicy::default(),
         ),
         fast_open: section.choice("fast_open", &[("off", false), ("accept", true)], false),
+        mtu_probing: section.choice(
+            "mtu_probing",
+            &MtuProbing::ALL.map(|choice| (choice.name(), choice)),
+            MtuProbing::default(),
+        ),
         recv_buffer_max: section.size("recv_buffer_max", buffer.clone(), 6 << 20),
         send_buffer_max: section.size("send_buffer_max", buffer, 6 << 20),
     };

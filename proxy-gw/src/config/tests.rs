@@ -51,6 +51,9 @@ stale_timeout_s = 60
 congestion = "bbr"
 ecn = "accept"
 fast_open = "off"
+mtu_probing = "black_hole"
+ttl = 64
+dscp = 0
 recv_buffer_max = "6MiB"
 send_buffer_max = "6MiB"
 
@@ -445,6 +448,12 @@ fn protocol_settings_are_checked() {
             "tcp.congestion=bbr4",
             "tcp.congestion = \"bbr4\": expected \"bbr\" or \"cubic\" or \"newreno\" or \"lia\" or \"olia\" or \"balia\"; did you mean \"bbr\"?",
         ),
+        (
+            "tcp.mtu_probing=blackhole",
+            "tcp.mtu_probing = \"blackhole\": expected \"off\" or \"black_hole\" or \"always\"; did you mean \"black_hole\"?",
+        ),
+        ("tcp.ttl=0", "tcp.ttl = 0: expected a whole number from 1 to 255"),
+        ("tcp.dscp=64", "tcp.dscp = 64: expected a whole number from 0 to 63"),
         ("tcp.ecn=on", "tcp.ecn = \"on\": expected \"off\" or \"accept\" or \"request\""),
         ("tcp.fast_open=on", "tcp.fast_open = \"on\": expected \"off\" or \"accept\""),
         (

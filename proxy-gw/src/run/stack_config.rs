@@ -96,6 +96,8 @@ fn tcp(config: &Config) -> TcpConfig {
     TcpConfig {
         congestion: config.tcp.congestion,
         ecn: config.tcp.ecn,
+        mtu_probing: config.tcp.mtu_probing,
+        marking: config.tcp.marking,
         recv_buffer_initial: default.recv_buffer_initial.min(config.tcp.recv_buffer_max),
         recv_buffer_max: config.tcp.recv_buffer_max,
         send_buffer_max: config.tcp.send_buffer_max,

@@ -15,6 +15,7 @@ mod scenario;
 
 use clap::Parser;
 use measure::Peer;
+use mptcp_core::config::CongestionAlgorithm;
 use report::Runs;
 use scenario::Scenario;
 use std::os::unix::process::CommandExt as _;
@@ -25,6 +26,8 @@ Examples:
   paths                         every row, 3 runs of each peer: about 15 minutes
   paths --repeat 1              a quick look
   paths --row X9 --repeat 5     the silent cut only
+  paths --row X6 --congestion bbr,cubic
+                                ours with one and with the other, in the same run
 
 Needs root, iproute2, chrt and the program netsim-live beside this one (make build).";
 
@@ -42,9 +45,18 @@ struct Cli {
     /// Runs of each peer; medians are printed.
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=99))]
     repeat: u64,
+    /// Congestion control of ours: bbr, cubic, newreno, lia, olia, balia; several, separated by
+    /// commas, each have a line.
+    #[arg(long, value_name = "NAMES", default_value = "bbr", value_delimiter = ',', value_parser = congestion)]
+    congestion: Vec<CongestionAlgorithm>,
     /// Stay at the scheduler's normal priority.
     #[arg(long)]
     no_realtime: bool,
+}
+
+fn congestion(name: &str) -> Result<CongestionAlgorithm, String> {
+    let named = CongestionAlgorithm::ALL.into_iter().find(|kind| kind.name() == name);
+    named.ok_or_else(|| "no such congestion control".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -75,25 +87,28 @@ fn run(cli: &Cli) -> Result<(), String> {
     }
     let mut header = String::new();
     for scenario in scenarios {
-        let runs = runs(scenario, cli.repeat)?;
+        let runs = runs(scenario, cli)?;
         let of_this = report::header(scenario);
         if of_this != header {
             println!("{of_this}");
             header = of_this;
         }
-        println!("{}", report::line(scenario, &runs));
+        for &ours in &cli.congestion {
+            println!("{}", report::line(scenario, &runs, ours));
+        }
     }
     Ok(())
 }
 
 /// The peers in turn, `repeat` times.
-fn runs(scenario: &Scenario, repeat: u64) -> Result<Runs, String> {
+fn runs(scenario: &Scenario, cli: &Cli) -> Result<Runs, String> {
     let mut runs = Runs::new();
-    for seed in 1..=repeat {
-        for peer in Peer::of(scenario.load) {
-            eprintln!("{} {}: {peer:?}, run {seed} of {repeat}", scenario.row, scenario.title);
-            let value = measure::run(scenario, *peer, seed)?;
-            runs.entry(*peer).or_default().push(value);
+    for seed in 1..=cli.repeat {
+        for peer in Peer::of(scenario.load, &cli.congestion) {
+            let (row, title, of) = (scenario.row, scenario.title, cli.repeat);
+            eprintln!("{row} {title}: {peer:?}, run {seed} of {of}");
+            let value = measure::run(scenario, peer, seed)?;
+            runs.entry(peer).or_default().push(value);
         }
     }
     Ok(runs)

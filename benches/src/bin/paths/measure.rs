@@ -5,9 +5,10 @@ use crate::receiver::{Arrivals, Via, download};
 use crate::scenario::{Load, Scenario};
 use crate::{kernel, ours};
 use core::time::Duration;
+use mptcp_core::config::CongestionAlgorithm;
 
 /// Who sends, and over what.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub(crate) enum Peer {
     /// The kernel's TCP (CUBIC) over one link.
     TcpA,
@@ -16,16 +17,17 @@ pub(crate) enum Peer {
     KernelCubic,
     KernelBbr,
     /// Our MPTCP over both.
-    Ours,
+    Ours(CongestionAlgorithm),
 }
 
 impl Peer {
     /// Those a scenario compares.
-    pub(crate) const fn of(load: Load) -> &'static [Self] {
-        match load {
-            Load::Cut { .. } => &[Self::KernelCubic, Self::KernelBbr, Self::Ours],
-            _ => &[Self::TcpA, Self::TcpB, Self::KernelCubic, Self::KernelBbr, Self::Ours],
-        }
+    pub(crate) fn of(load: Load, ours: &[CongestionAlgorithm]) -> Vec<Self> {
+        let kernels: &[Self] = match load {
+            Load::Cut { .. } => &[Self::KernelCubic, Self::KernelBbr],
+            _ => &[Self::TcpA, Self::TcpB, Self::KernelCubic, Self::KernelBbr],
+        };
+        kernels.iter().copied().chain(ours.iter().copied().map(Self::Ours)).collect()
     }
 }
 
@@ -55,8 +57,8 @@ const COST: Duration = Duration::from_secs(3);
 pub(crate) fn run(scenario: &Scenario, peer: Peer, seed: u64) -> Result<Value, String> {
     let bed = Bed::create(scenario.links, scenario.recv_max, seed)?;
     let arrivals = match peer {
-        Peer::Ours => {
-            let _server = ours::Server::start(&bed)?;
+        Peer::Ours(congestion) => {
+            let _server = ours::Server::start(&bed, congestion)?;
             download(&bed, OURS, Via::Both, scenario.load)?
         }
         _ => {

@@ -4,7 +4,7 @@ use crate::bed::{Bed, OURS, TUN_KERNEL};
 use crate::receiver::PORT;
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::buf::{HeapBuf, HeapPool, PortId, TxQueue};
-use mptcp_core::config::{LocalAddress, StackConfig};
+use mptcp_core::config::{CongestionAlgorithm, LocalAddress, StackConfig};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::stack::{Listen, Ready, SocketId, Stack};
 use mptcp_core::time::Instant;
@@ -24,7 +24,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn start(bed: &Bed) -> Result<Self, String> {
+    pub(crate) fn start(bed: &Bed, congestion: CongestionAlgorithm) -> Result<Self, String> {
         let config = TunConfig {
             name: "tun0".to_owned(),
             kernel_addresses: vec![TUN_KERNEL.parse().map_err(|_| "a prefix".to_owned())?],
@@ -38,7 +38,7 @@ impl Server {
         let pool = HeapPool::new(BUFFERS, 1700);
         let mut tun =
             TunLoop::new(vec![port], RouteTable::default(), pool, clock).map_err(explain)?;
-        let mut sender = Sender::new(stack_config(addr)?, clock.now())?;
+        let mut sender = Sender::new(stack_config(addr, congestion)?, clock.now())?;
         let handle = tun.handle();
         let thread = std::thread::spawn(move || tun.run(&mut sender));
         Ok(Self { handle, thread: Some(thread) })
@@ -54,13 +54,14 @@ impl Drop for Server {
     }
 }
 
-fn stack_config(addr: IpAddr) -> Result<StackConfig, String> {
+fn stack_config(addr: IpAddr, congestion: CongestionAlgorithm) -> Result<StackConfig, String> {
     let mut config = StackConfig::default();
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut config.seed))
         .map_err(|error| format!("/dev/urandom: {error}"))?;
     let local = LocalAddress { addr, port: PortId(0), mtu: 1500, endpoint: true, backup: false };
     config.addresses = vec![local];
+    config.tcp.congestion = congestion;
     config.tcp.send_buffer_max = 32 << 20;
     Ok(config)
 }

@@ -325,6 +325,13 @@ impl Paths {
         Some((endpoint, 0))
     }
 
+    /// Where nobody echoes: what is left to be announced waits for room until then, or not at all.
+    pub(crate) fn put_off_announcements(&mut self, until: Option<Instant>) {
+        let next = until.zip(self.announce.front().copied());
+        self.announcing =
+            next.map(|(next, endpoint)| Announcement { endpoint, tries: ANNOUNCE_TRIES, next });
+    }
+
     /// When an echo or a lost pair was waited for long enough. What is due already waits for room,
     /// not for time.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {

@@ -1,24 +1,37 @@
 //! Two forecasts about sending on a slower path while the faster one is full. Both compare what the
 //! faster path gets done meanwhile; all arithmetic is in octets and nanoseconds.
 
-use super::{Demand, PathView};
+use super::{Demand, Memory, PathView, TOLL_ONE};
+use crate::time::Duration;
 
 /// Spare in the forecast of what the faster path sends, per cent: congestion windows grow.
 const GROWTH_PER_CENT: u128 = 110;
 
 const NANOS: u128 = 1_000_000_000;
 
-/// What `fast` can send during one round trip of `slow`.
-fn sent_meanwhile(fast: &PathView, slow: &PathView) -> u128 {
-    u128::from(fast.rate) * slow.srtt.as_nanos() / NANOS
+/// Until something sent on `slow` now is known to have arrived: the next acknowledgement on `fast` tells.
+fn known_after(fast: &PathView, slow: &PathView) -> Duration {
+    slow.one_way + fast.srtt.saturating_sub(fast.one_way)
 }
 
 /// The head of the stream would wait on `slow` while the peer's window fills up behind it, and the
 /// faster path would stand still (the rule of BLEST).
-pub(super) fn window_would_block(demand: &Demand, fast: &PathView, slow: &PathView) -> bool {
-    let held = u64::from(slow.in_flight) + u64::from(slow.mss);
-    let left = u128::from(demand.window.saturating_sub(held));
-    sent_meanwhile(fast, slow) * GROWTH_PER_CENT > left * 100
+pub(super) fn window_would_block(
+    memory: &Memory,
+    demand: &Demand,
+    fast: &PathView,
+    slow: &PathView,
+) -> bool {
+    let known = known_after(fast, slow).as_nanos();
+    let sent_meanwhile = u128::from(fast.rate) * known / NANOS;
+    // What `slow` has in flight is in order, and gone from the window, before `slow` itself tells.
+    let in_flight = u128::from(slow.in_flight) * known / slow.srtt.as_nanos().max(1);
+    let held = in_flight.min(u128::from(slow.in_flight)) + u128::from(slow.mss);
+    let left = |window: u64| u128::from(window).saturating_sub(held) * 100;
+    let sent = sent_meanwhile * GROWTH_PER_CENT;
+    // All of it will wait behind what `slow` carries.
+    let toll = sent * u128::from(memory.toll) / u128::from(TOLL_ONE);
+    sent > left(demand.buffer) || sent + toll > left(memory.clear_window(demand))
 }
 
 /// `fast` delivers all that is left, behind what it has in flight, sooner than `slow` delivers

@@ -20,15 +20,18 @@ fn situation(paths: &[PathView]) -> Situation<'_> {
     let Some((at, slow)) = with_room else {
         return Situation::Decided(Choice::Wait, Why::NoRoom);
     };
-    // A path that is never used is never measured again: what was once slow would stay so for ever.
     // Only a path whose acknowledgements will come is worth waiting for.
     let full = usable(paths).filter(|(_, p)| p.busy).min_by_key(|(_, p)| p.srtt);
     match full {
-        Some((_, fast)) if fast.srtt < slow.srtt && !slow.unknown => {
-            Situation::Between { fast, slow, at }
-        }
+        Some((_, fast)) if fast.srtt < slow.srtt => Situation::Between { fast, slow, at },
         _ => Situation::Decided(Choice::Path(at), Why::Preferred),
     }
+}
+
+/// The faster path is waited for. One that is never used is never measured again, and what was once slow
+/// would stay so for ever.
+const fn wait(slow: &PathView, at: usize) -> Choice {
+    if slow.unknown { Choice::Probe(at) } else { Choice::Wait }
 }
 
 pub(super) fn pick(memory: &mut Memory, demand: &Demand, paths: &[PathView]) -> (Choice, Why) {
@@ -40,10 +43,10 @@ pub(super) fn pick(memory: &mut Memory, demand: &Demand, paths: &[PathView]) -> 
         Situation::Between { fast, slow, at } => {
             let soon = faster_is_done_sooner(demand, fast, slow, memory.waiting);
             memory.waiting = soon;
-            if window_would_block(demand, fast, slow) {
-                (Choice::Wait, Why::WindowWouldBlock)
+            if window_would_block(memory, demand, fast, slow) {
+                (wait(slow, at), Why::WindowWouldBlock)
             } else if soon {
-                (Choice::Wait, Why::FasterSoon)
+                (wait(slow, at), Why::FasterSoon)
             } else {
                 (Choice::Path(at), Why::Overflow)
             }
@@ -51,11 +54,11 @@ pub(super) fn pick(memory: &mut Memory, demand: &Demand, paths: &[PathView]) -> 
     }
 }
 
-pub(super) fn blest(demand: &Demand, paths: &[PathView]) -> (Choice, Why) {
+pub(super) fn blest(memory: &Memory, demand: &Demand, paths: &[PathView]) -> (Choice, Why) {
     match situation(paths) {
         Situation::Decided(choice, why) => (choice, why),
-        Situation::Between { fast, slow, .. } if window_would_block(demand, fast, slow) => {
-            (Choice::Wait, Why::WindowWouldBlock)
+        Situation::Between { fast, slow, at } if window_would_block(memory, demand, fast, slow) => {
+            (wait(slow, at), Why::WindowWouldBlock)
         }
         Situation::Between { at, .. } => (Choice::Path(at), Why::Overflow),
     }
@@ -70,7 +73,7 @@ pub(super) fn ecf(memory: &mut Memory, demand: &Demand, paths: &[PathView]) -> (
         Situation::Between { fast, slow, at } => {
             memory.waiting = faster_is_done_sooner(demand, fast, slow, memory.waiting);
             if memory.waiting {
-                (Choice::Wait, Why::FasterSoon)
+                (wait(slow, at), Why::FasterSoon)
             } else {
                 (Choice::Path(at), Why::Overflow)
             }

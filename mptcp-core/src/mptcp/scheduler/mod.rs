@@ -6,12 +6,10 @@
 //! acknowledgement on a path with data in flight, or a token of a rate cap.
 
 mod blocking;
-mod capped;
 mod choices;
 mod default;
 mod policy;
 
-use capped::TokenBucket;
 pub(crate) use policy::Policy;
 
 use crate::config::SchedulerKind;
@@ -31,10 +29,12 @@ pub(crate) struct PathView {
     pub(crate) stale: bool,
     /// An acknowledgement is overdue: it may be about to be sidelined.
     pub(crate) doubtful: bool,
-    /// Nothing is known of it lately and nothing is in flight: one segment will tell.
+    /// Nothing is known of it lately and nothing is in flight: a copy of one segment will tell.
     pub(crate) unknown: bool,
     /// The initial round trip of RFC 6298 §2.1 where none was measured.
     pub(crate) srtt: Duration,
+    /// From here to the peer as far as can be told: half of the shortest round trip, and the queue.
+    pub(crate) one_way: Duration,
     pub(crate) rttvar: Duration,
     /// Octets per second it carries, as far as its congestion control knows; at least 1.
     pub(crate) rate: u64,
@@ -54,15 +54,51 @@ pub(crate) struct Demand {
     pub(crate) unsent: u64,
     /// What the peer's window allows beyond `data_snd_una`.
     pub(crate) window: u64,
+    /// What our own buffer holds at most beyond `data_snd_una`.
+    pub(crate) buffer: u64,
+    /// What has arrived and waits for something before it, as far as can be told.
+    pub(crate) stranded: u64,
 }
 
 /// What a scheduler remembers of one connection.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
     /// Place after the path that was served last.
     cursor: u8,
     /// The last choice was to wait for a faster path.
     waiting: bool,
+    /// What the peer takes off its window for each octet that waits out of order, in 64ths. Some keep
+    /// the edge where it is; Linux pays for its memory once more, and the edge stands still.
+    toll: u8,
+}
+
+/// A whole octet.
+const TOLL_ONE: u8 = 64;
+
+impl Default for Memory {
+    fn default() -> Self {
+        // Half: nobody is held up long by it, and who takes nothing will show it.
+        Self { cursor: 0, waiting: false, toll: TOLL_ONE / 2 }
+    }
+}
+
+impl Memory {
+    /// Learns from a window that is less than the `widest` while data waits out of order.
+    pub(crate) fn note_window(&mut self, widest: u64, demand: &Demand) {
+        if demand.stranded < (widest / 8).max(64 << 10) {
+            return;
+        }
+        let missing = widest.saturating_sub(demand.window).min(demand.stranded);
+        let toll = missing * u64::from(TOLL_ONE) / demand.stranded;
+        let toll = u8::try_from(toll).unwrap_or(TOLL_ONE);
+        let step = self.toll.abs_diff(toll).div_ceil(8);
+        self.toll = if toll > self.toll { self.toll + step } else { self.toll - step };
+    }
+
+    /// What the peer's window would be without what waits out of order.
+    fn clear_window(&self, demand: &Demand) -> u64 {
+        demand.window + demand.stranded * u64::from(self.toll) / u64::from(TOLL_ONE)
+    }
 }
 
 /// The choice.
@@ -72,6 +108,8 @@ pub(crate) enum Choice {
     Path(usize),
     /// Nothing now.
     Wait,
+    /// Nothing new now, but nothing is known of this path, and nobody waits for a copy that tells.
+    Probe(usize),
 }
 
 /// Why a scheduler chose as it did.
@@ -103,7 +141,7 @@ pub(crate) fn pick(
         SchedulerKind::LowestRtt | SchedulerKind::Redundant => choices::lowest_rtt(paths),
         SchedulerKind::RoundRobin => choices::round_robin(memory, paths),
         SchedulerKind::Weighted => choices::weighted(paths),
-        SchedulerKind::Blest => default::blest(demand, paths),
+        SchedulerKind::Blest => default::blest(memory, demand, paths),
         SchedulerKind::Ecf => default::ecf(memory, demand, paths),
         SchedulerKind::ActiveBackup => choices::active_backup(paths),
         SchedulerKind::Overflow => choices::overflow(paths),

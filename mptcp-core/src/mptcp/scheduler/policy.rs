@@ -1,35 +1,50 @@
 //! Order, weights and rate caps of the paths of one connection, and the cap of the whole; all of it
 //! can be changed while the connection runs.
 
-use super::TokenBucket;
 use crate::buf::PortId;
 use crate::config::{PathPolicy, Scheduling};
-use crate::time::Instant;
+use crate::tcp::congestion::CongestionChoice;
+use crate::time::{Duration, Instant};
+use crate::util::bucket::TokenBucket;
 use alloc::vec::Vec;
 
+/// Idle time that a cap credits at most, unless that is less than two segments.
+const CREDIT: Duration = Duration::from_millis(10);
+const CREDIT_OCTETS_MIN: u64 = 3_000;
+
+fn credit(rate: u64) -> Duration {
+    CREDIT.max(Duration::from_nanos(CREDIT_OCTETS_MIN * 1_000_000_000 / rate.max(1)))
+}
+
 /// What an operator asks of one connection, with the state of its caps.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Policy {
     whole: Option<TokenBucket>,
     paths: Vec<(PathPolicy, Option<TokenBucket>)>,
+    /// Congestion control of the subflows where it is not the stack's.
+    pub(crate) congestion: Option<CongestionChoice>,
 }
 
 impl Policy {
-    /// `None` when `asked` asks for nothing beyond a scheduler.
-    pub(crate) fn new(asked: &Scheduling, now: Instant) -> Option<Self> {
-        if asked.rate.is_none() && asked.paths.is_empty() {
-            return None;
-        }
-        let bucket = |rate: Option<u64>| rate.map(|rate| TokenBucket::new(rate, now));
-        Some(Self {
+    pub(crate) fn new(asked: &Scheduling, now: Instant) -> Self {
+        let bucket =
+            |rate: Option<u64>| rate.map(|rate| TokenBucket::empty(rate, credit(rate), now));
+        Self {
             whole: bucket(asked.rate),
             paths: asked.paths.iter().map(|path| (*path, bucket(path.rate))).collect(),
-        })
+            congestion: None,
+        }
+    }
+
+    /// Nothing is asked for beyond a scheduler.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.whole.is_none() && self.paths.is_empty() && self.congestion.is_none()
     }
 
     /// Takes over what `former` still owes, so that changing a policy is no way around a cap.
     #[must_use]
-    pub(crate) fn succeeding(mut self, former: &Self, now: Instant) -> Self {
+    pub(crate) fn succeeding(mut self, former: Self, now: Instant) -> Self {
+        self.congestion = former.congestion;
         inherit(&mut self.whole, former.whole.as_ref(), now);
         for (path, bucket) in &mut self.paths {
             let old = former.paths.iter().find(|(other, _)| other.port == path.port);
@@ -70,7 +85,6 @@ impl Policy {
 fn inherit(bucket: &mut Option<TokenBucket>, former: Option<&TokenBucket>, now: Instant) {
     if let (Some(bucket), Some(former)) = (bucket, former) {
         let rate = bucket.rate();
-        *bucket = *former;
-        bucket.set_rate(rate, now);
+        *bucket = former.with_rate(rate, credit(rate), now);
     }
 }

@@ -16,9 +16,7 @@ use crate::stats::DropReason;
 use crate::tcp::isn::{decode_ts, encode_ts};
 use crate::tcp::{Agreed, Segment, Stateless, Tuple, mss_for};
 use crate::time::{Duration, Instant};
-use crate::wire::{
-    CapableFlags, CapableForm, MpCapable, OptionWriter, TcpFlags, TcpOption, Version,
-};
+use crate::wire::{CapableFlags, CapableForm, MpCapable, OptionWriter, TcpFlags, Version};
 
 /// No cookie is good for longer.
 const COOKIE_LIFE: Duration = Duration::from_secs(128);
@@ -49,18 +47,15 @@ impl<B: PacketBuf> Stack<B> {
         let iss = self.cookies.make(now, local, tuple.remote(), segment.seq, mss);
         let mut options = OptionWriter::new();
         let local_mss = mss_for(self.mtu_of(tuple.local_addr), &tuple.remote_addr);
-        options::push_tcp(&mut options, &TcpOption::MaxSegmentSize(local_mss));
-        if let (Some((tsval, _)), true) = (segment.timestamps, self.config.tcp.timestamps) {
-            let sack = segment.sack_permitted && self.config.tcp.sack;
-            if sack {
-                options::push_tcp(&mut options, &TcpOption::SackPermitted);
-            }
-            let ours = encode_ts(now.as_millis() as u32, segment.window_scale, sack);
-            options::push_tcp(&mut options, &TcpOption::Timestamps { tsval: ours, tsecr: tsval });
-            if segment.window_scale.is_some() {
-                options::push_tcp(&mut options, &TcpOption::WindowScale(self.rcv_wscale));
-            }
-        }
+        let stamped = segment.timestamps.filter(|_| self.config.tcp.timestamps);
+        // What has no room in a cookie is kept by the timestamp, or not at all.
+        let sack = stamped.is_some() && segment.sack_permitted && self.config.tcp.sack;
+        let timestamps = stamped.map(|(tsval, _)| {
+            (encode_ts(now.as_millis() as u32, segment.window_scale, sack), tsval)
+        });
+        let scaled = segment.window_scale.filter(|_| stamped.is_some()).map(|_| self.rcv_wscale);
+        let fits = options.push_syn(local_mss, sack, timestamps, scaled);
+        debug_assert!(fits, "the basic options always fit");
         if let Some((version, capable)) = capable {
             self.stats.mp_capable_syn_rx += 1;
             if let Some(key) = self.cookie_key(tuple, [segment.seq, iss], version) {
@@ -68,6 +63,7 @@ impl<B: PacketBuf> Stack<B> {
                 options::push_capable_syn_ack(&mut options, version, key, checksum);
             }
         }
+        let marking = self.marking_of(tuple);
         self.replies.push_back(Stateless {
             tuple: *tuple,
             port,
@@ -75,6 +71,7 @@ impl<B: PacketBuf> Stack<B> {
             ack: segment.seq.add(1),
             flags: TcpFlags::SYN | TcpFlags::ACK,
             window: self.initial_window() as u16,
+            marking,
             options,
         });
     }

@@ -208,14 +208,19 @@ impl<B: PacketBuf> Stack<B> {
         let mut tcb = Tcb::accepted(&mut env, request.tuple, request.port, &agreed);
         let local_backup = self.endpoint_backup(request.tuple.local_addr);
         let Some(connection) = self.connections.get_mut(owner) else { return };
-        let mut subflow = Subflow::new(owner, connection.new_subflow_id(), version, Stage::Active);
+        let mut subflow =
+            Subflow::new(owner, connection.new_subflow_id(&self.tcbs), version, Stage::Active);
         subflow.local_id = local_id;
         subflow.remote_id = remote_id;
         subflow.backup = request.flags.contains(RequestFlags::BACKUP);
         subflow.local_backup = local_backup;
         subflow.set_format(connection.wide(), connection.checksum);
         tcb.subflow = Some(alloc::boxed::Box::new(subflow));
+        tcb.marking = connection.marking;
         tcb.refresh_mss();
+        if let Some(choice) = connection.congestion() {
+            tcb.set_congestion(now, choice);
+        }
         // The fourth ACK (RFC 8684 §3.2).
         tcb.ack_now();
         let Some(tcb_idx) = self.tcbs.insert(tcb) else {

@@ -276,10 +276,13 @@ impl<B: PacketBuf> Stack<B> {
         agreed: &Agreed,
         level: Level,
     ) -> Option<(Sock, u32)> {
-        let user_data = self.listeners.get(listener).map(|l| l.options.user_data)?;
+        let entry = self.listeners.get(listener)?;
+        let (user_data, marking) = (entry.options.user_data, entry.marking);
+        let congestion = entry.congestion.clone();
         let mut env = env!(self, now);
         let mut tcb = Tcb::accepted(&mut env, *tuple, port, agreed);
         tcb.app.user_data = user_data;
+        tcb.marking = marking;
         let fell_back = match level {
             Level::Plain(reason) => reason,
             Level::Mptcp(_) => None,
@@ -293,9 +296,13 @@ impl<B: PacketBuf> Stack<B> {
                 let mut connection =
                     Connection::new(&self.config.tcp, &negotiated, *tuple, Paths::default());
                 connection.app.user_data = user_data;
+                connection.marking = marking;
                 connection.set_scheduling(now, &self.config.mptcp.scheduling);
+                if let Some(choice) = &congestion {
+                    connection.set_congestion(choice.clone());
+                }
                 connection.advertised(agreed.window);
-                let (id, token) = (connection.new_subflow_id(), connection.local_token);
+                let (id, token) = (connection.new_subflow_id(&self.tcbs), connection.local_token);
                 let Some(idx) = self.connections.insert(connection) else {
                     self.stats.drop(DropReason::ConnectionLimit);
                     return None;
@@ -307,6 +314,9 @@ impl<B: PacketBuf> Stack<B> {
                 Some((idx, token))
             }
         };
+        if let Some(choice) = &congestion {
+            tcb.set_congestion(now, choice);
+        }
         let Some(tcb_idx) = self.tcbs.insert(tcb) else {
             if let Some((idx, _)) = connection {
                 self.connections.remove(idx);

@@ -129,21 +129,14 @@ impl<B: PacketBuf> Stack<B> {
     pub(in crate::stack) fn syn_ack(&self, now: Instant, idx: u32) -> Option<Stateless> {
         let request = self.requests.get(idx)?;
         let mut options = OptionWriter::new();
-        options::push_tcp(&mut options, &TcpOption::MaxSegmentSize(request.local_mss));
-        if request.flags.contains(RequestFlags::SACK) {
-            options::push_tcp(&mut options, &TcpOption::SackPermitted);
-        }
-        if request.flags.contains(RequestFlags::TIMESTAMPS) {
-            let offset = self.timestamp_offset(request);
-            let tsval = (now.as_millis() as u32).wrapping_add(offset);
-            options::push_tcp(
-                &mut options,
-                &TcpOption::Timestamps { tsval, tsecr: request.ts_recent },
-            );
-        }
-        if request.snd_wscale != 255 {
-            options::push_tcp(&mut options, &TcpOption::WindowScale(self.rcv_wscale));
-        }
+        let timestamps = request.flags.contains(RequestFlags::TIMESTAMPS).then(|| {
+            let tsval = (now.as_millis() as u32).wrapping_add(self.timestamp_offset(request));
+            (tsval, request.ts_recent)
+        });
+        let sack = request.flags.contains(RequestFlags::SACK);
+        let scaled = (request.snd_wscale != 255).then_some(self.rcv_wscale);
+        let fits = options.push_syn(request.local_mss, sack, timestamps, scaled);
+        debug_assert!(fits, "the basic options always fit");
         match request.wanted {
             Wanted::Plain(_) => {}
             Wanted::Capable { version, local_key, .. } => {
@@ -176,6 +169,7 @@ impl<B: PacketBuf> Stack<B> {
             ack: request.irs.add(1),
             flags,
             window: self.initial_window() as u16,
+            marking: self.request_marking(request),
             options,
         })
     }
@@ -315,6 +309,7 @@ impl<B: PacketBuf> Stack<B> {
                 ack: request.irs.add(1),
                 flags: TcpFlags::ACK,
                 window: (self.initial_window() >> shift) as u16,
+                marking: self.request_marking(request),
                 options,
             },
         );
@@ -459,7 +454,11 @@ impl<B: PacketBuf> Stack<B> {
             let asked = flags.contains(CapableFlags::CHECKSUM);
             let refused = asked && self.config.mptcp.checksum == ChecksumPolicy::Refuse;
             let known = remote_key == 0 || remote_key == sender;
-            let agreed = said == version as u8 && receiver == local_key && sender != 0 && known;
+            // What the SYN/ACK chose is confirmed, and nothing else (RFC 8684 §3.1).
+            let method =
+                flags.contains(CapableFlags::HMAC) && !flags.contains(CapableFlags::EXTENSIBILITY);
+            let agreed =
+                said == version as u8 && method && receiver == local_key && sender != 0 && known;
             if !agreed || refused {
                 return Shown::Wrong;
             }

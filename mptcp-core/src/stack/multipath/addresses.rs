@@ -4,7 +4,7 @@ use crate::buf::{PacketBuf, PortId};
 use crate::config::LocalAddress;
 use crate::event_log::Event;
 use crate::mptcp::key::{self};
-use crate::mptcp::{Announced, Endpoint, Join, Phase, Probe, Signal, Stage, Subflow};
+use crate::mptcp::{Announced, Connection, Endpoint, Join, Phase, Probe, Signal, Stage, Subflow};
 use crate::stack::demux::Flow;
 use crate::stack::{Stack, env};
 use crate::tcp::{Tcb, Tuple, mss_for};
@@ -22,6 +22,9 @@ const PROBES: u8 = 3;
 
 /// Timeouts in a row after which a subflow's place is free for a new one.
 const DEAD_TIMEOUTS: u8 = 2;
+
+/// Announcements that find no room are put off by this.
+const SIGNAL_WAIT: Duration = Duration::from_secs(1);
 
 /// How long the answer to the `sent + 1`st probe may take.
 fn probe_wait(rto: Duration, sent: u8) -> Duration {
@@ -61,12 +64,15 @@ impl<B: PacketBuf> Stack<B> {
         if connection.version == Version::V1
             && let Some(subflow) = &mut tcb.subflow
         {
+            if subflow.stage == Stage::CapableAck {
+                // Only who has both keys can say this: they need not be told again.
+                subflow.stage = Stage::Active;
+            }
             let echo = AddAddr { echo: true, hmac: None, ..*add_addr };
             if !subflow.signal(Signal::AddAddr(echo)) {
                 self.stats.mp_signal_drop += 1;
                 self.stats.echo_add_tx_drop += 1;
             }
-            tcb.ack_now();
         }
         // Only an initiator opens subflows: a gateway must not be made to connect anywhere.
         let ours = self.config.addresses.iter().any(|local| local.addr == addr);
@@ -194,12 +200,28 @@ impl<B: PacketBuf> Stack<B> {
                 connection.paths.on_lost(now, join.local, join.remote, false);
             }
         }
-        let Some(connection) = self.connections.get_mut(owner) else { return };
-        if connection.phase == Phase::Confirmed
-            && let Some((endpoint, before)) = connection.paths.next_announcement(now, timeout)
+        while let Some(connection) = self.connections.get(owner)
+            && connection.phase == Phase::Confirmed
         {
+            // In version 0 nobody echoes what arrived, and nothing is said twice.
+            let once = connection.version == Version::V0;
+            let put_off = self.signals_are_full(owner).then(|| now + SIGNAL_WAIT);
+            let Some(connection) = self.connections.get_mut(owner) else { return };
+            if once {
+                connection.paths.put_off_announcements(put_off);
+            }
+            let Some((endpoint, before)) = connection.paths.next_announcement(now, timeout) else {
+                break;
+            };
             self.announce(owner, endpoint, usize::from(before));
         }
+    }
+
+    /// A subflow has no room for another signal.
+    fn signals_are_full(&self, owner: u32) -> bool {
+        let Some(connection) = self.connections.get(owner) else { return false };
+        let mut subflows = connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx));
+        subflows.any(|tcb| tcb.subflow.as_ref().is_some_and(|subflow| subflow.is_full()))
     }
 
     /// A subflow that repeats itself into the void gives its place to a new one; false when there
@@ -252,7 +274,6 @@ impl<B: PacketBuf> Stack<B> {
             self.stats.rm_addr_tx_drop += u64::from(matches!(signal, Signal::RemoveAddr(_)));
             return false;
         }
-        tcb.ack_now();
         self.touch_tcb(idx);
         true
     }
@@ -307,7 +328,7 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         let stage = Stage::JoinSyn { token: connection.remote_token, nonce };
         let mut subflow =
-            Subflow::new(owner, connection.new_subflow_id(), connection.version, stage);
+            Subflow::new(owner, connection.new_subflow_id(&self.tcbs), connection.version, stage);
         subflow.local_id = join.local_id;
         subflow.remote_id = join.remote_id;
         subflow.local_backup = join.backup;
@@ -341,6 +362,13 @@ impl<B: PacketBuf> Stack<B> {
         let ts_offset = self.isn.timestamp_offset(tuple.local(), tuple.remote());
         let env = env!(self, now);
         let mut tcb = Tcb::connect(&env, tuple, port, iss, ts_offset, local_mss);
+        let owner = subflow.as_ref().and_then(|s| self.connections.get(s.connection));
+        if let Some(owner) = owner {
+            tcb.marking = owner.marking;
+        }
+        if let Some(choice) = owner.and_then(Connection::congestion) {
+            tcb.set_congestion(now, choice);
+        }
         tcb.subflow = subflow.map(Box::new);
         let plain = tcb.subflow.is_none();
         let Some(idx) = self.tcbs.insert(tcb) else {

@@ -6,6 +6,7 @@ use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::event_log::{Event, ReinjectCause, SubflowEnd};
 use crate::mptcp::{FallbackReason, Phase, Pulled, Unmapped};
+use crate::seq::SeqNum;
 use crate::stack::{Sock, Stack, env};
 use crate::tcp::{State, Tcb};
 use crate::time::{Duration, Instant};
@@ -147,15 +148,18 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// A subflow that holds mapped data in order behind octets without a mapping: the one that would
-    /// have brought it is acknowledged, so it never comes again.
+    /// have brought it is acknowledged, so it never comes again. Beside other subflows one that holds
+    /// octets without a mapping at all is the same after a while: its options are lost on the way.
     fn lost_mapping(&self, owner: u32) -> Option<u32> {
         let connection = self.connections.get(owner)?;
+        let several = connection.multipath && connection.subflows.len() > 1;
         connection.subflows.iter().copied().find(|&idx| {
             let Some(tcb) = self.tcbs.get(idx) else { return false };
             let Some(subflow) = &tcb.subflow else { return false };
             let (end, held) = (tcb.rcv_nxt_data(), tcb.received.in_order_len());
-            let next = subflow.mappings.next_start(end.sub(held));
-            held > 0 && next.is_some_and(|next| next != end.sub(held) && next.lt(end))
+            let head = end.sub(held);
+            let unmapped = |next: SeqNum| next != head && (several || next.lt(end));
+            held > 0 && subflow.mappings.next_start(head).map_or(several, unmapped)
         })
     }
 

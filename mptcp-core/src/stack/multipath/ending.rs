@@ -212,6 +212,7 @@ impl<B: PacketBuf> Stack<B> {
             ack: tcb.rcv_nxt,
             flags: TcpFlags::RST | TcpFlags::ACK,
             window: 0,
+            marking: tcb.marking,
             options,
         };
         self.own_reply(reply);
@@ -246,9 +247,16 @@ impl<B: PacketBuf> Stack<B> {
     /// The peer closed everything with `MP_FASTCLOSE` (RFC 8684 §3.5); the subflow that came to an
     /// end with it, if one did, needs no RST of ours.
     pub(super) fn fastclosed(&mut self, now: Instant, owner: u32, reset: Option<u32>) {
+        let v1 = self.connections.get(owner).is_some_and(|c| c.version == Version::V1);
         for idx in self.subflows_of(owner) {
             if reset != Some(idx) {
-                self.send_rst(idx, OptionWriter::new());
+                let mut options = OptionWriter::new();
+                if v1 {
+                    // It was asked for: there is nothing to say, but an empty RST says less.
+                    options::push_reset(&mut options, reset_reason::UNSPECIFIED, false);
+                    self.stats.mp_rst_tx += 1;
+                }
+                self.send_rst(idx, options);
             }
             self.drop_subflow(owner, idx);
         }

@@ -9,7 +9,7 @@ use crate::stack::options::{self};
 use crate::stack::{Sock, Stack};
 use crate::tcp::{Segment, State};
 use crate::time::Instant;
-use crate::wire::{MptcpOption, OptionWriter, TcpFlags};
+use crate::wire::{MptcpOption, OptionWriter, TcpFlags, Version};
 use alloc::vec::Vec;
 
 impl<B: PacketBuf> Stack<B> {
@@ -75,6 +75,9 @@ impl<B: PacketBuf> Stack<B> {
         if connection.mptcp() {
             self.stats.mp_curr_estab -= 1;
         }
+        if reason == FallbackReason::PeerChecksum && connection.version == Version::V0 {
+            connection.send_again();
+        }
         let token = connection.local_token;
         let infinite = self.tcbs.get(survivor).filter(|_| tell).map(|tcb| connection.intact(tcb));
         connection.fall_back(reason);
@@ -129,11 +132,8 @@ impl<B: PacketBuf> Stack<B> {
             self.subflow_closed(now, owner, idx, Some(ConnectionError::Reset));
             return false;
         }
-        if let Some(tcb) = self.tcbs.get_mut(idx) {
-            if let Some(subflow) = &mut tcb.subflow {
-                subflow.signal(Signal::Fail { dsn, answer: false, told: false });
-            }
-            tcb.ack_now();
+        if let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut()) {
+            subflow.signal(Signal::Fail { dsn, answer: false, told: false });
         }
         self.fall_back(owner, idx, FallbackReason::Checksum, true);
         self.pull(now, owner, idx, false)

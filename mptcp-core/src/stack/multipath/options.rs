@@ -3,7 +3,7 @@
 use super::{Effect, Seen};
 use crate::buf::PacketBuf;
 use crate::event_log::ReinjectCause;
-use crate::mptcp::{FallbackReason, Phase, Signal, Stage};
+use crate::mptcp::{FallbackReason, Mapped, Phase, Signal, Stage};
 use crate::stack::{Sock, Stack};
 use crate::tcp::{Outcome, Segment};
 use crate::time::Instant;
@@ -32,10 +32,12 @@ impl<B: PacketBuf> Stack<B> {
         }
         if let Stage::JoinAck { .. } = stage
             && outcome.closed.is_none()
-            && let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut())
+            && let Some(tcb) = self.tcbs.get_mut(idx)
+            && let Some(subflow) = &mut tcb.subflow
         {
             // Any segment after the SYN/ACK is the fourth ACK (RFC 8684 §3.2).
             subflow.stage = Stage::Active;
+            tcb.third_ack_answered();
             self.subflow_joined(now, owner, idx);
         }
         let mut seen = Seen::default();
@@ -90,31 +92,31 @@ impl<B: PacketBuf> Stack<B> {
     /// After fallback an `MP_FAIL` or an infinite mapping says that the peer fell back too. One who
     /// repeats its `MP_FAIL` has not heard ours.
     fn read_fallen_back(&mut self, owner: u32, idx: u32, segment: &Segment) {
-        let Some(connection) = self.connections.get(owner) else { return };
+        let Some(connection) = self.connections.get_mut(owner) else { return };
         let dsn = connection.remote_dsn(connection.data_rcv_nxt).0;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
-        let Some(subflow) = &mut tcb.subflow else { return };
-        let mut answer = false;
         for option in OptionIter::new(segment.options.as_bytes()).flatten() {
             match option {
                 TcpOption::Mptcp(MptcpOption::Fail { .. }) if !segment.has(TcpFlags::RST) => {
                     self.stats.mp_fail_rx += 1;
                     // In version 0 the infinite mapping is all the answer there is.
-                    if subflow.told_of_fallback(true) && subflow.version == Version::V1 {
+                    if let Some(subflow) = &mut tcb.subflow
+                        && subflow.told_of_fallback(true)
+                        && subflow.version == Version::V1
+                    {
                         subflow.signal(Signal::Fail { dsn, answer: true, told: false });
-                        answer = true;
                     }
                 }
                 TcpOption::Mptcp(MptcpOption::Dss(Dss { mapping: Some(mapping), .. }))
                     if mapping.len == 0 =>
                 {
-                    subflow.told_of_fallback(false);
+                    connection.on_infinite_mapping(tcb, &mapping);
+                    if let Some(subflow) = &mut tcb.subflow {
+                        subflow.told_of_fallback(false);
+                    }
                 }
                 _ => {}
             }
-        }
-        if answer {
-            tcb.ack_now();
         }
     }
 
@@ -175,12 +177,9 @@ impl<B: PacketBuf> Stack<B> {
                 // RFC 8684 §3.7: the answer is an MP_FAIL in the other direction.
                 let dsn = connection.remote_dsn(connection.data_rcv_nxt).0;
                 if version == Version::V1
-                    && let Some(tcb) = self.tcbs.get_mut(idx)
+                    && let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut())
                 {
-                    if let Some(subflow) = &mut tcb.subflow {
-                        subflow.signal(Signal::Fail { dsn, answer: true, told: false });
-                    }
-                    tcb.ack_now();
+                    subflow.signal(Signal::Fail { dsn, answer: true, told: false });
                 }
                 return Effect::FallBack(FallbackReason::PeerChecksum);
             }
@@ -232,6 +231,7 @@ impl<B: PacketBuf> Stack<B> {
                 self.note_fallback_refused(owner, FallbackReason::InfiniteMapping);
                 return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
             }
+            connection.on_infinite_mapping(tcb, &mapping);
             return Effect::FallBack(FallbackReason::InfiniteMapping);
         }
         // Version 1 resets when checksums come unasked or stay away, version 0 ignores the former.
@@ -241,8 +241,10 @@ impl<B: PacketBuf> Stack<B> {
             (true, None) => return Effect::Reset(reset_reason::MPTCP_SPECIFIC),
             _ => {}
         }
-        if !connection.on_mapping(tcb, &mapping, dss.data_fin, &mut self.stats) {
-            return Effect::Reset(reset_reason::MPTCP_SPECIFIC);
+        match connection.on_mapping(tcb, &mapping, dss.data_fin, &mut self.stats) {
+            Mapped::Taken => {}
+            Mapped::Conflict => return Effect::Reset(reset_reason::MPTCP_SPECIFIC),
+            Mapped::Checksum(offset) => return Effect::Checksum(offset),
         }
         if dss.data_fin {
             // Whether it is in order or a repetition, the peer waits for an answer.

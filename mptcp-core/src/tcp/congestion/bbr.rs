@@ -3,13 +3,17 @@
 //! no measure of bandwidth: single losses change nothing, a round trip that loses more than one octet in
 //! fifty bounds the model until it is probed again.
 //!
-//! Where this departs from the draft: a start that sees the round trip rise goes on with care, as
-//! HyStart++ does; a probe for bandwidth comes after 16 round trips or two seconds and queues no more
+//! Where this departs from the draft: in its start the window doubles with what is acknowledged and does
+//! not wait for samples, which are a round trip late; segments that left together show by the pace of
+//! their acknowledgements what the bottleneck carries, and the start sends no faster, or a quarter
+//! faster than what was delivered where that is more; one that sees the round trip rise goes on with
+//! care, as HyStart++ does; a probe for bandwidth comes after 16 round trips or two seconds and queues no more
 //! than 32 ms of data; and a round trip within a thirty-second of the shortest one confirms it, so that
 //! a path whose queue drains anyway is never starved to measure it. Invariant: `cwnd` is at least one segment, and the rates fit 32 bits.
 
 use super::{AckSample, CongestionControl, RateSample, SSTHRESH_INFINITE, initial_window};
 use crate::time::{Duration, Instant};
+use alloc::boxed::Box;
 
 /// Octets per second are kept in units of eight: 275 Gbit/s fit 32 bits.
 const RATE_UNIT: u64 = 8;
@@ -35,8 +39,18 @@ const RISEN_SAMPLES: u8 = 8;
 const RISE_DIVISOR: u32 = 8;
 const RISE_MIN_US: u32 = 4_000;
 const RISE_MAX_US: u32 = 16_000;
-/// What a careful start grows by, as a part of what it would.
-const CAREFUL_DIVISOR: u32 = 4;
+/// A window that doubles with every round trip, steadily, sends `2 ln 2` of itself in one.
+const START_WINDOW_PER_CENT: u64 = 139;
+/// Deliveries at so much of what trains have shown prove them wrong.
+const TRAIN_REFUTED_PER_CENT: u64 = 115;
+/// Beyond what trains have shown a start goes on at so much of what was delivered.
+const START_PER_CENT: u64 = 125;
+/// What a start that sees a queue grow has in flight, of what fits.
+const CAREFUL_PER_CENT: u64 = 150;
+/// A longer pause within a train is the receiver's, which delays its acknowledgement.
+const TRAIN_GAP_MAX: Duration = Duration::from_millis(10);
+/// So many segments of trains tell a rate.
+const TRAIN_SEGMENTS_MIN: u32 = 6;
 /// A probe for bandwidth queues data for no longer.
 const PROBE_QUEUE_MS: u64 = 32;
 /// Segments in flight at least.
@@ -54,6 +68,45 @@ enum Mode {
     Refill,
     Up,
     ProbeRtt,
+}
+
+/// Segments that left at once arrive at the pace of the bottleneck, and so do their acknowledgements:
+/// what a start learns of the path's rate long before it sends as much.
+#[derive(Clone, Debug)]
+struct Trains {
+    /// When the train left that is being acknowledged.
+    sent_at: Instant,
+    acked_at: Instant,
+    /// Octets of trains acknowledged behind their first acknowledgement, and how long that took.
+    octets: u32,
+    time: Duration,
+    /// More was delivered since: something else than the bottleneck spread them.
+    refuted: bool,
+}
+
+impl Trains {
+    const fn new(sent_at: Instant, now: Instant) -> Self {
+        Self { sent_at, acked_at: now, octets: 0, time: Duration::ZERO, refuted: false }
+    }
+
+    /// `acked` octets were acknowledged, the newest of them sent at `sent_at`.
+    fn on_ack(&mut self, now: Instant, acked: u32, sent_at: Instant) {
+        let gap = now.since(self.acked_at);
+        if self.sent_at == sent_at && gap < TRAIN_GAP_MAX {
+            self.octets = self.octets.saturating_add(acked);
+            self.time += gap;
+        }
+        (self.sent_at, self.acked_at) = (sent_at, now);
+    }
+
+    /// The rate in units, once enough was seen of it.
+    fn bw(&self, mss: u32) -> Option<u32> {
+        if self.refuted || self.octets < mss.saturating_mul(TRAIN_SEGMENTS_MIN) {
+            return None;
+        }
+        let per_s = u128::from(self.octets) * 1_000_000_000 / self.time.as_nanos().max(1);
+        u32::try_from(per_s / u128::from(RATE_UNIT)).ok()
+    }
 }
 
 /// A model-based sender.
@@ -89,6 +142,8 @@ pub struct Bbr {
     full: bool,
     /// Samples in a row that were longer than the shortest round trip.
     risen: u8,
+    /// During the start.
+    trains: Option<Box<Trains>>,
 }
 
 impl Bbr {
@@ -118,6 +173,7 @@ impl Bbr {
             mode: Mode::Startup,
             full: false,
             risen: 0,
+            trains: None,
         }
     }
 
@@ -130,13 +186,18 @@ impl Bbr {
         self.max_bw[0].max(self.max_bw[1]).min(self.bw_lo)
     }
 
-    /// Octets that `bw` delivers in the shortest round trip, in per cent of it.
+    /// Octets that the model's bandwidth delivers in the shortest round trip, in per cent of it.
     fn bdp(&self, per_cent: u64) -> u32 {
-        if self.min_rtt_us == NO_RTT || self.bw() == 0 {
+        self.product(self.bw(), per_cent)
+    }
+
+    /// The same for another bandwidth.
+    fn product(&self, bw: u32, per_cent: u64) -> u32 {
+        if self.min_rtt_us == NO_RTT || bw == 0 {
             return initial_window(self.mss);
         }
         // At most 2^32 units of eight for 2^32 microseconds: more than 64 bits.
-        let octets = u128::from(self.bw()) * u128::from(RATE_UNIT) * u128::from(self.min_rtt_us);
+        let octets = u128::from(bw) * u128::from(RATE_UNIT) * u128::from(self.min_rtt_us);
         u32::try_from(octets * u128::from(per_cent) / 100_000_000).unwrap_or(super::CWND_MAX)
     }
 
@@ -211,7 +272,9 @@ impl Bbr {
 
     fn judge_start(&mut self, now: Instant) {
         let bw = self.bw();
-        if u64::from(bw) * 4 >= u64::from(self.full_bw) * 5 {
+        // Who is held back grows less.
+        let per_cent = if self.shown().is_some() { 110 } else { 125 };
+        if u64::from(bw) * 100 >= u64::from(self.full_bw) * per_cent {
             (self.full_bw, self.full_rounds) = (bw, 0);
             return;
         }
@@ -235,6 +298,33 @@ impl Bbr {
             self.max_bw = [self.max_bw[1], 0];
         }
         self.enter(Mode::Down, now);
+    }
+
+    fn note_train(&mut self, sample: &AckSample, sent_at: Instant) {
+        match &mut self.trains {
+            _ if self.full => self.trains = None,
+            Some(trains) => trains.on_ack(sample.now, sample.acked, sent_at),
+            // One segment alone makes no train.
+            None if sample.pipe == 0 => {}
+            None => self.trains = Some(Box::new(Trains::new(sent_at, sample.now))),
+        }
+    }
+
+    /// A scheduled radio, or acknowledgements over a thin uplink, spread a train as a slower bottleneck
+    /// does: once more is delivered the start goes on as it does without.
+    fn doubt_trains(&mut self) {
+        let bw = u64::from(self.bw());
+        let more = |shown: u32| bw * 100 > u64::from(shown) * TRAIN_REFUTED_PER_CENT;
+        if self.shown().is_some_and(more)
+            && let Some(trains) = &mut self.trains
+        {
+            trains.refuted = true;
+        }
+    }
+
+    /// The bandwidth that trains have shown, in units.
+    fn shown(&self) -> Option<u32> {
+        self.trains.as_ref()?.bw(self.mss)
     }
 
     fn update_bw(&mut self, rate: &RateSample) {
@@ -312,17 +402,17 @@ impl Bbr {
         }
         let long_enough = sample.now.since(self.phase_at) >= self.min_rtt();
         let nearly = sample.pipe.saturating_add(self.floor());
-        let full = nearly >= self.probe_target().min(self.inflight_hi);
+        let full = nearly >= self.probe_target(self.bw()).min(self.inflight_hi);
         if long_enough && (full || self.phase_rounds >= 4) {
             self.enter_down(sample.now);
         }
     }
 
-    /// What a probe for bandwidth has in flight: a quarter more than fits.
-    fn probe_target(&self) -> u32 {
-        let queue = u64::from(self.bw()) * RATE_UNIT * PROBE_QUEUE_MS / 1_000;
+    /// What a probe for bandwidth has in flight: a quarter more than fits with `bw`.
+    fn probe_target(&self, bw: u32) -> u32 {
+        let queue = u64::from(bw) * RATE_UNIT * PROBE_QUEUE_MS / 1_000;
         let queue = u32::try_from(queue).unwrap_or(u32::MAX).max(self.floor());
-        let bdp = self.bdp(100);
+        let bdp = self.product(bw, 100);
         bdp.saturating_add(queue.min(bdp / 4).max(self.mss))
     }
 
@@ -345,21 +435,32 @@ impl Bbr {
     }
 
     /// Moves the window towards twice the product of the model, by what was acknowledged.
-    fn update_cwnd(&mut self, acked: u32) {
+    fn update_cwnd(&mut self, sample: &AckSample) {
+        let acked = sample.acked;
         let burst = u64::from(self.bw()) * RATE_UNIT * 3 / 1_000;
         let burst = u32::try_from(burst).unwrap_or(u32::MAX).max(self.mss.saturating_mul(3));
         let target = self.bdp(200).saturating_add(burst);
         if self.full {
             let bound = match self.mode {
-                Mode::Up => self.inflight_hi.min(self.probe_target().saturating_add(burst)),
+                Mode::Up => {
+                    self.inflight_hi.min(self.probe_target(self.bw()).saturating_add(burst))
+                }
                 Mode::Refill => self.inflight_hi,
                 Mode::ProbeRtt => self.probe_rtt_cwnd(),
                 _ => self.inflight_hi / 20 * 17,
             };
             self.cwnd = self.cwnd.saturating_add(acked).min(target).min(bound);
+        } else if let Some(shown) = self.shown() {
+            let most = self.probe_target(shown.max(self.bw())).saturating_add(burst);
+            self.cwnd = self.cwnd.saturating_add(acked).min(most);
+        } else if self.careful() {
+            // A queue grows: half of what fits may be in it until more is known to fit.
+            let most = self.bdp(CAREFUL_PER_CENT).saturating_add(burst);
+            self.cwnd = self.cwnd.saturating_add(acked).min(most);
         } else {
-            let growth = if self.careful() { acked / CAREFUL_DIVISOR } else { acked };
-            self.cwnd = self.cwnd.saturating_add(growth).min(target.max(self.cwnd));
+            // The rate of a round trip is known at its end only: the window does not wait for it.
+            let most = if sample.cwnd_limited { u32::MAX } else { target.max(self.cwnd) };
+            self.cwnd = self.cwnd.saturating_add(acked).min(most);
         }
         self.cwnd = self.cwnd.clamp(self.floor(), super::CWND_MAX);
     }
@@ -371,7 +472,9 @@ impl CongestionControl for Bbr {
         self.round_delivered = self.round_delivered.saturating_add(sample.acked);
         let mut round = false;
         if let Some(rate) = &sample.rate {
+            self.note_train(sample, rate.sent_at);
             self.update_bw(rate);
+            self.doubt_trains();
             round = rate.prior_delivered.wrapping_sub(self.next_round).cast_signed() >= 0;
             if round {
                 self.next_round = sample.delivered;
@@ -380,7 +483,7 @@ impl CongestionControl for Bbr {
         }
         self.update_min_rtt(sample);
         self.step(sample, round);
-        self.update_cwnd(sample.acked);
+        self.update_cwnd(sample);
     }
 
     fn on_congestion_event(&mut self, _now: Instant, _flight_size: u32) {}
@@ -443,11 +546,18 @@ impl CongestionControl for Bbr {
     }
 
     fn pacing_rate(&self, srtt: Duration, _flight_size: u32) -> Option<u64> {
-        let gain = self.pacing_per_cent();
-        if self.bw() == 0 {
-            return super::window_rate(self.cwnd, srtt).map(|rate| rate * gain / 100);
+        let rate = u64::from(self.bw()) * RATE_UNIT * self.pacing_per_cent() / 100;
+        if self.mode != Mode::Startup || self.careful() {
+            return Some(rate.max(1));
         }
-        Some((u64::from(self.bw()) * RATE_UNIT * gain / 100).max(1))
+        // In the first round trips the window knows more than the samples.
+        let window =
+            super::window_rate(self.cwnd, srtt).map(|rate| rate * START_WINDOW_PER_CENT / 100);
+        let rate = window.max((rate > 0).then_some(rate))?;
+        // Where trains have shown less than there is, it goes on from what was delivered.
+        let beyond = u64::from(self.bw()) * RATE_UNIT * START_PER_CENT / 100;
+        let most = self.shown().map_or(u64::MAX, |shown| beyond.max(u64::from(shown) * RATE_UNIT));
+        Some(rate.min(most).max(1))
     }
 
     fn bandwidth(&self, srtt: Duration) -> Option<u64> {
@@ -461,3 +571,6 @@ impl CongestionControl for Bbr {
         "bbr"
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 //! Windows are octets, rates octets per second, growth is kept in 2^-16 octets. With one path all three
 //! are `NewReno`. What the other subflows do is a snapshot of at most a quarter of a round trip ago.
 
-use super::{AckSample, CongestionControl, Phase, Window};
+use super::{AckSample, CongestionControl, NewReno};
 use crate::time::{Duration, Instant};
 use alloc::boxed::Box;
 
@@ -96,10 +96,10 @@ impl Siblings {
     }
 }
 
-/// One subflow of a coupled connection.
+/// One subflow of a coupled connection: `NewReno` but for how it grows.
 #[derive(Clone, Debug)]
 pub struct Coupled {
-    window: Window,
+    reno: NewReno,
     coupling: Coupling,
     /// Growth below an octet.
     fraction: i64,
@@ -109,7 +109,6 @@ pub struct Coupled {
     seen_at: Instant,
     srtt: Duration,
     siblings: Box<Siblings>,
-    prior: Option<(u32, u32)>,
 }
 
 impl Coupled {
@@ -117,7 +116,7 @@ impl Coupled {
     #[must_use]
     pub fn new(coupling: Coupling, mss: u32, now: Instant) -> Self {
         Self {
-            window: Window::new(mss),
+            reno: NewReno::new(mss),
             coupling,
             fraction: 0,
             since_loss: 0,
@@ -125,13 +124,12 @@ impl Coupled {
             seen_at: now,
             srtt: Duration::ZERO,
             siblings: Box::default(),
-            prior: None,
         }
     }
 
     fn me(&self, srtt: Duration) -> Member {
         Member {
-            cwnd: self.window.cwnd,
+            cwnd: self.reno.cwnd(),
             rtt: srtt.max(Duration::from_micros(1)),
             between_losses: self.since_loss.max(self.before_loss),
         }
@@ -140,7 +138,7 @@ impl Coupled {
     /// What `acked` octets add to the window, times 2^FRACTION.
     fn increase(&self, acked: u32, srtt: Duration) -> i64 {
         let me = self.me(srtt);
-        let scaled = (u128::from(acked) * u128::from(self.window.mss)) << FRACTION;
+        let scaled = (u128::from(acked) * u128::from(self.reno.window().mss)) << FRACTION;
         let alone = scaled / u128::from(me.cwnd.max(1));
         // The snapshot may be older than our own window.
         let total = self.siblings.total_rate.max(me.rate()).max(1);
@@ -168,8 +166,7 @@ impl Coupled {
         (best * 10 / me.rate().max(1)).clamp(10, 1_000)
     }
 
-    fn save(&mut self) {
-        self.prior = Some((self.window.cwnd, self.window.ssthresh));
+    fn note_loss(&mut self) {
         self.before_loss = core::mem::take(&mut self.since_loss);
         self.fraction = 0;
     }
@@ -188,76 +185,64 @@ impl Coupled {
 
 impl CongestionControl for Coupled {
     fn on_ack(&mut self, sample: &AckSample) {
-        self.window.note_ack(sample.acked);
         self.since_loss = self.since_loss.saturating_add(sample.acked);
         self.srtt = sample.srtt;
-        if sample.in_recovery || !sample.cwnd_limited {
-            return;
-        }
-        let mut acked = sample.acked;
-        if self.window.in_slow_start() {
-            acked = self.window.slow_start(acked);
-        }
+        let Some(acked) = self.reno.slow_start(sample) else { return };
         self.fraction = self.fraction.saturating_add(self.increase(acked, sample.srtt));
         let whole = self.fraction >> FRACTION;
         self.fraction -= whole << FRACTION;
-        let least = self.window.mss.saturating_mul(2).min(self.window.cwnd);
-        let cwnd = i64::from(self.window.cwnd).saturating_add(whole).max(i64::from(least));
-        self.window.set_cwnd(u32::try_from(cwnd).unwrap_or(u32::MAX));
+        let cwnd = self.reno.cwnd();
+        let least = self.reno.window().mss.saturating_mul(2).min(cwnd);
+        let cwnd = i64::from(cwnd).saturating_add(whole).max(i64::from(least));
+        self.reno.set_cwnd(u32::try_from(cwnd).unwrap_or(u32::MAX));
     }
 
     fn on_congestion_event(&mut self, _now: Instant, flight_size: u32) {
-        let left = self.left_of(flight_size);
-        self.save();
-        self.window.reduce(left);
+        self.reno.reduce(self.left_of(flight_size), false);
+        self.note_loss();
     }
 
-    fn on_ecn(&mut self, now: Instant, flight_size: u32) {
-        self.on_congestion_event(now, flight_size);
-        self.window.phase = Phase::Open;
-        self.prior = None;
+    fn on_ecn(&mut self, _now: Instant, flight_size: u32) {
+        self.reno.reduce(self.left_of(flight_size), true);
+        self.note_loss();
     }
 
-    fn on_rto(&mut self, _now: Instant, flight_size: u32) {
-        if self.window.phase == Phase::TimedOut {
-            self.window.cwnd = self.window.mss;
-        } else {
-            self.save();
-            self.window.time_out(flight_size / 2);
+    fn on_rto(&mut self, now: Instant, flight_size: u32) {
+        if !self.reno.is_timed_out() {
+            self.note_loss();
         }
+        self.reno.on_rto(now, flight_size);
     }
 
-    fn on_recovery_exit(&mut self, _now: Instant) {
-        self.window.exit_recovery();
+    fn on_recovery_exit(&mut self, now: Instant) {
+        self.reno.on_recovery_exit(now);
     }
 
-    fn undo(&mut self, _now: Instant) {
-        if let Some((cwnd, ssthresh)) = self.prior.take() {
-            self.window.restore(cwnd, ssthresh);
+    fn undo(&mut self, now: Instant) {
+        if self.reno.can_undo() {
             self.since_loss = self.since_loss.saturating_add(self.before_loss);
         }
+        self.reno.undo(now);
     }
 
-    fn on_idle(&mut self, _now: Instant, idle: Duration, rto: Duration) {
-        if self.window.restart(idle, rto) {
-            self.fraction = 0;
-        }
+    fn on_idle(&mut self, now: Instant, idle: Duration, rto: Duration) {
+        self.reno.on_idle(now, idle, rto);
     }
 
     fn cwnd(&self) -> u32 {
-        self.window.cwnd
+        self.reno.cwnd()
     }
 
     fn ssthresh(&self) -> u32 {
-        self.window.ssthresh
+        self.reno.ssthresh()
     }
 
     fn set_cwnd(&mut self, cwnd: u32) {
-        self.window.set_cwnd(cwnd);
+        self.reno.set_cwnd(cwnd);
     }
 
     fn set_mss(&mut self, mss: u32) {
-        self.window.set_mss(mss);
+        self.reno.set_mss(mss);
     }
 
     fn member(&self, srtt: Duration) -> Option<Member> {

@@ -5,6 +5,7 @@
 //! segment. RFC 5681, RFC 6928 (initial window), RFC 7661 (after idle).
 
 mod bbr;
+mod choice;
 mod coupled;
 mod cubic;
 mod hystart;
@@ -12,11 +13,11 @@ mod newreno;
 
 pub use super::delivery::RateSample;
 pub use bbr::Bbr;
+pub use choice::{CongestionChoice, CongestionFactory};
 pub use coupled::{Coupled, Coupling, Member, Siblings};
 pub use cubic::Cubic;
 pub use newreno::NewReno;
 
-use crate::config::CongestionAlgorithm;
 use crate::time::{Duration, Instant};
 use alloc::boxed::Box;
 use core::fmt::Debug;
@@ -152,19 +153,6 @@ macro_rules! each {
 }
 
 impl Congestion {
-    /// A fresh instance with the initial window of RFC 6928 for `mss`.
-    #[must_use]
-    pub fn new(algorithm: CongestionAlgorithm, mss: u32, now: Instant) -> Self {
-        match algorithm {
-            CongestionAlgorithm::NewReno => Self::NewReno(NewReno::new(mss)),
-            CongestionAlgorithm::Cubic => Self::Cubic(Cubic::new(mss, now)),
-            CongestionAlgorithm::Bbr => Self::Bbr(Bbr::new(mss, now)),
-            CongestionAlgorithm::Lia => Self::Coupled(Coupled::new(Coupling::Lia, mss, now)),
-            CongestionAlgorithm::Olia => Self::Coupled(Coupled::new(Coupling::Olia, mss, now)),
-            CongestionAlgorithm::Balia => Self::Coupled(Coupled::new(Coupling::Balia, mss, now)),
-        }
-    }
-
     /// See [`CongestionControl::on_ack`].
     pub fn on_ack(&mut self, sample: &AckSample) {
         each!(self, algorithm => algorithm.on_ack(sample));

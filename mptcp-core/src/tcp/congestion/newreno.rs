@@ -23,6 +23,41 @@ impl NewReno {
         Self { window: Window::new(mss), bytes_acked: 0, prior: None }
     }
 
+    pub(super) const fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// Slow start by what an acknowledgement delivered: the octets left for congestion avoidance, none
+    /// where the window is not to grow.
+    pub(super) fn slow_start(&mut self, sample: &AckSample) -> Option<u32> {
+        self.window.note_ack(sample.acked);
+        if sample.in_recovery || !sample.cwnd_limited {
+            return None;
+        }
+        let slow = self.window.in_slow_start();
+        Some(if slow { self.window.slow_start(sample.acked) } else { sample.acked })
+    }
+
+    /// A loss, or a mark, leaves `target` octets; nothing takes back what a mark did.
+    pub(super) fn reduce(&mut self, target: u32, mark: bool) {
+        self.save();
+        self.window.reduce(target);
+        if mark {
+            self.window.phase = Phase::Open;
+            self.prior = None;
+        }
+    }
+
+    /// A reduction could still be undone.
+    pub(super) const fn can_undo(&self) -> bool {
+        self.prior.is_some()
+    }
+
+    /// The timer expired and nothing was acknowledged since.
+    pub(super) fn is_timed_out(&self) -> bool {
+        self.window.phase == Phase::TimedOut
+    }
+
     fn save(&mut self) {
         self.prior = Some((self.window.cwnd, self.window.ssthresh));
         self.bytes_acked = 0;
@@ -31,14 +66,7 @@ impl NewReno {
 
 impl CongestionControl for NewReno {
     fn on_ack(&mut self, sample: &AckSample) {
-        self.window.note_ack(sample.acked);
-        if sample.in_recovery || !sample.cwnd_limited {
-            return;
-        }
-        let mut acked = sample.acked;
-        if self.window.in_slow_start() {
-            acked = self.window.slow_start(acked);
-        }
+        let Some(acked) = self.slow_start(sample) else { return };
         self.bytes_acked = self.bytes_acked.saturating_add(acked);
         if self.bytes_acked >= self.window.cwnd {
             self.bytes_acked -= self.window.cwnd;
@@ -47,18 +75,15 @@ impl CongestionControl for NewReno {
     }
 
     fn on_congestion_event(&mut self, _now: Instant, flight_size: u32) {
-        self.save();
-        self.window.reduce(flight_size / 2);
+        self.reduce(flight_size / 2, false);
     }
 
-    fn on_ecn(&mut self, now: Instant, flight_size: u32) {
-        self.on_congestion_event(now, flight_size);
-        self.window.phase = Phase::Open;
-        self.prior = None;
+    fn on_ecn(&mut self, _now: Instant, flight_size: u32) {
+        self.reduce(flight_size / 2, true);
     }
 
     fn on_rto(&mut self, _now: Instant, flight_size: u32) {
-        if self.window.phase == Phase::TimedOut {
+        if self.is_timed_out() {
             self.window.cwnd = self.window.mss;
         } else {
             self.save();

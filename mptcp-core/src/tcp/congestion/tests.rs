@@ -2,14 +2,15 @@
 //! for the invariants of the trait.
 
 use super::*;
+use crate::config::CongestionAlgorithm;
 use proptest::prelude::*;
 
-const MSS: u32 = 1_000;
+pub(super) const MSS: u32 = 1_000;
 const ALGORITHMS: [CongestionAlgorithm; 2] =
     [CongestionAlgorithm::NewReno, CongestionAlgorithm::Cubic];
 
 /// An acknowledgement that says nothing.
-fn sample(now: Instant) -> AckSample {
+pub(super) fn sample(now: Instant) -> AckSample {
     AckSample {
         now,
         acked: 0,
@@ -499,101 +500,6 @@ fn olia_opens_the_best_path_and_shuts_the_widest() {
     assert!(grown(1) < 1_500, "{}", grown(1));
 }
 
-/// A path of `mbit` and `rtt_ms`: delivers a window per round trip, at most what the link carries.
-fn feed_bbr(bbr: &mut Bbr, now: &mut Instant, rounds: u32, mbit: u64, rtt_ms: u64, loss: u32) {
-    let base = Duration::from_millis(rtt_ms);
-    for _ in 0..rounds {
-        let carried = u32::try_from(mbit * 125 * rtt_ms).expect("a small product");
-        let pace = bbr.pacing_rate(base, 0).expect("a round trip is known") * rtt_ms / 1_000;
-        let flight = bbr.cwnd().min(u32::try_from(pace).unwrap_or(u32::MAX)).max(4 * MSS);
-        // What is more than the product waits in a queue.
-        let rtt = base.max(base * flight / carried);
-        let delivered = flight.min(carried);
-        let prior = bbr_delivered(bbr);
-        *now = *now + rtt;
-        bbr.on_ack(&AckSample {
-            acked: flight - flight / 100 * loss,
-            rtt: Some(rtt),
-            srtt: rtt,
-            flight_size: flight,
-            pipe: flight,
-            lost: flight / 100 * loss,
-            delivered: prior.wrapping_add(flight),
-            rate: Some(RateSample {
-                delivered,
-                interval: if flight > carried { base } else { rtt },
-                prior_delivered: prior,
-                in_flight: flight,
-                app_limited: false,
-            }),
-            ..sample(*now)
-        });
-    }
-}
-
-/// The count at which the next round trip begins: what an acknowledgement of a segment sent now says.
-fn bbr_delivered(bbr: &Bbr) -> u32 {
-    bbr.next_round_at()
-}
-
-#[test]
-fn bbr_learns_the_bandwidth_and_keeps_two_products_in_flight() {
-    let (mut now, mut bbr) =
-        (Instant::from_millis(1_000), Bbr::new(MSS, Instant::from_millis(1_000)));
-    feed_bbr(&mut bbr, &mut now, 30, 80, 20, 0);
-    let bandwidth = bbr.bandwidth(Duration::from_millis(20)).expect("measured");
-    assert!((9_900_000..=10_000_000).contains(&bandwidth), "{bandwidth}");
-    // 80 Mbit/s times 20 ms are 200 KB.
-    assert!((400_000..=520_000).contains(&bbr.cwnd()), "{}", bbr.cwnd());
-    assert_ne!(bbr.ssthresh(), SSTHRESH_INFINITE, "the start is over");
-}
-
-#[test]
-fn bbr_shrugs_at_one_per_cent_and_yields_to_more() {
-    let start = Instant::from_millis(1_000);
-    for (loss, least, most) in [(1, 9_900_000, 10_000_000), (20, 0, 10_000_000)] {
-        let (mut now, mut bbr) = (start, Bbr::new(MSS, start));
-        feed_bbr(&mut bbr, &mut now, 30, 80, 20, 0);
-        feed_bbr(&mut bbr, &mut now, 40, 80, 20, loss);
-        let bandwidth = bbr.bandwidth(Duration::from_millis(20)).expect("measured");
-        assert!((least..=most).contains(&bandwidth), "{loss} %: {bandwidth}");
-        let bounded = bbr.cwnd() < 260_000;
-        assert_eq!(bounded, loss == 20, "{loss} %: {}", bbr.cwnd());
-    }
-}
-
-/// The largest rate for the longest round trip that the model can express.
-#[test]
-fn bbr_takes_any_rate_and_round_trip() {
-    let now = Instant::from_millis(1_000);
-    let mut bbr = Bbr::new(MSS, now);
-    for rtt_s in [4_000, 8_000] {
-        let interval = Duration::from_nanos(1);
-        let delivered = u32::MAX;
-        let (prior_delivered, in_flight, app_limited) = (0, MSS, false);
-        bbr.on_ack(&AckSample {
-            acked: MSS,
-            rtt: Some(Duration::from_secs(rtt_s)),
-            rate: Some(RateSample { delivered, interval, prior_delivered, in_flight, app_limited }),
-            ..sample(now)
-        });
-    }
-    assert!(bbr.cwnd() <= CWND_MAX && bbr.pacing_rate(Duration::ZERO, 0).is_some());
-}
-
-#[test]
-fn bbr_follows_a_link_that_changes() {
-    let start = Instant::from_millis(1_000);
-    let (mut now, mut bbr) = (start, Bbr::new(MSS, start));
-    feed_bbr(&mut bbr, &mut now, 30, 80, 20, 0);
-    for mbit in [20, 160] {
-        feed_bbr(&mut bbr, &mut now, 160, mbit, 20, 0);
-        let bandwidth = bbr.bandwidth(Duration::from_millis(20)).expect("measured");
-        let carried = mbit * 125_000;
-        assert!(bandwidth.abs_diff(carried) <= carried / 50, "{mbit}: {bandwidth}");
-    }
-}
-
 #[derive(Clone, Debug)]
 enum Event {
     Ack { acked: u32, rtt_us: u32, cwnd_limited: bool, in_recovery: bool },
@@ -652,7 +558,7 @@ proptest! {
                     delivered = delivered.wrapping_add(acked);
                     let interval = Duration::from_nanos(elapsed_ns.max(1));
                     let rate = Some(RateSample {
-                        delivered: acked, interval, prior_delivered, in_flight: before,
+                        delivered: acked, interval, sent_at: now, prior_delivered, in_flight: before,
                         app_limited: in_recovery,
                     });
                     congestion.on_ack(&AckSample {

@@ -70,6 +70,7 @@ impl<B: PacketBuf> Tcb<B> {
             place: Place::NOWHERE,
         };
         let octets = segment.seq_len();
+        self.note_probe(segment.seq, segment.seq.add(len));
         self.flags.remove(TcbFlags::OVERRIDE);
         self.snd_nxt = self.snd_nxt.add(octets);
         if len < self.payload_mss() * 7 / 8 {
@@ -132,6 +133,9 @@ impl<B: PacketBuf> Tcb<B> {
         if self.held_by_pace(now) {
             return 0;
         }
+        if let Some(probe) = self.probe_payload(now, self.unsent_len) {
+            return probe;
+        }
         if len == mss {
             return len;
         }
@@ -148,7 +152,7 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     /// Sends the next `len` octets of what is unsent, less when a buffer nearly of that size is
-    /// next and can be sent without copying.
+    /// next and can be sent without copying, unless the size is what matters.
     pub(super) fn send_chunk<T: TxQueue<B>>(
         &mut self,
         env: &mut Env<'_>,
@@ -157,7 +161,8 @@ impl<B: PacketBuf> Tcb<B> {
         len: u32,
     ) -> bool {
         let front = self.unsent.front().map_or(0, |b| b.data().len() as u32);
-        let len = if front < len && front >= len - len / 16 { front } else { len };
+        let near = (len - len / 16..len).contains(&front) && len <= self.payload_mss();
+        let len = if near { front } else { len };
         let Some(payload) = gather(self.unsent.iter(), 0, len as usize, tx) else {
             env.stats.tx_no_buffer += 1;
             return false;

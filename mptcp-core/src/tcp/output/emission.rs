@@ -7,7 +7,7 @@ use crate::mptcp::Carry;
 use crate::seq::SeqNum;
 use crate::tcp::send_queue::SegmentFlags;
 use crate::tcp::{Env, State, Tcb, TcbFlags, segment};
-use crate::wire::{OptionWriter, TcpFlags, TcpHeader, TcpOption};
+use crate::wire::{OptionWriter, TcpFlags, TcpHeader};
 
 /// One segment about to be sent.
 pub(super) struct Emission<'a, B> {
@@ -37,12 +37,13 @@ impl<B: PacketBuf> Tcb<B> {
         let syn = emission.flags.contains(TcpFlags::SYN);
         let (options, sack_told) = self.options(env, data, &emission);
         let payload = emission.payload.filter(|_| !syn || !self.is_early_withdrawn());
-        let prior_edge = self.rcv_adv;
+        let (prior_edge, prior_window) = (self.rcv_adv, self.last_window);
         let window = if syn {
             self.autotune.limit().min(65_535) as u16
         } else {
             self.advertise(data.map(|d| (d.promised, d.window)))
         };
+        let (urg, urgent) = self.urgent_pointer(emission.seq);
         let acks = emission.flags.contains(TcpFlags::ACK);
         let bare = payload.is_none();
         let header = TcpHeader {
@@ -50,16 +51,18 @@ impl<B: PacketBuf> Tcb<B> {
             dst_port: self.tuple.remote_port,
             seq: emission.seq,
             ack: if acks { self.rcv_nxt } else { SeqNum(0) },
-            flags: emission.flags | self.ecn_flags(emission.flags, emission.fresh),
+            flags: emission.flags | self.ecn_flags(emission.flags, emission.fresh) | urg,
             window,
-            urgent: 0,
+            urgent,
         };
-        let class = self.ecn_codepoint(emission.fresh);
+        let class = (self.marking, self.ecn_codepoint(emission.fresh));
         let (tuple, port) = (&self.tuple, self.port);
         if !emit_packet(tx, env.stats, tuple, port, class, &header, &options, payload) {
             self.rcv_adv = prior_edge;
             return false;
         }
+        let news = self.last_ack_sent != self.rcv_nxt || self.last_window != prior_window;
+        let repeats = bare && emission.flags == TcpFlags::ACK && emission.seq == self.snd_nxt;
         self.counters.segs_out = self.counters.segs_out.wrapping_add(1);
         if emission.fresh {
             self.flags.remove(TcbFlags::CWR);
@@ -79,8 +82,8 @@ impl<B: PacketBuf> Tcb<B> {
         }
         if let Some(subflow) = &mut self.subflow {
             subflow.options_sent(env.stats);
-            if subflow.wants_ack() {
-                self.flags.insert(TcbFlags::ACK_NOW);
+            if news || repeats {
+                subflow.acknowledged(env.now, news, self.rtt.rto());
             }
             if let Some(wait) = subflow.third_ack_wait(self.rtt.rto()) {
                 self.delayed_ack_at = Some(env.now + wait);
@@ -100,25 +103,16 @@ impl<B: PacketBuf> Tcb<B> {
         let mut writer = OptionWriter::new();
         let syn = emission.flags.contains(TcpFlags::SYN);
         let tsecr = if emission.flags.contains(TcpFlags::ACK) { self.ts_recent } else { 0 };
+        let timestamps = self.flags.contains(TcbFlags::TIMESTAMPS);
+        let timestamps = timestamps.then(|| (self.timestamp(env.now), tsecr));
         // An option area of 40 octets has room for all of these.
-        let mut fits = true;
-        if syn {
-            fits &= writer.push(&TcpOption::MaxSegmentSize(self.local_mss));
-            if self.flags.contains(TcbFlags::SACK) {
-                fits &= writer.push(&TcpOption::SackPermitted);
-            }
-        }
-        if self.flags.contains(TcbFlags::TIMESTAMPS) {
-            let tsval = self.timestamp(env.now);
-            fits &= if syn {
-                writer.push(&TcpOption::Timestamps { tsval, tsecr })
-            } else {
-                writer.push_timestamps(tsval, tsecr)
-            };
-        }
-        if syn && (self.flags.contains(TcbFlags::SCALED) || self.state == State::SynSent) {
-            fits &= writer.push(&TcpOption::WindowScale(self.rcv_wscale));
-        }
+        let fits = if syn {
+            let sack = self.flags.contains(TcbFlags::SACK);
+            let scaled = self.flags.contains(TcbFlags::SCALED) || self.state == State::SynSent;
+            writer.push_syn(self.local_mss, sack, timestamps, scaled.then_some(self.rcv_wscale))
+        } else {
+            timestamps.is_none_or(|(tsval, tsecr)| writer.push_timestamps(tsval, tsecr))
+        };
         debug_assert!(fits, "the basic options always fit");
         if let (Some(subflow), Some(data)) = (&mut self.subflow, data) {
             subflow.write_options(&mut writer, &emission.carry, data);

@@ -1,6 +1,7 @@
 //! Packets from their parts: headers in front of a payload, and payloads out of buffers.
 
 use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
+use crate::config::Marking;
 use crate::seq::SeqNum;
 use crate::stats::Counters;
 use crate::tcp::Tuple;
@@ -10,7 +11,6 @@ use core::net::IpAddr;
 
 /// IP protocol number of TCP.
 pub(crate) const PROTOCOL_TCP: u8 = 6;
-const HOP_LIMIT: u8 = 64;
 
 /// A segment sent without a control block: SYN/ACKs of requests, RSTs, TIME-WAIT's ACKs.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,7 @@ pub(crate) struct Stateless {
     pub(crate) ack: SeqNum,
     pub(crate) flags: TcpFlags,
     pub(crate) window: u16,
+    pub(crate) marking: Marking,
     pub(crate) options: OptionWriter,
 }
 
@@ -43,7 +44,8 @@ impl Stateless {
         if self.flags.contains(TcpFlags::RST) {
             stats.out_rsts += 1;
         }
-        emit_packet(tx, stats, &self.tuple, self.port, 0, &header, &self.options, None)
+        let class = (self.marking, 0);
+        emit_packet(tx, stats, &self.tuple, self.port, class, &header, &self.options, None)
     }
 }
 
@@ -54,7 +56,7 @@ pub(super) fn emit_packet<B: PacketBuf, T: TxQueue<B>>(
     stats: &mut Counters,
     tuple: &Tuple,
     port: PortId,
-    traffic_class: u8,
+    (marking, ecn): (Marking, u8),
     header: &TcpHeader,
     options: &OptionWriter,
     payload: Option<(B, u16)>,
@@ -91,8 +93,8 @@ pub(super) fn emit_packet<B: PacketBuf, T: TxQueue<B>>(
         src: tuple.local_addr,
         dst: tuple.remote_addr,
         protocol: PROTOCOL_TCP,
-        traffic_class,
-        hop_limit: HOP_LIMIT,
+        traffic_class: marking.traffic_class(ecn),
+        hop_limit: marking.hop_limit(),
         payload_len: l4_len,
         identification: 0,
         dont_fragment: true,

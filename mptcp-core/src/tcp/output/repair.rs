@@ -44,6 +44,7 @@ impl<B: PacketBuf> Tcb<B> {
         // Only the segments that carry an infinite mapping need the room for it.
         let room = if infinite { whole.saturating_sub(INFINITE_LEN).max(1) } else { whole };
         self.queue.split(idx, room);
+        self.forget_probe(idx);
         let Some(segment) = self.queue.get(idx) else { return false };
         let (seq, octets, mapping) = (segment.seq, segment.seq_len(), segment.mapping);
         let len = segment.len;
@@ -99,10 +100,15 @@ impl<B: PacketBuf> Tcb<B> {
             }
         } else {
             let last = self.queue.len() - 1;
+            let Some(seq) = self.queue.get(last).map(|segment| segment.seq) else {
+                return Progress::Done;
+            };
+            // Whether a probe for the MTU was lost is no matter of congestion.
+            let excused = self.gives_up_probe(env, seq);
             if !self.retransmit(env, tx, data, last) {
                 return Progress::More;
             }
-            self.flags.insert(TcbFlags::TLP_RETRANS);
+            self.flags.set(TcbFlags::TLP_RETRANS, !excused);
         }
         *budget -= 1;
         env.stats.tcp_loss_probes += 1;

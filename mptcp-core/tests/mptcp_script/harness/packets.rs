@@ -2,6 +2,7 @@
 
 use super::MTU;
 use core::net::{IpAddr, SocketAddr};
+use mptcp_core::config::Marking;
 use mptcp_core::seq::SeqNum;
 use mptcp_core::time::Instant;
 use mptcp_core::wire::{
@@ -23,6 +24,8 @@ pub(crate) struct Out {
     pub(crate) payload: Vec<u8>,
     pub(crate) options: Vec<u8>,
     pub(crate) version: Version,
+    /// TTL and DSCP.
+    pub(crate) marking: Marking,
 }
 
 impl core::fmt::Debug for Out {
@@ -71,6 +74,7 @@ impl Out {
             payload: view.payload.to_vec(),
             options: view.option_bytes().to_vec(),
             version,
+            marking: Marking::new(ip.hop_limit, ip.traffic_class >> 2).expect("a TTL"),
         }
     }
 
@@ -195,6 +199,13 @@ impl Seg {
         assert!(writer.push(&TcpOption::FastOpen(cookie)));
         self.options.extend_from_slice(writer.as_bytes());
         self
+    }
+
+    /// Sequence numbers it takes.
+    pub(crate) fn len(&self) -> u32 {
+        let flags = [TcpFlags::SYN, TcpFlags::FIN];
+        let marks = flags.iter().filter(|flag| self.flags.contains(**flag)).count();
+        (self.payload.len() + marks) as u32
     }
 
     pub(crate) fn option_len(&self) -> usize {
@@ -328,7 +339,7 @@ pub(super) fn tcp_header(flow: &Flow, seg: &Seg) -> Vec<u8> {
         ack: SeqNum(seg.ack),
         flags: seg.flags,
         window: seg.window,
-        urgent: 0,
+        urgent: u16::from(seg.flags.contains(TcpFlags::URG)),
     };
     let mut tcp = vec![0; 20];
     header.emit(&OptionWriter::new(), &mut tcp);

@@ -1,0 +1,178 @@
+//! Infinite mappings, sent and received, and what holds after one.
+
+use super::*;
+use mptcp_core::config::MtuProbing;
+
+#[test]
+fn the_infinite_mapping_fits_beside_a_full_segment_and_acts_backwards() {
+    both(|v| {
+        let mut script = Script::server_with(v, |c| c.tcp.timestamps = true);
+        let (keys, mut flow, id) = script.unconfirmed();
+        let out = script.write(id, 0, 2_000);
+        flow.hears(&out);
+        script.send(&flow, &flow.seg());
+        assert_eq!(script.fallback(id), Some(FallbackReason::NoDataAck));
+        // `Out::read` asserts that no packet exceeds the MTU.
+        let out = script.write(id, 2_000, 10_000);
+        let mapping = out[0].mapping().expect("the infinite mapping");
+        // Nothing was ever DATA_ACKed: it begins at the first octet.
+        assert_eq!((mapping.len, mapping.ssn), (0, 1));
+        assert!(same(mapping.dsn, keys.stack_dsn(0)));
+        assert!(out[1..].iter().all(|o| o.mptcp().is_empty()), "{out:?}");
+        assert!(out[1].payload.len() > out[0].payload.len());
+    });
+}
+
+#[test]
+fn t111_an_infinite_mapping_is_in_force() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut flow, id) = script.confirmed();
+        script.send_data(&keys, &mut flow, 0, 0, &stream(0, 100));
+        script.expect_stream(id, 0, 100);
+        let out = script.write(id, 0, 1_000);
+        flow.hears(&out);
+        let seg = flow.seg().dss(infinite(&keys, 100, 101)).data(b"raw");
+        let out = script.send(&flow, &seg);
+        flow.snd_nxt += 3;
+        assert!(out.iter().all(|o| o.mptcp().is_empty()), "no DATA_ACK any more: {out:?}");
+        assert_eq!(script.read(id).expect("raw data"), b"raw");
+        fell_back(&script, id, FallbackReason::InfiniteMapping);
+        assert_eq!(script.counters().infinite_map_rx, 1);
+        assert_eq!(script.info(id).bytes_acked, 1_000, "the subflow ACK freed it");
+        // A DATA_ACK means nothing now, nor does a FASTCLOSE or a DATA_FIN; a join is reset.
+        let out = script.write(id, 1_000, 100);
+        assert!(out[0].mptcp().is_empty());
+        script.send(&flow, &flow.seg().dss(keys.ack(1_100)));
+        assert_eq!(script.info(id).bytes_acked, 1_000);
+        script.send(&flow, &flow.seg().opt(&MptcpOption::Fastclose { key: keys.stack }));
+        script.send(&flow, &flow.seg().dss(keys.fin(103)));
+        assert!(script.would_block(id));
+        let mut join = Flow::new(at(P2, 5000), at(A1, PORT));
+        let out = script.join_syn(&keys, &mut join, false);
+        assert!(join.of(&out).iter().all(|o| o.rst()), "{out:?}");
+        flow.rcv_nxt += 100;
+        script.send(&flow, &flow.seg());
+        works_as_tcp(&mut script, &mut flow, id, 1_100, false);
+    });
+}
+
+#[test]
+fn an_infinite_mapping_beside_other_subflows_resets_its_own() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut first, id) = script.confirmed();
+        let join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+        let out = script.send(&join, &join.seg().dss(infinite(&keys, 0, 1)).data(b"raw"));
+        join.of(&out)[0].assert_reset(reset_reason::MIDDLEBOX_INTERFERENCE, false);
+        assert_eq!(script.fallback(id), None);
+        script.send_data(&keys, &mut first, 0, 0, &stream(0, 10));
+        script.expect_stream(id, 0, 10);
+    });
+}
+
+/// A server after both streams ended at the data level; its subflow's FIN is out.
+fn finished(v: Version, flags: CapableFlags) -> (Script, Keys, Flow, SocketId) {
+    let mut script = Script::server(v);
+    let (keys, mut flow, id) = script.confirmed_with(flags);
+    script.stack.shutdown_write(script.now, id);
+    let out = script.out();
+    flow.hears(&out);
+    let out = script.send(&flow, &flow.seg().dss(Dss { ..keys.fin(0) }));
+    flow.hears(&out);
+    let out = script.send(&flow, &flow.seg().dss(keys.ack(1)));
+    flow.hears(&out);
+    assert!(script.ready(id).contains(Ready::CLOSED), "{out:?}");
+    assert_eq!(script.counters().mp_curr_estab, 0);
+    (script, keys, flow, id)
+}
+
+/// Nothing brings a finished connection back: it fell back once more, and was counted out twice.
+#[test]
+fn t111_a_finished_connection_does_not_fall_back() {
+    both(|v| {
+        let quiet = |script: &Script, id| {
+            assert_eq!(script.fallback(id), None);
+            assert_eq!((script.counters().fallback, script.counters().mp_curr_estab), (0, 0));
+        };
+        let (mut script, keys, flow, id) = finished(v, CapableFlags::HMAC);
+        script.send(&flow, &flow.seg().opt(&MptcpOption::Fail { dsn: keys.stack_dsn(0).0 }));
+        quiet(&script, id);
+        let (mut script, keys, flow, id) = finished(v, CapableFlags::HMAC);
+        script.send(&flow, &flow.seg().dss(infinite(&keys, 1, 1)));
+        quiet(&script, id);
+        let (mut script, keys, mut flow, id) = finished(v, SUM);
+        corrupt(&mut script, &keys, &mut flow, 1, 100);
+        quiet(&script, id);
+    });
+}
+
+#[test]
+fn t83_the_infinite_mapping_is_sent_again_with_its_segment() {
+    both(|v| {
+        // Losses alone might have to do with its length.
+        let mut script = Script::server_with(v, |c| c.tcp.mtu_probing = MtuProbing::Off);
+        let (keys, mut flow, id) = script.unconfirmed();
+        let out = script.write(id, 0, 500);
+        flow.hears(&out);
+        script.send(&flow, &flow.seg());
+        assert_eq!(script.fallback(id), Some(FallbackReason::NoDataAck));
+        let first = script.write(id, 500, 5_000);
+        let mapping = first[0].mapping().expect("the infinite mapping");
+        // It is lost.
+        let again = script.advance(3_000);
+        let again: Vec<_> = again.iter().filter(|o| o.seq == first[0].seq).collect();
+        assert!(!again.is_empty());
+        for packet in again {
+            assert_eq!((packet.mapping(), &packet.payload), (Some(mapping), &first[0].payload));
+        }
+        assert!(same(mapping.dsn, keys.stack_dsn(0)) && (mapping.ssn, mapping.len) == (1, 0));
+    });
+}
+
+#[test]
+fn t111_a_fin_carries_the_infinite_mapping_when_no_data_does() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut flow, id) = script.confirmed_with(SUM);
+        let out = script.write(id, 0, 100);
+        flow.hears(&out);
+        script.send(&flow, &flow.seg().dss(keys.ack(100)));
+        corrupt(&mut script, &keys, &mut flow, 0, 10);
+        script.stack.shutdown_write(script.now, id);
+        let mut out = script.out();
+        // The FIN is lost as well.
+        out.extend(script.advance(3_000));
+        let fins: Vec<_> = out.iter().filter(|o| o.is(TcpFlags::FIN)).collect();
+        assert!(fins.len() > 1, "{out:?}");
+        for fin in fins {
+            let mapping = fin.mapping().expect("the infinite mapping");
+            assert_eq!((mapping.len, mapping.ssn), (0, 101));
+            assert!(same(mapping.dsn, keys.stack_dsn(100)));
+        }
+    });
+}
+
+/// A writer that waits for room is told of it, also when the segment that makes it asks for more.
+#[test]
+fn t111_a_fallback_that_makes_room_says_so() {
+    both(|v| {
+        for infinitely in [true, false] {
+            let mut script = Script::server_with(v, |c| c.tcp.send_buffer_max = 20_000);
+            let (keys, mut flow, id) = script.confirmed();
+            while script.stack.send(script.now, id, &[7; 1_000]).is_ok() {}
+            let out = script.out();
+            flow.hears(&out);
+            script.ready(id);
+            let sent = u64::from(flow.rcv_nxt.wrapping_sub(flow.stack_isn)) - 1;
+            let mut seg = flow.seg();
+            if infinitely {
+                let data_ack = keys.ack(sent).data_ack;
+                seg = seg.dss(Dss { data_ack, ..infinite(&keys, 0, 1) });
+            }
+            script.send(&flow, &seg);
+            assert!(script.fallback(id).is_some());
+            assert!(script.ready(id).contains(Ready::WRITABLE), "infinitely: {infinitely}");
+        }
+    });
+}

@@ -1,0 +1,313 @@
+//! What subflows carry, and what happens when one is lost.
+
+use super::*;
+
+#[test]
+fn t41_a_backup_subflow_carries_data_only_when_nothing_else_works() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut first, id) = script.confirmed();
+        let backup = script.join_as(&keys, at(P2, 5000), at(A2, PORT), true);
+        assert!(script.info(id).subflows[1].backup);
+        assert_eq!(script.counters().mp_join_syn_backup_rx, 1);
+        // More than the first subflow's window takes: the rest waits.
+        let out = script.write(id, 0, 40_000);
+        first.hears(&out);
+        assert!(backup.of(&out).is_empty(), "{out:?}");
+        assert!(!first.of(&out).is_empty());
+        // The last regular subflow fails.
+        let out = script.send(&first, &first.seg().flags(TcpFlags::RST | TcpFlags::ACK));
+        let data: usize = backup.of(&out).iter().map(|o| o.payload.len()).sum();
+        assert!(data > 0, "{out:?}");
+    });
+}
+
+#[test]
+fn an_opened_join_carries_data_both_ways() {
+    both(|v| {
+        let mut script = Script::new(v, fullmesh);
+        let (keys, mut first, mut join, nonce, id) = client_joins(&mut script);
+        script.answer(&mut join, &[syn_ack_join(&keys, nonce, 0, false)]);
+        let out = script.send_data(&keys, &mut join, 0, 0, &stream(0, 10));
+        assert!(same(join.of(&out)[0].data_ack().expect("DATA_ACK"), keys.peer_dsn(10)), "{out:?}");
+        script.expect_stream(id, 0, 10);
+        let out = script.write(id, 0, 60_000);
+        let sent = |flow: &Flow| flow.of(&out).iter().map(|o| o.payload.len()).sum::<usize>();
+        assert!(sent(&first) > 0 && sent(&join) > 0, "both carry data");
+        let mut joined: Vec<(u64, Vec<u8>)> = Vec::new();
+        for packet in &out {
+            let Some(mapping) = packet.mapping() else { continue };
+            let offset = (0..60_000).find(|o| same(mapping.dsn, keys.stack_dsn(*o)));
+            joined.push((offset.expect("within what was written"), packet.payload.clone()));
+        }
+        joined.sort();
+        let mut next = 0;
+        for (offset, payload) in joined {
+            assert_eq!(offset, next, "in DSN order, nothing twice");
+            assert_eq!(payload, stream(offset, payload.len()));
+            next += payload.len() as u64;
+        }
+        first.hears(&out);
+    });
+}
+
+#[test]
+fn t143_data_on_a_stale_tuple_is_reset_and_a_join_resumes() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut first, id) = script.confirmed();
+        script.send_data(&keys, &mut first, 0, 0, &stream(0, 10));
+        // The address changed on the way: the same subflow from another tuple.
+        let stranger = Flow { peer: at(P2, 60_000), ..first.clone() };
+        let seg = stranger.seg().dss(keys.data(&stranger, 10, 0, &stream(10, 5)));
+        let out = script.send(&stranger, &seg.data(&stream(10, 5)));
+        assert!(out.len() == 1 && out[0].rst(), "{out:?}");
+        script.expect_stream(id, 0, 10);
+        let mut join = script.join(&keys, at(P2, 60_001), at(A1, PORT));
+        script.send_data(&keys, &mut join, 10, 0, &stream(10, 5));
+        script.expect_stream(id, 10, 5);
+    });
+}
+
+#[test]
+fn a_client_that_loses_a_join_goes_on() {
+    both(|v| {
+        let mut script = Script::new(v, fullmesh);
+        let (keys, mut first, join, _, id) = client_joins(&mut script);
+        let out = script.send(
+            &join,
+            &join.seg().seq(0).acks(join.rcv_nxt).flags(TcpFlags::RST | TcpFlags::ACK),
+        );
+        assert!(out.is_empty(), "{out:?}");
+        assert_eq!(script.info(id).subflows.len(), 1);
+        script.send_data(&keys, &mut first, 0, 0, &stream(0, 10));
+        script.expect_stream(id, 0, 10);
+    });
+}
+
+#[test]
+fn a_join_after_the_only_path_died_takes_everything_over() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut first, id) = script.confirmed();
+        let offset = widen(&mut script, &keys, &mut first, id);
+        let out = script.write(id, offset, 50_000);
+        let lost = payload(&first, &out);
+        assert!(lost > 20_000, "{lost}");
+        for _ in 0..100 {
+            script.advance(5);
+            if script.counters().tcp_timeouts > 0 {
+                break;
+            }
+        }
+        assert_eq!((script.counters().tcp_timeouts, script.counters().mptcp_retrans), (1, 0));
+        let mut join = Flow::new(at(P2, 5000), at(A2, PORT));
+        let answer = script.join_syn(&keys, &mut join, false);
+        let ack = Script::join_ack(&keys, join.of(&answer)[0]);
+        let mut out = script.send(&join, &join.seg().opt(&ack));
+        // Not a moment later, and all of it before anything new.
+        let mut again = 0;
+        while payload(&join, &out) > 0 {
+            join.hears(&out);
+            again += payload(&join, &out);
+            out = script.send(&join, &join.seg().dss(keys.ack(offset + again)));
+        }
+        assert_eq!(again, 50_000);
+        assert_eq!(script.info(id).bytes_acked, offset + 50_000);
+        let subflows = script.info(id).subflows;
+        assert!(subflows[0].stale && !subflows[1].stale);
+        assert_eq!(subflows[1].reinjected, lost);
+    });
+}
+
+#[test]
+fn what_only_tcp_acknowledged_comes_again_when_its_subflow_fails() {
+    both(|v| {
+        for fail in [false, true] {
+            let mut script = Script::server(v);
+            let (keys, mut first, id) = script.confirmed();
+            let join = script.join_as(&keys, at(P2, 5000), at(A2, PORT), true);
+            let out = script.write(id, 0, 3_000);
+            first.hears(&out);
+            assert_eq!(payload(&first, &out), 3_000);
+            let out = script.send(&first, &first.seg().dss(keys.ack(0)));
+            assert!(out.is_empty(), "{out:?}");
+            let mut rst = first.seg().flags(TcpFlags::RST | TcpFlags::ACK);
+            if fail {
+                rst = rst.opt(&MptcpOption::Fail { dsn: keys.stack_dsn(0).0 });
+            }
+            let out = script.send(&first, &rst);
+            assert_eq!(payload(&join, &out), 3_000, "{out:?}");
+            script.send(&join, &join.seg().dss(keys.ack(3_000)));
+            assert_eq!(script.info(id).bytes_acked, 3_000);
+        }
+    });
+}
+
+#[test]
+fn what_follows_the_dsn_of_an_mp_fail_comes_again() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, first, id) = script.confirmed();
+        let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+        script.stack.set_backup(id, 1, true);
+        script.out();
+        let out = script.write(id, 0, 1_400);
+        assert_eq!(payload(&first, &out), 1_400);
+        script.stack.set_backup(id, 0, true);
+        script.stack.set_backup(id, 1, false);
+        script.out();
+        let out = script.write(id, 1_400, 1_400);
+        assert_eq!(payload(&join, &out), 1_400);
+        join.hears(&out);
+        // The head is under way on the first subflow; the rest arrived at TCP and was thrown away.
+        script.send(&join, &join.seg().dss(keys.ack(0)));
+        let rst = join.seg().flags(TcpFlags::RST | TcpFlags::ACK);
+        let fail = MptcpOption::Fail { dsn: keys.stack_dsn(1_400).0 };
+        let out = script.send(&join, &rst.opt(&fail));
+        let [again] = first.of(&out)[..] else { panic!("{out:?}") };
+        assert_eq!(again.payload, stream(1_400, 1_400));
+        assert!(same(again.mapping().expect("a mapping").dsn, keys.stack_dsn(1_400)), "{again:?}");
+    });
+}
+
+#[test]
+fn a_lost_join_syn_is_no_sidelined_subflow() {
+    both(|v| {
+        let mut script = Script::new(v, fullmesh);
+        let (_, _, join, ..) = client_joins(&mut script);
+        let out = script.advance(5_000);
+        assert!(join.of(&out).len() >= 2, "{out:?}");
+        let counters = script.counters();
+        assert_eq!((counters.mptcp_retrans, counters.subflow_stale), (0, 0));
+    });
+}
+
+/// The SYN of a join in `out`, as (from, to, our address id).
+fn join_syn_of(out: &[Out]) -> Option<(Flow, u8)> {
+    out.iter().find_map(|o| match o.join() {
+        Some(MpJoin::Syn { address_id, .. }) => {
+            let mut flow = Flow::new(o.dst, o.src);
+            flow.hears(core::slice::from_ref(o));
+            Some((flow, address_id))
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn t105_a_client_joins_again_when_its_last_subflow_was_reset() {
+    both(|v| {
+        let mut script = Script::new(v, |c| {
+            fullmesh(c);
+            c.addresses.truncate(1);
+        });
+        let (keys, mut first, id) = script.connected();
+        script.send(&first, &first.seg().dss(keys.ack(0)));
+        let out = script.write(id, 0, 3_000);
+        first.hears(&out);
+        script.send(&first, &first.seg().flags(TcpFlags::RST | TcpFlags::ACK));
+        assert!(script.info(id).subflows.is_empty());
+        let out = script.advance(1_010);
+        let (mut join, address_id) = join_syn_of(&out).expect("a join");
+        assert_eq!((join.local.ip(), join.peer, address_id), (A1, at(P1, PORT), 0));
+        let syn = out.iter().find_map(Out::join);
+        let Some(MpJoin::Syn { nonce, .. }) = syn else { panic!("{out:?}") };
+        script.answer(&mut join, &[syn_ack_join(&keys, nonce, 0, false)]);
+        let out = script.send(&join, &join.seg().dss(keys.ack(0)));
+        assert_eq!(payload(&join, &out), 3_000, "{out:?}");
+        script.advance(100_000);
+        assert!(!script.ready(id).contains(Ready::CLOSED), "it lives");
+    });
+}
+
+#[test]
+fn a_refused_join_is_not_made_again_soon() {
+    // Version 0 has no way to say why.
+    let v = Version::V1;
+    for (transient, wait) in [(true, 1_000), (false, 60_000)] {
+        let mut script = Script::new(v, fullmesh);
+        let (_, _, join, ..) = client_joins(&mut script);
+        let reset =
+            mptcp_core::wire::MpTcpRst { transient, reason: reset_reason::PROHIBITED, reserved: 0 };
+        let rst = join.seg().seq(0).flags(TcpFlags::RST | TcpFlags::ACK);
+        let out = script.send(&join, &rst.opt(&MptcpOption::Reset(reset)));
+        assert!(out.is_empty(), "{out:?}");
+        assert!(join_syn_of(&script.advance(wait - 1)).is_none());
+        assert!(join_syn_of(&script.advance(5)).is_some());
+    }
+}
+
+#[test]
+fn a_refused_connect_does_not_count_as_a_connection() {
+    both(|v| {
+        let mut script = Script::server_with(v, |c| {
+            c.limits.tcbs = 4;
+            c.limits.connections = 4;
+        });
+        // One connection holds every control block.
+        let (keys, _, id) = script.confirmed();
+        for port in 5000..5003 {
+            script.join(&keys, at(P2, port), at(A2, PORT));
+        }
+        let with = Connect {
+            local: A1,
+            local_port: 0,
+            remote: at(P1, 9),
+            mptcp: false,
+            timeout: None,
+            user_data: 0,
+        };
+        for _ in 0..10 {
+            assert_eq!(script.stack.connect(script.now, &with), Err(OpenError::LimitReached));
+        }
+        script.stack.abort(script.now, id);
+        script.forget(id);
+        let open: Vec<_> = (0..4).map(|_| script.stack.connect(script.now, &with)).collect();
+        for id in open {
+            script.stack.abort(script.now, id.expect("its four blocks are free again"));
+        }
+    });
+}
+
+#[test]
+fn a_subflow_whose_round_trip_is_unknown_is_not_the_nearest() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut first, id) = script.confirmed();
+        let out = script.write(id, 0, 100);
+        first.hears(&out);
+        script.advance(50);
+        script.send(&first, &first.seg().dss(keys.ack(100)));
+        // The SYN/ACK went out twice: which one was answered nobody knows (Karn).
+        let mut join = Flow::new(at(P2, 5000), at(A2, PORT));
+        script.join_syn(&keys, &mut join, false);
+        let out = script.join_syn(&keys, &mut join, false);
+        let ack = Script::join_ack(&keys, join.of(&out)[0]);
+        script.send(&join, &join.seg().opt(&ack));
+        let out = script.write(id, 100, 1_000);
+        assert_eq!((payload(&first, &out), payload(&join, &out)), (1_000, 0), "{out:?}");
+    });
+}
+
+/// A connection may live through more joins than an octet can number.
+#[test]
+fn subflows_that_live_have_numbers_of_their_own() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, first, id) = script.confirmed();
+        let lasting = script.join(&keys, at(P2, 4_999), at(A2, PORT));
+        script.advance(100);
+        for n in 0..600 {
+            let join = script.join(&keys, at(P2, 5_000 + n), at(A2, PORT));
+            let info = script.info(id);
+            let mut numbers: Vec<_> = info.subflows.iter().map(|s| s.id).collect();
+            assert_eq!((info.subflows[0].remote, numbers[0]), (first.peer, 0));
+            assert_eq!((info.subflows[1].remote, numbers[1]), (lasting.peer, 1));
+            numbers.sort_unstable();
+            numbers.dedup();
+            assert_eq!(numbers.len(), 3, "after {n} joins");
+            script.send(&join, &join.seg().flags(TcpFlags::RST));
+        }
+    });
+}

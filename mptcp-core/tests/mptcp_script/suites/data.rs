@@ -1,0 +1,108 @@
+//! Data: widths, windows, mappings that stay away.
+
+use super::Exchange;
+use crate::harness::*;
+use mptcp_core::mptcp::FallbackReason;
+use mptcp_core::wire::{CapableFlags, Version};
+
+/// Options pass in the handshake and are dropped from the first data on.
+#[test]
+fn options_that_are_dropped_after_the_first_data_mean_plain_tcp() {
+    both(|v| {
+        let mut x = Exchange::server(v);
+        x.peer_first_data(500, &[". 1:1(0) ack 501 <dss dackW=501>"]);
+        x.script.expect_stream(x.id, 0, 500);
+        x.write(0, 100, &["P. 1:101(100) ack 501 <dss dackW=501 dsn4=1 ssn=1 dll=100, nop, nop>"]);
+        x.peer(0, x.seg(0), &[]);
+        assert_eq!(x.script.fallback(x.id), Some(FallbackReason::NoDataAck));
+        x.peer(0, x.seg(0).data(&stream(500, 100)), &[". 101:101(0) ack 601"]);
+        x.script.expect_stream(x.id, 500, 100);
+        assert_eq!(x.script.counters().fallback, 1);
+    });
+}
+
+/// Beside another subflow one whose data has no mapping any more is broken, and says why.
+#[test]
+fn a_subflow_that_lost_its_options_is_reset_beside_another() {
+    both(|v| {
+        let mut x = Exchange::server(v);
+        x.peer_data(0, 0, 0, 2, &[". 1:1(0) ack 3 <dss dackW=3>"]);
+        let join = x.join(false);
+        x.peer(0, x.seg(0).data(&stream(2, 2)), &["0 . 1:1(0) ack 5 <dss dackW=3>"]);
+        // A mapping may still come.
+        x.wait(499, &[]);
+        let told = if v == Version::V0 { "" } else { " <reset 6>" };
+        x.wait(2, &[&format!("0 R. 1:1(0) ack 5{told}")]);
+        // The same data again over the other one.
+        x.peer_data(join, 2, 0, 2, &["1 . 1:1(0) ack 3 <dss dackW=5>"]);
+        x.script.expect_stream(x.id, 0, 4);
+    });
+}
+
+/// One that is mapped in time is none of these, and what others bring changes nothing.
+#[test]
+fn a_mapping_that_comes_in_time_saves_its_subflow() {
+    both(|v| {
+        let mut x = Exchange::server(v);
+        x.peer_data(0, 0, 0, 2, &[". 1:1(0) ack 3 <dss dackW=3>"]);
+        let join = x.join(false);
+        let whole = x.keys().map(2, 3, 4);
+        x.peer(0, x.seg(0).data(&stream(2, 2)), &["0 . 1:1(0) ack 5 <dss dackW=3>"]);
+        x.wait(400, &[]);
+        x.peer(0, x.seg(0).dss(whole).data(&stream(4, 2)), &["0 . 1:1(0) ack 7 <dss dackW=7>"]);
+        x.wait(1_000, &[]);
+        x.peer_data(join, 6, 0, 2, &["1 . 1:1(0) ack 3 <dss dackW=9>"]);
+        x.script.expect_stream(x.id, 0, 8);
+    });
+}
+
+/// A zero window is asked about below it, and what follows goes out once.
+#[test]
+fn a_window_that_closes_and_opens() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (mut flow, syn_ack) = script.half_open(40_000, CapableFlags::HMAC);
+        flow.window = 1280;
+        let mut x = Exchange::accepted(script, flow, &syn_ack);
+        x.peer_first_data(100, &[". 1:1(0) ack 101 <dss dackW=101>"]);
+        x.write(
+            0,
+            2000,
+            &[". 1:1281(1280) ack 101 <dss dackW=101 dsn4=1 ssn=1 dll=1280, nop, nop>"],
+        );
+        let keys = x.keys();
+        x.peer(0, x.seg(0).window(0).dss(keys.ack(1280)), &[]);
+        let probe = ". 1280:1280(0) ack 101 <dss dackW=101>";
+        x.wait(501, &[probe]);
+        x.wait(990, &[]);
+        let rest = "P. 1281:2001(720) ack 101 <dss dackW=101 dsn4=1281 ssn=1281 dll=720, nop, nop>";
+        x.peer(0, x.seg(0).window(28_800).dss(keys.ack(1280)), &[rest]);
+        // The timer of the probes has nothing to do with what is in flight now.
+        x.wait(20, &[]);
+        x.peer(0, x.seg(0).window(28_800).dss(keys.ack(2000)), &[]);
+        x.wait(2_000, &[]);
+        x.script.expect_stream(x.id, 0, 100);
+    });
+}
+
+/// A `DATA_ACK` has the width of the numbers that it covers.
+#[test]
+fn data_acks_are_as_wide_as_the_peers_numbers() {
+    both(|v| {
+        let mut x = Exchange::server(v);
+        let keys = x.keys();
+        x.peer_first_data(2, &[". 1:1(0) ack 3 <dss dackW=3>"]);
+        let narrow = |dss: &mut mptcp_core::wire::Dss, offset| {
+            let mapping = dss.mapping.as_mut().expect("a mapping");
+            mapping.dsn = mptcp_core::wire::WireSeq::Low(keys.peer_dsn(offset).0 as u32);
+        };
+        let mut dss = keys.data(&x.flows[0], 2, 0, &stream(2, 2));
+        narrow(&mut dss, 2);
+        x.peer(0, x.seg(0).dss(dss).data(&stream(2, 2)), &[". 1:1(0) ack 5 <dss dack4=5>"]);
+        let mut dss = keys.data(&x.flows[0], 4, 0, &stream(4, 2));
+        let mapping = dss.mapping.as_mut().expect("a mapping");
+        mapping.dsn = mptcp_core::wire::WireSeq::Full(keys.peer_dsn(4).0);
+        x.peer(0, x.seg(0).dss(dss).data(&stream(4, 2)), &[". 1:1(0) ack 7 <dss dack8=7>"]);
+        x.script.expect_stream(x.id, 0, 6);
+    });
+}
