@@ -83,6 +83,22 @@ counters! {
     syncookies_failed,
     /// Pending requests given up.
     tcp_req_timeouts,
+    /// Active Fast Opens: data on our SYN was acknowledged.
+    tcp_fast_open_active,
+    /// Data on our SYN was not acknowledged, or nothing answered it.
+    tcp_fast_open_active_fail,
+    /// Passive Fast Opens: connections given out before their third ACK.
+    tcp_fast_open_passive,
+    /// Of these, with a cookie of the former key.
+    tcp_fast_open_passive_alt_key,
+    /// SYNs whose cookie was wrong, or whose connection found no room: a handshake came first.
+    tcp_fast_open_passive_fail,
+    /// SYNs that asked for Fast Open while a listener's pending ones were at their limit.
+    tcp_fast_open_listen_overflow,
+    /// SYNs that asked for a Fast Open cookie.
+    tcp_fast_open_cookie_reqd,
+    /// Destinations whose first answer came to a SYN without Fast Open: it is not tried for a while.
+    tcp_fast_open_blackhole,
     /// Active opens.
     active_opens,
     /// Passive opens.

@@ -84,6 +84,9 @@ pub(crate) struct Connection<B> {
     pub(crate) next_subflow_id: u8,
     /// Addresses announced to the peer.
     pub(crate) announced: u8,
+    /// Octets that the SYN carried, ours and the peer's: before the first of either stream.
+    pub(crate) early_sent: u16,
+    pub(crate) early_received: u16,
     /// Subflows that ended, and how the last of them did.
     pub(crate) subflows_ended: u16,
     pub(crate) last_end: Option<SubflowEnd>,
@@ -193,6 +196,8 @@ impl<B: PacketBuf> Connection<B> {
             multipath: false,
             next_subflow_id: 0,
             announced: 0,
+            early_sent: 0,
+            early_received: 0,
             subflows_ended: 0,
             last_end: None,
             half_open: 0,

@@ -136,6 +136,13 @@ impl<B: PacketBuf> Connection<B> {
         reached
     }
 
+    /// Text of the peer's SYN: before its stream, which counts from what follows.
+    pub(crate) fn take_early(&mut self, text: B) {
+        self.early_received = u16::try_from(text.data().len()).unwrap_or(u16::MAX);
+        let (start, budget) = (position(0), self.autotune.memory());
+        let _in_order = self.received.insert(start, start, text, budget, &mut 0);
+    }
+
     /// Moves in-order subflow data to the stream as far as mappings are known.
     pub(crate) fn pull(&mut self, tcb: &mut Tcb<B>, stats: &mut Counters) -> Pulled {
         let mut pulled = Pulled::default();

@@ -56,6 +56,35 @@ impl<B: PacketBuf> Connection<B> {
         self.data_end += len as u64;
     }
 
+    /// The first `octets` of what was written arrived with the SYN: the stream begins behind them
+    /// (RFC 8684 Appendix B.2). Nothing of it was sent yet.
+    pub(crate) fn skip_early(&mut self, octets: u32) {
+        let mut left = octets as usize;
+        while let Some(front) = self.chunks.front_mut() {
+            let len = front.buf.data().len();
+            if left < len {
+                front.buf.trim_front(left);
+                break;
+            }
+            left -= len;
+            self.pinned = self.pinned.saturating_sub(front.buf.truesize() as u32);
+            self.chunks.pop_front();
+        }
+        let mut start = 0;
+        for chunk in &mut self.chunks {
+            chunk.start = start;
+            start += chunk.buf.data().len() as u64;
+        }
+        self.data_end = start;
+        self.early_sent = u16::try_from(octets).unwrap_or(u16::MAX);
+    }
+
+    /// What a SYN of at most `room` octets may carry: the beginning of the stream.
+    pub(crate) fn early_data(&self, room: usize) -> Option<B> {
+        let first = &self.chunks.front()?.buf;
+        Some(first.slice(0..first.data().len().min(room)))
+    }
+
     /// What counts against the send buffer: octets written and not acknowledged, or half the memory
     /// they pin, whichever is more.
     pub(crate) fn send_buffered(&self) -> u32 {

@@ -39,6 +39,8 @@ pub(crate) enum Carry<'a> {
     /// No MPTCP option.
     Nothing,
     Syn,
+    /// Of a connection that its listener gave out before the third ACK (Fast Open).
+    SynAck,
     /// No payload.
     Ack,
     Data(&'a TxMapping),
@@ -329,6 +331,10 @@ impl Subflow {
                     Version::V1 => CapableForm::Syn,
                 };
                 let option = self.capable(form, self.ask_checksum);
+                fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
+            }
+            (Stage::Active, Carry::SynAck) => {
+                let option = self.capable(CapableForm::Key(data.local_key), data.checksum);
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
             (Stage::JoinSyn { token, nonce }, Carry::Syn) => {

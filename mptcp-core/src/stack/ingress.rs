@@ -115,6 +115,9 @@ impl<B: PacketBuf> Stack<B> {
         {
             tcb.share_promise(connection.promised());
         }
+        if tcb.is_fast_opened() && self.before_third_ack(idx, segment) {
+            return;
+        }
         let before = self.watch(idx);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let mut env = env!(self, now);
@@ -124,6 +127,7 @@ impl<B: PacketBuf> Stack<B> {
             self.reply_rst(now, &tuple, port, segment);
         }
         self.watched(idx, before);
+        self.settle_fast_open(now, idx, Some(segment), &outcome);
         let Some(tcb) = self.tcbs.get(idx) else { return };
         if tcb.subflow.is_some() {
             self.subflow_outcome(now, idx, segment, &outcome);
@@ -164,7 +168,7 @@ impl<B: PacketBuf> Stack<B> {
             self.plain_closed(now, idx, error);
             return;
         }
-        if outcome.established {
+        if outcome.established && !outcome.fast_opened {
             self.observe_established(sock);
             self.post(sock, Ready::CONNECTED | Ready::WRITABLE);
         }
@@ -451,6 +455,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Routes an outcome that no segment caused.
     pub(super) fn dispatch_outcome(&mut self, now: Instant, idx: u32, outcome: &Outcome) {
+        self.settle_fast_open(now, idx, None, outcome);
         let Some(tcb) = self.tcbs.get(idx) else { return };
         if tcb.subflow.is_some() {
             self.subflow_event(now, idx, outcome);

@@ -9,6 +9,7 @@ mod congestion;
 mod demux;
 mod destinations;
 mod egress;
+mod fast_open;
 mod handshake;
 mod ingress;
 mod marking;
@@ -124,6 +125,8 @@ struct Listener {
     stale: usize,
     /// Requests the application has not decided about.
     deferred: u32,
+    /// Its connections in SYN-RECEIVED.
+    fast_open: fast_open::Backlog,
     /// Congestion control of what it accepts where it is not the stack's.
     congestion: Option<CongestionChoice>,
 }
@@ -272,6 +275,7 @@ pub struct Stack<B: PacketBuf> {
     /// Where the last ephemeral port was, among them all.
     next_port: u32,
     destinations: destinations::Destinations,
+    fast_open: fast_open::FastOpen,
     observer: observe::Observer,
     /// What connections share about the paths they use.
     path_table: PathTable,
@@ -367,6 +371,7 @@ impl<B: PacketBuf> Stack<B> {
             pool,
             next_port,
             destinations: destinations::Destinations::default(),
+            fast_open: fast_open::FastOpen::new(config.seed, now),
             observer: observe::Observer::new(now),
             path_table,
             path_manager: path_manager(&config.mptcp),
@@ -607,6 +612,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Takes a control block out of every table.
     fn remove_tcb(&mut self, idx: u32) -> Option<Tcb<B>> {
+        self.leave_fast_open(idx, false);
         let number = self.numbering.number(Node::Tcb(idx));
         self.wheel.cancel(number);
         self.tx.remove(number);
@@ -624,6 +630,7 @@ impl<B: PacketBuf> Stack<B> {
     /// A plain connection ended: the application is told, or the block is freed when nobody holds
     /// it.
     fn plain_closed(&mut self, now: Instant, idx: u32, error: Option<ConnectionError>) {
+        self.leave_fast_open(idx, false);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let tuple = tcb.tuple;
         if tcb.app.error.is_none() {

@@ -102,9 +102,10 @@ impl<B: PacketBuf> Stack<B> {
     /// The leg takes more data.
     fn sending(&self, sock: Sock) -> bool {
         match sock {
-            Sock::Plain(idx) => {
-                self.tcbs.get(idx).is_some_and(|t| t.state.sending() && !t.write_closed())
-            }
+            Sock::Plain(idx) => self
+                .tcbs
+                .get(idx)
+                .is_some_and(|t| (t.state.sending() || t.is_fast_opened()) && !t.write_closed()),
             Sock::Mptcp(idx) => self.connections.get(idx).is_some_and(|c| {
                 !c.fin_queued && !matches!(c.phase, Phase::Closed | Phase::Connecting)
             }),

@@ -135,7 +135,7 @@ impl<B: PacketBuf> Stack<B> {
                 Stage::Fallback => fallback,
                 _ => false,
             };
-            if !may || !tcb.state.sending() || tcb.write_closed() {
+            if !may || !tcb.may_send() || tcb.write_closed() {
                 continue;
             }
             let (stale, backup) = (subflow.stale, subflow.is_backup());

@@ -47,6 +47,7 @@ impl<B: PacketBuf> Stack<B> {
             queue: VecDeque::new(),
             stale: 0,
             deferred: 0,
+            fast_open: super::fast_open::Backlog::default(),
             congestion: None,
         };
         let idx = self.listeners.insert(listener).ok_or(OpenError::LimitReached)?;

@@ -97,6 +97,12 @@ pub struct Listen {
     /// Offer each SYN to the application first: `accept` then yields a request that
     /// `accept_deferred` or `refuse_deferred` answers.
     pub deferred: bool,
+    /// Fast Open (RFC 7413): so many connections at once are given out, with the data of their SYN,
+    /// before their handshake is over, to peers that show a cookie of ours; beyond it, as with 0 (the
+    /// default), a handshake comes first. The same SYN data may arrive twice, as two connections, when
+    /// the network or the peer repeats its SYN late (RFC 7413 §6.1): only for protocols to which that
+    /// does no harm. Has no effect where requests are deferred.
+    pub fast_open: u32,
     /// Copied into events and accepted sockets.
     pub user_data: u64,
 }

@@ -80,12 +80,20 @@ impl<B: PacketBuf> Tcb<B> {
         }
     }
 
+    /// The SYN/ACK of a Fast Open grants ECN, as any other.
+    fn grants_ecn(&self) -> bool {
+        self.flags.contains(TcbFlags::ECN) && self.is_fast_opened()
+    }
+
     /// ECE and CWR of a segment with `flags`.
     pub(super) fn ecn_flags(&self, flags: TcpFlags, fresh: bool) -> TcpFlags {
         let mut ecn = TcpFlags::empty();
         if flags.contains(TcpFlags::SYN) {
             if self.state == State::SynSent && self.flags.contains(TcbFlags::ECN) {
                 ecn |= TcpFlags::ECE | TcpFlags::CWR;
+            }
+            if self.grants_ecn() {
+                ecn |= TcpFlags::ECE;
             }
             return ecn;
         }

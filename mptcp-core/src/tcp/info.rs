@@ -69,6 +69,8 @@ pub struct TcpInfo {
     pub timestamps: bool,
     /// Selective acknowledgements are used (RFC 2018).
     pub sack: bool,
+    /// Data on the SYN, ours or the peer's, was acknowledged by the SYN/ACK (RFC 7413).
+    pub syn_data: bool,
     /// Left shift of the windows the peer sends.
     pub snd_wscale: u8,
     /// Left shift of the windows we send.
@@ -164,6 +166,7 @@ impl<B: PacketBuf> Tcb<B> {
             backoff: self.rtt.backoff(),
             timestamps: self.flags.contains(TcbFlags::TIMESTAMPS),
             sack: self.flags.contains(TcbFlags::SACK),
+            syn_data: self.syn_data_acked(),
             snd_wscale: self.snd_wscale,
             rcv_wscale: self.rcv_wscale,
             rto: self.rtt.rto(),

@@ -51,7 +51,9 @@ impl<B: PacketBuf> Tcb<B> {
     /// RFC 9293 §3.10.7.3
     fn syn_sent(&mut self, env: &mut Env<'_>, segment: &Segment, outcome: &mut Outcome) {
         let acked = segment.has(TcpFlags::ACK);
-        if acked && segment.ack != self.iss.add(1) {
+        // Data may have left with the SYN, which acknowledges some of it, or none.
+        let sent = self.snd_nxt.max(self.iss.add(1));
+        if acked && !(segment.ack.gt(self.iss) && segment.ack.le(sent)) {
             env.stats.drop(DropReason::AckRange);
             outcome.reply_rst = !segment.has(TcpFlags::RST);
             return;
@@ -87,7 +89,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.flags.insert(TcbFlags::SYN_NOW);
             return;
         }
-        self.snd_una = segment.ack;
+        self.settle_early(segment.ack);
         self.finish_handshake(env, outcome);
         self.ack_now();
     }
@@ -114,9 +116,9 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     fn finish_handshake(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {
-        if self.retries == 0 {
-            self.rtt.on_sample(env.now.since(self.last_sent), env.now);
-        } else {
+        if let Some(rtt) = self.handshake_rtt(env.now) {
+            self.rtt.on_sample(rtt, env.now);
+        } else if self.retries > 0 {
             self.rtt.reset_back_off();
             self.rtt.on_syn_timeout();
         }
@@ -128,7 +130,9 @@ impl<B: PacketBuf> Tcb<B> {
             self.flags.remove(TcbFlags::SYN_NOW);
             self.ack_now();
         }
-        self.snd_sml = self.snd_una;
+        if !outcome.fast_opened {
+            self.snd_sml = self.snd_una;
+        }
         self.state = State::Established;
         self.rto_base = env.now;
         self.arm_slow(env);
@@ -222,6 +226,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// A simultaneous open's SYN/ACK (RFC 9293 figure 7): its SYN is known, its ACK is what counts.
     fn crossing_syn_ack(&self, segment: &Segment) -> bool {
         self.state == State::SynReceived
+            && !self.is_fast_opened()
             && segment.has(TcpFlags::SYN | TcpFlags::ACK)
             && !segment.has(TcpFlags::RST)
             && segment.seq == self.irs
@@ -239,7 +244,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         env.stats.in_rsts += 1;
         let error = match self.state {
-            State::SynReceived => ConnectionError::Refused,
+            State::SynReceived if !self.is_fast_opened() => ConnectionError::Refused,
             _ => {
                 env.stats.estab_resets += 1;
                 ConnectionError::Reset
@@ -274,12 +279,15 @@ impl<B: PacketBuf> Tcb<B> {
             return Step::Stop;
         }
         if self.state == State::SynReceived {
-            if segment.ack != self.snd_nxt {
+            if !(segment.ack.gt(self.iss) && segment.ack.le(self.snd_nxt)) {
                 env.stats.drop(DropReason::AckRange);
                 outcome.reply_rst = true;
                 return Step::Stop;
             }
-            self.snd_una = segment.ack;
+            outcome.fast_opened = self.is_fast_opened();
+            if !outcome.fast_opened {
+                self.settle_early(segment.ack);
+            }
             self.finish_handshake(env, outcome);
             return Step::Continue;
         }
@@ -669,7 +677,8 @@ impl<B: PacketBuf> Tcb<B> {
     /// a handshake; on an established connection it is only noted.
     pub(crate) fn icmp_error(&mut self, env: &mut Env<'_>, error: ConnectionError) -> Outcome {
         let mut outcome = Outcome::default();
-        if matches!(self.state, State::SynSent | State::SynReceived) {
+        let opening = matches!(self.state, State::SynSent | State::SynReceived);
+        if opening && !self.is_fast_opened() {
             env.stats.attempt_fails += 1;
             outcome.closed = Some(Some(error));
         } else {

@@ -8,6 +8,7 @@
 pub mod congestion;
 mod delivery;
 mod ecn;
+mod fast_open;
 mod info;
 mod input;
 pub mod isn;
@@ -37,6 +38,7 @@ use congestion::Congestion;
 use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU32;
 use delivery::Delivery;
+pub(crate) use fast_open::{COOKIE_LENGTHS, Early, Opening, Pending, push_grant};
 pub use info::{CongestionState, TcpInfo};
 use mtu::PathMtu;
 pub(crate) use output::{DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for};
@@ -51,12 +53,12 @@ use urgent::Urgent;
 pub(crate) use window::{Autotune, scale_for};
 
 /// Connection states of RFC 9293 §3.3.2. LISTEN and SYN-RECEIVED of passive opens live outside the
-/// control block, as listeners and request entries; TIME-WAIT as a 64-byte entry.
+/// control block, as listeners and request entries (but for Fast Open); TIME-WAIT as a 64-byte entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     /// Our SYN is out.
     SynSent,
-    /// Both SYNs are out, ours is not acknowledged (simultaneous open only).
+    /// Both SYNs are out, ours is not acknowledged (simultaneous open, and Fast Open at a listener).
     SynReceived,
     /// Data flows.
     Established,
@@ -138,6 +140,8 @@ pub(crate) struct Outcome {
     pub(crate) acceptable: bool,
     /// The three-way handshake finished with this segment.
     pub(crate) established: bool,
+    /// It did for a connection that its listener gave out before (Fast Open).
+    pub(crate) fast_opened: bool,
     /// New in-order data is in the receive queue.
     pub(crate) data: bool,
     /// The peer's FIN is in order.
@@ -209,6 +213,8 @@ bitflags::bitflags! {
         const RENO_RECOVER = 1 << 21;
         /// An idle peer is probed.
         const KEEP_ALIVE = 1 << 22;
+        /// Data on the SYN was acknowledged (RFC 7413).
+        const SYN_DATA = 1 << 24;
         /// The peer's SYN had a window scale.
         const SCALED = 1 << 31;
         /// Something could be sent now if the pace allowed it.
@@ -330,6 +336,8 @@ pub(crate) struct Tcb<B> {
     autotune: Autotune,
     urgent: Option<Box<Urgent>>,
     pub(crate) counters: TcbCounters,
+    /// During the handshake of a Fast Open.
+    opening: Option<Box<Opening<B>>>,
     // Multipath and application.
     pub(crate) subflow: Option<Box<Subflow>>,
     pub(crate) app: crate::stack::AppState,
@@ -509,6 +517,7 @@ impl<B: PacketBuf> Tcb<B> {
             autotune: Autotune::new(config),
             urgent: None,
             counters: TcbCounters::default(),
+            opening: None,
             subflow: None,
             app: crate::stack::AppState::default(),
         }
@@ -627,6 +636,8 @@ impl<B: PacketBuf> Tcb<B> {
     pub(crate) fn repeat_plain_syn(&mut self, now: Instant) {
         self.flags.insert(TcbFlags::PLAIN_SYN | TcbFlags::SYN_NOW);
         self.flags.remove(TcbFlags::ECN);
+        self.withdraw_early();
+        self.snd_nxt = self.iss;
         self.retries = 0;
         self.rtx_at = None;
         self.last_sent = now;

@@ -17,6 +17,7 @@ use crate::seq::DataSeq;
 use crate::time::{Duration, Instant};
 use crate::wire::{TcpFlags, WireSeq};
 use emission::Emission;
+pub(super) use packet::consume;
 pub(crate) use packet::{PROTOCOL_TCP, Stateless, gather, mss_for};
 
 /// A sender that was able to send and silent for longer is limited by its application.
@@ -69,9 +70,12 @@ impl<B: PacketBuf> Tcb<B> {
         budget: &mut usize,
     ) -> Progress {
         if self.flags.contains(TcbFlags::SYN_NOW) {
-            return self.send_syn(env, tx, data, budget);
+            let progress = self.send_syn(env, tx, data, budget);
+            if progress == Progress::More || !self.may_answer_early() {
+                return progress;
+            }
         }
-        if self.state == State::SynSent {
+        if self.state == State::SynSent || self.is_fast_opened() && !self.may_answer_early() {
             return Progress::Done;
         }
         if self.flags.contains(TcbFlags::PROBE_NOW) && self.send_probe(env, tx, data, budget) {
@@ -134,7 +138,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// True when a subflow may take new data as soon as its pace allows.
     pub(crate) fn can_send(&self) -> bool {
-        self.state.sending()
+        self.may_send()
             && !self.flags.contains(TcbFlags::SILENT)
             && self.queue.lost_bytes() == 0
             && self.usable_window() > 0
@@ -207,25 +211,38 @@ impl<B: PacketBuf> Tcb<B> {
         }
         let passive = self.state == State::SynReceived;
         let flags = if passive { TcpFlags::SYN | TcpFlags::ACK } else { TcpFlags::SYN };
-        let carry = if passive || self.flags.contains(TcbFlags::PLAIN_SYN) {
+        let fast_opened = self.is_fast_opened();
+        let carry = if fast_opened {
+            Carry::SynAck
+        } else if passive || self.flags.contains(TcbFlags::PLAIN_SYN) {
             Carry::Nothing
         } else {
             Carry::Syn
         };
         if self.retries > 0 {
+            // What answers to nothing may be what minds data, or the option (RFC 7413 §4.2.2).
+            self.withdraw_early();
             // What answers to nothing may be what asks for ECN (RFC 3168 §6.1.1.1).
             self.flags.remove(TcbFlags::ECN);
         }
-        if !self.emit(env, tx, data, Emission::bare(self.iss, flags, carry)) {
+        let payload = if passive { None } else { self.early_payload() };
+        let early = payload.as_ref().map_or(0, |(data, _)| data.data().len() as u32);
+        let syn = Emission { payload, ..Emission::bare(self.iss, flags, carry) };
+        if !self.emit(env, tx, data, syn) {
             return Progress::More;
         }
         *budget -= 1;
         self.flags.remove(TcbFlags::SYN_NOW);
-        self.snd_nxt = self.iss.add(1);
+        let early = if self.early_payload().is_some() { early } else { 0 };
+        self.note_syn_sent(env.now, early);
+        self.snd_nxt = self.snd_nxt.max(self.iss.add(1 + early));
         self.last_sent = env.now;
         self.rto_base = env.now;
-        self.rtx_kind = super::RtxKind::Rto;
-        self.rtx_at = Some(env.now + self.rtt.rto());
+        if !fast_opened || self.rtx_at.is_none() {
+            // One that repeats its SYN does not put off the end of a pending connection.
+            self.rtx_kind = super::RtxKind::Rto;
+            self.rtx_at = Some(env.now + self.rtt.rto());
+        }
         if self.retries > 0 {
             self.counters.retransmitted += 1;
             env.stats.retrans_segs += 1;

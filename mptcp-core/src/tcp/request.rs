@@ -26,6 +26,8 @@ bitflags::bitflags! {
         const REPEATED = 1 << 7;
         /// The SYN asked for ECN and we grant it.
         const ECN = 1 << 8;
+        /// The first SYN/ACK grants a Fast Open cookie.
+        const GRANT = 1 << 9;
     }
 }
 

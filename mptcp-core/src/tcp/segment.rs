@@ -2,7 +2,7 @@
 //! it as an owned buffer; MPTCP options stay in their wire form until TCP accepted the segment.
 
 use crate::seq::SeqNum;
-use crate::wire::{MptcpOption, TcpFlags, TcpOption, TcpSegment};
+use crate::wire::{FastOpenCookie, MptcpOption, TcpFlags, TcpOption, TcpSegment};
 
 /// At most four SACK blocks fit into the option space.
 pub(crate) const MAX_SACK_BLOCKS: usize = 4;
@@ -22,6 +22,8 @@ pub(crate) struct Segment {
     pub(crate) mss: Option<u16>,
     pub(crate) window_scale: Option<u8>,
     pub(crate) sack_permitted: bool,
+    /// Of a SYN.
+    pub(crate) fast_open: Option<FastOpenCookie>,
     /// (TSval, TSecr)
     pub(crate) timestamps: Option<(u32, u32)>,
     sacks: [(SeqNum, SeqNum); MAX_SACK_BLOCKS],
@@ -76,6 +78,7 @@ impl Segment {
             mss: None,
             window_scale: None,
             sack_permitted: false,
+            fast_open: None,
             timestamps: None,
             sacks: [(SeqNum(0), SeqNum(0)); MAX_SACK_BLOCKS],
             sack_count: 0,
@@ -104,7 +107,11 @@ impl Segment {
                     mptcp = true;
                     segment.signals |= !matches!(option, MptcpOption::Dss(_));
                 }
-                TcpOption::Unknown { .. } => {}
+                TcpOption::FastOpen(cookie) if segment.has(TcpFlags::SYN) => {
+                    segment.fast_open = Some(cookie);
+                }
+                // Without SYN it must be ignored (RFC 7413 §4.1.1).
+                TcpOption::FastOpen(_) | TcpOption::Unknown { .. } => {}
             }
         }
         if mptcp {

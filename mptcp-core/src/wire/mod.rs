@@ -87,6 +87,7 @@
 
 pub mod checksum;
 mod cursor;
+mod fast_open;
 pub mod icmp;
 pub mod ip;
 pub mod laws;
@@ -96,6 +97,7 @@ pub mod tcp;
 pub mod udp;
 
 pub use checksum::Checksum;
+pub use fast_open::FastOpenCookie;
 pub use icmp::{IcmpError, IcmpErrorKind};
 pub use ip::{ECN_CE, ECN_ECT0, IpEmit, IpHeader};
 pub use mptcp::{

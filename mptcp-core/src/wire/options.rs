@@ -1,10 +1,11 @@
 //! TCP options: an iterator that allocates nothing and loses nothing, and a 40-byte writer.
 //!
 //! Invariant: what [`OptionIter`] yields, pushed to an [`OptionWriter`], gives the same bytes again,
-//! up to padding and to bits the RFCs reserve. RFC 9293 §3.2, RFC 7323 §2-3, RFC 2018.
+//! up to padding and to bits the RFCs reserve. RFC 9293 §3.2, RFC 7323 §2-3, RFC 2018, RFC 7413.
 
 use super::Version;
 use super::cursor::Reader;
+use super::fast_open::FastOpenCookie;
 use super::mptcp::MptcpOption;
 use crate::seq::SeqNum;
 use core::fmt;
@@ -32,6 +33,8 @@ pub mod kind {
     pub const TIMESTAMPS: u8 = 8;
     /// Multipath TCP, RFC 8684 §3.
     pub const MPTCP: u8 = 30;
+    /// Fast Open, RFC 7413 §4.1.1.
+    pub const FAST_OPEN: u8 = 34;
 }
 
 /// One TCP option. A known kind whose length is wrong is `Unknown`, its bytes kept.
@@ -54,6 +57,8 @@ pub enum TcpOption<'a> {
     },
     /// Kind 30 with at least a subtype.
     Mptcp(MptcpOption<'a>),
+    /// RFC 7413 §4.1.1. SYN only.
+    FastOpen(FastOpenCookie),
     /// Anything else.
     Unknown {
         /// Option kind; never 0 or 1.
@@ -77,6 +82,7 @@ impl<'a> TcpOption<'a> {
                 tsecr: u32::from_be_bytes([e0, e1, e2, e3]),
             }),
             (kind::MPTCP, data) => MptcpOption::parse(data).map(Self::Mptcp),
+            (kind::FAST_OPEN, data) => FastOpenCookie::new(data).map(Self::FastOpen),
             _ => None,
         };
         known.unwrap_or(Self::Unknown { kind, data })
@@ -289,6 +295,7 @@ impl OptionWriter {
                 writer.put(tsecr.to_be_bytes())
             }
             TcpOption::Mptcp(option) => writer.put_mptcp(|value| option.encode(value)),
+            TcpOption::FastOpen(cookie) => writer.put_option(kind::FAST_OPEN, cookie.as_bytes()),
             TcpOption::Unknown { kind: kind::END | kind::NOP, .. } => None,
             TcpOption::Unknown { kind, data } => writer.put_option(kind, data),
         })

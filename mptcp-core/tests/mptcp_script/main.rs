@@ -10,6 +10,7 @@ mod close;
 mod cookies;
 mod dss;
 mod fallback;
+mod fast_open;
 mod fastclose;
 mod handshake;
 mod harness;

@@ -7,6 +7,7 @@ mod congestion;
 mod coupled;
 mod ecn;
 mod events;
+mod fast_open;
 mod health;
 mod middleboxes;
 mod mtu;

@@ -190,8 +190,10 @@ pub(crate) fn run_with(
     let listener = world.listen(mptcp);
     let start = world.now;
     let deadline = start + limit;
-    let id = world.connect(mptcp);
-    let mut client = End::new(id, up, 11, down, 22);
+    let early = world.early.map_or(0, |most| most.min(up));
+    let early: Vec<u8> = (0..early).map(|at| octet(11, at)).collect();
+    let id = world.connect_with(mptcp, &early);
+    let mut client = End { sent: early.len() as u64, ..End::new(id, up, 11, down, 22) };
     let mut server: Option<End> = None;
     let mut connected = false;
     let mut last_delivery = start;

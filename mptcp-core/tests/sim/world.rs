@@ -39,6 +39,8 @@ pub(crate) struct World {
     logs: Option<PathBuf>,
     /// Event logs are kept for the test itself.
     pub(crate) logged: bool,
+    /// Octets that go with the SYN of a transfer, where there are so many; the listener takes them.
+    pub(crate) early: Option<u64>,
 }
 
 impl Drop for World {
@@ -197,6 +199,7 @@ impl World {
             standstill: 0,
             logs,
             logged: false,
+            early: None,
         }
     }
 
@@ -214,13 +217,19 @@ impl World {
 
     pub(crate) fn listen(&mut self, mptcp: bool) -> SocketId {
         let local = SocketAddr::new(self.server_addr, SERVER_PORT);
-        let options = Listen { mptcp, ..Listen::default() };
+        let fast_open = if self.early.is_some() { 16 } else { 0 };
+        let options = Listen { mptcp, fast_open, ..Listen::default() };
         let id = self.server.stack.listen(local, &options).expect("the harness is sound");
         self.keep_log_of(id, false);
         id
     }
 
     pub(crate) fn connect(&mut self, mptcp: bool) -> SocketId {
+        self.connect_with(mptcp, &[])
+    }
+
+    /// With `early` for the SYN, if there is any.
+    pub(crate) fn connect_with(&mut self, mptcp: bool, early: &[u8]) -> SocketId {
         let with = Connect {
             local: self.client_addrs[0],
             local_port: 0,
@@ -229,7 +238,13 @@ impl World {
             timeout: None,
             user_data: 0,
         };
-        let id = self.client.stack.connect(self.now, &with).expect("the harness is sound");
+        let stack = &mut self.client.stack;
+        let opened = match early {
+            [] => stack.connect(self.now, &with).map(|id| (id, 0)),
+            early => stack.connect_with_data(self.now, &with, early),
+        };
+        let (id, queued) = opened.expect("the harness is sound");
+        assert_eq!(queued, early.len());
         self.keep_log_of(id, true);
         id
     }

@@ -13,8 +13,8 @@ use mptcp_core::stats::DropReason;
 use mptcp_core::tcp::State;
 use mptcp_core::time::{Duration, Instant};
 use mptcp_core::wire::{
-    IpEmit, IpHeader, OptionWriter, TcpFlags, TcpHeader, TcpOption, TcpSegment, checksum,
-    set_checksum,
+    FastOpenCookie, IpEmit, IpHeader, OptionWriter, TcpFlags, TcpHeader, TcpOption, TcpSegment,
+    checksum, set_checksum,
 };
 use std::collections::VecDeque;
 
@@ -41,6 +41,8 @@ pub(crate) struct Seg {
     pub(crate) sack: Vec<(u32, u32)>,
     /// ECN field of the IP header.
     pub(crate) ecn: u8,
+    /// Of a Fast Open option.
+    pub(crate) cookie: Option<FastOpenCookie>,
     /// TTL and DSCP of what was sent.
     pub(crate) marking: Marking,
     /// Urgent pointer.
@@ -60,6 +62,7 @@ fn seg(flags: TcpFlags, seq: u32, ack: u32, len: usize) -> Seg {
         ts: None,
         sack: Vec::new(),
         ecn: 0,
+        cookie: None,
         marking: Marking::default(),
         urgent: 0,
     }
@@ -117,6 +120,11 @@ impl Seg {
 
     pub(crate) fn ecn(mut self, ecn: u8) -> Self {
         self.ecn = ecn;
+        self
+    }
+
+    pub(crate) fn cookie(mut self, cookie: FastOpenCookie) -> Self {
+        self.cookie = Some(cookie);
         self
     }
 
@@ -291,6 +299,25 @@ impl Script {
         self.leg().id = Some(id);
         self.flush();
         self
+    }
+
+    /// Our SYN with `len` octets to go with it, as many as may.
+    pub(crate) fn connect_early(&mut self, len: usize) -> &mut Self {
+        let leg = &self.legs[self.current];
+        let with = Connect {
+            local: leg.local.ip(),
+            local_port: leg.local.port(),
+            remote: leg.peer,
+            mptcp: false,
+            timeout: None,
+            user_data: 0,
+        };
+        let opened = self.stack.connect_with_data(self.now, &with, &pattern(1, len));
+        let (id, queued) = opened.unwrap();
+        assert_eq!(queued, len, "the send buffer took all of it");
+        self.leg().id = Some(id);
+        self.leg().written = len as u32;
+        self.flush()
     }
 
     /// Our socket after a passive open from `offer`, its handshake done at once.
@@ -498,6 +525,7 @@ impl Script {
             ts: None,
             sack: Vec::new(),
             ecn: ip.ecn(),
+            cookie: None,
             marking: Marking::new(ip.hop_limit, ip.traffic_class >> 2).expect("a TTL"),
             urgent: view.urgent,
         };
@@ -514,6 +542,7 @@ impl Script {
                     let relative = |(s, e): (SeqNum, SeqNum)| (s.since(leg.irs), e.since(leg.irs));
                     seg.sack = blocks.iter().map(relative).collect();
                 }
+                TcpOption::FastOpen(cookie) => seg.cookie = Some(cookie),
                 other => panic!("{other:?} on a plain connection"),
             }
         }
@@ -527,7 +556,8 @@ impl Script {
             urgent: 0,
         };
         if !view.payload.is_empty() {
-            assert_eq!(view.payload, pattern(seg.seq, seg.len), "payload of {seg:?}");
+            let start = seg.seq + u32::from(view.flags.contains(TcpFlags::SYN));
+            assert_eq!(view.payload, pattern(start, seg.len), "payload of {seg:?}");
         }
         leg.out.push_back((self.now, header, seg, view.payload.to_vec()));
     }
@@ -552,6 +582,9 @@ impl Script {
         }
         if let Some(shift) = seg.wscale {
             fits &= options.push(&TcpOption::WindowScale(shift));
+        }
+        if let Some(cookie) = seg.cookie {
+            fits &= options.push(&TcpOption::FastOpen(cookie));
         }
         if !seg.sack.is_empty() {
             let blocks: Vec<_> =

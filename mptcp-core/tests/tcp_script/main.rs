@@ -7,6 +7,7 @@ mod acks;
 mod calls;
 mod closing;
 mod ecn;
+mod fast_open;
 mod handshake;
 mod harness;
 mod icmp;

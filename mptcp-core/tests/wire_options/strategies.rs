@@ -140,9 +140,18 @@ pub(crate) fn sack() -> impl Strategy<Value = TcpOption<'static>> {
 }
 
 /// Every variant.
+/// A request, or any cookie.
+pub(crate) fn cookie() -> impl Strategy<Value = FastOpenCookie> {
+    let octets = (2..=8usize).prop_flat_map(|pairs| vec(any::<u8>(), 2 * pairs));
+    proptest::option::of(octets).prop_map(|octets| match octets {
+        Some(octets) => FastOpenCookie::new(&octets).expect("4 to 16 octets"),
+        None => FastOpenCookie::REQUEST,
+    })
+}
+
 pub(crate) fn tcp_option() -> impl Strategy<Value = TcpOption<'static>> {
-    let unknown_kind =
-        any::<u8>().prop_filter("a known kind", |kind| ![0, 1, 2, 3, 4, 5, 8, 30].contains(kind));
+    let unknown_kind = any::<u8>()
+        .prop_filter("a known kind", |kind| ![0, 1, 2, 3, 4, 5, 8, 30, 34].contains(kind));
     prop_oneof![
         any::<u16>().prop_map(TcpOption::MaxSegmentSize),
         any::<u8>().prop_map(TcpOption::WindowScale),
@@ -150,6 +159,7 @@ pub(crate) fn tcp_option() -> impl Strategy<Value = TcpOption<'static>> {
         sack(),
         any::<(u32, u32)>().prop_map(|(tsval, tsecr)| TcpOption::Timestamps { tsval, tsecr }),
         mptcp().prop_map(TcpOption::Mptcp),
+        cookie().prop_map(TcpOption::FastOpen),
         (unknown_kind, vec(any::<u8>(), 0..39))
             .prop_map(|(kind, data)| TcpOption::Unknown { kind, data: data.leak() }),
     ]

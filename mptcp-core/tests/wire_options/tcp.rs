@@ -204,6 +204,10 @@ proptest! {
                     let option = MptcpOption::parse(data).expect("a subtype octet");
                     TcpOption::Mptcp(option)
                 }
+                smol::TcpOption::Unknown { kind: 34, data } => match FastOpenCookie::new(data) {
+                    Some(cookie) => TcpOption::FastOpen(cookie),
+                    None => TcpOption::Unknown { kind: 34, data },
+                },
                 smol::TcpOption::Unknown { kind, data } => TcpOption::Unknown { kind, data },
             };
             prop_assert_eq!(ours.next(), Some(Ok(expected)));
@@ -292,7 +296,7 @@ proptest! {
 fn noisy_list() -> impl Strategy<Value = Vec<u8>> {
     let kind = prop_oneof![
         4 => Just(30u8), 1 => Just(0), 2 => Just(1), 1 => Just(2), 1 => Just(3), 1 => Just(4),
-        2 => Just(5), 1 => Just(8), 1 => any::<u8>(),
+        2 => Just(5), 1 => Just(8), 1 => Just(34), 1 => any::<u8>(),
     ];
     let len = prop_oneof![8 => 2..35u8, 1 => 0..2u8, 1 => any::<u8>()];
     let option = (kind, len, vec(any::<u8>(), 33)).prop_map(|(kind, len, data)| match kind {
@@ -322,9 +326,14 @@ fn a_broken_length_is_one_error_and_the_end() {
 
 #[test]
 fn a_known_kind_of_a_wrong_length_keeps_its_bytes() {
-    for (kind, right) in
-        [(2, vec![4]), (3, vec![3]), (4, vec![2]), (5, vec![10, 18, 26, 34]), (8, vec![10])]
-    {
+    for (kind, right) in [
+        (2, vec![4]),
+        (3, vec![3]),
+        (4, vec![2]),
+        (5, vec![10, 18, 26, 34]),
+        (8, vec![10]),
+        (34, vec![2, 6, 8, 10, 12, 14, 16, 18]),
+    ] {
         for len in 2..=60u8 {
             let mut bytes = vec![0x5a; usize::from(len)];
             bytes[..2].copy_from_slice(&[kind, len]);

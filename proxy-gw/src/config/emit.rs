@@ -158,6 +158,7 @@ fn tcp(config: &Config) -> Table {
     table([
         ("congestion", Value::from(config.tcp.congestion.name())),
         ("ecn", Value::from(config.tcp.ecn.name())),
+        ("fast_open", Value::from(if config.tcp.fast_open { "accept" } else { "off" })),
         ("mtu_probing", Value::from(config.tcp.mtu_probing.name())),
         ("ttl", Value::from(i64::from(config.tcp.marking.hop_limit()))),
         ("dscp", Value::from(i64::from(config.tcp.marking.dscp()))),

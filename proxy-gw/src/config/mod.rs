@@ -184,6 +184,8 @@ pub struct Tcp {
     pub congestion: CongestionAlgorithm,
     /// Explicit congestion notification.
     pub ecn: EcnPolicy,
+    /// Data on the SYNs of clients is taken (RFC 7413).
+    pub fast_open: bool,
     /// Search for the largest packet a path takes.
     pub mtu_probing: MtuProbing,
     /// TTL and DSCP of everything that is sent, on both sides.

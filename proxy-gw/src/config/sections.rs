@@ -208,6 +208,7 @@ fn read_tcp(mut section: Section<'_>) -> Tcp {
             &EcnPolicy::ALL.map(|policy| (policy.name(), policy)),
             EcnPolicy::default(),
         ),
+        fast_open: section.choice("fast_open", &[("off", false), ("accept", true)], false),
         mtu_probing: section.choice(
             "mtu_probing",
             &MtuProbing::ALL.map(|choice| (choice.name(), choice)),

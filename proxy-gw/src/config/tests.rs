@@ -50,6 +50,7 @@ stale_timeout_s = 60
 [tcp]
 congestion = "bbr"
 ecn = "accept"
+fast_open = "off"
 mtu_probing = "black_hole"
 ttl = 64
 dscp = 0
@@ -454,6 +455,7 @@ fn protocol_settings_are_checked() {
         ("tcp.ttl=0", "tcp.ttl = 0: expected a whole number from 1 to 255"),
         ("tcp.dscp=64", "tcp.dscp = 64: expected a whole number from 0 to 63"),
         ("tcp.ecn=on", "tcp.ecn = \"on\": expected \"off\" or \"accept\" or \"request\""),
+        ("tcp.fast_open=on", "tcp.fast_open = \"on\": expected \"off\" or \"accept\""),
         (
             "tcp.recv_buffer_max=6MB",
             "tcp.recv_buffer_max = \"6MB\": expected a size from 64KiB to 1GiB, such as \"256KiB\", \"6MiB\" or a number of bytes",

@@ -67,6 +67,8 @@ pub struct Gateway {
     high_water: u32,
     deadlines: Deadlines,
     listeners: Vec<SocketId>,
+    /// Clients at once whose first data is taken before their handshake is over, per listener.
+    fast_open: u32,
     draining: bool,
     counters: Counters,
     log_limit: LogLimit,
@@ -91,6 +93,7 @@ impl Gateway {
             high_water: 0,
             deadlines: Deadlines::new(capacity, durations),
             listeners: Vec::new(),
+            fast_open: if config.tcp.fast_open { (config.limits.half_open / 8).max(1) } else { 0 },
             draining: false,
             counters: Counters::default(),
             log_limit: LogLimit::new(100, Duration::from_millis(20)),
@@ -103,7 +106,12 @@ impl Gateway {
     /// The address that could not be listened on.
     pub fn listen(&mut self, shard: &mut impl Shard) -> Result<(), (SocketAddr, OpenError)> {
         for address in &self.socks5.listen {
-            let options = Listen { mptcp: true, deferred: false, user_data: LISTENER };
+            let options = Listen {
+                mptcp: true,
+                deferred: false,
+                fast_open: self.fast_open,
+                user_data: LISTENER,
+            };
             let id = shard.listen(*address, &options).map_err(|error| (*address, error))?;
             self.listeners.push(id);
         }

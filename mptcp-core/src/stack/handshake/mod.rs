@@ -2,9 +2,10 @@
 //! (RFC 9293 §3.10.7.2, RFC 4987, RFC 8684 §3.1).
 //!
 //! Invariant: a SYN costs at most one request entry; a control block exists only once the third ACK
-//! (and for a join its HMAC) proved the peer is there.
+//! (and for a join its HMAC) proved the peer is there, or a Fast Open cookie did, within a limit.
 
 mod cookie;
+mod fast_open;
 mod join;
 mod request;
 
@@ -22,6 +23,7 @@ use crate::time::Instant;
 use crate::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, TcpFlags, Version};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use join::JoinSyn;
+pub(super) use request::Shown;
 
 /// Keys drawn at most in search of a free token, per bucket that a shard's token names: with n
 /// buckets only one in n tokens is ours.
@@ -52,7 +54,7 @@ impl<B: PacketBuf> Stack<B> {
             return self.stats.drop(DropReason::NoSocket);
         }
         if segment.has(TcpFlags::SYN) && !segment.has(TcpFlags::ACK) {
-            return self.syn_arrives(now, tuple, port, segment);
+            return self.syn_arrives(now, tuple, port, segment, payload);
         }
         let listener = self.find_listener(tuple.local());
         if listener.is_some() && !segment.has(TcpFlags::ACK) {
@@ -74,7 +76,14 @@ impl<B: PacketBuf> Stack<B> {
         self.reply_rst(now, tuple, port, segment);
     }
 
-    fn syn_arrives(&mut self, now: Instant, tuple: &Tuple, port: PortId, segment: &Segment) {
+    fn syn_arrives(
+        &mut self,
+        now: Instant,
+        tuple: &Tuple,
+        port: PortId,
+        segment: &Segment,
+        payload: B,
+    ) {
         let handshake = options::handshake(segment.options.as_bytes());
         if let Handshake::Join(MpJoin::Syn { backup, address_id, token, nonce }) = handshake {
             let join = JoinSyn { backup, address_id, token, nonce };
@@ -132,6 +141,12 @@ impl<B: PacketBuf> Stack<B> {
             request.flags.set(RequestFlags::ASK_CHECKSUM, checksum);
         }
         request.flags.set(RequestFlags::DEFERRED, options.deferred);
+        if options.fast_open > 0
+            && !options.deferred
+            && self.fast_open(now, &mut request, segment, payload)
+        {
+            return;
+        }
         self.add_request(now, request);
     }
 
@@ -244,7 +259,24 @@ impl<B: PacketBuf> Stack<B> {
         segment: &Segment,
         payload: B,
     ) {
-        let Some(entry) = self.listeners.get(listener) else { return };
+        let created = self.create(now, tuple, port, listener, agreed, level);
+        let Some((sock, tcb_idx)) = created else { return };
+        self.offer(listener, sock);
+        self.tcb_segment(now, tcb_idx, segment, payload);
+    }
+
+    /// The control block (and the connection) of a passive open, not in the accept queue yet: the
+    /// socket, and the block's position.
+    fn create(
+        &mut self,
+        now: Instant,
+        tuple: &Tuple,
+        port: PortId,
+        listener: u32,
+        agreed: &Agreed,
+        level: Level,
+    ) -> Option<(Sock, u32)> {
+        let entry = self.listeners.get(listener)?;
         let (user_data, marking) = (entry.options.user_data, entry.marking);
         let congestion = entry.congestion.clone();
         let mut env = env!(self, now);
@@ -272,7 +304,8 @@ impl<B: PacketBuf> Stack<B> {
                 connection.advertised(agreed.window);
                 let (id, token) = (connection.new_subflow_id(&self.tcbs), connection.local_token);
                 let Some(idx) = self.connections.insert(connection) else {
-                    return self.stats.drop(DropReason::ConnectionLimit);
+                    self.stats.drop(DropReason::ConnectionLimit);
+                    return None;
                 };
                 let mut subflow = Subflow::new(idx, id, negotiated.version, Stage::Active);
                 subflow.set_format(false, negotiated.checksum);
@@ -288,7 +321,8 @@ impl<B: PacketBuf> Stack<B> {
             if let Some((idx, _)) = connection {
                 self.connections.remove(idx);
             }
-            return self.stats.drop(DropReason::ConnectionLimit);
+            self.stats.drop(DropReason::ConnectionLimit);
+            return None;
         };
         self.demux.insert(tuple, Flow::Tcb(tcb_idx));
         self.stats.passive_opens += 1;
@@ -310,8 +344,7 @@ impl<B: PacketBuf> Stack<B> {
         if let Some(reason) = fell_back {
             self.note_fallback(sock, tuple, reason);
         }
-        self.offer(listener, sock);
-        self.tcb_segment(now, tcb_idx, segment, payload);
+        Some((sock, tcb_idx))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::stack::options::{self, Handshake};
 use crate::stack::{Sock, Stack};
 use crate::stats::DropReason;
 use crate::tcp::request::{Request, RequestFlags, Wanted};
-use crate::tcp::{Agreed, Segment, Stateless, Tuple, mss_for};
+use crate::tcp::{Agreed, Segment, Stateless, Tuple, mss_for, push_grant};
 use crate::time::{Duration, Instant};
 use crate::wire::{
     CapableFlags, CapableForm, MpCapable, MpJoin, MptcpOption, OptionWriter, TcpFlags, TcpOption,
@@ -69,6 +69,13 @@ impl<B: PacketBuf> Stack<B> {
             && request.iss.le(snd_nxt)
         {
             request.iss = snd_nxt.add(1 << 16);
+        }
+        if let Some(Flow::Tcb(idx)) = self.demux.find(tuple)
+            && let Some(tcb) = self.tcbs.get_mut(idx)
+            && tcb.is_fast_opened()
+            && tcb.iss.le(snd_nxt)
+        {
+            tcb.restart_at(snd_nxt.add(1 << 16));
         }
     }
 
@@ -148,6 +155,10 @@ impl<B: PacketBuf> Stack<B> {
                 };
                 options::push(&mut options, &MptcpOption::Join(join), connection.version);
             }
+        }
+        if request.flags.contains(RequestFlags::GRANT) && request.retries == 0 {
+            let mac = self.fast_open.mac(request.tuple.local_addr, request.tuple.remote_addr);
+            push_grant(&mut options, mac);
         }
         let mut flags = TcpFlags::SYN | TcpFlags::ACK;
         flags.set(TcpFlags::ECE, request.flags.contains(RequestFlags::ECN));
@@ -313,6 +324,9 @@ impl<B: PacketBuf> Stack<B> {
         );
         if let Some(request) = self.requests.get_mut(idx) {
             request.flags.insert(RequestFlags::REPEATED);
+            if segment.fast_open.is_none() {
+                request.flags.remove(RequestFlags::GRANT);
+            }
             if !segment.is_ecn_setup_syn() {
                 // The peer gave ECN up (RFC 3168 §6.1.1.1).
                 request.flags.remove(RequestFlags::ECN);
@@ -399,9 +413,35 @@ impl<B: PacketBuf> Stack<B> {
         now: Instant,
         request: &Request,
         version: Version,
-        [local_key, remote_key]: [u64; 2],
+        keys: [u64; 2],
         segment: &Segment,
     ) -> Option<Level> {
+        let checksum = request.flags.contains(RequestFlags::CHECKSUM);
+        match self.shown_keys(version, keys, checksum, segment) {
+            Shown::Keys(agreed) => return Some(Level::Mptcp(agreed)),
+            Shown::Wrong => {}
+            Shown::Nothing => {
+                // Linux does not always repeat its keys: patience ends in plain TCP, which it follows.
+                let patient = request.keyless < MAX_KEYLESS || !keys_overdue(now, request);
+                let early = segment.len > 0 && segment.seq != request.irs.add(1);
+                if patient && (early || options::has_dss(segment.options.as_bytes())) {
+                    return None;
+                }
+            }
+        }
+        self.stats.mp_capable_fallback_ack += 1;
+        Some(Level::Plain(Some(FallbackReason::AckWithoutCapable)))
+    }
+
+    /// What a segment that may be the third ACK shows of the keys, ours first in `keys`, the peer's 0
+    /// while it is not known; `checksum` when checksums are agreed on already.
+    pub(in crate::stack) fn shown_keys(
+        &mut self,
+        version: Version,
+        [local_key, remote_key]: [u64; 2],
+        checksum: bool,
+        segment: &Segment,
+    ) -> Shown {
         let options = segment.options.as_bytes();
         let client = false;
         if let Handshake::Capable(MpCapable {
@@ -419,29 +459,30 @@ impl<B: PacketBuf> Stack<B> {
                 flags.contains(CapableFlags::HMAC) && !flags.contains(CapableFlags::EXTENSIBILITY);
             let agreed =
                 said == version as u8 && method && receiver == local_key && sender != 0 && known;
-            if agreed && !refused {
-                self.stats.mp_capable_ack_rx += 1;
-                let checksum = request.flags.contains(RequestFlags::CHECKSUM) || asked;
-                let keys = KeyPair { local: local_key, remote: sender };
-                return Some(Level::Mptcp(Negotiated { version, client, keys, checksum }));
+            if !agreed || refused {
+                return Shown::Wrong;
             }
-        } else if version == Version::V0 && options::speaks_mptcp(options) {
+            self.stats.mp_capable_ack_rx += 1;
+            let keys = KeyPair { local: local_key, remote: sender };
+            let checksum = checksum || asked;
+            return Shown::Keys(Negotiated { version, client, keys, checksum });
+        }
+        if version == Version::V0 && options::speaks_mptcp(options) {
             // Both keys are known from the SYNs, and options pass: nothing is missing (RFC 6824 §3.1
             // read as deployed kernels do, which show the keys once).
-            let checksum = request.flags.contains(RequestFlags::CHECKSUM);
             let keys = KeyPair { local: local_key, remote: remote_key };
-            return Some(Level::Mptcp(Negotiated { version, client, keys, checksum }));
-        } else {
-            // Linux does not always repeat its keys: patience ends in plain TCP, which it follows.
-            let patient = request.keyless < MAX_KEYLESS || !keys_overdue(now, request);
-            let early = segment.len > 0 && segment.seq != request.irs.add(1);
-            if patient && (early || options::has_dss(options)) {
-                return None;
-            }
+            return Shown::Keys(Negotiated { version, client, keys, checksum });
         }
-        self.stats.mp_capable_fallback_ack += 1;
-        Some(Level::Plain(Some(FallbackReason::AckWithoutCapable)))
+        Shown::Nothing
     }
+}
+
+/// What the third ACK, or what came in its place, says about keys.
+pub(in crate::stack) enum Shown {
+    Keys(Negotiated),
+    /// Keys of something else, or a checksum that we refuse.
+    Wrong,
+    Nothing,
 }
 
 /// Whether the peer had the time to answer the SYN/ACK that last asked for its keys.

@@ -60,7 +60,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Goes on as plain TCP on one subflow; the others are reset.
-    pub(super) fn fall_back(
+    pub(in crate::stack) fn fall_back(
         &mut self,
         owner: u32,
         survivor: u32,

@@ -6,6 +6,7 @@ mod coupling;
 mod data;
 mod ending;
 mod fallback;
+mod fast_open;
 mod health;
 mod opening;
 mod options;
@@ -39,6 +40,8 @@ enum Effect {
 #[derive(Default)]
 struct Seen {
     dss: bool,
+    /// With a `DATA_ACK`.
+    data_ack: bool,
     data_acked: bool,
 }
 
@@ -55,7 +58,11 @@ impl<B: PacketBuf> Stack<B> {
         if outcome.closed.is_some() && self.retry_without_option(now, owner, idx, segment) {
             return;
         }
-        if outcome.established {
+        if outcome.fast_opened {
+            if !self.third_ack_of_fast_open(now, owner, idx, segment, outcome) {
+                return;
+            }
+        } else if outcome.established {
             // After a simultaneous open the segment is an ACK without our options.
             if !self.syn_ack_options(now, owner, idx, segment) {
                 return;

@@ -82,6 +82,10 @@ impl<B: PacketBuf> Stack<B> {
                     subflow.set_format(false, checksum);
                 }
                 tcb.refresh_mss();
+                if version == Version::V0 {
+                    // Data that waits has no room for the keys: the third ACK goes first.
+                    self.touch_tcb(idx);
+                }
             }
             None => {
                 self.stats.mp_capable_fallback_syn_ack += 1;

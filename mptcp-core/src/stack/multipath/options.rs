@@ -213,6 +213,7 @@ impl<B: PacketBuf> Stack<B> {
         connection.unmapped_dss |= dss.mapping.is_none_or(|mapping| mapping.len > 0);
         if let Some(data_ack) = dss.data_ack {
             let window = tcb.window_of(segment);
+            seen.data_ack = true;
             seen.data_acked |= connection.on_data_ack(data_ack, window);
             if let Some(subflow) = &mut tcb.subflow {
                 subflow.proven = true;
@@ -325,8 +326,14 @@ impl<B: PacketBuf> Stack<B> {
             return Effect::None;
         }
         if seen.dss {
-            if unconfirmed {
+            if unconfirmed && (seen.data_ack || !self.answers_early(owner, idx)) {
                 self.confirm(owner, idx);
+                if self.answers_early(owner, idx)
+                    && let Some(tcb) = self.tcbs.get_mut(idx)
+                {
+                    // What came before showed keys in place of its DATA_ACK.
+                    tcb.ack_now();
+                }
             }
             return Effect::None;
         }

@@ -103,7 +103,7 @@ impl<B: PacketBuf> Tcb<B> {
         data: Option<&DataLevel>,
         budget: &mut usize,
     ) -> Progress {
-        if self.unsent.is_empty() || !self.state.sending() {
+        if self.unsent.is_empty() || !self.may_send() {
             return Progress::Done;
         }
         self.restart_after_idle(env.now);
@@ -171,7 +171,7 @@ impl<B: PacketBuf> Tcb<B> {
         let mut flags = SegmentFlags::empty();
         if len == self.unsent_len {
             flags.insert(SegmentFlags::PUSH);
-            if self.flags.contains(TcbFlags::FIN_QUEUED) {
+            if self.flags.contains(TcbFlags::FIN_QUEUED) && self.state.sending() {
                 flags.insert(SegmentFlags::FIN);
             }
         }

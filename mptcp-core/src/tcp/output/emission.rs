@@ -36,6 +36,7 @@ impl<B: PacketBuf> Tcb<B> {
     ) -> bool {
         let syn = emission.flags.contains(TcpFlags::SYN);
         let (options, sack_told) = self.options(env, data, &emission);
+        let payload = emission.payload.filter(|_| !syn || !self.is_early_withdrawn());
         let (prior_edge, prior_window) = (self.rcv_adv, self.last_window);
         let window = if syn {
             self.autotune.limit().min(65_535) as u16
@@ -44,7 +45,7 @@ impl<B: PacketBuf> Tcb<B> {
         };
         let (urg, urgent) = self.urgent_pointer(emission.seq);
         let acks = emission.flags.contains(TcpFlags::ACK);
-        let bare = emission.payload.is_none();
+        let bare = payload.is_none();
         let header = TcpHeader {
             src_port: self.tuple.local_port,
             dst_port: self.tuple.remote_port,
@@ -56,7 +57,7 @@ impl<B: PacketBuf> Tcb<B> {
         };
         let class = (self.marking, self.ecn_codepoint(emission.fresh));
         let (tuple, port) = (&self.tuple, self.port);
-        if !emit_packet(tx, env.stats, tuple, port, class, &header, &options, emission.payload) {
+        if !emit_packet(tx, env.stats, tuple, port, class, &header, &options, payload) {
             self.rcv_adv = prior_edge;
             return false;
         }
@@ -115,6 +116,9 @@ impl<B: PacketBuf> Tcb<B> {
         debug_assert!(fits, "the basic options always fit");
         if let (Some(subflow), Some(data)) = (&mut self.subflow, data) {
             subflow.write_options(&mut writer, &emission.carry, data);
+        }
+        if syn {
+            self.write_fast_open(&mut writer);
         }
         if syn || !self.flags.contains(TcbFlags::SACK) {
             return (writer, true);

@@ -161,7 +161,7 @@ pub(crate) fn gather<'a, B: PacketBuf + 'a, T: TxQueue<B>>(
 }
 
 /// Drops the first `n` octets of a buffer list.
-pub(super) fn consume<B: PacketBuf>(bufs: &mut VecDeque<B>, n: usize) {
+pub(in crate::tcp) fn consume<B: PacketBuf>(bufs: &mut VecDeque<B>, n: usize) {
     let mut left = n;
     while let Some(front) = bufs.front_mut() {
         let len = front.data().len();

@@ -63,6 +63,11 @@ impl Script {
         ready
     }
 
+    /// To be closed at the end of the script.
+    pub(crate) fn remember(&mut self, id: SocketId) {
+        self.sockets.push(id);
+    }
+
     /// Lets go of a socket that ended or was closed by the test itself.
     pub(crate) fn forget(&mut self, id: SocketId) {
         self.sockets.retain(|other| *other != id);

@@ -6,8 +6,9 @@ use mptcp_core::config::Marking;
 use mptcp_core::seq::SeqNum;
 use mptcp_core::time::Instant;
 use mptcp_core::wire::{
-    Dss, IpEmit, IpHeader, Mapping, MpCapable, MpJoin, MpTcpRst, MptcpOption, OptionIter,
-    OptionWriter, TcpFlags, TcpHeader, TcpOption, TcpSegment, Version, WireSeq, checksum,
+    Dss, FastOpenCookie, IpEmit, IpHeader, Mapping, MpCapable, MpJoin, MpTcpRst, MptcpOption,
+    OptionIter, OptionWriter, TcpFlags, TcpHeader, TcpOption, TcpSegment, Version, WireSeq,
+    checksum,
 };
 
 /// A packet that came out.
@@ -111,6 +112,13 @@ impl Out {
         })
     }
 
+    pub(crate) fn cookie(&self) -> Option<FastOpenCookie> {
+        self.tcp_options().into_iter().find_map(|o| match o {
+            TcpOption::FastOpen(cookie) => Some(cookie),
+            _ => None,
+        })
+    }
+
     pub(crate) fn dss(&self) -> Option<Dss> {
         self.mptcp().into_iter().find_map(|o| match o {
             MptcpOption::Dss(dss) => Some(dss),
@@ -183,6 +191,13 @@ impl Seg {
 
     pub(crate) fn raw(mut self, bytes: &[u8]) -> Self {
         self.options.extend_from_slice(bytes);
+        self
+    }
+
+    pub(crate) fn cookie(mut self, cookie: FastOpenCookie) -> Self {
+        let mut writer = OptionWriter::new();
+        assert!(writer.push(&TcpOption::FastOpen(cookie)));
+        self.options.extend_from_slice(writer.as_bytes());
         self
     }
 
@@ -297,6 +312,11 @@ impl Flow {
     /// Packets the stack sent on this flow.
     pub(crate) fn of<'o>(&self, out: &'o [Out]) -> Vec<&'o Out> {
         out.iter().filter(|o| o.src == self.local && o.dst == self.peer).collect()
+    }
+
+    /// The SYN brought `len` octets, which subflow sequence numbers do not count.
+    pub(crate) fn skip_early(&mut self, len: u32) {
+        self.isn = self.isn.wrapping_add(len);
     }
 
     /// Subflow sequence number of what the peer sends next.

@@ -41,7 +41,7 @@ pub(crate) struct Report {
 pub(crate) struct Service {
     pub(crate) ports: Arc<LoopCounters>,
     report: Arc<Mutex<Report>>,
-    connects: mpsc::Sender<Connect>,
+    connects: mpsc::Sender<(Connect, Vec<u8>)>,
     handle: LoopHandle,
     thread: JoinHandle<Result<(), TunError>>,
 }
@@ -80,9 +80,20 @@ impl Service {
 
     /// Opens a connection from the stack, which echoes on it too.
     pub(crate) fn connect(&self, local: &str, remote: SocketAddr, mptcp: bool) {
+        self.connect_with(local, remote, mptcp, Vec::new());
+    }
+
+    /// The same with data that may go out with the SYN.
+    pub(crate) fn connect_with(
+        &self,
+        local: &str,
+        remote: SocketAddr,
+        mptcp: bool,
+        early: Vec<u8>,
+    ) {
         let local = local.parse().expect("an address");
         let with = Connect { local, local_port: 0, remote, mptcp, timeout: None, user_data: 0 };
-        self.connects.send(with).expect("the service runs");
+        self.connects.send((with, early)).expect("the service runs");
         self.handle.wake();
     }
 
@@ -135,7 +146,7 @@ struct Echo {
     stack: Stack<HeapBuf>,
     /// Received and not yet taken by the send buffer.
     held: HashMap<SocketId, HeapBuf>,
-    connects: mpsc::Receiver<Connect>,
+    connects: mpsc::Receiver<(Connect, Vec<u8>)>,
     ended: Vec<ConnectionInfo>,
     report: Arc<Mutex<Report>>,
 }
@@ -144,13 +155,14 @@ impl Echo {
     fn new(
         config: StackConfig,
         now: Instant,
-        connects: mpsc::Receiver<Connect>,
+        connects: mpsc::Receiver<(Connect, Vec<u8>)>,
         report: Arc<Mutex<Report>>,
     ) -> Self {
         let families: Vec<IpAddr> = config.addresses.iter().map(|local| local.addr).collect();
         let mut stack = Stack::new(config, now, Box::new(HeapPool::new(1024, 1600)));
         for addr in families {
-            let options = Listen { mptcp: true, ..Listen::default() };
+            // Only peers that ask for it notice.
+            let options = Listen { mptcp: true, fast_open: 16, ..Listen::default() };
             stack.listen(SocketAddr::new(addr, ECHO_PORT), &options).expect("a listener");
         }
         Self { stack, held: HashMap::new(), connects, ended: Vec::new(), report }
@@ -214,8 +226,13 @@ impl Worker<HeapBuf> for Echo {
     }
 
     fn poll_control(&mut self, now: Instant) -> Control {
-        for with in self.connects.try_iter() {
-            self.stack.connect(now, &with).expect("a connection");
+        for (with, early) in self.connects.try_iter() {
+            if early.is_empty() {
+                self.stack.connect(now, &with).expect("a connection");
+            } else {
+                let opened = self.stack.connect_with_data(now, &with, &early);
+                assert_eq!(opened.expect("a connection").1, early.len());
+            }
         }
         *self.report.lock().expect("no panic") =
             Report { occupancy: self.stack.occupancy(), ended: self.ended.clone() };

@@ -120,6 +120,8 @@ pub(super) struct Phone {
     pub(super) clients: BTreeMap<SocketId, Client>,
     pub(super) done: Vec<Client>,
     count: u64,
+    /// Octets that a client has ready for its SYN.
+    pub(super) early: usize,
     /// When the slow readers read on.
     reads_at: Instant,
 }
@@ -127,7 +129,7 @@ pub(super) struct Phone {
 impl Phone {
     pub(super) fn new(stack: Stack<HeapBuf>) -> Self {
         let reads_at = Instant::from_nanos(1);
-        Self { stack, clients: BTreeMap::new(), done: Vec::new(), count: 0, reads_at }
+        Self { stack, clients: BTreeMap::new(), done: Vec::new(), count: 0, early: 0, reads_at }
     }
 
     pub(super) fn start(&mut self, now: Instant, wish: Wish) {
@@ -139,9 +141,17 @@ impl Phone {
             timeout: None,
             user_data: 0,
         };
-        let id = self.stack.connect(now, &with).unwrap();
         self.count += 1;
-        self.clients.insert(id, Client::new(self.count, wish));
+        let mut client = Client::new(self.count, wish);
+        let id = if self.early == 0 {
+            self.stack.connect(now, &with).unwrap()
+        } else {
+            let early = &client.output[..self.early.min(client.output.len())];
+            let (id, queued) = self.stack.connect_with_data(now, &with, early).unwrap();
+            client.written = queued;
+            id
+        };
+        self.clients.insert(id, client);
     }
 
     fn drive(&mut self, now: Instant, id: SocketId) {

@@ -1,6 +1,6 @@
 //! What the gateway must do when its peers, its links and its operator are as they are.
 
-use super::peers::{Manners, REPLIES, Wish};
+use super::peers::{Client, Manners, REPLIES, Wish};
 use super::world::World;
 use crate::control::{Command, Order};
 use crate::gateway::EndReason;
@@ -93,6 +93,29 @@ fn plain_tcp_clients_are_served_as_well() {
     assert!(world.phone.worker.done[0].is_satisfied());
     assert_eq!(world.server.worker.uploads, 1);
     world.assert_gateway_empty();
+}
+
+/// What a client says first, its request and more, comes with the SYN: the gateway connects to the
+/// server while the handshake goes on.
+#[test]
+fn a_request_may_come_with_the_syn() {
+    for (mptcp, takes) in [(false, false), (false, true), (true, false), (true, true)] {
+        let setting = if takes { "tcp.fast_open=accept" } else { "tcp.fast_open=off" };
+        let mut world = World::new(13, 0, &[setting]);
+        world.phone.worker.early = 600;
+        for _ in 0..3 {
+            start(&mut world, Wish { mptcp, upload: 3_000, ..GOOD });
+            finish(&mut world, 60);
+        }
+        assert!(world.phone.worker.done.iter().all(Client::is_satisfied));
+        assert_eq!(world.server.worker.uploads, 3);
+        let counters = world.counters();
+        assert_eq!(counters.gateway.ended(EndReason::Completed), 3);
+        assert_eq!(counters.stack.tcp_fast_open_passive, if takes { 2 } else { 0 });
+        let active = world.phone.worker.stack.counters().tcp_fast_open_active;
+        assert_eq!(active, counters.stack.tcp_fast_open_passive, "all but the first");
+        world.assert_gateway_empty();
+    }
 }
 
 #[test]
