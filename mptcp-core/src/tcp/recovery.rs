@@ -296,6 +296,10 @@ impl<B: PacketBuf> Tcb<B> {
         let (Some(undo_ts), Some((_, tsecr))) = (recovery.undo_ts, segment.timestamps) else {
             return;
         };
+        if self.subflow.as_ref().is_some_and(|subflow| subflow.stale) {
+            // Its path was down: that the oldest segment had arrived before says nothing of the others.
+            return;
+        }
         if !advanced || tsecr == 0 || undo_ts.wrapping_sub(tsecr).cast_signed() <= 0 {
             return;
         }
