@@ -1,7 +1,7 @@
 //! Fast Open (RFC 7413), both roles.
 
 use crate::harness::{Peer, Script, Seg, ack, data, fin, rst, rst_ack, syn, syn_ack};
-use crate::stack::icmp;
+use crate::icmp::icmp;
 use mptcp_core::config::StackConfig;
 use mptcp_core::error::{ConnectionError, RecvError};
 use mptcp_core::stack::{Listen, Ready};

@@ -77,17 +77,21 @@ impl DataLevel {
         self.mapped_end = self.mapped_end.max(end + u64::from(fin));
     }
 
-    /// The host sent `bytes` for data position `at`. `handshake_edge` limits what may be sent
-    /// before the first DATA_ACK arrives.
-    pub(super) fn send(&mut self, at: u64, bytes: &[u8], handshake_edge: u64, faults: &mut Faults) {
+    /// The first subflow's right edge, which holds for the connection on all of its subflows until the
+    /// first DATA_ACK.
+    pub(super) fn handshake_edge(&mut self, edge: u64) {
+        if !self.ack_seen {
+            self.edge = self.edge.max(edge);
+        }
+    }
+
+    /// The host sent `bytes` for data position `at`.
+    pub(super) fn send(&mut self, at: u64, bytes: &[u8], faults: &mut Faults) {
         if let Some(differs) = self.stream.put(at, bytes) {
             faults.add(
                 Rule::SameData,
                 format!("data position {differs} was sent before with another value"),
             );
-        }
-        if !self.ack_seen {
-            self.edge = self.edge.max(handshake_edge);
         }
         let edge = self.edge;
         let end = at + bytes.len() as u64;

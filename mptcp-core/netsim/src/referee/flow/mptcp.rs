@@ -27,14 +27,13 @@ impl Flow {
         self.check_address(seen, context);
         self.check_fastclose(seen, context);
         let Some(id) = self.role.connection() else { return };
-        let handshake_edge = match self.role {
-            Role::Initial(_) => self.edge.saturating_sub(self.syn_data),
-            _ => 0,
-        };
         let Some(data) = context.connections.get(id) else {
             self.role = Role::Unjudged;
             return;
         };
+        if let Role::Initial(_) = self.role {
+            data.handshake_edge(self.edge.saturating_sub(self.syn_data));
+        }
         let faults = &mut *context.faults;
         let infinite = seen.dss.and_then(|dss| dss.mapping).is_some_and(|map| map.len == 0);
         data.fallen |= infinite || seen.fail;
@@ -88,13 +87,13 @@ impl Flow {
             let from = usize::try_from(piece.start - start).unwrap_or(usize::MAX);
             let to = usize::try_from(piece.end - start).unwrap_or(usize::MAX);
             let bytes = payload.get(from..to).unwrap_or_default();
-            data.send(piece.data, bytes, handshake_edge, faults);
+            data.send(piece.data, bytes, faults);
             context.data_bytes += bytes.len() as u64;
         }
         // A mapping may come after its data.
         for piece in fresh.iter().filter(|piece| piece.start < start || piece.end > end) {
             for (at, bytes) in self.stream.pieces(piece.start, piece.end) {
-                data.send(piece.data + (at - piece.start), &bytes, handshake_edge, faults);
+                data.send(piece.data + (at - piece.start), &bytes, faults);
             }
         }
         self.verify_checksums(start, payload, context);
@@ -225,6 +224,9 @@ impl Flow {
         }
         let Some(data) = context.connections.get(id) else { return };
         data.fallen |= seen.fail;
+        if let Role::Initial(_) = self.role {
+            data.handshake_edge(self.edge.saturating_sub(self.syn_data));
+        }
         let mut mapping = None;
         if let Some(len) = seen.capable.and_then(|capable| capable.data_len) {
             data.receive_mapping(1 + u64::from(len), false);
