@@ -53,6 +53,11 @@ pub(crate) enum Signal {
         dsn: DataSeq,
         ssn: u32,
     },
+    /// The same once more, on an acknowledgement: the peer goes on mapping.
+    Reminder {
+        dsn: DataSeq,
+        ssn: u32,
+    },
 }
 
 /// What a segment about to be sent can carry.
@@ -273,8 +278,17 @@ impl Subflow {
     pub(crate) fn told_of_fallback(&mut self, fail: bool) -> bool {
         let waiting = |s: &Signal| matches!(s, Signal::Fail { answer: false, .. });
         let waited = self.signals.iter().any(waiting);
-        self.signals.retain(|signal| !waiting(signal));
+        self.signals
+            .retain(|signal| !waiting(signal) && !matches!(signal, Signal::Reminder { .. }));
         fail && !waited
+    }
+
+    /// After fallback: the peer goes on mapping, so the next acknowledgement tells it once more.
+    pub(crate) fn remind(&mut self, (dsn, ssn): (DataSeq, u32)) {
+        // An `MP_FAIL` says it already.
+        if !matches!(self.signals.front(), Some(Signal::Fail { .. } | Signal::Reminder { .. })) {
+            self.signals.push_front(Signal::Reminder { dsn, ssn });
+        }
     }
 
     /// Writes what this segment carries. Called once per segment; `options_sent` follows when the
@@ -341,7 +355,9 @@ impl Subflow {
             (Stage::Active, Carry::Ack) => self.write_ack(writer, data),
             (Stage::Fallback, Carry::Data(mapping)) => self.write_infinite(writer, mapping),
             (Stage::Fallback, Carry::Ack) => {
-                if let Some(signal @ Signal::Fail { .. }) = self.signals.front() {
+                if let Some(signal @ (Signal::Fail { .. } | Signal::Reminder { .. })) =
+                    self.signals.front()
+                {
                     self.signal_written = self.write_signal(writer, signal);
                 }
             }
@@ -394,8 +410,17 @@ impl Subflow {
                 Prio { backup, address_id: None }.encode(writer, self.version)
             }
             Signal::Fail { dsn, .. } => writer.push_mptcp(&MptcpOption::Fail { dsn }, self.version),
+            Signal::Reminder { dsn, ssn } => {
+                writer.push_mptcp(&MptcpOption::Dss(self.infinite_dss(dsn, ssn)), self.version)
+            }
             Signal::Infinite { .. } => false,
         }
+    }
+
+    fn infinite_dss(&self, dsn: DataSeq, ssn: u32) -> Dss {
+        let checksum = self.checksum.then_some(0);
+        let infinite = Mapping { dsn: wire_dsn(dsn, false), ssn, len: 0, checksum };
+        Dss { data_ack: None, mapping: Some(infinite), data_fin: false }
     }
 
     /// One final infinite mapping tells the peer, where options still pass (RFC 8684 §3.7): on new
@@ -403,13 +428,7 @@ impl Subflow {
     fn write_infinite(&mut self, writer: &mut OptionWriter, mapping: &TxMapping) {
         let own = mapping.len == 0;
         let Some(mapping) = own.then_some(*mapping).or_else(|| self.infinite()) else { return };
-        let infinite = Mapping {
-            dsn: WireSeq::Low(mapping.dsn.0 as u32),
-            ssn: mapping.ssn,
-            len: 0,
-            checksum: self.checksum.then_some(0),
-        };
-        let dss = Dss { data_ack: None, mapping: Some(infinite), data_fin: false };
+        let dss = self.infinite_dss(mapping.dsn, mapping.ssn);
         self.infinite_written = writer.push_mptcp(&MptcpOption::Dss(dss), self.version) && own;
     }
 
@@ -433,6 +452,7 @@ impl Subflow {
             Some(Signal::RemoveAddr(_)) => stats.rm_addr_tx += 1,
             Some(Signal::Prio { .. }) => stats.mp_prio_tx += 1,
             Some(Signal::Fail { .. }) => stats.mp_fail_tx += 1,
+            Some(Signal::Reminder { .. }) => stats.infinite_map_tx += 1,
             Some(Signal::Infinite { .. }) | None => {}
         }
     }

@@ -2,16 +2,17 @@
 //! (RFC 8684 §3.7 and §6). That the streams arrive identical is checked by every transfer.
 
 use crate::boxes::{Kind, Placed};
-use crate::transfer::{Report, run_with};
+use crate::transfer::{Report, octet, run_with, settle};
 use crate::world::World;
-use crate::{link, pair};
+use crate::{link, lossy, pair};
 use mptcp_core::config::{ChecksumPolicy, StackConfig};
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::time::{Duration, Instant};
 use netsim::Direction;
 use netsim::middlebox::{
-    Aim, Coalescer, Keeps, MptcpOn, Nat, OptionStripper, PathMtu, PayloadCorruptor, ResetInjector,
-    SegmentSplitter, Strip, StripWhen, SynFate, SynFilter, WindowClamp,
+    Aim, Coalescer, Keeps, MptcpOn, Nat, OptionStripper, PathMtu, PayloadCorruptor, ProactiveAcker,
+    ResetInjector, SegmentSplitter, StreamEditor, Strip, StripWhen, SynFate, SynFilter,
+    WindowClamp,
 };
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -230,6 +231,55 @@ fn segments_may_be_joined_again() {
             assert!(coalescer.joined() > 0, "{on:?} {keeps:?}");
             let resets = world.client.stack.counters().estab_resets;
             assert_eq!(resets == 0, mapped, "{on:?} {keeps:?}: {resets}");
+        }
+    }
+}
+
+/// Offload on the way loses no option: pieces of one segment have the same mapping, and what is joined
+/// again has it, too, wherever the borders are.
+#[test]
+fn offload_on_the_way_changes_nothing() {
+    for checksum in [ChecksumPolicy::Accept, ChecksumPolicy::Require] {
+        for (first, second) in [(500, 1_300), (1_300, 500)] {
+            let mut world = world(2, checksum, false);
+            let offload =
+                |path| Placed { path, kind: Kind::Offload(first, second) }.install(&mut world, 1);
+            let positions = [0, 1].map(offload);
+            let report = run_with(&mut world, true, 4 << 20, 2 << 20, LIMIT, |_| {});
+            checked(&world);
+            kept(&report);
+            for (path, position) in world.paths.clone().into_iter().zip(positions) {
+                let joins = world.net.middlebox::<Coalescer>(path, position).expect("it").joined();
+                assert!(joins > 500, "{joins}");
+            }
+            let resets = [&world.client, &world.server].map(|h| h.stack.counters().estab_resets);
+            assert_eq!(resets, [0, 0]);
+        }
+    }
+}
+
+/// A gateway that edits what it knows to another length is found out by the DSS checksum; the rest of
+/// the stream goes over the other path.
+#[test]
+fn payload_of_another_length_costs_the_join_it_is_on() {
+    for dir in [Direction::AtoB, Direction::BtoA] {
+        for len in [1, 5] {
+            let mut world = world(2, ChecksumPolicy::Require, false);
+            let box_ = Placed { path: 1, kind: Kind::Rewritten(dir, len) };
+            let position = box_.install(&mut world, 1);
+            let report = run_with(&mut world, true, 8 << 20, 8 << 20, LIMIT, |_| {});
+            checked(&world);
+            kept(&report);
+            let path = world.paths[1];
+            let editor = world.net.middlebox::<StreamEditor>(path, position).expect("it");
+            assert!(editor.edited() > 0, "{dir:?}");
+            let (reader, writer) = match dir {
+                Direction::AtoB => (&world.server, &world.client),
+                Direction::BtoA => (&world.client, &world.server),
+            };
+            let (read, wrote) = (reader.stack.counters(), writer.stack.counters());
+            assert!(read.data_csum_err > 0 && read.mp_fail_tx > 0, "nothing was noticed");
+            assert!(wrote.mp_fail_rx > 0 && wrote.in_rsts > 0, "nobody was told");
         }
     }
 }
