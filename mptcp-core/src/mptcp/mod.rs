@@ -145,6 +145,9 @@ pub(crate) struct Connection<B> {
     pub(crate) unmapped_dss: bool,
     /// A DSS came since the data-level timer fired last.
     pub(crate) heard_dss: bool,
+    /// Number of the subflow that carried the head of the stream when that was last sent again; 255
+    /// when it was not.
+    pub(crate) repaired_by: u8,
     pub(crate) paths: Box<Paths>,
     pub(crate) scheduler: SchedulerKind,
     pub(crate) memory: scheduler::Memory,
@@ -228,6 +231,7 @@ impl<B: PacketBuf> Connection<B> {
             unmapped_at: None,
             unmapped_dss: false,
             heard_dss: false,
+            repaired_by: u8::MAX,
             paths: Box::new(paths),
             scheduler: SchedulerKind::default(),
             memory: scheduler::Memory::default(),

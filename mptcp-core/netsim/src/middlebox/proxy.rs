@@ -4,7 +4,7 @@
 //! acknowledged it, too.
 
 use super::editor::ports;
-use super::rewrite::{MPTCP, SACK, read_u32, tcp_of};
+use super::rewrite::{MPTCP, SACK, add_u32, read_u32, tcp_of};
 use super::{Middlebox, Output};
 use crate::Direction;
 use crate::packet::edit::{self, TcpLayout};
@@ -26,7 +26,8 @@ pub struct ProactiveAcker {
     after: u64,
     repairs: bool,
     flows: BTreeMap<[u16; 2], Flow>,
-    answers: VecDeque<(u64, Vec<u8>)>,
+    /// What leaves when: the flow, the data it answers.
+    answers: VecDeque<(u64, [u16; 2], Vec<u8>)>,
     promised: u64,
     repaired: u64,
 }
@@ -44,7 +45,11 @@ struct Flow {
     pattern: Option<Vec<u8>>,
     /// What the receiver may still lack, by distance from its SYN.
     copies: BTreeMap<u32, Vec<u8>>,
+    /// The sender's newest acknowledgement.
+    acks: u32,
     duplicates: u32,
+    /// Until the receiver has this, each of its acknowledgements shows the next hole.
+    recover: u32,
     retry_at: u64,
     retries: u32,
     syn: u32,
@@ -100,6 +105,7 @@ impl ProactiveAcker {
             return;
         }
         let Some(flow) = self.flows.get_mut(&key) else { return };
+        flow.acks = read_u32(packet, tcp.header + 8);
         let payload = packet.len() - tcp.payload;
         let beyond = seq.wrapping_sub(flow.received) < 1 << 31;
         if payload == 0 || !beyond || flags & flag::FIN != 0 {
@@ -114,10 +120,10 @@ impl ProactiveAcker {
         if flow.segments <= self.after || end == flow.promised {
             return;
         }
-        if let Some(answer) = flow.answer(end, packet, tcp) {
+        if flow.pattern.is_some() {
             flow.promised = end;
             self.promised += 1;
-            self.answers.push_back((now + ANSWER, answer));
+            self.answers.push_back((now + ANSWER, key, packet.to_vec()));
         }
     }
 
@@ -132,11 +138,7 @@ impl ProactiveAcker {
         }
         let flow = self.flows.get_mut(&key)?;
         if flags & flag::SYN != 0 {
-            tcp.for_each_option(packet, |kind, _, option| {
-                if let (3, Some(shift)) = (kind, option.get(2)) {
-                    flow.shift = *shift;
-                }
-            });
+            flow.learn(packet, tcp);
             return None;
         }
         let ack = read_u32(packet, tcp.header + 8);
@@ -147,9 +149,11 @@ impl ProactiveAcker {
             let known = ack.wrapping_sub(flow.syn);
             flow.copies = flow.copies.split_off(&known);
             (flow.duplicates, flow.retries, flow.retry_at) = (0, 0, now + RETRY);
+            // The next hole of those there were (RFC 6582).
+            again = (known < flow.recover).then(|| flow.oldest()).flatten();
         } else if ahead == 0 && packet.len() == tcp.payload {
             flow.duplicates += 1;
-            again = (flow.duplicates == 3).then(|| flow.oldest()).flatten();
+            again = (flow.duplicates == 3).then(|| flow.repair()).flatten();
         }
         if flow.promised.wrapping_sub(flow.received) >= 1 << 31 {
             flow.promised = flow.received;
@@ -171,15 +175,48 @@ impl Flow {
             shift: 0,
             pattern: None,
             copies: BTreeMap::new(),
+            acks: 0,
             duplicates: 0,
+            recover: 0,
             retry_at: u64::MAX,
             retries: 0,
             syn,
         }
     }
 
+    /// The receiver's SYN: its shift, and what an acknowledgement of its would look like.
+    fn learn(&mut self, packet: &[u8], tcp: TcpLayout) {
+        let Some(mut pattern) = packet.get(..tcp.payload).map(<[u8]>::to_vec) else { return };
+        tcp.for_each_option(&mut pattern, |kind, _, option| {
+            if let (3, Some(shift)) = (kind, option.get(2)) {
+                self.shift = *shift;
+            }
+            if kind != TIMESTAMPS {
+                option.fill(1);
+            }
+        });
+        add_u32(&mut pattern, tcp.header + 4, 1);
+        let window = pattern.get_mut(tcp.header + 14..).and_then(<[u8]>::first_chunk_mut::<2>);
+        if let Some(window) = window {
+            *window = (u16::from_be_bytes(*window) >> self.shift).to_be_bytes();
+        }
+        self.pattern = Some(pattern);
+    }
+
+    /// The oldest copy, the first one of those there are now to be sent again.
+    fn repair(&mut self) -> Option<Vec<u8>> {
+        self.recover = *self.copies.last_key_value()?.0;
+        self.oldest()
+    }
+
+    /// What the receiver waits for, if it passed here; with the acknowledgement that its sender would
+    /// send now.
     fn oldest(&self) -> Option<Vec<u8>> {
-        self.copies.first_key_value().map(|(_, copy)| copy.clone())
+        let mut copy = self.copies.get(&self.received.wrapping_sub(self.syn))?.clone();
+        let tcp = tcp_of(&copy)?;
+        let range = tcp.header + 8..tcp.header + 12;
+        edit::replace(&mut copy, tcp.header, range, &self.acks.to_be_bytes(), &[tcp.checksum()]);
+        Some(copy)
     }
 
     /// The end of what is here without a hole.
@@ -220,11 +257,11 @@ impl Flow {
         }
     }
 
-    /// An acknowledgement of everything before `end` in the receiver's name, which echoes the timestamp
-    /// of `data`.
-    fn answer(&self, end: u32, data: &[u8], data_tcp: TcpLayout) -> Option<Vec<u8>> {
+    /// An acknowledgement of everything promised in the receiver's name, which echoes the timestamp of
+    /// `data`. As the receiver would write it now: with an older timestamp it would be dropped.
+    fn answer(&self, data: &[u8]) -> Option<Vec<u8>> {
         let mut answer = self.pattern.clone()?;
-        let tcp = tcp_of(&answer)?;
+        let (tcp, data_tcp) = (tcp_of(&answer)?, tcp_of(data)?);
         let mut stamp = None;
         data_tcp.for_each_option(&mut data.to_vec(), |kind, _, option| {
             if kind == TIMESTAMPS {
@@ -243,7 +280,7 @@ impl Flow {
         *answer.get_mut(tcp.header + 13)? = flag::ACK;
         edit::set_length(&mut answer);
         edit::recompute(&mut answer);
-        self.acknowledge(&mut answer, tcp, end);
+        self.acknowledge(&mut answer, tcp, self.promised);
         Some(answer)
     }
 }
@@ -263,16 +300,17 @@ impl Middlebox for ProactiveAcker {
     }
 
     fn next_deadline(&self) -> Option<u64> {
-        let answer = self.answers.front().map(|(at, _)| *at);
+        let answer = self.answers.front().map(|(at, ..)| *at);
         let waiting = |flow: &&Flow| self.repairs && !flow.copies.is_empty();
         let retry = self.flows.values().filter(waiting).map(|flow| flow.retry_at).min();
         [answer, retry].into_iter().flatten().min()
     }
 
     fn timeout(&mut self, now: u64, out: &mut Output) {
-        while self.answers.front().is_some_and(|(at, _)| *at <= now) {
-            let answer = self.answers.pop_front();
-            out.extend(answer.map(|(_, answer)| (self.dir.reverse(), answer)));
+        while self.answers.front().is_some_and(|(at, ..)| *at <= now) {
+            let Some((_, key, data)) = self.answers.pop_front() else { break };
+            let answer = self.flows.get(&key).and_then(|flow| flow.answer(&data));
+            out.extend(answer.map(|answer| (self.dir.reverse(), answer)));
         }
         if !self.repairs {
             return;
@@ -281,7 +319,7 @@ impl Middlebox for ProactiveAcker {
             if flow.retries == RETRIES {
                 flow.copies.clear();
             }
-            if let Some(copy) = flow.oldest() {
+            if let Some(copy) = flow.repair() {
                 out.push((self.dir, copy));
                 self.repaired += 1;
             }
@@ -331,7 +369,6 @@ mod tests {
         let mut answer = ack(100);
         (answer.flags, answer.options) = (flag::SYN | flag::ACK, vec![3, 3, 1]);
         run(&mut proxy, 0, BACK, &answer);
-        run(&mut proxy, 0, BACK, &ack(100));
         proxy
     }
 
@@ -344,6 +381,7 @@ mod tests {
     #[test]
     fn data_is_acknowledged_at_once_and_without_options_of_mptcp() {
         let mut proxy = proxy(1);
+        run(&mut proxy, 0, BACK, &ack(100));
         assert_eq!(run(&mut proxy, 0, FORTH, &data(100, b"abcd")).len(), 1, "it goes on");
         assert_eq!(run(&mut proxy, 0, FORTH, &data(106, b"later")).len(), 1);
         assert_eq!(proxy.promised(), 1);
@@ -363,6 +401,15 @@ mod tests {
         let mut kinds = Vec::new();
         tcp_of(packet).unwrap().for_each_option(&mut packet.clone(), |kind, _, _| kinds.push(kind));
         assert_eq!(kinds, [30, 8]);
+    }
+
+    #[test]
+    fn the_first_data_is_acknowledged_in_the_manner_of_the_syn_ack() {
+        let mut proxy = proxy(0);
+        run(&mut proxy, 0, FORTH, &data(100, b"abcd"));
+        let (seq, number, flags, window, _) = fields(&due(&mut proxy, MS)[0].1);
+        // Its window was not scaled.
+        assert_eq!((seq, number, flags, window), (701, 104, flag::ACK, 498));
     }
 
     #[test]

@@ -263,6 +263,11 @@ impl<B: PacketBuf> Stack<B> {
                 return;
             }
         }
+        let witness = self.connections.get(owner).and_then(|c| c.false_witness(&self.tcbs));
+        if let Some(idx) = witness {
+            self.stats.dss_ack_missing_reset += 1;
+            self.reset_subflow(now, owner, idx, reset_reason::MIDDLEBOX_INTERFERENCE, false);
+        }
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let fin = connection.fin_due();
         connection.retransmission_timeout(now, rto);
