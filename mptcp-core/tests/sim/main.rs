@@ -7,6 +7,7 @@ mod coupled;
 mod ecn;
 mod events;
 mod health;
+mod liveness;
 mod middleboxes;
 mod plan;
 mod relay;
