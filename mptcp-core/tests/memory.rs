@@ -191,11 +191,8 @@ fn text_is_refused_while_memory_is_short_and_nothing_else() {
         }
         shares.push(share);
     }
-    // While memory was short each got its share all the same, and together they held what was in use.
     let buffer = HeapBuf::with_capacity(HEADROOM, 1500).truesize();
-    assert!(shares.iter().all(|&share| share >= FAIR_SHARE), "{shares:?}");
-    assert!(shares.iter().any(|&share| share < FAIR_SHARE + buffer), "{shares:?}");
-    assert_eq!(shares.iter().sum::<usize>(), in_use * buffer);
+    panic!("{shares:?} {} {}", shares.iter().sum::<usize>(), in_use * buffer);
     for _ in 0..600 {
         pair.run(200);
         for (id, into) in servers.iter().zip(&mut received) {

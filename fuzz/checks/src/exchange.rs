@@ -47,7 +47,7 @@ impl End {
         self.id = self.id.or_else(|| self.bench.sockets.first().copied());
         let Some(id) = self.id else { return };
         let now = self.bench.now;
-        self.failed |= self.bench.stack.error(id).is_some();
+        self.failed |= self.has_error();
         if self.sent < self.send {
             let len = usize::try_from(self.send - self.sent).expect("small").min(4_000);
             if let Ok(count) = self.bench.stack.send(now, id, &stream(salt + self.sent, len)) {
@@ -78,6 +78,10 @@ impl End {
                 }
             }
         }
+    }
+
+    fn has_error(&self) -> bool {
+        self.id.is_some_and(|id| self.bench.stack.error(id).is_some())
     }
 
     const fn done(&self) -> bool {
@@ -154,7 +158,8 @@ impl Between {
                 || self.ends.iter().map(|e| (e.sent, e.received, e.failed)).collect::<Vec<_>>();
             let Some(next) = next else {
                 // Who only listens never learns that the other one is gone.
-                assert!(self.ends.iter().any(|end| end.failed), "it hangs: {:?}", hung());
+                let failed = self.ends.iter().any(|end| end.failed || end.has_error());
+                assert!(failed, "it hangs: {:?}", hung());
                 return;
             };
             assert!(next <= deadline, "it never ends: {:?} {:?}", hung(), self.infos());

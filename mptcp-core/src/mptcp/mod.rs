@@ -158,6 +158,11 @@ pub(crate) struct Connection<B> {
     pub(crate) unmapped_at: Option<Instant>,
     /// Since then the peer sent a DSS: it did not fall back.
     pub(crate) unmapped_dss: bool,
+    /// A DSS came since the data-level timer fired last.
+    pub(crate) heard_dss: bool,
+    /// Number of the subflow that carried the head of the stream when that was last sent again; 255
+    /// when it was not.
+    pub(crate) repaired_by: u8,
     pub(crate) paths: Box<Paths>,
     pub(crate) scheduler: SchedulerKind,
     pub(crate) memory: scheduler::Memory,
@@ -245,6 +250,8 @@ impl<B: PacketBuf> Connection<B> {
             health_at: None,
             unmapped_at: None,
             unmapped_dss: false,
+            heard_dss: false,
+            repaired_by: u8::MAX,
             paths: Box::new(paths),
             scheduler: SchedulerKind::default(),
             memory: scheduler::Memory::default(),
@@ -384,10 +391,18 @@ impl<B: PacketBuf> Connection<B> {
     /// whether options pass in both directions is not known, and falling back is still possible
     /// (RFC 8684 §3.7).
     pub(crate) fn unproven(&self) -> bool {
-        matches!(self.phase, Phase::Unconfirmed | Phase::Confirmed)
-            && !self.multipath
-            && self.data_snd_una == 0
-            && !self.fin_acked
+        self.single() && self.data_snd_una == 0 && !self.fin_acked
+    }
+
+    /// All of our stream went over the first subflow, once: a peer that has not had a `DATA_ACK` of
+    /// its own through may still fall back.
+    pub(crate) fn single(&self) -> bool {
+        matches!(self.phase, Phase::Unconfirmed | Phase::Confirmed) && !self.multipath
+    }
+
+    /// Something else than the `DATA_FIN` alone waits for its `DATA_ACK`.
+    pub(crate) fn owes_head(&self) -> bool {
+        self.data_snd_una < self.data_snd_nxt || !self.fin_due()
     }
 
     /// Data is outstanding at the data level, or a `DATA_FIN` is, or the window is shut.

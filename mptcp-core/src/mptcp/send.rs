@@ -237,10 +237,14 @@ impl<B: PacketBuf> Connection<B> {
         self.wide
     }
 
-    /// Notes that `len` octets of `next` were handed to a subflow whose segments carry `mss`.
-    pub(crate) fn sent(&mut self, next: Next, len: u32, mss: u32) {
+    /// Notes that `len` octets of `next` were handed to the subflow with this number, whose segments
+    /// carry `mss`.
+    pub(crate) fn sent(&mut self, next: Next, len: u32, mss: u32, id: u8) {
         let end = next.start + u64::from(len);
         if next.again {
+            if next.start == self.data_snd_una {
+                self.repaired_by = id;
+            }
             self.repaired_below(end);
             self.multipath = true;
         } else {
@@ -396,7 +400,27 @@ impl<B: PacketBuf> Connection<B> {
         }
         self.rtx_at = None;
         self.rtx_shift = 0;
+        self.repaired_by = u8::MAX;
         true
+    }
+
+    /// A subflow whose TCP acknowledged the head of the stream when it was sent again, a whole round of
+    /// the data-level timer ago, and did not deliver it: something on the way answers in the peer's
+    /// name (RFC 8684 §6). Only where another one is left.
+    pub(crate) fn false_witness(&self, tcbs: &Slab<Tcb<B>>) -> Option<u32> {
+        let numbered = |idx: &u32| {
+            let subflow = tcbs.get(*idx).and_then(|tcb| tcb.subflow.as_ref());
+            subflow.is_some_and(|subflow| subflow.id == self.repaired_by)
+        };
+        let idx = self.subflows.iter().copied().find(numbered)?;
+        let tcb = tcbs.get(idx)?;
+        let dsn = self.local_dsn(self.data_snd_una);
+        let carries = |mapping: TxMapping| {
+            let ahead = dsn.diff(mapping.dsn);
+            (0..i64::from(mapping.len)).contains(&ahead)
+        };
+        let waits = tcb.queue.iter().filter_map(|segment| segment.mapping).any(carries);
+        (!waits && self.live_subflows(tcbs) > 1).then_some(idx)
     }
 
     /// The data-level timer fired: the head goes out again, on whatever subflow is best.

@@ -25,6 +25,11 @@ pub(crate) enum Signal {
         dsn: DataSeq,
         ssn: u32,
     },
+    /// The same once more, on an acknowledgement: the peer goes on mapping.
+    Reminder {
+        dsn: DataSeq,
+        ssn: u32,
+    },
 }
 
 /// What waits, in the order of the wire. Empty it holds no heap memory.

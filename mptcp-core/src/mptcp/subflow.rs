@@ -306,8 +306,17 @@ impl Subflow {
     pub(crate) fn told_of_fallback(&mut self, fail: bool) -> bool {
         let waiting = |s: &Signal| matches!(s, Signal::Fail { answer: false, .. });
         let waited = self.signals.iter().any(waiting);
-        self.signals.retain(|signal| !waiting(signal));
+        self.signals
+            .retain(|signal| !waiting(signal) && !matches!(signal, Signal::Reminder { .. }));
         fail && !waited
+    }
+
+    /// After fallback: the peer goes on mapping, so the next acknowledgement tells it once more.
+    pub(crate) fn remind(&mut self, (dsn, ssn): (DataSeq, u32)) {
+        // An `MP_FAIL` says it already.
+        if !matches!(self.signals.first(), Some(Signal::Fail { .. } | Signal::Reminder { .. })) {
+            self.signals.insert(0, Signal::Reminder { dsn, ssn });
+        }
     }
 
     /// Writes what this segment carries. Called once per segment; `options_sent` follows when the
@@ -378,7 +387,9 @@ impl Subflow {
             (Stage::Active, Carry::Ack) => self.write_ack(writer, data),
             (Stage::Fallback, Carry::Data(mapping)) => self.write_infinite(writer, mapping),
             (Stage::Fallback, Carry::Ack) => {
-                if let Some(signal @ Signal::Fail { .. }) = self.signals.first() {
+                if let Some(signal @ (Signal::Fail { .. } | Signal::Reminder { .. })) =
+                    self.signals.first()
+                {
                     self.signals_written = u8::from(self.write_signal(writer, signal));
                 }
             }
@@ -446,8 +457,17 @@ impl Subflow {
                 Prio { backup, address_id: None }.encode(writer, self.version)
             }
             Signal::Fail { dsn, .. } => writer.push_mptcp(&MptcpOption::Fail { dsn }, self.version),
+            Signal::Reminder { dsn, ssn } => {
+                writer.push_mptcp(&MptcpOption::Dss(self.infinite_dss(dsn, ssn)), self.version)
+            }
             Signal::Infinite { .. } => false,
         }
+    }
+
+    fn infinite_dss(&self, dsn: DataSeq, ssn: u32) -> Dss {
+        let checksum = self.checksum.then_some(0);
+        let infinite = Mapping { dsn: wire_dsn(dsn, false), ssn, len: 0, checksum };
+        Dss { data_ack: None, mapping: Some(infinite), data_fin: false }
     }
 
     /// One final infinite mapping tells the peer, where options still pass (RFC 8684 §3.7): on new
@@ -459,13 +479,7 @@ impl Subflow {
             |infinite: &TxMapping| mapping.ssn.wrapping_sub(infinite.ssn).cast_signed() >= 0;
         let told = || self.infinite().filter(reaches);
         let Some(mapping) = own.then_some(*mapping).or_else(told) else { return };
-        let infinite = Mapping {
-            dsn: WireSeq::Low(mapping.dsn.0 as u32),
-            ssn: mapping.ssn,
-            len: 0,
-            checksum: self.checksum.then_some(0),
-        };
-        let dss = Dss { data_ack: None, mapping: Some(infinite), data_fin: false };
+        let dss = self.infinite_dss(mapping.dsn, mapping.ssn);
         self.infinite_written = writer.push_mptcp(&MptcpOption::Dss(dss), self.version) && own;
     }
 
@@ -490,6 +504,7 @@ impl Subflow {
                 Signal::RemoveAddr(_) => stats.rm_addr_tx += 1,
                 Signal::Prio { .. } => stats.mp_prio_tx += 1,
                 Signal::Fail { .. } => stats.mp_fail_tx += 1,
+                Signal::Reminder { .. } => stats.infinite_map_tx += 1,
                 Signal::Infinite { .. } => {}
             }
         }

@@ -267,7 +267,7 @@ impl<B: PacketBuf> Stack<B> {
             return false;
         }
         connection.advertised(tcb.last_window());
-        connection.sent(next, len, mss);
+        connection.sent(next, len, mss, tcb.subflow.as_ref().map_or(u8::MAX, |s| s.id));
         let deadline = tcb.next_timeout();
         self.assigned(now, owner, assignment, len);
         self.arm(Node::Tcb(idx), deadline);

@@ -145,9 +145,11 @@ impl<B: PacketBuf> Tcb<B> {
             && self.pipe() < self.congestion.cwnd()
     }
 
-    /// The pace does not let anything out now: asks to be woken when it does.
+    /// The pace does not let anything out now: asks to be woken when it does. With nothing in flight
+    /// there is no burst to spread, and a round trip that was once measured across an outage must not
+    /// space the samples that would correct it.
     pub(crate) fn held_by_pace(&mut self, now: Instant) -> bool {
-        let held = self.pacer.holds(now);
+        let held = self.pacer.holds(now) && self.pipe() > 0;
         if held {
             self.flags.insert(TcbFlags::PACED);
         }

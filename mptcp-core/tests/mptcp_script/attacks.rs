@@ -462,3 +462,65 @@ fn mappings_that_never_get_their_data_are_bounded() {
         assert!(script.would_block(id));
     });
 }
+
+/// Octets of the stream that come twice with other contents, over one subflow or another: the first copy
+/// stays, also where it waits behind a hole, and each octet is delivered once.
+#[test]
+fn of_two_copies_of_the_stream_the_first_one_stays() {
+    both(|v| {
+        for other in [false, true] {
+            let mut script = Script::server(v);
+            let (keys, mut flow, id) = script.confirmed();
+            let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+            script.send_data(&keys, &mut flow, 500, 0, &stream(500, 500));
+            let lie = vec![0xee; 1_400];
+            let second = if other { &mut join } else { &mut flow };
+            // Across all of what waits, and inside of it.
+            script.send_data(&keys, second, 300, 0, &lie[..900]);
+            script.send_data(&keys, second, 600, 0, &lie[..100]);
+            script.send_data(&keys, second, 0, 0, &stream(0, 300));
+            let got = script.read(id).expect("the stream");
+            assert_eq!(got.len(), 1_200, "other {other}");
+            assert_eq!(got[..300], stream(0, 300));
+            assert_eq!(got[500..1_000], stream(500, 500), "other {other}");
+            assert!(got[300..500].iter().chain(&got[1_000..]).all(|octet| *octet == 0xee));
+            assert_eq!(script.info(id).bytes_received, 1_200);
+        }
+    });
+}
+
+/// `DATA_ACK`s of single octets and windows of single octets: a segment of a peer's gets one of ours at
+/// most, and what we hold stays within the send buffer.
+#[test]
+fn a_data_level_that_opens_by_octets_costs_little() {
+    both(|v| {
+        let mut script = Script::server_with(v, |config| config.tcp.send_buffer_max = 64 << 10);
+        let (keys, mut flow, id) = script.confirmed();
+        let shut = flow.seg().window(0).dss(keys.ack(0));
+        script.send(&flow, &shut);
+        let mut written = 0;
+        while let Ok(count) = script.stack.send(script.now, id, &[7; 1_000]) {
+            written += count;
+        }
+        assert!(written <= 2 * (64 << 10), "{written}");
+        let mut out = script.out();
+        let taken = |flow: &Flow| u64::from(flow.rcv_nxt.wrapping_sub(flow.stack_isn)) - 1;
+        // What was promised before stays promised.
+        while out.iter().any(|o| !o.payload.is_empty()) {
+            flow.hears(&out);
+            out = script.send(&flow, &flow.seg().window(0).dss(keys.ack(taken(&flow))));
+        }
+        let pinned = script.sent_in_use();
+        let mut segments = 0;
+        for n in 0..600_u32 {
+            let seg = flow.seg().window(1).dss(keys.ack(taken(&flow)));
+            let mut out = script.send(&flow, &seg);
+            assert!(out.len() <= 1, "{n}: {out:?}");
+            out.extend(script.advance(100));
+            flow.hears(&out);
+            segments += out.len();
+        }
+        assert!(segments < 1_300, "{segments} segments in a minute");
+        assert!(script.sent_in_use() <= pinned + 4, "{} buffers", script.sent_in_use());
+    });
+}

@@ -4,6 +4,8 @@
 use crate::cases::V;
 use crate::harness::*;
 use core::net::IpAddr;
+use mptcp_core::config::PathManagerKind;
+use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::stats::DropReason;
 use mptcp_core::wire::{CapableFlags, CapableForm, MpJoin, MptcpOption, TcpFlags};
 
@@ -195,4 +197,120 @@ fn optimistic_acknowledgements_of_unsent_data_gain_nothing() {
     }
     let info = script.info(id);
     assert_eq!((info.subflows[0].cwnd, info.bytes_acked), (cwnd, 0));
+}
+
+/// A join that never carried anything leaves nothing behind: what TCP acknowledged elsewhere and no
+/// `DATA_ACK` did is no reason to send it twice on the only subflow, where a peer that falls back would
+/// read it twice.
+#[test]
+fn a_join_that_fails_at_once_sends_nothing_again() {
+    both(|v| {
+        let mut script =
+            Script::new(v, |config| config.mptcp.path_manager = PathManagerKind::Fullmesh);
+        let (keys, mut flow, id) = script.connected();
+        let out = script.send(&flow, &flow.seg().dss(keys.ack(0)));
+        let syn = out.iter().find(|o| o.join().is_some()).expect("a join").clone();
+        let data = script.write(id, 0, 4_000);
+        flow.hears(&data);
+        // TCP has all of it, the data level lacks the end.
+        let out = script.send(&flow, &flow.seg().dss(keys.ack(1_000)));
+        assert!(out.is_empty(), "{out:?}");
+        let mut join = Flow::new(syn.dst, syn.src);
+        join.hears(&[syn]);
+        let out = script.answer(&mut join, &[]);
+        assert!(join.of(&out).iter().any(|o| o.rst()), "{out:?}");
+        assert!(out.iter().all(|o| o.payload.is_empty()), "{out:?}");
+        // Nor does the data-level timer, as long as the peer may still fall back.
+        let out = script.advance(5_000);
+        assert!(!flow.of(&out).is_empty() && out.iter().all(|o| o.payload.is_empty()), "{out:?}");
+    });
+}
+
+/// TCP acknowledges our first data without a `DATA_ACK`, which means fallback, but mapped data waits
+/// behind a hole in the mappings: not every option is lost, and what filled the hole may have come twice.
+#[test]
+fn no_fallback_while_mapped_data_waits_behind_a_hole() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut flow, id) = script.confirmed();
+        script.send_data(&keys, &mut flow, 0, 0, &stream(0, 100));
+        script.expect_stream(id, 0, 100);
+        script.send(&flow, &flow.seg().data(&stream(100, 1_000)));
+        flow.snd_nxt = flow.snd_nxt.wrapping_add(1_000);
+        script.send_data(&keys, &mut flow, 1_100, 0, &stream(1_100, 100));
+        let out = script.write(id, 0, 500);
+        flow.hears(&out);
+        let out = script.send(&flow, &flow.seg().data(&stream(100, 1_000)));
+        let reset = out.iter().find(|o| o.rst()).unwrap_or_else(|| panic!("{out:?}"));
+        reset.assert_reset(6, false);
+        assert_eq!(script.fallback(id), None);
+        assert!(script.would_block(id), "nothing was delivered");
+    });
+}
+
+/// We took the lack of a `DATA_ACK` for fallback and our infinite mapping was lost: whoever goes on
+/// mapping is told again, and what it sends a second time is not read as plain TCP.
+#[test]
+fn who_did_not_hear_of_the_fallback_is_told_again() {
+    both(|v| {
+        for again in [false, true] {
+            let mut script = Script::server(v);
+            let (keys, mut flow, id) = script.confirmed();
+            script.send_data(&keys, &mut flow, 0, 0, &stream(0, 100));
+            script.expect_stream(id, 0, 100);
+            let out = script.write(id, 0, 500);
+            flow.hears(&out);
+            script.send(&flow, &flow.seg());
+            assert_eq!(script.fallback(id), Some(FallbackReason::NoDataAck));
+            let out = script.send_data(&keys, &mut flow, 100, 500, &stream(100, 1_000));
+            script.expect_stream(id, 100, 1_000);
+            let told: Vec<_> = out.iter().filter_map(Out::mapping).collect();
+            assert!(told.len() == 1 && told[0].len == 0, "{out:?}");
+            let offset = if again { 100 } else { 1_100 };
+            let out = script.send_data(&keys, &mut flow, offset, 500, &stream(offset, 1_000));
+            assert_eq!(out.iter().any(Out::rst), again, "{out:?}");
+            if !again {
+                script.expect_stream(id, 1_100, 1_000);
+            }
+            assert!(again || script.would_block(id));
+        }
+    });
+}
+
+/// TCP is answered and the data level is not: on the only subflow nothing goes again under new numbers,
+/// for the peer may have fallen back; where no option passes any more it is reset.
+#[test]
+fn a_single_subflow_without_options_is_reset_and_sends_nothing_twice() {
+    both(|v| {
+        for heard in [false, true] {
+            let mut script = Script::server(v);
+            let (keys, mut flow, id) = script.confirmed();
+            let out = script.write(id, 0, 100);
+            flow.hears(&out);
+            script.send(&flow, &flow.seg().dss(keys.ack(100)));
+            let out = script.write(id, 100, 1_000);
+            flow.hears(&out);
+            script.send(&flow, &flow.seg());
+            let mut out = Vec::new();
+            for _ in 0..40 {
+                let some = script.advance(1_000);
+                if some.iter().any(|o| o.rst() || !o.payload.is_empty()) {
+                    out = some;
+                    break;
+                }
+                if !some.is_empty() {
+                    // Probes are answered, with options or without.
+                    let answer = flow.seg();
+                    script.send(&flow, &if heard { answer.dss(keys.ack(100)) } else { answer });
+                }
+            }
+            let last = out.first().expect("it does not ask for ever");
+            assert_eq!(last.rst(), !heard, "{out:?}");
+            if heard {
+                assert_eq!(last.payload, stream(100, 1_000));
+            } else {
+                last.assert_reset(6, false);
+            }
+        }
+    });
 }

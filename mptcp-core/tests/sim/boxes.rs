@@ -6,8 +6,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use mptcp_core::time::Duration;
 use netsim::middlebox::{
     Aim, Coalescer, Fill, Keeps, MptcpOn, Nat, NatConfig, OptionStripper, PathMtu,
-    PayloadCorruptor, ResetInjector, SegmentSplitter, SequenceShifter, Strip, StripWhen, SynFate,
-    SynFilter, WindowClamp,
+    PayloadCorruptor, ProactiveAcker, ResetInjector, SegmentSplitter, SequenceShifter,
+    StreamEditor, Strip, StripWhen, SynFate, SynFilter, WindowClamp,
 };
 use netsim::{Direction, Rng};
 
@@ -47,6 +47,13 @@ pub(crate) enum Kind {
     Syns(SynFate),
     /// Joins segments and keeps the options of one.
     Coalescer(Keeps),
+    /// Cuts segments to the first size with the options on every piece, joins pieces with the same
+    /// options, and cuts those to the second size.
+    Offload(usize, usize),
+    /// Replaces a pattern of two octets in one direction by so many, and moves the numbers behind it.
+    Rewritten(Direction, u8),
+    /// Acknowledges the data of one direction itself, after so many segments, and repairs losses.
+    Proxy(Direction, u64),
 }
 
 /// A box and the path it is on.
@@ -71,7 +78,7 @@ impl Setting {
     pub(crate) fn draw(self, rng: &mut Rng) -> Placed {
         let any_path = usize::try_from(rng.below(self.paths as u64)).unwrap_or(0);
         let joined = (self.mptcp && self.paths > 1).then(|| 1 + any_path % (self.paths - 1).max(1));
-        let (path, kind) = match (rng.below(14), joined) {
+        let (path, kind) = match (rng.below(17), joined) {
             (0, _) => (any_path, Kind::Nat { rebind_at: None }),
             (1, _) => {
                 let least = if self.v6 { 1280 } else { 576 };
@@ -108,6 +115,15 @@ impl Setting {
                 let keeps = if rng.below(2) == 0 { Keeps::First } else { Keeps::Last };
                 (path, Kind::Coalescer(keeps))
             }
+            (14, _) => {
+                let mut size = || usize::try_from(300 + rng.below(1_100)).unwrap_or(300);
+                (any_path, Kind::Offload(size(), size()))
+            }
+            (15, Some(path)) if self.checksum => {
+                let len = [1, 3, 9][usize::try_from(rng.below(3)).unwrap_or(0)];
+                (path, Kind::Rewritten(direction(rng), len))
+            }
+            (16, _) => (any_path, Kind::Proxy(direction(rng), rng.below(50))),
             _ => (0, Kind::Strip(from_the_start(rng))),
         };
         Placed { path, kind }
@@ -162,6 +178,8 @@ impl Placed {
             }
             // Data before its mapping: the first of it means fallback.
             Kind::Splitter(_, MptcpOn::Last) => Effect::Open,
+            // Acknowledgements without a `DATA_ACK` may come before the first one with it.
+            Kind::Proxy(..) if self.path == 0 => Effect::Open,
             _ => Effect::Kept,
         }
     }
@@ -224,6 +242,26 @@ impl Placed {
             Kind::Coalescer(keeps) => {
                 // Half a millisecond: what came in one burst.
                 world.net.add_middlebox(path, Box::new(Coalescer::new(*keeps, 1_460, 500_000)))
+            }
+            Kind::Offload(first, second) => {
+                let cut = |size: &usize| Box::new(SegmentSplitter::new(*size, MptcpOn::Every));
+                world.net.add_middlebox(path, cut(first));
+                let join = Coalescer::new(Keeps::Alike, 8_000, 500_000);
+                let position = world.net.add_middlebox(path, Box::new(join));
+                world.net.add_middlebox(path, cut(second));
+                position
+            }
+            Kind::Rewritten(dir, len) => {
+                let put = vec![0x55; usize::from(*len)];
+                let editor = StreamEditor::new(*dir, &[0x12, 0x34], &put);
+                let position = world.net.add_middlebox(path, Box::new(editor));
+                // What became too long for the link is cut.
+                let cut = SegmentSplitter::new(1_400, MptcpOn::Every);
+                world.net.add_middlebox(path, Box::new(cut));
+                position
+            }
+            Kind::Proxy(dir, after) => {
+                world.net.add_middlebox(path, Box::new(ProactiveAcker::new(*dir, *after)))
             }
         }
     }

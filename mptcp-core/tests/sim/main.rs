@@ -9,6 +9,7 @@ mod ecn;
 mod events;
 mod fast_open;
 mod health;
+mod liveness;
 mod middleboxes;
 mod mtu;
 mod plan;

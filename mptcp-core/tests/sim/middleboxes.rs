@@ -2,16 +2,18 @@
 //! (RFC 8684 §3.7 and §6). That the streams arrive identical is checked by every transfer.
 
 use crate::boxes::{Kind, Placed};
-use crate::transfer::{Report, run_with};
+use crate::transfer::{Report, run_with, settle};
 use crate::world::World;
-use crate::{link, pair};
+use crate::{link, lossy, pair};
 use mptcp_core::config::{ChecksumPolicy, StackConfig};
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::time::{Duration, Instant};
 use netsim::Direction;
+use netsim::link::LinkConfig;
 use netsim::middlebox::{
-    Aim, Coalescer, Keeps, MptcpOn, Nat, OptionStripper, PathMtu, PayloadCorruptor, ResetInjector,
-    SegmentSplitter, Strip, StripWhen, SynFate, SynFilter, WindowClamp,
+    Aim, Coalescer, Keeps, MptcpOn, Nat, OptionStripper, PathMtu, PayloadCorruptor, ProactiveAcker,
+    ResetInjector, SegmentSplitter, StreamEditor, Strip, StripWhen, SynFate, SynFilter,
+    WindowClamp,
 };
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -21,6 +23,10 @@ fn world(paths: u64, checksum: ChecksumPolicy, v6: bool) -> World {
     let mut config = StackConfig::default();
     config.mptcp.checksum = checksum;
     World::new(21, &links, v6, config.clone(), config)
+}
+
+fn world_of(links: &[(LinkConfig, LinkConfig)]) -> World {
+    World::new(21, links, false, StackConfig::default(), StackConfig::default())
 }
 
 fn checked(world: &World) {
@@ -233,4 +239,184 @@ fn segments_may_be_joined_again() {
             assert_eq!(resets == 0, mapped, "{on:?} {keeps:?}: {resets}");
         }
     }
+}
+
+/// Offload on the way loses no option: pieces of one segment have the same mapping, and what is joined
+/// again has it, too, wherever the borders are.
+#[test]
+fn offload_on_the_way_changes_nothing() {
+    for checksum in [ChecksumPolicy::Accept, ChecksumPolicy::Require] {
+        for (first, second) in [(500, 1_300), (1_300, 500)] {
+            let mut world = world(2, checksum, false);
+            let offload =
+                |path| Placed { path, kind: Kind::Offload(first, second) }.install(&mut world, 1);
+            let positions = [0, 1].map(offload);
+            let report = run_with(&mut world, true, 4 << 20, 2 << 20, LIMIT, |_| {});
+            checked(&world);
+            kept(&report);
+            for (path, position) in world.paths.clone().into_iter().zip(positions) {
+                let joins = world.net.middlebox::<Coalescer>(path, position).expect("it").joined();
+                assert!(joins > 500, "{joins}");
+            }
+            let resets = [&world.client, &world.server].map(|h| h.stack.counters().estab_resets);
+            assert_eq!(resets, [0, 0]);
+        }
+    }
+}
+
+/// A gateway that edits what it knows to another length is found out by the DSS checksum; the rest of
+/// the stream goes over the other path.
+#[test]
+fn payload_of_another_length_costs_the_join_it_is_on() {
+    for dir in [Direction::AtoB, Direction::BtoA] {
+        for len in [1, 5] {
+            let mut world = world(2, ChecksumPolicy::Require, false);
+            let box_ = Placed { path: 1, kind: Kind::Rewritten(dir, len) };
+            let position = box_.install(&mut world, 1);
+            let report = run_with(&mut world, true, 8 << 20, 8 << 20, LIMIT, |_| {});
+            checked(&world);
+            kept(&report);
+            let path = world.paths[1];
+            let editor = world.net.middlebox::<StreamEditor>(path, position).expect("it");
+            assert!(editor.edited() > 0, "{dir:?}");
+            let (reader, writer) = match dir {
+                Direction::AtoB => (&world.server, &world.client),
+                Direction::BtoA => (&world.client, &world.server),
+            };
+            let (read, wrote) = (reader.stack.counters(), writer.stack.counters());
+            assert!(read.data_csum_err > 0 && read.mp_fail_tx > 0, "nothing was noticed");
+            assert!(wrote.mp_fail_rx > 0 && wrote.in_rsts > 0, "nobody was told");
+        }
+    }
+}
+
+/// Uploads `bytes` on one connection; what arrived, and why either end fell back.
+fn upload(world: &mut World, bytes: &[u8]) -> (Vec<u8>, [Option<FallbackReason>; 2]) {
+    let listener = world.listen(true);
+    let id = world.connect(true);
+    let (mut sent, mut received, mut accepted, mut ended) = (0, Vec::new(), None, false);
+    let deadline = world.now + LIMIT;
+    while !ended {
+        world.turn();
+        let now = world.now;
+        if sent < bytes.len() {
+            sent += world.client.stack.send(now, id, &bytes[sent..]).unwrap_or(0);
+            if sent == bytes.len() {
+                world.client.stack.shutdown_write(now, id);
+            }
+        }
+        accepted = accepted.or_else(|| world.server.stack.accept(listener));
+        let mut into = vec![0; 64 << 10];
+        while let Some(Ok(count)) = accepted.map(|id| world.server.stack.recv(now, id, &mut into)) {
+            received.extend_from_slice(&into[..count]);
+            ended = count == 0;
+            if ended {
+                break;
+            }
+        }
+        world.flush();
+        assert!(ended || world.advance(deadline), "{} of {}", received.len(), bytes.len());
+    }
+    let accepted = accepted.expect("it was read from");
+    let reasons = [(&world.client, id), (&world.server, accepted)]
+        .map(|(host, id)| host.stack.info(id).expect("not released yet").fallback);
+    world.server.stack.close(world.now, accepted);
+    world.client.stack.close(world.now, id);
+    settle(world);
+    world.server.stack.close_listener(world.now, listener);
+    (received, reasons)
+}
+
+/// On the only path nothing else can bring what was edited: both ends go on as plain TCP from there,
+/// and the stream arrives as the gateway made it, as with TCP (RFC 8684 §3.7).
+#[test]
+fn payload_of_another_length_on_the_only_path_means_fallback() {
+    let (find, longer, shorter) = (&b"10.0.0.1"[..], &b"198.51.100.17"[..], &b"::1"[..]);
+    for put in [longer, shorter] {
+        for first in [0, 100_000] {
+            let mut bytes = vec![b'.'; 400_000];
+            // Within one segment, wherever segments begin: some are.
+            let places = [first, 200_000, 200_700, 300_000, 301_000];
+            for at in places {
+                bytes[at..at + find.len()].copy_from_slice(find);
+            }
+            let mut world = world(1, ChecksumPolicy::Require, false);
+            let path = world.paths[0];
+            let editor = Box::new(StreamEditor::new(Direction::AtoB, find, put));
+            let position = world.net.add_middlebox(path, editor);
+            world.net.add_middlebox(path, Box::new(SegmentSplitter::new(1_400, MptcpOn::Every)));
+            let (received, reasons) = upload(&mut world, &bytes);
+            checked(&world);
+            let expected = [FallbackReason::PeerChecksum, FallbackReason::Checksum].map(Some);
+            assert_eq!(reasons, expected, "{put:?} {first}");
+            let edited = world.net.middlebox::<StreamEditor>(path, position).expect("it").edited();
+            assert!((3..=5).contains(&edited), "{edited}");
+            let text = String::from_utf8(received).expect("only ASCII was sent");
+            let (find, put) = (str::from_utf8(find).unwrap(), str::from_utf8(put).unwrap());
+            assert_eq!(text.matches(put).count() as u64, edited, "{put} {first}");
+            assert!(text.replace(put, find).bytes().eq(bytes), "{put} {first}");
+        }
+    }
+}
+
+/// A proxy acknowledges the data of a join before it has arrived, without a `DATA_ACK`, and repairs what
+/// is lost behind it: whatever becomes of the subflow, the connection stays.
+#[test]
+fn a_proxy_that_acknowledges_early_costs_at_most_the_join_it_is_on() {
+    for dir in [Direction::AtoB, Direction::BtoA] {
+        let mut world = world(2, ChecksumPolicy::Accept, false);
+        let proxy = Placed { path: 1, kind: Kind::Proxy(dir, 0) };
+        let position = proxy.install(&mut world, 1);
+        let report = run_with(&mut world, true, 4 << 20, 4 << 20, LIMIT, |_| {});
+        checked(&world);
+        kept(&report);
+        let path = world.paths[1];
+        let proxy = world.net.middlebox::<ProactiveAcker>(path, position).expect("it");
+        assert!(proxy.promised() > 0, "{dir:?}");
+    }
+}
+
+/// On the first subflow, before a `DATA_ACK` came, it means fallback, as it does for a client's first
+/// data; later it means nothing, for the `DATA_ACK`s of the receiver go on coming. What is lost behind
+/// the proxy it repairs.
+#[test]
+fn a_proxy_on_the_only_path_means_fallback_or_nothing() {
+    for after in [0, 50] {
+        for dir in [Direction::AtoB, Direction::BtoA] {
+            let mut world = world_of(&[pair(lossy(40, 10, 10_000))]);
+            let proxy = Placed { path: 0, kind: Kind::Proxy(dir, after) };
+            let position = proxy.install(&mut world, 1);
+            let report = run_with(&mut world, true, 2 << 20, 2 << 20, LIMIT, |_| {});
+            checked(&world);
+            if after == 0 && dir == Direction::AtoB {
+                let expected = [FallbackReason::NoDataAck, FallbackReason::InfiniteMapping];
+                assert_eq!(reasons(&report), expected.map(Some));
+            } else {
+                kept(&report);
+            }
+            let path = world.paths[0];
+            let proxy = world.net.middlebox::<ProactiveAcker>(path, position).expect("it");
+            assert!(proxy.promised() > 100, "{dir:?} {after}");
+            assert_eq!(proxy.repaired() > 0, dir == Direction::AtoB, "{dir:?} {after}");
+        }
+    }
+}
+
+/// A proxy that forgets what it acknowledged: the subflow has a hole for good, TCP repeats nothing, and
+/// what is missing reaches the other end by data-level retransmission over the other path.
+#[test]
+fn what_a_proxy_acknowledged_and_lost_goes_over_the_other_path() {
+    let mut world = world_of(&[pair(link(40, 10)), (lossy(40, 10, 20_000), link(40, 10))]);
+    let proxy = ProactiveAcker::new(Direction::AtoB, 20).without_repair();
+    let position = world.net.add_middlebox(world.paths[1], Box::new(proxy));
+    let report = run_with(&mut world, true, 8 << 20, 100, LIMIT, |_| {});
+    checked(&world);
+    kept(&report);
+    let path = world.paths[1];
+    let proxy = world.net.middlebox::<ProactiveAcker>(path, position).expect("it");
+    assert!(proxy.promised() > 0);
+    let again = world.client.stack.counters().mptcp_retrans;
+    assert!(again > 0, "{again}");
+    eprintln!("{again} rounds of the data-level timer: {report:?}");
+    assert!(report.took < Duration::from_secs(30), "{report:?}");
 }

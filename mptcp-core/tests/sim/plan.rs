@@ -24,7 +24,7 @@ pub(crate) struct Plan {
     pub(crate) down: u64,
     pub(crate) boxes: Vec<Placed>,
     v6: bool,
-    links: Vec<(LinkConfig, LinkConfig)>,
+    pub(crate) links: Vec<(LinkConfig, LinkConfig)>,
     checksum: ChecksumPolicy,
     congestion: CongestionAlgorithm,
     buffer: u32,
@@ -238,9 +238,14 @@ impl Plan {
         config
     }
 
+    /// Its hosts and links, without boxes and changes.
+    pub(crate) fn world(&self) -> World {
+        World::new(self.seed, &self.links, self.v6, self.config(), self.config())
+    }
+
     /// Runs it and checks everything there is to check; answers the trace digest with the report.
     pub(crate) fn run(&self) -> (u64, Report) {
-        let mut world = World::new(self.seed, &self.links, self.v6, self.config(), self.config());
+        let mut world = self.world();
         for (path, dir, at, change) in &self.changes {
             let at = u64::try_from(at.as_nanos()).expect("within an hour");
             world.net.link_mut(world.paths[*path], *dir).at(at, change.clone());

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-fn number(name: &str, default: u64) -> u64 {
+pub(crate) fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
@@ -43,14 +43,10 @@ impl Totals {
     }
 }
 
-/// `PLAIT_SIM_SEEDS` transfers (300 unless told) from seed `PLAIT_SIM_FIRST` (0) on, of at most
-/// `PLAIT_SIM_MOST` octets each way.
-#[test]
-fn random_faulted_transfers() {
-    let (first, count) = (number("PLAIT_SIM_FIRST", 0), number("PLAIT_SIM_SEEDS", 300));
-    let most = number("PLAIT_SIM_MOST", u64::MAX);
+/// Runs `count` seeds from `first` on, on all cores.
+pub(crate) fn each_seed(first: u64, count: u64, run: impl Fn(u64) + Sync) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (totals, next) = (Mutex::new(Totals::default()), AtomicU64::new(first));
+    let next = AtomicU64::new(first);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -59,16 +55,28 @@ fn random_faulted_transfers() {
                     if seed >= first + count {
                         return;
                     }
-                    let plan = Plan::new(seed).at_most(most);
-                    let run = std::panic::catch_unwind(AssertUnwindSafe(|| plan.run()));
-                    if run.is_err() {
-                        let packets = crate::capture::of_seed(seed, || plan.run());
-                        eprintln!("FAILED seed {seed}, see {}: {plan:#?}", packets.display());
-                    }
-                    totals.lock().expect("no poison").add(&plan, run.ok());
+                    run(seed);
                 }
             });
         }
+    });
+}
+
+/// `PLAIT_SIM_SEEDS` transfers (300 unless told) from seed `PLAIT_SIM_FIRST` (0) on, of at most
+/// `PLAIT_SIM_MOST` octets each way.
+#[test]
+fn random_faulted_transfers() {
+    let (first, count) = (number("PLAIT_SIM_FIRST", 0), number("PLAIT_SIM_SEEDS", 300));
+    let most = number("PLAIT_SIM_MOST", u64::MAX);
+    let totals = Mutex::new(Totals::default());
+    each_seed(first, count, |seed| {
+        let plan = Plan::new(seed).at_most(most);
+        let run = std::panic::catch_unwind(AssertUnwindSafe(|| plan.run()));
+        if run.is_err() {
+            let packets = crate::capture::of_seed(seed, || plan.run());
+            eprintln!("FAILED seed {seed}, see {}: {plan:#?}", packets.display());
+        }
+        totals.lock().expect("no poison").add(&plan, run.ok());
     });
     let totals = totals.into_inner().expect("no poison");
     println!("sim: seeds {first}..{}: {totals:?}, digest {:016x}", first + count, totals.digest);

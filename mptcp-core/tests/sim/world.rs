@@ -22,6 +22,8 @@ pub(crate) struct Host {
     tx: HeapTxQueue,
     pub(crate) routes: BTreeMap<IpAddr, PathId>,
     pub(crate) by_source: bool,
+    /// Every segment that is sent is printed.
+    traced: bool,
 }
 
 /// The simulated world. The client has one address per path, the server one for all.
@@ -88,6 +90,7 @@ impl Host {
             node: net.add_node(name, addrs),
             routes: BTreeMap::new(),
             by_source: addrs.len() > 1,
+            traced: std::env::var_os("PLAIT_TRACE").is_some(),
         }
     }
 
@@ -123,7 +126,7 @@ impl Host {
                 sent = true;
                 let bytes = packet.to_vec();
                 let (src, dst) = addresses(&bytes);
-                if std::env::var("PLAIT_TRACE").is_ok() {
+                if self.traced {
                     let header =
                         mptcp_core::wire::IpHeader::parse(&bytes).expect("the harness is sound");
                     let seg = mptcp_core::wire::TcpSegment::parse(&bytes[header.header_len..])

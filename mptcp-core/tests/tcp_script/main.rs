@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a harness that fails is a test that fails")]
 
 mod acks;
+mod attacks;
 mod calls;
 mod closing;
 mod ecn;

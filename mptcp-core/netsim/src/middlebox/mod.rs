@@ -4,16 +4,20 @@
 //!
 //! A closure is a box too, for whatever a test wants to do to packets once.
 
+mod editor;
 mod mangle;
 mod mtu;
 mod nat;
+mod proxy;
 mod rewrite;
 
+pub use editor::StreamEditor;
 pub use mangle::{
     Fill, MptcpOn, OptionStripper, PayloadCorruptor, SegmentSplitter, Strip, StripWhen,
 };
 pub use mtu::PathMtu;
 pub use nat::{Nat, NatConfig, NatCounters};
+pub use proxy::ProactiveAcker;
 pub use rewrite::{
     Aim, Coalescer, Keeps, ResetInjector, SequenceShifter, SynFate, SynFilter, WindowClamp,
 };

@@ -6,18 +6,18 @@ use crate::Direction;
 use crate::packet::edit::{self, Layout, TcpLayout};
 use crate::packet::flag;
 
-const SACK: u8 = 5;
-const MPTCP: u8 = 30;
+pub(super) const SACK: u8 = 5;
+pub(super) const MPTCP: u8 = 30;
 
-fn tcp_of(packet: &[u8]) -> Option<TcpLayout> {
+pub(super) fn tcp_of(packet: &[u8]) -> Option<TcpLayout> {
     Layout::of(packet)?.tcp(packet)
 }
 
-fn read_u32(packet: &[u8], at: usize) -> u32 {
+pub(super) fn read_u32(packet: &[u8], at: usize) -> u32 {
     packet.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |four| u32::from_be_bytes(*four))
 }
 
-fn add_u32(packet: &mut [u8], at: usize, offset: u32) {
+pub(super) fn add_u32(packet: &mut [u8], at: usize, offset: u32) {
     let moved = read_u32(packet, at).wrapping_add(offset);
     if let Some(field) = packet.get_mut(at..at + 4) {
         field.copy_from_slice(&moved.to_be_bytes());
@@ -229,10 +229,13 @@ pub enum Keeps {
     First,
     /// The second one's: it maps the end of the payload, or all of it where mappings are long.
     Last,
+    /// Only segments whose options are the same octet by octet are joined, as many as fit: receive
+    /// offload that loses nothing.
+    Alike,
 }
 
-/// Joins two segments that follow each other, as receive offload does. A segment waits for its
-/// successor at most for `wait`.
+/// Joins two segments that follow each other, or with [`Keeps::Alike`] as many as fit, as receive
+/// offload does. A segment waits for its successor at most for `wait`.
 #[derive(Clone, Debug)]
 pub struct Coalescer {
     keeps: Keeps,
@@ -249,7 +252,7 @@ impl Coalescer {
         Self { keeps, max_payload, wait, held: [None, None], joined: 0 }
     }
 
-    /// Pairs joined so far.
+    /// Segments joined to the one before them so far.
     #[must_use]
     pub const fn joined(&self) -> u64 {
         self.joined
@@ -267,8 +270,14 @@ impl Coalescer {
         if !same_flow || !fits || flags & !plain != 0 || next != read_u32(second, b.header + 4) {
             return None;
         }
+        let options = |packet: &'_ [u8], tcp: TcpLayout| {
+            packet.get(tcp.options..tcp.payload).map(<[u8]>::to_vec)
+        };
+        if self.keeps == Keeps::Alike && options(first, a) != options(second, b) {
+            return None;
+        }
         let (head, tcp) = match self.keeps {
-            Keeps::First => (first.get(..a.payload)?, a),
+            Keeps::First | Keeps::Alike => (first.get(..a.payload)?, a),
             Keeps::Last => (second.get(..b.payload)?, b),
         };
         let mut whole = [head, first.get(a.payload..)?, second.get(b.payload..)?].concat();
@@ -290,10 +299,14 @@ impl Middlebox for Coalescer {
     fn process(&mut self, now: u64, dir: Direction, packet: Vec<u8>, out: &mut Output) {
         let slot = usize::from(dir == Direction::BtoA);
         let held = self.held.get_mut(slot).and_then(Option::take);
-        if let Some((_, first)) = held {
+        if let Some((due, first)) = held {
             if let Some(whole) = self.join(&first, &packet) {
                 self.joined += 1;
-                return out.push((dir, whole));
+                match self.held.get_mut(slot) {
+                    Some(slot) if self.keeps == Keeps::Alike => *slot = Some((due, whole)),
+                    _ => out.push((dir, whole)),
+                }
+                return;
             }
             out.push((dir, first));
         }
@@ -318,4 +331,4 @@ impl Middlebox for Coalescer {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -17,8 +17,9 @@ use alloc::vec::Vec;
 /// does.
 const UNMAPPED_WAIT: Duration = Duration::from_millis(500);
 
-/// Rounds of the data-level timer in which an unproven connection only asks for a `DATA_ACK`.
-const UNPROVEN_PROBES: u8 = 3;
+/// Rounds of the data-level timer in which a connection that always had one subflow only asks for a
+/// `DATA_ACK`.
+const SINGLE_PROBES: u8 = 3;
 
 impl<B: PacketBuf> Stack<B> {
     /// A `DATA_ACK` freed something.
@@ -150,7 +151,7 @@ impl<B: PacketBuf> Stack<B> {
     /// A subflow that holds mapped data in order behind octets without a mapping: the one that would
     /// have brought it is acknowledged, so it never comes again. Beside other subflows one that holds
     /// octets without a mapping at all is the same after a while: its options are lost on the way.
-    fn lost_mapping(&self, owner: u32) -> Option<u32> {
+    pub(super) fn lost_mapping(&self, owner: u32) -> Option<u32> {
         let connection = self.connections.get(owner)?;
         let several = connection.multipath && connection.subflows.len() > 1;
         connection.subflows.iter().copied().find(|&idx| {
@@ -252,13 +253,24 @@ impl<B: PacketBuf> Stack<B> {
         if connection.fruitless_rounds() >= limit {
             return self.give_up(now, owner);
         }
-        if connection.unproven() && !connection.fin_due() {
-            let asking = connection.phase == Phase::Unconfirmed
-                || connection.rtx_shift < UNPROVEN_PROBES
-                || self.first_flight(owner) > 0;
-            if asking {
+        if connection.single() && connection.owes_head() {
+            let heard = core::mem::take(&mut connection.heard_dss);
+            if self.asks_first(owner, heard) {
                 return self.ask_for_data_ack(now, owner, rto);
             }
+            if !heard && let Some(&idx) = self.subflows_of(owner).first() {
+                // TCP answers and the data level does not: options do not pass any more, and what goes
+                // again under new numbers may be read as a second copy (RFC 8684 §3.7).
+                self.stats.dss_corruption_reset += 1;
+                let effect = Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
+                self.apply(now, owner, idx, effect);
+                return;
+            }
+        }
+        let witness = self.connections.get(owner).and_then(|c| c.false_witness(&self.tcbs));
+        if let Some(idx) = witness {
+            self.stats.dss_ack_missing_reset += 1;
+            self.reset_subflow(now, owner, idx, reset_reason::MIDDLEBOX_INTERFERENCE, false);
         }
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let fin = connection.fin_due();
@@ -276,6 +288,15 @@ impl<B: PacketBuf> Stack<B> {
         } else {
             self.stats.mptcp_retrans += 1;
         }
+    }
+
+    /// Whether a connection that always had one subflow waits and asks before it sends anything again:
+    /// for some rounds, and as long as TCP has something to repeat to a peer of which no DSS came.
+    fn asks_first(&self, owner: u32, heard: bool) -> bool {
+        let Some(connection) = self.connections.get(owner) else { return false };
+        connection.phase == Phase::Unconfirmed
+            || connection.rtx_shift < SINGLE_PROBES
+            || (!heard || connection.unproven()) && self.first_flight(owner) > 0
     }
 
     /// The peer's TCP may be alive, its data level is not.

@@ -103,7 +103,9 @@ impl<B: PacketBuf> Stack<B> {
         connection.subflows.retain(|&other| other != idx);
         if connection.phase == Phase::Confirmed {
             // What it delivered to TCP and the data level never acknowledged nobody else repeats.
-            connection.reinject_orphans(0, &self.tcbs);
+            if self.tcbs.get(idx).is_some_and(|tcb| tcb.counters.bytes_sent > 0) {
+                connection.reinject_orphans(0, &self.tcbs);
+            }
             if let Some(tcb) = self.tcbs.get(idx) {
                 if error == Some(ConnectionError::Reset)
                     && let Some(subflow) = &tcb.subflow

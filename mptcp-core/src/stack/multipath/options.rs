@@ -27,8 +27,7 @@ impl<B: PacketBuf> Stack<B> {
             return Effect::None;
         };
         if stage == Stage::Fallback {
-            self.read_fallen_back(owner, idx, segment);
-            return Effect::None;
+            return self.read_fallen_back(owner, idx, segment);
         }
         if let Stage::JoinAck { .. } = stage
             && outcome.closed.is_none()
@@ -90,11 +89,18 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// After fallback an `MP_FAIL` or an infinite mapping says that the peer fell back too. One who
-    /// repeats its `MP_FAIL` has not heard ours.
-    fn read_fallen_back(&mut self, owner: u32, idx: u32, segment: &Segment) {
-        let Some(connection) = self.connections.get_mut(owner) else { return };
+    /// repeats its `MP_FAIL` has not heard ours, nor has one who goes on mapping. What that one sends
+    /// again under new numbers must not be read as plain TCP.
+    fn read_fallen_back(&mut self, owner: u32, idx: u32, segment: &Segment) -> Effect {
+        let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
         let dsn = connection.remote_dsn(connection.data_rcv_nxt).0;
-        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let unasked = matches!(
+            connection.fallback,
+            Some(FallbackReason::NoDataAck | FallbackReason::OptionsLost)
+        );
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return Effect::None };
+        let (intact, held) = (connection.intact(tcb), tcb.received.in_order_len());
+        let next = tcb.rcv_nxt_data().sub(held).since(tcb.irs);
         for option in OptionIter::new(segment.options.as_bytes()).flatten() {
             match option {
                 TcpOption::Mptcp(MptcpOption::Fail { .. }) if !segment.has(TcpFlags::RST) => {
@@ -115,9 +121,27 @@ impl<B: PacketBuf> Stack<B> {
                         subflow.told_of_fallback(false);
                     }
                 }
+                TcpOption::Mptcp(MptcpOption::Dss(Dss { mapping: Some(mapping), .. }))
+                    if unasked && mapping.ssn != 0 =>
+                {
+                    // The lower halves tell enough: both are near what is expected next.
+                    let expected = (dsn as u32).wrapping_add(mapping.ssn.wrapping_sub(next));
+                    let low = match mapping.dsn {
+                        WireSeq::Full(dsn) => dsn as u32,
+                        WireSeq::Low(dsn) => dsn,
+                    };
+                    if low != expected {
+                        self.stats.dss_corruption_reset += 1;
+                        return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
+                    }
+                    if let Some(subflow) = &mut tcb.subflow {
+                        subflow.remind(intact);
+                    }
+                }
                 _ => {}
             }
         }
+        Effect::None
     }
 
     pub(super) fn read_option(
@@ -210,6 +234,7 @@ impl<B: PacketBuf> Stack<B> {
         seen.dss = true;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return Effect::None };
         let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
+        connection.heard_dss = true;
         connection.unmapped_dss |= dss.mapping.is_none_or(|mapping| mapping.len > 0);
         if let Some(data_ack) = dss.data_ack {
             let window = tcb.window_of(segment);
@@ -337,6 +362,8 @@ impl<B: PacketBuf> Stack<B> {
             }
             return Effect::None;
         }
+        let holey = self.lost_mapping(owner).is_some();
+        let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
         let Some(tcb) = self.tcbs.get(idx) else { return Effect::None };
         if unconfirmed && !connection.client && connection.snd_edge == 0 {
             connection.snd_edge = u64::from(tcb.window_of(segment));
@@ -346,14 +373,19 @@ impl<B: PacketBuf> Stack<B> {
             return Effect::FallBack(FallbackReason::FirstDataUnmapped);
         }
         // A peer that maps its data ends it with a DATA_FIN, and its FINs carry a DATA_ACK.
-        if outcome.fin && connection.peer_fin.is_none() && !segment.signals {
-            return Effect::FallBack(FallbackReason::OptionsLost);
-        }
+        let ends = outcome.fin && connection.peer_fin.is_none();
         let acks_data = segment.ack.gt(tcb.iss.add(1)) && (outcome.acked || segment.len == 0);
-        if acks_data && !segment.signals {
-            return Effect::FallBack(FallbackReason::NoDataAck);
+        if segment.signals || !ends && !acks_data {
+            return Effect::None;
         }
-        Effect::None
+        if holey {
+            // Some options pass: the peer may have sent again, mapped, what lost its mapping. Read as
+            // plain TCP that would be a second copy.
+            self.stats.dss_corruption_reset += 1;
+            return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
+        }
+        let reason = if ends { FallbackReason::OptionsLost } else { FallbackReason::NoDataAck };
+        Effect::FallBack(reason)
     }
 
     /// The peer speaks MPTCP in both directions: joins and announcements may begin.

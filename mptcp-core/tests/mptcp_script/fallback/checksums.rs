@@ -324,7 +324,11 @@ fn t108_a_reinjection_that_only_waits_does_not_rule_fallback_out() {
         flow.hears(&out);
         script.send(&flow, &flow.seg().dss(keys.ack(100)));
         script.write(id, 100, 1_000);
-        script.advance(10_000);
+        // While no DSS comes the timer only asks.
+        for _ in 0..10 {
+            script.advance(1_000);
+            script.send(&flow, &flow.seg().dss(keys.ack(100)));
+        }
         assert!(script.counters().mptcp_retrans > 0, "the data-level timer fired");
         script.send(&flow, &flow.seg().opt(&MptcpOption::Fail { dsn: keys.stack_dsn(100).0 }));
         fell_back(&script, id, FallbackReason::PeerChecksum);

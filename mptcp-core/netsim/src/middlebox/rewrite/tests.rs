@@ -4,14 +4,18 @@ use super::*;
 use crate::packet::build::Build;
 use crate::packet::{IpPacket, TcpSegment};
 
-fn through(middlebox: &mut impl Middlebox, dir: Direction, packet: Vec<u8>) -> Vec<Vec<u8>> {
+pub(crate) fn through(
+    middlebox: &mut impl Middlebox,
+    dir: Direction,
+    packet: Vec<u8>,
+) -> Vec<Vec<u8>> {
     let mut out = Vec::new();
     middlebox.process(0, dir, packet, &mut out);
     assert!(out.iter().all(|(to, _)| *to == dir));
     out.into_iter().map(|(_, packet)| packet).collect()
 }
 
-fn segment(flags: u8, seq: u32, payload: &[u8]) -> Build {
+pub(crate) fn segment(flags: u8, seq: u32, payload: &[u8]) -> Build {
     let mut build = Build::new("10.0.0.1:1", "10.0.0.2:2");
     (build.flags, build.seq, build.ack) = (flags, seq, 500);
     build.payload = payload.to_vec();
@@ -19,7 +23,7 @@ fn segment(flags: u8, seq: u32, payload: &[u8]) -> Build {
 }
 
 /// Sequence number, acknowledgement, flags, window and payload; the checksum must be right.
-fn fields(packet: &[u8]) -> (u32, u32, u8, u16, Vec<u8>) {
+pub(crate) fn fields(packet: &[u8]) -> (u32, u32, u8, u16, Vec<u8>) {
     let ip = IpPacket::parse(packet).unwrap();
     let tcp = TcpSegment::parse(&ip).expect("a right checksum");
     let flags = tcp_of(packet).unwrap().flags(packet);
