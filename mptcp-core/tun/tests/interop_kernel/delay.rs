@@ -3,12 +3,13 @@
 //!
 //! All of a path's round trip is spent on the way to the kernel; neither end can tell.
 
+use core::time::Duration;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Octets per second: 20 Mbit/s.
 const RATE: u64 = 2_500_000;

@@ -6,13 +6,14 @@
 
 use crate::delay::DelayLine;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
 use mptcp_tun::{PacketDevice, TunDevice};
 use netsim::pcap::{LinkType, PcapWriter};
 use netsim::{NodeId, Point, Referee, Rng};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The only judged host: our stack.
 const OURS: NodeId = NodeId(0);
