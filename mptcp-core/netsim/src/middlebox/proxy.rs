@@ -45,8 +45,9 @@ struct Flow {
     pattern: Option<Vec<u8>>,
     /// What the receiver may still lack, by distance from its SYN.
     copies: BTreeMap<u32, Vec<u8>>,
-    /// The sender's newest acknowledgement.
+    /// The sender's newest acknowledgement, and its newest timestamp.
     acks: u32,
+    stamp: Option<u32>,
     duplicates: u32,
     /// Until the receiver has this, each of its acknowledgements shows the next hole.
     recover: u32,
@@ -106,6 +107,8 @@ impl ProactiveAcker {
         }
         let Some(flow) = self.flows.get_mut(&key) else { return };
         flow.acks = read_u32(packet, tcp.header + 8);
+        let newer = |stamp: &u32| flow.stamp.is_none_or(|old| stamp.wrapping_sub(old) < 1 << 31);
+        flow.stamp = timestamp(packet, tcp).filter(newer).or(flow.stamp);
         let payload = packet.len() - tcp.payload;
         let beyond = seq.wrapping_sub(flow.received) < 1 << 31;
         if payload == 0 || !beyond || flags & flag::FIN != 0 {
@@ -181,6 +184,7 @@ impl Flow {
             retry_at: u64::MAX,
             retries: 0,
             syn,
+            stamp: None,
         }
     }
 
@@ -209,13 +213,22 @@ impl Flow {
         self.oldest()
     }
 
-    /// What the receiver waits for, if it passed here; with the acknowledgement that its sender would
-    /// send now.
+    /// What the receiver waits for, if it passed here; with the acknowledgement and the timestamp that
+    /// its sender would send now: with an older one it would be dropped (RFC 7323 §5).
     fn oldest(&self) -> Option<Vec<u8>> {
         let mut copy = self.copies.get(&self.received.wrapping_sub(self.syn))?.clone();
         let tcp = tcp_of(&copy)?;
         let range = tcp.header + 8..tcp.header + 12;
         edit::replace(&mut copy, tcp.header, range, &self.acks.to_be_bytes(), &[tcp.checksum()]);
+        let mut stamped = None;
+        tcp.for_each_option(&mut copy, |kind, range, _| {
+            if kind == TIMESTAMPS {
+                stamped = Some(range.start + 2..range.start + 6);
+            }
+        });
+        if let (Some(range), Some(stamp)) = (stamped, self.stamp) {
+            edit::replace(&mut copy, tcp.header, range, &stamp.to_be_bytes(), &[tcp.checksum()]);
+        }
         Some(copy)
     }
 
@@ -262,17 +275,12 @@ impl Flow {
     fn answer(&self, data: &[u8]) -> Option<Vec<u8>> {
         let mut answer = self.pattern.clone()?;
         let (tcp, data_tcp) = (tcp_of(&answer)?, tcp_of(data)?);
-        let mut stamp = None;
-        data_tcp.for_each_option(&mut data.to_vec(), |kind, _, option| {
-            if kind == TIMESTAMPS {
-                stamp = option.get(2..6).map(<[u8]>::to_vec);
-            }
-        });
+        let stamp = timestamp(data, data_tcp).map(u32::to_be_bytes);
         tcp.for_each_option(&mut answer, |kind, _, option| match (kind, &stamp) {
             (MPTCP | SACK, _) => option.fill(1),
             (TIMESTAMPS, Some(stamp)) => {
                 if let Some(echo) = option.get_mut(6..10) {
-                    echo.copy_from_slice(stamp);
+                    echo.copy_from_slice(&stamp[..]);
                 }
             }
             _ => {}
@@ -283,6 +291,17 @@ impl Flow {
         self.acknowledge(&mut answer, tcp, self.promised);
         Some(answer)
     }
+}
+
+/// `TSval` of a segment that has timestamps.
+fn timestamp(packet: &[u8], tcp: TcpLayout) -> Option<u32> {
+    let mut stamp = None;
+    tcp.for_each_option(&mut packet.to_vec(), |kind, _, option| {
+        if kind == TIMESTAMPS {
+            stamp = option.get(2..).and_then(<[u8]>::first_chunk).copied().map(u32::from_be_bytes);
+        }
+    });
+    stamp
 }
 
 impl Middlebox for ProactiveAcker {
@@ -423,7 +442,13 @@ mod tests {
             (2..6).map(|n| run(&mut proxy, n * MS, BACK, &ack(100)).len() - 1).sum();
         assert_eq!((copies, proxy.repaired()), (1, 1));
         assert_eq!(proxy.next_deadline(), Some(200 * MS));
-        assert_eq!(fields(&due(&mut proxy, 200 * MS)[0].1).4, b"abcd");
+        // With the sender's newest timestamp: an older one could be dropped.
+        let mut younger = data(200, b"");
+        younger.options = vec![8, 10, 0, 0, 0, 99, 0, 0, 0, 5];
+        run(&mut proxy, 100 * MS, FORTH, &younger);
+        let repaired = due(&mut proxy, 200 * MS)[0].1.clone();
+        assert_eq!(fields(&repaired).4, b"abcd");
+        assert_eq!(timestamp(&repaired, tcp_of(&repaired).unwrap()), Some(99));
         assert_eq!(proxy.next_deadline(), Some(600 * MS));
         run(&mut proxy, 300 * MS, BACK, &ack(104));
         assert_eq!(fields(&due(&mut proxy, 500 * MS)[0].1).4, b"efgh");
