@@ -124,12 +124,13 @@ impl<B: PacketBuf> Tcb<B> {
         if self.tuple.remote_addr.is_ipv4() { 40 } else { 60 }
     }
 
-    /// The largest segment size below the present one that is worth trying after timeouts.
-    fn floor_below(&self) -> Option<u16> {
+    /// The largest segment size below the present one that is worth trying after timeouts of a segment
+    /// of `size`.
+    fn floor_below(&self, size: u32) -> Option<u16> {
         let packets: &[u16] =
             if self.tuple.remote_addr.is_ipv4() { &FLOORS_V4 } else { &[IPV6_MTU_MIN] };
         let floors = packets.iter().map(|packet| packet - self.header_len());
-        floors.filter(|floor| *floor < self.mss).max()
+        floors.filter(|floor| *floor < self.mss && u32::from(*floor) < size).max()
     }
 
     /// Option octets of a full segment.
@@ -151,7 +152,7 @@ impl<B: PacketBuf> Tcb<B> {
         if env.config.mtu_probing != MtuProbing::Always || !self.flags.contains(TcbFlags::SACK) {
             return;
         }
-        if let Some(floor) = self.floor_below() {
+        if let Some(floor) = self.floor_below(u32::MAX) {
             self.mtu = Some(PathMtu::new(self.mss, env.now));
             self.mss = floor;
         }
@@ -220,8 +221,8 @@ impl<B: PacketBuf> Tcb<B> {
         };
         let Some(head) = self.queue.get(0) else { return };
         let (start, size) = (head.seq, head.len + self.option_len());
-        match (self.floor_below(), before) {
-            (Some(floor), _) if size > u32::from(floor) => {
+        match (self.floor_below(size), before) {
+            (Some(floor), _) => {
                 let limit = self.mss;
                 self.mss = floor;
                 self.refresh_mss();

@@ -347,14 +347,19 @@ impl<B: PacketBuf> SendQueue<B> {
         None
     }
 
-    /// The retransmission timer fired: the head is lost, and what was sent at least `window` ago
-    /// (RFC 8985 §6.3); everything without a window (RFC 6298). When the head itself is marked as
+    /// The retransmission timer fired: the head is lost and goes first (RFC 6298 §5.4), and so is what
+    /// was sent at least `window` ago (RFC 8985 §6.3); everything without a window. When the head itself is marked as
     /// selectively acknowledged the peer reneged: no mark means anything any more.
     pub(crate) fn mark_timed_out(&mut self, window: Option<Duration>, now: Instant) {
         if self.segments.front().is_some_and(|s| s.is(SegmentFlags::SACKED)) {
             return self.forget_sacked();
         }
         self.mark_lost(0);
+        if self.lost.head != self.number(0) && self.segments.front().is_some() {
+            // It was marked behind others before.
+            self.unlink(0);
+            self.link(SegmentFlags::LOST, 0, NIL);
+        }
         while let Some(idx) = self.index(self.flight.head) {
             let recent = |w| self.segments.get(idx).is_none_or(|s| s.sent_at + w > now);
             if window.is_some_and(recent) {

@@ -87,6 +87,17 @@ fn a_long_segment_that_timed_out_twice_comes_again_short() {
     s.expect(data(1461, 1, 984)).expect(data(2445, 1, 984));
 }
 
+/// Swarm seed 213377 of at most 1 MiB: nothing is gained by a floor above the segment itself.
+#[test]
+fn a_segment_below_the_first_floor_is_cut_to_the_next() {
+    let mut s = client(NO_SACK);
+    s.write(865).expect(data(1, 1, 865));
+    s.until(400).expect(data(1, 1, 865));
+    s.until(1_000).expect(data(1, 1, 536));
+    s.at(1_100).inject(ack(1, 537)).expect(data(537, 1, 329));
+    assert_eq!((tcp(&s).pmtu, black_holes(&s)), (576, 1));
+}
+
 #[test]
 fn each_family_has_its_floors() {
     let mut s = Script::new(|_| {});
@@ -115,9 +126,9 @@ fn each_family_has_its_floors() {
 #[test]
 fn a_short_segment_that_times_out_says_nothing() {
     let mut s = client(NO_SACK);
-    s.write(984).expect(data(1, 1, 984));
+    s.write(536).expect(data(1, 1, 536));
     for ms in [400, 1_000, 2_200, 4_600] {
-        s.until(ms).expect(data(1, 1, 984));
+        s.until(ms).expect(data(1, 1, 536));
     }
     assert_eq!(tcp(&s).pmtu, 1500);
 }

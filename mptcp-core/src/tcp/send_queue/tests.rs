@@ -150,6 +150,24 @@ fn a_repair_that_is_lost_again_goes_before_what_is_behind_it() {
     assert_eq!(order, [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18]);
 }
 
+/// A receiver that keeps no more than the head brings may need it before anything else (swarm seeds
+/// 239624 and 240560 of at most 1 MiB).
+#[test]
+fn a_timeout_repairs_the_head_before_what_was_marked_earlier() {
+    let mut queue = filled(10);
+    for idx in [5, 1, 8, 3] {
+        queue.mark_lost(idx);
+    }
+    queue.retransmitted(1, ms(1), Stamp::default());
+    queue.retransmitted(5, ms(1), Stamp::default());
+    queue.acknowledge(at(3));
+    assert_eq!(queue.first_lost(), Some(5), "in the order of the marks");
+    queue.mark_timed_out(Some(Duration::from_millis(50)), ms(5));
+    assert_eq!(queue.first_lost(), Some(0));
+    queue.retransmitted(0, ms(5), Stamp::default());
+    assert_eq!(queue.first_lost(), Some(5), "the rest as before");
+}
+
 #[test]
 fn repairing_the_tail_first_leaves_the_rest_lost() {
     let mut queue = filled(4);
