@@ -63,6 +63,7 @@ const OURS_BENIGN: &[&str] = &[
     "in_segs",
     "out_segs",
     "retrans_segs",
+    "mptcp_penalised",
     "tcp_timeouts",
     "tcp_loss_probes",
     "tcp_loss_probe_recovery",

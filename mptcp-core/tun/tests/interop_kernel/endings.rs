@@ -70,6 +70,8 @@ fn the_kernel_aborts() {
                         "MPRstRx?",
                     ],
                     &[
+                        // Subflows that end with it say so.
+                        "mp_rst_tx?",
                         &format!("mp_join_syn_rx={joins}"),
                         &format!("mp_join_ack_rx={joins}"),
                         "mp_fastclose_rx=1",

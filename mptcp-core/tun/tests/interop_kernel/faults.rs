@@ -38,6 +38,9 @@ fn finish(bed: Bed, role: Role, was_down: bool) {
     ours.extend(["in_rsts?", "estab_resets?", "drop_no_socket?", "drop_listener_state?"]);
     // A RST of the kernel's may come behind data that the path lost: challenged (RFC 5961 §3).
     ours.push("drop_rst_sequence?");
+    // An outage that ends while a long segment is tried short looks like a black hole until a longer one
+    // passes.
+    ours.extend(["tcp_mtu_black_holes?", "tcp_mtup_success?"]);
     if was_down {
         kernel.extend(["MPRstTx?", "RmSubflow?"]);
         ours.extend(["mp_rst_rx?", "out_rsts?"]);
