@@ -166,6 +166,7 @@ mod tests {
                     local,
                     remote: client,
                     state: State::Established,
+                    fully_established: true,
                     backup: false,
                     stale: false,
                     srtt: Duration::from_micros(40_211),

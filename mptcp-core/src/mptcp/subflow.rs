@@ -206,6 +206,11 @@ impl Subflow {
         self.backup || self.local_backup
     }
 
+    /// The peer has shown that it took our side of the handshake.
+    pub(crate) const fn is_confirmed(&self) -> bool {
+        matches!(self.stage, Stage::Active | Stage::Fallback)
+    }
+
     /// No further signal finds room.
     pub(crate) fn is_full(&self) -> bool {
         self.signals.len() >= MAX_SIGNALS

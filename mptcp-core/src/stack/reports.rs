@@ -126,6 +126,7 @@ fn subflow_info<B: PacketBuf>(tcb: &Tcb<B>) -> SubflowInfo {
         local: tcb.tuple.local(),
         remote: tcb.tuple.remote(),
         state: tcb.state,
+        fully_established: tcb.state.synchronized() && extension.is_none_or(Subflow::is_confirmed),
         backup: extension.is_some_and(Subflow::is_backup),
         stale: extension.is_some_and(|s| s.stale),
         srtt: tcb.rtt.srtt().unwrap_or_default(),

@@ -165,6 +165,10 @@ pub struct SubflowInfo {
     pub remote: SocketAddr,
     /// RFC 9293 state.
     pub state: crate::tcp::State,
+    /// The handshake is complete as MPTCP sees it: a first subflow of ours waits for a DSS that shows the
+    /// peer has both keys, a join of ours for the fourth ACK and carries nothing before (RFC 8684 §3.1,
+    /// 3.2). Of what the peer opened, and for plain TCP, true once it is established.
+    pub fully_established: bool,
     /// Used only when nothing else works.
     pub backup: bool,
     /// Sidelined: it stopped making progress while others do.

@@ -127,8 +127,11 @@ fn t35_an_ack_without_any_option_is_the_fourth_ack() {
         let mut script = Script::new(v, fullmesh);
         let (keys, _, mut join, nonce, id) = client_joins(&mut script);
         script.answer(&mut join, &[syn_ack_join(&keys, nonce, 0, false)]);
+        let confirmed = |script: &Script| script.info(id).subflows[1].fully_established;
+        assert!(!confirmed(&script), "{:?}", script.info(id));
         let out = script.send(&join, &join.seg());
         assert!(out.iter().all(|o| !o.rst()), "{out:?}");
+        assert!(confirmed(&script), "{:?}", script.info(id));
         script.write(id, 0, 100_000);
         assert!(script.info(id).subflows[1].bytes_sent > 0, "the subflow is used");
     });

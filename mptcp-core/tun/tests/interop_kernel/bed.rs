@@ -124,6 +124,7 @@ pub(crate) struct Setup {
     /// Announced addresses the kernel connects to.
     pub(crate) kernel_accepts: u8,
     pub(crate) judged: bool,
+    /// tshark judges what crossed the devices first.
     pub(crate) captured: bool,
     pub(crate) configure: fn(&mut StackConfig),
 }
@@ -173,7 +174,7 @@ pub(crate) struct Bed {
 impl Bed {
     pub(crate) fn new(setup: &Setup) -> Self {
         let kernel = Kernel::new();
-        let tap = Tap::new(usize::from(setup.paths), setup.judged, setup.captured);
+        let tap = Tap::new(usize::from(setup.paths), setup.judged);
         let devices = (0..setup.paths).map(|path| device(setup, &kernel, path, &tap)).collect();
         prepare_kernel(setup, &kernel);
         let prefix_len = if setup.v6 { 64 } else { 24 };
@@ -312,15 +313,16 @@ impl Bed {
         }
     }
 
-    /// Waits until our only session has that many established subflows.
+    /// Waits until our only session has that many established subflows, each confirmed by the peer: the
+    /// kernel refuses a join whose third ACK it gets after its own `shutdown`.
     pub(crate) fn wait_subflows(&self, count: usize) {
         self.wait(&format!("{count} subflows"), |bed| {
             let info = bed.ours.with(|app, _| app.info());
             info.is_some_and(|info| {
-                let established = |s: &&mptcp_core::stack::SubflowInfo| {
-                    s.state == mptcp_core::tcp::State::Established
+                let up = |s: &&mptcp_core::stack::SubflowInfo| {
+                    s.fully_established && s.state == mptcp_core::tcp::State::Established
                 };
-                info.subflows.iter().filter(established).count() == count
+                info.subflows.iter().filter(up).count() == count
             })
         });
     }
@@ -348,7 +350,7 @@ impl Bed {
     /// Ends the test: every table empties, no packet broke a rule, and every counter that is not
     /// benign is zero but for what `expected` says, first of the kernel, then of ours: `NAME=2`,
     /// `NAME>=1`, or `NAME?` for any value.
-    pub(crate) fn finish(self, kernel: &[&str], ours: &[&str]) {
+    pub(crate) fn finish(mut self, kernel: &[&str], ours: &[&str]) {
         self.wait("every connection ends", |bed| {
             let occupancy = bed.ours.occupancy();
             (occupancy.connections, occupancy.tcbs, occupancy.requests, occupancy.time_waits)
@@ -367,7 +369,7 @@ impl Bed {
         }));
         assert!(wrong.is_empty(), "{wrong:#?}\n{}", self.describe());
         self.tap.assert_clean();
-        if let Some(capture) = self.tap.take_capture() {
+        if self.setup.captured && let Some(capture) = self.tap.take_capture() {
             judge::capture(&capture);
         }
         self.ours.stop();
@@ -391,6 +393,19 @@ impl Bed {
                 .filter(|(name, _)| !KERNEL_NOISE.iter().any(|noise| name.starts_with(noise)))
                 .collect::<BTreeMap<_, _>>(),
         )
+    }
+}
+
+impl Drop for Bed {
+    /// What crossed the devices of a test that failed is kept.
+    fn drop(&mut self) {
+        if std::thread::panicking() && let Some(capture) = self.tap.take_capture() {
+            let path = judge::capture_file();
+            match std::fs::write(&path, capture) {
+                Ok(()) => eprintln!("packets: {}", path.display()),
+                Err(error) => eprintln!("packets: {}: {error}", path.display()),
+            }
+        }
     }
 }
 

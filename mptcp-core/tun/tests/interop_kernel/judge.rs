@@ -1,16 +1,19 @@
 //! tshark as an independent judge of captures.
 
-use std::io::Write;
+use std::path::PathBuf;
 use std::process::Command;
+
+/// Where packets of the calling test are kept.
+pub(crate) fn capture_file() -> PathBuf {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("test").replace("::", "-");
+    std::env::temp_dir().join(format!("plait-interop-{}-{test}.pcap", std::process::id()))
+}
 
 /// Every octet is mapped and every checksum right, or this panics.
 pub(crate) fn capture(pcap: &[u8]) {
-    let path = std::env::temp_dir().join(format!(
-        "plait-interop-{}-{:?}.pcap",
-        std::process::id(),
-        std::thread::current().id()
-    ));
-    std::fs::File::create(&path).and_then(|mut file| file.write_all(pcap)).expect("a file");
+    let path = capture_file();
+    std::fs::write(&path, pcap).expect("a file");
     let output = Command::new("tshark")
         .args(["-n", "-r"])
         .arg(&path)

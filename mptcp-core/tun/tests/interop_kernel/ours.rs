@@ -294,7 +294,7 @@ impl Ours {
     }
 
     /// Stops the loop, which must not have failed before.
-    pub(crate) fn stop(mut self) {
+    pub(crate) fn stop(&mut self) {
         self.handle.stop();
         let thread = self.thread.take().expect("it is stopped once");
         thread.join().expect("no panic in the stack's thread").expect("a clean end");

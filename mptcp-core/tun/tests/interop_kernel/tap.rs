@@ -12,7 +12,7 @@ use netsim::pcap::{LinkType, PcapWriter};
 use netsim::{NodeId, Point, Referee, Rng};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// The only judged host: our stack.
@@ -53,12 +53,12 @@ struct State {
 }
 
 impl Tap {
-    /// `judged` shows packets to a referee, `captured` keeps the first [`CAPTURED`].
-    pub(crate) fn new(path_count: usize, judged: bool, captured: bool) -> Arc<Self> {
-        let capture = || PcapWriter::new(Vec::new(), LinkType::Raw).expect("memory takes it");
+    /// `judged` shows packets to a referee. The first [`CAPTURED`] packets are kept.
+    pub(crate) fn new(path_count: usize, judged: bool) -> Arc<Self> {
+        let capture = PcapWriter::new(Vec::new(), LinkType::Raw).expect("memory takes it");
         let state = State {
             referee: judged.then(Referee::new),
-            capture: captured.then(capture),
+            capture: Some(capture),
             captured: 0,
             rng: Rng::new(0x7a9),
         };
@@ -74,7 +74,7 @@ impl Tap {
         self.paths[path].cut.store(cut, Relaxed);
     }
 
-    /// The capture so far; nothing is captured from then on.
+    /// The capture so far, unless it was taken before; nothing is captured from then on.
     pub(crate) fn take_capture(&self) -> Option<Vec<u8>> {
         let capture = self.lock().capture.take()?;
         Some(capture.finish().expect("memory takes it"))
@@ -89,7 +89,8 @@ impl Tap {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().expect("no test panics while it holds the lock")
+        // The referee panics while it is locked; the packets behind it are good.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn swallows(&self, path: usize, state: &mut State) -> bool {
