@@ -47,6 +47,15 @@ impl Bed {
             client.ip(&format!("rule add from {address} table {path}"))?;
             client.ip(&format!("route add default {gateway} table {path}"))?;
             client.ip(&format!("route add default {gateway} metric {path}"))?;
+            // On an access link nobody asks for the next hop's address across the whole path.
+            let far = format!("x{}", path - 1);
+            let (near_mac, far_mac) =
+                (format!("02:00:00:00:0{path}:02"), format!("02:00:00:00:0{path}:01"));
+            client.ip(&format!("link set dev {device} address {near_mac}"))?;
+            server.ip(&format!("link set dev {far} address {far_mac}"))?;
+            let neighbour = "nud permanent lladdr";
+            client.ip(&format!("neigh add 10.61.{path}.1 dev {device} {neighbour} {far_mac}"))?;
+            server.ip(&format!("neigh add {address} dev {far} {neighbour} {near_mac}"))?;
         }
         server.ip(&format!("addr add {KERNEL}/32 dev lo"))?;
         client.ip("mptcp limits set subflows 2 add_addr_accepted 0")?;
