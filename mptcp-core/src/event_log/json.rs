@@ -185,6 +185,7 @@ impl ReinjectCause {
         match self {
             Self::Silent => "silent",
             Self::TimedOut => "timed_out",
+            Self::Lost => "lost",
             Self::SubflowEnded => "subflow_ended",
             Self::DataTimeout => "data_timeout",
             Self::WindowBlocked => "window_blocked",

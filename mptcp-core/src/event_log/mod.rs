@@ -45,6 +45,8 @@ pub enum ReinjectCause {
     Silent,
     /// The subflow that has it timed out.
     TimedOut,
+    /// The subflow that has it lost it, and another one is much faster.
+    Lost,
     /// The subflow that had it ended.
     SubflowEnded,
     /// No `DATA_ACK` came in time.

@@ -291,6 +291,18 @@ impl<B: PacketBuf> Connection<B> {
         }
     }
 
+    /// What a subflow has just found lost goes out on another one too; true when there was any.
+    pub(crate) fn reinject_lost(&mut self, tcb: &mut Tcb<B>) -> bool {
+        let origin = self.local_dsn(0);
+        let mut any = false;
+        tcb.queue.each_new_loss(|mapping| {
+            let start = mapping.dsn.since(origin);
+            self.reinject_range(start, start + u64::from(mapping.len));
+            any = true;
+        });
+        any
+    }
+
     /// The oldest segment of a subflow goes out on another one.
     pub(crate) fn reinject_head(&mut self, tcb: &Tcb<B>) {
         if let Some(mapping) = tcb.queue.iter().find_map(|segment| segment.mapping) {

@@ -19,6 +19,9 @@ const UNKNOWN_RTT: Duration = Duration::from_secs(1);
 
 /// What is known of a path is believed so long.
 const MEMORY: Duration = Duration::from_secs(1);
+/// Copies that open the window of a path at most, octets per subflow, and one in so many of the stream's.
+const OPENING: u64 = 64 << 10;
+const OPENING_SHARE: u64 = 16;
 /// The head of the stream is looked for in so many of the oldest segments of a subflow.
 const HOLDER_DEPTH: usize = 8;
 
@@ -69,7 +72,11 @@ impl<B: PacketBuf> Stack<B> {
         connection.memory.note_window(widest, &demand);
         views.shown.clear();
         views.shown.extend(views.paths.iter().map(|(_, view)| *view));
-        let (choice, why) = scheduler::pick(kind, &mut connection.memory, &demand, &views.shown);
+        let (choice, why) = if again {
+            scheduler::pick_repair(&views.shown)
+        } else {
+            scheduler::pick(kind, &mut connection.memory, &demand, &views.shown)
+        };
         let (at, probe) = match choice {
             Choice::Path(at) => (Some(at), false),
             Choice::Probe(at) => (Some(at), true),
@@ -78,16 +85,22 @@ impl<B: PacketBuf> Stack<B> {
         let chosen = at.and_then(|at| views.paths.get(at));
         self.observe_choice(owner, chosen.filter(|_| !probe).map(|(idx, _)| *idx), why);
         let (idx, view) = chosen?;
-        let next = if probe { self.newest_sent(owner, view.mss)? } else { next };
+        // What opens a window goes at once: the pace of its acknowledgements tells what the path carries.
+        let free = if view.opening { view.cwnd.saturating_sub(view.in_flight) } else { 0 };
+        let copied = free.max(view.mss);
+        let next = if probe { self.newest_sent(owner, *idx, copied)? } else { next };
         Some(Assignment { next, idx: *idx })
     }
 
-    /// The newest of what is in flight, once more: where it went first it arrives earlier.
-    fn newest_sent(&self, owner: u32, mss: u32) -> Option<Next> {
+    /// The newest octets of what is in flight and did not go by `idx`, once more: where they went first
+    /// they arrive earlier.
+    fn newest_sent(&self, owner: u32, idx: u32, octets: u32) -> Option<Next> {
         let connection = self.connections.get(owner)?;
+        let copied_to = self.tcbs.get(idx)?.subflow.as_ref()?.copied_to;
         let end = connection.data_snd_nxt;
-        let start = end.saturating_sub(u64::from(mss)).max(connection.data_snd_una);
-        let len = u32::try_from(end - start).ok().filter(|len| *len > 0)?;
+        let newest = end.saturating_sub(u64::from(octets));
+        let start = newest.max(connection.data_snd_una).max(copied_to);
+        let len = u32::try_from(end.saturating_sub(start)).ok().filter(|len| *len > 0)?;
         let due = connection.phase == Phase::Confirmed;
         due.then_some(Next { start, len, again: true })
     }
@@ -125,6 +138,7 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let fallback = connection.phase == Phase::Fallback;
         let open_new = connection.policy.as_ref().map_or(Instant::MIN, |p| p.next_new());
+        let opening = (connection.data_snd_nxt / OPENING_SHARE).min(OPENING);
         let mut open_at: Option<Instant> = None;
         let mut timed = false;
         for &idx in &connection.subflows {
@@ -140,6 +154,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             let (stale, backup) = (subflow.stale, subflow.is_backup());
             let served = subflow.served;
+            let copied = subflow.reinjected;
             // Repairs go where the original is not still waiting.
             let watched = subflow.watch.is_some();
             let holds = next.again && (tcb.rto_count() > 0 || watched);
@@ -166,7 +181,8 @@ impl<B: PacketBuf> Stack<B> {
             let srtt = tcb.rtt.srtt().unwrap_or_else(|| tcb.rtt.rto());
             let view = PathView {
                 room: sendable && port_room && !holds && capped.is_none(),
-                busy: paced || !sendable && tcb.flight_size() > 0 && tcb.usable_window() > 0,
+                busy: !holds
+                    && (paced || !sendable && tcb.flight_size() > 0 && tcb.usable_window() > 0),
                 backup,
                 stale,
                 doubtful: watched && !stale,
@@ -177,6 +193,7 @@ impl<B: PacketBuf> Stack<B> {
                         || tcb.rtt.srtt().is_none()
                         || now.since(tcb.last_received()) > MEMORY),
                 // Without a sample nobody knows how far it is: the initial timeout, not next door.
+                opening: tcb.congestion.cwnd() < tcb.congestion.ssthresh() && copied < opening,
                 srtt,
                 one_way: srtt - tcb.rtt.min_rtt().unwrap_or_default().min(srtt) / 2,
                 rate: tcb.congestion.bandwidth(srtt).unwrap_or(1),

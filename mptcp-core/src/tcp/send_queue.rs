@@ -41,6 +41,8 @@ bitflags::bitflags! {
         const RETRANSMITTED = 1 << 3;
         /// Ends a write: carries PSH.
         const PUSH = 1 << 4;
+        /// Lost once, and another subflow was asked to deliver it as well.
+        const ELSEWHERE = 1 << 5;
     }
 }
 
@@ -495,6 +497,22 @@ impl<B: PacketBuf> SendQueue<B> {
     /// End of the highest segment selectively acknowledged (RFC 8985 `RACK.fack`), `una` without one.
     pub(crate) fn highest_sacked(&self, una: SeqNum) -> SeqNum {
         if self.sacked_bytes == 0 { una } else { self.fack }
+    }
+
+    /// Shows each mapping that was lost since the last time and is not sent again yet, the newest mark
+    /// first.
+    pub(crate) fn each_new_loss(&mut self, mut each: impl FnMut(&TxMapping)) {
+        let mut at = self.lost.tail;
+        while let Some(segment) = self.index(at).and_then(|idx| self.segments.get_mut(idx)) {
+            if segment.is(SegmentFlags::ELSEWHERE) {
+                return;
+            }
+            segment.flags.insert(SegmentFlags::ELSEWHERE);
+            if let Some(mapping) = &segment.mapping {
+                each(mapping);
+            }
+            at = segment.place.prev;
+        }
     }
 
     /// Octets marked lost so far; wraps.

@@ -1,6 +1,7 @@
 //! The choices that need no forecast: by round trip, by turn, by share, by order.
 
 use super::{Choice, Memory, PathView, Why, usable};
+use crate::time::Duration;
 
 /// A path may be this far ahead of its share before it waits for the others, octets per unit of
 /// weight.
@@ -19,6 +20,15 @@ pub(super) fn lowest_rtt(paths: &[PathView]) -> (Choice, Why) {
     let best = usable(paths).min_by_key(|(_, p)| p.srtt).map(|(at, _)| at);
     let pick = usable(paths).filter(|(_, p)| p.room).min_by_key(|(_, p)| p.srtt).map(|(at, _)| at);
     chosen(pick, pick == best)
+}
+
+/// The same for what somebody waits for: a path that is twice as fast is worth waiting for.
+pub(super) fn repair(paths: &[PathView]) -> (Choice, Why) {
+    let (choice, why) = lowest_rtt(paths);
+    let Choice::Path(at) = choice else { return (choice, why) };
+    let srtt = paths.get(at).map_or(Duration::ZERO, |p| p.srtt);
+    let soon = usable(paths).any(|(_, p)| p.busy && !p.doubtful && p.srtt * 2 <= srtt);
+    if soon { (Choice::Wait, Why::FasterSoon) } else { (choice, why) }
 }
 
 /// Each path with room in its turn, one segment at a time.

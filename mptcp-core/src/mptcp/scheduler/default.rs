@@ -34,6 +34,12 @@ const fn wait(slow: &PathView, at: usize) -> Choice {
     if slow.unknown { Choice::Probe(at) } else { Choice::Wait }
 }
 
+/// The peer's window has no room for the slower path. Peers widen it when they know of the longer round
+/// trip, and then the path should not be at its first segments still.
+const fn wait_for_window(slow: &PathView, at: usize) -> Choice {
+    if slow.opening { Choice::Probe(at) } else { wait(slow, at) }
+}
+
 pub(super) fn pick(memory: &mut Memory, demand: &Demand, paths: &[PathView]) -> (Choice, Why) {
     match situation(paths) {
         Situation::Decided(choice, why) => {
@@ -44,7 +50,7 @@ pub(super) fn pick(memory: &mut Memory, demand: &Demand, paths: &[PathView]) -> 
             let soon = faster_is_done_sooner(demand, fast, slow, memory.waiting);
             memory.waiting = soon;
             if window_would_block(memory, demand, fast, slow) {
-                (wait(slow, at), Why::WindowWouldBlock)
+                (wait_for_window(slow, at), Why::WindowWouldBlock)
             } else if soon {
                 (wait(slow, at), Why::FasterSoon)
             } else {
@@ -58,7 +64,7 @@ pub(super) fn blest(memory: &Memory, demand: &Demand, paths: &[PathView]) -> (Ch
     match situation(paths) {
         Situation::Decided(choice, why) => (choice, why),
         Situation::Between { fast, slow, at } if window_would_block(memory, demand, fast, slow) => {
-            (wait(slow, at), Why::WindowWouldBlock)
+            (wait_for_window(slow, at), Why::WindowWouldBlock)
         }
         Situation::Between { at, .. } => (Choice::Path(at), Why::Overflow),
     }

@@ -31,6 +31,9 @@ pub(crate) struct PathView {
     pub(crate) doubtful: bool,
     /// Nothing is known of it lately and nothing is in flight: a copy of one segment will tell.
     pub(crate) unknown: bool,
+    /// Its congestion window has yet to open, and copies of what is in flight elsewhere may open it: few
+    /// beside what the stream has sent.
+    pub(crate) opening: bool,
     /// The initial round trip of RFC 6298 §2.1 where none was measured.
     pub(crate) srtt: Duration,
     /// From here to the peer as far as can be told: half of the shortest round trip, and the queue.
@@ -108,7 +111,8 @@ pub(crate) enum Choice {
     Path(usize),
     /// Nothing now.
     Wait,
-    /// Nothing new now, but nothing is known of this path, and nobody waits for a copy that tells.
+    /// Nothing new now; a copy of what is in flight elsewhere, which nobody waits for: it measures the
+    /// path or opens its window.
     Probe(usize),
 }
 
@@ -146,6 +150,11 @@ pub(crate) fn pick(
         SchedulerKind::ActiveBackup => choices::active_backup(paths),
         SchedulerKind::Overflow => choices::overflow(paths),
     }
+}
+
+/// Picks for what is sent again.
+pub(crate) fn pick_repair(paths: &[PathView]) -> (Choice, Why) {
+    choices::repair(paths)
 }
 
 /// The paths of the best class there is: regular before backup, and either only sidelined when

@@ -9,6 +9,7 @@ fn path(room: bool, ms: u64) -> PathView {
         stale: false,
         doubtful: false,
         unknown: false,
+        opening: false,
         srtt: Duration::from_millis(ms),
         one_way: Duration::from_millis(ms) / 2,
         rttvar: Duration::ZERO,
@@ -171,6 +172,22 @@ fn a_path_that_nothing_is_known_of_is_tried() {
         // Where it would be used anyway, data does as well.
         let unknown = PathView { unknown: true, ..path(true, 20) };
         assert_eq!(choice(kind, &BULK, &[path(false, 10), unknown]), Choice::Path(1));
+    }
+}
+
+/// Copies open the window of a path that data may not go by yet, but not at the end of a stream.
+#[test]
+fn a_path_whose_window_has_yet_to_open_gets_copies_while_the_peers_window_is_narrow() {
+    let narrow = Demand { window: 256 << 10, ..BULK };
+    let opening = PathView { opening: true, ..path(true, 3_000) };
+    for kind in [SchedulerKind::Default, SchedulerKind::Blest] {
+        assert_eq!(choice(kind, &narrow, &[path(false, 10), opening]), Choice::Probe(1));
+    }
+    let ending = Demand { unsent: 50_000, ..BULK };
+    let opening = PathView { opening: true, ..path(true, 100) };
+    for kind in [SchedulerKind::Default, SchedulerKind::Ecf] {
+        assert_eq!(choice(kind, &ending, &[path(false, 10), opening]), Choice::Wait);
+        assert_eq!(choice(kind, &BULK, &[path(false, 10), opening]), Choice::Path(1));
     }
 }
 

@@ -69,6 +69,33 @@ impl<B: PacketBuf> Stack<B> {
         self.path_table.delivered(now, subflow.path, rtt, interval, &mut self.stats);
     }
 
+    /// What a subflow lost holds the stream up for one more of its round trips. Where another one is
+    /// twice as fast, that delivers it meanwhile.
+    pub(super) fn share_losses(&mut self, owner: u32, idx: u32) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let Some(tcb) = self.tcbs.get(idx).filter(|tcb| tcb.queue.lost_bytes() > 0) else { return };
+        // A timeout is judged as silence is.
+        let alone = connection.phase != Phase::Confirmed || connection.subflows.len() < 2;
+        if alone || tcb.rto_count() > 0 {
+            return;
+        }
+        let (Some(slow), Some(this)) = (tcb.rtt.srtt(), &tcb.subflow) else { return };
+        let others = connection.subflows.iter().filter(|other| **other != idx);
+        let faster = others.filter_map(|other| self.tcbs.get(*other)).any(|other| {
+            let Some(subflow) = &other.subflow else { return false };
+            let works = !subflow.stale && subflow.watch.is_none() && other.rto_count() == 0;
+            let allowed = this.is_backup() || !subflow.is_backup();
+            let fast = other.rtt.srtt().is_some_and(|fast| fast * 2 <= slow);
+            works && allowed && fast && other.may_send() && !other.write_closed()
+        });
+        let Some(tcb) = self.tcbs.get_mut(idx).filter(|_| faster) else { return };
+        if connection.reinject_lost(tcb) {
+            self.stats.mptcp_retrans += 1;
+            self.observe_reinjection(owner, Some(idx), ReinjectCause::Lost);
+            self.touch_connection(owner);
+        }
+    }
+
     /// TCP acknowledged something new on this subflow, or it answered a probe.
     pub(super) fn subflow_progress(&mut self, owner: u32, idx: u32) {
         let Some(connection) = self.connections.get_mut(owner) else { return };

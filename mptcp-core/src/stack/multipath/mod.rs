@@ -114,6 +114,7 @@ impl<B: PacketBuf> Stack<B> {
         } else if outcome.acceptable {
             self.probe_answered(now, owner, idx);
         }
+        self.share_losses(owner, idx);
         if outcome.acceptable {
             self.fallen_back_progress(now, owner, idx);
         }

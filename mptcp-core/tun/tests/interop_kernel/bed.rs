@@ -369,7 +369,9 @@ impl Bed {
         }));
         assert!(wrong.is_empty(), "{wrong:#?}\n{}", self.describe());
         self.tap.assert_clean();
-        if self.setup.captured && let Some(capture) = self.tap.take_capture() {
+        if self.setup.captured
+            && let Some(capture) = self.tap.take_capture()
+        {
             judge::capture(&capture);
         }
         self.ours.stop();
@@ -399,7 +401,9 @@ impl Bed {
 impl Drop for Bed {
     /// What crossed the devices of a test that failed is kept.
     fn drop(&mut self) {
-        if std::thread::panicking() && let Some(capture) = self.tap.take_capture() {
+        if std::thread::panicking()
+            && let Some(capture) = self.tap.take_capture()
+        {
             let path = judge::capture_file();
             match std::fs::write(&path, capture) {
                 Ok(()) => eprintln!("packets: {}", path.display()),
