@@ -723,6 +723,12 @@ impl<B: PacketBuf> Tcb<B> {
             && self.state.sending()
     }
 
+    /// Sequence number behind the last octet sent.
+    pub(crate) fn data_nxt(&self) -> SeqNum {
+        let fin = self.flags.contains(TcbFlags::FIN_SENT);
+        SeqNum(self.snd_nxt.0.wrapping_sub(u32::from(fin)))
+    }
+
     /// Our FIN was sent and acknowledged.
     pub(crate) fn fin_acked(&self) -> bool {
         self.flags.contains(TcbFlags::FIN_SENT) && self.snd_una == self.snd_nxt
