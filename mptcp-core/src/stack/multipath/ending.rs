@@ -122,7 +122,12 @@ impl<B: PacketBuf> Stack<B> {
         if phase == Phase::Confirmed && connection.data_snd_una < connection.data_snd_nxt {
             self.observe_reinjection(owner, Some(idx), ReinjectCause::SubflowEnded);
         }
+        let answered = error == Some(ConnectionError::Refused);
+        let stranger = answered && self.is_stranger(idx);
         self.remove_tcb(idx);
+        if stranger && phase == Phase::Confirmed {
+            self.ask_idle_subflows(owner);
+        }
         match phase {
             Phase::Connecting => {
                 let error = error.unwrap_or(ConnectionError::Internal);
@@ -142,6 +147,29 @@ impl<B: PacketBuf> Stack<B> {
             }
             Phase::Unconfirmed | Phase::Confirmed => self.touch_connection(owner),
             Phase::Closed => self.reap_connection(owner),
+        }
+    }
+
+    /// A join of ours was refused as of a connection that the peer does not know.
+    fn is_stranger(&self, idx: u32) -> bool {
+        let Some(tcb) = self.tcbs.get(idx) else { return false };
+        tcb.subflow.as_ref().is_some_and(|subflow| {
+            let unknown = matches!(subflow.reset_reason, None | Some(reset_reason::MPTCP_SPECIFIC));
+            matches!(subflow.stage, Stage::JoinSyn { .. }) && unknown
+        })
+    }
+
+    /// Where the peer has forgotten the connection, any segment is answered with a RST. Nothing else would
+    /// ever tell who only waits.
+    fn ask_idle_subflows(&mut self, owner: u32) {
+        for idx in self.subflows_of(owner) {
+            if let Some(tcb) = self.tcbs.get_mut(idx)
+                && tcb.state == State::Established
+                && tcb.flight_size() == 0
+            {
+                tcb.probe_now();
+                self.touch_tcb(idx);
+            }
         }
     }
 

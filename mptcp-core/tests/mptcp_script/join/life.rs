@@ -78,7 +78,7 @@ fn a_client_that_loses_a_join_goes_on() {
             &join,
             &join.seg().seq(0).acks(join.rcv_nxt).flags(TcpFlags::RST | TcpFlags::ACK),
         );
-        assert!(out.is_empty(), "{out:?}");
+        assert!(first.of(&out).len() == out.len() && out.iter().all(|o| !o.rst()), "{out:?}");
         assert_eq!(script.info(id).subflows.len(), 1);
         script.send_data(&keys, &mut first, 0, 0, &stream(0, 10));
         script.expect_stream(id, 0, 10);
@@ -236,6 +236,32 @@ fn a_refused_join_is_not_made_again_soon() {
         assert!(join_syn_of(&script.advance(wait - 1)).is_none());
         assert!(join_syn_of(&script.advance(5)).is_some());
     }
+}
+
+/// A peer that forgot the connection refuses the join; whether it did the idle subflow is asked, which would
+/// otherwise wait for ever.
+#[test]
+fn a_refused_join_asks_whether_the_connection_is_known() {
+    both(|v| {
+        for known in [true, false] {
+            let mut script = Script::new(v, fullmesh);
+            let (_, first, join, _, id) = client_joins(&mut script);
+            let rst = join.seg().seq(0).flags(TcpFlags::RST | TcpFlags::ACK);
+            let out = script.send(&join, &rst);
+            let asked = first.of(&out);
+            assert!(asked.len() == 1 && asked[0].payload.is_empty(), "{out:?}");
+            assert_eq!(asked[0].seq, first.rcv_nxt.wrapping_sub(1));
+            if known {
+                script.send(&first, &first.seg());
+            } else {
+                script.send(&first, &first.seg().seq(asked[0].ack).flags(TcpFlags::RST));
+            }
+            script.advance(2_000);
+            let subflows = script.info(id).subflows;
+            let lives = subflows.iter().any(|subflow| subflow.local == first.local);
+            assert_eq!(lives, known, "{subflows:?}");
+        }
+    });
 }
 
 #[test]
