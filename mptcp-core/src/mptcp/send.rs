@@ -246,9 +246,10 @@ impl<B: PacketBuf> Connection<B> {
                 self.repaired_by = id;
             }
             self.repaired_below(end);
-            self.multipath = true;
+            self.passage.spread();
         } else {
             self.data_snd_nxt = self.data_snd_nxt.max(end);
+            self.passage.send();
             self.hold = Hold::No;
             if len < mss * 7 / 8 {
                 self.small_end = end;
@@ -373,6 +374,7 @@ impl<B: PacketBuf> Connection<B> {
         let mut advanced = false;
         if fin_outstanding && offset == fin_end && !self.fin_acked {
             self.fin_acked = true;
+            self.passage.prove();
             advanced = true;
         }
         self.acknowledge(offset.min(self.data_end)) || advanced
@@ -384,6 +386,7 @@ impl<B: PacketBuf> Connection<B> {
             return false;
         }
         self.data_snd_una = offset;
+        self.passage.prove();
         self.repaired_below(offset);
         while let Some(front) = self.chunks.front() {
             if front.start + front.buf.data().len() as u64 > offset {
