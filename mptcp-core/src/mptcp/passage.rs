@@ -188,6 +188,7 @@ impl Passage {
         } else if heard {
             Silence::SendAgain
         } else if self.bare_rounds >= ROUNDS {
+            self.bare_rounds = 0;
             Silence::Reset
         } else {
             Silence::Ask

@@ -221,7 +221,7 @@ impl<B: PacketBuf> Connection<B> {
     /// and on the subflow (RFC 8684 §3.7).
     pub(crate) fn intact(&self, tcb: &Tcb<B>) -> (DataSeq, u32) {
         let back = u32::try_from(self.data_snd_nxt - self.data_snd_una).unwrap_or(0);
-        let ssn = tcb.snd_nxt.since(tcb.iss).wrapping_sub(back);
+        let ssn = tcb.snd_nxt_data().since(tcb.iss).wrapping_sub(back);
         (self.local_dsn(self.data_snd_nxt - u64::from(back)), ssn)
     }
 

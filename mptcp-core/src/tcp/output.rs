@@ -267,8 +267,7 @@ impl<B: PacketBuf> Tcb<B> {
         if *budget == 0 || tx.room() == 0 {
             return true;
         }
-        let fin = u32::from(self.flags.contains(TcbFlags::FIN_SENT));
-        let sure = self.snd_nxt.sub(fin + data.map_or(0, |data| data.unsure));
+        let sure = self.snd_nxt_data().sub(data.map_or(0, |data| data.unsure));
         let below = if sure.lt(self.snd_una) { sure } else { self.snd_una };
         let emission = Emission::bare(below.sub(1), TcpFlags::ACK, Carry::Ack);
         if !self.emit(env, tx, data, emission) {

@@ -276,3 +276,27 @@ fn who_did_not_hear_of_the_fallback_is_told_again() {
         }
     });
 }
+
+/// The same behind our FIN, which has a sequence number and no place in the stream: from an octet too far
+/// on the peer would throw away the first of what comes next.
+#[test]
+fn behind_a_fin_the_fallback_is_told_with_the_right_place() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut flow, id) = script.confirmed();
+        script.send_data(&keys, &mut flow, 0, 0, &stream(0, 100));
+        script.expect_stream(id, 0, 100);
+        let out = script.write(id, 0, 500);
+        flow.hears(&out);
+        script.send(&flow, &flow.seg());
+        assert_eq!(script.fallback(id), Some(FallbackReason::NoDataAck));
+        script.stack.shutdown_write(script.now, id);
+        let out = script.out();
+        assert!(out.len() == 1 && out[0].is(TcpFlags::FIN), "{out:?}");
+        let out = script.send_data(&keys, &mut flow, 100, 500, &stream(100, 1_000));
+        let told: Vec<_> = out.iter().filter_map(Out::mapping).collect();
+        let [told] = told[..] else { panic!("{out:?}") };
+        assert_eq!((told.ssn, told.len), (501, 0));
+        assert!(same(told.dsn, keys.stack_dsn(500)), "{told:?}");
+    });
+}

@@ -407,7 +407,7 @@ fn a_proxy_on_the_only_path_means_fallback_or_nothing() {
 /// the proxy repairs it all.
 #[test]
 fn a_cut_behind_a_proxy_costs_the_only_path_nothing_but_time() {
-    for seconds in [12, 40] {
+    for seconds in [12, 90] {
         let mut world = world_of(&[pair(link(40, 10))]);
         let proxy = Placed { path: 0, kind: Kind::Proxy(Direction::AtoB, 50) };
         let position = proxy.install(&mut world, 1);

@@ -54,11 +54,6 @@ impl DataLevel {
         Some(self.local?.idsn.wrapping_add(at))
     }
 
-    /// The end of what a `DATA_ACK` covered of the host's stream; 0 before the first one.
-    pub(super) const fn acked(&self) -> u64 {
-        self.acked
-    }
-
     /// Both keys, once they are known.
     pub(super) fn keys(&self) -> Option<KeyPair> {
         Some(KeyPair { local: self.local?.key, remote: self.remote?.key })
