@@ -13,11 +13,12 @@
 //! |---|---|---|---|
 //! | an acknowledgement of data, or a FIN, without a DSS | plain TCP | the peer's TCP lives | the same |
 //! | data without a mapping | held, then plain TCP | held up to a window, then RST | the same |
-//! | ... with mapped data behind it, or a DSS meanwhile | held, then RST | the same | the same |
+//! | ... and a DSS came meanwhile | held, then RST | no difference | no difference |
+//! | ... with mapped data behind it | held, then RST | the same | the same |
 //! | no `DATA_ACK` in time | the peer is asked | the peer is asked | sent again |
 //!
 //! The peer is asked by a probe below what it is known to have: its own answer comes, whatever a box
-//! on the way acknowledged for it. After [`ROUNDS`] of that timer
+//! on the way acknowledged for it. After three rounds of that timer
 //!
 //! - an answer with a DSS says that options pass and that the peer lacks the head: it goes again under
 //!   new numbers, and the connection is `Spread`;

@@ -267,9 +267,11 @@ impl<B: PacketBuf> Tcb<B> {
         if *budget == 0 || tx.room() == 0 {
             return true;
         }
-        let sure = self.snd_nxt_data().sub(data.map_or(0, |data| data.unsure));
-        let below = if sure.lt(self.snd_una) { sure } else { self.snd_una };
-        let emission = Emission::bare(below.sub(1), TcpFlags::ACK, Carry::Ack);
+        let known = match data.map_or(0, |data| data.unsure) {
+            0 => self.snd_una,
+            unsure => self.snd_una.min(self.snd_nxt_data().sub(unsure)),
+        };
+        let emission = Emission::bare(known.sub(1), TcpFlags::ACK, Carry::Ack);
         if !self.emit(env, tx, data, emission) {
             return true;
         }
