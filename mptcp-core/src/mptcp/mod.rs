@@ -7,6 +7,7 @@
 mod fallback;
 pub mod key;
 pub mod mapping;
+mod passage;
 pub mod path_health;
 pub(crate) mod path_manager;
 mod receive;
@@ -16,6 +17,8 @@ mod signals;
 mod subflow;
 
 pub use fallback::FallbackReason;
+use passage::Passage;
+pub(crate) use passage::Silence;
 pub(crate) use path_manager::{Announced, Endpoint, Join, PathManager, Paths};
 use receive::Realign;
 pub(crate) use receive::{Mapped, Pulled, Unmapped};
@@ -79,8 +82,7 @@ pub(crate) struct Connection<B> {
     pub(crate) checksum: bool,
     /// Of every subflow.
     pub(crate) marking: Marking,
-    /// Something was reinjected, or a subflow joined: falling back in mid-stream is no longer possible.
-    pub(crate) multipath: bool,
+    pub(crate) passage: Passage,
     pub(crate) next_subflow_id: u8,
     /// Addresses announced to the peer.
     pub(crate) announced: u8,
@@ -156,10 +158,6 @@ pub(crate) struct Connection<B> {
     pub(crate) health_at: Option<Instant>,
     /// When data that waits for its mapping has waited long enough to doubt that options pass.
     pub(crate) unmapped_at: Option<Instant>,
-    /// Since then the peer sent a DSS: it did not fall back.
-    pub(crate) unmapped_dss: bool,
-    /// A DSS came since the data-level timer fired last.
-    pub(crate) heard_dss: bool,
     /// Number of the subflow that carried the head of the stream when that was last sent again; 255
     /// when it was not.
     pub(crate) repaired_by: u8,
@@ -198,7 +196,7 @@ impl<B: PacketBuf> Connection<B> {
             fallback: None,
             checksum: negotiated.checksum,
             marking: config.marking,
-            multipath: false,
+            passage: Passage::new(),
             next_subflow_id: 0,
             announced: 0,
             early_sent: 0,
@@ -249,8 +247,6 @@ impl<B: PacketBuf> Connection<B> {
             probe_at: None,
             health_at: None,
             unmapped_at: None,
-            unmapped_dss: false,
-            heard_dss: false,
             repaired_by: u8::MAX,
             paths: Box::new(paths),
             scheduler: SchedulerKind::default(),
@@ -333,6 +329,7 @@ impl<B: PacketBuf> Connection<B> {
             promised: self.promised_floor(),
             window: self.window(),
             data_fin: self.fin_due().then(|| self.local_dsn(self.data_end)),
+            unsure: self.unsure(),
             wide: self.wide,
             local_key: self.keys.local,
             remote_key: self.keys.remote,
@@ -387,17 +384,32 @@ impl<B: PacketBuf> Connection<B> {
             || (self.phase == Phase::Closed && self.fallback.is_none())
     }
 
-    /// Nothing of ours was covered by a `DATA_ACK` yet, and all of it went over the first subflow:
-    /// whether options pass in both directions is not known, and falling back is still possible
-    /// (RFC 8684 §3.7).
+    /// It runs, and the lack of options means fallback (RFC 8684 §3.7).
     pub(crate) fn unproven(&self) -> bool {
-        self.single() && self.data_snd_una == 0 && !self.fin_acked
+        self.runs() && self.passage.is_unproven()
     }
 
-    /// All of our stream went over the first subflow, once: a peer that has not had a `DATA_ACK` of
-    /// its own through may still fall back.
+    /// It runs, and all of our stream went over the first subflow, once.
     pub(crate) fn single(&self) -> bool {
-        matches!(self.phase, Phase::Unconfirmed | Phase::Confirmed) && !self.multipath
+        self.runs() && self.passage.is_single()
+    }
+
+    fn runs(&self) -> bool {
+        matches!(self.phase, Phase::Unconfirmed | Phase::Confirmed)
+    }
+
+    /// What a round of the data-level timer means; `in_flight` while TCP has something to repeat.
+    pub(crate) fn judge_silence(&mut self, in_flight: bool) -> Silence {
+        // The third ACK, with or without data, is TCP's matter as well.
+        let repeats = in_flight || self.phase == Phase::Unconfirmed;
+        self.passage.judge_silence(self.rtx_shift, repeats)
+    }
+
+    /// Octets at the end of the only subflow that its peer may lack, although TCP acknowledged them: what
+    /// comes before them a `DATA_ACK` covered.
+    fn unsure(&self) -> u32 {
+        let sent = self.data_snd_nxt - self.data_snd_una;
+        if self.single() { u32::try_from(sent).unwrap_or(0) } else { 0 }
     }
 
     /// Something else than the `DATA_FIN` alone waits for its `DATA_ACK`.
@@ -484,6 +496,7 @@ impl<B: PacketBuf> Connection<B> {
             self.peer_fin = None;
             self.fin_sure = false;
         }
+        self.passage.fall_back(reason);
         self.rtx_at = None;
         self.unmapped_at = None;
         self.health_at = None;

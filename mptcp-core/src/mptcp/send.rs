@@ -221,8 +221,7 @@ impl<B: PacketBuf> Connection<B> {
     /// and on the subflow (RFC 8684 §3.7).
     pub(crate) fn intact(&self, tcb: &Tcb<B>) -> (DataSeq, u32) {
         let back = u32::try_from(self.data_snd_nxt - self.data_snd_una).unwrap_or(0);
-        // A FIN has a number of the subflow's and none of the stream's.
-        let ssn = tcb.data_nxt().since(tcb.iss).wrapping_sub(back);
+        let ssn = tcb.snd_nxt_data().since(tcb.iss).wrapping_sub(back);
         (self.local_dsn(self.data_snd_nxt - u64::from(back)), ssn)
     }
 
@@ -247,9 +246,10 @@ impl<B: PacketBuf> Connection<B> {
                 self.repaired_by = id;
             }
             self.repaired_below(end);
-            self.multipath = true;
+            self.passage.spread();
         } else {
             self.data_snd_nxt = self.data_snd_nxt.max(end);
+            self.passage.send();
             self.hold = Hold::No;
             if len < mss * 7 / 8 {
                 self.small_end = end;
@@ -386,6 +386,7 @@ impl<B: PacketBuf> Connection<B> {
         let mut advanced = false;
         if fin_outstanding && offset == fin_end && !self.fin_acked {
             self.fin_acked = true;
+            self.passage.prove();
             advanced = true;
         }
         self.acknowledge(offset.min(self.data_end)) || advanced
@@ -397,6 +398,7 @@ impl<B: PacketBuf> Connection<B> {
             return false;
         }
         self.data_snd_una = offset;
+        self.passage.prove();
         self.repaired_below(offset);
         while let Some(front) = self.chunks.front() {
             if front.start + front.buf.data().len() as u64 > offset {

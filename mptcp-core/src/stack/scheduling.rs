@@ -267,7 +267,7 @@ impl<B: PacketBuf> Stack<B> {
         let idx = *idx;
         let connection = self.connections.get_mut(owner)?;
         connection.repeated_to = head + left;
-        connection.multipath = true;
+        connection.passage.spread();
         self.observe_reinjection(owner, Some(holder), ReinjectCause::WindowBlocked);
         self.penalise(now, holder);
         Some(Assignment { next, idx })

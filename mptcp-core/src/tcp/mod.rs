@@ -665,6 +665,11 @@ impl<B: PacketBuf> Tcb<B> {
         self.flags.contains(TcbFlags::FIN_QUEUED) || self.state == State::Closed
     }
 
+    /// Sequence number behind the last octet of text: the FIN is none.
+    pub(crate) fn snd_nxt_data(&self) -> SeqNum {
+        self.snd_nxt.sub(u32::from(self.flags.contains(TcbFlags::FIN_SENT)))
+    }
+
     /// Stream octets in flight: FlightSize without our FIN.
     pub(crate) fn flight_data(&self) -> u32 {
         let fin = self.flags.contains(TcbFlags::FIN_SENT) && self.snd_una != self.snd_nxt;
@@ -721,12 +726,6 @@ impl<B: PacketBuf> Tcb<B> {
             && !self.flags.contains(TcbFlags::FIN_SENT)
             && self.unsent.is_empty()
             && self.state.sending()
-    }
-
-    /// Sequence number behind the last octet sent.
-    pub(crate) fn data_nxt(&self) -> SeqNum {
-        let fin = self.flags.contains(TcbFlags::FIN_SENT);
-        SeqNum(self.snd_nxt.0.wrapping_sub(u32::from(fin)))
     }
 
     /// Our FIN was sent and acknowledged.

@@ -33,6 +33,8 @@ pub(crate) struct DataLevel {
     pub(crate) window: u32,
     /// DSN of our `DATA_FIN` while it wants to be sent with an acknowledgement.
     pub(crate) data_fin: Option<DataSeq>,
+    /// Octets before the next that the peer may lack although TCP acknowledged them.
+    pub(crate) unsure: u32,
     pub(crate) wide: bool,
     pub(crate) local_key: u64,
     pub(crate) remote_key: u64,
@@ -253,7 +255,8 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     /// A segment below the window makes the peer answer with its state (keep-alive and
-    /// zero-window probe alike). True when it could not be sent.
+    /// zero-window probe alike). A box on the way may have acknowledged what the peer lacks, and then
+    /// its window begins there. True when it could not be sent.
     fn send_probe<T: TxQueue<B>>(
         &mut self,
         env: &mut Env<'_>,
@@ -264,7 +267,11 @@ impl<B: PacketBuf> Tcb<B> {
         if *budget == 0 || tx.room() == 0 {
             return true;
         }
-        let emission = Emission::bare(self.snd_una.sub(1), TcpFlags::ACK, Carry::Ack);
+        let known = match data.map_or(0, |data| data.unsure) {
+            0 => self.snd_una,
+            unsure => self.snd_una.min(self.snd_nxt_data().sub(unsure)),
+        };
+        let emission = Emission::bare(known.sub(1), TcpFlags::ACK, Carry::Ack);
         if !self.emit(env, tx, data, emission) {
             return true;
         }

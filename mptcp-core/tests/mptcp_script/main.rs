@@ -21,4 +21,5 @@ mod mtu;
 mod musts;
 mod paths;
 mod signals;
+mod silence;
 mod suites;

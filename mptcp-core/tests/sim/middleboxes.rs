@@ -9,7 +9,7 @@ use mptcp_core::config::{ChecksumPolicy, StackConfig};
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::time::{Duration, Instant};
 use netsim::Direction;
-use netsim::link::LinkConfig;
+use netsim::link::{Change, LinkConfig};
 use netsim::middlebox::{
     Aim, Coalescer, Keeps, MptcpOn, Nat, OptionStripper, PathMtu, PayloadCorruptor, ProactiveAcker,
     ResetInjector, SegmentSplitter, StreamEditor, Strip, StripWhen, SynFate, SynFilter,
@@ -399,6 +399,32 @@ fn a_proxy_on_the_only_path_means_fallback_or_nothing() {
             assert!(proxy.promised() > 100, "{dir:?} {after}");
             assert_eq!(proxy.repaired() > 0, dir == Direction::AtoB, "{dir:?} {after}");
         }
+    }
+}
+
+/// The way behind a proxy is cut while it holds much that it acknowledged, and stays so for longer than
+/// the only subflow is asked before it may be judged. The peer was not heard, so nothing is judged, and
+/// the proxy repairs it all.
+#[test]
+fn a_cut_behind_a_proxy_costs_the_only_path_nothing_but_time() {
+    for seconds in [12, 90] {
+        let mut world = world_of(&[pair(link(40, 10))]);
+        let proxy = Placed { path: 0, kind: Kind::Proxy(Direction::AtoB, 50) };
+        let position = proxy.install(&mut world, 1);
+        let path = world.paths[0];
+        for dir in [Direction::AtoB, Direction::BtoA] {
+            let link = world.net.link_mut(path, dir);
+            link.at(300_000_000, Change::Blackhole(true));
+            link.at(300_000_000 + seconds * 1_000_000_000, Change::Blackhole(false));
+        }
+        let report = run_with(&mut world, true, 4 << 20, 100, LIMIT, |_| {});
+        checked(&world);
+        kept(&report);
+        let proxy = world.net.middlebox::<ProactiveAcker>(path, position).expect("it");
+        assert!(proxy.repaired() > 0, "{seconds}");
+        let resets = [&world.client, &world.server].map(|h| h.stack.counters().estab_resets);
+        assert_eq!(resets, [0, 0], "{seconds}");
+        eprintln!("{seconds} s: {report:?}");
     }
 }
 

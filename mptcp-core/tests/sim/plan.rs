@@ -1,6 +1,6 @@
 //! What a seed of the swarm stands for: topology, faults, middleboxes, sizes and schedule.
 
-use crate::boxes::{Effect, Placed, Setting};
+use crate::boxes::{Effect, Kind, Placed, Setting};
 use crate::transfer::{Report, run_with};
 use crate::world::World;
 use core::time::Duration;
@@ -137,6 +137,23 @@ impl Plan {
     /// The same with no more than `most` octets each way.
     pub(crate) fn at_most(self, most: u64) -> Self {
         Self { up: self.up.min(most), down: self.down.min(most), ..self }
+    }
+
+    /// One path with a proxy on it that acknowledges the data of one direction early, and is cut for less
+    /// than a listener waits for a third ACK; otherwise as the seed has it.
+    pub(crate) fn behind_a_proxy(seed: u64) -> Self {
+        let mut plan = Self::new(seed).at_most(1 << 20);
+        let mut rng = Rng::for_packet(seed, 0x9807, 0);
+        let rng = &mut rng;
+        plan.mptcp = true;
+        plan.links.truncate(1);
+        plan.changes.retain(|(path, ..)| *path == 0);
+        let (from, len) = (rng.log_uniform(10, 5_000), rng.log_uniform(100, 25_000));
+        let (cut, whole) = (Change::Blackhole(true), Change::Blackhole(false));
+        plan.changes.extend(episode(0, from, len, &cut, &whole));
+        let dir = one_of(rng, &[Direction::AtoB, Direction::BtoA]);
+        plan.boxes = vec![Placed { path: 0, kind: Kind::Proxy(dir, rng.below(50)) }];
+        plan
     }
 
     pub(crate) fn new(seed: u64) -> Self {

@@ -85,6 +85,31 @@ fn random_faulted_transfers() {
     assert!(totals.fallbacks.values().sum::<u64>() <= 2 + totals.mptcp / 100, "{totals:?}");
 }
 
+/// The same behind a proxy on the only path that is cut (RFC 8684 §3.3.6): what the proxy acknowledged it
+/// repairs, and the subflow lives to see it. `PLAIT_PROXY_SEEDS` of them (100 unless told).
+#[test]
+fn random_transfers_behind_a_proxy() {
+    let (first, count) = (number("PLAIT_SIM_FIRST", 0), number("PLAIT_PROXY_SEEDS", 100));
+    let results = Mutex::new((Vec::new(), 0));
+    each_seed(first, count, |seed| {
+        let plan = Plan::behind_a_proxy(seed);
+        let run = std::panic::catch_unwind(AssertUnwindSafe(|| plan.run()));
+        if run.is_err() {
+            let packets = crate::capture::of_seed(seed, || plan.run());
+            eprintln!("FAILED seed {seed}, see {}: {plan:#?}", packets.display());
+        }
+        let mut results = results.lock().expect("no poison");
+        match run {
+            Ok((_, report)) => results.1 += u64::from(report.fallback().is_none()),
+            Err(_) => results.0.push(seed),
+        }
+    });
+    let (failed, kept) = results.into_inner().expect("no poison");
+    println!("sim: seeds {first}..{} behind a proxy, {kept} of them kept", first + count);
+    assert!(failed.is_empty(), "failing seeds: {failed:?}");
+    assert!(kept > count / 4, "{kept} of {count} were MPTCP to the end");
+}
+
 /// Seeds that found something once, as the plans were drawn then.
 const SEEDS_THAT_ONCE_FAILED: [u64; 0] = [];
 

@@ -118,7 +118,11 @@ impl ProactiveAcker {
         if flow.copies.is_empty() {
             flow.retry_at = now + RETRY;
         }
-        flow.copies.insert(seq.wrapping_sub(flow.syn), packet.to_vec());
+        // A repetition may be shorter than what was promised.
+        let copy = flow.copies.entry(seq.wrapping_sub(flow.syn)).or_default();
+        if text_len(copy) < text_len(packet) {
+            *copy = packet.to_vec();
+        }
         let end = flow.contiguous();
         if flow.segments <= self.after || end == flow.promised {
             return;
@@ -150,7 +154,8 @@ impl ProactiveAcker {
         if ahead != 0 && ahead < 1 << 31 {
             flow.received = ack;
             let known = ack.wrapping_sub(flow.syn);
-            flow.copies = flow.copies.split_off(&known);
+            // One that reaches beyond is still lacked in part.
+            flow.copies.retain(|start, copy| start + text_len(copy) > known);
             (flow.duplicates, flow.retries, flow.retry_at) = (0, 0, now + RETRY);
             // The next hole of those there were (RFC 6582).
             again = (known < flow.recover).then(|| flow.oldest()).flatten();
@@ -216,7 +221,10 @@ impl Flow {
     /// What the receiver waits for, if it passed here; with the acknowledgement and the timestamp that
     /// its sender would send now: with an older one it would be dropped (RFC 7323 §5).
     fn oldest(&self) -> Option<Vec<u8>> {
-        let mut copy = self.copies.get(&self.received.wrapping_sub(self.syn))?.clone();
+        let lacked = self.received.wrapping_sub(self.syn);
+        let before = self.copies.range(..=lacked).rev();
+        let mut reach = before.filter(|(start, copy)| *start + text_len(copy) > lacked);
+        let mut copy = reach.next()?.1.clone();
         let tcp = tcp_of(&copy)?;
         let range = tcp.header + 8..tcp.header + 12;
         edit::replace(&mut copy, tcp.header, range, &self.acks.to_be_bytes(), &[tcp.checksum()]);
@@ -239,8 +247,7 @@ impl Flow {
             if *at != end {
                 break;
             }
-            let len = tcp_of(copy).map_or(0, |tcp| copy.len() - tcp.payload);
-            end += u32::try_from(len).unwrap_or(0);
+            end += text_len(copy);
         }
         self.syn.wrapping_add(end)
     }
@@ -291,6 +298,12 @@ impl Flow {
         self.acknowledge(&mut answer, tcp, self.promised);
         Some(answer)
     }
+}
+
+/// Octets of text.
+fn text_len(packet: &[u8]) -> u32 {
+    let len = tcp_of(packet).map_or(0, |tcp| packet.len() - tcp.payload);
+    u32::try_from(len).unwrap_or(0)
 }
 
 /// `TSval` of a segment that has timestamps.
@@ -429,6 +442,21 @@ mod tests {
         let (seq, number, flags, window, _) = fields(&due(&mut proxy, MS)[0].1);
         // Its window was not scaled.
         assert_eq!((seq, number, flags, window), (701, 104, flag::ACK, 498));
+    }
+
+    /// A receiver may have it cut differently, from a repetition or the other way round.
+    #[test]
+    fn what_the_receiver_has_in_part_is_kept() {
+        let mut proxy = proxy(0);
+        run(&mut proxy, 0, FORTH, &data(100, b"abcd"));
+        run(&mut proxy, 0, FORTH, &data(104, b"efgh"));
+        run(&mut proxy, 0, FORTH, &data(104, b"ef"));
+        due(&mut proxy, MS);
+        run(&mut proxy, 2 * MS, BACK, &ack(106));
+        let again = due(&mut proxy, 202 * MS);
+        assert_eq!(again.len(), 1);
+        let (seq, .., payload) = fields(&again[0].1);
+        assert_eq!((seq, &payload[..]), (104, &b"efgh"[..]));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::Effect;
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::event_log::{Event, ReinjectCause, SubflowEnd};
-use crate::mptcp::{FallbackReason, Phase, Pulled, Unmapped};
+use crate::mptcp::{FallbackReason, Phase, Pulled, Silence, Unmapped};
 use crate::seq::SeqNum;
 use crate::stack::{Sock, Stack, env};
 use crate::tcp::{State, Tcb};
@@ -16,10 +16,6 @@ use alloc::vec::Vec;
 /// How long data is held for its mapping, at least, before a connection that may still fall back
 /// does.
 const UNMAPPED_WAIT: Duration = Duration::from_millis(500);
-
-/// Rounds of the data-level timer in which a connection that always had one subflow only asks for a
-/// `DATA_ACK`.
-const SINGLE_PROBES: u8 = 3;
 
 impl<B: PacketBuf> Stack<B> {
     /// A `DATA_ACK` freed something.
@@ -94,19 +90,20 @@ impl<B: PacketBuf> Stack<B> {
         if unmapped != Some(Unmapped::Held) && !hopeless {
             connection.unmapped_at = None;
         }
+        let heard = hopeless || connection.passage.heard_waiting();
         match unmapped {
             None => true,
             Some(Unmapped::Held) => {
                 let doubted = connection.unproven() || hopeless;
                 if doubted && connection.unmapped_at.is_none() {
                     connection.unmapped_at = Some(now + wait);
-                    connection.unmapped_dss = false;
+                    connection.passage.await_mapping();
                     self.touch_connection(owner);
                 }
                 true
             }
             // Who never had a DATA_ACK through, and maps nothing, took our silence for fallback.
-            Some(Unmapped::Reset) if connection.unproven() && !connection.unmapped_dss => {
+            Some(Unmapped::Reset) if connection.unproven() && !heard => {
                 self.fall_back_held(now, owner, idx)
             }
             Some(Unmapped::Reset) => {
@@ -153,7 +150,7 @@ impl<B: PacketBuf> Stack<B> {
     /// octets without a mapping at all is the same after a while: its options are lost on the way.
     pub(super) fn lost_mapping(&self, owner: u32) -> Option<u32> {
         let connection = self.connections.get(owner)?;
-        let several = connection.multipath && connection.subflows.len() > 1;
+        let several = connection.passage.is_spread() && connection.subflows.len() > 1;
         connection.subflows.iter().copied().find(|&idx| {
             let Some(tcb) = self.tcbs.get(idx) else { return false };
             let Some(subflow) = &tcb.subflow else { return false };
@@ -169,9 +166,10 @@ impl<B: PacketBuf> Stack<B> {
         let lost = self.lost_mapping(owner);
         let Some(connection) = self.connections.get_mut(owner) else { return };
         connection.unmapped_at = None;
+        let heard = connection.passage.heard_waiting();
         let first = connection.subflows.first().copied().filter(|_| connection.unproven());
         let Some(idx) = lost.or(first) else { return };
-        if lost.is_some() || connection.unmapped_dss {
+        if lost.is_some() || heard {
             // The peer goes on mapping, and may have sent again what was lost with a mapping: read as
             // plain TCP that would be a second copy. Elsewhere it arrives.
             self.stats.dss_corruption_reset += 1;
@@ -253,18 +251,21 @@ impl<B: PacketBuf> Stack<B> {
         if connection.fruitless_rounds() >= limit {
             return self.give_up(now, owner);
         }
-        if connection.single() && connection.owes_head() {
-            let heard = core::mem::take(&mut connection.heard_dss);
-            if self.asks_first(owner, heard) {
-                return self.ask_for_data_ack(now, owner, rto);
-            }
-            if !heard && let Some(&idx) = self.subflows_of(owner).first() {
-                // TCP answers and the data level does not: options do not pass any more, and what goes
-                // again under new numbers may be read as a second copy (RFC 8684 §3.7).
-                self.stats.dss_corruption_reset += 1;
-                let effect = Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
-                self.apply(now, owner, idx, effect);
-                return;
+        let first = connection.subflows.first().copied();
+        if connection.owes_head() {
+            let in_flight =
+                first.and_then(|idx| self.tcbs.get(idx)).is_some_and(|tcb| tcb.flight_size() > 0);
+            match connection.judge_silence(in_flight) {
+                Silence::Ask => return self.ask_for_data_ack(now, owner, rto),
+                Silence::SendAgain => {}
+                Silence::Reset => {
+                    // A new subflow is all that is left to the connection: it sends again.
+                    if let Some(idx) = first {
+                        self.stats.dss_corruption_reset += 1;
+                        let reason = reset_reason::MIDDLEBOX_INTERFERENCE;
+                        self.reset_subflow(now, owner, idx, reason, true);
+                    }
+                }
             }
         }
         let witness = self.connections.get(owner).and_then(|c| c.false_witness(&self.tcbs));
@@ -290,25 +291,10 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Whether a connection that always had one subflow waits and asks before it sends anything again:
-    /// for some rounds, and as long as TCP has something to repeat to a peer of which no DSS came.
-    fn asks_first(&self, owner: u32, heard: bool) -> bool {
-        let Some(connection) = self.connections.get(owner) else { return false };
-        connection.phase == Phase::Unconfirmed
-            || connection.rtx_shift < SINGLE_PROBES
-            || (!heard || connection.unproven()) && self.first_flight(owner) > 0
-    }
-
     /// The peer's TCP may be alive, its data level is not.
     fn give_up(&mut self, now: Instant, owner: u32) {
         self.stats.tcp_abort_on_timeout += 1;
         self.abort_connection(now, owner, ConnectionError::TimedOut);
-    }
-
-    /// Octets in flight on the first subflow.
-    fn first_flight(&self, owner: u32) -> u32 {
-        let first = self.connections.get(owner).and_then(|c| c.subflows.first());
-        first.and_then(|&idx| self.tcbs.get(idx)).map_or(0, |tcb| tcb.flight_size())
     }
 
     /// Data sent again under new subflow sequence numbers is a second copy for a peer that fell

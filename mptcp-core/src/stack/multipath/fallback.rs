@@ -119,7 +119,7 @@ impl<B: PacketBuf> Stack<B> {
             return true;
         }
         let (dsn, version) = (connection.remote_dsn(offset).0, connection.version);
-        if connection.multipath {
+        if connection.passage.is_spread() {
             self.stats.mp_fail_tx += 1;
             self.stats.dss_corruption_reset += 1;
             if connection.subflows.len() == 1 {

@@ -137,7 +137,7 @@ impl<B: PacketBuf> Stack<B> {
             self.reject_syn_ack(now, owner, idx);
             return false;
         }
-        connection.multipath = true;
+        connection.passage.spread();
         connection.survives();
         let hmac = keys.sent_join_hmac(version, nonce, theirs).full();
         let (wide, checksum) = (connection.wide(), connection.checksum);

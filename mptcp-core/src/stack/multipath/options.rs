@@ -94,10 +94,7 @@ impl<B: PacketBuf> Stack<B> {
     fn read_fallen_back(&mut self, owner: u32, idx: u32, segment: &Segment) -> Effect {
         let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
         let dsn = connection.remote_dsn(connection.data_rcv_nxt).0;
-        let unasked = matches!(
-            connection.fallback,
-            Some(FallbackReason::NoDataAck | FallbackReason::OptionsLost)
-        );
+        let unasked = connection.passage.is_concluded();
         let Some(tcb) = self.tcbs.get_mut(idx) else { return Effect::None };
         let (intact, held) = (connection.intact(tcb), tcb.received.in_order_len());
         let next = tcb.rcv_nxt_data().sub(held).since(tcb.irs);
@@ -194,7 +191,7 @@ impl<B: PacketBuf> Stack<B> {
                     }
                     return Effect::None;
                 }
-                if connection.multipath {
+                if connection.passage.is_spread() {
                     self.note_fallback_refused(owner, FallbackReason::PeerChecksum);
                     return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
                 }
@@ -234,8 +231,7 @@ impl<B: PacketBuf> Stack<B> {
         seen.dss = true;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return Effect::None };
         let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
-        connection.heard_dss = true;
-        connection.unmapped_dss |= dss.mapping.is_none_or(|mapping| mapping.len > 0);
+        connection.passage.hear(dss.mapping.is_some_and(|mapping| mapping.len == 0));
         if let Some(data_ack) = dss.data_ack {
             let window = tcb.window_of(segment);
             seen.data_ack = true;
@@ -251,7 +247,7 @@ impl<B: PacketBuf> Stack<B> {
             if connection.phase == Phase::Closed {
                 return Effect::None;
             }
-            if connection.multipath {
+            if connection.passage.is_spread() {
                 // The stream is not contiguous on this subflow.
                 self.note_fallback_refused(owner, FallbackReason::InfiniteMapping);
                 return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
@@ -336,7 +332,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Until a `DATA_ACK` has shown that options pass in both directions, the lack of them means
-    /// fallback (RFC 8684 §3.7). A mapping from the peer alone proves the way to us only.
+    /// fallback (RFC 8684 §3.7); later it is one of the answers to what the data-level timer asks.
     pub(super) fn check_confirmation(
         &mut self,
         owner: u32,
@@ -347,7 +343,7 @@ impl<B: PacketBuf> Stack<B> {
     ) -> Effect {
         let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
         let unconfirmed = connection.phase == Phase::Unconfirmed;
-        if !(unconfirmed || connection.unproven()) || outcome.closed.is_some() {
+        if outcome.closed.is_some() {
             return Effect::None;
         }
         if seen.dss {
@@ -362,9 +358,14 @@ impl<B: PacketBuf> Stack<B> {
             }
             return Effect::None;
         }
-        let holey = self.lost_mapping(owner).is_some();
-        let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
         let Some(tcb) = self.tcbs.get(idx) else { return Effect::None };
+        if !connection.unproven() {
+            let bare = segment.len == 0 && !outcome.fin && !segment.signals;
+            if bare && !outcome.acked && tcb.flight_size() == 0 {
+                connection.passage.hear_bare();
+            }
+            return Effect::None;
+        }
         if unconfirmed && !connection.client && connection.snd_edge == 0 {
             connection.snd_edge = u64::from(tcb.window_of(segment));
         }
@@ -378,7 +379,7 @@ impl<B: PacketBuf> Stack<B> {
         if segment.signals || !ends && !acks_data {
             return Effect::None;
         }
-        if holey {
+        if self.lost_mapping(owner).is_some() {
             // Some options pass: the peer may have sent again, mapped, what lost its mapping. Read as
             // plain TCP that would be a second copy.
             self.stats.dss_corruption_reset += 1;

@@ -143,6 +143,22 @@ fn an_ordinary_connection_is_clean() {
     assert_eq!((seen.data_bytes, seen.data_acks), (1_200, 10));
 }
 
+/// Where a box acknowledges more than the peer has, only what is below its DATA_ACK is below its window.
+#[test]
+fn a_probe_of_the_only_subflow_may_lie_below_what_tcp_acknowledged() {
+    let mut scene = capable_scene();
+    scene.pass(a(1, 1).data(&[1; 300]).option(&from_a(Some(1), Some((1, 1, 300)))));
+    scene.pass(b(1, 301).option(&from_b(Some(101), None)));
+    scene.pass(a(100, 1).option(&from_a(Some(1), None)));
+    scene.pass(a(300, 1).option(&from_a(Some(1), None)));
+    scene.clean();
+    let mut join = joined_scene();
+    join.pass(on_join(a(1, 1)).data(&[2; 300]).option(&from_a(Some(1), Some((1, 1, 300)))));
+    join.pass(on_join(b(1, 301)).option(&from_b(Some(101), None)));
+    join.pass(on_join(a(100, 1)).option(&from_a(Some(1), None)));
+    join.broke(Rule::NoGap);
+}
+
 #[test]
 fn first_data_may_carry_the_keys() {
     let mut scene = Scene::new();
