@@ -24,7 +24,7 @@ use receive::Realign;
 pub(crate) use receive::{Mapped, Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
 pub(crate) use signals::Signal;
-pub(crate) use subflow::{Carry, INFINITE_LEN, Probe, Stage, Subflow, Watch};
+pub(crate) use subflow::{Carry, DssFormat, INFINITE_LEN, Probe, Stage, Subflow, Watch};
 
 use crate::buf::PacketBuf;
 use crate::config::{Marking, SchedulerKind, Scheduling, TcpConfig};
@@ -330,11 +330,20 @@ impl<B: PacketBuf> Connection<B> {
             window: self.window(),
             data_fin: self.fin_due().then(|| self.local_dsn(self.data_end)),
             unsure: self.unsure(),
-            wide: self.wide,
+            format: self.dss_format(),
             local_key: self.keys.local,
             remote_key: self.keys.remote,
-            checksum: self.checksum,
         }
+    }
+
+    /// What the DSS of a segment that leaves now looks like.
+    pub(crate) fn dss_format(&self) -> DssFormat {
+        DssFormat { wide: self.wide, wide_ack: self.wide_ack(), checksum: self.checksum }
+    }
+
+    /// As wide as the peer's last sequence number was, or as any that it covers (RFC 8684 §3.3.2).
+    fn wide_ack(&self) -> bool {
+        self.peer_wide || self.wide_owed > 0
     }
 
     /// What a `DATA_ACK` says: everything in order, the `DATA_FIN` included.
@@ -356,11 +365,9 @@ impl<B: PacketBuf> Connection<B> {
         mptcp.then(|| self.wire_data_ack())
     }
 
-    /// As wide as the peer's last sequence number was, or as any that it covers (RFC 8684 §3.3.2).
     fn wire_data_ack(&self) -> WireSeq {
         let ack = self.remote_dsn(self.acknowledged());
-        let wide = self.peer_wide || self.wide_owed > 0;
-        if wide { WireSeq::Full(ack.0) } else { WireSeq::Low(ack.0 as u32) }
+        if self.wide_ack() { WireSeq::Full(ack.0) } else { WireSeq::Low(ack.0 as u32) }
     }
 
     /// Subflows that are not waiting for their last ACK only.

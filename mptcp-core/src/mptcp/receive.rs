@@ -8,7 +8,9 @@ use crate::seq::{DataSeq, SeqNum};
 use crate::stats::Counters;
 use crate::tcp::{Inserted, Tcb};
 use crate::time::Instant;
-use crate::wire::{Mapping, WireSeq, checksum};
+use crate::wire::{
+    CapableForm, Dss, Mapping, MptcpOption, OptionIter, TcpOption, WireSeq, checksum,
+};
 use alloc::boxed::Box;
 
 /// Pool bytes that a segment with a mapping of its own pins, at least.
@@ -382,6 +384,47 @@ impl<B: PacketBuf> Connection<B> {
     /// Memory that unread and out-of-order data pins.
     pub(crate) fn received_truesize(&self) -> u32 {
         self.received.truesize()
+    }
+
+    /// Of that, what unread data pins.
+    pub(crate) fn unread_truesize(&self) -> u32 {
+        self.received.in_order_truesize()
+    }
+
+    /// Throws away the farthest of what waits behind a hole in the stream: the peer keeps it until a
+    /// `DATA_ACK` covers it. False when that frees no buffer.
+    pub(crate) fn renege(&mut self, pruned: &mut u64) -> bool {
+        self.received.renege(pruned)
+    }
+
+    /// Whether a segment that is next on its subflow is, with what waits there for the rest of its
+    /// mapping, next in the stream too, or known already. `options` are its own.
+    pub(crate) fn brings_next(&self, tcb: &Tcb<B>, options: &[u8]) -> bool {
+        let Some(subflow) = &tcb.subflow else { return false };
+        if self.phase == Phase::Fallback {
+            return true;
+        }
+        let head = tcb.rcv_nxt_data().sub(tcb.received.in_order_len());
+        let known = subflow.mappings.find(head).map(|span| span.dsn);
+        let own =
+            || OptionIter::new(options).flatten().find_map(|option| self.maps(tcb, &option, head));
+        known.or_else(own).is_some_and(|dsn| dsn.diff(self.remote_dsn(self.data_rcv_nxt)) <= 0)
+    }
+
+    /// The data sequence number that an option gives to the octet at `at`.
+    fn maps(&self, tcb: &Tcb<B>, option: &TcpOption<'_>, at: SeqNum) -> Option<DataSeq> {
+        let (offset, ssn, len) = match option {
+            TcpOption::Mptcp(MptcpOption::Dss(Dss { mapping: Some(mapping), .. })) => {
+                (self.remote_offset(mapping.dsn)?, mapping.ssn, mapping.len)
+            }
+            TcpOption::Mptcp(MptcpOption::Capable(capable)) => match capable.form {
+                CapableForm::Data { data_len, .. } => (0, 1, data_len),
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let into = at.since(tcb.irs.add(ssn));
+        (into < u32::from(len)).then(|| self.remote_dsn(offset).add(u64::from(into)))
     }
 
     pub(crate) fn clear_received(&mut self) {

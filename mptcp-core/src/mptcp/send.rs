@@ -233,10 +233,6 @@ impl<B: PacketBuf> Connection<B> {
         self.small_end = self.data_snd_una;
     }
 
-    pub(crate) fn wide(&self) -> bool {
-        self.wide
-    }
-
     /// Notes that `len` octets of `next` were handed to the subflow with this number, whose segments
     /// carry `mss`.
     pub(crate) fn sent(&mut self, next: Next, len: u32, mss: u32, id: u8) {

@@ -136,8 +136,17 @@ pub(crate) struct Subflow {
     pub(crate) copied_to: u64,
     /// When it last gave half of its window up for holding up the stream.
     pub(crate) penalised_at: Option<Instant>,
-    wide: bool,
-    checksum: bool,
+    format: DssFormat,
+}
+
+/// What decides the length of the DSS of a data segment.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct DssFormat {
+    /// New data gets 64-bit sequence numbers.
+    pub(crate) wide: bool,
+    /// The `DATA_ACK` has 64 bits.
+    pub(crate) wide_ack: bool,
+    pub(crate) checksum: bool,
 }
 
 impl Subflow {
@@ -175,29 +184,33 @@ impl Subflow {
             served: 0,
             copied_to: 0,
             penalised_at: None,
-            wide: false,
-            checksum: false,
+            format: DssFormat::default(),
         }
     }
 
     /// What every DSS of this connection looks like; decides the room for payload. True when that
     /// changed.
-    pub(crate) fn set_format(&mut self, wide: bool, checksum: bool) -> bool {
-        let changed = (self.wide, self.checksum) != (wide, checksum);
-        self.wide = wide;
-        self.checksum = checksum;
+    pub(crate) fn set_format(&mut self, format: DssFormat) -> bool {
+        let changed = self.format != format;
+        self.format = format;
         changed
     }
 
-    /// Option octets a full data segment carries (RFC 8684 §3.3): flags, an 8-octet `DATA_ACK`,
-    /// DSN, SSN, length, checksum, padded.
+    /// Option octets that a full segment of new data carries.
     pub(crate) fn dss_len(&self) -> u32 {
+        self.dss_len_of(self.format.wide)
+    }
+
+    /// Option octets beside mapped data whose sequence number is `wide` (RFC 8684 §3.3): flags,
+    /// `DATA_ACK`, DSN, SSN, length, checksum, padded.
+    pub(crate) fn dss_len_of(&self, wide: bool) -> u32 {
         if self.stage == Stage::Fallback {
             return if self.infinite().is_some() { INFINITE_LEN } else { 0 };
         }
-        let dsn = if self.wide { 8 } else { 4 };
-        let checksum = if self.checksum { 2 } else { 0 };
-        let len: u32 = 4 + 8 + dsn + 4 + 2 + checksum;
+        let data_ack = if self.format.wide_ack { 8 } else { 4 };
+        let dsn = if wide { 8 } else { 4 };
+        let checksum = if self.format.checksum { 2 } else { 0 };
+        let len: u32 = 4 + data_ack + dsn + 4 + 2 + checksum;
         len.next_multiple_of(4)
     }
 
@@ -348,7 +361,7 @@ impl Subflow {
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
             (Stage::Active, Carry::SynAck) => {
-                let option = self.capable(CapableForm::Key(data.local_key), data.checksum);
+                let option = self.capable(CapableForm::Key(data.local_key), data.format.checksum);
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
             (Stage::JoinSyn { token, nonce }, Carry::Syn) => {
@@ -368,7 +381,7 @@ impl Subflow {
             (Stage::CapableAck, Carry::Ack) => {
                 self.keys_told = true;
                 let form = CapableForm::Keys { sender: data.local_key, receiver: data.remote_key };
-                let option = self.capable(form, data.checksum);
+                let option = self.capable(form, data.format.checksum);
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
             (Stage::CapableAck | Stage::Active, Carry::Data(mapping)) if mapping.capable => {
@@ -378,7 +391,7 @@ impl Subflow {
                     data_len: mapping.len,
                     checksum: mapping.checksum,
                 };
-                let option = self.capable(form, data.checksum);
+                let option = self.capable(form, data.format.checksum);
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
             (Stage::CapableAck | Stage::Active, Carry::Data(mapping)) => {
@@ -470,7 +483,7 @@ impl Subflow {
     }
 
     fn infinite_dss(&self, dsn: DataSeq, ssn: u32) -> Dss {
-        let checksum = self.checksum.then_some(0);
+        let checksum = self.format.checksum.then_some(0);
         let infinite = Mapping { dsn: wire_dsn(dsn, false), ssn, len: 0, checksum };
         Dss { data_ack: None, mapping: Some(infinite), data_fin: false }
     }
@@ -544,9 +557,9 @@ fn wire_mapping(mapping: &TxMapping) -> Mapping {
 /// `DATA_FIN` on its own: SSN 0, length 1 (RFC 8684 §3.3.3).
 fn data_fin_mapping(dsn: DataSeq, data: &DataLevel) -> Mapping {
     Mapping {
-        dsn: wire_dsn(dsn, data.wide),
+        dsn: wire_dsn(dsn, data.format.wide),
         ssn: 0,
         len: 1,
-        checksum: data.checksum.then(|| crate::wire::checksum::dss_checksum(dsn, 0, 1, 0)),
+        checksum: data.format.checksum.then(|| crate::wire::checksum::dss_checksum(dsn, 0, 1, 0)),
     }
 }

@@ -242,12 +242,7 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         if connection.phase != Phase::Fallback {
             connection.choose_width(now, next.start);
-            let (wide, checksum) = (connection.wide(), connection.checksum);
-            if let Some(subflow) = &mut tcb.subflow
-                && subflow.set_format(wide, checksum)
-            {
-                tcb.refresh_mss();
-            }
+            tcb.set_dss_format(connection.dss_format());
         }
         let mss = tcb.payload_mss();
         // Only what is sent for the first time: a repair has somebody who waits for it.

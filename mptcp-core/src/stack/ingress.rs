@@ -6,7 +6,6 @@ use super::options::{self, Handshake};
 use super::{Ready, Sock, Stack, env};
 use crate::buf::{PacketBuf, RxChecksum};
 use crate::error::ConnectionError;
-use crate::mptcp::Connection;
 use crate::seq::{DataSeq, SeqNum};
 use crate::stats::DropReason;
 use crate::tcp::time_wait::{TimeWait, Verdict};
@@ -20,9 +19,6 @@ use crate::wire::{
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-/// What a connection may still hold while memory is short: those that hold more wait, the others go
-/// on, octets of truesize.
-pub(super) const FAIR_SHARE: usize = 64 << 10;
 /// Transmissions of a fast close, the first and three repetitions (RFC 6824 §3.5).
 const FASTCLOSE_TRIES: u8 = 3;
 const PROTOCOL_ICMP: u8 = 1;
@@ -103,7 +99,7 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn tcb_segment(&mut self, now: Instant, idx: u32, segment: &Segment, payload: B) {
         let mut payload = payload;
         let refused = if segment.len > 0 && self.pool.is_low() {
-            self.refuse_text(idx, segment, &mut payload)
+            self.refuse_text(now, idx, segment, &mut payload)
         } else {
             None
         };
@@ -118,7 +114,7 @@ impl<B: PacketBuf> Stack<B> {
         if tcb.is_fast_opened() && self.before_third_ack(idx, segment) {
             return;
         }
-        let before = self.watch(idx);
+        let (before, waits) = (self.watch(idx), self.waits(idx));
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let mut env = env!(self, now);
         let outcome = tcb.segment_arrives(&mut env, segment, payload);
@@ -134,31 +130,7 @@ impl<B: PacketBuf> Stack<B> {
         } else {
             self.plain_outcome(now, idx, &outcome);
         }
-    }
-
-    /// While memory is short new text is as good as lost, and its segment an acknowledgement: that
-    /// is what frees memory, and a peer whose every segment carries text sends no other.
-    fn refuse_text(&mut self, idx: u32, segment: &Segment, text: &mut B) -> Option<Segment> {
-        let tcb = self.tcbs.get(idx)?;
-        let owner = tcb.subflow.as_ref().and_then(|s| self.connections.get(s.connection));
-        let held = tcb.received.truesize() + owner.map_or(0, Connection::received_truesize);
-        let held = held as usize;
-        if segment.end().le(tcb.rcv_nxt) || segment.has(TcpFlags::RST) {
-            return None;
-        }
-        if held < FAIR_SHARE && !self.pool.is_short() {
-            return None;
-        }
-        let mut segment = *segment;
-        self.stats.tcp_rcv_q_drop += 1;
-        text.truncate(0);
-        if segment.seq.lt(tcb.rcv_nxt) && !segment.has(TcpFlags::SYN) {
-            segment.seq = tcb.rcv_nxt;
-        }
-        segment.len = 0;
-        segment.flags.remove(TcpFlags::FIN);
-        segment.refused = true;
-        Some(segment)
+        self.note_waiting(idx, waits);
     }
 
     /// Routes what happened to a plain connection.

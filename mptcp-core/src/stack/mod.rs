@@ -13,6 +13,7 @@ mod fast_open;
 mod handshake;
 mod ingress;
 mod marking;
+mod memory;
 mod multipath;
 mod observe;
 mod options;
@@ -284,6 +285,7 @@ pub struct Stack<B: PacketBuf> {
     address_change: Option<(Instant, Vec<LocalAddress>)>,
     /// Plain sockets among the control blocks.
     plain_count: u32,
+    waiting: memory::Waiting,
 }
 
 impl<B: PacketBuf> core::fmt::Debug for Stack<B> {
@@ -377,6 +379,7 @@ impl<B: PacketBuf> Stack<B> {
             path_manager: path_manager(&config.mptcp),
             address_change: None,
             plain_count: 0,
+            waiting: memory::Waiting::new(limits.tcbs, limits.connections),
             rng,
             config,
         }
@@ -618,6 +621,7 @@ impl<B: PacketBuf> Stack<B> {
         self.tx.remove(number);
         self.events.remove(number);
         self.observer.forget(number);
+        self.waiting.forget_tcb(idx);
         let tcb = self.tcbs.remove(idx)?;
         match &tcb.subflow {
             None => self.plain_count -= 1,
@@ -694,6 +698,7 @@ impl<B: PacketBuf> Stack<B> {
         self.tx.remove(number);
         self.events.remove(number);
         self.observer.forget(number);
+        self.waiting.forget_connection(idx);
         self.connections.remove(idx);
     }
 

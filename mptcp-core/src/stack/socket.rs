@@ -1,7 +1,7 @@
 //! The application's side: opening, accepting, reading, writing, closing, and options.
 
 use super::demux::{Node, TokenOwner};
-use super::ingress::FAIR_SHARE;
+use super::memory::FAIR_SHARE;
 use super::{Connect, Listen, Listener, Ready, Sock, SocketId, Stack, env};
 use crate::buf::PacketBuf;
 use crate::config::Scheduling;

@@ -540,24 +540,6 @@ impl<B: PacketBuf> Tcb<B> {
         }
     }
 
-    /// Payload octets of a full segment, the options it always carries taken off.
-    pub(crate) fn payload_mss(&self) -> u32 {
-        let mut options = 0;
-        if self.flags.contains(TcbFlags::TIMESTAMPS) {
-            options += 12;
-        }
-        if let Some(subflow) = &self.subflow {
-            options += subflow.dss_len();
-        }
-        u32::from(self.mss).saturating_sub(options).max(1)
-    }
-
-    /// The options of every segment changed: what a full segment carries did too.
-    pub(crate) fn refresh_mss(&mut self) {
-        let payload = self.payload_mss();
-        self.congestion.set_mss(payload);
-    }
-
     // Commands.
 
     /// Queues payload of a plain connection; the caller checked `send_room`.

@@ -7,12 +7,13 @@ mod data;
 mod emission;
 mod packet;
 mod repair;
+mod room;
 
 use super::delivery::Stamp;
 use super::{Env, State, Tcb, TcbFlags};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::driver::Progress;
-use crate::mptcp::Carry;
+use crate::mptcp::{Carry, DssFormat};
 use crate::seq::DataSeq;
 use crate::time::{Duration, Instant};
 use crate::wire::{TcpFlags, WireSeq};
@@ -35,10 +36,9 @@ pub(crate) struct DataLevel {
     pub(crate) data_fin: Option<DataSeq>,
     /// Octets before the next that the peer may lack although TCP acknowledged them.
     pub(crate) unsure: u32,
-    pub(crate) wide: bool,
+    pub(crate) format: DssFormat,
     pub(crate) local_key: u64,
     pub(crate) remote_key: u64,
-    pub(crate) checksum: bool,
 }
 
 impl<B: PacketBuf> Tcb<B> {
@@ -53,6 +53,9 @@ impl<B: PacketBuf> Tcb<B> {
     ) -> Progress {
         if self.state == State::Closed {
             return Progress::Done;
+        }
+        if let Some(data) = data {
+            self.set_dss_format(data.format);
         }
         let progress = self.output_steps(env, tx, data, budget);
         let open = self.pipe() + self.payload_mss() <= self.congestion.cwnd();

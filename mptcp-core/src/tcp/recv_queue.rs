@@ -188,6 +188,26 @@ impl<B: PacketBuf> RecvQueue<B> {
         self.truesize + self.reassembly.as_ref().map_or(0, |r| r.truesize)
     }
 
+    /// Of these, the ones that in-order data pins.
+    pub(crate) fn in_order_truesize(&self) -> u32 {
+        self.truesize
+    }
+
+    /// Throws away the farthest of what is out of order, as much as frees one buffer; false, with
+    /// nothing left out of order, when that frees none.
+    pub(crate) fn renege(&mut self, pruned: &mut u64) -> bool {
+        let Some(reassembly) = &mut self.reassembly else { return false };
+        let mut freed = false;
+        while !freed && let Some(mut gone) = reassembly.drop_last(pruned) {
+            // Who may write to the memory is the only one that keeps it.
+            freed = gone.data_mut().is_some();
+        }
+        if reassembly.pieces.is_empty() {
+            self.reassembly = None;
+        }
+        freed
+    }
+
     /// SACK blocks in the order they are to be reported.
     pub(crate) fn sack_blocks(&self) -> impl Iterator<Item = (SeqNum, SeqNum)> + '_ {
         self.reassembly.iter().flat_map(|r| r.blocks.iter().copied())
@@ -258,16 +278,22 @@ impl<B: PacketBuf> Reassembly<B> {
             if self.pieces.len() <= at || last.seq.lt(seq) {
                 return false;
             }
-            let Some(gone) = self.pieces.pop_back() else { return false };
-            *pruned += 1;
-            self.truesize -= gone.buf.truesize() as u32;
-            self.forget(gone.seq, gone.end());
+            self.drop_last(pruned);
         }
         self.truesize += need;
         let end = seq.add(buf.data().len() as u32);
         self.pieces.insert(at, Piece { seq, buf });
         self.touch(seq, end);
         true
+    }
+
+    /// Takes the farthest piece out.
+    fn drop_last(&mut self, pruned: &mut u64) -> Option<B> {
+        let gone = self.pieces.pop_back()?;
+        *pruned += 1;
+        self.truesize -= gone.buf.truesize() as u32;
+        self.forget(gone.seq, gone.end());
+        Some(gone.buf)
     }
 
     /// Takes a range that was thrown away out of the reported blocks.

@@ -184,7 +184,7 @@ fn guessed_tokens_leave_no_state_and_amplify_nothing() {
 #[test]
 fn optimistic_acknowledgements_of_unsent_data_gain_nothing() {
     let mut script = Script::server(V);
-    let (keys, flow, id) = script.confirmed();
+    let (keys, mut flow, id) = script.confirmed();
     let first = script.write(id, 0, 200_000);
     let sent: usize = first.iter().map(|o| o.payload.len()).sum();
     assert!((1..200_000).contains(&sent), "{sent}");
@@ -197,6 +197,13 @@ fn optimistic_acknowledgements_of_unsent_data_gain_nothing() {
     }
     let info = script.info(id);
     assert_eq!((info.subflows[0].cwnd, info.bytes_acked), (cwnd, 0));
+    // TCP has what was sent; the data level claims more than that, or than was written.
+    flow.hears(&first);
+    for ahead in [sent as u64 + 1, 100_000, 200_000, 200_001, 1 << 31] {
+        let out = script.send(&flow, &flow.seg().dss(keys.ack(ahead)));
+        flow.hears(&out);
+    }
+    assert_eq!(script.info(id).bytes_acked, 0);
 }
 
 /// A join that never carried anything leaves nothing behind: what TCP acknowledged elsewhere and no

@@ -17,6 +17,8 @@ mod harness;
 mod hostile;
 mod info;
 mod join;
+mod lies;
+mod memory;
 mod mtu;
 mod musts;
 mod paths;

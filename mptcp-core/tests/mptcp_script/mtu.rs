@@ -35,12 +35,11 @@ fn packet_len(out: &Out) -> usize {
     40 + out.options.len() + out.payload.len()
 }
 
-/// Octets of the packet of a full segment where `mtu` octets pass. Of the room for a `DATA_ACK` those of
-/// version 0 leave four octets.
-const fn full(v: Version, mtu: usize) -> usize {
+/// Octets of the DSS of new data: the `DATA_ACK` is as wide as the peer's numbers.
+const fn dss_len(v: Version) -> usize {
     match v {
-        Version::V0 => mtu - 4,
-        Version::V1 => mtu,
+        Version::V0 => 20,
+        Version::V1 => 24,
     }
 }
 
@@ -125,7 +124,7 @@ fn segments_cut_behind_a_black_hole_keep_their_mappings() {
             assert_mapped(&flow, &again, &known);
             // Everything of it, in packets that pass, the full ones as long as can be.
             assert!(again.iter().all(|o| packet_len(o) <= SHORT), "{again:?}");
-            let whole = again.iter().filter(|o| packet_len(o) == full(v, SHORT)).count();
+            let whole = again.iter().filter(|o| packet_len(o) == SHORT).count();
             let pieces = again.iter().filter(|o| o.mapping() == Some(known[1])).count();
             assert!(whole >= 9 && pieces >= 2, "{whole} full, {pieces} pieces of one mapping");
         }
@@ -140,7 +139,7 @@ fn a_lost_probe_is_cut_and_keeps_its_mapping() {
         behind_a_black_hole(&mut script, &keys, &mut flow, id);
         let sent = script.write(id, 14_000, 8_000);
         let [probe, behind, ..] = &sent[..] else { panic!("{sent:?}") };
-        assert_eq!((packet_len(probe), packet_len(behind)), (full(v, 1500), full(v, SHORT)));
+        assert_eq!((packet_len(probe), packet_len(behind)), (1500, SHORT));
         let mapping = probe.mapping().expect("mapped as usual");
         assert_eq!(usize::from(mapping.len), probe.payload.len());
         let end = flow.stack_isn.wrapping_add(1 + 22_000);
@@ -150,7 +149,7 @@ fn a_lost_probe_is_cut_and_keeps_its_mapping() {
         let again = with_data(&out);
         assert_eq!(again.len(), 2, "{out:?}");
         assert_mapped(&flow, &again, &[mapping]);
-        assert_eq!((packet_len(again[0]), again[0].seq), (full(v, SHORT), probe.seq));
+        assert_eq!((packet_len(again[0]), again[0].seq), (SHORT, probe.seq));
         let counters = script.counters();
         assert_eq!((counters.tcp_mtup_fail, counters.tcp_sack_recovery), (1, 0));
         acknowledge(&mut script, &keys, &mut flow, 22_000);
@@ -164,13 +163,13 @@ fn segments_grow_with_the_size_that_a_probe_proved() {
         let (mut script, keys, mut flow, id) = with_timestamps(v, flags);
         behind_a_black_hole(&mut script, &keys, &mut flow, id);
         let sent = script.write(id, 14_000, 8_000);
-        assert_eq!(packet_len(&sent[0]), full(v, 1500));
+        assert_eq!(packet_len(&sent[0]), 1500);
         acknowledge(&mut script, &keys, &mut flow, 22_000);
         assert_eq!(script.counters().tcp_mtup_success, 1);
         let sent = script.write(id, 22_000, 4_000);
-        assert_eq!((packet_len(&sent[0]), packet_len(&sent[1])), (full(v, 1500), full(v, 1500)));
+        assert_eq!((packet_len(&sent[0]), packet_len(&sent[1])), (1500, 1500));
         let tcp = script.info(id).subflows[0].tcp;
-        assert_eq!((tcp.pmtu, tcp.snd_mss), (1500, 1460 - 12 - 24));
+        assert_eq!((tcp.pmtu, tcp.snd_mss), (1500, 1460 - 12 - dss_len(v) as u32));
         acknowledge(&mut script, &keys, &mut flow, 26_000);
     });
 }
@@ -239,31 +238,33 @@ fn a_probe_at_the_tail_is_repaired_without_a_reduction() {
     both(|v| {
         let mut script = Script::server_with(v, |c| c.tcp.mtu_probing = MtuProbing::Always);
         let (keys, mut flow, id) = script.confirmed();
+        let short = SHORT - 40 - dss_len(v);
         let mut sent = Vec::new();
         for n in 0..9 {
-            sent.extend(script.write(id, n * 960, 960));
+            sent.extend(script.write(id, n * short as u64, short));
         }
         assert_eq!(with_data(&sent).len(), 9);
-        let out = script.write(id, 9 * 960, 20_000);
+        let out = script.write(id, 9 * short as u64, 20_000);
         let [probe] = &out[..] else { panic!("the window is full: {out:?}") };
-        assert_eq!(packet_len(probe), full(v, 1500));
+        assert_eq!(packet_len(probe), 1500);
         let cwnd = script.info(id).subflows[0].cwnd;
         let again = script.advance(100);
         let [tail] = &again[..] else { panic!("a tail loss probe: {again:?}") };
-        assert_eq!((tail.seq, packet_len(tail)), (probe.seq, full(v, SHORT)));
+        assert_eq!((tail.seq, packet_len(tail)), (probe.seq, SHORT));
         assert_mapped(&flow, &[tail], &[probe.mapping().expect("mapped")]);
         // Everything but the rest of the probe arrived, and new data behind it.
-        let out = acknowledge(&mut script, &keys, &mut flow, 10 * 960);
+        let out = acknowledge(&mut script, &keys, &mut flow, 10 * short as u64);
         let behind = with_data(&out);
         let start = behind.first().expect("the window opened").seq;
         let last = behind.last().expect("the same");
         let end = last.seq.wrapping_add(last.payload.len() as u32);
         assert_eq!(start, probe.seq.wrapping_add(probe.payload.len() as u32));
         assert!(script.advance(5).is_empty());
-        let sack = flow.seg().raw(&sack(start, end)).dss(keys.ack(10 * 960));
+        let sack = flow.seg().raw(&sack(start, end)).dss(keys.ack(10 * short as u64));
         let out = script.send(&flow, &sack);
-        let rest = with_data(&out).into_iter().find(|o| o.seq == tail.seq.wrapping_add(960));
-        assert_eq!(rest.map(|o| o.payload.len()), Some(probe.payload.len() - 960), "{out:?}");
+        let rest =
+            with_data(&out).into_iter().find(|o| o.seq == tail.seq.wrapping_add(short as u32));
+        assert_eq!(rest.map(|o| o.payload.len()), Some(probe.payload.len() - short), "{out:?}");
         assert_mapped(&flow, rest.as_slice(), &[probe.mapping().expect("mapped")]);
         let all = u64::from(end.wrapping_sub(flow.stack_isn)) - 1;
         acknowledge(&mut script, &keys, &mut flow, all);

@@ -9,6 +9,7 @@ mod ecn;
 mod events;
 mod fast_open;
 mod health;
+mod lies;
 mod liveness;
 mod middleboxes;
 mod mtu;

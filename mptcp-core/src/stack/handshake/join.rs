@@ -214,7 +214,7 @@ impl<B: PacketBuf> Stack<B> {
         subflow.remote_id = remote_id;
         subflow.backup = request.flags.contains(RequestFlags::BACKUP);
         subflow.local_backup = local_backup;
-        subflow.set_format(connection.wide(), connection.checksum);
+        subflow.set_format(connection.dss_format());
         tcb.subflow = Some(alloc::boxed::Box::new(subflow));
         tcb.marking = connection.marking;
         tcb.refresh_mss();

@@ -303,12 +303,13 @@ impl<B: PacketBuf> Stack<B> {
                 }
                 connection.advertised(agreed.window);
                 let (id, token) = (connection.new_subflow_id(&self.tcbs), connection.local_token);
+                let format = connection.dss_format();
                 let Some(idx) = self.connections.insert(connection) else {
                     self.stats.drop(DropReason::ConnectionLimit);
                     return None;
                 };
                 let mut subflow = Subflow::new(idx, id, negotiated.version, Stage::Active);
-                subflow.set_format(false, negotiated.checksum);
+                subflow.set_format(format);
                 tcb.subflow = Some(alloc::boxed::Box::new(subflow));
                 tcb.refresh_mss();
                 Some((idx, token))

@@ -36,7 +36,7 @@ impl<B: PacketBuf> Stack<B> {
                     let window = u64::from(tcb.window_of(segment));
                     connection.snd_edge = connection.snd_edge.max(window);
                     if let Some(subflow) = &mut tcb.subflow {
-                        subflow.set_format(connection.wide(), connection.checksum);
+                        subflow.set_format(connection.dss_format());
                     }
                     tcb.refresh_mss();
                 }

@@ -76,10 +76,10 @@ impl<B: PacketBuf> Stack<B> {
                     version == Version::V1 && flags.contains(CapableFlags::DENY_JOIN);
                 connection.paths.begin_at(remote.ip());
                 connection.phase = Phase::Unconfirmed;
-                let checksum = connection.checksum;
+                let format = connection.dss_format();
                 if let Some(subflow) = &mut tcb.subflow {
                     subflow.stage = Stage::CapableAck;
-                    subflow.set_format(false, checksum);
+                    subflow.set_format(format);
                 }
                 tcb.refresh_mss();
                 if version == Version::V0 {
@@ -140,7 +140,7 @@ impl<B: PacketBuf> Stack<B> {
         connection.passage.spread();
         connection.survives();
         let hmac = keys.sent_join_hmac(version, nonce, theirs).full();
-        let (wide, checksum) = (connection.wide(), connection.checksum);
+        let format = connection.dss_format();
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let max_remotes = self.config.mptcp.max_remote_addresses;
         connection.paths.on_joined(address_id, tcb.tuple.remote(), max_remotes);
@@ -148,7 +148,7 @@ impl<B: PacketBuf> Stack<B> {
             subflow.stage = Stage::JoinAck { hmac, tries: 0 };
             subflow.remote_id = address_id;
             subflow.backup = backup;
-            subflow.set_format(wide, checksum);
+            subflow.set_format(format);
         }
         tcb.refresh_mss();
         true

@@ -39,8 +39,9 @@ impl<B: PacketBuf> Tcb<B> {
         data: Option<&DataLevel>,
         idx: usize,
     ) -> bool {
-        let whole = self.payload_mss();
-        let infinite = self.queue.get(idx).and_then(|s| s.mapping).is_some_and(|m| m.len == 0);
+        let mapping = self.queue.get(idx).and_then(|segment| segment.mapping);
+        let whole = self.payload_mss_with(mapping);
+        let infinite = mapping.is_some_and(|mapping| mapping.len == 0);
         // Only the segments that carry an infinite mapping need the room for it.
         let room = if infinite { whole.saturating_sub(INFINITE_LEN).max(1) } else { whole };
         self.queue.split(idx, room);

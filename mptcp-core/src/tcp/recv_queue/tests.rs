@@ -92,10 +92,31 @@ fn in_order_data_that_cannot_be_packed_is_refused_in_the_end() {
     assert_eq!(q.insert(at, buf(at, 10, 50_000), budget), Inserted::InOrder(10));
 }
 
+/// Two pieces of one buffer, with another between them: the buffer is free once both are gone.
+#[test]
+fn reneging_frees_a_buffer_from_the_end() {
+    let mut q = Queue::new();
+    assert_eq!(q.insert(4, buf(4, 2, 0), 10_000), Inserted::OutOfOrder);
+    assert_eq!(q.insert(12, buf(12, 2, 0), 10_000), Inserted::OutOfOrder);
+    assert_eq!(q.insert(10, buf(10, 6, 0), 10_000), Inserted::OutOfOrder);
+    let blocks = |q: &Queue| q.queue.sack_blocks().collect::<Vec<_>>();
+    let block = |start, end| (FIRST.add(start), FIRST.add(end));
+    assert_eq!(blocks(&q), [block(10, 16), block(4, 6)]);
+    // What is left of the long one keeps its memory, so the one between goes too.
+    assert!(q.queue.renege(&mut q.pruned));
+    assert_eq!((q.pruned, blocks(&q)), (2, vec![block(10, 12), block(4, 6)]));
+    assert!(q.queue.renege(&mut q.pruned));
+    assert!(q.queue.renege(&mut q.pruned));
+    assert_eq!((q.pruned, q.queue.has_out_of_order(), q.queue.truesize()), (4, false, 0));
+    assert!(!q.queue.renege(&mut q.pruned));
+    assert_eq!(q.insert(0, buf(0, 16, 0), 10_000), Inserted::InOrder(16));
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Insert { at: u32, len: u32, tailroom: usize },
     Pop,
+    Renege,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -104,6 +125,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (0..SPACE, 1..12_u32, tailroom)
             .prop_map(|(at, len, tailroom)| Op::Insert { at, len, tailroom }),
         1 => Just(Op::Pop),
+        1 => Just(Op::Renege),
     ]
 }
 
@@ -142,6 +164,15 @@ proptest! {
                 }
                 Op::Pop => {
                     q.pop();
+                }
+                Op::Renege => {
+                    let freed = q.queue.renege(&mut q.pruned);
+                    prop_assert!(freed || !q.queue.has_out_of_order());
+                    held.fill(false);
+                    for (start, end) in q.queue.sack_blocks() {
+                        let known = start.since(FIRST) as usize..end.since(FIRST) as usize;
+                        held.get_mut(known).unwrap().fill(true);
+                    }
                 }
             }
             let out_of_order = q.queue.reassembly.as_ref();

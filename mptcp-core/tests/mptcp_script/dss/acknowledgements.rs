@@ -325,3 +325,68 @@ fn t67_the_switch_to_wide_dsns_keeps_to_the_mtu() {
         assert!(wide == (v == Version::V1) && script.now.as_millis() == 1_000, "{last:?}");
     });
 }
+
+/// Octets of the IP packet.
+fn packet_len(out: &Out) -> usize {
+    40 + out.options.len() + out.payload.len()
+}
+
+/// The room for a `DATA_ACK` follows its width, which follows the peer's; what was sent beside a short
+/// one still fits when it is sent again beside a long one (`Out::read` asserts that).
+#[test]
+fn full_segments_fill_the_packet_beside_either_data_ack() {
+    both(|v| {
+        for flags in [CapableFlags::empty(), CapableFlags::CHECKSUM] {
+            let mut script = Script::server(v);
+            let (keys, mut flow, id) = script.confirmed_with(CapableFlags::HMAC | flags);
+            let (mut offset, mut written) = (0, 0);
+            for (n, wide) in [v == Version::V1, false, true, false].into_iter().enumerate() {
+                if n > 0 {
+                    let data = stream(offset, 10);
+                    let mut mapping = keys.mapping(offset, flow.ssn(), &data);
+                    let dsn = keys.peer_dsn(offset).0;
+                    mapping.dsn = if wide { WireSeq::Full(dsn) } else { WireSeq::Low(dsn as u32) };
+                    let dss = Dss { mapping: Some(mapping), ..keys.ack(written) };
+                    script.send(&flow, &flow.seg().dss(dss).data(&data));
+                    flow.snd_nxt += 10;
+                    // Whoever used 64 bits has a `DATA_ACK` of it before it gets shorter ones.
+                    script.advance(1_000);
+                    offset += 10;
+                }
+                let full = if wide { 1_460 - 24 } else { 1_460 - 20 };
+                let out = script.write(id, written, 4 * full);
+                written += 4 * full as u64;
+                assert_eq!(out.len(), 4, "{out:?}");
+                for packet in &out {
+                    let narrow = matches!(packet.data_ack(), Some(WireSeq::Low(_)));
+                    assert!(narrow != wide && packet.payload.len() == full, "{packet:?}");
+                    assert_eq!(packet_len(packet), 1_500);
+                }
+                flow.hears(&out);
+                script.send(&flow, &flow.seg().dss(keys.ack(written)));
+            }
+            // Sent beside short ones, lost, and sent again beside long ones.
+            let lost = script.write(id, written, 3 * 1_440);
+            assert!(lost.iter().all(|o| packet_len(o) == 1_500), "{lost:?}");
+            let data = stream(offset, 10);
+            let mut mapping = keys.mapping(offset, flow.ssn(), &data);
+            mapping.dsn = WireSeq::Full(keys.peer_dsn(offset).0);
+            let dss = Dss { mapping: Some(mapping), ..keys.ack(written) };
+            script.send(&flow, &flow.seg().dss(dss).data(&data));
+            flow.snd_nxt += 10;
+            let mut got = Vec::new();
+            for _ in 0..20 {
+                let mut out = script.advance(1_000);
+                let acked = keys.ack(written + got.len() as u64);
+                out.extend(script.send(&flow, &flow.seg().dss(acked)));
+                for packet in out {
+                    if packet.seq == flow.rcv_nxt {
+                        got.extend_from_slice(&packet.payload);
+                    }
+                    flow.hears(&[packet]);
+                }
+            }
+            assert!(got == stream(written, 3 * 1_440), "{} octets", got.len());
+        }
+    });
+}

@@ -21,7 +21,11 @@ impl Script {
 
     /// A connection after the third ACK, not confirmed yet.
     pub(crate) fn unconfirmed_with(&mut self, flags: CapableFlags) -> (Keys, Flow, SocketId) {
-        let (flow, syn_ack) = self.half_open(40_000, flags);
+        self.unconfirmed_from(40_000, flags)
+    }
+
+    fn unconfirmed_from(&mut self, port: u16, flags: CapableFlags) -> (Keys, Flow, SocketId) {
+        let (flow, syn_ack) = self.half_open(port, flags);
         let answer = syn_ack.capable().expect("the server speaks MPTCP");
         assert_eq!(answer.version, self.version as u8, "{answer:?}");
         let checksum = (flags | answer.flags).contains(CapableFlags::CHECKSUM);
@@ -42,7 +46,16 @@ impl Script {
     }
 
     pub(crate) fn confirmed_with(&mut self, flags: CapableFlags) -> (Keys, Flow, SocketId) {
-        let (keys, flow, id) = self.unconfirmed_with(flags);
+        self.confirmed_from(40_000, flags)
+    }
+
+    /// The same from another port of the peer.
+    pub(crate) fn confirmed_from(
+        &mut self,
+        port: u16,
+        flags: CapableFlags,
+    ) -> (Keys, Flow, SocketId) {
+        let (keys, flow, id) = self.unconfirmed_from(port, flags);
         let out = self.send(&flow, &flow.seg().dss(keys.ack(0)));
         assert!(out.iter().all(|o| !o.rst()), "{out:?}");
         assert_eq!(self.info(id).mptcp, Some(self.version as u8));

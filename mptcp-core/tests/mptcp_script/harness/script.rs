@@ -38,6 +38,19 @@ impl Script {
         version: Version,
         configure: impl FnOnce(&mut StackConfig),
     ) -> Self {
+        let (rx_pool, tx_pool) = (HeapPool::new(100_000, 1700), HeapPool::new(100_000, 1700));
+        Self::keeping(tx_pool.clone(), tx_pool, rx_pool, versions, version, configure)
+    }
+
+    /// What the stack keeps is out of the pool `own`.
+    fn keeping(
+        own: HeapPool,
+        tx_pool: HeapPool,
+        rx_pool: HeapPool,
+        versions: &[Version],
+        version: Version,
+        configure: impl FnOnce(&mut StackConfig),
+    ) -> Self {
         let local = |addr| LocalAddress {
             addr,
             port: PortId::ROUTED,
@@ -60,14 +73,13 @@ impl Script {
         config.mptcp.path_manager = PathManagerKind::Server;
         config.mptcp.versions = versions.to_vec();
         configure(&mut config);
-        let tx_pool = HeapPool::new(100_000, 1700);
         let now = Instant::from_millis(1_000);
         Self {
-            stack: Stack::new(config, now, Box::new(tx_pool.clone())),
+            stack: Stack::new(config, now, Box::new(own)),
             now,
             tx: HeapTxQueue::new(64, tx_pool.clone()),
             tx_pool,
-            rx_pool: HeapPool::new(100_000, 1700),
+            rx_pool,
             listener: None,
             sockets: Vec::new(),
             version,
@@ -82,10 +94,24 @@ impl Script {
 
     pub(crate) fn server_with(version: Version, configure: impl FnOnce(&mut StackConfig)) -> Self {
         let mut script = Self::serving(&[Version::V0, Version::V1], version, configure);
-        let options = Listen { mptcp: true, ..Listen::default() };
-        let listener = script.stack.listen(at(A1, PORT), &options).expect("a free address");
-        script.listener = Some(listener);
+        script.listen();
         script
+    }
+
+    /// A server that has `limit` buffers for everything, of which it keeps `reserve` free.
+    pub(crate) fn short_of_memory(version: Version, limit: usize, reserve: usize) -> Self {
+        let pool = HeapPool::new(limit, 1700);
+        let own = pool.clone().with_reserve(reserve);
+        let versions = [Version::V0, Version::V1];
+        let mut script = Self::keeping(own, pool.clone(), pool, &versions, version, |_| {});
+        script.listen();
+        script
+    }
+
+    fn listen(&mut self) {
+        let options = Listen { mptcp: true, ..Listen::default() };
+        let listener = self.stack.listen(at(A1, PORT), &options).expect("a free address");
+        self.listener = Some(listener);
     }
 
     pub(crate) fn counters(&self) -> &Counters {

@@ -61,14 +61,18 @@ fn our_data_fin_meets_data_with_the_peers() {
         let mut x = Exchange::server(v);
         let keys = x.keys();
         x.peer_first_data(1, &[". 1:1(0) ack 2 <dss dackW=2>"]);
-        x.write(
-            0,
-            2000,
-            &[
+        // A full segment has room for a `DATA_ACK` of the peer's width.
+        let data = match v {
+            Version::V0 => [
+                ". 1:1441(1440) ack 2 <dss dackW=2 dsn4=1 ssn=1 dll=1440, nop, nop>",
+                "P. 1441:2001(560) ack 2 <dss dackW=2 dsn4=1441 ssn=1441 dll=560, nop, nop>",
+            ],
+            Version::V1 => [
                 ". 1:1437(1436) ack 2 <dss dackW=2 dsn4=1 ssn=1 dll=1436, nop, nop>",
                 "P. 1437:2001(564) ack 2 <dss dackW=2 dsn4=1437 ssn=1437 dll=564, nop, nop>",
             ],
-        );
+        };
+        x.write(0, 2000, &data);
         x.shutdown(&[". 2001:2001(0) ack 2 <dss dackW=2 dsn4=2001 ssn=0 dll=1 fin, nop, nop>"]);
         let mut dss = Dss { data_fin: true, ..keys.map(1, 2, 1001) };
         dss.data_ack = keys.ack(2001).data_ack;

@@ -1,0 +1,209 @@
+//! Packet memory that runs short: whose text is refused, and what makes room for text that somebody
+//! can read.
+//!
+//! What waits behind a hole is of no use until the hole is filled, and its peer still has it: TCP may
+//! throw away what it only acknowledged selectively (RFC 2018 §8), the data level also what TCP
+//! acknowledged (RFC 8684 §3.3.2). So the segment that is next never waits for memory that holes pin,
+//! and nobody can keep memory from the others by leaving holes open.
+
+use super::Stack;
+use crate::buf::PacketBuf;
+use crate::mptcp::Connection;
+use crate::tcp::{Segment, Tcb};
+use crate::time::Instant;
+use crate::util::list::IndexList;
+use crate::wire::{TcpFlags, reset_reason};
+
+/// What a connection may still hold while memory is short: those that hold more wait, the others go
+/// on, octets of truesize.
+pub(super) const FAIR_SHARE: usize = 64 << 10;
+
+/// Who holds what no reader can have yet, those that have done so for longest first. One that has
+/// nothing any more may be among them.
+pub(super) struct Waiting {
+    /// Control blocks with something out of order.
+    reordered: IndexList,
+    /// Connections with something behind a hole in their stream.
+    gaps: IndexList,
+    /// Subflows with octets that are acknowledged, but not in the stream: their mapping is missing,
+    /// or its checksum cannot be verified before the rest of it is here.
+    held: IndexList,
+}
+
+impl Waiting {
+    pub(super) fn new(tcbs: u32, connections: u32) -> Self {
+        Self {
+            reordered: IndexList::with_capacity(tcbs),
+            gaps: IndexList::with_capacity(connections),
+            held: IndexList::with_capacity(tcbs),
+        }
+    }
+
+    /// Another than `idx`.
+    fn oldest_held(&self, idx: u32) -> Option<u32> {
+        self.held.iter().find(|&other| other != idx)
+    }
+
+    pub(super) fn forget_tcb(&mut self, idx: u32) {
+        self.reordered.remove(idx);
+        self.held.remove(idx);
+    }
+
+    pub(super) fn forget_connection(&mut self, idx: u32) {
+        self.gaps.remove(idx);
+    }
+}
+
+/// What of a control block and its connection is among those that wait.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Waits {
+    reordered: bool,
+    gap: bool,
+    held: bool,
+}
+
+impl<B: PacketBuf> Stack<B> {
+    pub(super) fn waits(&self, idx: u32) -> Waits {
+        let Some(tcb) = self.tcbs.get(idx) else { return Waits::default() };
+        let owner = self.connection_of(tcb);
+        Waits {
+            reordered: tcb.received.has_out_of_order(),
+            gap: owner.is_some_and(Connection::has_gap),
+            held: owner.is_some() && tcb.received.in_order_len() > 0,
+        }
+    }
+
+    /// A segment arrived that may have changed what waits.
+    pub(super) fn note_waiting(&mut self, idx: u32, before: Waits) {
+        let after = self.waits(idx);
+        if after == before {
+            return;
+        }
+        let owner = self.tcbs.get(idx).and_then(|tcb| tcb.subflow.as_ref()).map(|s| s.connection);
+        let set = |list: &mut IndexList, idx, waits| {
+            if waits {
+                list.push_back(idx)
+            } else {
+                list.remove(idx)
+            };
+        };
+        set(&mut self.waiting.reordered, idx, after.reordered);
+        set(&mut self.waiting.held, idx, after.held);
+        if let Some(owner) = owner {
+            set(&mut self.waiting.gaps, owner, after.gap);
+        }
+    }
+
+    /// While memory is short new text is as good as lost, and its segment an acknowledgement: that
+    /// is what frees memory, and a peer whose every segment carries text sends no other.
+    pub(super) fn refuse_text(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        segment: &Segment,
+        text: &mut B,
+    ) -> Option<Segment> {
+        let tcb = self.tcbs.get(idx)?;
+        if segment.end().le(tcb.rcv_nxt) || segment.has(TcpFlags::RST) {
+            return None;
+        }
+        let (rcv_nxt, short) = (tcb.rcv_nxt, self.pool.is_short());
+        let owner = self.connection_of(tcb).map_or(0, Connection::received_truesize);
+        let held = (tcb.received.truesize() + owner) as usize;
+        if held < FAIR_SHARE && !short {
+            return None;
+        }
+        let next = segment.text_seq().le(rcv_nxt);
+        if next && self.has_room_for_next(now, idx, segment, held, short) {
+            return None;
+        }
+        let mut segment = *segment;
+        self.stats.tcp_rcv_q_drop += 1;
+        text.truncate(0);
+        if segment.seq.lt(rcv_nxt) && !segment.has(TcpFlags::SYN) {
+            segment.seq = rcv_nxt;
+        }
+        segment.len = 0;
+        segment.flags.remove(TcpFlags::FIN);
+        segment.refused = true;
+        Some(segment)
+    }
+
+    /// Makes room for text that is next on its subflow, or on its plain connection, unless the reader
+    /// has enough to read. The connection has `held` so much so far.
+    fn has_room_for_next(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        segment: &Segment,
+        held: usize,
+        short: bool,
+    ) -> bool {
+        let Some(tcb) = self.tcbs.get(idx) else { return false };
+        let owner = self.connection_of(tcb);
+        let unread =
+            owner.map_or(tcb.received.in_order_truesize(), Connection::unread_truesize) as usize;
+        if unread >= FAIR_SHARE {
+            return false;
+        }
+        let readable = owner.is_none_or(|c| c.brings_next(tcb, segment.options.as_bytes()));
+        if readable && !short {
+            return true;
+        }
+        if readable || held == 0 {
+            return self.make_room(now, idx, readable && unread == 0);
+        }
+        // It goes behind a hole in the stream; what fills that may come after it on the same subflow.
+        self.renege_own(idx)
+    }
+
+    /// Throws away one buffer that nobody can read yet, of whoever has waited for longest. Where a
+    /// reader has nothing (`starved`) the part of the reserve that applications use comes before
+    /// what TCP has acknowledged. Last of all a subflow ends.
+    fn make_room(&mut self, now: Instant, idx: u32, starved: bool) -> bool {
+        while let Some(oldest) = self.waiting.reordered.front() {
+            if let Some(tcb) = self.tcbs.get_mut(oldest)
+                && tcb.received.renege(&mut self.stats.tcp_ofo_pruned)
+            {
+                return true;
+            }
+            self.waiting.reordered.remove(oldest);
+        }
+        if starved && self.pool.alloc().is_some() {
+            return true;
+        }
+        while let Some(oldest) = self.waiting.gaps.front() {
+            if let Some(connection) = self.connections.get_mut(oldest)
+                && connection.renege(&mut self.stats.rcv_pruned)
+            {
+                return true;
+            }
+            self.waiting.gaps.remove(oldest);
+        }
+        while let Some(oldest) = self.waiting.oldest_held(idx) {
+            self.waiting.held.remove(oldest);
+            if let Some(tcb) = self.tcbs.get(oldest)
+                && tcb.received.in_order_len() > 0
+                && let Some(owner) = tcb.subflow.as_ref().map(|s| s.connection)
+            {
+                self.reset_subflow(now, owner, oldest, reset_reason::LACK_OF_RESOURCES, true);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Throws away one buffer that waits on the same connection.
+    fn renege_own(&mut self, idx: u32) -> bool {
+        let Some(tcb) = self.tcbs.get(idx) else { return false };
+        let Some(owner) = tcb.subflow.as_ref().map(|s| s.connection) else { return false };
+        let Some(connection) = self.connections.get_mut(owner) else { return false };
+        let (tcbs, pruned) = (&mut self.tcbs, &mut self.stats.tcp_ofo_pruned);
+        let mut renege = |&idx: &u32| tcbs.get_mut(idx).is_some_and(|t| t.received.renege(pruned));
+        connection.subflows.iter().any(&mut renege) || connection.renege(&mut self.stats.rcv_pruned)
+    }
+
+    fn connection_of(&self, tcb: &Tcb<B>) -> Option<&Connection<B>> {
+        tcb.subflow.as_ref().and_then(|subflow| self.connections.get(subflow.connection))
+    }
+}
