@@ -47,7 +47,7 @@ use recovery::{Rack, Recovery};
 pub(crate) use recv_queue::{Inserted, RecvQueue};
 use rtt::RttEstimator;
 pub(crate) use segment::Segment;
-pub(crate) use send_queue::{SendQueue, TxMapping};
+pub(crate) use send_queue::{SendQueue, TxMapping, TxSegment};
 use time_wait::TimeWait;
 use urgent::Urgent;
 pub(crate) use window::{Autotune, scale_for};
