@@ -19,6 +19,8 @@ const UNKNOWN_RTT: Duration = Duration::from_secs(1);
 
 /// What is known of a path is believed so long.
 const MEMORY: Duration = Duration::from_secs(1);
+/// Octets: what is shorter ends before a measurement is of use, and fits into most peers' first window.
+const LONG: u64 = 64 << 10;
 /// The head of the stream is looked for in so many of the oldest segments of a subflow.
 const HOLDER_DEPTH: usize = 8;
 
@@ -124,6 +126,7 @@ impl<B: PacketBuf> Stack<B> {
         views.port_full = false;
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let fallback = connection.phase == Phase::Fallback;
+        let long = connection.data_end - connection.data_snd_una > LONG;
         let open_new = connection.policy.as_ref().map_or(Instant::MIN, |p| p.next_new());
         let mut open_at: Option<Instant> = None;
         let mut timed = false;
@@ -172,7 +175,8 @@ impl<B: PacketBuf> Stack<B> {
                 doubtful: watched && !stale,
                 // A peer that has had nothing on it does not know of its round trip either, and sizes
                 // its window without.
-                unknown: tcb.flight_size() == 0
+                unknown: long
+                    && tcb.flight_size() == 0
                     && (tcb.counters.bytes_sent == 0
                         || tcb.rtt.srtt().is_none()
                         || now.since(tcb.last_received()) > MEMORY),

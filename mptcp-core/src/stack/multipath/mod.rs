@@ -105,8 +105,8 @@ impl<B: PacketBuf> Stack<B> {
         } else if outcome.probed {
             self.watch_subflow(now, owner, idx);
         }
-        if outcome.delivered {
-            self.subflow_delivered(now, idx);
+        if outcome.delivered > 0 {
+            self.subflow_delivered(now, idx, outcome);
         }
         if outcome.acked {
             self.couple(now, owner, idx);
