@@ -117,6 +117,9 @@ pub(crate) struct Connection<B> {
     max_window: u32,
     /// What is to be sent again; none while there is nothing.
     reinject: Option<Box<RangeSet>>,
+    /// So many `DATA_ACK`s more may end in front of something that TCP delivered and the peer's data level
+    /// lost.
+    gap_acks: u8,
     /// What was sent again for the sake of the peer's window lies below this offset.
     pub(crate) repeated_to: u64,
     pub(crate) fin_queued: bool,
@@ -217,6 +220,7 @@ impl<B: PacketBuf> Connection<B> {
             bytes_retrans: 0,
             snd_edge: 0,
             reinject: None,
+            gap_acks: 0,
             repeated_to: 0,
             fin_queued: false,
             fin_acked: false,

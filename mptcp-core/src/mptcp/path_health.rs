@@ -17,6 +17,12 @@ use hashbrown::HashTable;
 
 /// A path that was up for so long before it went down is steady.
 const STEADY: Duration = Duration::from_secs(10);
+/// What is delivered and lost on a path is counted over one to two of these.
+const TRAFFIC_PERIOD: Duration = Duration::from_secs(1);
+/// A path on which one octet in so many is lost is crowded, ...
+const CROWD_DIVISOR: u64 = 16;
+/// ... if so many subflows share it: fewer have the rate of a bad path to blame.
+const CROWD_SUBFLOWS: u32 = 4;
 /// A path that keeps going down must answer for at most so many probe intervals.
 const PROBATION_MAX: u32 = 8;
 
@@ -125,6 +131,38 @@ struct Path {
     timeouts: u64,
     resets: u64,
     downs: u64,
+    traffic: Traffic,
+}
+
+/// Octets that were delivered, and that were found lost, in this period and in the one before.
+#[derive(Clone, Copy, Debug)]
+struct Traffic {
+    since: Instant,
+    delivered: [u64; 2],
+    lost: [u64; 2],
+}
+
+impl Traffic {
+    const fn new(now: Instant) -> Self {
+        Self { since: now, delivered: [0; 2], lost: [0; 2] }
+    }
+
+    fn note(&mut self, now: Instant, (delivered, lost): (u32, u32)) {
+        let age = now.since(self.since);
+        if age >= TRAFFIC_PERIOD {
+            let recent = age < TRAFFIC_PERIOD * 2;
+            let turned = |[this, _]: [u64; 2]| [0, if recent { this } else { 0 }];
+            (self.delivered, self.lost) = (turned(self.delivered), turned(self.lost));
+            self.since = now;
+        }
+        self.delivered[0] += u64::from(delivered);
+        self.lost[0] += u64::from(lost);
+    }
+
+    fn is_lossy(&self, now: Instant) -> bool {
+        let [delivered, lost] = [self.delivered, self.lost].map(|[this, last]| this + last);
+        now.since(self.since) < TRAFFIC_PERIOD * 2 && lost > (delivered + lost) / CROWD_DIVISOR
+    }
 }
 
 /// Where a subflow's path is in the table.
@@ -212,17 +250,20 @@ impl PathTable {
         self.paths.remove(path.idx);
     }
 
-    /// What a subflow sent over it was acknowledged, with this round trip where one was measured.
+    /// What a subflow sent over it was acknowledged, with this round trip where one was measured:
+    /// so many octets, and so many are now known to be lost.
     pub(crate) fn delivered(
         &mut self,
         now: Instant,
         path: PathRef,
         rtt: Option<Duration>,
+        octets: (u32, u32),
         interval: Duration,
         stats: &mut Counters,
     ) {
         let Some(entry) = self.paths.get_mut(path.idx) else { return };
         entry.heard = Some(now);
+        entry.traffic.note(now, octets);
         if let Some(rtt) = rtt {
             entry.rtt = rtt;
             entry.min_rtt = if entry.min_rtt.is_zero() { rtt } else { entry.min_rtt.min(rtt) };
@@ -271,6 +312,12 @@ impl PathTable {
         entry.verdict = PathVerdict::Down;
         entry.since = now;
         entry.probe_at = now + interval;
+    }
+
+    /// It carries the data of many and loses much of it: a timeout says little.
+    pub(crate) fn is_crowded(&self, now: Instant, path: PathRef) -> bool {
+        let path = self.paths.get(path.idx);
+        path.is_some_and(|path| path.subflows >= CROWD_SUBFLOWS && path.traffic.is_lossy(now))
     }
 
     /// The peer reset a subflow on it.
@@ -371,6 +418,7 @@ impl Path {
             timeouts: 0,
             resets: 0,
             downs: 0,
+            traffic: Traffic::new(now),
         }
     }
 
@@ -479,6 +527,7 @@ mod tests {
             ms(100),
             other,
             Some(Duration::from_millis(40)),
+            (1, 0),
             INTERVAL,
             &mut Counters::default(),
         );
@@ -497,6 +546,27 @@ mod tests {
         assert_eq!(table.take_probe(next, first, INTERVAL), Some(next + INTERVAL));
         table.answered(ms(1220), other, INTERVAL, &mut Counters::default());
         assert_eq!((table.news(&mut first), table.news(&mut late)), (Some(true), Some(true)));
+    }
+
+    /// A path that loses a tenth of what it carries: crowded, if it is shared by enough, and as long
+    /// as that is news.
+    #[test]
+    fn a_path_that_many_share_and_that_loses_much_is_crowded() {
+        for (subflows, lost, crowded) in [(4, 100, true), (3, 100, false), (4, 50, false)] {
+            let mut table = table(2);
+            let paths: Vec<_> =
+                (0..subflows).map(|n| enter(&mut table, 1, [10, 0, 0, n], 0)).collect();
+            let mut stats = Counters::default();
+            for at in 0..10 {
+                let now = ms(500 + 100 * at);
+                table.delivered(now, paths[0], None, (1000 - lost, lost), INTERVAL, &mut stats);
+            }
+            assert_eq!(table.is_crowded(ms(1400), paths[1]), crowded, "{subflows} {lost}");
+            // The period that began at 1001 ms is the last one.
+            assert_eq!(table.is_crowded(ms(3000), paths[1]), crowded, "{subflows} {lost}");
+            assert!(!table.is_crowded(ms(3100), paths[1]), "{subflows} {lost}");
+            assert!(!table.is_crowded(ms(1400), PathRef::NONE));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::{Connection, Hold, Phase};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::seq::DataSeq;
-use crate::tcp::{Tcb, TxMapping, gather};
+use crate::tcp::{Tcb, TxMapping, TxSegment, gather};
 use crate::time::{Duration, Instant};
 use crate::util::range_set::RangeSet;
 use crate::util::slab::Slab;
@@ -20,6 +20,9 @@ pub(crate) struct Chunk<B> {
 
 /// A mapping may not be longer than its length field says.
 const MAX_MAPPING: u32 = 65_000;
+/// `DATA_ACK`s after a repair of lost data that are looked at for more: those of a whole one, in segments of
+/// 256 octets.
+const GAP_ACKS: u8 = 255;
 /// Ranges waiting to be sent again; beyond it everything outstanding is.
 const MAX_REINJECTIONS: usize = 1024;
 /// 32-bit sequence numbers are safe below this many octets per two minutes (half a wrap in one
@@ -434,10 +437,62 @@ impl<B: PacketBuf> Connection<B> {
         (!waits && self.live_subflows(tcbs) > 1).then_some(idx)
     }
 
+    /// Where the segment ends by which some subflow waits for the head of the stream; else where the first
+    /// begins behind it by which one waits. `waits` tells those segments.
+    fn head_waits(
+        &self,
+        tcbs: &Slab<Tcb<B>>,
+        waits: impl Fn(&TxSegment<B>) -> bool,
+    ) -> Result<u64, u64> {
+        let (una, origin) = (self.data_snd_una, self.local_dsn(0));
+        let tcbs = self.subflows.iter().filter_map(|&idx| tcbs.get(idx));
+        let mut next = u64::MAX;
+        for segment in tcbs.flat_map(|tcb| tcb.queue.iter()).filter(|segment| waits(segment)) {
+            let Some(mapping) = segment.mapping else { continue };
+            let start = mapping.dsn.since(origin);
+            let end = start + u64::from(mapping.len);
+            if start > una {
+                next = next.min(start);
+            } else if end > una {
+                return Ok(end);
+            }
+        }
+        Err(next)
+    }
+
+    /// What TCP delivered everywhere and the peer's data level lost goes again from the head on, once a
+    /// timeout has shown that there is such: a `DATA_ACK` that ends in front of more of it is answered at
+    /// once. True when something was put up.
+    pub(crate) fn repair_on(&mut self, tcbs: &Slab<Tcb<B>>) -> bool {
+        if self.gap_acks == 0 || self.phase != Phase::Confirmed || self.reinject.is_some() {
+            return false;
+        }
+        self.gap_acks -= 1;
+        let una = self.data_snd_una;
+        if una < self.data_snd_nxt
+            && let Err(next) = self.head_waits(tcbs, |_| true)
+        {
+            self.gap_acks = GAP_ACKS;
+            self.reinject_range(una, next.min(una + u64::from(MAX_MAPPING)));
+        }
+        self.reinject.is_some()
+    }
+
     /// The data-level timer fired: the head goes out again, on whatever subflow is best.
-    pub(crate) fn retransmission_timeout(&mut self, now: Instant, rto: Duration) {
-        let head_end = self.data_snd_nxt.min(self.data_snd_una + u64::from(MAX_MAPPING));
-        self.reinject_range(self.data_snd_una, head_end);
+    pub(crate) fn retransmission_timeout(
+        &mut self,
+        now: Instant,
+        rto: Duration,
+        tcbs: &Slab<Tcb<B>>,
+    ) {
+        // What waits for the head looks after the rest itself; what waits nowhere, TCP has delivered, and
+        // it is missing up to what some subflow still waits for.
+        let waits = self.head_waits(tcbs, |segment| !segment.is_sacked());
+        if waits.is_err() {
+            self.gap_acks = GAP_ACKS;
+        }
+        let (Ok(end) | Err(end)) = waits;
+        self.reinject_range(self.data_snd_una, end.min(self.data_snd_una + u64::from(MAX_MAPPING)));
         self.probe_backoff(now, rto);
     }
 }

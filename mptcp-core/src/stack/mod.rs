@@ -722,4 +722,4 @@ const IDLE_SESSION: usize = 3 * size_of::<Tcb<HeapBuf>>()
     + size_of::<Connection<HeapBuf>>()
     + size_of::<crate::mptcp::Paths>()
     + size_of::<Relay>();
-const _: () = assert!(IDLE_SESSION <= 3_104);
+const _: () = assert!(IDLE_SESSION <= 3_112);

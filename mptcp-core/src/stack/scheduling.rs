@@ -22,6 +22,8 @@ const MEMORY: Duration = Duration::from_secs(1);
 /// Copies that open the window of a path at most, octets per subflow, and one in so many of the stream's.
 const OPENING: u64 = 64 << 10;
 const OPENING_SHARE: u64 = 16;
+/// Octets: what is shorter ends before a measurement is of use, and fits into most peers' first window.
+const LONG: u64 = 64 << 10;
 /// The head of the stream is looked for in so many of the oldest segments of a subflow.
 const HOLDER_DEPTH: usize = 8;
 
@@ -137,6 +139,7 @@ impl<B: PacketBuf> Stack<B> {
         views.port_full = false;
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let fallback = connection.phase == Phase::Fallback;
+        let long = connection.data_end - connection.data_snd_una > LONG;
         let open_new = connection.policy.as_ref().map_or(Instant::MIN, |p| p.next_new());
         let opening = (connection.data_snd_nxt / OPENING_SHARE).min(OPENING);
         let mut open_at: Option<Instant> = None;
@@ -188,12 +191,15 @@ impl<B: PacketBuf> Stack<B> {
                 doubtful: watched && !stale,
                 // A peer that has had nothing on it does not know of its round trip either, and sizes
                 // its window without.
-                unknown: tcb.flight_size() == 0
+                unknown: long
+                    && tcb.flight_size() == 0
                     && (tcb.counters.bytes_sent == 0
                         || tcb.rtt.srtt().is_none()
                         || now.since(tcb.last_received()) > MEMORY),
                 // Without a sample nobody knows how far it is: the initial timeout, not next door.
-                opening: tcb.congestion.cwnd() < tcb.congestion.ssthresh() && copied < opening,
+                opening: long
+                    && copied < opening
+                    && tcb.congestion.cwnd() < tcb.congestion.ssthresh(),
                 srtt,
                 one_way: srtt - tcb.rtt.min_rtt().unwrap_or_default().min(srtt) / 2,
                 rate: tcb.congestion.bandwidth(srtt).unwrap_or(1),

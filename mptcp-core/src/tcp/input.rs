@@ -333,11 +333,11 @@ impl<B: PacketBuf> Tcb<B> {
             self.rto_base = env.now;
         }
         let dsack = self.process_sack(env, segment, &mut delivered);
-        outcome.delivered = delivered.bytes > 0;
+        outcome.delivered = delivered.bytes;
         let rtt = self.sample_rtt(env, segment, &delivered, advanced);
         self.count_duplicate(segment, advanced, prior_window, &mut delivered);
         let arrival = super::recovery::Arrival { rtt, advanced, dsack, prior_flight };
-        self.on_delivered(env, segment, &delivered, &arrival);
+        outcome.lost = self.on_delivered(env, segment, &delivered, &arrival);
         self.update_pace(env);
         if self.usable_window() > 0 {
             self.probes = 0;

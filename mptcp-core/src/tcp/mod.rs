@@ -47,7 +47,7 @@ use recovery::{Rack, Recovery};
 pub(crate) use recv_queue::{Inserted, RecvQueue};
 use rtt::RttEstimator;
 pub(crate) use segment::Segment;
-pub(crate) use send_queue::{SendQueue, TxMapping};
+pub(crate) use send_queue::{SendQueue, TxMapping, TxSegment};
 use time_wait::TimeWait;
 use urgent::Urgent;
 pub(crate) use window::{Autotune, scale_for};
@@ -150,8 +150,10 @@ pub(crate) struct Outcome {
     pub(crate) urgent: bool,
     /// `snd_una` moved: room in the send buffer, perhaps.
     pub(crate) acked: bool,
-    /// Something sent was acknowledged, in order or selectively.
-    pub(crate) delivered: bool,
+    /// Octets sent that were acknowledged, in order or selectively.
+    pub(crate) delivered: u32,
+    /// Octets found lost since the last acknowledgement of any.
+    pub(crate) lost: u32,
     /// A retransmission timeout is over.
     pub(crate) timed_out: bool,
     /// Nothing was heard for two round trips: a tail loss probe is due.

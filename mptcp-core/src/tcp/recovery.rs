@@ -102,14 +102,15 @@ impl<B: PacketBuf> Tcb<B> {
         self.congestion = next;
     }
 
-    /// Digests what an acknowledgement delivered.
+    /// Digests what an acknowledgement delivered; answers how many octets congestion control learnt
+    /// to be lost.
     pub(super) fn on_delivered(
         &mut self,
         env: &mut Env<'_>,
         segment: &Segment,
         delivered: &Delivered,
         arrival: &Arrival,
-    ) {
+    ) -> u32 {
         let &Arrival { rtt, advanced, dsack, prior_flight } = arrival;
         self.forget_reduction();
         self.rack_update(env.now, segment, delivered, dsack);
@@ -135,8 +136,10 @@ impl<B: PacketBuf> Tcb<B> {
             self.proportional_rate_reduction(delivered.bytes);
         } else if delivered.bytes > 0 && (advanced || governs) {
             // RFC 5681 §3.2: duplicates alone do not open the window.
-            let lost = self.queue.lost_total().wrapping_sub(self.lost_told);
+            let lost = self.queue.lost_total().wrapping_sub(self.lost_told).cast_signed();
             self.lost_told = self.queue.lost_total();
+            // Taken back are more than were found: none.
+            let lost = lost.max(0).unsigned_abs();
             self.congestion.on_ack(&AckSample {
                 now: env.now,
                 acked: delivered.bytes,
@@ -146,12 +149,13 @@ impl<B: PacketBuf> Tcb<B> {
                 cwnd_limited: self.flags.contains(TcbFlags::CWND_LIMITED),
                 in_recovery: fast || echoed,
                 pipe: self.pipe(),
-                // Taken back are more than were found: none.
-                lost: if lost.cast_signed() > 0 { lost } else { 0 },
+                lost,
                 delivered: self.delivery.delivered(),
                 rate,
             });
+            return lost;
         }
+        0
     }
 
     fn rack_update(&mut self, now: Instant, seg: &Segment, delivered: &Delivered, dsack: bool) {
@@ -437,6 +441,11 @@ impl<B: PacketBuf> Tcb<B> {
         }
         self.queue.mark_lost(0);
         self.congestion.set_cwnd(self.congestion.cwnd().max(self.pipe() + self.payload_mss()));
+    }
+
+    /// Since when the retransmission timer counts: the last progress, timeout or repair of the head.
+    pub(crate) fn rto_base(&self) -> Instant {
+        self.rto_base
     }
 
     /// When the oldest segment in flight was sent last.

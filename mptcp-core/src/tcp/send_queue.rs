@@ -95,6 +95,10 @@ impl<B> TxSegment<B> {
         self.seq.add(self.seq_len())
     }
 
+    pub(crate) fn is_sacked(&self) -> bool {
+        self.is(SegmentFlags::SACKED)
+    }
+
     pub(crate) fn is(&self, flags: SegmentFlags) -> bool {
         self.flags.contains(flags)
     }

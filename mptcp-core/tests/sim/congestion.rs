@@ -1,13 +1,15 @@
 //! The congestion control of one connection, chosen before it exists, at its start and in its middle.
 
-use crate::transfer::End;
+use crate::transfer::{End, run};
 use crate::world::World;
-use crate::{lossy, pair};
+use crate::{link, lossy, pair, world};
 use core::sync::atomic::{AtomicU32, Ordering};
 use mptcp_core::config::{CongestionAlgorithm, StackConfig};
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::tcp::congestion::{AckSample, CongestionChoice, CongestionControl};
 use mptcp_core::time::{Duration, Instant};
+use netsim::Direction;
+use netsim::link::{Change, LinkConfig, Loss};
 use std::sync::Arc;
 
 const MB: u64 = 1 << 20;
@@ -174,4 +176,28 @@ fn an_application_brings_its_own() {
     });
     // One for each subflow.
     assert_eq!(made.load(Ordering::Relaxed), 2);
+}
+
+/// A transfer that begins in a storm, in which most is lost: what is measured there is not the path, and
+/// once the storm is over nobody goes on as if it were.
+#[test]
+fn a_storm_at_the_start_is_forgotten() {
+    let config = LinkConfig { queue_bytes: 384 << 10, ..link(48, 18) };
+    let mut longest = Duration::ZERO;
+    for seed in 0..40 {
+        let mut world = world(seed, &[pair(config.clone())]);
+        let (from, over) = (Duration::from_millis(40), Duration::from_millis(162));
+        for (dir, ppm) in [(Direction::AtoB, 600_000), (Direction::BtoA, 850_000)] {
+            let link = world.net.link_mut(world.paths[0], dir);
+            link.at(from.as_nanos() as u64, Change::Loss(Loss::Bernoulli(ppm)));
+            link.at(over.as_nanos() as u64, Change::Loss(Loss::None));
+        }
+        let report = run(&mut world, false, 1, 4 * MB, Duration::from_secs(120));
+        world.assert_empty();
+        let first = report.deliveries.0.iter().find(|(at, _)| *at > over).expect("some").0;
+        longest = longest.max(report.took - first);
+    }
+    // The link carries it in 0.7 s.
+    println!("at most {longest:?} from the first delivery after the storm");
+    assert!(longest <= Duration::from_millis(4_500), "{longest:?}");
 }

@@ -5,6 +5,7 @@ mod boxes;
 mod capture;
 mod congestion;
 mod coupled;
+mod crowd;
 mod ecn;
 mod events;
 mod fast_open;

@@ -9,7 +9,7 @@ use mptcp_core::config::{ChecksumPolicy, StackConfig};
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::time::{Duration, Instant};
 use netsim::Direction;
-use netsim::link::{Change, LinkConfig};
+use netsim::link::{Change, LinkConfig, Loss};
 use netsim::middlebox::{
     Aim, Coalescer, Keeps, MptcpOn, Nat, OptionStripper, PathMtu, PayloadCorruptor, ProactiveAcker,
     ResetInjector, SegmentSplitter, StreamEditor, Strip, StripWhen, SynFate, SynFilter,
@@ -445,4 +445,32 @@ fn what_a_proxy_acknowledged_and_lost_goes_over_the_other_path() {
     assert!(again > 0, "{again}");
     eprintln!("{again} rounds of the data-level timer: {report:?}");
     assert!(report.took < Duration::from_secs(30), "{report:?}");
+}
+
+/// Pieces pin whole buffers, so a small one cannot keep what waits for a lossy path, and what TCP has
+/// acknowledged is lost behind it again and again: one timeout of the data level finds that out, and what
+/// else is missing follows without another.
+#[test]
+fn what_a_small_buffer_could_not_keep_is_repaired_after_one_timeout() {
+    let mut longest = Duration::ZERO;
+    for (from, buffer) in [(20, 128 << 10), (25, 128 << 10), (40, 256 << 10), (60, 256 << 10)] {
+        let mut config = StackConfig::default();
+        config.tcp.recv_buffer_max = buffer;
+        let links = [pair(link(69, 1)), pair(link(20, 5))];
+        let mut world = World::new(7, &links, false, config.clone(), config);
+        let splitter = SegmentSplitter::new(462, MptcpOn::First);
+        world.net.add_middlebox(world.paths[0], Box::new(splitter));
+        for dir in [Direction::AtoB, Direction::BtoA] {
+            let link = world.net.link_mut(world.paths[1], dir);
+            link.at(from * 1_000_000, Change::Loss(Loss::Bernoulli(700_000)));
+            link.at((from + 400) * 1_000_000, Change::Loss(Loss::None));
+        }
+        let report = run_with(&mut world, true, 100, 1 << 20, LIMIT, |_| {});
+        checked(&world);
+        kept(&report);
+        assert!(world.client.stack.counters().rcv_pruned > 0, "nothing was lost");
+        longest = longest.max(report.took);
+    }
+    println!("at most {longest:?}");
+    assert!(longest <= Duration::from_millis(1_200), "{longest:?}");
 }

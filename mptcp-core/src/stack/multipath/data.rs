@@ -28,6 +28,12 @@ impl<B: PacketBuf> Stack<B> {
             // Nobody holds it any more, but its peer still takes what is left.
             connection.close_at = Some(now + linger);
         }
+        if let Some(connection) = self.connections.get_mut(owner)
+            && connection.repair_on(&self.tcbs)
+        {
+            self.stats.mptcp_retrans += 1;
+            self.observe_reinjection(owner, None, ReinjectCause::DataTimeout);
+        }
         self.close_kept_subflows(owner);
         self.post_writable(now, Sock::Mptcp(owner));
         self.finish(now, owner);
@@ -275,7 +281,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let fin = connection.fin_due();
-        connection.retransmission_timeout(now, rto);
+        connection.retransmission_timeout(now, rto, &self.tcbs);
         if !fin {
             self.observe_reinjection(owner, None, ReinjectCause::DataTimeout);
         }

@@ -10,10 +10,13 @@ use crate::event_log::{Event, ReinjectCause};
 use crate::mptcp::path_health::{PathInfo, PathRef};
 use crate::mptcp::{Phase, Watch};
 use crate::stack::Stack;
-use crate::tcp::Tcb;
+use crate::tcp::{Outcome, Tcb};
 use crate::time::{Duration, Instant};
 use crate::wire::reset_reason;
 use alloc::boxed::Box;
+
+/// A subflow of a crowd that times out more often in a row is taken for dead all the same.
+const CROWD_TIMEOUTS: u8 = 4;
 
 /// What a subflow's silence means so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,19 +62,20 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Something sent on this subflow was acknowledged.
-    pub(super) fn subflow_delivered(&mut self, now: Instant, idx: u32) {
+    pub(super) fn subflow_delivered(&mut self, now: Instant, idx: u32, outcome: &Outcome) {
         self.enter_path(now, idx);
         let interval = self.config.mptcp.probe_interval;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let rtt = tcb.rtt.latest();
         let Some(subflow) = &mut tcb.subflow else { return };
         subflow.delivered_at = Some(now);
-        self.path_table.delivered(now, subflow.path, rtt, interval, &mut self.stats);
+        let octets = (outcome.delivered, outcome.lost);
+        self.path_table.delivered(now, subflow.path, rtt, octets, interval, &mut self.stats);
     }
 
     /// What a subflow lost holds the stream up for one more of its round trips. Where another one is
     /// twice as fast, that delivers it meanwhile.
-    pub(super) fn share_losses(&mut self, owner: u32, idx: u32) {
+    pub(super) fn share_losses(&mut self, now: Instant, owner: u32, idx: u32) {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let Some(tcb) = self.tcbs.get(idx).filter(|tcb| tcb.queue.lost_bytes() > 0) else { return };
         // A timeout is judged as silence is.
@@ -80,6 +84,10 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         let (Some(slow), Some(this)) = (tcb.rtt.srtt(), &tcb.subflow) else { return };
+        // What a crowd loses would crowd the other path as well.
+        if self.path_table.is_crowded(now, this.path) {
+            return;
+        }
         let others = connection.subflows.iter().filter(|other| **other != idx);
         let faster = others.filter_map(|other| self.tcbs.get(*other)).any(|other| {
             let Some(subflow) = &other.subflow else { return false };
@@ -155,6 +163,9 @@ impl<B: PacketBuf> Stack<B> {
         let rtt = tcb.rtt.srtt().unwrap_or_else(|| tcb.rtt.rto()).max(path_rtt);
         let since = subflow.delivered_at.map_or(watch.since, |at| at.max(watch.since));
         if tcb.rto_count() > 0 {
+            if let Some(at) = self.crowd_waits(now, tcb, rtt) {
+                return Some(Finding::Wait(at));
+            }
             let (late_at, dead_at) = (since + rtt * 5 / 4, since + rtt * 2);
             return Some(if now >= dead_at {
                 Finding::Dead { patience: rtt * 2 }
@@ -167,6 +178,23 @@ impl<B: PacketBuf> Stack<B> {
         let since = heard.map_or(since, |at| at.max(since));
         let silent_at = since + rtt * 3 / 2;
         Some(if now >= silent_at { Finding::Silent } else { Finding::Wait(silent_at) })
+    }
+
+    /// A subflow timed out on a path that loses much of what many send: that is its share, and what it
+    /// sends again now has as good a chance as a copy on another path, which would be crowded out in
+    /// turn. So the others get nothing of it until its repair had its chance as well, and then only
+    /// if nobody was heard meanwhile, or it goes on for long. Answers when to look again.
+    fn crowd_waits(&self, now: Instant, tcb: &Tcb<B>, rtt: Duration) -> Option<Instant> {
+        let subflow = tcb.subflow.as_ref()?;
+        if tcb.rto_count() > CROWD_TIMEOUTS || !self.path_table.is_crowded(now, subflow.path) {
+            return None;
+        }
+        let tried_at = tcb.rto_base() + rtt * 2;
+        if now < tried_at {
+            return Some(tried_at);
+        }
+        let (heard, _) = self.path_table.last_heard(subflow.path);
+        heard.is_some_and(|at| at > tcb.rto_base()).then(|| now + rtt * 2)
     }
 
     /// Draws the consequence of a subflow's silence so far.

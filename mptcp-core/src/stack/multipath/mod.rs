@@ -105,8 +105,8 @@ impl<B: PacketBuf> Stack<B> {
         } else if outcome.probed {
             self.watch_subflow(now, owner, idx);
         }
-        if outcome.delivered {
-            self.subflow_delivered(now, idx);
+        if outcome.delivered > 0 {
+            self.subflow_delivered(now, idx, outcome);
         }
         if outcome.acked {
             self.couple(now, owner, idx);
@@ -114,7 +114,7 @@ impl<B: PacketBuf> Stack<B> {
         } else if outcome.acceptable {
             self.probe_answered(now, owner, idx);
         }
-        self.share_losses(owner, idx);
+        self.share_losses(now, owner, idx);
         if outcome.acceptable {
             self.fallen_back_progress(now, owner, idx);
         }

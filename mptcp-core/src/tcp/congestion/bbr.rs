@@ -8,7 +8,8 @@
 //! their acknowledgements what the bottleneck carries, and the start sends no faster, or a quarter
 //! faster than what was delivered where that is more; one that sees the round trip rise goes on with
 //! care, as HyStart++ does; a probe for bandwidth comes after 16 round trips or two seconds and queues no more
-//! than 32 ms of data; and a round trip within a thirty-second of the shortest one confirms it, so that
+//! than 32 ms of data; one that finds more is followed by another at once, and after some of those by a
+//! start: what was measured before was no bottleneck; and a round trip within a thirty-second of the shortest one confirms it, so that
 //! a path whose queue drains anyway is never starved to measure it. Invariant: `cwnd` is at least one segment, and the rates fit 32 bits.
 
 use super::{AckSample, CongestionControl, RateSample, SSTHRESH_INFINITE, initial_window};
@@ -53,6 +54,10 @@ const TRAIN_GAP_MAX: Duration = Duration::from_millis(10);
 const TRAIN_SEGMENTS_MIN: u32 = 6;
 /// A probe for bandwidth queues data for no longer.
 const PROBE_QUEUE_MS: u64 = 32;
+/// A probe that finds so much of the bandwidth before it has found more.
+const FOUND_PER_CENT: u64 = 112;
+/// So many in a row that do, and the model is no more than a beginning.
+const FOUND_PROBES: u8 = 3;
 /// Segments in flight at least.
 const CWND_SEGMENTS_MIN: u32 = 4;
 
@@ -134,7 +139,10 @@ pub struct Bbr {
     round_delivered: u32,
     /// The best rate of this round trip.
     round_bw: u32,
+    /// During the start the bandwidth that must be outdone; later that before the last probe for more,
+    /// 0 before the first.
     full_bw: u32,
+    /// Round trips of a start that did not, or probes in a row that found more.
     full_rounds: u8,
     phase_rounds: u8,
     mode: Mode,
@@ -286,9 +294,34 @@ impl Bbr {
 
     fn finish_start(&mut self, now: Instant) {
         self.full = true;
+        (self.full_bw, self.full_rounds) = (0, 0);
         if self.mode == Mode::Startup {
             self.enter(Mode::Drain, now);
         }
+    }
+
+    /// Up again as soon as the last probe has found more, or anew from the start where that goes on: the
+    /// model was made when the path was worse, or somebody else used it.
+    fn probe_on(&mut self, now: Instant) {
+        self.full_rounds += 1;
+        if self.full_rounds < FOUND_PROBES {
+            return self.enter_up(now);
+        }
+        (self.full, self.full_bw, self.full_rounds, self.risen) = (false, self.bw(), 0, 0);
+        (self.inflight_hi, self.prior_hi) = (NO_BOUND, NO_BOUND);
+        self.enter(Mode::Startup, now);
+    }
+
+    fn enter_up(&mut self, now: Instant) {
+        self.full_bw = self.bw();
+        self.enter(Mode::Up, now);
+    }
+
+    /// The last probe has found more than there was before it.
+    fn found_more(&self, sample: &AckSample) -> bool {
+        let limited = sample.rate.is_none_or(|rate| rate.app_limited);
+        let found = u64::from(self.full_bw) * FOUND_PER_CENT / 100;
+        self.full_bw > 0 && !limited && u64::from(self.bw()) >= found
     }
 
     /// The probe is over: its rate counts, the one before the last is forgotten.
@@ -363,14 +396,16 @@ impl Bbr {
         let now = sample.now;
         match self.mode {
             Mode::Drain if sample.pipe <= self.bdp(100) => self.enter_down(now),
+            Mode::Down | Mode::Cruise if self.found_more(sample) => self.probe_on(now),
             Mode::Down if sample.pipe <= self.drained() || self.phase_rounds > 3 => {
                 self.enter(Mode::Cruise, now);
             }
             Mode::Cruise if round && self.is_time_to_probe(now) => {
                 self.bw_lo = NO_BOUND;
+                self.full_rounds = 0;
                 self.enter(Mode::Refill, now);
             }
-            Mode::Refill if round && self.phase_rounds > 0 => self.enter(Mode::Up, now),
+            Mode::Refill if round && self.phase_rounds > 0 => self.enter_up(now),
             Mode::Up => self.probe_up(sample, round),
             Mode::ProbeRtt => self.probe_rtt(sample),
             _ => {}
@@ -396,13 +431,16 @@ impl Bbr {
     }
 
     fn probe_up(&mut self, sample: &AckSample, round: bool) {
+        let target = self.probe_target(self.bw());
+        let held = self.inflight_hi < target;
         if round && sample.pipe.saturating_add(sample.acked) >= self.inflight_hi {
-            // Held by the bound and nothing lost: it was too low.
-            self.inflight_hi = self.inflight_hi.saturating_add(self.inflight_hi / 8);
+            // Held by the bound and nothing lost: it was too low, by more than was thought before.
+            let more = self.inflight_hi >> 3_u8.saturating_sub(self.phase_rounds);
+            self.inflight_hi = self.inflight_hi.saturating_add(more);
         }
         let long_enough = sample.now.since(self.phase_at) >= self.min_rtt();
-        let nearly = sample.pipe.saturating_add(self.floor());
-        let full = nearly >= self.probe_target(self.bw()).min(self.inflight_hi);
+        let nearly = sample.pipe.saturating_add(self.floor().min(target / 8));
+        let full = !held && nearly >= target;
         if long_enough && (full || self.phase_rounds >= 4) {
             self.enter_down(sample.now);
         }

@@ -105,6 +105,27 @@ fn bbr_follows_a_link_that_changes() {
     }
 }
 
+/// A start that ends after three round trips in which four of five octets were lost: the model is a
+/// hundredth of what the path carries afterwards.
+#[test]
+fn bbr_starts_anew_once_a_storm_is_over() {
+    let start = Instant::from_millis(1_000);
+    let (mut now, mut bbr) = (start, Bbr::new(MSS, start));
+    feed_bbr(&mut bbr, &mut now, 3, 1, 20, 80);
+    let bandwidth = |bbr: &Bbr| bbr.bandwidth(Duration::from_millis(20)).expect("measured");
+    assert!(bandwidth(&bbr) < 500_000 && bbr.full, "{}", bandwidth(&bbr));
+    feed_bbr(&mut bbr, &mut now, 60, 80, 20, 0);
+    assert!(bandwidth(&bbr) > 9_000_000, "{}", bandwidth(&bbr));
+    // And a path that carries no more than it did is not taken for another one.
+    let (mut starts, mut before) = (0, bbr.mode);
+    for _ in 0..500 {
+        feed_bbr(&mut bbr, &mut now, 1, 80, 20, 0);
+        starts += u32::from(bbr.mode == Mode::Startup && before != Mode::Startup);
+        before = bbr.mode;
+    }
+    assert_eq!(starts, 0);
+}
+
 /// The first window leaves at once; what the acknowledgements of it, two segments each and `gap_us`
 /// apart, let the start do when the whole window was delivered.
 fn after_first_window(gaps_us: &[u64]) -> (u64, u32) {
