@@ -23,7 +23,7 @@ V3 = $(or $(CARGO_TARGET_DIR),target)/x86-64-v3
 WORKLOADS = $(V3)/release/workloads
 FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help demo demo-short build deps test sim interop lint package fuzz bench-instructions bench-paths
+.PHONY: help demo demo-short build deps test sim interop lint package fuzz bench bench-quick bench-instructions bench-paths
 
 help:
 	@grep -hE '^# [a-z-]+: ' $(MAKEFILE_LIST) | sed 's/^# //'
@@ -65,6 +65,16 @@ sim:
 #   combination (root)
 interop:
 	cargo test -p mptcp-tun --features interop --test interop --test interop_kernel -- --test-threads=1
+
+# bench: all measurements: instructions, times beside peers, and paths; about half an hour (root)
+bench: bench-instructions
+	$(WORKLOADS) times
+	$(WORKLOADS) profile relay_mptcp_down
+	$(MAKE) bench-paths
+
+# bench-quick: instructions, and times of a few runs; under three minutes once built
+bench-quick: bench-instructions
+	$(WORKLOADS) times --runs 3 --quick
 
 # bench-instructions: instructions of each step, held against benches/instructions.csv; fails when one is more than
 #   2 % dearer; UPDATE=1 writes the table instead

@@ -1,7 +1,7 @@
 //! The workloads by name.
 
 use crate::meter::Meter;
-use crate::{micro, relay};
+use crate::{micro, peers, relay};
 
 /// Something to measure.
 pub(crate) struct Workload {
@@ -37,6 +37,8 @@ pub(crate) const COUNTED: &[Workload] = &[
     of("relay_tcp_up", "1448 octets relayed, TCP client to TCP server", relay::tcp_up),
     of("relay_mptcp_down", "1448 octets relayed, TCP server to 2 subflows", relay::mptcp_down),
     of("relay_mptcp_up", "1448 octets relayed, 2 subflows to TCP server", relay::mptcp_up),
+    of("smoltcp_down", "1448 octets relayed by smoltcp, server to client", peers::smol_down),
+    of("smoltcp_up", "1448 octets relayed by smoltcp, client to server", peers::smol_up),
     of("session_tcp", "SOCKS5 session, TCP client", relay::tcp_sessions),
     of("session_mptcp", "SOCKS5 session, MPTCP client with a join", relay::mptcp_sessions),
 ];

@@ -10,7 +10,11 @@ mod instructions;
 mod meter;
 mod micro;
 mod packet;
+mod peers;
+mod profile;
 mod relay;
+mod smol;
+mod times;
 mod wire;
 mod world;
 
@@ -46,6 +50,23 @@ enum Command {
         #[arg(long, value_name = "TEXT", default_value = "")]
         only: String,
     },
+    /// Says where a workload's instructions go, by function (valgrind, addr2line).
+    Profile {
+        /// Its name.
+        name: String,
+        /// Functions to print.
+        #[arg(long, value_name = "COUNT", default_value_t = 20)]
+        count: usize,
+    },
+    /// Times workloads and their peers in turn.
+    Times {
+        /// Runs of each; medians are printed.
+        #[arg(long, value_name = "COUNT", default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..=999))]
+        runs: u16,
+        /// Leave out what needs hundreds of megabytes.
+        #[arg(long)]
+        quick: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -53,6 +74,11 @@ fn main() -> ExitCode {
         Command::Run { name } => run(&name),
         Command::Instructions { table, update, only } => {
             instructions::compare(&table, &only, update)
+        }
+        Command::Profile { name, count } => profile::print(&name, count),
+        Command::Times { runs, quick } => {
+            times::print(usize::from(runs), quick);
+            Ok(())
         }
     };
     match result {

@@ -44,6 +44,11 @@ impl Meter {
         self.operations
     }
 
+    /// How long all of it took.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
     /// Nanoseconds per operation.
     pub(crate) fn ns(&self) -> f64 {
         self.elapsed.as_secs_f64() * 1e9 / self.operations

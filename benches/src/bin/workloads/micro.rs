@@ -16,20 +16,25 @@ use mptcp_core::wire::{
 const STEPS: u32 = 1000;
 
 /// Measures [`STEPS`] calls of `step`.
-fn repeat(meter: &mut Meter, mut step: impl FnMut(u32)) {
+pub(crate) fn repeat(meter: &mut Meter, mut step: impl FnMut(u32)) {
     meter.measure(|| (0..STEPS).for_each(&mut step));
     meter.add(f64::from(STEPS));
 }
 
 /// A permutation of `0..count` that does not repeat neighbourhoods.
-fn shuffled(count: u32) -> Vec<u32> {
+pub(crate) fn shuffled(count: u32) -> Vec<u32> {
     let mut order: Vec<u32> = (0..count).collect();
     order.sort_by_key(|n| n.wrapping_mul(0x9e37_79b1).rotate_left(13).wrapping_mul(0x85eb_ca6b));
     order
 }
 
+/// What fills an Ethernet frame behind IPv4 and TCP.
+pub(crate) fn payload() -> Vec<u8> {
+    (0..1460_u32).map(|n| n.to_le_bytes()[0]).collect()
+}
+
 pub(crate) fn checksum(meter: &mut Meter) {
-    let payload: Vec<u8> = (0..1460_u32).map(|n| n.to_le_bytes()[0]).collect();
+    let payload = payload();
     repeat(meter, |_| {
         black_box(checksum::sum(black_box(&payload)));
     });
@@ -64,7 +69,7 @@ fn options() -> OptionWriter {
 }
 
 /// A whole segment with 1408 octets of payload: the headers fill what is left of 1460.
-fn segment() -> Vec<u8> {
+pub(crate) fn segment() -> Vec<u8> {
     let mut bytes = vec![0; 60 + 1408];
     let len = header().emit(&options(), &mut bytes);
     bytes.truncate(len + 1408);
@@ -98,7 +103,16 @@ pub(crate) fn token_of_key(meter: &mut Meter) {
     });
 }
 
-/// Timers up to 200 ms ahead, in no order.
+/// When timers are armed.
+pub(crate) const BEGIN: Instant = Instant::from_millis(1000);
+
+/// Of `count` timers up to 200 ms ahead, in no order.
+pub(crate) fn deadlines(count: u32) -> Vec<Instant> {
+    let spread = |n: u32| Duration::from_nanos(u64::from(n) * 200_000_000 / u64::from(count));
+    shuffled(count).into_iter().map(|n| BEGIN + spread(n)).collect()
+}
+
+/// Timers armed and stopped in no order either.
 struct Timers {
     wheel: TimerWheel,
     now: Instant,
@@ -108,14 +122,8 @@ struct Timers {
 
 impl Timers {
     fn new(count: u32) -> Self {
-        let now = Instant::from_millis(1000);
-        let spread = |n: &u32| Duration::from_nanos(u64::from(*n) * 200_000_000 / u64::from(count));
-        Self {
-            wheel: TimerWheel::with_capacity(count, now),
-            now,
-            order: shuffled(count),
-            deadlines: shuffled(count).iter().map(|n| now + spread(n)).collect(),
-        }
+        let wheel = TimerWheel::with_capacity(count, BEGIN);
+        Self { wheel, now: BEGIN, order: shuffled(count), deadlines: deadlines(count) }
     }
 
     fn arm(&mut self) {
@@ -168,19 +176,21 @@ pub(crate) fn lookup<const COUNT: u32>(meter: &mut Meter) {
         blocks.insert([0; 24]);
     }
     let asked: Vec<Key> = shuffled(COUNT).iter().map(|n| Key::new(*n)).collect();
-    let mut ask = |asked: &[Key]| {
-        for key in asked {
-            let block = table.find(black_box(key)).and_then(|idx| blocks.get_mut(idx));
-            let block = block.expect("every key is in the table");
-            for word in [0, 8, 16] {
-                block[word] += 1;
-            }
+    ask_all(meter, &asked, |key| {
+        let block = table.find(black_box(key)).and_then(|idx| blocks.get_mut(idx));
+        let block = block.expect("every key is in the table");
+        for word in [0, 8, 16] {
+            block[word] += 1;
         }
-    };
-    ask(&asked);
-    let rounds = STEPS.div_ceil(COUNT);
-    meter.measure(|| (0..rounds).for_each(|_| ask(&asked)));
-    meter.add(f64::from(rounds * COUNT));
+    });
+}
+
+/// Asks for every key, once to have it all in the caches and then [`STEPS`] times at least.
+pub(crate) fn ask_all<K>(meter: &mut Meter, asked: &[K], mut ask: impl FnMut(&K)) {
+    asked.iter().for_each(&mut ask);
+    let rounds = (STEPS as usize).div_ceil(asked.len());
+    meter.measure(|| (0..rounds).for_each(|_| asked.iter().for_each(&mut ask)));
+    meter.add((rounds * asked.len()) as f64);
 }
 
 /// The choice among `PATHS`; with `FULL` the fastest has no room.
