@@ -18,6 +18,7 @@ const fn of(name: &'static str, operation: &'static str, run: fn(&mut Meter)) ->
 /// Those whose instructions are counted.
 pub(crate) const COUNTED: &[Workload] = &[
     of("checksum", "sum of 1460 octets", micro::checksum),
+    of("smoltcp_checksum", "the same by smoltcp", peers::smol_checksum),
     of("parse", "TCP header with timestamps and a DSS of 28 octets", micro::parse),
     of("emit", "the same header written", micro::emit),
     of("join_hmac", "HMAC of an MP_JOIN, version 1", micro::hmac),

@@ -18,8 +18,8 @@ use std::sync::Arc;
 pub(crate) const SEGMENT: u64 = 1448;
 /// Ticks before anything is measured: slow start is over, and the windows are as large as they get.
 const WARM_UP: u32 = 600;
-/// Ticks measured.
-const MEASURED: u32 = 200;
+/// Ticks measured: longer than a cycle of BBR.
+const MEASURED: u32 = 800;
 
 /// What the gateway's own documentation has, with two accesses and an exit.
 const CONFIG: &str = r#"
