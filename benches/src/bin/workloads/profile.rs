@@ -73,6 +73,12 @@ fn chains(program: &str, addresses: &BTreeSet<u64>) -> Result<BTreeMap<u64, Vec<
             chain.iter_mut().for_each(|chain| chain.push(placed(short(line), place)));
         }
     }
+    for chain in chains.values_mut() {
+        // What has no name of its own is called by that of the function around it all.
+        if chain.len() > 1 && chain.first() == chain.last() {
+            chain.remove(0);
+        }
+    }
     Ok(chains)
 }
 
