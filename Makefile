@@ -17,9 +17,13 @@ REPEAT ?= 3
 FEATURES ?= $(if $(filter tun,$(DRIVER)),,$(shell pkg-config --exists libdpdk 2>/dev/null && echo dpdk))
 CARGO_FEATURES = --features netsim/live$(if $(FEATURES), --features $(FEATURES))
 BIN = $(or $(CARGO_TARGET_DIR),target)/release
+# Measurements have a target CPU, and so a place, of their own: valgrind knows nothing newer than AVX2, and what is
+# counted or timed on one machine shall be the same code on another.
+V3 = $(or $(CARGO_TARGET_DIR),target)/x86-64-v3
+WORKLOADS = $(V3)/release/workloads
 FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help demo demo-short build deps test sim interop lint package fuzz bench-paths
+.PHONY: help demo demo-short build deps test sim interop lint package fuzz bench bench-quick bench-instructions bench-paths
 
 help:
 	@grep -hE '^# [a-z-]+: ' $(MAKEFILE_LIST) | sed 's/^# //'
@@ -50,7 +54,7 @@ build:
 
 # test: unit, property, simulation and documentation tests; those with devices and namespaces (root)
 test: deps-if-possible
-	cargo test --workspace $(CARGO_FEATURES)
+	cargo test --workspace $(CARGO_FEATURES) --features plait-bench/workloads
 
 # sim: SEEDS random faulted transfers through the simulator, of at most MOST octets each way
 sim:
@@ -62,6 +66,26 @@ sim:
 interop:
 	cargo test -p mptcp-tun --features interop --test interop --test interop_kernel -- --test-threads=1
 
+# bench: all measurements: instructions, times beside peers, and paths; about half an hour (root)
+bench: bench-instructions
+	$(WORKLOADS) times
+	$(WORKLOADS) profile relay_mptcp_down
+	$(MAKE) bench-paths
+
+# bench-quick: instructions, and times of a few runs; under three minutes once built
+bench-quick: bench-instructions
+	$(WORKLOADS) times --runs 3 --quick
+
+# bench-instructions: instructions of each step, held against benches/instructions.csv; fails when one is more than
+#   2 % dearer; UPDATE=1 writes the table instead
+bench-instructions: workloads
+	$(WORKLOADS) instructions $(if $(UPDATE),--update)
+
+.PHONY: workloads
+workloads:
+	RUSTFLAGS="-C target-cpu=x86-64-v3" cargo build --release --target-dir $(V3) \
+	  -p plait-bench --features workloads --bin workloads
+
 # bench-paths: our sender and the kernel's over the same emulated links; REPEAT=N runs of each (root)
 bench-paths: deps
 	$(MAKE) build
@@ -70,7 +94,7 @@ bench-paths: deps
 # lint: formatting, clippy, rustdoc, packaging; cargo-deny when it is installed
 lint: package
 	cargo fmt --all -- --check
-	cargo clippy --workspace --all-targets $(CARGO_FEATURES) --features mptcp-tun/interop -- -D warnings
+	cargo clippy --workspace --all-targets $(CARGO_FEATURES) --features mptcp-tun/interop,plait-bench/workloads -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps $(CARGO_FEATURES)
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check; \
 	else echo "lint: cargo-deny is not installed, deny.toml was not checked"; fi

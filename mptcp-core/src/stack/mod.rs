@@ -6,7 +6,7 @@
 //! beyond it, opens are refused and counted.
 
 mod congestion;
-mod demux;
+pub(crate) mod demux;
 mod destinations;
 mod egress;
 mod fast_open;

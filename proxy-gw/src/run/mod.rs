@@ -13,6 +13,9 @@ mod supervisor;
 mod tun;
 mod worker;
 
+pub use stack_config::stack_config;
+pub use worker::ShardWorker;
+
 use crate::admin::{Admin, Source};
 use crate::cli::Exit;
 use crate::config::{Config, DriverKind};

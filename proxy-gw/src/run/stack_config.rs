@@ -21,7 +21,7 @@ const MAX_PATHS: u32 = 65_536;
 ///
 /// # Errors
 /// What a stack would not do as configured.
-pub(crate) fn stack_config(config: &Config, seed: [u8; 32]) -> Result<StackConfig, ConfigError> {
+pub fn stack_config(config: &Config, seed: [u8; 32]) -> Result<StackConfig, ConfigError> {
     let stack = StackConfig {
         addresses: addresses(config),
         mptcp: MptcpConfig {

@@ -17,7 +17,7 @@ const CONTROL_BUDGET: usize = 16;
 const LAST_SEGMENTS: Duration = Duration::from_secs(2);
 
 /// See the module.
-pub(crate) struct ShardWorker<B: PacketBuf> {
+pub struct ShardWorker<B: PacketBuf> {
     stack: Stack<B>,
     gateway: Gateway,
     mailbox: Mailbox,
@@ -32,7 +32,8 @@ pub(crate) struct ShardWorker<B: PacketBuf> {
 
 impl<B: PacketBuf> ShardWorker<B> {
     /// A shard whose listeners are open.
-    pub(crate) fn new(
+    #[must_use]
+    pub fn new(
         stack: Stack<B>,
         gateway: Gateway,
         mailbox: Mailbox,
