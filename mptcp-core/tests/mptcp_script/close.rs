@@ -615,3 +615,31 @@ fn closing_before_the_syn_ack_ends_it_at_once() {
         assert!(out.len() == 1 && out[0].rst(), "{out:?}");
     });
 }
+
+/// Two ends that both closed and both lack something would answer each other's `DATA_FIN`s with their own
+/// for ever: one in front of which octets are missing is answered once.
+#[test]
+fn t86_a_repeated_data_fin_behind_a_hole_is_not_answered() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut flow, id) = script.confirmed();
+        script.stack.shutdown_write(script.now, id);
+        let out = script.out();
+        assert_eq!(our_fin(&keys, &out, 0), 1, "{out:?}");
+        let bare = flow.seg().dss(Dss { data_ack: keys.ack(0).data_ack, ..keys.fin(10) });
+        let out = script.send(&flow, &bare);
+        assert!(acked(&keys, &out, 0), "{out:?}");
+        for _ in 0..10 {
+            let out = script.send(&flow, &bare);
+            assert!(out.is_empty(), "{out:?}");
+        }
+        // Once nothing is missing each is answered: the answer may have been lost.
+        script.send_data(&keys, &mut flow, 0, 0, &stream(0, 10));
+        script.expect_stream(id, 0, 10);
+        for _ in 0..3 {
+            let bare = flow.seg().dss(Dss { data_ack: keys.ack(0).data_ack, ..keys.fin(10) });
+            let out = script.send(&flow, &bare);
+            assert!(acked(&keys, &out, 11), "{out:?}");
+        }
+    });
+}

@@ -262,13 +262,15 @@ impl<B: PacketBuf> Stack<B> {
             (true, None) => return Effect::Reset(reset_reason::MPTCP_SPECIFIC),
             _ => {}
         }
+        let known = connection.peer_fin.is_some();
         match connection.on_mapping(tcb, &mapping, dss.data_fin, &mut self.stats) {
             Mapped::Taken => {}
             Mapped::Conflict => return Effect::Reset(reset_reason::MPTCP_SPECIFIC),
             Mapped::Checksum(offset) => return Effect::Checksum(offset),
         }
-        if dss.data_fin {
-            // Whether it is in order or a repetition, the peer waits for an answer.
+        // New or in order, the peer waits for an answer. A repetition in front of which something is missing
+        // says nothing, and an answer with a `DATA_FIN` of ours would be answered in turn, for ever.
+        if dss.data_fin && (!known || connection.peer_fin == Some(connection.data_rcv_nxt)) {
             tcb.ack_now();
         }
         Effect::None
