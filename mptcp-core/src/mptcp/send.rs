@@ -442,12 +442,13 @@ impl<B: PacketBuf> Connection<B> {
     fn head_waits(
         &self,
         tcbs: &Slab<Tcb<B>>,
-        waits: impl Fn(&TxSegment<B>) -> bool,
+        waits: impl Fn(&Tcb<B>, &TxSegment<B>) -> bool,
     ) -> Result<u64, u64> {
         let (una, origin) = (self.data_snd_una, self.local_dsn(0));
         let tcbs = self.subflows.iter().filter_map(|&idx| tcbs.get(idx));
         let mut next = u64::MAX;
-        for segment in tcbs.flat_map(|tcb| tcb.queue.iter()).filter(|segment| waits(segment)) {
+        let segments = tcbs.flat_map(|tcb| tcb.queue.iter().map(move |segment| (tcb, segment)));
+        for (_, segment) in segments.filter(|(tcb, segment)| waits(tcb, segment)) {
             let Some(mapping) = segment.mapping else { continue };
             let start = mapping.dsn.since(origin);
             let end = start + u64::from(mapping.len);
@@ -470,7 +471,7 @@ impl<B: PacketBuf> Connection<B> {
         self.gap_acks -= 1;
         let una = self.data_snd_una;
         if una < self.data_snd_nxt
-            && let Err(next) = self.head_waits(tcbs, |_| true)
+            && let Err(next) = self.head_waits(tcbs, |_, _| true)
         {
             self.gap_acks = GAP_ACKS;
             self.reinject_range(una, next.min(una + u64::from(MAX_MAPPING)));
@@ -478,16 +479,18 @@ impl<B: PacketBuf> Connection<B> {
         self.reinject.is_some()
     }
 
-    /// The data-level timer fired: the head goes out again, on whatever subflow is best.
+    /// The data-level timer fired: the head goes out again, on whatever subflow is best. `repairs` tells
+    /// the subflows that do so with what they have lost.
     pub(crate) fn retransmission_timeout(
         &mut self,
         now: Instant,
         rto: Duration,
         tcbs: &Slab<Tcb<B>>,
+        repairs: impl Fn(&Tcb<B>) -> bool,
     ) {
-        // What waits for the head looks after the rest itself; what waits nowhere, TCP has delivered, and
-        // it is missing up to what some subflow still waits for.
-        let waits = self.head_waits(tcbs, |segment| !segment.is_sacked());
+        // Who waits for the head and repairs it looks after the rest, too. Without, all is missing up to
+        // what such a subflow waits for: TCP has delivered it, or nobody knows when it will.
+        let waits = self.head_waits(tcbs, |tcb, segment| !segment.is_sacked() && repairs(tcb));
         if waits.is_err() {
             self.gap_acks = GAP_ACKS;
         }

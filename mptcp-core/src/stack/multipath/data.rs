@@ -281,7 +281,13 @@ impl<B: PacketBuf> Stack<B> {
         }
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let fin = connection.fin_due();
-        connection.retransmission_timeout(now, rto, &self.tcbs);
+        let paths = &self.path_table;
+        let crowded = |path| paths.is_crowded(now, path);
+        let repairs = |tcb: &Tcb<B>| {
+            tcb.rto_count() == 0
+                || tcb.subflow.as_ref().is_some_and(|s| !s.stale && crowded(s.path))
+        };
+        connection.retransmission_timeout(now, rto, &self.tcbs, repairs);
         if !fin {
             self.observe_reinjection(owner, None, ReinjectCause::DataTimeout);
         }
