@@ -203,8 +203,8 @@ fn windows_announced_beside_a_fuller_port_are_remembered() {
     assert_eq!(bed.shard.counters.all_drops(), 0);
 }
 
-/// Clients whose data nobody reads take all memory but the reserve, and the shard still hears
-/// questions, handshakes and acknowledgements.
+/// Clients whose data nobody reads take all memory but the reserve, of which those who have nothing to
+/// read get a little, and the shard still hears questions, handshakes and acknowledgements.
 #[test]
 fn a_shard_short_of_memory_hears_what_keeps_none() {
     let mut bed = Bed::new(256);
@@ -219,7 +219,7 @@ fn a_shard_short_of_memory_hears_what_keeps_none() {
     }
     let in_use = bed.shard.nic.pool.in_use();
     assert!(bed.gateway.stack.counters().tcp_rcv_q_drop > 0);
-    assert_eq!(in_use, 256 - RESERVE - 1);
+    assert!((256 - RESERVE - 1..256 - RESERVE / 2).contains(&in_use), "{in_use}");
     assert_eq!(bed.shard.counters.drops(DropReason::RxNoBuffer), 0);
     assert_eq!(bed.gateway.stack.counters().passive_opens, 8, "the last one got through, too");
 
