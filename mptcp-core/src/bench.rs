@@ -89,6 +89,7 @@ impl Schedule {
                 stale: false,
                 doubtful: false,
                 unknown: false,
+                opening: false,
                 srtt,
                 one_way: srtt / 2,
                 rttvar: Duration::from_millis(1),

@@ -380,6 +380,12 @@ impl<B: PacketBuf> Connection<B> {
         self.subflows.iter().filter(live).count()
     }
 
+    /// No other subflow can carry what this one does: a join that is still going on is none.
+    pub(crate) fn is_alone(&self, tcbs: &Slab<Tcb<B>>) -> bool {
+        let subflows = self.subflows.iter().filter_map(|&idx| tcbs.get(idx)?.subflow.as_ref());
+        self.phase != Phase::Confirmed || subflows.filter(|s| s.is_confirmed()).count() < 2
+    }
+
     /// Both directions ended at the data level.
     pub(crate) fn finished(&self) -> bool {
         self.fin_acked && self.peer_finished

@@ -79,7 +79,7 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let Some(tcb) = self.tcbs.get(idx).filter(|tcb| tcb.queue.lost_bytes() > 0) else { return };
         // A timeout is judged as silence is.
-        let alone = connection.phase != Phase::Confirmed || connection.subflows.len() < 2;
+        let alone = connection.is_alone(&self.tcbs);
         if alone || tcb.rto_count() > 0 {
             return;
         }
@@ -203,8 +203,8 @@ impl<B: PacketBuf> Stack<B> {
             return;
         };
         let Some(connection) = self.connections.get_mut(owner) else { return };
+        let alone = connection.is_alone(&self.tcbs);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
-        let alone = connection.phase != Phase::Confirmed || connection.subflows.len() < 2;
         let Some(watch) = tcb.subflow.as_mut().and_then(|s| s.watch.as_deref_mut()) else { return };
         match finding {
             Finding::Wait(at) => connection.look_again(at),
@@ -292,7 +292,7 @@ impl<B: PacketBuf> Stack<B> {
     /// What others found out about the paths of this connection since it last had something to send.
     pub(in crate::stack) fn heed_verdicts(&mut self, now: Instant, owner: u32) {
         let Some(connection) = self.connections.get(owner) else { return };
-        if connection.phase != Phase::Confirmed || connection.subflows.len() < 2 {
+        if connection.is_alone(&self.tcbs) {
             return;
         }
         for at in 0..connection.subflows.len() {
