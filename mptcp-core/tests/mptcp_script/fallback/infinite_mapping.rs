@@ -176,28 +176,3 @@ fn t111_a_fallback_that_makes_room_says_so() {
         }
     });
 }
-
-/// A peer that goes on mapping is told again, also behind our FIN: its number on the subflow belongs to no
-/// octet of the stream, and a mapping that is off by one breaks the octets still in flight.
-#[test]
-fn a_reminder_behind_the_fin_begins_at_the_same_octet() {
-    both(|v| {
-        let mut script = Script::server(v);
-        let (keys, mut flow, id) = script.unconfirmed();
-        let out = script.write(id, 0, 500);
-        flow.hears(&out);
-        script.send(&flow, &flow.seg());
-        assert_eq!(script.fallback(id), Some(FallbackReason::NoDataAck));
-        script.stack.shutdown_write(script.now, id);
-        let fin = script.out();
-        assert!(fin.iter().any(|o| o.is(TcpFlags::FIN)), "{fin:?}");
-        let out = script.send_data(&keys, &mut flow, 0, 500, &stream(0, 100));
-        let out = [out, script.advance(500)].concat();
-        let told: Vec<_> = out.iter().filter_map(|o| o.mapping()).collect();
-        assert!(!told.is_empty(), "{out:?}");
-        for mapping in told {
-            assert_eq!(mapping.len, 0);
-            assert!(same(mapping.dsn, keys.stack_dsn(u64::from(mapping.ssn) - 1)), "{mapping:?}");
-        }
-    });
-}
