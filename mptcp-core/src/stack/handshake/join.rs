@@ -231,7 +231,6 @@ impl<B: PacketBuf> Stack<B> {
         };
         self.demux.insert(&request.tuple, Flow::Tcb(tcb_idx));
         connection.subflows.push(tcb_idx);
-        connection.passage.spread();
         connection.survives();
         self.subflow_joined(now, owner, tcb_idx);
         self.tcb_segment(now, tcb_idx, segment, payload);

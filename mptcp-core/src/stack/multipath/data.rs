@@ -319,6 +319,8 @@ impl<B: PacketBuf> Stack<B> {
             if let Some(tcb) = self.tcbs.get_mut(idx)
                 && tcb.state.synchronized()
                 && tcb.flight_size() == 0
+                // A join under way is no such, and repeats its third ACK itself.
+                && tcb.subflow.as_ref().is_some_and(|s| s.id == 0 || s.is_confirmed())
             {
                 tcb.probe_now();
             }

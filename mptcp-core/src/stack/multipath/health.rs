@@ -386,6 +386,9 @@ impl<B: PacketBuf> Stack<B> {
     /// A join can be used. Whatever timed out before, when there was nowhere else to go, moves now.
     pub(in crate::stack) fn subflow_joined(&mut self, now: Instant, owner: u32, joined: u32) {
         self.observe_joined(owner, joined);
+        if let Some(connection) = self.connections.get_mut(owner) {
+            connection.passage.spread();
+        }
         for idx in self.subflows_of(owner) {
             let dead = |t: &Tcb<B>| t.state.synchronized() && t.rto_count() > 0;
             if idx != joined && self.tcbs.get(idx).is_some_and(dead) {

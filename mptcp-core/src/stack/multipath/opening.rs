@@ -137,7 +137,6 @@ impl<B: PacketBuf> Stack<B> {
             self.reject_syn_ack(now, owner, idx);
             return false;
         }
-        connection.passage.spread();
         connection.survives();
         let hmac = keys.sent_join_hmac(version, nonce, theirs).full();
         let format = connection.dss_format();
