@@ -7,7 +7,7 @@ use crate::input::Input;
 use crate::peer::{Kind, Peer, Stage};
 use mptcp_core::error::RecvError;
 use mptcp_core::time::Duration;
-use mptcp_core::wire::{Dss, MptcpOption, TcpOption, Version, WireSeq, checksum};
+use mptcp_core::wire::{Dss, MptcpOption, TcpFlags, TcpOption, Version, WireSeq, checksum};
 use std::collections::BTreeSet;
 
 const MAX_STEPS: usize = 80;
@@ -139,7 +139,10 @@ impl Sender {
         for packet in out {
             self.peer.hear(core::slice::from_ref(packet));
             let flow = self.peer.flows.iter().position(|f| f.peer == packet.dst);
-            let Some(which) = flow else { continue };
+            // A RST that answers what nobody knows acknowledges nothing.
+            let Some(which) = flow.filter(|_| packet.flags.contains(TcpFlags::ACK)) else {
+                continue;
+            };
             let flow = &self.peer.flows[which];
             let place = |seq: u32| seq.wrapping_sub(flow.snd_nxt) as usize;
             let sent = &mut self.flows[which];
