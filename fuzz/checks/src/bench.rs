@@ -296,7 +296,8 @@ impl Bench {
             self.stack.close(self.now, listener);
         }
         self.settle();
-        self.advance(Duration::from_secs(2_000));
+        // A round trip of minutes was measured, perhaps: each of 15 repetitions takes two of them.
+        self.advance(Duration::from_secs(4_000));
         self.take_events();
         assert_eq!(self.stack.occupancy(), Occupancy::default(), "something is left");
         assert_eq!(self.tx_pool.in_use(), 0, "buffers to send leaked");
