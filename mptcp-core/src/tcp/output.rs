@@ -270,7 +270,9 @@ impl<B: PacketBuf> Tcb<B> {
         if *budget == 0 || tx.room() == 0 {
             return true;
         }
-        let known = match data.map_or(0, |data| data.unsure) {
+        // What is unsure went by the first subflow: a join may be under way, and has sent nothing.
+        let first = self.subflow.as_ref().is_some_and(|subflow| subflow.id == 0);
+        let known = match data.filter(|_| first).map_or(0, |data| data.unsure) {
             0 => self.snd_una,
             unsure => self.snd_una.min(self.snd_nxt_data().sub(unsure)),
         };

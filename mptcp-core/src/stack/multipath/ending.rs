@@ -166,6 +166,7 @@ impl<B: PacketBuf> Stack<B> {
             if let Some(tcb) = self.tcbs.get_mut(idx)
                 && tcb.state == State::Established
                 && tcb.flight_size() == 0
+                && tcb.subflow.as_ref().is_some_and(|subflow| subflow.is_confirmed())
             {
                 tcb.probe_now();
                 self.touch_tcb(idx);
