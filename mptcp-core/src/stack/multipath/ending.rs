@@ -164,7 +164,7 @@ impl<B: PacketBuf> Stack<B> {
     fn ask_idle_subflows(&mut self, owner: u32) {
         for idx in self.subflows_of(owner) {
             if let Some(tcb) = self.tcbs.get_mut(idx)
-                && tcb.state == State::Established
+                && tcb.state.synchronized()
                 && tcb.flight_size() == 0
                 && tcb.subflow.as_ref().is_some_and(|subflow| subflow.is_confirmed())
             {
