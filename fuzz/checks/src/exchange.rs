@@ -13,7 +13,7 @@ use mptcp_core::wire::{IpHeader, TcpSegment, Version, checksum, set_checksum};
 
 /// Packets that something is done to.
 const MAX_FAULTS: usize = 400;
-/// What everything takes at most from then on: retransmissions have backed off to minutes, and a
+/// Without an octet written or read it ends within: retransmissions have backed off to minutes, and a
 /// connection without subflows is given up after another minute.
 const LIMIT: Duration = Duration::from_secs(4_000);
 
@@ -142,10 +142,16 @@ impl Between {
         let client = &mut self.ends[0].bench;
         let id = client.stack.connect(client.now, &with).expect("room");
         client.sockets.push(id);
-        let deadline = client.now + LIMIT;
-        let (mut standstill, mut turns) = (0, 0);
+        let mut deadline = client.now + LIMIT;
+        let (mut standstill, mut turns, mut moved) = (0, 0, 0);
         loop {
             self.turn(input);
+            // A storm may wear out the patience of each end almost, one after the other: what moves lives.
+            let octets: u64 = self.ends.iter().map(|end| end.sent + end.received).sum();
+            if octets != moved {
+                moved = octets;
+                deadline = self.ends[0].bench.now + LIMIT;
+            }
             if self.ends.iter().all(End::done) {
                 return;
             }
