@@ -3,12 +3,12 @@
 
 use super::recv_queue::Inserted;
 use super::send_queue::Delivered;
-use super::{Env, Outcome, Segment, State, Tcb, TcbFlags};
+use super::{Env, Outcome, Segment, State, Tcb, TcbFlags, rtt};
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::seq::SeqNum;
 use crate::stats::DropReason;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 use crate::wire::TcpFlags;
 use core::num::NonZeroU32;
 
@@ -90,7 +90,7 @@ impl<B: PacketBuf> Tcb<B> {
             return;
         }
         self.settle_early(segment.ack);
-        self.finish_handshake(env, outcome);
+        self.finish_handshake(env, segment, outcome);
         self.ack_now();
     }
 
@@ -115,8 +115,10 @@ impl<B: PacketBuf> Tcb<B> {
         self.set_peer_mss(env, segment.mss);
     }
 
-    fn finish_handshake(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {
-        if let Some(rtt) = self.handshake_rtt(env.now) {
+    fn finish_handshake(&mut self, env: &mut Env<'_>, segment: &Segment, outcome: &mut Outcome) {
+        let rtt = self.handshake_rtt(env.now).or_else(|| self.echoed_rtt(env.now, segment));
+        if let Some(rtt) = rtt {
+            self.rtt.reset_back_off();
             self.rtt.on_sample(rtt, env.now);
         } else if self.retries > 0 {
             self.rtt.reset_back_off();
@@ -288,7 +290,7 @@ impl<B: PacketBuf> Tcb<B> {
             if !outcome.fast_opened {
                 self.settle_early(segment.ack);
             }
-            self.finish_handshake(env, outcome);
+            self.finish_handshake(env, segment, outcome);
             return Step::Continue;
         }
         let oldest = self.snd_una.sub(self.max_snd_wnd.max(1));
@@ -421,22 +423,21 @@ impl<B: PacketBuf> Tcb<B> {
     ) -> Option<Duration> {
         let sample = if let Some(newest) = delivered.newest_original {
             env.now.since(newest.sent_at)
-        } else if let Some((_, tsecr)) = segment.timestamps
-            && advanced
-            && tsecr != 0
-            && self.flags.contains(TcbFlags::TIMESTAMPS)
-        {
-            let elapsed = self.timestamp(env.now).wrapping_sub(tsecr);
-            if elapsed >= 120_000 {
-                return None;
-            }
-            Duration::from_millis(u64::from(elapsed.max(1)))
+        } else if advanced {
+            self.echoed_rtt(env.now, segment)?
         } else {
             return None;
         };
         self.rtt.on_sample(sample, env.now);
         self.flags.remove(TcbFlags::TLP_SPENT);
         Some(sample)
+    }
+
+    /// What the timestamp says that a segment echoes, whichever transmission of ours it answers.
+    fn echoed_rtt(&self, now: Instant, segment: &Segment) -> Option<Duration> {
+        let (_, tsecr) = segment.timestamps?;
+        let agreed = self.flags.contains(TcbFlags::TIMESTAMPS);
+        agreed.then(|| rtt::echoed(self.timestamp(now), tsecr))?
     }
 
     /// RFC 5681 §2 duplicate acknowledgements, for peers without SACK.

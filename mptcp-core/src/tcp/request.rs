@@ -1,7 +1,7 @@
 //! A connection in SYN-RECEIVED by passive open: not a control block yet, only what the third ACK
 //! must be checked against (RFC 4987 §3.3). A join keeps its nonces here too.
 
-use super::{Agreed, Tuple};
+use super::{Agreed, Segment, Tuple, rtt};
 use crate::buf::PortId;
 use crate::mptcp::FallbackReason;
 use crate::seq::SeqNum;
@@ -87,17 +87,26 @@ impl Request {
         }
     }
 
-    /// What the handshake that ends `now` agreed on.
+    /// What the handshake agreed on that `segment` ends `now`.
     pub(crate) fn agreed(
         &self,
         now: Instant,
+        segment: &Segment,
         rcv_wscale: u8,
         ts_offset: u32,
         window: u32,
     ) -> Agreed {
         let once = !self.flags.contains(RequestFlags::REPEATED);
+        // A timestamp tells which of our SYN/ACKs was answered.
+        let echoed = || {
+            let (_, tsecr) = segment.timestamps?;
+            let agreed = self.flags.contains(RequestFlags::TIMESTAMPS);
+            let clock = (now.as_millis() as u32).wrapping_add(ts_offset);
+            agreed.then(|| rtt::echoed(clock, tsecr))?
+        };
+        let timed = if once { Some(now.since(self.sent_at)) } else { echoed() };
         Agreed {
-            rtt: once.then(|| now.since(self.sent_at)),
+            rtt: timed,
             syn_ack_timeouts: self.retries,
             iss: self.iss,
             irs: self.irs,

@@ -26,6 +26,9 @@ const MIN_WINDOW_S: u32 = 150;
 /// No minimum known.
 const NO_MIN: u32 = u32::MAX;
 
+/// An echo that took longer, in milliseconds, is none.
+const LONGEST_ECHO_MS: u32 = 120_000;
+
 /// The timeout used while there is no sample.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Initial {
@@ -205,6 +208,14 @@ impl RttEstimator {
         }
         self.min_current_us = self.min_current_us.min(rtt_us);
     }
+}
+
+/// The round trip that a timestamp tells which came back: `clock` is the one it was taken from, in
+/// milliseconds. `None` for what no timestamp of ours can be.
+pub(super) fn echoed(clock: u32, tsecr: u32) -> Option<Duration> {
+    let elapsed = clock.wrapping_sub(tsecr);
+    let ours = tsecr != 0 && elapsed < LONGEST_ECHO_MS;
+    ours.then(|| Duration::from_millis(u64::from(elapsed.max(1))))
 }
 
 /// `average` moved by one `divisor`-th of its distance to `sample`, rounded to nearest.

@@ -95,6 +95,10 @@ impl<B> TxSegment<B> {
         self.seq.add(self.seq_len())
     }
 
+    fn text_end(&self) -> SeqNum {
+        self.seq.add(self.len)
+    }
+
     pub(crate) fn is_sacked(&self) -> bool {
         self.is(SegmentFlags::SACKED)
     }
@@ -252,6 +256,9 @@ impl<B: PacketBuf> SendQueue<B> {
                 payload.trim_front(cut as usize);
                 front.sum = crate::wire::checksum::sum(payload.data());
             }
+            if front.len == 0 && front.is(SegmentFlags::SACKED) {
+                self.lose_fin();
+            }
         }
         if self.segments.is_empty() && self.segments.capacity() > 64 {
             self.segments = VecDeque::new();
@@ -259,14 +266,31 @@ impl<B: PacketBuf> SendQueue<B> {
         delivered
     }
 
+    /// The text of the first entry was selectively acknowledged, and now it is in order while the FIN
+    /// is not: the peer kept the one and not the other.
+    fn lose_fin(&mut self) {
+        let number = self.number(0);
+        let Some(front) = self.segments.front_mut() else { return };
+        front.flags.remove(SegmentFlags::SACKED);
+        front.flags.insert(SegmentFlags::LOST);
+        self.sacked_bytes -= 1;
+        self.sacked_count -= 1;
+        self.lost_bytes += 1;
+        self.lost_total = self.lost_total.wrapping_add(1);
+        self.link(SegmentFlags::LOST, 0, NIL);
+        self.lost_last = number;
+    }
+
     /// Marks what lies wholly inside `start..end` as selectively acknowledged. `fack` is what
-    /// [`Self::highest_sacked`] said before the acknowledgement.
+    /// [`Self::highest_sacked`] said before the acknowledgement. Some peers leave the FIN behind the
+    /// text out of their blocks: the text is what counts.
     pub(crate) fn sack(&mut self, start: SeqNum, end: SeqNum, into: &mut Delivered, fack: SeqNum) {
         let mut idx = self.segments.partition_point(|s| s.seq.lt(start));
         loop {
             idx = self.skip_sacked(idx);
             step();
-            if self.segments.get(idx).is_none_or(|segment| segment.end().gt(end)) {
+            let beyond = |s: &TxSegment<B>| s.end().gt(end) && (s.len == 0 || s.text_end().gt(end));
+            if self.segments.get(idx).is_none_or(beyond) {
                 return;
             }
             self.unlink(idx);

@@ -125,6 +125,15 @@ impl Storm {
     }
 }
 
+/// Storms that once took longer than they may: a lost SYN and a path that takes short segments only, so
+/// that every timeout was three seconds; text and FIN behind a hole that no block told of.
+#[test]
+fn storms_that_once_lasted_too_long() {
+    for seed in [12_280, 13_475, 15_531, 15_864, 15_903] {
+        Storm::new(seed).run();
+    }
+}
+
 /// `PLAIT_LIVE_SEEDS` storms (300 unless told) from seed `PLAIT_LIVE_FIRST` (0) on.
 #[test]
 fn once_the_faults_stop_the_transfer_ends() {

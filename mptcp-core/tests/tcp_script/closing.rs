@@ -151,14 +151,28 @@ fn fin_is_taken_at_a_shut_window() {
 #[test]
 fn fin_out_of_order_waits_for_the_hole() {
     let mut s = server();
-    s.inject(fin(101, 1).len(50)).expect(ack(1, 1).sack(&[(101, 151)]));
+    s.inject(fin(101, 1).len(50)).expect(ack(1, 1).sack(&[(101, 152)]));
     assert_eq!(s.state(), State::Established);
     s.inject(data(1, 1, 100)).expect(ack(1, 152)).read(150);
     assert_eq!((s.state(), s.read_some(1)), (State::CloseWait, Ok(0)));
     // A bare FIN ahead of its stream, too.
     let mut s = server();
-    s.inject(fin(101, 1)).expect(ack(1, 1)).inject(data(1, 1, 100)).expect(ack(1, 102));
+    s.inject(fin(101, 1)).expect(ack(1, 1).sack(&[(101, 102)]));
+    s.inject(data(1, 1, 100)).expect(ack(1, 102));
     assert_eq!(s.state(), State::CloseWait);
+}
+
+/// Peers differ in whether their blocks hold the FIN behind the text that arrived out of order.
+#[test]
+fn a_block_without_the_fin_covers_its_text() {
+    let mut s = Script::client(|_| {}, Peer::default(), 40);
+    s.write(100).expect(data(1, 1, 100)).write(50).shutdown();
+    s.expect(fin(101, 1).len(50));
+    // What was overtaken goes again once it cannot be reordering.
+    s.at(80).inject(ack(1, 1).sack(&[(101, 151)])).until(90).expect(data(1, 1, 100));
+    // The peer did not keep the FIN.
+    s.inject(ack(1, 151)).expect(fin(151, 1)).inject(ack(1, 152)).expect_nothing();
+    assert_eq!(s.state(), State::FinWait2);
 }
 
 #[test]

@@ -148,6 +148,16 @@ fn after_a_lost_syn_the_first_timeout_is_three_seconds() {
     s.write(100).expect(data(1, 1, 100)).until(4_100).expect(data(1, 1, 100));
 }
 
+/// A timestamp tells which SYN was answered: the round trip is known, and with it the timeout.
+#[test]
+fn after_a_lost_syn_an_echo_measures_the_round_trip() {
+    let mut s = Script::new(|config| config.tcp.sack = false);
+    s.leg().offer = Peer { ts: true, ..Peer::default() };
+    s.connect().expect(syn()).until(1_000).expect(syn());
+    s.at(1_100).peer_answers().expect(ack(1, 1));
+    s.write(100).expect(data(1, 1, 100)).until(1_400).expect(data(1, 1, 100));
+}
+
 #[test]
 fn refused_connect() {
     let mut s = Script::new(|_| {});

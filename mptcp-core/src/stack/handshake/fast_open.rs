@@ -66,7 +66,7 @@ impl<B: PacketBuf> Stack<B> {
             Wanted::Plain(reason) => Level::Plain(reason),
             Wanted::Join { .. } => return false,
         };
-        let agreed = Agreed { rtt: None, ..self.agreed(now, request) };
+        let agreed = Agreed { rtt: None, ..self.agreed(now, request, segment) };
         let created =
             self.create(now, &request.tuple, request.port, request.listener, &agreed, level);
         let Some((sock, idx)) = created else { return false };

@@ -203,7 +203,7 @@ impl<B: PacketBuf> Stack<B> {
             let told = told.filter(|_| version == Version::V1);
             return self.refuse_join(now, &request.tuple, request.port, segment, told);
         }
-        let agreed = self.agreed(now, request);
+        let agreed = self.agreed(now, request, segment);
         let mut env = env!(self, now);
         let mut tcb = Tcb::accepted(&mut env, request.tuple, request.port, &agreed);
         let local_backup = self.endpoint_backup(request.tuple.local_addr);

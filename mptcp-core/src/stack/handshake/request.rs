@@ -365,7 +365,7 @@ impl<B: PacketBuf> Stack<B> {
             // The request stays: the peer will repeat its ACK when there is room.
             return self.stats.drop(DropReason::AcceptQueueFull);
         }
-        let agreed = self.agreed(now, request);
+        let agreed = self.agreed(now, request, segment);
         let level = match request.wanted {
             Wanted::Capable { version, local_key, remote_key, .. } => {
                 match self.third_ack(now, request, version, [local_key, remote_key], segment) {
@@ -400,9 +400,9 @@ impl<B: PacketBuf> Stack<B> {
         );
     }
 
-    pub(super) fn agreed(&self, now: Instant, request: &Request) -> Agreed {
+    pub(super) fn agreed(&self, now: Instant, request: &Request, segment: &Segment) -> Agreed {
         let ts_offset = self.timestamp_offset(request);
-        request.agreed(now, self.rcv_wscale, ts_offset, self.initial_window())
+        request.agreed(now, segment, self.rcv_wscale, ts_offset, self.initial_window())
     }
 
     /// What the segment that answers our `MP_CAPABLE` makes of the connection. `None` while that is

@@ -126,8 +126,23 @@ impl<B: PacketBuf> Tcb<B> {
         let payload = emission.payload.as_ref().map_or(0, |(b, _)| b.data().len());
         let space = usize::from(self.mss).saturating_sub(payload + writer.padded_len());
         let dsack = self.dsack.map(|(start, len)| (start, start.add(len.get())));
-        let told = push_sack(&mut writer, space, dsack, self.received.sack_blocks());
+        let told = push_sack(&mut writer, space, dsack, self.sack_blocks());
         (writer, told)
+    }
+
+    /// What is here out of order. A FIN is kept, too: it belongs to the block that it follows, and is
+    /// one of its own where there is none.
+    fn sack_blocks(&self) -> impl Iterator<Item = (SeqNum, SeqNum)> + '_ {
+        let ahead = self.flags.contains(TcbFlags::FIN_SEEN)
+            && !self.flags.contains(TcbFlags::FIN_RECEIVED)
+            && self.fin_at.gt(self.rcv_nxt);
+        let fin = ahead.then_some(self.fin_at);
+        let follows = move |end: SeqNum| fin == Some(end);
+        let alone = fin.filter(|_| !self.received.sack_blocks().any(|(_, end)| follows(end)));
+        let blocks = self.received.sack_blocks();
+        blocks
+            .map(move |(start, end)| (start, if follows(end) { end.add(1) } else { end }))
+            .chain(alone.map(|at| (at, at.add(1))))
     }
 }
 
