@@ -29,9 +29,12 @@ impl<B: PacketBuf> Stack<B> {
     /// dropped.
     pub fn handle_burst(&mut self, now: Instant, burst: &mut Vec<B>) {
         self.observer.now = now;
+        self.taking_burst = true;
         for packet in burst.drain(..) {
             self.handle_packet(now, packet);
         }
+        self.taking_burst = false;
+        self.advance_due_relays(now);
     }
 
     fn handle_packet(&mut self, now: Instant, packet: B) {

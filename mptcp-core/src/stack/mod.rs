@@ -256,6 +256,9 @@ pub struct Stack<B: PacketBuf> {
     /// Listening addresses and their listeners.
     listening: BTreeMap<SocketAddr, u32>,
     relays: Slab<Relay>,
+    /// A burst is being taken in; relays that it concerns move when all of it is in.
+    taking_burst: bool,
+    relays_due: Vec<u32>,
     /// TIME-WAIT entries, the oldest first.
     time_wait_order: IndexList,
     wheel: TimerWheel,
@@ -359,6 +362,8 @@ impl<B: PacketBuf> Stack<B> {
             udp: Slab::with_capacity(limits.udp_sockets),
             listening: BTreeMap::new(),
             relays: Slab::with_capacity(limits.connections),
+            taking_burst: false,
+            relays_due: Vec::new(),
             time_wait_order: IndexList::with_capacity(limits.time_wait),
             wheel: TimerWheel::with_capacity(numbering.capacity(), now),
             tx: IndexList::with_capacity(numbering.capacity()),
@@ -515,7 +520,11 @@ impl<B: PacketBuf> Stack<B> {
     fn post_readable(&mut self, now: Instant, sock: Sock, closed: bool) {
         let Some(app) = self.app(sock) else { return };
         if app.relay.is_some() {
-            self.relay_progress(now, sock);
+            if closed {
+                self.relay_progress(now, sock);
+            } else {
+                self.relay_due(now, sock, false);
+            }
             return;
         }
         let mut ready = Ready::empty();
@@ -535,7 +544,7 @@ impl<B: PacketBuf> Stack<B> {
     fn post_writable(&mut self, now: Instant, sock: Sock) {
         let Some(app) = self.app(sock) else { return };
         if app.relay.is_some() {
-            self.relay_acked(now, sock);
+            self.relay_due(now, sock, true);
         } else if app.write_armed {
             app.write_armed = false;
             self.post(sock, Ready::WRITABLE);

@@ -7,17 +7,22 @@ use crate::buf::PacketBuf;
 use crate::error::{ConnectionError, RelayError};
 use crate::mptcp::Phase;
 use crate::tcp::State;
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 
 /// How often byte progress is reported at most.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL_MS: u32 = 1_000;
 
 /// A pair of coupled sockets.
 #[derive(Debug)]
 pub(super) struct Relay {
     inner: Sock,
     outer: Sock,
-    reported: Instant,
+    /// When progress was, the low bits of milliseconds.
+    reported_ms: u32,
+    /// Something happened in this burst that it has not looked at.
+    due: bool,
+    /// A peer took octets.
+    acked: bool,
 }
 
 const _: () = assert!(size_of::<Relay>() <= 64);
@@ -43,32 +48,54 @@ impl<B: PacketBuf> Stack<B> {
         if inner == outer || !free(self.app(inner)) || !free(self.app(outer)) {
             return Err(RelayError::InvalidSocket);
         }
-        let relay = Relay { inner, outer, reported: now };
+        let relay =
+            Relay { inner, outer, reported_ms: now.as_millis() as u32, due: false, acked: false };
         let idx = self.relays.insert(relay).ok_or(RelayError::InvalidSocket)?;
         for sock in [inner, outer] {
             if let Some(app) = self.app(sock) {
                 app.relay = Some(idx);
             }
         }
-        self.relay_progress(now, inner);
+        self.advance_relay(now, idx);
         Ok(())
     }
 
     /// Something happened on one side of a relay: moves what can be moved, both ways.
     pub(super) fn relay_progress(&mut self, now: Instant, sock: Sock) {
-        self.advance_relay(now, sock, false);
+        if let Some(idx) = self.app(sock).and_then(|app| app.relay) {
+            self.advance_relay(now, idx);
+        }
     }
 
-    /// The peer on one side of a relay took octets. That is progress even when nothing is left to
-    /// move: a slow reader may need long for what waits in its leg's send queue.
-    pub(super) fn relay_acked(&mut self, now: Instant, sock: Sock) {
-        self.advance_relay(now, sock, true);
-    }
-
-    fn advance_relay(&mut self, now: Instant, sock: Sock, acked: bool) {
+    /// Data came or room was made on one side of a relay, the latter when its peer took octets
+    /// (`acked`): that is progress even when nothing is left to move, for a slow reader may need long
+    /// for what waits in its leg's send queue. While a burst is taken in this waits for its end, so that
+    /// a relay looks at both legs once and not after each packet; not so where memory is short, for
+    /// what is moved on does not count against its reader.
+    pub(super) fn relay_due(&mut self, now: Instant, sock: Sock, acked: bool) {
         let Some(idx) = self.app(sock).and_then(|app| app.relay) else { return };
-        let Some(relay) = self.relays.get(idx) else { return };
+        let Some(relay) = self.relays.get_mut(idx) else { return };
+        relay.acked |= acked;
+        if !self.taking_burst || self.pool.is_low() {
+            self.advance_relay(now, idx);
+        } else if !core::mem::replace(&mut relay.due, true) {
+            self.relays_due.push(idx);
+        }
+    }
+
+    /// The burst is in: what it brought moves on.
+    pub(super) fn advance_due_relays(&mut self, now: Instant) {
+        while let Some(idx) = self.relays_due.pop() {
+            let Some(relay) = self.relays.get_mut(idx) else { continue };
+            relay.due = false;
+            self.advance_relay(now, idx);
+        }
+    }
+
+    fn advance_relay(&mut self, now: Instant, idx: u32) {
+        let Some(relay) = self.relays.get_mut(idx) else { return };
         let (inner, outer) = (relay.inner, relay.outer);
+        let acked = core::mem::take(&mut relay.acked);
         let moved = self.transfer(now, inner, outer) | self.transfer(now, outer, inner);
         self.pass_failure(now, inner, outer);
         self.pass_failure(now, outer, inner);
@@ -78,8 +105,10 @@ impl<B: PacketBuf> Stack<B> {
             }
         }
         let Some(relay) = self.relays.get_mut(idx) else { return };
-        if (moved || acked) && now.since(relay.reported) >= PROGRESS_INTERVAL {
-            relay.reported = now;
+        let now_ms = now.as_millis() as u32;
+        let waited = now_ms.wrapping_sub(relay.reported_ms) >= PROGRESS_INTERVAL_MS;
+        if (moved || acked) && waited {
+            relay.reported_ms = now_ms;
             self.post(inner, Ready::PROGRESS);
         }
     }
@@ -87,10 +116,13 @@ impl<B: PacketBuf> Stack<B> {
     /// Moves received buffers from one leg to the other's send queue; true when any moved.
     fn transfer(&mut self, now: Instant, from: Sock, to: Sock) -> bool {
         let mut moved = false;
-        while self.sending(to) && self.send_room(to) > 0 {
-            let Some(buf) = self.take_received(now, from) else { break };
-            self.queue(to, buf);
-            moved = true;
+        if self.unread(from) && self.sending(to) {
+            let limit = self.send_limit(to);
+            while self.send_left(to, limit) > 0 {
+                let Some(buf) = self.take_received(now, from) else { break };
+                self.queue(to, buf);
+                moved = true;
+            }
         }
         if self.read_finished(from) && self.sending(to) {
             self.post(from, Ready::READ_CLOSED);

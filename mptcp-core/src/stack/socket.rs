@@ -438,24 +438,37 @@ impl<B: PacketBuf> Stack<B> {
 
     // Writing.
 
-    /// Octets the send buffer takes now: it follows the congestion window up to the configured
-    /// limit.
+    /// Octets the send buffer takes now.
     pub(super) fn send_room(&self, sock: Sock) -> u32 {
+        self.send_left(sock, self.send_limit(sock))
+    }
+
+    /// What is left of a send buffer of `limit` octets.
+    pub(super) fn send_left(&self, sock: Sock, limit: u32) -> u32 {
+        match sock {
+            Sock::Plain(idx) => self.tcbs.get(idx).map_or(0, |t| t.send_room(limit)),
+            Sock::Mptcp(idx) => {
+                self.connections.get(idx).map_or(0, |c| limit.saturating_sub(c.send_buffered()))
+            }
+            _ => 0,
+        }
+    }
+
+    /// Octets the send buffer may hold: it follows the congestion window up to the configured limit.
+    pub(super) fn send_limit(&self, sock: Sock) -> u32 {
         let mut max = self.config.tcp.send_buffer_max;
         if self.pool.is_low() {
             max = max.min(FAIR_SHARE as u32);
         }
         let limit = |cwnd: u32| cwnd.saturating_mul(3).saturating_add(256 << 10).min(max);
         match sock {
-            Sock::Plain(idx) => {
-                self.tcbs.get(idx).map_or(0, |t| t.send_room(limit(t.congestion.cwnd())))
-            }
+            Sock::Plain(idx) => self.tcbs.get(idx).map_or(0, |t| limit(t.congestion.cwnd())),
             Sock::Mptcp(idx) => {
                 let Some(connection) = self.connections.get(idx) else { return 0 };
                 let subflows = connection.subflows.iter().filter_map(|&i| self.tcbs.get(i));
                 let cwnd = subflows.clone().map(|t| t.congestion.cwnd());
                 let cwnd = cwnd.fold(0, u32::saturating_add).max(reach(subflows));
-                limit(cwnd).saturating_sub(connection.send_buffered())
+                limit(cwnd)
             }
             _ => 0,
         }
