@@ -258,6 +258,8 @@ pub struct Stack<B: PacketBuf> {
     relays: Slab<Relay>,
     /// TIME-WAIT entries, the oldest first.
     time_wait_order: IndexList,
+    /// Nothing between two calls but its memory.
+    views: scheduling::Views,
     wheel: TimerWheel,
     tx: IndexList,
     events: IndexList,
@@ -360,6 +362,7 @@ impl<B: PacketBuf> Stack<B> {
             listening: BTreeMap::new(),
             relays: Slab::with_capacity(limits.connections),
             time_wait_order: IndexList::with_capacity(limits.time_wait),
+            views: scheduling::Views::default(),
             wheel: TimerWheel::with_capacity(numbering.capacity(), now),
             tx: IndexList::with_capacity(numbering.capacity()),
             events: IndexList::with_capacity(numbering.capacity()),

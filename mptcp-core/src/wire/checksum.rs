@@ -68,7 +68,7 @@ const fn add_carried(a: u64, b: u64) -> u64 {
 }
 
 /// Folds to 16 bits; non-zero stays non-zero.
-const fn fold(total: u64) -> u16 {
+pub(crate) const fn fold(total: u64) -> u16 {
     let [a, b, c, d, e, f, g, h] = total.to_be_bytes();
     let high = u32::from_be_bytes([a, b, c, d]);
     let (sum, carry) = u32::from_be_bytes([e, f, g, h]).overflowing_add(high);
