@@ -4,7 +4,7 @@
 use super::{Connection, Hold, Phase};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::seq::DataSeq;
-use crate::tcp::{Tcb, TxMapping, TxSegment, gather};
+use crate::tcp::{Burst, Tcb, TxMapping, TxSegment, gather};
 use crate::time::{Duration, Instant};
 use crate::util::range_set::RangeSet;
 use crate::util::slab::Slab;
@@ -163,9 +163,24 @@ impl<B: PacketBuf> Connection<B> {
             && self.data_snd_una == self.data_snd_nxt
     }
 
-    /// The stream's octets `start..start + len`, as a view or a copy.
-    fn payload<T: TxQueue<B>>(&self, start: u64, len: u32, tx: &mut T) -> Option<B> {
-        let idx = self.chunks.partition_point(|c| c.start <= start).checked_sub(1)?;
+    /// The stream's octets `start..start + len`, as a view or a copy. `at` is where the last call of a burst
+    /// found what it looked for: the next one is there, or right behind it.
+    fn payload<T: TxQueue<B>>(
+        &self,
+        start: u64,
+        len: u32,
+        tx: &mut T,
+        at: &mut usize,
+    ) -> Option<B> {
+        let holds = |idx: &usize| {
+            let chunk = self.chunks.get(*idx);
+            chunk.is_some_and(|c| c.start <= start && start - c.start < c.buf.data().len() as u64)
+        };
+        let idx = match (*at..*at + 2).find(holds) {
+            Some(idx) => idx,
+            None => self.chunks.partition_point(|c| c.start <= start).checked_sub(1)?,
+        };
+        *at = idx;
         let skip = start - self.chunks.get(idx)?.start;
         let bufs = self.chunks.range(idx..).map(|c| &c.buf);
         gather(bufs, usize::try_from(skip).ok()?, len as usize, tx)
@@ -178,8 +193,9 @@ impl<B: PacketBuf> Connection<B> {
         tcb: &Tcb<B>,
         room: u32,
         tx: &mut T,
+        burst: &mut Burst,
     ) -> Option<(B, Option<TxMapping>)> {
-        let payload = self.payload(next.start, next.len.min(room), tx)?;
+        let payload = self.payload(next.start, next.len.min(room), tx, &mut burst.chunk)?;
         if self.phase == Phase::Fallback {
             return Some((payload, tcb.subflow.as_ref()?.infinite()));
         }

@@ -337,6 +337,11 @@ impl Subflow {
         }
     }
 
+    /// Another segment of data has the same option as one with `mapping`, but for the numbers in it.
+    pub(crate) fn maps_alike(&self, mapping: &TxMapping) -> bool {
+        matches!(self.stage, Stage::Active | Stage::CapableAck) && !mapping.capable
+    }
+
     /// Writes what this segment carries. Called once per segment; `options_sent` follows when the
     /// segment really went out.
     pub(crate) fn write_options(

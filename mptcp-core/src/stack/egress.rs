@@ -5,12 +5,12 @@
 //! out is counted where it is pushed ([`Lane`]), never read off the queue's room.
 
 use super::demux::Node;
-use super::scheduling::{Assignment, Views};
+use super::scheduling::{Assignment, account};
 use super::{Stack, env};
 use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
 use crate::driver::Progress;
 use crate::mptcp::Phase;
-use crate::tcp::Tcb;
+use crate::tcp::{Burst, Tcb};
 use crate::time::Instant;
 
 /// Segments (or datagrams) one connection (or socket) may send before the next one has its turn.
@@ -199,9 +199,10 @@ impl<B: PacketBuf> Stack<B> {
     ) -> Progress {
         self.manage_paths(now, owner);
         self.heed_verdicts(now, owner);
-        let mut views = Views::default();
+        let mut views = core::mem::take(&mut self.views);
         let mut progress = Progress::Done;
-        for sent in 0.. {
+        let mut left = QUANTUM;
+        loop {
             let assignment = self.assign(now, owner, &mut views, &|port| tx.room_on(port));
             let Some(assignment) = assignment else {
                 if views.port_full {
@@ -212,11 +213,15 @@ impl<B: PacketBuf> Stack<B> {
             if self.holds_back(owner, &assignment) {
                 break;
             }
-            if sent >= QUANTUM || tx.tx.room() == 0 || !self.send_on(now, owner, &assignment, tx) {
+            if left == 0
+                || tx.tx.room() == 0
+                || !self.send_on(now, owner, &assignment, &mut left, tx)
+            {
                 progress = Progress::More;
                 break;
             }
         }
+        self.views = views;
         self.finish_sending(now, owner);
         progress
     }
@@ -224,19 +229,22 @@ impl<B: PacketBuf> Stack<B> {
     /// New data that had better wait for a larger window, or for company.
     fn holds_back(&mut self, owner: u32, assignment: &Assignment) -> bool {
         let nagle = self.config.tcp.nagle;
-        let Assignment { next, idx } = *assignment;
+        let Assignment { next, idx, .. } = *assignment;
         let Some(mss) = self.tcbs.get(idx).map(Tcb::payload_mss) else { return true };
         self.connections.get_mut(owner).is_none_or(|c| c.holds_back(next, mss, nagle))
     }
 
+    /// Sends a segment, and what is behind it as long as the scheduler would choose the same subflow again;
+    /// takes them off `left`. False when one could not be sent.
     fn send_on<T: TxQueue<B>>(
         &mut self,
         now: Instant,
         owner: u32,
         assignment: &Assignment,
+        left: &mut usize,
         tx: &mut Lane<'_, T>,
     ) -> bool {
-        let Assignment { next, idx } = *assignment;
+        let Assignment { mut next, idx, ref lasting } = *assignment;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let tx = tx.turn_to(tcb.port);
         let Some(connection) = self.connections.get_mut(owner) else { return false };
@@ -249,24 +257,54 @@ impl<B: PacketBuf> Stack<B> {
         let probes = !next.again && connection.phase != Phase::Unconfirmed;
         let probe = if probes { tcb.probe_payload(now, next.len) } else { None };
         let room = probe.unwrap_or(mss).min(tcb.usable_window());
-        let Some((payload, mapping)) = connection.segment(next, tcb, room, tx) else {
-            self.stats.tx_no_buffer += 1;
-            return false;
-        };
-        let len = payload.data().len() as u32;
-        let end = next.start + u64::from(len);
-        let push = end >= connection.data_end;
-        let data = connection.data_level();
+        let mut data = connection.data_level();
         let mut env = env!(self, now);
-        if !tcb.send_mapped(&mut env, tx, &data, payload, mapping, push) {
-            return false;
-        }
-        connection.advertised(tcb.last_window());
-        connection.sent(next, len, mss, tcb.subflow.as_ref().map_or(u8::MAX, |s| s.id));
+        let mut burst = Burst::default();
+        let sent = loop {
+            let Some((payload, mapping)) = connection.segment(next, tcb, room, tx, &mut burst)
+            else {
+                env.stats.tx_no_buffer += 1;
+                break false;
+            };
+            let len = payload.data().len() as u32;
+            let push = next.start + u64::from(len) >= connection.data_end;
+            burst.more = lasting.is_some() && next.len >= 2 * mss;
+            if !tcb.send_mapped(&mut env, tx, &data, payload, mapping, push, &mut burst) {
+                break false;
+            }
+            let promised = connection.promised();
+            connection.advertised(tcb.last_window());
+            connection.sent(next, len, mss, tcb.subflow.as_ref().map_or(u8::MAX, |s| s.id));
+            account(now, connection, tcb, &next, len);
+            *left -= 1;
+            let Some(lasting) = lasting else { break true };
+            if *left == 0 || tx.room() == 0 || !tcb.may_send_on(now) {
+                break true;
+            }
+            match connection.next_to_send() {
+                Some(behind) if !behind.again && behind.len >= mss => next = behind,
+                _ => break true,
+            }
+            if connection.window_cuts(lasting.mss) {
+                break true;
+            }
+            if connection.phase != Phase::Fallback {
+                connection.choose_width(now, next.start);
+            }
+            if connection.dss_format() != data.format {
+                break true;
+            }
+            if connection.promised() != promised {
+                data = connection.data_level();
+                burst.forget();
+            }
+            let widest = connection.widest_offer();
+            connection.memory.note_window(widest, &lasting.demand);
+        };
+        tcb.end_burst(&env, &burst);
         let deadline = tcb.next_timeout();
-        self.assigned(now, owner, assignment, len);
         self.arm(Node::Tcb(idx), deadline);
-        true
+        sent
     }
 
     /// After the last segment that could go: the end of the stream, and the data-level timer.

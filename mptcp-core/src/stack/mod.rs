@@ -261,6 +261,8 @@ pub struct Stack<B: PacketBuf> {
     relays_due: Vec<u32>,
     /// TIME-WAIT entries, the oldest first.
     time_wait_order: IndexList,
+    /// Nothing between two calls but its memory.
+    views: scheduling::Views,
     wheel: TimerWheel,
     tx: IndexList,
     events: IndexList,
@@ -365,6 +367,7 @@ impl<B: PacketBuf> Stack<B> {
             taking_burst: false,
             relays_due: Vec::new(),
             time_wait_order: IndexList::with_capacity(limits.time_wait),
+            views: scheduling::Views::default(),
             wheel: TimerWheel::with_capacity(numbering.capacity(), now),
             tx: IndexList::with_capacity(numbering.capacity()),
             events: IndexList::with_capacity(numbering.capacity()),

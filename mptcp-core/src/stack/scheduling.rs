@@ -9,7 +9,7 @@ use crate::buf::{PacketBuf, PortId};
 use crate::config::SchedulerKind;
 use crate::event_log::ReinjectCause;
 use crate::mptcp::scheduler::{self, Choice, Demand, PathView};
-use crate::mptcp::{Next, Phase, Stage};
+use crate::mptcp::{Connection, Next, Phase, Stage};
 use crate::tcp::Tcb;
 use crate::time::{Duration, Instant};
 use alloc::vec::Vec;
@@ -32,10 +32,29 @@ const HOLDER_DEPTH: usize = 8;
 pub(super) struct Assignment {
     pub(super) next: Next,
     pub(super) idx: u32,
+    /// For what follows the same would be chosen, as long as that subflow has room for a whole segment and
+    /// the peer's window does.
+    pub(super) lasting: Option<Lasting>,
+}
+
+/// What a choice that lasts was made from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lasting {
+    /// But for what is not sent yet, it is the same for the next segment.
+    pub(super) demand: Demand,
+    /// What the first subflow's segments carry: less room in the peer's window is another matter.
+    pub(super) mss: u32,
+}
+
+impl Assignment {
+    /// Of one segment.
+    const fn single(next: Next, idx: u32) -> Self {
+        Self { next, idx, lasting: None }
+    }
 }
 
 /// The subflows of one connection as a scheduler is shown them.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub(super) struct Views {
     paths: Vec<(u32, PathView)>,
     /// The same without positions; kept from segment to segment for its memory.
@@ -90,8 +109,24 @@ impl<B: PacketBuf> Stack<B> {
         // What opens a window goes at once: the pace of its acknowledgements tells what the path carries.
         let free = if view.opening { view.cwnd.saturating_sub(view.in_flight) } else { 0 };
         let copied = free.max(view.mss);
-        let next = if probe { self.newest_sent(owner, *idx, copied)? } else { next };
-        Some(Assignment { next, idx: *idx })
+        if probe {
+            let next = self.newest_sent(owner, *idx, copied)?;
+            return Some(Assignment::single(next, *idx));
+        }
+        let connection = self.connections.get(owner)?;
+        // A log has every choice, and a cap may end with each of them.
+        let alone = again
+            || !scheduler::lasts(kind, why)
+            || connection.policy.is_some()
+            || !matches!(connection.phase, Phase::Confirmed | Phase::Fallback)
+            || !self.observer.is_off()
+            || self.tcbs.get(*idx).is_none_or(Tcb::varies);
+        if alone {
+            return Some(Assignment::single(next, *idx));
+        }
+        let first = connection.subflows.first().and_then(|idx| self.tcbs.get(*idx))?;
+        let lasting = Some(Lasting { demand, mss: first.payload_mss() });
+        Some(Assignment { next, idx: *idx, lasting })
     }
 
     /// The newest octets of what is in flight and did not go by `idx`, once more: where they went first
@@ -276,7 +311,7 @@ impl<B: PacketBuf> Stack<B> {
         connection.passage.spread();
         self.observe_reinjection(owner, Some(holder), ReinjectCause::WindowBlocked);
         self.penalise(now, holder);
-        Some(Assignment { next, idx })
+        Some(Assignment::single(next, idx))
     }
 
     /// Halves the window of a subflow that holds everybody up, at most once in its round trip.
@@ -327,31 +362,35 @@ impl<B: PacketBuf> Stack<B> {
             if copied_to < nxt {
                 let len = u32::try_from(nxt - copied_to).unwrap_or(u32::MAX);
                 let next = Next { start: copied_to, len: len.min(65_000), again: true };
-                return Some(Assignment { next, idx });
+                return Some(Assignment::single(next, idx));
             }
             if let Some(next) = fresh {
-                return Some(Assignment { next, idx });
+                return Some(Assignment::single(next, idx));
             }
         }
         None
     }
+}
 
-    /// Accounts for `len` octets that an assignment sent.
-    pub(super) fn assigned(&mut self, now: Instant, owner: u32, done: &Assignment, len: u32) {
-        let Some(connection) = self.connections.get_mut(owner) else { return };
-        let Some(tcb) = self.tcbs.get_mut(done.idx) else { return };
-        let (port, octets) = (tcb.port, u64::from(len));
-        let weight = connection.policy.as_ref().map_or(1, |p| p.of(port).weight.max(1));
-        if let Some(policy) = &mut connection.policy {
-            policy.charge(port, octets, done.next.again, now);
-        }
-        if let Some(subflow) = &mut tcb.subflow {
-            subflow.served += octets / u64::from(weight);
-            subflow.copied_to = subflow.copied_to.max(done.next.start + octets);
-            if done.next.again {
-                connection.bytes_retrans += octets;
-                subflow.reinjected += octets;
-            }
+/// Accounts for `len` octets of `next` that were sent on a subflow.
+pub(super) fn account<B: PacketBuf>(
+    now: Instant,
+    connection: &mut Connection<B>,
+    tcb: &mut Tcb<B>,
+    next: &Next,
+    len: u32,
+) {
+    let (port, octets) = (tcb.port, u64::from(len));
+    let weight = connection.policy.as_ref().map_or(1, |p| p.of(port).weight.max(1));
+    if let Some(policy) = &mut connection.policy {
+        policy.charge(port, octets, next.again, now);
+    }
+    if let Some(subflow) = &mut tcb.subflow {
+        subflow.served += octets / u64::from(weight);
+        subflow.copied_to = subflow.copied_to.max(next.start + octets);
+        if next.again {
+            connection.bytes_retrans += octets;
+            subflow.reinjected += octets;
         }
     }
 }

@@ -22,6 +22,13 @@ pub(crate) struct Stamp {
     app_limited: bool,
 }
 
+impl Stamp {
+    /// Of what leaves in the same moment as what this one is of, with so much in flight then.
+    pub(crate) const fn behind(self, in_flight: u32) -> Self {
+        Self { in_flight, ..self }
+    }
+}
+
 /// What one acknowledgement says about the rate of the path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RateSample {

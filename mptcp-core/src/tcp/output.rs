@@ -3,6 +3,7 @@
 //! Invariant: nothing is sent beyond the peer's window except a probe, and the state only changes
 //! when the packet has really been handed to the queue.
 
+mod burst;
 mod data;
 mod emission;
 mod packet;
@@ -13,10 +14,11 @@ use super::delivery::Stamp;
 use super::{Env, State, Tcb, TcbFlags};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::driver::Progress;
-use crate::mptcp::{Carry, DssFormat};
+use crate::mptcp::{Carry, DssFormat, Subflow};
 use crate::seq::DataSeq;
 use crate::time::{Duration, Instant};
 use crate::wire::{TcpFlags, WireSeq};
+pub(crate) use burst::Burst;
 use emission::Emission;
 pub(super) use packet::consume;
 pub(crate) use packet::{PROTOCOL_TCP, Stateless, gather, mss_for};
@@ -39,6 +41,17 @@ pub(crate) struct DataLevel {
     pub(crate) format: DssFormat,
     pub(crate) local_key: u64,
     pub(crate) remote_key: u64,
+}
+
+impl DataLevel {
+    /// Octets of a DSS before its mapping: kind, length, subtype and flags, and the `DATA_ACK`.
+    const fn mapping_at(&self) -> usize {
+        match self.data_ack {
+            None => 4,
+            Some(WireSeq::Low(_)) => 8,
+            Some(WireSeq::Full(_)) => 12,
+        }
+    }
 }
 
 impl<B: PacketBuf> Tcb<B> {
@@ -150,6 +163,20 @@ impl<B: PacketBuf> Tcb<B> {
             && self.pipe() < self.congestion.cwnd()
     }
 
+    /// What chose this subflow for a whole segment would choose it again: there is room for one more.
+    pub(crate) fn may_send_on(&self, now: Instant) -> bool {
+        self.usable_window() >= self.payload_mss()
+            && self.pipe() < self.congestion.cwnd()
+            && !self.pacer.holds(now)
+    }
+
+    /// The next segment may be of another length than the one behind it: what the path takes is looked for, or
+    /// the first one carries an infinite mapping.
+    pub(crate) fn varies(&self) -> bool {
+        let infinite = |subflow: &Subflow| subflow.infinite().is_some();
+        self.mtu.is_some() || self.subflow.as_deref().is_some_and(infinite)
+    }
+
     /// The pace does not let anything out now: asks to be woken when it does. With nothing in flight
     /// there is no burst to spread, and a round trip that was once measured across an outage must not
     /// space the samples that would correct it.
@@ -184,6 +211,16 @@ impl<B: PacketBuf> Tcb<B> {
         }
         self.pacer.charge(now, octets);
         self.delivery.stamp(now, pipe, octets)
+    }
+
+    /// The same right behind another segment, whose stamp is `last`.
+    fn depart_behind(&mut self, now: Instant, octets: u32, last: Stamp) -> Stamp {
+        let pipe = self.pipe();
+        if pipe == 0 || self.pacer.release_at() + APP_LIMITED_PAUSE < now {
+            return self.depart(now, octets);
+        }
+        self.pacer.charge(now, octets);
+        last.behind(pipe + octets)
     }
 
     /// The first window is not paced, and the rate follows what is known of the path.

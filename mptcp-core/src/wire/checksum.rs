@@ -11,55 +11,69 @@ use core::net::IpAddr;
 
 /// IP protocol number of TCP.
 const TCP: u8 = 6;
-const LOW_HALF: u64 = 0xffff_ffff;
 
 /// Folded sum of `bytes`, an odd last byte padded with a zero behind it. Not inverted.
 ///
-/// Any alignment; 32 bytes a round in independent lanes, which compilers turn into vector code.
+/// Any alignment; 128 bytes a round in independent lanes, which compilers turn into vector code.
 #[must_use]
 pub fn sum(bytes: &[u8]) -> u16 {
-    // The sum commutes with swapping the bytes of every word (RFC 1071 §2 B), so words are read in
-    // the machine's order and only the result is swapped. A lane takes less than 2^33 a round: it
-    // could overflow after 2^31 rounds, 64 GiB, more than any packet buffer.
-    let (blocks, tail) = bytes.as_chunks::<32>();
-    let mut lanes = [0_u64; 4];
-    for block in blocks {
-        let (words, _) = block.as_chunks::<8>();
-        for (lane, word) in lanes.iter_mut().zip(words) {
-            *lane = lane.wrapping_add(halves(u64::from_ne_bytes(*word)));
+    // The sum commutes with swapping the bytes of every word (RFC 1071 §2 B): everything is read in
+    // little-endian order, in words of any length, and the result is swapped.
+    let (blocks, mut rest) = bytes.as_chunks::<128>();
+    let mut total = if blocks.is_empty() { 0 } else { sum_blocks(blocks) };
+    while let Some((words, behind)) = rest.split_first_chunk::<16>() {
+        rest = behind;
+        let mut carry = false;
+        for word in words.as_chunks::<8>().0 {
+            (total, carry) = total.carrying_add(u64::from_le_bytes(*word), carry);
         }
+        total += u64::from(carry);
     }
-    let mut total = lanes.into_iter().fold(0, |total, lane| total + halves(lane));
-    let (words, tail) = tail.as_chunks::<8>();
-    for word in words {
-        total += halves(u64::from_ne_bytes(*word));
+    if let Some((word, behind)) = rest.split_first_chunk::<8>() {
+        rest = behind;
+        total = add_carried(total, u64::from_le_bytes(*word));
     }
-    // Ever smaller loads: gathering the tail in a buffer would stall on the read behind the writes.
-    let (words, tail) = tail.as_chunks::<4>();
-    for word in words {
-        total += u64::from(u32::from_ne_bytes(*word));
+    if !rest.is_empty() {
+        // Behind other words the last bytes are the end of a whole one: gathering them in a buffer would
+        // stall on the read behind the writes.
+        let word = match bytes.last_chunk::<8>() {
+            Some(word) => u64::from_le_bytes(*word) >> (64 - 8 * rest.len()),
+            None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        };
+        total = add_carried(total, word);
     }
-    let (words, tail) = tail.as_chunks::<2>();
-    for word in words {
-        total += u64::from(u16::from_ne_bytes(*word));
-    }
-    if let [last] = *tail {
-        total += u64::from(u16::from_ne_bytes([last, 0]));
-    }
-    u16::from_be(fold(total))
+    fold(total).swap_bytes()
 }
 
-/// The sum of a word's halves; equal to the word modulo 2^16 - 1.
-const fn halves(word: u64) -> u64 {
-    (word & LOW_HALF) + (word >> 32)
+fn sum_blocks(blocks: &[[u8; 128]]) -> u64 {
+    // A lane takes less than 2^34 a round, all of them 2^37: they could overflow after 2^27 rounds, 16 GiB,
+    // more than any packet buffer.
+    let mut lanes = [0_u64; 8];
+    for block in blocks {
+        let (rows, _) = block.as_chunks::<4>().0.as_chunks::<8>();
+        let [a, b, c, d] = rows else { continue };
+        let rows = a.iter().zip(b).zip(c.iter().zip(d));
+        for (lane, ((a, b), (c, d))) in lanes.iter_mut().zip(rows) {
+            let half = |word: &[u8; 4]| u64::from(u32::from_le_bytes(*word));
+            *lane = lane.wrapping_add(half(a) + half(b) + half(c) + half(d));
+        }
+    }
+    lanes.into_iter().fold(0, u64::wrapping_add)
+}
+
+/// Ones' complement addition; equal to the sum modulo 2^16 - 1.
+const fn add_carried(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    if carry { sum + 1 } else { sum }
 }
 
 /// Folds to 16 bits; non-zero stays non-zero.
-fn fold(total: u64) -> u16 {
+pub(crate) const fn fold(total: u64) -> u16 {
     let [a, b, c, d, e, f, g, h] = total.to_be_bytes();
-    let high = add(u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-    let low = add(u16::from_be_bytes([e, f]), u16::from_be_bytes([g, h]));
-    add(high, low)
+    let high = u32::from_be_bytes([a, b, c, d]);
+    let (sum, carry) = u32::from_be_bytes([e, f, g, h]).overflowing_add(high);
+    let [a, b, c, d] = (if carry { sum + 1 } else { sum }).to_be_bytes();
+    add(u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
 }
 
 /// Ones' complement addition.

@@ -152,6 +152,18 @@ pub(crate) fn pick(
     }
 }
 
+/// A path chosen with `kind` for this reason is chosen again as long as it has room and no other one changes:
+/// what is sent and waits has no say in it.
+pub(crate) const fn lasts(kind: SchedulerKind, why: Why) -> bool {
+    match kind {
+        SchedulerKind::Default | SchedulerKind::Blest | SchedulerKind::Ecf => {
+            matches!(why, Why::Preferred)
+        }
+        SchedulerKind::LowestRtt | SchedulerKind::ActiveBackup | SchedulerKind::Overflow => true,
+        SchedulerKind::RoundRobin | SchedulerKind::Weighted | SchedulerKind::Redundant => false,
+    }
+}
+
 /// Picks for what is sent again.
 pub(crate) fn pick_repair(paths: &[PathView]) -> (Choice, Why) {
     choices::repair(paths)

@@ -2,6 +2,7 @@
 //! avoidance (RFC 9293 §3.7.4, §3.8.6.2.1).
 
 use super::DataLevel;
+use super::burst::{Burst, Follower};
 use super::emission::{Emission, wire_flags};
 use super::packet::{consume, gather};
 use crate::buf::{PacketBuf, TxQueue};
@@ -13,7 +14,9 @@ use crate::time::Instant;
 use crate::wire::{TcpFlags, checksum};
 
 impl<B: PacketBuf> Tcb<B> {
-    /// Sends one mapped segment of new data on this subflow; false when no buffer could be had.
+    /// Sends one mapped segment of new data on this subflow; false when no buffer could be had. The caller
+    /// ends the burst ([`Tcb::end_burst`]).
+    #[expect(clippy::too_many_arguments, reason = "the parts of a segment")]
     pub(crate) fn send_mapped<T: TxQueue<B>>(
         &mut self,
         env: &mut Env<'_>,
@@ -22,17 +25,14 @@ impl<B: PacketBuf> Tcb<B> {
         payload: B,
         mapping: Option<TxMapping>,
         push: bool,
+        burst: &mut Burst,
     ) -> bool {
         self.restart_after_idle(env.now);
         let flags = if push { SegmentFlags::PUSH } else { SegmentFlags::empty() };
-        let sent = self.send_new(env, tx, Some(data), payload, mapping, flags);
-        if sent {
-            self.note_cwnd_limited();
-            self.arm_rtx(env.now);
-        }
-        sent
+        self.send_new(env, tx, Some(data), payload, mapping, flags, burst)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the parts of a segment")]
     fn send_new<T: TxQueue<B>>(
         &mut self,
         env: &mut Env<'_>,
@@ -41,22 +41,40 @@ impl<B: PacketBuf> Tcb<B> {
         payload: B,
         mapping: Option<TxMapping>,
         flags: SegmentFlags,
+        burst: &mut Burst,
     ) -> bool {
         let len = payload.data().len() as u32;
         let sum = checksum::sum(payload.data());
-        let emission = Emission {
-            seq: self.snd_nxt,
-            flags: wire_flags(flags),
-            payload: Some((payload.slice(0..len as usize), sum)),
-            carry: mapping.as_ref().map_or(Carry::Nothing, Carry::Data),
-            fresh: true,
+        let view = payload.slice(0..len as usize);
+        let emitted = match &mut burst.template {
+            Some(template) if !flags.contains(SegmentFlags::FIN) => {
+                let push = flags.contains(SegmentFlags::PUSH);
+                let segment = Follower { seq: self.snd_nxt, push, mapping: mapping.as_ref(), sum };
+                self.emit_follower(env, tx, template, &segment, view)
+            }
+            template => {
+                let emission = Emission {
+                    seq: self.snd_nxt,
+                    flags: wire_flags(flags),
+                    payload: Some((view, sum)),
+                    carry: mapping.as_ref().map_or(Carry::Nothing, Carry::Data),
+                    fresh: true,
+                };
+                let template = burst.more.then_some(template);
+                self.emit_kept(env, tx, data, emission, template)
+            }
         };
-        if !self.emit(env, tx, data, emission) {
+        if !emitted {
             return false;
         }
         if self.queue.is_empty() {
             self.rto_base = env.now;
         }
+        let stamp = match burst.stamp {
+            Some(last) => self.depart_behind(env.now, len, last),
+            None => self.depart(env.now, len),
+        };
+        burst.stamp = Some(stamp);
         let segment = TxSegment {
             seq: self.snd_nxt,
             len,
@@ -64,7 +82,7 @@ impl<B: PacketBuf> Tcb<B> {
             transmissions: 1,
             sum,
             sent_at: env.now,
-            stamp: self.depart(env.now, len),
+            stamp,
             payload: Some(payload),
             mapping,
             place: Place::NOWHERE,
@@ -107,12 +125,14 @@ impl<B: PacketBuf> Tcb<B> {
             return Progress::Done;
         }
         self.restart_after_idle(env.now);
+        let mut burst = Burst::default();
         loop {
             let len = self.next_chunk(env.now);
             if len == 0 {
                 return Progress::Done;
             }
-            if *budget == 0 || tx.room() == 0 || !self.send_chunk(env, tx, data, len) {
+            burst.more = self.unsent_len > len;
+            if *budget == 0 || tx.room() == 0 || !self.send_chunk(env, tx, data, len, &mut burst) {
                 return Progress::More;
             }
             *budget -= 1;
@@ -159,6 +179,7 @@ impl<B: PacketBuf> Tcb<B> {
         tx: &mut T,
         data: Option<&DataLevel>,
         len: u32,
+        burst: &mut Burst,
     ) -> bool {
         let front = self.unsent.front().map_or(0, |b| b.data().len() as u32);
         let near = (len - len / 16..len).contains(&front) && len <= self.payload_mss();
@@ -175,7 +196,7 @@ impl<B: PacketBuf> Tcb<B> {
                 flags.insert(SegmentFlags::FIN);
             }
         }
-        if !self.send_new(env, tx, data, payload, None, flags) {
+        if !self.send_new(env, tx, data, payload, None, flags, burst) {
             return false;
         }
         consume(&mut self.unsent, len as usize);

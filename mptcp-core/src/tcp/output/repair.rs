@@ -1,6 +1,7 @@
 //! What is sent again: what is lost, and the tail loss probe (RFC 8985 §7.3).
 
 use super::DataLevel;
+use super::burst::Burst;
 use super::emission::{Emission, wire_flags};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::driver::Progress;
@@ -96,7 +97,7 @@ impl<B: PacketBuf> Tcb<B> {
         let mss = self.payload_mss();
         let fresh = self.unsent_len.min(mss).min(self.usable_window());
         if fresh > 0 && self.subflow.is_none() {
-            if !self.send_chunk(env, tx, data, fresh) {
+            if !self.send_chunk(env, tx, data, fresh, &mut Burst::default()) {
                 return Progress::More;
             }
         } else {

@@ -1,0 +1,209 @@
+//! New segments that leave one behind the other: what the second has in common with the first is not worked
+//! out again.
+//!
+//! Invariant: a segment made from another one's headers is what it would be without them, octet for octet.
+
+use super::packet::PROTOCOL_TCP;
+use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
+use crate::seq::{DataSeq, SeqNum};
+use crate::tcp::delivery::Stamp;
+use crate::tcp::{Env, Tcb, TxMapping};
+use crate::wire::tcp::TCP_HEADER_LEN;
+use crate::wire::{TcpFlags, checksum};
+
+/// IPv6 and TCP with all options.
+const MAX_HEADERS: usize = 40 + 60;
+/// Where fields are in the headers.
+const V4_LENGTH_AT: usize = 2;
+const V4_CHECKSUM_AT: usize = 10;
+const V6_LENGTH_AT: usize = 4;
+const SEQ_AT: usize = 4;
+const FLAGS_AT: usize = 13;
+const CHECKSUM_AT: usize = 16;
+
+/// What the segments of one call have in common, from the first on.
+#[derive(Default)]
+pub(crate) struct Burst {
+    /// Which buffer of the stream the last one began in.
+    pub(crate) chunk: usize,
+    /// There is enough for another one.
+    pub(crate) more: bool,
+    /// Of the last one.
+    pub(super) stamp: Option<Stamp>,
+    pub(super) template: Option<Template>,
+}
+
+impl Burst {
+    /// What segments say beside their data has changed.
+    pub(crate) fn forget(&mut self) {
+        self.template = None;
+    }
+}
+
+/// Headers, what differs from segment to segment blanked, with their sums.
+pub(super) struct Template {
+    bytes: [u8; MAX_HEADERS],
+    len: usize,
+    ip_len: usize,
+    /// Where the numbers of the mapping are; 0: there is none.
+    mapping_at: usize,
+    ip_sum: u64,
+    tcp_sum: u64,
+    /// Of the pseudo-header without its length.
+    pseudo_sum: u64,
+    port: PortId,
+}
+
+/// A segment as far as it differs from others of its burst.
+pub(super) struct Follower<'a> {
+    pub(super) seq: SeqNum,
+    pub(super) push: bool,
+    pub(super) mapping: Option<&'a TxMapping>,
+    /// Of the payload.
+    pub(super) sum: u16,
+}
+
+impl Template {
+    /// From the headers of a segment on its way to `port`, with its `mapping` so many octets behind the
+    /// beginning of the options.
+    pub(super) fn new(
+        headers: &[u8],
+        port: PortId,
+        mapping: Option<(usize, &TxMapping)>,
+    ) -> Option<Self> {
+        let mut bytes = [0; MAX_HEADERS];
+        bytes.get_mut(..headers.len())?.copy_from_slice(headers);
+        let v4 = bytes.first()? >> 4 == 4;
+        let ip_len = if v4 { 20 } else { 40 };
+        let mut template = Self {
+            bytes,
+            len: headers.len(),
+            ip_len,
+            mapping_at: mapping.map_or(0, |(at, _)| ip_len + TCP_HEADER_LEN + at),
+            ip_sum: 0,
+            tcp_sum: 0,
+            pseudo_sum: 0,
+            port,
+        };
+        template.put(if v4 { V4_LENGTH_AT } else { V6_LENGTH_AT }, [0; 2])?;
+        if v4 {
+            template.put(V4_CHECKSUM_AT, [0; 2])?;
+        }
+        template.put(ip_len + SEQ_AT, [0; 4])?;
+        template.put(ip_len + CHECKSUM_AT, [0; 2])?;
+        let flags = template.bytes.get_mut(ip_len + FLAGS_AT)?;
+        *flags &= !TcpFlags::PSH.bits();
+        if let Some((_, mapping)) = mapping {
+            template.put_mapping(&TxMapping {
+                dsn: DataSeq(0),
+                ssn: 0,
+                len: 0,
+                checksum: mapping.checksum.map(|_| 0),
+                ..*mapping
+            })?;
+        }
+        let (ip, tcp) = template.bytes.get(..template.len)?.split_at_checked(ip_len)?;
+        let addresses = ip.get(if v4 { 12 } else { 8 }..)?;
+        template.pseudo_sum = u64::from(checksum::sum(addresses)) + u64::from(PROTOCOL_TCP);
+        (template.ip_sum, template.tcp_sum) =
+            (u64::from(checksum::sum(ip)), u64::from(checksum::sum(tcp)));
+        Some(template)
+    }
+
+    /// Completes the headers for a segment with `payload` octets and answers them. With a `partial` checksum
+    /// the port completes it.
+    fn complete(&mut self, segment: &Follower<'_>, payload: usize, partial: bool) -> Option<&[u8]> {
+        let tcp_len = self.len - self.ip_len + payload;
+        if self.ip_len == 20 {
+            let total = u16::try_from(20 + tcp_len).ok()?;
+            self.put(V4_LENGTH_AT, total.to_be_bytes())?;
+            let sum = checksum::fold(self.ip_sum + u64::from(total));
+            self.put(V4_CHECKSUM_AT, (!sum).to_be_bytes())?;
+        } else {
+            self.put(V6_LENGTH_AT, u16::try_from(tcp_len).ok()?.to_be_bytes())?;
+        }
+        self.put(self.ip_len + SEQ_AT, segment.seq.0.to_be_bytes())?;
+        let flags = self.bytes.get_mut(self.ip_len + FLAGS_AT)?;
+        let push = TcpFlags::PSH.bits();
+        *flags = if segment.push { *flags | push } else { *flags & !push };
+        // Everything begins on an even octet, and words of 32 bits add up as their halves do.
+        let mut sum = self.tcp_sum + u64::from(segment.seq.0);
+        sum += if segment.push { u64::from(push) } else { 0 };
+        if let Some(mapping) = segment.mapping {
+            sum += self.put_mapping(mapping)?;
+        }
+        let pseudo = self.pseudo_sum + tcp_len as u64;
+        let field = if partial {
+            checksum::fold(pseudo)
+        } else {
+            !checksum::fold(pseudo + sum + u64::from(segment.sum))
+        };
+        self.put(self.ip_len + CHECKSUM_AT, field.to_be_bytes())?;
+        self.bytes.get(..self.len)
+    }
+
+    /// Writes the numbers of a mapping and answers their sum.
+    fn put_mapping(&mut self, mapping: &TxMapping) -> Option<u64> {
+        let mut at = self.mapping_at;
+        let [high, low] = [mapping.dsn.0 >> 32, mapping.dsn.0 & 0xffff_ffff];
+        let mut sum = low + u64::from(mapping.ssn) + u64::from(mapping.len);
+        if mapping.wide {
+            sum += high;
+            self.put(at, mapping.dsn.0.to_be_bytes())?;
+            at += 8;
+        } else {
+            self.put(at, (low as u32).to_be_bytes())?;
+            at += 4;
+        }
+        self.put(at, mapping.ssn.to_be_bytes())?;
+        self.put(at + 4, mapping.len.to_be_bytes())?;
+        if let Some(checksum) = mapping.checksum {
+            self.put(at + 6, checksum.to_be_bytes())?;
+            sum += u64::from(checksum);
+        }
+        Some(sum)
+    }
+
+    fn put<const N: usize>(&mut self, at: usize, value: [u8; N]) -> Option<()> {
+        *self.bytes.get_mut(at..)?.first_chunk_mut::<N>()? = value;
+        Some(())
+    }
+}
+
+impl<B: PacketBuf> Tcb<B> {
+    /// Sends a segment with the headers of those before it; false when no buffer could be had.
+    pub(super) fn emit_follower<T: TxQueue<B>>(
+        &mut self,
+        env: &mut Env<'_>,
+        tx: &mut T,
+        template: &mut Template,
+        segment: &Follower<'_>,
+        payload: B,
+    ) -> bool {
+        let partial_checksum = tx.checksum_offload();
+        let headers = template.complete(segment, payload.data().len(), partial_checksum);
+        let packet = headers.and_then(|headers| {
+            let mut packet = tx.alloc()?;
+            packet.prepend(headers.len())?.copy_from_slice(headers);
+            Some(packet)
+        });
+        let Some(mut packet) = packet else {
+            env.stats.tx_no_buffer += 1;
+            return false;
+        };
+        packet.chain(payload);
+        packet.set_tx_meta(TxMeta { port: template.port, partial_checksum });
+        env.stats.out_segs += 1;
+        self.counters.segs_out = self.counters.segs_out.wrapping_add(1);
+        tx.push(packet);
+        true
+    }
+
+    /// After the last segment of a burst: what one timer and one look at the window are enough for.
+    pub(crate) fn end_burst(&mut self, env: &Env<'_>, burst: &Burst) {
+        if burst.stamp.is_some() {
+            self.note_cwnd_limited();
+            self.arm_rtx(env.now);
+        }
+    }
+}
