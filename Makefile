@@ -66,10 +66,11 @@ sim:
 interop:
 	cargo test -p mptcp-tun --features interop --test interop --test interop_kernel -- --test-threads=1
 
-# bench: all measurements: instructions, times beside peers, and paths; about half an hour (root)
+# bench: all measurements: instructions, times beside peers, 100,000 sessions, and paths; about half an hour (root)
 bench: bench-instructions
 	$(WORKLOADS) times
 	$(WORKLOADS) profile relay_mptcp_down
+	$(WORKLOADS) sessions --count 100000
 	$(MAKE) bench-paths
 
 # bench-quick: instructions, and times of a few runs; under three minutes once built

@@ -10,6 +10,9 @@ use crate::wire::{TcpSegment, WireError};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
+/// Octets that the stack keeps of an idle relayed session, at most.
+pub const IDLE_SESSION: usize = crate::stack::IDLE_SESSION;
+
 /// Reads a segment as the stack does, into what a control block is given.
 ///
 /// # Errors

@@ -729,7 +729,7 @@ pub(crate) use env;
 
 /// Octets an idle relayed session keeps: an MPTCP connection with two subflows, its exit, the
 /// relay. Buffers are not among them: an idle connection holds none.
-const IDLE_SESSION: usize = 3 * size_of::<Tcb<HeapBuf>>()
+pub(crate) const IDLE_SESSION: usize = 3 * size_of::<Tcb<HeapBuf>>()
     + 2 * size_of::<crate::mptcp::Subflow>()
     + size_of::<Connection<HeapBuf>>()
     + size_of::<crate::mptcp::Paths>()

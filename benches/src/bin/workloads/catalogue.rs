@@ -1,7 +1,7 @@
 //! The workloads by name.
 
 use crate::meter::Meter;
-use crate::{micro, peers, relay};
+use crate::{micro, peers, relay, sessions};
 
 /// Something to measure.
 pub(crate) struct Workload {
@@ -42,6 +42,8 @@ pub(crate) const COUNTED: &[Workload] = &[
     of("smoltcp_up", "1448 octets relayed by smoltcp, client to server", peers::smol_up),
     of("session_tcp", "SOCKS5 session, TCP client", relay::tcp_sessions),
     of("session_mptcp", "SOCKS5 session, MPTCP client with a join", relay::mptcp_sessions),
+    of("session_open", "the same, opened only, of 1000", sessions::opening),
+    of("idle_turn", "turn with nothing to do, 1000 sessions", sessions::idling),
 ];
 
 /// The workload of this name.

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod catalogue;
+mod crowd;
+mod exchange;
 mod host;
 mod instructions;
 mod meter;
@@ -13,6 +15,7 @@ mod packet;
 mod peers;
 mod profile;
 mod relay;
+mod sessions;
 mod smol;
 mod times;
 mod wire;
@@ -67,6 +70,17 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
+    /// Opens many SOCKS5 sessions with two subflows each: memory, idle turns, a few of them active, an access cut.
+    ///
+    /// All in one process and in virtual time. A session takes about 5 KB. What it is doing is written to stderr.
+    Sessions {
+        /// How many; a million takes minutes.
+        #[arg(long, value_name = "COUNT", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
+        count: u32,
+        /// Runs of each load; medians are printed.
+        #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=999))]
+        runs: u16,
+    },
 }
 
 fn main() -> ExitCode {
@@ -80,6 +94,7 @@ fn main() -> ExitCode {
             times::print(usize::from(runs), quick);
             Ok(())
         }
+        Command::Sessions { count, runs } => sessions::print(count, runs),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,6 +5,7 @@
 //! instructions here as there, and its content is neither cleared nor allocated.
 
 use core::ops::Range;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use mptcp_core::buf::{BufPool, PacketBuf, PortId, RxMeta, TxMeta, TxQueue};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,15 @@ struct Storage([u8; SIZE as usize]);
 
 /// Storages that nobody refers to.
 static FREE: Mutex<Vec<Arc<Storage>>> = Mutex::new(Vec::new());
+/// Storages there are.
+static ALL: AtomicUsize = AtomicUsize::new(0);
+
+/// Octets of packet memory: all there is, and what somebody refers to.
+pub(crate) fn memory() -> (usize, usize) {
+    let free = FREE.lock().unwrap_or_else(PoisonError::into_inner).len();
+    let all = ALL.load(Ordering::Relaxed);
+    (all * size_of::<Storage>(), (all - free) * size_of::<Storage>())
+}
 
 /// One reference and its range.
 #[derive(Debug)]
@@ -64,19 +74,28 @@ impl Packet {
     /// An empty buffer.
     pub(crate) fn new() -> Self {
         let free = FREE.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let storage = free.unwrap_or_else(|| Arc::new(Storage([0; SIZE as usize])));
+        let storage = free.unwrap_or_else(|| {
+            ALL.fetch_add(1, Ordering::Relaxed);
+            Arc::new(Storage([0; SIZE as usize]))
+        });
         let head = View { storage: Some(storage), start: HEADROOM, len: 0 };
         Self { head, tail: None, rx_meta: RxMeta::default(), tx_meta: TxMeta::default() }
     }
 
+    /// An empty buffer, arrived at `port`.
+    pub(crate) fn at(port: PortId) -> Self {
+        let mut packet = Self::new();
+        packet.rx_meta.port = port;
+        packet
+    }
+
     /// A copy in one piece, as it arrives at `port` at the other end of a wire.
     pub(crate) fn arrived(&self, port: PortId) -> Self {
-        let mut packet = Self::new();
+        let mut packet = Self::at(port);
         for part in [&self.head].into_iter().chain(&self.tail) {
             let room = packet.append(part.bytes().len()).expect("a packet fits into a buffer");
             room.copy_from_slice(part.bytes());
         }
-        packet.rx_meta.port = port;
         packet
     }
 }

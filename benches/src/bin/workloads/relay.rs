@@ -47,9 +47,15 @@ listen = ["10.1.0.1:1080"]
 allow = ["10.9.0.0/24"]
 "#;
 
-/// A shard as the program has it, with every setting at its default.
-fn gateway() -> (ShardWorker<Packet>, ShardHandle) {
-    let config = config::parse("workloads", CONFIG, &[]).expect("a sound configuration");
+/// Room for `sessions`, which may be idle for days.
+pub(crate) fn crowded(sessions: u32) -> String {
+    format!("[limits]\nconnections = {sessions}\n[timeouts]\nidle_s = 2592000\n")
+}
+
+/// A shard as the program has it, with every setting at its default but those of `more`.
+pub(crate) fn gateway(more: &str) -> (ShardWorker<Packet>, ShardHandle) {
+    let config = format!("{CONFIG}{more}");
+    let config = config::parse("workloads", &config, &[]).expect("a sound configuration");
     let (handle, mailbox) = mailbox(Arc::new(|| {}));
     let stack = stack_config(&config, [3; 32]).expect("a sound configuration");
     let mut stack = Stack::new(stack, Instant::from_millis(1000), Box::new(Pool));
@@ -91,7 +97,7 @@ pub(crate) fn stream<W: Worker<Packet>>(worker: W, meter: &mut Meter, wish: Wish
 }
 
 fn relay(meter: &mut Meter, mptcp: bool, load: Load, part: Part) {
-    let (worker, _handle) = gateway();
+    let (worker, _handle) = gateway("");
     stream(worker, meter, Wish { mptcp, socks5: true, load }, part);
 }
 
@@ -127,7 +133,7 @@ const A_TICK: u32 = 2;
 fn sessions(meter: &mut Meter, mptcp: bool) {
     let subflows = 1 + usize::from(mptcp);
     let wish = Wish { mptcp, socks5: true, load: Load::Echo { subflows } };
-    let (worker, _handle) = gateway();
+    let (worker, _handle) = gateway("");
     let mut world = World::new(worker, wish, Rates { access: 64, exit: 64 });
     let mut started = 0;
     while started < CLIENTS || world.phone.clients() > 0 {

@@ -120,10 +120,7 @@ pub(crate) fn print(runs: usize, quick: bool) {
             theirs.push(pair.1);
             ratios.push(pair.0 / pair.1);
         }
-        let [ours, theirs, ratios] = [ours, theirs, ratios].map(spread);
-        let [(least, ..), (least_of_peer, ..)] = [ours, theirs];
-        let shown =
-            |(least, median, most): (f64, f64, f64)| format!("{median:.1} [{least:.1}-{most:.1}]");
+        let [ours, theirs, ratios] = [ours, theirs, ratios].map(Spread::of);
         println!(
             "| {} | {} | {} | {} | {} | {:.2} | {:.2} |",
             row.goal,
@@ -131,8 +128,8 @@ pub(crate) fn print(runs: usize, quick: bool) {
             shown(ours),
             row.peer,
             shown(theirs),
-            ratios.1,
-            least / least_of_peer
+            ratios.median,
+            ours.least / theirs.least
         );
     }
 }
@@ -146,15 +143,30 @@ fn time(run: Run) -> f64 {
     meter.ns()
 }
 
-/// The least, the middle and the most of at least one.
-fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
-    values.sort_by(f64::total_cmp);
-    let half = values.len() / 2;
-    let median = match values.len() % 2 {
-        0 => f64::midpoint(values[half - 1], values[half]),
-        _ => values[half],
-    };
-    (values[0], median, values[values.len() - 1])
+/// The least, the middle and the most of some values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Spread {
+    pub(crate) least: f64,
+    pub(crate) median: f64,
+    most: f64,
+}
+
+impl Spread {
+    /// Of at least one.
+    pub(crate) fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let half = values.len() / 2;
+        let median = match values.len() % 2 {
+            0 => f64::midpoint(values[half - 1], values[half]),
+            _ => values[half],
+        };
+        Self { least: values[0], median, most: values[values.len() - 1] }
+    }
+}
+
+/// As tables have it.
+pub(crate) fn shown(of: Spread) -> String {
+    format!("{:.1} [{:.1}-{:.1}]", of.median, of.least, of.most)
 }
 
 #[cfg(test)]
@@ -163,8 +175,10 @@ mod tests {
 
     #[test]
     fn the_median_is_in_the_middle() {
-        assert_eq!(spread(vec![3.0, 1.0, 2.0]), (1.0, 2.0, 3.0));
-        assert_eq!(spread(vec![4.0, 1.0, 2.0, 3.0]), (1.0, 2.5, 4.0));
+        let odd = Spread { least: 1.0, median: 2.0, most: 3.0 };
+        assert_eq!(Spread::of(vec![3.0, 1.0, 2.0]), odd);
+        let even = Spread { least: 1.0, median: 2.5, most: 4.0 };
+        assert_eq!(Spread::of(vec![4.0, 1.0, 2.0, 3.0]), even);
     }
 
     /// Peers, too, check what they did.

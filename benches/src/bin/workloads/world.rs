@@ -15,7 +15,7 @@ use mptcp_core::time::Instant;
 /// Virtual time of a tick.
 pub(crate) const TICK: Duration = Duration::from_micros(40);
 /// Packets that the gateway sends a turn at most, and timers it runs: as `dpdk-io` has it.
-const TURN_PACKETS: usize = 256;
+pub(crate) const TURN_PACKETS: usize = 256;
 const TURN_TIMERS: usize = 256;
 /// Port of the exit; the accesses come before it.
 const EXIT: u8 = 2;
@@ -196,12 +196,12 @@ impl<W: Worker<Packet>> World<W> {
 }
 
 /// When everything begins.
-fn begin() -> Instant {
+pub(crate) fn begin() -> Instant {
     Instant::from_millis(1000)
 }
 
 /// One turn of a polling driver.
-fn turn<W: Worker<Packet>>(
+pub(crate) fn turn<W: Worker<Packet>>(
     gateway: &mut W,
     now: Instant,
     inbox: &mut Vec<Packet>,
