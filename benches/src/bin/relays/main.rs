@@ -1,0 +1,161 @@
+//! `relays`: the gateway beside what people would use instead, over veth in network namespaces.
+//!
+//! The peers take turns, so that what else the machine does falls on all of them. Tables go to stdout,
+//! progress to stderr.
+#![forbid(unsafe_code)]
+
+mod bed;
+mod cpus;
+mod interrupt;
+mod load;
+mod measure;
+mod peer;
+mod process;
+mod relay;
+mod report;
+
+use clap::{Parser, Subcommand};
+use cpus::Cpus;
+use interrupt::Interrupt;
+use load::Direction;
+use measure::{Lab, Load, Plan};
+use peer::Peer;
+use process::Scratch;
+use report::Results;
+use std::process::ExitCode;
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  relays                          everything, 3 runs of each peer: about 11 minutes
+  relays --quick                  one short run of each: under 3 minutes
+  relays --peer splice --peer af_xdp --repeat 5
+  relays relay --listen 127.0.0.1:1080 --splice
+                                  the relay of our own, as a SOCKS5 server
+
+Needs root, iproute2, ethtool, taskset, setpriv, two CPUs and the program proxy-gw beside this one (make
+build); peers that are not installed are left out: apt-get install haproxy dante-server microsocks mptcpize.";
+
+/// Measures the gateway beside other relays: goodput, CPU per GB and per session, latency.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Role>,
+    /// Only these peers; may repeat. What is forwarded without a relay is always there.
+    #[arg(long, value_name = "NAME", value_parser = peer)]
+    peer: Vec<Peer>,
+    /// Runs of each peer; medians are printed.
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=99))]
+    repeat: u64,
+    /// One short run: a look, not a measurement.
+    #[arg(long)]
+    quick: bool,
+    /// Only clients with plain TCP.
+    #[arg(long)]
+    tcp: bool,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// A minimal relay on the kernel's sockets: one of the peers.
+    Relay(relay::Options),
+}
+
+fn peer(name: &str) -> Result<Peer, String> {
+    let named = Peer::ALL.into_iter().find(|peer| peer.name() == name);
+    named.ok_or_else(|| format!("there are {}", Peer::ALL.map(Peer::name).join(", ")))
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Some(Role::Relay(options)) => relay::run(options).map_err(|error| error.to_string()),
+        None => run(&cli),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("relays: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn plan(quick: bool) -> Plan {
+    let (warm_up, watch) = if quick { (200, 500) } else { (300, 900) };
+    let streams: &[usize] = if quick { &[1, 16] } else { &[1, 16, 64] };
+    let bulk = [Direction::Down, Direction::Up]
+        .into_iter()
+        .flat_map(|way| streams.iter().map(move |&streams| Load::Bulk(way, streams)));
+    Plan {
+        loads: bulk.chain([Load::Sessions, Load::PingPong]).collect(),
+        warm_up: Duration::from_millis(warm_up),
+        watch: Duration::from_millis(watch),
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), String> {
+    let peers = chosen(&cli.peer)?;
+    let interrupt = Interrupt::catch()?;
+    let cpus = Cpus::divide()?;
+    let scratch = Scratch::create()?;
+    let lab = Lab { cpus: &cpus, scratch: &scratch, interrupt: &interrupt };
+    let (plan, repeat) = (plan(cli.quick), if cli.quick { 1 } else { cli.repeat });
+    let mut results = Results::default();
+    for round in 1..=repeat {
+        for &peer in &peers {
+            for mptcp in [false, true] {
+                if mptcp && (cli.tcp || !peer.has_mptcp() || !has("mptcpize")) {
+                    continue;
+                }
+                let client = if mptcp { "MPTCP" } else { "TCP" };
+                eprintln!("run {round} of {repeat}: {}, {client}", peer.name());
+                match measure::run(&lab, peer, mptcp, &plan) {
+                    Ok((outcomes, base)) => results.add(peer, mptcp, outcomes, base),
+                    Err(message) => {
+                        interrupt.check()?;
+                        eprintln!("  failed: {message}");
+                    }
+                }
+            }
+        }
+    }
+    println!("{}", report::tables(&results, &plan));
+    Ok(())
+}
+
+/// The peers that were asked for and can run here.
+fn chosen(wanted: &[Peer]) -> Result<Vec<Peer>, String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err("needs root: it makes network namespaces".to_owned());
+    }
+    for program in ["ip", "ethtool", "sysctl", "taskset", "setpriv"] {
+        if !has(program) {
+            return Err(format!("{program} is missing: scripts/install-deps"));
+        }
+    }
+    peer::sibling("proxy-gw")?;
+    let mut chosen = Vec::new();
+    for peer in Peer::ALL {
+        if peer != Peer::Routed && !wanted.is_empty() && !wanted.contains(&peer) {
+            continue;
+        }
+        match peer.needs().iter().find(|program| !has(program)) {
+            Some(missing) => eprintln!("{} is left out: {missing} is not installed", peer.name()),
+            None => chosen.push(peer),
+        }
+    }
+    if !has("mptcpize") {
+        eprintln!("clients with MPTCP are left out: mptcpize is not installed");
+    }
+    Ok(chosen)
+}
+
+/// Whether a program is installed.
+fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(program).exists())
+}
