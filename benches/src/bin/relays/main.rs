@@ -5,11 +5,14 @@
 #![forbid(unsafe_code)]
 
 mod bed;
+mod check;
 mod cpus;
 mod interrupt;
 mod load;
+mod machine;
 mod measure;
 mod peer;
+mod plot;
 mod process;
 mod relay;
 mod report;
@@ -22,7 +25,8 @@ use measure::{Lab, Load, Plan};
 use peer::Peer;
 use process::Scratch;
 use report::Results;
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -30,6 +34,8 @@ Examples:
   relays                          everything, 3 runs of each peer: about 11 minutes
   relays --quick                  one short run of each: under 3 minutes
   relays --peer splice --peer af_xdp --repeat 5
+  relays --plot relays.svg > relays.md
+  relays check                    whether every relay works; says nothing about speed
   relays relay --listen 127.0.0.1:1080 --splice
                                   the relay of our own, as a SOCKS5 server
 
@@ -54,12 +60,17 @@ struct Cli {
     /// Only clients with plain TCP.
     #[arg(long)]
     tcp: bool,
+    /// Write a plot of the CPU time as SVG.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Role {
     /// A minimal relay on the kernel's sockets: one of the peers.
     Relay(relay::Options),
+    /// Whether every relay carries what it is given: no measurement.
+    Check,
 }
 
 fn peer(name: &str) -> Result<Peer, String> {
@@ -71,6 +82,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Some(Role::Relay(options)) => relay::run(options).map_err(|error| error.to_string()),
+        Some(Role::Check) => check(),
         None => run(&cli),
     };
     match result {
@@ -104,29 +116,50 @@ fn run(cli: &Cli) -> Result<(), String> {
     let (plan, repeat) = (plan(cli.quick), if cli.quick { 1 } else { cli.repeat });
     let mut results = Results::default();
     for round in 1..=repeat {
-        for &peer in &peers {
-            for mptcp in [false, true] {
-                if mptcp && (cli.tcp || !peer.has_mptcp() || !has("mptcpize")) {
-                    continue;
-                }
-                let client = if mptcp { "MPTCP" } else { "TCP" };
-                eprintln!("run {round} of {repeat}: {}, {client}", peer.name());
-                match measure::run(&lab, peer, mptcp, &plan) {
-                    Ok((outcomes, base)) => results.add(peer, mptcp, outcomes, base),
-                    Err(message) => {
-                        interrupt.check()?;
-                        eprintln!("  failed: {message}");
-                    }
+        for &(peer, mptcp) in peers.iter().filter(|&&(_, mptcp)| !(mptcp && cli.tcp)) {
+            eprintln!("run {round} of {repeat}: {}, {}", peer.name(), client(mptcp));
+            match measure::run(&lab, peer, mptcp, &plan) {
+                Ok((outcomes, base)) => results.add(peer, mptcp, outcomes, base),
+                Err(message) => {
+                    interrupt.check()?;
+                    eprintln!("  failed: {message}");
                 }
             }
         }
     }
-    println!("{}", report::tables(&results, &plan));
+    println!("{}\n\n{}", machine::describe(repeat), report::tables(&results, &plan));
+    let Some(file) = &cli.plot else { return Ok(()) };
+    std::fs::write(file, report::plot(&results))
+        .map_err(|error| format!("writing {}: {error}", file.display()))
+}
+
+/// What cannot run is said, and an error where nothing may be skipped.
+fn check() -> Result<(), String> {
+    let all = Peer::ALL.into_iter().flat_map(|peer| [(peer, false), (peer, true)]);
+    let all = all.filter(|&(peer, mptcp)| !mptcp || peer.has_mptcp()).count();
+    let peers = chosen(&[])?;
+    let must_run = ["PLAIT_CI", "CI"].iter().any(|name| std::env::var_os(name).is_some());
+    if must_run && peers.len() < all {
+        return Err("some relays may not be left out in CI: scripts/install-deps".to_owned());
+    }
+    let interrupt = Interrupt::catch()?;
+    let cpus = Cpus::divide()?;
+    let scratch = Scratch::create()?;
+    let lab = Lab { cpus: &cpus, scratch: &scratch, interrupt: &interrupt };
+    for (peer, mptcp) in peers {
+        let named = |message| format!("{}, {}: {message}", peer.name(), client(mptcp));
+        check::run(&lab, peer, mptcp).map_err(named)?;
+        println!("{}, {}: passed", peer.name(), client(mptcp));
+    }
     Ok(())
 }
 
-/// The peers that were asked for and can run here.
-fn chosen(wanted: &[Peer]) -> Result<Vec<Peer>, String> {
+const fn client(mptcp: bool) -> &'static str {
+    if mptcp { "MPTCP" } else { "TCP" }
+}
+
+/// The peers that were asked for and can run here, each with and without MPTCP at the client.
+fn chosen(wanted: &[Peer]) -> Result<Vec<(Peer, bool)>, String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root: it makes network namespaces".to_owned());
     }
@@ -135,19 +168,27 @@ fn chosen(wanted: &[Peer]) -> Result<Vec<Peer>, String> {
             return Err(format!("{program} is missing: scripts/install-deps"));
         }
     }
-    peer::sibling("proxy-gw")?;
+    let version = Command::new(peer::sibling("proxy-gw")?).arg("--version").output();
+    let version = version.map_err(|error| format!("proxy-gw --version: {error}"))?;
+    let has_dpdk = String::from_utf8_lossy(&version.stdout).contains("tun, dpdk");
     let mut chosen = Vec::new();
     for peer in Peer::ALL {
         if peer != Peer::Routed && !wanted.is_empty() && !wanted.contains(&peer) {
             continue;
         }
-        match peer.needs().iter().find(|program| !has(program)) {
-            Some(missing) => eprintln!("{} is left out: {missing} is not installed", peer.name()),
-            None => chosen.push(peer),
+        if let Some(missing) = peer.needs().iter().find(|program| !has(program)) {
+            eprintln!("SKIPPED {}: {missing} is not installed", peer.name());
+        } else if peer.is_polling() && !has_dpdk {
+            eprintln!("SKIPPED {}: proxy-gw was built without DPDK", peer.name());
+        } else {
+            chosen.push((peer, false));
+            if peer.has_mptcp() && has("mptcpize") {
+                chosen.push((peer, true));
+            }
         }
     }
     if !has("mptcpize") {
-        eprintln!("clients with MPTCP are left out: mptcpize is not installed");
+        eprintln!("SKIPPED clients with MPTCP: mptcpize is not installed");
     }
     Ok(chosen)
 }

@@ -7,7 +7,7 @@ use crate::load::{Bulk, Direction, Server, bulk, ping_pong, sessions};
 use crate::peer::Peer;
 use crate::process::{Running, Scratch};
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a relay has to do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -126,8 +126,10 @@ impl Bench<'_> {
         Ok(sample)
     }
 
-    /// What was counted meanwhile, the seconds it took, and those that the relay used of its CPU.
+    /// What was counted meanwhile, the seconds it took, and those that the relay used of its CPU. A
+    /// gateway that found nothing to do and asked again has not used it.
     fn watch(&self, counter: &AtomicU64, plan: &Plan) -> Result<(f64, f64, f64), String> {
+        let (asked, polling) = (Instant::now(), self.relay.polling_ns()?);
         let (start, counted) = (self.lab.cpus.read()?, counter.load(Ordering::Relaxed));
         self.lab.interrupt.sleep(plan.watch)?;
         let (end, counted_then) = (self.lab.cpus.read()?, counter.load(Ordering::Relaxed));
@@ -135,7 +137,11 @@ impl Bench<'_> {
             return Err("nothing arrived".to_owned());
         }
         let seconds = start.until(&end).as_secs_f64();
-        let busy = (start.busy_s(&end) - self.base * seconds).max(0.0);
+        let polled = (self.relay.polling_ns()? - polling) as f64 / 1e9;
+        let polled = polled * seconds / asked.elapsed().as_secs_f64();
+        let busy = (start.busy_s(&end) - self.base * seconds - polled).max(0.0);
+        // testpmd asks again all the time and does not say how often in vain.
+        let busy = if self.peer.is_testpmd() { f64::NAN } else { busy };
         Ok(((counted_then - counted) as f64, seconds, busy))
     }
 }

@@ -1,6 +1,6 @@
 //! Everything that is measured, and how each is started.
 
-use crate::bed::{DEVICES, EXIT, Frames, GATEWAY, Holder, SERVER, tun_device};
+use crate::bed::{DEVICES, EXIT, Frames, GATEWAY, Holder, SERVER, SERVER_BRIDGED, tun_device};
 use crate::load::{PORT, Target, Way};
 use core::fmt::Write as _;
 use core::net::SocketAddr;
@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 
 /// Where relays listen.
 pub(crate) const LISTEN: SocketAddr = SocketAddr::new(core::net::IpAddr::V4(GATEWAY[0]), 1080);
+
+/// The gateway's admin socket in the run's directory.
+pub(crate) const ADMIN: &str = "admin.sock";
 
 /// What stands between client and server.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -24,10 +27,13 @@ pub(crate) enum Peer {
     Tun,
     AfPacket,
     AfXdp,
+    /// DPDK's own program passes frames between the first access and the exit: the ceiling of a device.
+    TestpmdAfPacket,
+    TestpmdAfXdp,
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Routed,
         Self::Copy,
         Self::Splice,
@@ -38,6 +44,8 @@ impl Peer {
         Self::Tun,
         Self::AfPacket,
         Self::AfXdp,
+        Self::TestpmdAfPacket,
+        Self::TestpmdAfXdp,
     ];
 
     /// Its name on the command line.
@@ -53,6 +61,8 @@ impl Peer {
             Self::Tun => "tun",
             Self::AfPacket => "af_packet",
             Self::AfXdp => "af_xdp",
+            Self::TestpmdAfPacket => "testpmd-af_packet",
+            Self::TestpmdAfXdp => "testpmd-af_xdp",
         }
     }
 
@@ -69,6 +79,8 @@ impl Peer {
             Self::Tun => "**Plait, TUN**",
             Self::AfPacket => "**Plait, af_packet**",
             Self::AfXdp => "**Plait, af_xdp**",
+            Self::TestpmdAfPacket => "testpmd io, af_packet",
+            Self::TestpmdAfXdp => "testpmd io, af_xdp",
         }
     }
 
@@ -76,20 +88,39 @@ impl Peer {
         matches!(self, Self::Tun | Self::AfPacket | Self::AfXdp)
     }
 
-    /// Whether ours is judged by it: a relay under the same conditions.
-    pub(crate) const fn is_rival(self) -> bool {
-        !self.is_ours() && !matches!(self, Self::Routed | Self::SpliceJoined)
+    /// Whether it looks for packets all the time.
+    pub(crate) const fn is_polling(self) -> bool {
+        matches!(self, Self::AfPacket | Self::AfXdp)
     }
 
-    /// Whether it can end MPTCP: what is only forwarded cannot.
+    pub(crate) const fn is_testpmd(self) -> bool {
+        matches!(self, Self::TestpmdAfPacket | Self::TestpmdAfXdp)
+    }
+
+    /// What only forwards over the same devices.
+    pub(crate) const fn ceiling(self) -> Option<Self> {
+        match self {
+            Self::AfPacket => Some(Self::TestpmdAfPacket),
+            Self::AfXdp => Some(Self::TestpmdAfXdp),
+            _ => None,
+        }
+    }
+
+    /// Whether ours is judged by it: a relay under the same conditions.
+    pub(crate) const fn is_rival(self) -> bool {
+        matches!(self, Self::Copy | Self::Splice | Self::Haproxy | Self::Dante | Self::Microsocks)
+    }
+
+    /// Whether it can end MPTCP: what only forwards cannot.
     pub(crate) const fn has_mptcp(self) -> bool {
-        !matches!(self, Self::Routed)
+        !matches!(self, Self::Routed) && !self.is_testpmd()
     }
 
     pub(crate) const fn holder(self) -> Holder {
         match self {
             Self::Tun => Holder::Tun,
             Self::AfPacket | Self::AfXdp => Holder::Devices,
+            Self::TestpmdAfPacket | Self::TestpmdAfXdp => Holder::Bridge,
             _ => Holder::Kernel,
         }
     }
@@ -102,6 +133,9 @@ impl Peer {
         let server = SocketAddr::from((SERVER, PORT));
         let (address, way) = match self {
             Self::Routed => (server, Way::Straight),
+            Self::TestpmdAfPacket | Self::TestpmdAfXdp => {
+                (SocketAddr::from((SERVER_BRIDGED, PORT)), Way::Straight)
+            }
             Self::Haproxy => (LISTEN, Way::Straight),
             _ => (LISTEN, Way::Socks5(server)),
         };
@@ -114,6 +148,7 @@ impl Peer {
             Self::Haproxy => &["haproxy"],
             Self::Dante => &["danted"],
             Self::Microsocks => &["microsocks"],
+            Self::TestpmdAfPacket | Self::TestpmdAfXdp => &["dpdk-testpmd"],
             _ => &[],
         }
     }
@@ -149,14 +184,37 @@ impl Peer {
                 let (address, port) = (LISTEN.ip().to_string(), LISTEN.port().to_string());
                 strings(["microsocks", "-i", &address, "-p", &port])
             }
+            Self::TestpmdAfPacket | Self::TestpmdAfXdp => return Ok(Some(self.testpmd(cpu))),
             Self::Tun | Self::AfPacket | Self::AfXdp => {
                 let gateway = sibling("proxy-gw")?.display().to_string();
-                let config = file("gateway.toml", self.gateway(cpu, &dir.join("admin.sock")))?;
+                let config = file("gateway.toml", self.gateway(cpu, &dir.join(ADMIN)))?;
                 return Ok(Some(strings([&gateway, "run", "-c", &config])));
             }
         };
         let mptcpize = mptcp.then(|| strings(["mptcpize", "run"])).into_iter().flatten();
         Ok(Some(mptcpize.chain(words).collect()))
+    }
+
+    fn vdev(self, at: usize) -> String {
+        let is_xdp = matches!(self, Self::AfXdp | Self::TestpmdAfXdp);
+        format!("{}{at}", if is_xdp { "net_af_xdp" } else { "net_af_packet" })
+    }
+
+    fn vdev_word(self, at: usize) -> String {
+        let is_xdp = matches!(self, Self::AfXdp | Self::TestpmdAfXdp);
+        let copy = if is_xdp { ",force_copy=1" } else { "" };
+        format!("--vdev={},iface={}{copy}", self.vdev(at), DEVICES[at])
+    }
+
+    /// Its command line sleeps on the same CPU as the loop that forwards.
+    fn testpmd(self, cpu: usize) -> Vec<String> {
+        let mut words =
+            strings(["dpdk-testpmd", "--no-pci", "--no-huge", "--no-shconf", "-m", "512"]);
+        words.extend(["--log-level=4".to_owned(), format!("--lcores=0@{cpu},1@{cpu}")]);
+        words.extend([0, 2].map(|at| self.vdev_word(at)));
+        words.extend(strings(["--", "--forward-mode=io", "--nb-cores=1", "--no-lsc-interrupt"]));
+        words.push("--total-num-mbufs=32768".to_owned());
+        words
     }
 
     /// The configuration of ours: everything that is not named is at its default.
@@ -168,12 +226,10 @@ impl Peer {
         for (at, (near, address)) in DEVICES.into_iter().zip(addresses).enumerate() {
             let device = match self {
                 Self::Tun => tun_device(near),
-                Self::AfXdp => format!("net_af_xdp{at}"),
-                _ => format!("net_af_packet{at}"),
+                _ => self.vdev(at),
             };
             if self != Self::Tun {
-                let copy = if self == Self::AfXdp { ",force_copy=1" } else { "" };
-                eal.push(format!("--vdev={device},iface={near}{copy}"));
+                eal.push(self.vdev_word(at));
             }
             // Formatting into a String cannot fail.
             let _ = write!(

@@ -3,12 +3,14 @@
 use crate::bed::Bed;
 use crate::cpus::Cpus;
 use crate::interrupt::Interrupt;
-use crate::peer::{LISTEN, Peer};
+use crate::peer::{ADMIN, Peer};
+use core::net::SocketAddr;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -45,6 +47,8 @@ impl Drop for Scratch {
 pub(crate) struct Running {
     process: Option<Child>,
     log: PathBuf,
+    /// Where a gateway of ours on DPDK tells its counters.
+    admin: Option<PathBuf>,
 }
 
 impl Running {
@@ -59,18 +63,21 @@ impl Running {
     ) -> Result<Self, String> {
         let log = scratch.path().join(format!("{}.log", peer.name()));
         let Some(words) = peer.command(mptcp, cpus.gateway(), scratch.path())? else {
-            return Ok(Self { process: None, log });
+            return Ok(Self { process: None, log, admin: None });
         };
         let file = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
         let mut command = Command::new("ip");
         command.args(["netns", "exec", bed.gateway.name(), "setpriv", "--pdeathsig", "KILL"]);
         command.args(["taskset", "-c", &cpus.gateway().to_string()]).args(&words);
         // A group of its own: what the relay forks ends with it, and Ctrl-C is ours to answer.
-        command.process_group(0).stdin(Stdio::null()).stderr(file);
+        command.process_group(0).stderr(file);
+        // testpmd forwards until its standard input says or means the end.
+        command.stdin(if peer.is_testpmd() { Stdio::piped() } else { Stdio::null() });
         let stdout = if peer.is_ours() { Stdio::piped() } else { Stdio::null() };
         let process = command.stdout(stdout).spawn();
         let process = process.map_err(|error| format!("starting {}: {error}", words.join(" ")))?;
-        let mut running = Self { process: Some(process), log };
+        let admin = peer.is_polling().then(|| scratch.path().join(ADMIN));
+        let mut running = Self { process: Some(process), log, admin };
         if peer.is_ours() {
             running.wait_for_word(interrupt)?;
         }
@@ -78,7 +85,7 @@ impl Running {
             bed.forward_to_tun()?;
         }
         if !peer.is_ours() {
-            running.wait_for_listener(bed, interrupt)?;
+            running.wait_for_listener(peer.target(mptcp).address, bed, interrupt)?;
         }
         Ok(running)
     }
@@ -102,11 +109,16 @@ impl Running {
         }
     }
 
-    fn wait_for_listener(&self, bed: &Bed, interrupt: &Interrupt) -> Result<(), String> {
+    fn wait_for_listener(
+        &self,
+        address: SocketAddr,
+        bed: &Bed,
+        interrupt: &Interrupt,
+    ) -> Result<(), String> {
         let is_open = bed.client.enter(|| {
             interrupt.wait_for(READY_MAX, || {
                 self.check()?;
-                Ok(TcpStream::connect_timeout(&LISTEN, Duration::from_secs(1)).is_ok())
+                Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())
             })
         })??;
         if is_open { Ok(()) } else { Err(self.failure("takes no connections")) }
@@ -119,6 +131,21 @@ impl Running {
             Some(id) if !is_running(Pid::from_raw(id)) => Err(self.failure("has ended")),
             _ => Ok(()),
         }
+    }
+
+    /// Nanoseconds so far in which the relay looked for work and found none: only ours on DPDK does so.
+    pub(crate) fn polling_ns(&self) -> Result<u64, String> {
+        let Some(admin) = &self.admin else { return Ok(0) };
+        let explain = |error: std::io::Error| format!("{}: {error}", admin.display());
+        let mut stream = UnixStream::connect(admin).map_err(explain)?;
+        stream.set_read_timeout(Some(GRACE)).map_err(explain)?;
+        // Version 1.0: the answer ends with the connection.
+        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: plait\r\n\r\n").map_err(explain)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map_err(explain)?;
+        let name = "plait_driver_polling_nanoseconds_total ";
+        let value = answer.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.ok_or_else(|| format!("no {name}in the gateway's metrics"))
     }
 
     fn failure(&self, what: &str) -> String {

@@ -179,19 +179,21 @@ fn exchange(socket: &mut &Socket) -> io::Result<()> {
     if octet == [0x33] { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-/// Sends `octets`, closes its side, and returns what came back.
+/// Sends `octets` and returns as many as came back. The end is not sent before: some relays take the end
+/// of one direction for that of both.
 pub(crate) fn echo(target: Target, octets: &[u8]) -> Result<Vec<u8>, String> {
     let explain = |error: io::Error| format!("echo: {error}");
     let socket = target.open(ECHO).map_err(explain)?;
     std::thread::scope(|scope| {
-        let sent = scope.spawn(|| {
-            (&socket).write_all(octets)?;
-            socket.shutdown(Shutdown::Write)
-        });
-        let mut back = Vec::new();
-        let read = (&socket).read_to_end(&mut back);
+        let sent = scope.spawn(|| (&socket).write_all(octets));
+        let mut back = vec![0; octets.len()];
+        let read = (&socket).read_exact(&mut back);
         let sent = sent.join().map_err(|_| "a thread panicked".to_owned())?;
         sent.and(read).map_err(explain)?;
-        Ok(back)
+        socket.shutdown(Shutdown::Write).map_err(explain)?;
+        match (&socket).read(&mut [0]) {
+            Ok(1) => Err("echo: more came back than was sent".to_owned()),
+            _ => Ok(back),
+        }
     })
 }
