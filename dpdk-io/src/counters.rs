@@ -174,6 +174,10 @@ pub struct ShardCounters {
     pub idle_turns: Counter,
     /// Times the loop slept.
     pub sleeps: Counter,
+    /// Nanoseconds of turns that had something to do.
+    pub busy_ns: Counter,
+    /// Nanoseconds of turns that found nothing to do and did not sleep.
+    pub polling_ns: Counter,
     /// Neighbours known, pinned ones included.
     pub neighbours: Counter,
 }
@@ -189,6 +193,8 @@ impl ShardCounters {
             turns: Counter::default(),
             idle_turns: Counter::default(),
             sleeps: Counter::default(),
+            busy_ns: Counter::default(),
+            polling_ns: Counter::default(),
             neighbours: Counter::default(),
         }
     }

@@ -24,6 +24,9 @@ const TURN_PACKETS: usize = 256;
 const STALL: Duration = Duration::from_millis(20);
 /// Attempts to send what is left when the loop ends; after one that sends nothing it sleeps.
 const LAST_FLUSHES: usize = 64;
+/// What a turn that finds nothing takes at most. One that takes longer was interrupted: the rest of it was
+/// somebody's work.
+const EMPTY_TURN: Duration = Duration::from_micros(2);
 /// Stalls are logged this often at most: a link may flap.
 const LOGS_PER_S: u32 = 1;
 /// News from one shard to another that may wait.
@@ -71,6 +74,14 @@ pub enum Turn {
     Stop,
 }
 
+/// Where the time of a turn went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Spent {
+    Busy,
+    Polling,
+    Asleep,
+}
+
 /// A shard's loop over `N`.
 pub struct ShardLoop<B, N> {
     l2: L2<B>,
@@ -112,16 +123,23 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
     /// Turns until `stop` is set or the worker stops, then sends what is left.
     pub fn run(&mut self, clock: Clock, worker: &mut impl Worker<B>, stop: &AtomicBool) {
         let mut idle = Idle::default();
+        let mut last = Spent::Asleep;
+        let mut begun = clock.now();
         while !stop.load(Ordering::Relaxed) {
             let now = clock.now();
-            match self.turn(now, worker) {
-                Turn::Busy => idle.busy(),
+            self.count_time(last, now.since(begun));
+            begun = now;
+            last = match self.turn(now, worker) {
+                Turn::Busy => {
+                    idle.busy();
+                    Spent::Busy
+                }
                 Turn::Stop => break,
                 Turn::Idle => {
                     self.counters.idle_turns.add(1);
-                    self.rest(idle.rest(now, self.poll_timeout(worker)));
+                    self.rest(idle.rest(now, self.poll_timeout(worker)))
                 }
-            }
+            };
         }
         self.finish(clock, worker);
     }
@@ -162,14 +180,26 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         [self.l2.poll_timeout(), worker.poll_timeout()].into_iter().flatten().min()
     }
 
-    fn rest(&self, rest: Rest) {
+    fn rest(&self, rest: Rest) -> Spent {
         match rest {
             Rest::Spin => {}
             Rest::Pause => core::hint::spin_loop(),
             Rest::Sleep(sleep) => {
                 self.counters.sleeps.add(1);
                 std::thread::sleep(sleep);
+                return Spent::Asleep;
             }
+        }
+        Spent::Polling
+    }
+
+    /// Counts the time from a turn's reading of the clock to the next one's.
+    fn count_time(&self, spent: Spent, time: Duration) {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        match spent {
+            Spent::Busy => self.counters.busy_ns.add(nanos(time)),
+            Spent::Polling => self.counters.polling_ns.add(nanos(time.min(EMPTY_TURN))),
+            Spent::Asleep => {}
         }
     }
 

@@ -366,6 +366,7 @@ fn the_loop_ends_when_the_worker_does_and_frees_what_no_port_takes() {
     assert!((8 * LAST_FLUSHES..=8 * LAST_FLUSHES + 1).contains(&shard.nic.sent[1].len()));
     assert_eq!((worker.last.len(), shard.nic.pool.in_use()), (0, 0));
     assert_eq!(shard.counters.drops(DropReason::TxQueueFull), 2);
+    assert!(shard.counters.busy_ns.value() > 0);
 
     let (mut shard, mut worker) = ready();
     shard.run(Clock::start(), &mut worker, &AtomicBool::new(true));
@@ -391,4 +392,7 @@ fn an_idle_loop_sleeps_and_is_stopped_from_outside() {
         assert!(looping.join().unwrap() > 64, "it spun first");
     });
     assert!(counters.idle_turns.value() >= 64 + 10);
+    let spun = counters.idle_turns.value() - counters.sleeps.value();
+    let most = spun * u64::try_from(EMPTY_TURN.as_nanos()).unwrap();
+    assert!((1..=most).contains(&counters.polling_ns.value()), "sleep is not counted");
 }

@@ -121,6 +121,8 @@ fn driver_counters(driver: &Driver) -> DriverCounters {
             ("turns", sum(&|shard| shard.turns.value())),
             ("idle_turns", sum(&|shard| shard.idle_turns.value())),
             ("sleeps", sum(&|shard| shard.sleeps.value())),
+            ("busy_nanoseconds", sum(&|shard| shard.busy_ns.value())),
+            ("polling_nanoseconds", sum(&|shard| shard.polling_ns.value())),
         ],
         gauges: vec![("neighbours", sum(&|shard| shard.neighbours.value()))],
         pools: pools.collect(),

@@ -7,11 +7,11 @@
 //!
 //! Both senders are behind the same links; packets of ours are forwarded by the server's kernel.
 
-use crate::netns::{Namespace, run};
 use crate::scenario::Link;
 use core::net::Ipv4Addr;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use plait_bench::netns::{Namespace, run};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -7,7 +7,6 @@
 mod bed;
 mod kernel;
 mod measure;
-mod netns;
 mod ours;
 mod receiver;
 mod report;

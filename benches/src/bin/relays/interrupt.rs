@@ -1,0 +1,52 @@
+//! Ctrl-C, SIGTERM and SIGHUP: the run ends, and everything it made with it.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const TICK: Duration = Duration::from_millis(20);
+
+/// Whether the user wants the end.
+#[derive(Clone, Debug)]
+pub(crate) struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    pub(crate) fn catch() -> Result<Self, String> {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            signal_hook::flag::register(signal, Arc::clone(&flag))
+                .map_err(|error| format!("catching signal {signal}: {error}"))?;
+        }
+        Ok(Self(flag))
+    }
+
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.0.load(Ordering::Relaxed) { Err("interrupted".to_owned()) } else { Ok(()) }
+    }
+
+    /// Sleeps that long.
+    pub(crate) fn sleep(&self, time: Duration) -> Result<(), String> {
+        self.wait_for(time, || Ok(false)).map(drop)
+    }
+
+    /// Whether `done` held before `most` had passed.
+    pub(crate) fn wait_for(
+        &self,
+        most: Duration,
+        mut done: impl FnMut() -> Result<bool, String>,
+    ) -> Result<bool, String> {
+        let end = Instant::now() + most;
+        loop {
+            self.check()?;
+            if done()? {
+                return Ok(true);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            std::thread::sleep(left.min(TICK));
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Clients: streams, sessions and single octets.
+
+use super::{CHUNK, DISCARD, ECHO, PATIENCE, SEND};
+use crate::interrupt::Interrupt;
+use core::net::SocketAddr;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+/// How a client gets to the server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    /// Whoever it connects to, is or leads to the server.
+    Straight,
+    /// It asks for this address by SOCKS5.
+    Socks5(SocketAddr),
+}
+
+/// What clients connect to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    pub(crate) way: Way,
+    pub(crate) mptcp: bool,
+}
+
+impl Target {
+    /// A connection to the server that has been told what is wanted.
+    fn open(&self, wish: u8) -> io::Result<Socket> {
+        let protocol = if self.mptcp { Protocol::MPTCP } else { Protocol::TCP };
+        let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, Some(protocol))?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.connect_timeout(&self.address.into(), PATIENCE)?;
+        if let Way::Socks5(destination) = self.way {
+            ask(&socket, destination)?;
+        }
+        (&socket).write_all(&[wish])?;
+        Ok(socket)
+    }
+}
+
+/// SOCKS5 without a password.
+fn ask(mut socket: &Socket, destination: SocketAddr) -> io::Result<()> {
+    let SocketAddr::V4(destination) = destination else {
+        return Err(io::ErrorKind::Unsupported.into());
+    };
+    socket.write_all(&[5, 1, 0])?;
+    let mut method = [0; 2];
+    socket.read_exact(&mut method)?;
+    let mut request = vec![5, 1, 0, 1];
+    request.extend(destination.ip().octets());
+    request.extend(destination.port().to_be_bytes());
+    socket.write_all(&request)?;
+    let mut reply = [0; 10];
+    socket.read_exact(&mut reply)?;
+    if method != [5, 0] || reply[..4] != [5, 0, 0, 1] {
+        return Err(io::Error::other(format!("SOCKS5 refused: {method:?} {reply:?}")));
+    }
+    Ok(())
+}
+
+/// Which way a stream goes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Direction {
+    Down,
+    Up,
+}
+
+/// Streams to measure.
+pub(crate) struct Bulk<'a> {
+    pub(crate) target: Target,
+    pub(crate) direction: Direction,
+    pub(crate) streams: usize,
+    /// What the server has received: an upload counts there.
+    pub(crate) at_server: &'a AtomicU64,
+}
+
+/// Runs the streams; once they have run for `warm_up`, calls `measure`, which gets the count of octets
+/// that arrived so far.
+pub(crate) fn bulk<T>(
+    load: &Bulk<'_>,
+    warm_up: Duration,
+    interrupt: &Interrupt,
+    measure: impl FnOnce(&AtomicU64) -> Result<T, String>,
+) -> Result<T, String> {
+    let wish = if load.direction == Direction::Down { SEND } else { DISCARD };
+    let open = |_| load.target.open(wish).map_err(|error| format!("connecting: {error}"));
+    let sockets = (0..load.streams).map(open).collect::<Result<Vec<_>, _>>()?;
+    let (is_over, arrived) = (AtomicBool::new(false), AtomicU64::new(0));
+    let run = |mut socket: &Socket| -> io::Result<()> {
+        let mut buffer = vec![0xa5; CHUNK];
+        while !is_over.load(Ordering::Relaxed) {
+            if load.direction == Direction::Up {
+                socket.write_all(&buffer)?;
+                continue;
+            }
+            match socket.read(&mut buffer)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => arrived.fetch_add(n as u64, Ordering::Relaxed),
+            };
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let run = &run;
+        let threads: Vec<_> =
+            sockets.iter().map(|socket| scope.spawn(move || run(socket))).collect();
+        let counted = if load.direction == Direction::Down { &arrived } else { load.at_server };
+        let measured = interrupt.sleep(warm_up).and_then(|()| measure(counted));
+        let broken = threads.iter().filter(|thread| thread.is_finished()).count();
+        is_over.store(true, Ordering::Relaxed);
+        for socket in &sockets {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        if broken > 0 {
+            return Err(format!("{broken} of {} streams broke off", load.streams));
+        }
+        measured
+    })
+}
+
+/// Sessions one after the other on `clients` threads: connect, an octet there and back, close. Calls
+/// `measure` with the count of those that ended well.
+pub(crate) fn sessions<T>(
+    target: Target,
+    clients: usize,
+    warm_up: Duration,
+    interrupt: &Interrupt,
+    measure: impl FnOnce(&AtomicU64) -> Result<T, String>,
+) -> Result<T, String> {
+    let (is_over, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let run = || -> io::Result<()> {
+        while !is_over.load(Ordering::Relaxed) {
+            let mut socket = &target.open(ECHO)?;
+            exchange(&mut socket)?;
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..clients).map(|_| scope.spawn(run)).collect();
+        let measured = interrupt.sleep(warm_up).and_then(|()| measure(&done));
+        is_over.store(true, Ordering::Relaxed);
+        let ends = threads.into_iter().map(|thread| thread.join());
+        let failed: Vec<_> = ends.filter_map(|end| end.ok().and_then(Result::err)).collect();
+        match failed.first() {
+            Some(error) => Err(format!("{} of {clients} clients failed: {error}", failed.len())),
+            None => measured,
+        }
+    })
+}
+
+/// Round trips of an octet for that long, in nanoseconds, in ascending order.
+pub(crate) fn ping_pong(target: Target, time: Duration) -> Result<Vec<u64>, String> {
+    let explain = |error: io::Error| format!("ping-pong: {error}");
+    let mut socket = &target.open(ECHO).map_err(explain)?;
+    let mut trips = Vec::new();
+    let start = Instant::now();
+    while start.elapsed() < time {
+        let sent = Instant::now();
+        exchange(&mut socket).map_err(explain)?;
+        trips.push(u64::try_from(sent.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    }
+    // The first ones meet cold caches, and an MPTCP connection that is not established in full.
+    trips.drain(..trips.len() / 10);
+    trips.sort_unstable();
+    Ok(trips)
+}
+
+fn exchange(socket: &mut &Socket) -> io::Result<()> {
+    let mut octet = [0x33];
+    socket.write_all(&octet)?;
+    octet = [0];
+    socket.read_exact(&mut octet)?;
+    if octet == [0x33] { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// Sends `octets` and returns as many as came back. The end is not sent before: some relays take the end
+/// of one direction for that of both.
+pub(crate) fn echo(target: Target, octets: &[u8]) -> Result<Vec<u8>, String> {
+    let explain = |error: io::Error| format!("echo: {error}");
+    let socket = target.open(ECHO).map_err(explain)?;
+    std::thread::scope(|scope| {
+        let sent = scope.spawn(|| (&socket).write_all(octets));
+        let mut back = vec![0; octets.len()];
+        let read = (&socket).read_exact(&mut back);
+        let sent = sent.join().map_err(|_| "a thread panicked".to_owned())?;
+        sent.and(read).map_err(explain)?;
+        socket.shutdown(Shutdown::Write).map_err(explain)?;
+        match (&socket).read(&mut [0]) {
+            Ok(1) => Err("echo: more came back than was sent".to_owned()),
+            _ => Ok(back),
+        }
+    })
+}

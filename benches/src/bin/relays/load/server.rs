@@ -1,0 +1,104 @@
+//! Sends, discards or echoes, as the client's first octet asks.
+
+use super::{CHUNK, DISCARD, ECHO, PATIENCE, SEND};
+use crate::bed::Bed;
+use core::net::{Ipv4Addr, SocketAddr};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use socket2::{Domain, Socket, Type};
+use std::io::{self, Read as _, Write as _};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Where it listens, on every address.
+pub(crate) const PORT: u16 = 9000;
+/// Connections served at a time.
+const THREADS: usize = 160;
+
+/// Serves until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    listener: Arc<Socket>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    received: AtomicU64,
+    is_over: AtomicBool,
+}
+
+impl Server {
+    pub(crate) fn start(bed: &Bed) -> Result<Self, String> {
+        let open = || -> io::Result<Socket> {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)).into())?;
+            socket.listen(1024)?;
+            Ok(socket)
+        };
+        let listener = bed.server.enter(open)?.map_err(|error| format!("the server: {error}"))?;
+        let (listener, shared) = (Arc::new(listener), Arc::new(Shared::default()));
+        let thread = |_| {
+            let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
+            std::thread::spawn(move || {
+                let mut buffer = vec![0x5a; CHUNK];
+                while let Ok((client, _)) = listener.accept() {
+                    if shared.is_over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    // A client that has seen enough closes or resets.
+                    let _ = serve(&client, &mut buffer, &shared);
+                }
+            })
+        };
+        Ok(Self { threads: (0..THREADS).map(thread).collect(), listener, shared })
+    }
+
+    /// Octets that clients had discarded so far.
+    pub(crate) fn received(&self) -> &AtomicU64 {
+        &self.shared.received
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.is_over.store(true, Ordering::Relaxed);
+        // Wakes every `accept`.
+        let _ = self.listener.shutdown(std::net::Shutdown::Both);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(mut client: &Socket, buffer: &mut [u8], shared: &Shared) -> io::Result<()> {
+    client.set_read_timeout(Some(PATIENCE))?;
+    client.set_write_timeout(Some(PATIENCE))?;
+    client.set_tcp_nodelay(true)?;
+    let mut wish = [0];
+    client.read_exact(&mut wish)?;
+    while !shared.is_over.load(Ordering::Relaxed) {
+        match wish[0] {
+            SEND => {
+                buffer.fill(0x5a);
+                while !shared.is_over.load(Ordering::Relaxed) {
+                    client.write_all(buffer)?;
+                }
+            }
+            wish @ (DISCARD | ECHO) => {
+                let read = client.read(buffer)?;
+                if read == 0 {
+                    break;
+                }
+                if wish == ECHO {
+                    client.write_all(&buffer[..read])?;
+                } else {
+                    shared.received.fetch_add(read as u64, Ordering::Relaxed);
+                }
+            }
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+    Ok(())
+}

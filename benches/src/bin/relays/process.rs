@@ -1,0 +1,180 @@
+//! A relay's process, on the gateway's CPU and in its namespace.
+
+use crate::bed::Bed;
+use crate::cpus::Cpus;
+use crate::interrupt::Interrupt;
+use crate::peer::{ADMIN, Peer};
+use core::net::SocketAddr;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const READY_MAX: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A directory `plait-relays-PID` of the run, deleted on drop.
+#[derive(Debug)]
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn create() -> Result<Self, String> {
+        let path = std::env::temp_dir().join(format!("plait-relays-{}", std::process::id()));
+        std::fs::create_dir_all(&path)
+            .map_err(|error| format!("creating {}: {error}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The process and those it started; ended on drop.
+#[derive(Debug)]
+pub(crate) struct Running {
+    process: Option<Child>,
+    log: PathBuf,
+    /// Where a gateway of ours on DPDK tells its counters.
+    admin: Option<PathBuf>,
+}
+
+impl Running {
+    /// Starts the relay and waits until it takes connections.
+    pub(crate) fn start(
+        peer: Peer,
+        mptcp: bool,
+        bed: &Bed,
+        cpus: &Cpus,
+        scratch: &Scratch,
+        interrupt: &Interrupt,
+    ) -> Result<Self, String> {
+        let log = scratch.path().join(format!("{}.log", peer.name()));
+        let Some(words) = peer.command(mptcp, cpus.gateway(), scratch.path())? else {
+            return Ok(Self { process: None, log, admin: None });
+        };
+        let file = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", bed.gateway.name(), "setpriv", "--pdeathsig", "KILL"]);
+        command.args(["taskset", "-c", &cpus.gateway().to_string()]).args(&words);
+        // A group of its own: what the relay forks ends with it, and Ctrl-C is ours to answer.
+        command.process_group(0).stderr(file);
+        // testpmd forwards until its standard input says or means the end.
+        command.stdin(if peer.is_testpmd() { Stdio::piped() } else { Stdio::null() });
+        let stdout = if peer.is_ours() { Stdio::piped() } else { Stdio::null() };
+        let process = command.stdout(stdout).spawn();
+        let process = process.map_err(|error| format!("starting {}: {error}", words.join(" ")))?;
+        let admin = peer.is_polling().then(|| scratch.path().join(ADMIN));
+        let mut running = Self { process: Some(process), log, admin };
+        if peer.is_ours() {
+            running.wait_for_word(interrupt)?;
+        }
+        if peer == Peer::Tun {
+            bed.forward_to_tun()?;
+        }
+        if !peer.is_ours() {
+            running.wait_for_listener(peer.target(mptcp).address, bed, interrupt)?;
+        }
+        Ok(running)
+    }
+
+    /// `ready` on its standard output is the gateway's contract.
+    fn wait_for_word(&mut self, interrupt: &Interrupt) -> Result<(), String> {
+        let stdout = self.process.as_mut().and_then(|process| process.stdout.take());
+        let mut lines = BufReader::new(stdout.ok_or("no pipe from the gateway")?);
+        let word = std::thread::spawn(move || {
+            let mut line = String::new();
+            let read = lines.read_line(&mut line);
+            // Reading on keeps the pipe open.
+            std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+            read.is_ok() && line.trim() == "ready"
+        });
+        let said = interrupt.wait_for(READY_MAX, || Ok(word.is_finished()))?;
+        if said && word.join().unwrap_or(false) {
+            Ok(())
+        } else {
+            Err(self.failure("is not ready"))
+        }
+    }
+
+    fn wait_for_listener(
+        &self,
+        address: SocketAddr,
+        bed: &Bed,
+        interrupt: &Interrupt,
+    ) -> Result<(), String> {
+        let is_open = bed.client.enter(|| {
+            interrupt.wait_for(READY_MAX, || {
+                self.check()?;
+                Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())
+            })
+        })??;
+        if is_open { Ok(()) } else { Err(self.failure("takes no connections")) }
+    }
+
+    /// Fails when it has ended.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let id = self.process.as_ref().and_then(|process| i32::try_from(process.id()).ok());
+        match id {
+            Some(id) if !is_running(Pid::from_raw(id)) => Err(self.failure("has ended")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nanoseconds so far in which the relay looked for work and found none: only ours on DPDK does so.
+    pub(crate) fn polling_ns(&self) -> Result<u64, String> {
+        let Some(admin) = &self.admin else { return Ok(0) };
+        let explain = |error: std::io::Error| format!("{}: {error}", admin.display());
+        let mut stream = UnixStream::connect(admin).map_err(explain)?;
+        stream.set_read_timeout(Some(GRACE)).map_err(explain)?;
+        // Version 1.0: the answer ends with the connection.
+        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: plait\r\n\r\n").map_err(explain)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map_err(explain)?;
+        let name = "plait_driver_polling_nanoseconds_total ";
+        let value = answer.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.ok_or_else(|| format!("no {name}in the gateway's metrics"))
+    }
+
+    fn failure(&self, what: &str) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(8)..].join("\n    ");
+        format!("the relay {what}; it logged:\n    {tail}")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        // It has not been waited for yet, so its id still names it, and its group.
+        let Ok(id) = i32::try_from(process.id()).map(Pid::from_raw) else { return };
+        let _ = kill(id, Signal::SIGTERM);
+        let end = std::time::Instant::now() + GRACE;
+        while is_running(id) && std::time::Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // Whoever is left of its group.
+        let _ = kill(Pid::from_raw(-id.as_raw()), Signal::SIGKILL);
+        let _ = process.wait();
+    }
+}
+
+/// Whether a child that nobody waited for still runs.
+fn is_running(id: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| state != 'Z' && state != 'X')
+}

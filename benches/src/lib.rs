@@ -1,0 +1,4 @@
+//! What the benchmark programs share.
+#![forbid(unsafe_code)]
+
+pub mod netns;
