@@ -8,7 +8,7 @@ use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::seq::SeqNum;
 use crate::stats::DropReason;
-use crate::time::{Duration, Instant};
+use crate::time::Duration;
 use crate::wire::TcpFlags;
 use core::num::NonZeroU32;
 
@@ -116,7 +116,8 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     fn finish_handshake(&mut self, env: &mut Env<'_>, segment: &Segment, outcome: &mut Outcome) {
-        let rtt = self.handshake_rtt(env.now).or_else(|| self.echoed_rtt(env.now, segment));
+        let echoed = || rtt::echoed_by_handshake(self.timestamp(env.now), self.echo_of(segment)?);
+        let rtt = self.handshake_rtt(env.now).or_else(echoed);
         if let Some(rtt) = rtt {
             self.rtt.reset_back_off();
             self.rtt.on_sample(rtt, env.now);
@@ -424,7 +425,7 @@ impl<B: PacketBuf> Tcb<B> {
         let sample = if let Some(newest) = delivered.newest_original {
             env.now.since(newest.sent_at)
         } else if advanced {
-            self.echoed_rtt(env.now, segment)?
+            rtt::echoed(self.timestamp(env.now), self.echo_of(segment)?)?
         } else {
             return None;
         };
@@ -433,11 +434,10 @@ impl<B: PacketBuf> Tcb<B> {
         Some(sample)
     }
 
-    /// What the timestamp says that a segment echoes, whichever transmission of ours it answers.
-    fn echoed_rtt(&self, now: Instant, segment: &Segment) -> Option<Duration> {
-        let (_, tsecr) = segment.timestamps?;
+    /// The timestamp of ours that a segment echoes.
+    fn echo_of(&self, segment: &Segment) -> Option<u32> {
         let agreed = self.flags.contains(TcbFlags::TIMESTAMPS);
-        agreed.then(|| rtt::echoed(self.timestamp(now), tsecr))?
+        segment.timestamps.filter(|_| agreed).map(|(_, tsecr)| tsecr)
     }
 
     /// RFC 5681 §2 duplicate acknowledgements, for peers without SACK.

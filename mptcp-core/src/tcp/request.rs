@@ -102,7 +102,7 @@ impl Request {
             let (_, tsecr) = segment.timestamps?;
             let agreed = self.flags.contains(RequestFlags::TIMESTAMPS);
             let clock = (now.as_millis() as u32).wrapping_add(ts_offset);
-            agreed.then(|| rtt::echoed(clock, tsecr))?
+            agreed.then(|| rtt::echoed_by_handshake(clock, tsecr))?
         };
         let timed = if once { Some(now.since(self.sent_at)) } else { echoed() };
         Agreed {

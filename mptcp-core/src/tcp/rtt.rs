@@ -218,6 +218,12 @@ pub(super) fn echoed(clock: u32, tsecr: u32) -> Option<Duration> {
     ours.then(|| Duration::from_millis(u64::from(elapsed.max(1))))
 }
 
+/// The same of a handshake that was repeated. What took as long as the timeout may answer the first
+/// attempt, and be no round trip at all.
+pub(super) fn echoed_by_handshake(clock: u32, tsecr: u32) -> Option<Duration> {
+    echoed(clock, tsecr).filter(|rtt| micros(*rtt) < INITIAL_RTO_US)
+}
+
 /// `average` moved by one `divisor`-th of its distance to `sample`, rounded to nearest.
 fn approach(average: u32, sample: u32, divisor: u32) -> u32 {
     let step = average.abs_diff(sample).saturating_add(divisor / 2) / divisor;
