@@ -71,6 +71,9 @@ counters! {
     icmp_out_rate_limit_global,
     /// Segments whose text was refused before it was looked at, for want of memory.
     tcp_rcv_q_drop,
+    /// Segments that followed on the one before in their burst and were processed with it, as
+    /// `TCPRcvCoalesce`.
+    tcp_rcv_coalesce,
     /// Challenge ACKs sent (RFC 5961).
     tcp_challenge_ack,
     /// Challenge ACKs withheld by the rate limit.

@@ -6,7 +6,7 @@ use super::{Connection, Phase, position};
 use crate::buf::PacketBuf;
 use crate::seq::{DataSeq, SeqNum};
 use crate::stats::Counters;
-use crate::tcp::{Inserted, Tcb};
+use crate::tcp::{Inserted, Segment, Tcb};
 use crate::time::Instant;
 use crate::wire::{
     CapableForm, Dss, Mapping, MptcpOption, OptionIter, TcpOption, WireSeq, checksum,
@@ -398,16 +398,21 @@ impl<B: PacketBuf> Connection<B> {
     }
 
     /// Whether a segment that is next on its subflow is, with what waits there for the rest of its
-    /// mapping, next in the stream too, or known already. `options` are its own.
-    pub(crate) fn brings_next(&self, tcb: &Tcb<B>, options: &[u8]) -> bool {
+    /// mapping, next in the stream too, or known already.
+    pub(crate) fn brings_next(&self, tcb: &Tcb<B>, segment: &Segment) -> bool {
         let Some(subflow) = &tcb.subflow else { return false };
         if self.phase == Phase::Fallback {
             return true;
         }
         let head = tcb.rcv_nxt_data().sub(tcb.received.in_order_len());
         let known = subflow.mappings.find(head).map(|span| span.dsn);
-        let own =
-            || OptionIter::new(options).flatten().find_map(|option| self.maps(tcb, &option, head));
+        let own = || match segment.dss {
+            Some(dss) => self.maps(tcb, &TcpOption::Mptcp(MptcpOption::Dss(dss)), head),
+            None => {
+                let mut options = OptionIter::new(segment.options.as_bytes()).flatten();
+                options.find_map(|option| self.maps(tcb, &option, head))
+            }
+        };
         known.or_else(own).is_some_and(|dsn| dsn.diff(self.remote_dsn(self.data_rcv_nxt)) <= 0)
     }
 

@@ -29,10 +29,12 @@ impl<B: PacketBuf> Stack<B> {
     /// dropped.
     pub fn handle_burst(&mut self, now: Instant, burst: &mut Vec<B>) {
         self.observer.now = now;
-        self.taking_burst = true;
+        // Nothing follows on a packet that is alone.
+        self.taking_burst = burst.len() > 1;
         for packet in burst.drain(..) {
             self.handle_packet(now, packet);
         }
+        self.close_runs(now);
         self.taking_burst = false;
         self.advance_due_relays(now);
     }
@@ -50,7 +52,11 @@ impl<B: PacketBuf> Stack<B> {
         match header.protocol {
             PROTOCOL_TCP => self.handle_tcp(now, &header, packet),
             PROTOCOL_UDP => self.handle_udp(now, &header, packet),
-            PROTOCOL_ICMP | PROTOCOL_ICMPV6 => self.handle_icmp(now, packet.data()),
+            PROTOCOL_ICMP | PROTOCOL_ICMPV6 => {
+                // It may be about what came before it.
+                self.close_runs(now);
+                self.handle_icmp(now, packet.data());
+            }
             protocol => {
                 self.stats.drop(DropReason::Protocol);
                 self.refuse_protocol(now, header.dst, protocol, &packet);
@@ -79,6 +85,7 @@ impl<B: PacketBuf> Stack<B> {
                 };
                 let mut segment = Segment::new(&view);
                 segment.marked = header.ecn() == ECN_CE;
+                segment.plain &= !segment.marked;
                 self.stats.in_ce_pkts += u64::from(segment.marked);
                 (segment, tuple, view.header_len)
             }
@@ -88,24 +95,52 @@ impl<B: PacketBuf> Stack<B> {
             return self.stats.drop(DropReason::NotOurs);
         }
         packet.trim_front(tcp_len);
-        match self.demux.find(&tuple) {
-            Some(Flow::Tcb(idx)) => self.tcb_segment(now, idx, &segment, packet),
-            Some(Flow::Request(idx)) => self.request_segment(now, idx, &segment, packet),
+        self.take_segment(now, tuple, meta.port, segment, packet);
+    }
+
+    /// A segment for whatever its 4-tuple leads to.
+    pub(super) fn dispatch(
+        &mut self,
+        now: Instant,
+        flow: Option<Flow>,
+        tuple: &Tuple,
+        port: crate::buf::PortId,
+        segment: &Segment,
+        payload: B,
+    ) {
+        match flow {
+            Some(Flow::Tcb(idx)) => self.tcb_segment(now, idx, segment, payload),
+            Some(Flow::Request(idx)) => self.request_segment(now, idx, segment, payload),
             Some(Flow::TimeWait(idx)) => {
-                self.time_wait_segment(now, idx, &segment, tuple, meta.port, packet);
+                self.time_wait_segment(now, idx, segment, *tuple, port, payload);
             }
-            None => self.listener_segment(now, &tuple, meta.port, &segment, packet),
+            None => self.listener_segment(now, tuple, port, segment, payload),
         }
     }
 
     /// A segment for a control block, subflow or plain.
     pub(super) fn tcb_segment(&mut self, now: Instant, idx: u32, segment: &Segment, payload: B) {
+        self.tcb_segments(now, idx, segment, payload, &mut Vec::new());
+    }
+
+    /// The same for a run: `more` is what follows on the text in `payload`.
+    pub(super) fn tcb_segments(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        segment: &Segment,
+        payload: B,
+        more: &mut Vec<B>,
+    ) {
         let mut payload = payload;
         let refused = if segment.len > 0 && self.pool.is_low() {
             self.refuse_text(now, idx, segment, &mut payload)
         } else {
             None
         };
+        if refused.is_some() {
+            more.clear();
+        }
         let segment = refused.as_ref().unwrap_or(segment);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         if let Some(owner) = tcb.subflow.as_ref().map(|subflow| subflow.connection)
@@ -120,7 +155,12 @@ impl<B: PacketBuf> Stack<B> {
         let (before, waits) = (self.watch(idx), self.waits(idx));
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let mut env = env!(self, now);
-        let outcome = tcb.segment_arrives(&mut env, segment, payload);
+        let mut outcome = tcb.segment_arrives(&mut env, segment, payload);
+        if outcome.data {
+            for text in more.drain(..) {
+                tcb.text_follows(&mut env, text, &mut outcome);
+            }
+        }
         if outcome.reply_rst {
             let (tuple, port) = (tcb.tuple, tcb.port);
             self.reply_rst(now, &tuple, port, segment);

@@ -146,7 +146,7 @@ impl<B: PacketBuf> Stack<B> {
         if unread >= FAIR_SHARE {
             return false;
         }
-        let readable = owner.is_none_or(|c| c.brings_next(tcb, segment.options.as_bytes()));
+        let readable = owner.is_none_or(|c| c.brings_next(tcb, segment));
         if readable && !short {
             return true;
         }

@@ -5,6 +5,7 @@
 //! never decreases. Whatever is sized by the number of connections is reserved by [`Stack::new`];
 //! beyond it, opens are refused and counted.
 
+mod coalesce;
 mod congestion;
 pub(crate) mod demux;
 mod destinations;
@@ -259,6 +260,7 @@ pub struct Stack<B: PacketBuf> {
     /// A burst is being taken in; relays that it concerns move when all of it is in.
     taking_burst: bool,
     relays_due: Vec<u32>,
+    runs: coalesce::Runs<B>,
     /// TIME-WAIT entries, the oldest first.
     time_wait_order: IndexList,
     /// Nothing between two calls but its memory.
@@ -366,6 +368,7 @@ impl<B: PacketBuf> Stack<B> {
             relays: Slab::with_capacity(limits.connections),
             taking_burst: false,
             relays_due: Vec::new(),
+            runs: coalesce::Runs::new(),
             time_wait_order: IndexList::with_capacity(limits.time_wait),
             views: scheduling::Views::default(),
             wheel: TimerWheel::with_capacity(numbering.capacity(), now),

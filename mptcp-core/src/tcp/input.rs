@@ -6,6 +6,7 @@ use super::send_queue::Delivered;
 use super::{Env, Outcome, Segment, State, Tcb, TcbFlags, rtt};
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
+use crate::mptcp::Stage;
 use crate::seq::SeqNum;
 use crate::stats::DropReason;
 use crate::time::Duration;
@@ -18,6 +19,15 @@ const CHALLENGES_PER_SECOND: u8 = 10;
 
 /// A timestamp of so many seconds ago proves nothing any more (RFC 7323 §5.5).
 const PAWS_IDLE_S: u32 = 24 * 24 * 3600;
+
+/// What the segments of a run must keep to beside its first one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RunBounds {
+    /// What was sent: nobody acknowledges more.
+    pub(crate) sent: SeqNum,
+    /// The right edge of the window.
+    pub(crate) window: SeqNum,
+}
 
 /// Whether arrival processing goes on.
 enum Step {
@@ -34,7 +44,7 @@ impl<B: PacketBuf> Tcb<B> {
         payload: B,
     ) -> Outcome {
         let mut outcome = Outcome::default();
-        self.counters.segs_in = self.counters.segs_in.wrapping_add(1);
+        self.counters.segs_in = self.counters.segs_in.wrapping_add(u32::from(segment.parts));
         match self.state {
             State::Closed | State::TimeWait => {}
             State::SynSent => self.syn_sent(env, segment, &mut outcome),
@@ -46,6 +56,54 @@ impl<B: PacketBuf> Tcb<B> {
             }
         }
         outcome
+    }
+
+    /// The bounds of a run that begins with `segment`; `None` when segments that follow on it must be
+    /// looked at one by one. That is so unless all is well: nothing is missing here and, as far as is
+    /// known, at the peer, and the segment is what was to come next. `promised` is what the data level
+    /// of a subflow offered.
+    pub(crate) fn run_bounds(&self, segment: &Segment, promised: u32) -> Option<RunBounds> {
+        let text = segment.len > 0;
+        let steady = match self.state {
+            State::Established | State::FinWait2 => true,
+            State::CloseWait => !text,
+            _ => false,
+        };
+        let whole = !self.received.has_out_of_order()
+            && !self.flags.intersects(TcbFlags::FIN_SEEN | TcbFlags::READ_SHUT);
+        let repairs = self.recovery.is_some()
+            || self.dup_acks > 0
+            || self.queue.sacked_bytes() > 0
+            || self.flags.contains(TcbFlags::TLP_OUT);
+        let acks = if text { segment.ack.ge(self.snd_una) } else { segment.ack.gt(self.snd_una) };
+        let window = self.rcv_adv.max(self.rcv_nxt.add(promised));
+        let next = segment.seq == self.rcv_nxt && segment.end().le(window);
+        let newer = match segment.timestamps {
+            Some((tsval, _)) if self.flags.contains(TcbFlags::TIMESTAMPS) => {
+                tsval.wrapping_sub(self.ts_recent).cast_signed() >= 0
+            }
+            _ => true,
+        };
+        // A subflow without a DSS, or under suspicion, is watched closely.
+        let mapped = match &self.subflow {
+            Some(subflow) => {
+                segment.dss.is_some()
+                    && subflow.stage == Stage::Active
+                    && subflow.watch.is_none()
+                    && !subflow.stale
+            }
+            None => segment.dss.is_none(),
+        };
+        let well = steady && (whole || !text) && !repairs && acks && next && newer && mapped;
+        let bounds = RunBounds { sent: self.snd_nxt, window };
+        (well && segment.ack.le(self.snd_nxt)).then_some(bounds)
+    }
+
+    /// More text of a run whose first was taken: it is what was to come next, and in the window.
+    pub(crate) fn text_follows(&mut self, env: &mut Env<'_>, text: B, outcome: &mut Outcome) {
+        let seq = self.rcv_nxt;
+        let end = seq.add(text.data().len() as u32);
+        self.store(env, seq, end, text, outcome);
     }
 
     /// RFC 9293 §3.10.7.3

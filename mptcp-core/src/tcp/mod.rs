@@ -40,6 +40,7 @@ use core::num::NonZeroU32;
 use delivery::Delivery;
 pub(crate) use fast_open::{COOKIE_LENGTHS, Early, Opening, Pending, push_grant};
 pub use info::{CongestionState, TcpInfo};
+pub(crate) use input::RunBounds;
 use mtu::PathMtu;
 pub(crate) use output::{Burst, DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for};
 use pacing::Pacer;

@@ -143,6 +143,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.congestion.on_ack(&AckSample {
                 now: env.now,
                 acked: delivered.bytes,
+                acknowledgements: u32::from(segment.parts),
                 rtt,
                 srtt: self.rtt.srtt().unwrap_or_default(),
                 flight_size: prior_flight,

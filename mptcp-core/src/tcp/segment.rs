@@ -2,7 +2,9 @@
 //! it as an owned buffer; MPTCP options stay in their wire form until TCP accepted the segment.
 
 use crate::seq::SeqNum;
-use crate::wire::{FastOpenCookie, MptcpOption, TcpFlags, TcpOption, TcpSegment};
+use crate::wire::{
+    Dss, FastOpenCookie, MptcpOption, OptionIter, TcpFlags, TcpOption, TcpSegment, options::kind,
+};
 
 /// At most four SACK blocks fit into the option space.
 pub(crate) const MAX_SACK_BLOCKS: usize = 4;
@@ -35,7 +37,14 @@ pub(crate) struct Segment {
     /// Carries an MPTCP option other than a DSS: a duplicate acknowledgement of this kind says
     /// nothing about congestion (RFC 8684 §4).
     pub(crate) signals: bool,
-    /// The option area in wire form, for the MPTCP level.
+    /// Nothing but acknowledgement and text, with no option but timestamps and a DSS that acknowledges
+    /// and at most maps, without a checksum: it may be part of a run (`stack/coalesce.rs`).
+    pub(crate) plain: bool,
+    /// Segments on the wire: more than one in a run.
+    pub(crate) parts: u8,
+    /// The DSS, when it is the only MPTCP option.
+    pub(crate) dss: Option<Dss>,
+    /// The option area in wire form, for the MPTCP level. Of a run, that of its first segment.
     pub(crate) options: RawOptions,
 }
 
@@ -85,15 +94,41 @@ impl Segment {
             refused: false,
             marked: false,
             signals: false,
+            plain: false,
+            parts: 1,
+            dss: None,
             options: RawOptions::EMPTY,
         };
-        let mut mptcp = false;
-        for option in view.options().flatten() {
+        let options = view.option_bytes();
+        let options = match options.split_first_chunk() {
+            // As nearly every host writes them (RFC 7323 Appendix A).
+            Some((
+                &[kind::NOP, kind::NOP, kind::TIMESTAMPS, 10, v0, v1, v2, v3, e0, e1, e2, e3],
+                rest,
+            )) => {
+                let echo = u32::from_be_bytes([e0, e1, e2, e3]);
+                segment.timestamps = Some((u32::from_be_bytes([v0, v1, v2, v3]), echo));
+                rest
+            }
+            _ => options,
+        };
+        let mut mptcp = 0;
+        let mut plain = view.flags.difference(TcpFlags::PSH) == TcpFlags::ACK;
+        for option in OptionIter::new(options).flatten() {
             match option {
+                TcpOption::Timestamps { tsval, tsecr } => {
+                    segment.timestamps = Some((tsval, tsecr));
+                    continue;
+                }
+                TcpOption::Mptcp(MptcpOption::Dss(dss)) => {
+                    mptcp += 1;
+                    segment.dss = Some(dss);
+                    plain &= dss.is_plain();
+                    continue;
+                }
                 TcpOption::MaxSegmentSize(mss) => segment.mss = Some(mss),
                 TcpOption::WindowScale(shift) => segment.window_scale = Some(shift.min(14)),
                 TcpOption::SackPermitted => segment.sack_permitted = true,
-                TcpOption::Timestamps { tsval, tsecr } => segment.timestamps = Some((tsval, tsecr)),
                 TcpOption::Sack(blocks) => {
                     for block in blocks.iter().take(MAX_SACK_BLOCKS) {
                         segment.sacks[usize::from(segment.sack_count)] = block;
@@ -103,9 +138,9 @@ impl Segment {
                         }
                     }
                 }
-                TcpOption::Mptcp(option) => {
-                    mptcp = true;
-                    segment.signals |= !matches!(option, MptcpOption::Dss(_));
+                TcpOption::Mptcp(_) => {
+                    mptcp += 1;
+                    segment.signals = true;
                 }
                 TcpOption::FastOpen(cookie) if segment.has(TcpFlags::SYN) => {
                     segment.fast_open = Some(cookie);
@@ -113,8 +148,13 @@ impl Segment {
                 // Without SYN it must be ignored (RFC 7413 §4.1.1).
                 TcpOption::FastOpen(_) | TcpOption::Unknown { .. } => {}
             }
+            plain = false;
         }
-        if mptcp {
+        if mptcp != 1 {
+            segment.dss = None;
+        }
+        segment.plain = plain && mptcp <= 1;
+        if mptcp > 0 {
             segment.options = RawOptions::copy(view.option_bytes());
         }
         segment

@@ -3,6 +3,7 @@
 
 mod address;
 mod attacks;
+mod bursts;
 mod cases;
 mod cases_opening;
 mod cases_running;

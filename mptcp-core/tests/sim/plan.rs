@@ -257,7 +257,11 @@ impl Plan {
 
     /// Its hosts and links, without boxes and changes.
     pub(crate) fn world(&self) -> World {
-        World::new(self.seed, &self.links, self.v6, self.config(), self.config())
+        let mut world = World::new(self.seed, &self.links, self.v6, self.config(), self.config());
+        // Of every fourth the packets come in bursts.
+        let tick = Duration::from_micros(250 + self.seed % 11 * 250);
+        world.tick = (self.seed % 4 == 3).then_some(tick);
+        world
     }
 
     /// Runs it and checks everything there is to check; answers the trace digest with the report.

@@ -38,6 +38,8 @@ struct Chain {
     closed: BTreeSet<SocketId>,
     /// When the gateway was last told that a relay's octets move.
     progress: Instant,
+    /// Everything happens at multiples of this: packets come in bursts.
+    tick: Option<Duration>,
 }
 
 impl Chain {
@@ -94,6 +96,7 @@ impl Chain {
             partners: BTreeMap::new(),
             closed: BTreeSet::new(),
             progress: Instant::from_nanos(1),
+            tick: None,
         }
     }
 
@@ -188,7 +191,7 @@ impl Chain {
         let hosts = [&self.client, &self.gateway, &self.server];
         let timers = hosts.iter().filter_map(|h| h.stack.poll_timeout());
         let next = timers.chain(self.net.next_deadline().map(Instant::from_nanos)).min();
-        match next {
+        match next.map(|at| crate::world::at_tick(at, self.tick)) {
             Some(at) if at <= limit => {
                 self.now = at.max(self.now);
                 true
@@ -307,6 +310,8 @@ fn random_transfers_through_a_relay() {
         config.limits.connections = 16;
         eprintln!("seed {seed}: {paths} paths {up} up {down} down mptcp {mptcp} stall {stall:?}");
         let mut chain = Chain::new(seed, &access, &exit, &config);
+        // Of every third the packets come in bursts.
+        chain.tick = (seed % 3 == 2).then(|| Duration::from_micros(500 + seed % 7 * 250));
         chain.transfer(mptcp, up, down, stall);
         chain.finish();
     }

@@ -5,7 +5,7 @@ use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, HeapTxQueue, PortId};
 use mptcp_core::config::{LocalAddress, StackConfig};
 use mptcp_core::driver::Progress;
 use mptcp_core::stack::{Connect, Listen, Occupancy, SocketId, Stack};
-use mptcp_core::time::Instant;
+use mptcp_core::time::{Duration, Instant};
 use netsim::link::LinkConfig;
 use netsim::network::{Network, NodeId, PathId};
 use netsim::referee::Referee;
@@ -43,6 +43,8 @@ pub(crate) struct World {
     pub(crate) logged: bool,
     /// Octets that go with the SYN of a transfer, where there are so many; the listener takes them.
     pub(crate) early: Option<u64>,
+    /// Everything happens at multiples of this, as where interrupts are moderated: packets come in bursts.
+    pub(crate) tick: Option<Duration>,
 }
 
 impl Drop for World {
@@ -158,6 +160,13 @@ impl Host {
     }
 }
 
+/// The end of the tick that something happens in.
+pub(crate) fn at_tick(at: Instant, tick: Option<Duration>) -> Instant {
+    let Some(tick) = tick else { return at };
+    let tick = u64::try_from(tick.as_nanos()).expect("a short time");
+    Instant::from_nanos(at.as_nanos().next_multiple_of(tick))
+}
+
 fn addresses(packet: &[u8]) -> (IpAddr, IpAddr) {
     let header = mptcp_core::wire::IpHeader::parse(packet).expect("the harness is sound");
     (header.src, header.dst)
@@ -203,6 +212,7 @@ impl World {
             logs,
             logged: false,
             early: None,
+            tick: None,
         }
     }
 
@@ -294,7 +304,7 @@ impl World {
     /// Moves time to the next event, at most to `limit`. False when nothing will ever happen or
     /// the limit is reached.
     pub(crate) fn advance(&mut self, limit: Instant) -> bool {
-        match self.next_event() {
+        match self.next_event().map(|at| at_tick(at, self.tick)) {
             Some(at) if at <= limit => {
                 self.standstill = if at > self.now { 0 } else { self.standstill + 1 };
                 assert!(self.standstill < 1000, "{:?}: something is due again and again", self.now);

@@ -628,6 +628,15 @@ impl Script {
         self.flush()
     }
 
+    /// The same segments, each in a burst of its own, before the stack answers.
+    pub(crate) fn inject_singly(&mut self, segs: &[Seg]) -> &mut Self {
+        for seg in segs {
+            let packet = HeapBuf::from_slice(&self.packet(seg));
+            self.stack.handle_burst(self.now, &mut vec![packet]);
+        }
+        self.flush()
+    }
+
     fn out(&self) -> Vec<&Seg> {
         self.legs.iter().flat_map(|leg| leg.out.iter().map(|(_, _, seg, _)| seg)).collect()
     }

@@ -5,6 +5,7 @@
 
 mod acks;
 mod attacks;
+mod bursts;
 mod calls;
 mod closing;
 mod ecn;

@@ -76,7 +76,7 @@ impl<B: PacketBuf> Stack<B> {
         self.subflow_event(now, idx, outcome);
     }
 
-    fn owner_of(&self, idx: u32) -> Option<u32> {
+    pub(super) fn owner_of(&self, idx: u32) -> Option<u32> {
         self.tcbs.get(idx)?.subflow.as_ref().map(|s| s.connection)
     }
 

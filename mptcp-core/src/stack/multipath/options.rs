@@ -67,6 +67,14 @@ impl<B: PacketBuf> Stack<B> {
         if segment.options.is_empty() {
             return Effect::None;
         }
+        if let Some(dss) = &segment.dss {
+            let closed = outcome.closed.is_some();
+            return if closed {
+                Effect::None
+            } else {
+                self.read_dss(owner, idx, segment, dss, seen)
+            };
+        }
         for option in OptionIter::new(segment.options.as_bytes()).flatten() {
             let TcpOption::Mptcp(option) = option else { continue };
             // A RST has nothing to say about data or addresses.

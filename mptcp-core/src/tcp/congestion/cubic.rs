@@ -91,13 +91,14 @@ impl Cubic {
     /// only: later ones aim at a known `ssthresh` (RFC 9406 §4.3).
     fn slow_start(&mut self, acked: u32, sample: &AckSample) -> u32 {
         if self.window.ssthresh != SSTHRESH_INFINITE {
-            return self.window.slow_start(acked);
+            return self.window.slow_start(acked, sample.acknowledgements);
         }
         match self.hystart.on_ack(sample) {
-            SlowStart::Standard => self.window.slow_start(acked),
+            SlowStart::Standard => self.window.slow_start(acked, sample.acknowledgements),
             SlowStart::Conservative => {
-                let limited = acked.min(self.window.mss.saturating_mul(super::BURST_SEGMENTS));
-                self.window.slow_start(limited / CSS_GROWTH_DIVISOR)
+                let segments = super::BURST_SEGMENTS.saturating_mul(sample.acknowledgements);
+                let limited = acked.min(self.window.mss.saturating_mul(segments));
+                self.window.slow_start(limited / CSS_GROWTH_DIVISOR, sample.acknowledgements)
             }
             SlowStart::Exit => {
                 self.window.ssthresh = self.window.cwnd;

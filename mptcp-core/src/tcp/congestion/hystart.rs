@@ -117,6 +117,7 @@ mod tests {
         let ack = AckSample {
             now: Instant::MIN,
             acked: 1_000,
+            acknowledgements: 1,
             rtt: Some(rtt),
             srtt: rtt,
             flight_size: 20_000,

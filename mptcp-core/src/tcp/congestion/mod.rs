@@ -28,7 +28,7 @@ pub const SSTHRESH_INFINITE: u32 = u32::MAX;
 /// Windows never grow beyond the largest receive window TCP can express (RFC 7323 §2.2).
 const CWND_MAX: u32 = 1 << 30;
 
-/// The `L` of RFC 9406 §4.2 for senders that do not pace: how much one acknowledgement of many segments
+/// The `L` of RFC 9406 §4.2 for senders that do not pace: how many segments one acknowledgement of many segments
 /// grows the window in slow start.
 const BURST_SEGMENTS: u32 = 8;
 
@@ -39,6 +39,8 @@ pub struct AckSample {
     pub now: Instant,
     /// Bytes newly delivered, cumulatively or selectively acknowledged.
     pub acked: u32,
+    /// Acknowledgements that say this together: those that come at one time may be taken as one.
+    pub acknowledgements: u32,
     /// The round-trip time it measured.
     pub rtt: Option<Duration>,
     /// Smoothed round-trip time; zero while unknown.
@@ -298,10 +300,11 @@ impl Window {
     }
 
     /// Grows by the bytes acknowledged, up to `ssthresh` (RFC 5681 §3.1 by bytes, RFC 3465), and by
-    /// no more than [`BURST_SEGMENTS`] at once: nothing paces what the growth lets out. Returns the
-    /// bytes left for congestion avoidance.
-    fn slow_start(&mut self, acked: u32) -> u32 {
-        let limited = acked.min(self.mss.saturating_mul(BURST_SEGMENTS));
+    /// no more than [`BURST_SEGMENTS`] for each acknowledgement: nothing paces what the growth lets out.
+    /// Returns the bytes left for congestion avoidance.
+    fn slow_start(&mut self, acked: u32, acknowledgements: u32) -> u32 {
+        let segments = BURST_SEGMENTS.saturating_mul(acknowledgements);
+        let limited = acked.min(self.mss.saturating_mul(segments));
         let growth = limited.min(self.ssthresh.saturating_sub(self.cwnd));
         self.grow(growth);
         limited.saturating_sub(growth)

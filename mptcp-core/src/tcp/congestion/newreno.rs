@@ -35,7 +35,11 @@ impl NewReno {
             return None;
         }
         let slow = self.window.in_slow_start();
-        Some(if slow { self.window.slow_start(sample.acked) } else { sample.acked })
+        Some(if slow {
+            self.window.slow_start(sample.acked, sample.acknowledgements)
+        } else {
+            sample.acked
+        })
     }
 
     /// A loss, or a mark, leaves `target` octets; nothing takes back what a mark did.

@@ -14,6 +14,7 @@ pub(super) fn sample(now: Instant) -> AckSample {
     AckSample {
         now,
         acked: 0,
+        acknowledgements: 1,
         rtt: None,
         srtt: Duration::ZERO,
         flight_size: 0,
@@ -562,7 +563,7 @@ proptest! {
                         app_limited: in_recovery,
                     });
                     congestion.on_ack(&AckSample {
-                        now, acked, rtt: Some(rtt), srtt: rtt, flight_size: before, cwnd_limited,
+                        now, acked, acknowledgements: 1, rtt: Some(rtt), srtt: rtt, flight_size: before, cwnd_limited,
                         in_recovery, pipe: acked >> 1, lost: rtt_us >> 8, delivered, rate,
                     });
                     prop_assert!(!monotonous || congestion.cwnd() >= before);

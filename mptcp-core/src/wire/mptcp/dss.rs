@@ -80,6 +80,12 @@ impl Dss {
         self.mapping.map_or(Some(()), |mapping| mapping.encode(out))
     }
 
+    /// It acknowledges, and at most maps some octets, without a checksum.
+    pub(crate) fn is_plain(&self) -> bool {
+        let maps = |mapping: Mapping| mapping.len > 0 && mapping.checksum.is_none();
+        self.data_ack.is_some() && self.mapping.is_none_or(maps) && !self.data_fin
+    }
+
     /// Length of the whole option in bytes, kind and length octets included: 4 to 28.
     #[must_use]
     pub fn option_len(&self) -> usize {

@@ -139,20 +139,32 @@ impl Script {
 
     /// Delivers a segment without looking at what comes out.
     pub(crate) fn inject(&mut self, flow: &Flow, seg: &Seg) {
-        let mut tcp = tcp_header(flow, seg);
-        tcp.extend_from_slice(&seg.payload);
-        let sum = checksum::tcp_checksum(flow.peer.ip(), flow.local.ip(), &tcp);
-        set_checksum(&mut tcp, sum);
+        let tcp = tcp_packet(flow, seg);
         self.inject_ip(flow.peer.ip(), flow.local.ip(), 6, &tcp);
+    }
+
+    /// Delivers several at once.
+    pub(crate) fn inject_burst(&mut self, segs: &[(&Flow, &Seg)]) {
+        let mut burst = Vec::new();
+        for (flow, seg) in segs {
+            let tcp = tcp_packet(flow, seg);
+            burst.push(self.received(flow.peer.ip(), flow.local.ip(), 6, &tcp));
+        }
+        self.stack.handle_burst(self.now, &mut burst);
     }
 
     /// Delivers any IP payload.
     pub(crate) fn inject_ip(&mut self, src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) {
+        let buf = self.received(src, dst, protocol, payload);
+        self.stack.handle_burst(self.now, &mut vec![buf]);
+    }
+
+    fn received(&self, src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> HeapBuf {
         let mut packet = ip_header(src, dst, protocol, payload.len());
         packet.extend_from_slice(payload);
-        let mut buf = self.rx_pool.alloc().expect("the pool is large");
+        let mut buf = self.rx_pool.clone().alloc().expect("the pool is large");
         assert!(buf.copy_from(&packet), "a packet fits into a buffer");
-        self.stack.handle_burst(self.now, &mut vec![buf]);
+        buf
     }
 
     /// Delivers a segment of any size whose checksum the port is said to have verified.
@@ -212,6 +224,15 @@ impl Script {
         self.now = until;
         out
     }
+}
+
+/// Header, options and text, with their checksum.
+fn tcp_packet(flow: &Flow, seg: &Seg) -> Vec<u8> {
+    let mut tcp = tcp_header(flow, seg);
+    tcp.extend_from_slice(&seg.payload);
+    let sum = checksum::tcp_checksum(flow.peer.ip(), flow.local.ip(), &tcp);
+    set_checksum(&mut tcp, sum);
+    tcp
 }
 
 impl Drop for Script {

@@ -1,0 +1,237 @@
+//! Bursts on subflows: what follows on each other in both sequence spaces is processed at once, and
+//! nobody can tell by what comes out. Whether segments were taken together is read off
+//! `tcp_rcv_coalesce`.
+
+use crate::harness::*;
+use mptcp_core::stack::SocketId;
+use mptcp_core::wire::{CapableFlags, Dss, Version};
+use proptest::prelude::*;
+
+fn coalesced(script: &Script) -> u64 {
+    script.counters().tcp_rcv_coalesce
+}
+
+/// Octet `offset` of the peer's stream.
+fn stream(offset: u64, len: usize) -> Vec<u8> {
+    (offset..).take(len).map(|at| (at ^ at >> 8) as u8).collect()
+}
+
+/// A connection with two subflows.
+struct Pair {
+    script: Script,
+    keys: Keys,
+    flows: [Flow; 2],
+    id: SocketId,
+}
+
+fn pair(version: Version, flags: CapableFlags) -> Pair {
+    let mut script = Script::server_with(version, |c| {
+        c.tcp.congestion = mptcp_core::config::CongestionAlgorithm::NewReno;
+    });
+    let (keys, mut first, id) = script.confirmed_with(flags);
+    let payload = stream(0, 10);
+    let out = script.send_data(&keys, &mut first, 0, 0, &payload);
+    assert!(out.iter().all(|o| !o.rst()), "{out:?}");
+    let mut second = script.join(&keys, at(P2, 41_000), at(A1, PORT));
+    let out = script.send_data(&keys, &mut second, 10, 0, &stream(10, 10));
+    first.hears(&out);
+    script.expect_octets(id, 20);
+    Pair { script, keys, flows: [first, second], id }
+}
+
+impl Script {
+    fn expect_octets(&mut self, id: SocketId, len: usize) -> Vec<u8> {
+        let got = self.read(id).unwrap_or_default();
+        assert_eq!(got.len(), len);
+        got
+    }
+}
+
+impl Pair {
+    fn text(&mut self, flow: usize, offset: u64, len: usize) -> (usize, Seg) {
+        let payload = stream(offset, len);
+        let flow_ = &mut self.flows[flow];
+        let seg = flow_.seg().dss(self.keys.data(flow_, offset, 0, &payload)).data(&payload);
+        flow_.snd_nxt = flow_.snd_nxt.wrapping_add(len as u32);
+        (flow, seg)
+    }
+
+    /// Answers how many went with the one before.
+    fn together(&mut self, burst: &[(usize, Seg)]) -> u64 {
+        let before = coalesced(&self.script);
+        let burst: Vec<_> = burst.iter().map(|(at, seg)| (&self.flows[*at], seg)).collect();
+        self.script.inject_burst(&burst);
+        coalesced(&self.script) - before
+    }
+}
+
+#[test]
+fn mappings_that_continue_are_one() {
+    both(|v| {
+        let mut pair = pair(v, CapableFlags::HMAC);
+        let burst: Vec<_> = (0..5).map(|n| pair.text(0, 20 + n * 100, 100)).collect();
+        assert_eq!(pair.together(&burst), 4);
+        assert_eq!(pair.script.expect_octets(pair.id, 500), stream(20, 500));
+        // One mapping that comes with every piece of its text, as a sender that segments late sends it.
+        let whole = stream(520, 300);
+        let dss = pair.keys.data(&pair.flows[0], 520, 0, &whole);
+        let pieces: Vec<_> = (0..3)
+            .map(|n| {
+                let seg = pair.flows[0].seg().dss(dss).data(&whole[n * 100..][..100]);
+                pair.flows[0].snd_nxt = pair.flows[0].snd_nxt.wrapping_add(100);
+                (0, seg)
+            })
+            .collect();
+        assert_eq!(pair.together(&pieces), 2);
+        assert_eq!(pair.script.expect_octets(pair.id, 300), whole);
+    });
+}
+
+#[test]
+fn mappings_that_do_not_are_not() {
+    both(|v| {
+        let mut pair = pair(v, CapableFlags::HMAC);
+        // What is between them comes on the other subflow, later.
+        let mut burst = vec![pair.text(0, 20, 100), pair.text(0, 220, 100)];
+        burst.push(pair.text(1, 120, 100));
+        assert_eq!(pair.together(&burst), 0);
+        assert_eq!(pair.script.expect_octets(pair.id, 300), stream(20, 300));
+        // A DATA_FIN, an option of another kind, and none at all.
+        let (_, last) = pair.text(0, 320, 100);
+        let bare = pair.flows[0].seg().data(&[7; 10]);
+        assert_eq!(pair.together(&[(0, last.clone()), (0, bare)]), 0);
+        pair.script.out();
+    });
+}
+
+/// A checksum covers one mapping.
+#[test]
+fn mappings_with_checksums_are_not() {
+    both(|v| {
+        let mut pair = pair(v, CapableFlags::HMAC | CapableFlags::CHECKSUM);
+        let burst: Vec<_> = (0..3).map(|n| pair.text(0, 20 + n * 100, 100)).collect();
+        assert_eq!(pair.together(&burst), 0);
+        assert_eq!(pair.script.expect_octets(pair.id, 300), stream(20, 300));
+    });
+}
+
+/// The last `DATA_ACK` says all, of both subflows, however their packets alternate.
+#[test]
+fn acknowledgements_of_both_levels_are_one() {
+    both(|v| {
+        let mut pair = pair(v, CapableFlags::HMAC);
+        let out = pair.script.write(pair.id, 0, 12_000);
+        let mut segs = Vec::new();
+        let mut acked = 0;
+        for packet in out.iter().filter(|o| !o.payload.is_empty()) {
+            let at = usize::from(pair.flows[0].of(core::slice::from_ref(packet)).is_empty());
+            pair.flows[at].hears(core::slice::from_ref(packet));
+            acked += packet.payload.len() as u64;
+            segs.push((at, pair.flows[at].seg().dss(pair.keys.ack(acked))));
+        }
+        let used = segs.iter().map(|(at, _)| at).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(pair.together(&segs), (segs.len() - used.len()) as u64);
+        assert_eq!(pair.script.info(pair.id).bytes_acked, 12_000);
+    });
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// The next octets of the stream.
+    Text {
+        flow: usize,
+        len: usize,
+    },
+    /// Octets further on; what is between them comes at the end.
+    Ahead {
+        flow: usize,
+        len: usize,
+    },
+    /// Some that came before, under new subflow numbers.
+    Again {
+        flow: usize,
+        len: usize,
+    },
+    Acknowledge {
+        flow: usize,
+    },
+    Bare {
+        flow: usize,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let flow = || 0_usize..2;
+    prop_oneof![
+        10 => (flow(), 1_usize..1_400).prop_map(|(flow, len)| Step::Text { flow, len }),
+        2 => (flow(), 1_usize..1_400).prop_map(|(flow, len)| Step::Ahead { flow, len }),
+        1 => (flow(), 1_usize..1_400).prop_map(|(flow, len)| Step::Again { flow, len }),
+        6 => flow().prop_map(|flow| Step::Acknowledge { flow }),
+        1 => flow().prop_map(|flow| Step::Bare { flow }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// The same segments give the same octets and the same answers, whether they come as bursts or one
+    /// by one.
+    #[test]
+    fn bursts_and_single_packets_come_to_the_same(
+        v in prop_oneof![Just(Version::V0), Just(Version::V1)],
+        bursts in proptest::collection::vec(proptest::collection::vec(step(), 1..16), 1..12),
+    ) {
+        let (mut one, mut all) = (pair(v, CapableFlags::HMAC), pair(v, CapableFlags::HMAC));
+        let (mut next, mut acked, mut read) = (20, 0, 20);
+        let mut missing = Vec::new();
+        for steps in bursts {
+            let (out_one, out_all) =
+                (one.script.write(one.id, 0, 3_000), all.script.write(all.id, 0, 3_000));
+            prop_assert_eq!(format!("{out_one:?}"), format!("{out_all:?}"));
+            let mut segs = Vec::new();
+            for step in steps {
+                let (flow, seg) = match step {
+                    Step::Text { flow, len } => {
+                        next += len as u64;
+                        all.text(flow, next - len as u64, len)
+                    }
+                    Step::Ahead { flow, len } => {
+                        missing.push((next, len));
+                        next += 2 * len as u64;
+                        all.text(flow, next - len as u64, len)
+                    }
+                    Step::Again { flow, len } => {
+                        let len = len.min(next as usize);
+                        all.text(flow, next - len as u64, len)
+                    }
+                    Step::Acknowledge { flow } => {
+                        let heard: Vec<_> = all.flows[flow].of(&out_all).into_iter().cloned().collect();
+                        if let Some(packet) = heard.iter().find(|o| o.seq == all.flows[flow].rcv_nxt) {
+                            all.flows[flow].hears(core::slice::from_ref(packet));
+                        }
+                        acked += 1;
+                        (flow, all.flows[flow].seg().dss(all.keys.ack(acked.min(1_000))))
+                    }
+                    Step::Bare { flow } => (flow, all.flows[flow].seg()),
+                };
+                one.flows = all.flows.clone();
+                segs.push((flow, seg));
+            }
+            for (flow, seg) in &segs {
+                one.script.inject(&one.flows[*flow], seg);
+            }
+            all.together(&segs);
+            let (out_one, out_all) = (one.script.out(), all.script.out());
+            prop_assert_eq!(format!("{out_one:?}"), format!("{out_all:?}"));
+            let got = all.script.read(all.id).unwrap_or_default();
+            prop_assert_eq!(&one.script.read(one.id).unwrap_or_default(), &got);
+            prop_assert_eq!(&got, &stream(read, got.len()));
+            read += got.len() as u64;
+        }
+        let fill: Vec<_> = missing.iter().map(|&(offset, len)| all.text(0, offset, len)).collect();
+        all.together(&fill);
+        let got = all.script.read(all.id).unwrap_or_default();
+        prop_assert_eq!(&got, &stream(read, got.len()));
+        prop_assert_eq!(read + got.len() as u64, next);
+    }
+}
