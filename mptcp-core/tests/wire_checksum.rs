@@ -39,6 +39,23 @@ proptest! {
     }
 
     #[test]
+    fn the_text_of_a_good_segment_has_its_own_sum(src in addr(), dst in addr(), words in 0..16_u8, bytes in vec(any::<u8>(), 0..1500), flip: bool) {
+        let mut segment = bytes;
+        if segment.len() > 18 {
+            segment[12] = words << 4;
+            segment[16..18].fill(0);
+            let sum = tcp_checksum(src, dst, &segment);
+            segment[16..18].copy_from_slice(&sum.to_be_bytes());
+        }
+        if flip && let Some(last) = segment.last_mut() {
+            *last ^= 1;
+        }
+        let header = usize::from(words) * 4;
+        let text = verify_tcp(src, dst, &segment).then(|| naive(segment.get(header..).unwrap_or_default()));
+        prop_assert_eq!(verified_text(src, dst, &segment), text);
+    }
+
+    #[test]
     fn pieces_of_any_length_make_up_the_whole(pieces in vec(vec(any::<u8>(), 0..80), 0..12)) {
         let whole = pieces.concat();
         let mut by_bytes = Checksum::new();

@@ -24,6 +24,9 @@ pub trait Shard {
     /// See [`OpenError`].
     fn connect(&mut self, now: Instant, with: &Connect) -> Result<SocketId, OpenError>;
 
+    /// Right after `connect`: `outer` asks for segments of the size that `inner` sends.
+    fn fit_segments(&mut self, outer: SocketId, inner: SocketId);
+
     /// The next established connection of `listener`.
     fn accept(&mut self, listener: SocketId) -> Option<SocketId>;
 
@@ -82,6 +85,10 @@ impl<B: PacketBuf> Shard for Stack<B> {
 
     fn connect(&mut self, now: Instant, with: &Connect) -> Result<SocketId, OpenError> {
         Self::connect(self, now, with)
+    }
+
+    fn fit_segments(&mut self, outer: SocketId, inner: SocketId) {
+        Self::fit_segments(self, outer, inner);
     }
 
     fn accept(&mut self, listener: SocketId) -> Option<SocketId> {

@@ -28,6 +28,8 @@ pub struct HeapBuf {
     storage: Arc<Storage>,
     start: u32,
     len: u32,
+    /// Of the bytes in view.
+    sum: Option<u16>,
     rx_meta: RxMeta,
     tx_meta: TxMeta,
 }
@@ -58,6 +60,7 @@ impl HeapBuf {
             (Some(room), Ok(len)) => {
                 room.copy_from_slice(bytes);
                 self.len = len;
+                self.sum = None;
                 true
             }
             _ => false,
@@ -82,6 +85,7 @@ impl HeapBuf {
             storage: Arc::new(Storage { bytes: vec![0; start as usize + capacity], permit }),
             start,
             len: 0,
+            sum: None,
             rx_meta: RxMeta::default(),
             tx_meta: TxMeta::default(),
         }
@@ -99,6 +103,7 @@ impl PacketBuf for HeapBuf {
     }
 
     fn data_mut(&mut self) -> Option<&mut [u8]> {
+        self.sum = None;
         let range = self.start as usize..self.end() as usize;
         Arc::get_mut(&mut self.storage)?.bytes.get_mut(range)
     }
@@ -110,6 +115,7 @@ impl PacketBuf for HeapBuf {
             storage: Arc::clone(&self.storage),
             start: self.start + start,
             len: end - start,
+            sum: self.sum.filter(|_| end - start == self.len),
             rx_meta: self.rx_meta,
             tx_meta: self.tx_meta,
         }
@@ -119,10 +125,13 @@ impl PacketBuf for HeapBuf {
         let n = clamp(n, self.len);
         self.start += n;
         self.len -= n;
+        self.sum = self.sum.filter(|_| n == 0);
     }
 
     fn truncate(&mut self, len: usize) {
-        self.len = clamp(len, self.len);
+        let len = clamp(len, self.len);
+        self.sum = self.sum.filter(|_| len == self.len);
+        self.len = len;
     }
 
     fn prepend(&mut self, n: usize) -> Option<&mut [u8]> {
@@ -132,6 +141,7 @@ impl PacketBuf for HeapBuf {
         let room = Arc::get_mut(&mut self.storage)?.bytes.get_mut(range)?;
         self.start = start;
         self.len += n;
+        self.sum = None;
         Some(room)
     }
 
@@ -141,6 +151,7 @@ impl PacketBuf for HeapBuf {
         let range = end as usize..new_end as usize;
         let room = Arc::get_mut(&mut self.storage)?.bytes.get_mut(range)?;
         self.len = new_end - self.start;
+        self.sum = None;
         Some(room)
     }
 
@@ -161,6 +172,7 @@ impl PacketBuf for HeapBuf {
         }
         self.storage = grown.storage;
         self.len = grown.len;
+        self.sum = None;
     }
 
     fn packet_len(&self) -> usize {
@@ -169,6 +181,14 @@ impl PacketBuf for HeapBuf {
 
     fn truesize(&self) -> usize {
         self.storage.bytes.capacity() + OVERHEAD
+    }
+
+    fn noted_sum(&self) -> Option<u16> {
+        self.sum
+    }
+
+    fn note_sum(&mut self, sum: u16) {
+        self.sum = Some(sum);
     }
 
     fn rx_meta(&self) -> RxMeta {
@@ -393,6 +413,39 @@ mod tests {
         tail.prepend(2).unwrap().copy_from_slice(b"12");
         tail.data_mut().unwrap()[3] = b'4';
         assert_eq!(tail.data(), b"12e4");
+    }
+
+    #[test]
+    fn a_noted_sum_is_forgotten_with_the_bytes_it_is_of() {
+        let noted = || {
+            let mut buf = HeapBuf::with_capacity(10, 10);
+            buf.append(6).unwrap().copy_from_slice(b"abcdef");
+            buf.note_sum(7);
+            buf
+        };
+        let same: [fn(&mut HeapBuf); 3] =
+            [|buf| buf.trim_front(0), |buf| buf.truncate(6), |buf| *buf = buf.slice(0..6)];
+        for step in same {
+            let mut buf = noted();
+            step(&mut buf);
+            assert_eq!(buf.noted_sum(), Some(7));
+        }
+        let others: [fn(&mut HeapBuf); 9] = [
+            |buf| buf.trim_front(1),
+            |buf| buf.truncate(5),
+            |buf| *buf = buf.slice(0..5),
+            |buf| *buf = buf.slice(1..6),
+            |buf| assert!(buf.prepend(1).is_some()),
+            |buf| assert!(buf.append(1).is_some()),
+            |buf| buf.chain(HeapBuf::from_slice(b"more than there is room for")),
+            |buf| assert!(buf.data_mut().is_some()),
+            |buf| assert!(buf.copy_from(b"fedcba")),
+        ];
+        for (at, step) in others.iter().enumerate() {
+            let mut buf = noted();
+            step(&mut buf);
+            assert_eq!(buf.noted_sum(), None, "step {at}");
+        }
     }
 
     #[test]

@@ -89,6 +89,15 @@ pub trait PacketBuf: Sized {
     fn packet_len(&self) -> usize;
     /// Bytes of memory this view keeps from being reused.
     fn truesize(&self) -> usize;
+    /// The [sum](crate::wire::checksum::sum) of `data()`, where it was noted.
+    fn noted_sum(&self) -> Option<u16> {
+        None
+    }
+    /// Notes that `sum` is that of `data()`. Whatever changes the view or its bytes forgets it; a slice of
+    /// all of it knows it, too. Where it is not kept it is worked out again.
+    fn note_sum(&mut self, sum: u16) {
+        let _ = sum;
+    }
     /// What the receiving port said.
     fn rx_meta(&self) -> RxMeta;
     /// Tells the sending port what to do.

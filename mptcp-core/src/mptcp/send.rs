@@ -4,7 +4,7 @@
 use super::{Connection, Hold, Phase};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::seq::DataSeq;
-use crate::tcp::{Burst, Tcb, TxMapping, TxSegment, gather};
+use crate::tcp::{Burst, Tcb, TxMapping, TxSegment, gather, sum_of};
 use crate::time::{Duration, Instant};
 use crate::util::range_set::RangeSet;
 use crate::util::slab::Slab;
@@ -163,12 +163,13 @@ impl<B: PacketBuf> Connection<B> {
             && self.data_snd_una == self.data_snd_nxt
     }
 
-    /// The stream's octets `start..start + len`, as a view or a copy. `at` is where the last call of a burst
+    /// The stream's octets `start..start + len`, as a view or a copy; fewer when a buffer of nearly that size
+    /// is next and can be sent as it came, unless the size is what matters (`exact`). `at` is where the last call of a burst
     /// found what it looked for: the next one is there, or right behind it.
     fn payload<T: TxQueue<B>>(
         &self,
         start: u64,
-        len: u32,
+        (len, exact): (u32, bool),
         tx: &mut T,
         at: &mut usize,
     ) -> Option<B> {
@@ -181,9 +182,14 @@ impl<B: PacketBuf> Connection<B> {
             None => self.chunks.partition_point(|c| c.start <= start).checked_sub(1)?,
         };
         *at = idx;
-        let skip = start - self.chunks.get(idx)?.start;
+        let front = self.chunks.get(idx)?;
+        let (skip, len) = (usize::try_from(start - front.start).ok()?, len as usize);
+        let rest = front.buf.data().len().checked_sub(skip)?;
+        if rest >= len || !exact && rest >= len - len / 16 {
+            return Some(front.buf.slice(skip..skip + rest.min(len)));
+        }
         let bufs = self.chunks.range(idx..).map(|c| &c.buf);
-        gather(bufs, usize::try_from(skip).ok()?, len as usize, tx)
+        gather(bufs, skip, len, tx)
     }
 
     /// Payload and mapping of the next segment on `tcb`, at most `room` octets.
@@ -195,19 +201,27 @@ impl<B: PacketBuf> Connection<B> {
         tx: &mut T,
         burst: &mut Burst,
     ) -> Option<(B, Option<TxMapping>)> {
-        let payload = self.payload(next.start, next.len.min(room), tx, &mut burst.chunk)?;
+        // A longer segment than others tries the path, and what is cut off a repair or the end of the stream
+        // would go in a packet of its own.
+        let exact = next.again || next.len <= room || room > tcb.payload_mss();
+        let wanted = (next.len.min(room), exact);
+        let mut payload = self.payload(next.start, wanted, tx, &mut burst.chunk)?;
         if self.phase == Phase::Fallback {
             return Some((payload, tcb.subflow.as_ref()?.infinite()));
         }
         let dsn = self.local_dsn(next.start);
         let ssn = tcb.snd_nxt.since(tcb.iss);
         let len = payload.data().len() as u16;
-        let sum = || checksum::dss_checksum(dsn, ssn, len, checksum::sum(payload.data()));
+        let mut sum = || {
+            let sum = sum_of(&payload);
+            payload.note_sum(sum);
+            checksum::dss_checksum(dsn, ssn, len, sum)
+        };
         let mapping = TxMapping {
             dsn,
             ssn,
             len,
-            checksum: self.checksum.then(sum),
+            checksum: self.checksum.then(&mut sum),
             wide: self.wide,
             // Its mapping is implied: it holds for the first octets of the subflow only.
             capable: self.version == Version::V1

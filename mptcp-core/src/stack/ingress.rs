@@ -69,11 +69,14 @@ impl<B: PacketBuf> Stack<B> {
         packet.truncate(header.total_len);
         let meta = packet.rx_meta();
         packet.trim_front(header.header_len);
-        // A port that found it wrong may have misread the packet: bad news is checked.
-        let good = meta.checksum == RxChecksum::Good
-            || checksum::verify_tcp(header.src, header.dst, packet.data());
-        if !good {
-            return self.stats.drop(DropReason::TcpChecksum);
+        // A port that found it wrong may have misread the packet: bad news is checked. The sum of the text is
+        // wanted again when it is passed on.
+        let mut text_sum = None;
+        if meta.checksum != RxChecksum::Good {
+            text_sum = checksum::verified_text(header.src, header.dst, packet.data());
+            if text_sum.is_none() {
+                return self.stats.drop(DropReason::TcpChecksum);
+            }
         }
         let (segment, tuple, tcp_len) = match TcpSegment::parse(packet.data()) {
             Ok(view) => {
@@ -95,6 +98,9 @@ impl<B: PacketBuf> Stack<B> {
             return self.stats.drop(DropReason::NotOurs);
         }
         packet.trim_front(tcp_len);
+        if let Some(sum) = text_sum {
+            packet.note_sum(sum);
+        }
         self.take_segment(now, tuple, meta.port, segment, packet);
     }
 

@@ -1,12 +1,12 @@
 //! What applications decide about the headers of their packets: TTL and DSCP (RFC 9293 §3.9.1.10,
-//! §3.9.2), and the urgent pointer (§3.8.5).
+//! §3.9.2), the urgent pointer (§3.8.5), and the MSS they ask for (§3.7.1).
 
 use super::demux::{Flow, Node};
 use super::{Sock, SocketId, Stack};
 use crate::buf::PacketBuf;
 use crate::config::Marking;
-use crate::tcp::Tuple;
 use crate::tcp::request::{Request, Wanted};
+use crate::tcp::{Tcb, Tuple};
 
 impl<B: PacketBuf> Stack<B> {
     /// Packets of a socket are sent with `marking` from now on: a connection's (with all subflows that it
@@ -35,6 +35,23 @@ impl<B: PacketBuf> Stack<B> {
         for idx in self.blocks_of(id) {
             if let Some(tcb) = self.tcbs.get_mut(idx) {
                 tcb.marking = marking;
+            }
+        }
+        true
+    }
+
+    /// `outer`, just opened by [`Stack::connect`], asks its peer for segments of the size that `inner`
+    /// sends: what is passed on from one to the other then goes out as it came in. False when an id is stale
+    /// or no connection's.
+    pub fn fit_segments(&mut self, outer: SocketId, inner: SocketId) -> bool {
+        let inner = self.blocks_of(inner);
+        let payload =
+            inner.iter().filter_map(|&idx| self.tcbs.get(idx)).map(Tcb::payload_mss).min();
+        let outer = self.blocks_of(outer);
+        let Some(payload) = payload.filter(|_| !outer.is_empty()) else { return false };
+        for idx in outer {
+            if let Some(tcb) = self.tcbs.get_mut(idx) {
+                tcb.ask_for_segments(payload);
             }
         }
         true

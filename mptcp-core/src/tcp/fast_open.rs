@@ -12,7 +12,7 @@ use crate::mptcp::{Stage, Subflow};
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 use crate::util::slab::SlabId;
-use crate::wire::{FastOpenCookie, OptionWriter, TcpFlags, TcpOption, Version, checksum};
+use crate::wire::{FastOpenCookie, OptionWriter, TcpFlags, TcpOption, Version};
 use alloc::boxed::Box;
 
 /// Octets of a cookie that we grant, and of a shorter one where a SYN/ACK has no room for that: with
@@ -31,7 +31,7 @@ pub(crate) enum Opening<B> {
 pub(crate) struct Early<B> {
     pub(crate) cookie: FastOpenCookie,
     /// The first octets of the stream with their sum; only with a cookie.
-    payload: Option<(B, u16)>,
+    payload: Option<B>,
     /// A SYN with the option left.
     pub(crate) asked: bool,
     /// A SYN with data left.
@@ -74,13 +74,9 @@ impl<B: PacketBuf> Tcb<B> {
     /// The SYN asks for a cookie, or shows one and carries `data` with it. Data of a plain
     /// connection is queued as well.
     pub(crate) fn open_fast(&mut self, cookie: FastOpenCookie, data: Option<B>) {
-        let payload = data.map(|data| {
-            let sum = checksum::sum(data.data());
-            (data, sum)
-        });
         self.opening = Some(Box::new(Opening::Client(Early {
             cookie,
-            payload,
+            payload: data,
             asked: false,
             sent: false,
             withdrawn: false,
@@ -185,11 +181,11 @@ impl<B: PacketBuf> Tcb<B> {
         self.early().is_some_and(|early| early.withdrawn)
     }
 
-    /// What the next SYN carries with its sum.
-    pub(super) fn early_payload(&mut self) -> Option<(B, u16)> {
+    /// What the next SYN carries.
+    pub(super) fn early_payload(&mut self) -> Option<B> {
         let early = self.early().filter(|early| !early.withdrawn)?;
-        let (data, sum) = early.payload.as_ref()?;
-        Some((data.slice(0..data.data().len()), *sum))
+        let data = early.payload.as_ref()?;
+        Some(data.slice(0..data.data().len()))
     }
 
     /// The option of a SYN, or of the first SYN/ACK, after all others. A cookie that does not fit is

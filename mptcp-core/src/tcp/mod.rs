@@ -42,7 +42,7 @@ pub(crate) use fast_open::{COOKIE_LENGTHS, Early, Opening, Pending, push_grant};
 pub use info::{CongestionState, TcpInfo};
 pub(crate) use input::RunBounds;
 use mtu::PathMtu;
-pub(crate) use output::{Burst, DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for};
+pub(crate) use output::{Burst, DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for, sum_of};
 use pacing::Pacer;
 use recovery::{Rack, Recovery};
 pub(crate) use recv_queue::{Inserted, RecvQueue};

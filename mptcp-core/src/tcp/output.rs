@@ -21,7 +21,7 @@ use crate::wire::{TcpFlags, WireSeq};
 pub(crate) use burst::Burst;
 use emission::Emission;
 pub(super) use packet::consume;
-pub(crate) use packet::{PROTOCOL_TCP, Stateless, gather, mss_for};
+pub(crate) use packet::{PROTOCOL_TCP, Stateless, gather, mss_for, sum_of};
 
 /// A sender that was able to send and silent for longer is limited by its application.
 const APP_LIMITED_PAUSE: Duration = Duration::from_millis(2);
@@ -270,7 +270,11 @@ impl<B: PacketBuf> Tcb<B> {
             self.flags.remove(TcbFlags::ECN);
         }
         let payload = if passive { None } else { self.early_payload() };
-        let early = payload.as_ref().map_or(0, |(data, _)| data.data().len() as u32);
+        let early = payload.as_ref().map_or(0, |data| data.data().len() as u32);
+        let payload = payload.map(|data| {
+            let sum = packet::sum_for(tx, &data);
+            (data, sum)
+        });
         let syn = Emission { payload, ..Emission::bare(self.iss, flags, carry) };
         if !self.emit(env, tx, data, syn) {
             return Progress::More;

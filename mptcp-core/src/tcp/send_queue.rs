@@ -76,8 +76,6 @@ pub(crate) struct TxSegment<B> {
     pub(crate) len: u32,
     pub(crate) flags: SegmentFlags,
     pub(crate) transmissions: u8,
-    /// RFC 1071 sum of the payload, kept for retransmissions.
-    pub(crate) sum: u16,
     pub(crate) sent_at: Instant,
     /// What the last transmission will tell about the rate of the path.
     pub(crate) stamp: Stamp,
@@ -254,7 +252,6 @@ impl<B: PacketBuf> SendQueue<B> {
             front.len -= cut;
             if let Some(payload) = &mut front.payload {
                 payload.trim_front(cut as usize);
-                front.sum = crate::wire::checksum::sum(payload.data());
             }
             if front.len == 0 && front.is(SegmentFlags::SACKED) {
                 self.lose_fin();
@@ -458,13 +455,11 @@ impl<B: PacketBuf> SendQueue<B> {
         let Some(payload) = &mut segment.payload else { return };
         let rest = payload.slice(len as usize..segment.len as usize);
         payload.truncate(len as usize);
-        segment.sum = crate::wire::checksum::sum(payload.data());
         let tail = TxSegment {
             seq: segment.seq.add(len),
             len: segment.len - len,
             flags: segment.flags,
             transmissions: segment.transmissions,
-            sum: crate::wire::checksum::sum(rest.data()),
             sent_at: segment.sent_at,
             stamp: segment.stamp,
             payload: Some(rest),

@@ -185,6 +185,17 @@ pub fn verify_tcp(src: IpAddr, dst: IpAddr, segment: &[u8]) -> bool {
     tcp_sum(src, dst, segment) == 0xffff
 }
 
+/// The sum of the text of the TCP segment `segment` (header and payload) when its checksum is right.
+#[must_use]
+pub fn verified_text(src: IpAddr, dst: IpAddr, segment: &[u8]) -> Option<u16> {
+    let offset = segment.get(12).map_or(0, |octet| usize::from(octet >> 4) * 4);
+    let (header, text) = segment.split_at(offset.min(segment.len()));
+    let len = u32::try_from(segment.len()).unwrap_or(u32::MAX);
+    let text = sum(text);
+    // Nothing is behind a header of odd length.
+    (add(pseudo_header(src, dst, TCP, len), add(sum(header), text)) == 0xffff).then_some(text)
+}
+
 fn tcp_sum(src: IpAddr, dst: IpAddr, segment: &[u8]) -> u16 {
     let len = u32::try_from(segment.len()).unwrap_or(u32::MAX);
     add(pseudo_header(src, dst, TCP, len), sum(segment))

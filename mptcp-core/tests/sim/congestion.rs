@@ -201,3 +201,26 @@ fn a_storm_at_the_start_is_forgotten() {
     println!("at most {longest:?} from the first delivery after the storm");
     assert!(longest <= Duration::from_millis(4_500), "{longest:?}");
 }
+
+/// When the last octet of an answer of `bytes` arrives, from the first SYN on, over 100 Mbit/s and 5 ms.
+fn answered(mptcp: bool, bytes: u64, congestion: CongestionAlgorithm, pacing: bool) -> Duration {
+    let mut server = StackConfig::default();
+    (server.tcp.congestion, server.tcp.pacing) = (congestion, pacing);
+    let mut world = World::new(3, &[pair(link(100, 5))], false, StackConfig::default(), server);
+    let report = run(&mut world, mptcp, 100, bytes, Duration::from_secs(60));
+    report.deliveries.0.last().expect("something arrives").0
+}
+
+/// Without pacing an answer is over as early as acknowledgements allow.
+#[test]
+fn pacing_hardly_holds_up_short_answers() {
+    for (mptcp, kib) in [(false, 64), (true, 64), (false, 256), (true, 256)] {
+        let took = |kind, pacing| answered(mptcp, kib << 10, kind, pacing).as_secs_f64();
+        let burst = took(CongestionAlgorithm::Cubic, false);
+        for kind in CongestionAlgorithm::ALL {
+            let share = took(kind, true) / burst;
+            println!("{kib} KiB, MPTCP {mptcp}, {}: {share:.3}", kind.name());
+            assert!(share <= 1.02, "{kib} KiB, MPTCP {mptcp}, {}: {share}", kind.name());
+        }
+    }
+}

@@ -9,11 +9,13 @@ use core::time::Duration;
 use mptcp_core::config::StackConfig;
 use mptcp_core::stack::{Connect, Listen, Ready, SocketId};
 use mptcp_core::time::Instant;
+use mptcp_core::wire::{IpHeader, TcpSegment};
 use netsim::link::LinkConfig;
-use netsim::network::Network;
-use netsim::referee::Referee;
+use netsim::network::{Network, PathId};
+use netsim::referee::{Point, Referee};
 use netsim::rng::Rng;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
 const GATEWAY_PORT: u16 = 1080;
 const SERVER_PORT: u16 = 80;
@@ -153,6 +155,7 @@ impl Chain {
                 user_data: 0,
             };
             let outer = stack.connect(now, &with).expect("within the limits");
+            assert!(stack.fit_segments(outer, inner));
             self.pending.insert(outer, inner);
         }
         while let Some(event) = stack.poll_event() {
@@ -315,6 +318,35 @@ fn random_transfers_through_a_relay() {
         chain.transfer(mptcp, up, down, stall);
         chain.finish();
     }
+}
+
+/// The exit asks for segments that fit those of the inner leg, so that what comes in one goes out as one.
+#[test]
+fn what_comes_in_goes_out_in_the_same_pieces() {
+    let access = [pair(link(60, 5)), pair(link(60, 9))];
+    let mut chain = Chain::new(4, &access, &pair(link(100, 2)), &StackConfig::default());
+    let (server, gateway, exit) = (chain.server.node, chain.gateway.node, PathId(access.len()));
+    let seen = Arc::new(Mutex::new(BTreeMap::new()));
+    let tapped = Arc::clone(&seen);
+    chain.net.set_tap(Box::new(move |_, node, path, point, data| {
+        let ip = IpHeader::parse(data).expect("ours");
+        let len = TcpSegment::parse(&data[ip.header_len..]).expect("ours").payload.len();
+        let comes = node == server && point == Point::Sent;
+        let goes = node == gateway && path != exit && point == Point::Sent;
+        if (comes || goes) && len > 0 {
+            *tapped.lock().expect("whole").entry((comes, len)).or_insert(0) += 1;
+        }
+    }));
+    chain.transfer(true, 100, 4 << 20, Duration::ZERO);
+    chain.finish();
+    let seen = seen.lock().expect("whole");
+    let of = |wanted: bool| -> Vec<(usize, u32)> {
+        let lens = seen.iter().filter(|((comes, _), _)| *comes == wanted);
+        lens.map(|(&(_, len), &count)| (len, count)).collect()
+    };
+    assert_eq!(of(true), of(false));
+    // With timestamps and a DSS, whose `DATA_ACK` may be long.
+    assert!(of(true).iter().any(|(len, count)| *len >= 1424 && *count > 2_900), "{seen:?}");
 }
 
 /// A client that does not read: the window closes leg by leg, and the gateway holds no more than

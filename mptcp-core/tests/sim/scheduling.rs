@@ -2,15 +2,16 @@
 //! closely a cap holds.
 
 use crate::scenarios::cut;
-use crate::transfer::End;
+use crate::transfer::{End, run_with};
 use crate::world::World;
 use crate::{link, lossy, pair};
 use core::time::Duration;
 use mptcp_core::buf::PortId;
-use mptcp_core::config::{PathPolicy, SchedulerKind, Scheduling, StackConfig};
+use mptcp_core::config::{ChecksumPolicy, PathPolicy, SchedulerKind, Scheduling, StackConfig};
 use mptcp_core::stack::SocketId;
 use mptcp_core::time::Instant;
 use netsim::link::LinkConfig;
+use netsim::referee::Point;
 
 /// An upload without end over paths that leave by ports 0, 1, ….
 struct Upload {
@@ -237,4 +238,47 @@ fn switching_while_data_flows_loses_nothing() {
         }
     }
     upload.finish();
+}
+
+/// Every packet that either end of a transfer sends, with its time, as one number; and how many there were.
+fn packets_of(kind: SchedulerKind, logged: bool, v6: bool, checksum: bool) -> (u64, u64) {
+    use core::hash::{Hash, Hasher};
+    let mut server = StackConfig::default();
+    server.mptcp.scheduling.kind = kind;
+    if checksum {
+        server.mptcp.checksum = ChecksumPolicy::Require;
+    }
+    let links = [pair(lossy(60, 5, 2_000)), pair(link(30, 20))];
+    let mut world = World::new(9, &links, v6, StackConfig::default(), server);
+    world.logged = logged;
+    let seen = std::sync::Arc::new(std::sync::Mutex::new((0, 0)));
+    let tapped = std::sync::Arc::clone(&seen);
+    world.net.set_tap(Box::new(move |at, node, path, point, data| {
+        let mut seen = tapped.lock().expect("nobody panics here");
+        let mut hasher = std::hash::DefaultHasher::new();
+        (seen.0, at, node.0, path.0, point == Point::Sent, data).hash(&mut hasher);
+        *seen = (hasher.finish(), seen.1 + 1);
+    }));
+    run_with(&mut world, true, 3_000, 6 << 20, SECOND * 60, |_| ());
+    let seen = *seen.lock().expect("nobody panics here");
+    seen
+}
+
+/// A log wants every choice, so with one each segment is chosen for and put together on its own: what goes in
+/// bursts is the same, packet by packet.
+#[test]
+fn a_burst_is_what_its_segments_would_be_one_by_one() {
+    for kind in SchedulerKind::ALL {
+        let (alone, count) = packets_of(kind, true, false, false);
+        assert_eq!(packets_of(kind, false, false, false), (alone, count), "{kind:?}");
+        assert!(count > 10_000, "{count} packets");
+    }
+    for (v6, checksum) in [(true, false), (false, true), (true, true)] {
+        let alone = packets_of(SchedulerKind::Default, true, v6, checksum);
+        assert_eq!(
+            packets_of(SchedulerKind::Default, false, v6, checksum),
+            alone,
+            "{v6} {checksum}"
+        );
+    }
 }

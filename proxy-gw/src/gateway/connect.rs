@@ -102,6 +102,7 @@ impl Gateway {
             self.counters.connect_attempts += 1;
             match shard.connect(now, &with) {
                 Ok(outer) => {
+                    shard.fit_segments(outer, session.inner);
                     session.outer = Some(outer);
                     return;
                 }

@@ -66,6 +66,8 @@ pub(crate) struct Packet {
     head: View,
     /// Payload behind the headers in `head`.
     tail: Option<View>,
+    /// Of the bytes in `head`.
+    sum: Option<u16>,
     rx_meta: RxMeta,
     tx_meta: TxMeta,
 }
@@ -79,7 +81,8 @@ impl Packet {
             Arc::new(Storage([0; SIZE as usize]))
         });
         let head = View { storage: Some(storage), start: HEADROOM, len: 0 };
-        Self { head, tail: None, rx_meta: RxMeta::default(), tx_meta: TxMeta::default() }
+        let (rx_meta, tx_meta) = (RxMeta::default(), TxMeta::default());
+        Self { head, tail: None, sum: None, rx_meta, tx_meta }
     }
 
     /// An empty buffer, arrived at `port`.
@@ -106,6 +109,7 @@ impl PacketBuf for Packet {
     }
 
     fn data_mut(&mut self) -> Option<&mut [u8]> {
+        self.sum = None;
         self.head.bytes_mut()
     }
 
@@ -118,22 +122,27 @@ impl PacketBuf for Packet {
             start: self.head.start + to_u16(start),
             len: to_u16(end - start),
         };
-        Self { head, tail: None, rx_meta: self.rx_meta, tx_meta: self.tx_meta }
+        let sum = self.sum.filter(|_| end - start == len);
+        Self { head, tail: None, sum, rx_meta: self.rx_meta, tx_meta: self.tx_meta }
     }
 
     fn trim_front(&mut self, n: usize) {
         let n = to_u16(n).min(self.head.len);
         self.head.start += n;
         self.head.len -= n;
+        self.sum = self.sum.filter(|_| n == 0);
     }
 
     fn truncate(&mut self, len: usize) {
-        self.head.len = self.head.len.min(to_u16(len));
+        let len = self.head.len.min(to_u16(len));
+        self.sum = self.sum.filter(|_| len == self.head.len);
+        self.head.len = len;
     }
 
     fn prepend(&mut self, n: usize) -> Option<&mut [u8]> {
         let start = self.head.start.checked_sub(u16::try_from(n).ok()?)?;
         Arc::get_mut(self.head.storage.as_mut()?)?;
+        self.sum = None;
         self.head.len += self.head.start - start;
         self.head.start = start;
         self.head.bytes_mut()?.get_mut(..n)
@@ -147,6 +156,7 @@ impl PacketBuf for Packet {
             return None;
         }
         self.head.len = len;
+        self.sum = None;
         self.head.bytes_mut()?.get_mut(usize::from(old)..)
     }
 
@@ -167,6 +177,14 @@ impl PacketBuf for Packet {
 
     fn truesize(&self) -> usize {
         size_of::<Storage>() * (1 + usize::from(self.tail.is_some()))
+    }
+
+    fn noted_sum(&self) -> Option<u16> {
+        self.sum
+    }
+
+    fn note_sum(&mut self, sum: u16) {
+        self.sum = Some(sum);
     }
 
     fn rx_meta(&self) -> RxMeta {

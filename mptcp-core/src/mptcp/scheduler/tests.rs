@@ -256,3 +256,35 @@ fn order_decides_where_a_policy_goes_by_order() {
     assert_eq!(choice(active, &BULK, &[second, path(true, 90)]), Choice::Path(1));
     assert_eq!(choice(active, &BULK, &[second, path(false, 90)]), Choice::Wait);
 }
+
+/// What a burst relies on: what was sent on the path that was chosen changes no choice that lasts.
+#[test]
+fn a_choice_that_lasts_is_made_again() {
+    let mut lasted = [false; SchedulerKind::ALL.len()];
+    for (kind, lasted) in SchedulerKind::ALL.into_iter().zip(&mut lasted) {
+        for (bits, window) in (0..1_u32 << 9).flat_map(|bits| [(bits, 1 << 40), (bits, 300_000)]) {
+            let bit = |at: u32| bits >> at & 1 == 1;
+            let made = |at: u32, ms: u64| PathView {
+                priority: u8::from(bit(at + 1)),
+                backup: bit(at + 2) && at < 6,
+                ..path(bit(at), ms)
+            };
+            let mut paths = [made(0, 5), made(3, 40), made(6, if bit(8) { 5 } else { 20 })];
+            let mut demand = Demand { window, ..BULK };
+            let mut memory = Memory::default();
+            let (first, why) = pick(kind, &mut memory, &demand, &paths);
+            let Choice::Path(at) = first else { continue };
+            if !lasts(kind, why) {
+                continue;
+            }
+            *lasted = true;
+            for _ in 0..32 {
+                paths[at].in_flight += 1_400;
+                paths[at].served += 1_400;
+                demand.unsent -= 1_400;
+                assert_eq!(pick(kind, &mut memory, &demand, &paths).0, first, "{kind:?} {paths:?}");
+            }
+        }
+    }
+    assert_eq!(lasted.iter().filter(|lasted| **lasted).count(), 6);
+}

@@ -42,6 +42,10 @@ const RISE_MIN_US: u32 = 4_000;
 const RISE_MAX_US: u32 = 16_000;
 /// A window that doubles with every round trip, steadily, sends `2 ln 2` of itself in one.
 const START_WINDOW_PER_CENT: u64 = 139;
+/// As long as it is no more than so many first windows it goes at more of its pace: a short answer is over then,
+/// and what is ahead of its time is a few segments.
+const FIRST_WINDOWS: u32 = 4;
+const FIRST_WINDOWS_PER_CENT: u64 = 200;
 /// Deliveries at so much of what trains have shown prove them wrong.
 const TRAIN_REFUTED_PER_CENT: u64 = 115;
 /// Beyond what trains have shown a start goes on at so much of what was delivered.
@@ -589,8 +593,9 @@ impl CongestionControl for Bbr {
             return Some(rate.max(1));
         }
         // In the first round trips the window knows more than the samples.
-        let window =
-            super::window_rate(self.cwnd, srtt).map(|rate| rate * START_WINDOW_PER_CENT / 100);
+        let first = self.cwnd <= super::initial_window(self.mss).saturating_mul(FIRST_WINDOWS);
+        let per_cent = if first { FIRST_WINDOWS_PER_CENT } else { START_WINDOW_PER_CENT };
+        let window = super::window_rate(self.cwnd, srtt).map(|rate| rate * per_cent / 100);
         let rate = window.max((rate > 0).then_some(rate))?;
         // Where trains have shown less than there is, it goes on from what was delivered.
         let beyond = u64::from(self.bw()) * RATE_UNIT * START_PER_CENT / 100;

@@ -207,3 +207,114 @@ impl<B: PacketBuf> Tcb<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::{HeapBuf, HeapPool, HeapTxQueue};
+    use crate::config::TcpConfig;
+    use crate::mptcp::{DssFormat, Stage, Subflow};
+    use crate::stats::Counters;
+    use crate::tcp::{Agreed, DataLevel, Tuple};
+    use crate::time::Instant;
+    use crate::wire::{Version, WireSeq};
+    use core::net::IpAddr;
+    use std::boxed::Box;
+    use std::vec;
+    use std::vec::Vec;
+
+    const NOW: Instant = Instant::from_millis(1_000);
+
+    /// Packets of segments sent in one burst, or each on its own.
+    fn packets(
+        addrs: [&str; 2],
+        format: Option<DssFormat>,
+        offload: bool,
+        together: bool,
+    ) -> Vec<Vec<u8>> {
+        let config = TcpConfig::default();
+        let mut stats = Counters::default();
+        let mut env = Env { now: NOW, config: &config, stats: &mut stats };
+        let [local_addr, remote_addr] = addrs.map(|addr| addr.parse::<IpAddr>().unwrap());
+        let tuple = Tuple { local_addr, remote_addr, local_port: 1080, remote_port: 4321 };
+        let agreed = Agreed {
+            iss: SeqNum(u32::MAX - 2_000),
+            irs: SeqNum(7),
+            peer_mss: Some(1400),
+            local_mss: 1460,
+            snd_wscale: Some(7),
+            rcv_wscale: 7,
+            sack: true,
+            ts_recent: Some(99),
+            ts_offset: 3,
+            ecn: true,
+            window: 100_000,
+            rtt: None,
+            syn_ack_timeouts: 0,
+        };
+        let mut tcb = Tcb::<HeapBuf>::accepted(&mut env, tuple, PortId(3), &agreed);
+        let data = format.map(|format| {
+            tcb.subflow = Some(Box::new(Subflow::new(0, 0, Version::V1, Stage::Active)));
+            tcb.set_dss_format(format);
+            let ack = if format.wide_ack { WireSeq::Full(1 << 40) } else { WireSeq::Low(12_345) };
+            DataLevel {
+                data_ack: Some(ack),
+                promised: 70_000,
+                window: 90_000,
+                data_fin: None,
+                unsure: 0,
+                format,
+                local_key: 1,
+                remote_key: 2,
+            }
+        });
+        let mut tx = HeapTxQueue::new(64, HeapPool::new(64, 1700));
+        if offload {
+            tx = tx.with_checksum_offload();
+        }
+        let mut burst = Burst::default();
+        let mut dsn = DataSeq(u64::MAX - 2_500);
+        for n in 0..6_u8 {
+            let payload = HeapBuf::from_slice(&vec![n; 1_001 + 100 * usize::from(n)]);
+            let (len, push) = (payload.data().len() as u16, n % 2 == 1);
+            let mapping = format.map(|format| TxMapping {
+                dsn,
+                ssn: tcb.snd_nxt.since(tcb.iss),
+                len,
+                checksum: format.checksum.then_some(0xfff0 + u16::from(n)),
+                wide: format.wide,
+                capable: false,
+            });
+            dsn = DataSeq(dsn.0.wrapping_add(u64::from(len)));
+            burst.more = together;
+            let sent = match &data {
+                Some(data) => {
+                    tcb.send_mapped(&mut env, &mut tx, data, payload, mapping, push, &mut burst)
+                }
+                None => tcb.send_plain(&mut env, &mut tx, payload, push, &mut burst),
+            };
+            assert!(sent);
+            // The first moves the window's edge: the second is like those that follow.
+            assert_eq!(burst.template.is_some(), together && (format.is_some() || n > 0), "{n}");
+        }
+        core::iter::from_fn(|| tx.pop()).map(|packet| packet.to_vec()).collect()
+    }
+
+    #[test]
+    fn what_follows_in_a_burst_is_what_it_would_be_alone() {
+        let mut formats = vec![None];
+        for bits in 0..8 {
+            let bit = |at: u32| bits >> at & 1 == 1;
+            formats.push(Some(DssFormat { wide: bit(0), wide_ack: bit(1), checksum: bit(2) }));
+        }
+        for addrs in [["10.0.0.1", "10.255.0.2"], ["2001:db8::1", "fd00::ffff:2"]] {
+            for format in &formats {
+                for offload in [false, true] {
+                    let alone = packets(addrs, *format, offload, false);
+                    assert_eq!(packets(addrs, *format, offload, true), alone, "{format:?}");
+                    assert_eq!(alone.len(), 6);
+                }
+            }
+        }
+    }
+}

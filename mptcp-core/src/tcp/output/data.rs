@@ -4,14 +4,14 @@
 use super::DataLevel;
 use super::burst::{Burst, Follower};
 use super::emission::{Emission, wire_flags};
-use super::packet::{consume, gather};
+use super::packet::{consume, gather, sum_for};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::driver::Progress;
 use crate::mptcp::Carry;
 use crate::tcp::send_queue::{Place, SegmentFlags, TxMapping, TxSegment};
 use crate::tcp::{Env, State, Tcb, TcbFlags};
 use crate::time::Instant;
-use crate::wire::{TcpFlags, checksum};
+use crate::wire::TcpFlags;
 
 impl<B: PacketBuf> Tcb<B> {
     /// Sends one mapped segment of new data on this subflow; false when no buffer could be had. The caller
@@ -32,6 +32,20 @@ impl<B: PacketBuf> Tcb<B> {
         self.send_new(env, tx, Some(data), payload, mapping, flags, burst)
     }
 
+    /// A segment of a plain connection.
+    #[cfg(test)]
+    pub(super) fn send_plain<T: TxQueue<B>>(
+        &mut self,
+        env: &mut Env<'_>,
+        tx: &mut T,
+        payload: B,
+        push: bool,
+        burst: &mut Burst,
+    ) -> bool {
+        let flags = if push { SegmentFlags::PUSH } else { SegmentFlags::empty() };
+        self.send_new(env, tx, None, payload, None, flags, burst)
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the parts of a segment")]
     fn send_new<T: TxQueue<B>>(
         &mut self,
@@ -44,7 +58,7 @@ impl<B: PacketBuf> Tcb<B> {
         burst: &mut Burst,
     ) -> bool {
         let len = payload.data().len() as u32;
-        let sum = checksum::sum(payload.data());
+        let sum = sum_for(tx, &payload);
         let view = payload.slice(0..len as usize);
         let emitted = match &mut burst.template {
             Some(template) if !flags.contains(SegmentFlags::FIN) => {
@@ -80,7 +94,6 @@ impl<B: PacketBuf> Tcb<B> {
             len,
             flags,
             transmissions: 1,
-            sum,
             sent_at: env.now,
             stamp,
             payload: Some(payload),
@@ -235,7 +248,6 @@ impl<B: PacketBuf> Tcb<B> {
             len: 0,
             flags: SegmentFlags::FIN,
             transmissions: 1,
-            sum: 0,
             sent_at: env.now,
             stamp: self.delivery.stamp(env.now, self.pipe(), 1),
             payload: None,

@@ -14,6 +14,7 @@ use crate::wire::{OptionWriter, TcpFlags, TcpHeader};
 pub(super) struct Emission<'a, B> {
     pub(super) seq: SeqNum,
     pub(super) flags: TcpFlags,
+    /// With its sum.
     pub(super) payload: Option<(B, u16)>,
     pub(super) carry: Carry<'a>,
     /// New data.

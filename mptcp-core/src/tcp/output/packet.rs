@@ -116,6 +116,16 @@ pub(super) fn emit_packet<B: PacketBuf, T: TxQueue<B>>(
     true
 }
 
+/// The sum of a buffer, as it came in or worked out.
+pub(crate) fn sum_of<B: PacketBuf>(buf: &B) -> u16 {
+    buf.noted_sum().unwrap_or_else(|| checksum::sum(buf.data()))
+}
+
+/// The sum that the header of a segment with this payload needs; nothing where the port works it out.
+pub(super) fn sum_for<B: PacketBuf, T: TxQueue<B>>(tx: &T, payload: &B) -> u16 {
+    if tx.checksum_offload() { 0 } else { sum_of(payload) }
+}
+
 /// MSS we announce on a path with this MTU (RFC 9293 §3.7.1: fixed headers only).
 pub(crate) const fn mss_for(mtu: u16, remote: &IpAddr) -> u16 {
     let headers = if remote.is_ipv4() { 40 } else { 60 };

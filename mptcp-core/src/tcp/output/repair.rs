@@ -3,6 +3,7 @@
 use super::DataLevel;
 use super::burst::Burst;
 use super::emission::{Emission, wire_flags};
+use super::packet::sum_for;
 use crate::buf::{PacketBuf, TxQueue};
 use crate::driver::Progress;
 use crate::mptcp::{Carry, INFINITE_LEN};
@@ -54,7 +55,7 @@ impl<B: PacketBuf> Tcb<B> {
         let emission = Emission {
             seq,
             flags: wire_flags(segment.flags),
-            payload: segment.payload.as_ref().map(|b| (b.slice(0..b.data().len()), segment.sum)),
+            payload: segment.payload.as_ref().map(|b| (b.slice(0..b.data().len()), sum_for(tx, b))),
             carry: mapping.as_ref().map_or(bare, Carry::Data),
             fresh: false,
         };

@@ -3,7 +3,10 @@
 use crate::buf::PacketBuf;
 use crate::mptcp::DssFormat;
 use crate::tcp::send_queue::TxMapping;
-use crate::tcp::{Tcb, TcbFlags};
+use crate::tcp::{State, Tcb, TcbFlags};
+
+/// Nobody is asked for smaller segments than IPv4's default (RFC 9293 §3.7.1).
+const MSS_ASKED_MIN: u16 = 536;
 
 impl<B: PacketBuf> Tcb<B> {
     /// Payload octets of a full segment of new data, the options it always carries taken off.
@@ -32,6 +35,18 @@ impl<B: PacketBuf> Tcb<B> {
         if let Some(subflow) = &mut self.subflow
             && subflow.set_format(format)
         {
+            self.refresh_mss();
+        }
+    }
+
+    /// Before the SYN: asks the peer for segments with `payload` octets at most, if it uses the options that
+    /// the SYN offers.
+    pub(crate) fn ask_for_segments(&mut self, payload: u32) {
+        let timestamps = if self.flags.contains(TcbFlags::TIMESTAMPS) { 12 } else { 0 };
+        let wanted = u16::try_from(payload + timestamps).unwrap_or(u16::MAX);
+        if self.state == State::SynSent && wanted >= MSS_ASKED_MIN {
+            self.local_mss = self.local_mss.min(wanted);
+            self.mss = self.mss.min(wanted);
             self.refresh_mss();
         }
     }

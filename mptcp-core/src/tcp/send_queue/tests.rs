@@ -32,7 +32,6 @@ fn segment(seq: SeqNum, len: u32, now: Instant) -> TxSegment<HeapBuf> {
         len,
         flags: SegmentFlags::empty(),
         transmissions: 1,
-        sum: 0,
         sent_at: now,
         stamp: Stamp::default(),
         payload: Some(HeapBuf::from_slice(&vec![0; len as usize])),

@@ -184,6 +184,10 @@ impl Shard for FakeShard {
         Ok(id)
     }
 
+    fn fit_segments(&mut self, outer: SocketId, inner: SocketId) {
+        assert!(self.sockets.contains_key(&outer) && self.sockets.contains_key(&inner));
+    }
+
     fn accept(&mut self, listener: SocketId) -> Option<SocketId> {
         self.listeners.get_mut(&listener).expect("a stale listener").1.pop_front()
     }
