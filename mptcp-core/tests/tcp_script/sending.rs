@@ -60,11 +60,12 @@ fn what_follows_a_pause_was_not_overtaken_by_what_came_before() {
     s.at(200).inject(ack(1, at(10))).expect_nothing();
     s.at(5_000).expect_nothing().write(5 * FULL);
     expect_full(&mut s, 10..15);
-    s.at(5_100).inject(ack(1, at(11))).expect_nothing();
-    s.at(5_200).expect_nothing();
-    s.inject(ack(1, at(15))).expect_nothing();
-    let counters = s.stack.counters();
-    assert_eq!((counters.retrans_segs, counters.tcp_loss_probes), (0, 0));
+    // The first is overtaken by the second, and by nothing else.
+    s.at(5_100).inject(ack(1, at(10)).sack(&[(at(11), at(12))])).expect_nothing();
+    s.until(5_125).expect(data(at(10), 1, FULL)).expect_nothing();
+    s.at(5_200).inject(ack(1, at(12))).expect_nothing();
+    s.at(5_220).inject(ack(1, at(15))).expect_nothing();
+    assert_eq!(s.stack.counters().retrans_segs, 1);
 }
 
 #[test]
