@@ -65,7 +65,7 @@ impl core::fmt::Debug for PortId {
 ///
 /// Views the stack receives are contiguous. Only a packet on its way out may be chained: its
 /// `data()` is then the header segment.
-pub trait PacketBuf: Sized {
+pub trait PacketBuf: Sized + 'static {
     /// The bytes of this view (of its first segment when chained).
     fn data(&self) -> &[u8];
     /// The same bytes for writing; `None` while the memory is shared.

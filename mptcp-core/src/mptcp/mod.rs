@@ -35,6 +35,7 @@ use crate::stack::AppState;
 use crate::tcp::congestion::CongestionChoice;
 use crate::tcp::{Autotune, DataLevel, RecvQueue, Tcb};
 use crate::time::{Duration, Instant};
+use crate::util::on_demand::OnDemand;
 use crate::util::range_set::RangeSet;
 use crate::util::slab::Slab;
 use crate::wire::{Version, WireSeq};
@@ -100,7 +101,7 @@ pub(crate) struct Connection<B> {
     local_idsn: DataSeq,
     remote_idsn: DataSeq,
     // Sending.
-    chunks: VecDeque<Chunk<B>>,
+    chunks: OnDemand<VecDeque<Chunk<B>>>,
     /// Pool bytes that `chunks` pin.
     pinned: u32,
     pub(crate) data_snd_una: u64,
@@ -138,7 +139,7 @@ pub(crate) struct Connection<B> {
     rcv_edge: u64,
     /// Largest window any segment offered, octets.
     widest: u32,
-    received: RecvQueue<B>,
+    received: OnDemand<RecvQueue<B>>,
     autotune: Autotune,
     pub(crate) peer_fin: Option<u64>,
     /// That end is not waiting for a checksum to confirm it.
@@ -164,7 +165,7 @@ pub(crate) struct Connection<B> {
     /// Number of the subflow that carried the head of the stream when that was last sent again; 255
     /// when it was not.
     pub(crate) repaired_by: u8,
-    pub(crate) paths: Box<Paths>,
+    pub(crate) paths: Paths,
     pub(crate) scheduler: SchedulerKind,
     pub(crate) memory: scheduler::Memory,
     pub(crate) policy: Option<Box<scheduler::Policy>>,
@@ -212,7 +213,7 @@ impl<B: PacketBuf> Connection<B> {
             remote_token: 0,
             local_idsn: key::idsn(version, negotiated.keys.local),
             remote_idsn: DataSeq(0),
-            chunks: VecDeque::new(),
+            chunks: OnDemand::new(),
             pinned: 0,
             data_snd_una: 0,
             data_snd_nxt: 0,
@@ -235,7 +236,7 @@ impl<B: PacketBuf> Connection<B> {
             data_rcv_nxt: 0,
             rcv_edge: 0,
             widest: 0,
-            received: RecvQueue::new(),
+            received: OnDemand::new(),
             autotune: Autotune::new(config),
             peer_fin: None,
             fin_sure: false,
@@ -252,7 +253,7 @@ impl<B: PacketBuf> Connection<B> {
             health_at: None,
             unmapped_at: None,
             repaired_by: u8::MAX,
-            paths: Box::new(paths),
+            paths,
             scheduler: SchedulerKind::default(),
             memory: scheduler::Memory::default(),
             policy: None,
@@ -262,6 +263,12 @@ impl<B: PacketBuf> Connection<B> {
         };
         connection.set_remote_key(negotiated.keys.remote);
         connection
+    }
+
+    /// Nothing is due: queues that nobody uses give their memory back.
+    pub(crate) fn rest(&mut self) {
+        self.received.rest();
+        self.chunks.rest();
     }
 
     /// Spreads the data over the paths as `asked` from now on.

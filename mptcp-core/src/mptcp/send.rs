@@ -74,7 +74,7 @@ impl<B: PacketBuf> Connection<B> {
             self.chunks.pop_front();
         }
         let mut start = 0;
-        for chunk in &mut self.chunks {
+        for chunk in self.chunks.iter_mut() {
             chunk.start = start;
             start += chunk.buf.data().len() as u64;
         }
@@ -440,7 +440,7 @@ impl<B: PacketBuf> Connection<B> {
             self.pinned = 0;
         }
         if self.chunks.is_empty() && self.chunks.capacity() > 64 {
-            self.chunks = alloc::collections::VecDeque::new();
+            self.chunks.rest();
         }
         self.rtx_at = None;
         self.rtx_shift = 0;

@@ -8,7 +8,7 @@
 use crate::config::Limits;
 use crate::rng::{KeyedHash, Rng};
 use crate::tcp::Tuple;
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use hashbrown::HashTable;
 
 /// What a 4-tuple leads to.
@@ -19,11 +19,126 @@ pub(crate) enum Flow {
     TimeWait(u32),
 }
 
-#[derive(Clone, Copy, Debug)]
-struct FlowEntry {
-    hash: u64,
-    tuple: Tuple,
-    flow: Flow,
+/// A 4-tuple as short as its addresses are, and how it is hashed.
+trait FlowKey: Copy + Eq {
+    fn hash(&self, keyed: &KeyedHash) -> u64;
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct V4Key {
+    local: u32,
+    remote: u32,
+    ports: u32,
+}
+
+impl V4Key {
+    /// `None` for a tuple of the other family.
+    #[inline]
+    fn of(tuple: &Tuple) -> Option<Self> {
+        let (IpAddr::V4(local), IpAddr::V4(remote)) = (&tuple.local_addr, &tuple.remote_addr)
+        else {
+            return None;
+        };
+        let bits = |address: &Ipv4Addr| u32::from_ne_bytes(address.octets());
+        Some(Self { local: bits(local), remote: bits(remote), ports: ports(tuple) })
+    }
+}
+
+fn ports(tuple: &Tuple) -> u32 {
+    u32::from(tuple.local_port) << 16 | u32::from(tuple.remote_port)
+}
+
+impl FlowKey for V4Key {
+    fn hash(&self, keyed: &KeyedHash) -> u64 {
+        let addresses = u64::from(self.local) << 32 | u64::from(self.remote);
+        keyed.hash_words(&[addresses, u64::from(self.ports)])
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct V6Key {
+    local: [u8; 16],
+    remote: [u8; 16],
+    ports: u32,
+}
+
+impl V6Key {
+    fn of(tuple: &Tuple) -> Self {
+        let octets = |address: &IpAddr| match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        Self {
+            local: octets(&tuple.local_addr),
+            remote: octets(&tuple.remote_addr),
+            ports: ports(tuple),
+        }
+    }
+}
+
+impl FlowKey for V6Key {
+    fn hash(&self, keyed: &KeyedHash) -> u64 {
+        let halves = |address: [u8; 16]| {
+            let bits = u128::from_be_bytes(address);
+            [(bits >> 64) as u64, bits as u64]
+        };
+        let [[l1, l0], [r1, r0]] = [halves(self.local), halves(self.remote)];
+        keyed.hash_words(&[l1, l0, r1, r0, u64::from(self.ports)])
+    }
+}
+
+/// Bits of a position; what it is a position of stands above.
+const FLOW_BITS: u32 = 30;
+
+/// A [`Flow`] in four octets: 16 for an entry of IPv4, where the gateway has six for every session it
+/// could have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct PackedFlow(u32);
+
+impl PackedFlow {
+    const fn new(flow: Flow) -> Self {
+        let (kind, idx) = match flow {
+            Flow::Tcb(idx) => (0, idx),
+            Flow::Request(idx) => (1, idx),
+            Flow::TimeWait(idx) => (2, idx),
+        };
+        Self(kind << FLOW_BITS | idx)
+    }
+
+    const fn flow(self) -> Flow {
+        let idx = self.0 & ((1 << FLOW_BITS) - 1);
+        match self.0 >> FLOW_BITS {
+            0 => Flow::Tcb(idx),
+            1 => Flow::Request(idx),
+            _ => Flow::TimeWait(idx),
+        }
+    }
+}
+
+/// The 4-tuples of one family. Their hashes are computed again in the rare case that the table is swept.
+struct FlowTable<K>(HashTable<(K, PackedFlow)>);
+
+impl<K: FlowKey> FlowTable<K> {
+    fn find(&self, keyed: &KeyedHash, key: &K) -> Option<Flow> {
+        self.0.find(key.hash(keyed), |(of, _)| of == key).map(|(_, flow)| flow.flow())
+    }
+
+    fn insert(&mut self, keyed: &KeyedHash, key: &K, flow: Flow) {
+        let (hash, flow) = (key.hash(keyed), PackedFlow::new(flow));
+        match self.0.find_mut(hash, |(of, _)| of == key) {
+            Some(entry) => entry.1 = flow,
+            None => {
+                self.0.insert_unique(hash, (*key, flow), |(of, _)| of.hash(keyed));
+            }
+        }
+    }
+
+    fn remove(&mut self, keyed: &KeyedHash, key: &K, flow: Flow) {
+        let entry = (*key, PackedFlow::new(flow));
+        if let Ok(entry) = self.0.find_entry(key.hash(keyed), |of| *of == entry) {
+            entry.remove();
+        }
+    }
 }
 
 /// Whose a token of ours is.
@@ -49,7 +164,8 @@ struct UdpEntry {
 /// The lookup tables.
 pub(crate) struct Demux {
     keyed: KeyedHash,
-    flows: HashTable<FlowEntry>,
+    v4: FlowTable<V4Key>,
+    v6: FlowTable<V6Key>,
     tokens: HashTable<TokenEntry>,
     udp: HashTable<UdpEntry>,
 }
@@ -73,48 +189,39 @@ impl Demux {
     pub(crate) fn new(rng: &mut Rng, flows: usize, tokens: usize, udp: usize) -> Self {
         Self {
             keyed: KeyedHash::new(rng),
-            flows: HashTable::with_capacity(2 * flows),
+            // Memory that is not used costs addresses only.
+            v4: FlowTable(HashTable::with_capacity(2 * flows)),
+            v6: FlowTable(HashTable::with_capacity(2 * flows)),
             tokens: HashTable::with_capacity(2 * tokens),
             udp: HashTable::with_capacity(2 * udp),
         }
     }
 
-    fn hash(&self, tuple: &Tuple) -> u64 {
-        let (l1, l0) = address_words(tuple.local_addr);
-        let (r1, r0) = address_words(tuple.remote_addr);
-        let ports = u64::from(tuple.local_port) << 16 | u64::from(tuple.remote_port);
-        if tuple.local_addr.is_ipv4() {
-            self.keyed.hash_words(&[l0 << 32 | r0, ports])
-        } else {
-            self.keyed.hash_words(&[l1, l0, r1, r0, ports])
-        }
-    }
-
     pub(crate) fn find(&self, tuple: &Tuple) -> Option<Flow> {
-        let hash = self.hash(tuple);
-        self.flows.find(hash, |e| e.tuple == *tuple).map(|e| e.flow)
+        match V4Key::of(tuple) {
+            Some(key) => self.v4.find(&self.keyed, &key),
+            None => self.v6.find(&self.keyed, &V6Key::of(tuple)),
+        }
     }
 
     /// Adds or replaces.
     pub(crate) fn insert(&mut self, tuple: &Tuple, flow: Flow) {
-        let hash = self.hash(tuple);
-        if let Some(entry) = self.flows.find_mut(hash, |e| e.tuple == *tuple) {
-            entry.flow = flow;
-            return;
+        match V4Key::of(tuple) {
+            Some(key) => self.v4.insert(&self.keyed, &key, flow),
+            None => self.v6.insert(&self.keyed, &V6Key::of(tuple), flow),
         }
-        self.flows.insert_unique(hash, FlowEntry { hash, tuple: *tuple, flow }, |e| e.hash);
     }
 
     /// Removes the entry if it still leads to `flow`.
     pub(crate) fn remove(&mut self, tuple: &Tuple, flow: Flow) {
-        let hash = self.hash(tuple);
-        if let Ok(entry) = self.flows.find_entry(hash, |e| e.tuple == *tuple && e.flow == flow) {
-            entry.remove();
+        match V4Key::of(tuple) {
+            Some(key) => self.v4.remove(&self.keyed, &key, flow),
+            None => self.v6.remove(&self.keyed, &V6Key::of(tuple), flow),
         }
     }
 
     pub(crate) fn flow_count(&self) -> usize {
-        self.flows.len()
+        self.v4.0.len() + self.v6.0.len()
     }
 
     /// Who a token belongs to.
@@ -265,6 +372,35 @@ mod tests {
     }
 
     #[test]
+    fn flows_of_all_kinds_and_families_are_told_apart() {
+        assert!(size_of::<(V4Key, PackedFlow)>() <= 16);
+        let mut demux = Demux::new(&mut Rng::from_seed([1; 32]), 16, 16, 16);
+        let ends: [[IpAddr; 2]; 3] = [
+            [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()],
+            // The same bits in another family are another address.
+            [[0, 0, 0, 0, 0, 0, 0x0a00, 1].into(), [0, 0, 0, 0, 0, 0, 0x0a00, 2].into()],
+            [[1, 0, 0, 0, 0, 0, 0x0a00, 1].into(), [0, 0, 0, 0, 0, 0, 0x0a00, 2].into()],
+        ];
+        let flows = [Flow::Tcb(0), Flow::Request((1 << FLOW_BITS) - 1), Flow::TimeWait(5)];
+        let tuples = ends.map(|[local_addr, remote_addr]| Tuple {
+            local_addr,
+            remote_addr,
+            local_port: 80,
+            remote_port: 4000,
+        });
+        for (tuple, flow) in tuples.iter().zip(flows) {
+            demux.insert(tuple, flow);
+        }
+        for (tuple, flow) in tuples.iter().zip(flows) {
+            assert_eq!(demux.find(tuple), Some(flow));
+            assert_eq!(demux.find(&Tuple { local_port: 81, ..*tuple }), None);
+            assert_eq!(demux.find(&Tuple { remote_port: 4001, ..*tuple }), None);
+        }
+        demux.remove(&tuples[1], Flow::TimeWait((1 << FLOW_BITS) - 1));
+        assert_eq!(demux.flow_count(), 3);
+    }
+
+    #[test]
     fn flows_and_tokens_come_and_go() {
         let mut demux = Demux::new(&mut Rng::from_seed([1; 32]), 16, 16, 16);
         let tuple = Tuple {
@@ -304,22 +440,31 @@ mod tests {
             local_port: 80,
             remote_port: (n >> 16) as u16,
         };
+        let tuple_v6 = |n: usize| Tuple {
+            local_addr: IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+            remote_addr: IpAddr::from([0, 0, 0, 0, 0, 0, (n >> 16) as u16, n as u16]),
+            ..tuple(0)
+        };
         let local = |n: usize| SocketAddr::new([10, 0, (n >> 16) as u8, 1].into(), n as u16);
         let buckets = |demux: &Demux| {
-            [demux.flows.num_buckets(), demux.tokens.num_buckets(), demux.udp.num_buckets()]
+            let flows = [demux.v4.0.num_buckets(), demux.v6.0.num_buckets()];
+            (flows, demux.tokens.num_buckets(), demux.udp.num_buckets())
         };
         let reserved = buckets(&demux);
         for n in 0..100 * FULL {
             if let Some(old) = n.checked_sub(FULL) {
                 demux.remove(&tuple(old), Flow::Tcb(old as u32));
+                demux.remove(&tuple_v6(old), Flow::Tcb(old as u32));
                 demux.remove_token(old as u32, TokenOwner::Connection(1));
                 demux.remove_udp(local(old), 1);
             }
             demux.insert(&tuple(n), Flow::Tcb(n as u32));
+            demux.insert(&tuple_v6(n), Flow::Tcb(n as u32));
             demux.insert_udp(local(n), 1);
             demux.insert_token(n as u32, TokenOwner::Connection(1));
         }
-        assert_eq!((demux.flow_count(), demux.token_count(), demux.udp.len()), (FULL, FULL, FULL));
+        let there = (demux.flow_count(), demux.token_count(), demux.udp.len());
+        assert_eq!(there, (2 * FULL, FULL, FULL));
         assert_eq!(buckets(&demux), reserved);
     }
 

@@ -735,6 +735,5 @@ pub(crate) use env;
 pub(crate) const IDLE_SESSION: usize = 3 * size_of::<Tcb<HeapBuf>>()
     + 2 * size_of::<crate::mptcp::Subflow>()
     + size_of::<Connection<HeapBuf>>()
-    + size_of::<crate::mptcp::Paths>()
     + size_of::<Relay>();
-const _: () = assert!(IDLE_SESSION <= 3_112);
+const _: () = assert!(IDLE_SESSION <= 2_576);

@@ -37,6 +37,12 @@ impl<B: PacketBuf> Stack<B> {
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let deadline = tcb.next_timeout();
         if deadline.is_none_or(|at| at > now) {
+            // It was armed for what has been done since: a while has passed.
+            tcb.rest();
+            let owner = tcb.subflow.as_ref().map(|subflow| subflow.connection);
+            if let Some(connection) = owner.and_then(|owner| self.connections.get_mut(owner)) {
+                connection.rest();
+            }
             self.arm(Node::Tcb(idx), deadline);
             return;
         }

@@ -32,6 +32,7 @@ use crate::mptcp::Subflow;
 use crate::seq::{DataSeq, SeqNum};
 use crate::stats::Counters;
 use crate::time::{Duration, Instant};
+use crate::util::on_demand::OnDemand;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use congestion::Congestion;
@@ -332,10 +333,10 @@ pub(crate) struct Tcb<B> {
     dup_acks: u8,
     dsack: Dsack,
     // Data.
-    pub(crate) queue: SendQueue<B>,
-    pub(crate) unsent: VecDeque<B>,
+    pub(crate) queue: OnDemand<SendQueue<B>>,
+    pub(crate) unsent: OnDemand<VecDeque<B>>,
     pub(crate) unsent_len: u32,
-    pub(crate) received: RecvQueue<B>,
+    pub(crate) received: OnDemand<RecvQueue<B>>,
     autotune: Autotune,
     urgent: Option<Box<Urgent>>,
     pub(crate) counters: TcbCounters,
@@ -513,10 +514,10 @@ impl<B: PacketBuf> Tcb<B> {
             challenge_count: 0,
             dup_acks: 0,
             dsack: None,
-            queue: SendQueue::new(),
-            unsent: VecDeque::new(),
+            queue: OnDemand::new(),
+            unsent: OnDemand::new(),
             unsent_len: 0,
-            received: RecvQueue::new(),
+            received: OnDemand::new(),
             autotune: Autotune::new(config),
             urgent: None,
             counters: TcbCounters::default(),
@@ -593,6 +594,17 @@ impl<B: PacketBuf> Tcb<B> {
         self.delayed_ack_at = None;
         self.slow_at = None;
         self.flags.remove(TcbFlags::PACED);
+    }
+
+    /// Nothing is due: queues that nobody uses give their memory back.
+    pub(crate) fn rest(&mut self) {
+        self.received.rest();
+        self.unsent.rest();
+        if self.queue.rest() {
+            // The next one counts anew.
+            self.rack.forget_transmissions();
+            self.lost_told = 0;
+        }
     }
 
     /// The third ACK of a join was answered: it need not be repeated.

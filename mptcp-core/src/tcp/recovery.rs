@@ -45,6 +45,14 @@ pub(crate) struct Rack {
     reo_wnd_persist: u8,
 }
 
+impl Rack {
+    /// Nothing is in flight, and transmissions are counted anew.
+    pub(super) fn forget_transmissions(&mut self) {
+        self.newest = Transmission::default();
+        self.reorder_at = None;
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
     Fast,

@@ -7,6 +7,7 @@
 
 use crate::buf::PacketBuf;
 use crate::seq::SeqNum;
+use crate::util::on_demand::Empty;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
@@ -54,6 +55,15 @@ pub(crate) struct RecvQueue<B> {
     in_order_len: u32,
     truesize: u32,
     reassembly: Option<Box<Reassembly<B>>>,
+}
+
+impl<B: PacketBuf> Empty for RecvQueue<B> {
+    const EMPTY: Self = Self::new();
+    const ABSENT: &'static Self = &Self::new();
+
+    fn is_unused(&self) -> bool {
+        self.in_order.is_empty() && self.reassembly.is_none()
+    }
 }
 
 impl<B: PacketBuf> RecvQueue<B> {

@@ -15,6 +15,7 @@ use super::delivery::Stamp;
 use crate::buf::PacketBuf;
 use crate::seq::{DataSeq, SeqNum};
 use crate::time::{Duration, Instant};
+use crate::util::on_demand::Empty;
 use alloc::collections::VecDeque;
 
 /// A DSS mapping as we send it; `ssn` is relative to the subflow's ISN.
@@ -189,6 +190,15 @@ pub(crate) struct SendQueue<B> {
     lost_total: u32,
     /// End of the highest entry selectively acknowledged, while any is.
     fack: SeqNum,
+}
+
+impl<B: PacketBuf> Empty for SendQueue<B> {
+    const EMPTY: Self = Self::new();
+    const ABSENT: &'static Self = &Self::new();
+
+    fn is_unused(&self) -> bool {
+        self.segments.is_empty()
+    }
 }
 
 impl<B: PacketBuf> SendQueue<B> {

@@ -17,20 +17,34 @@ struct Link {
     next: u32,
 }
 
+/// A [`Link`] as the table has it: zeros are one that is not in the list, so that memory comes when an index is
+/// first linked.
+type Stored = [u32; 2];
+
+impl Link {
+    const fn stored(self) -> Stored {
+        [self.prev.wrapping_sub(UNLINKED), self.next.wrapping_sub(NIL)]
+    }
+
+    const fn of([prev, next]: Stored) -> Self {
+        Self { prev: prev.wrapping_add(UNLINKED), next: next.wrapping_add(NIL) }
+    }
+}
+
 /// A list over the indices `0..capacity`. Every method but the constructor and
 /// [`IndexList::iter`] is O(1); none allocates after construction.
 pub struct IndexList {
-    links: Vec<Link>,
+    links: Vec<Stored>,
     head: u32,
     tail: u32,
     len: u32,
 }
 
 impl IndexList {
-    /// Allocates and touches 8 bytes for each of `capacity` possible indices.
+    /// Allocates 8 bytes for each of `capacity` possible indices; pages are touched as indices are first linked.
     #[must_use]
     pub fn with_capacity(capacity: u32) -> Self {
-        let links = vec![Link { prev: UNLINKED, next: NIL }; capacity.min(UNLINKED) as usize];
+        let links = vec![[0; 2]; capacity.min(UNLINKED) as usize];
         Self { links, head: NIL, tail: NIL, len: 0 }
     }
 
@@ -56,19 +70,13 @@ impl IndexList {
 
     /// Takes `idx` out wherever it is; `false` when it was not linked.
     pub fn remove(&mut self, idx: u32) -> bool {
-        let Some(link) = self.links.get_mut(idx as usize) else { return false };
-        if link.prev == UNLINKED {
+        if !self.contains(idx) {
             return false;
         }
-        let Link { prev, next } = core::mem::replace(link, Link { prev: UNLINKED, next: NIL });
-        match self.links.get_mut(prev as usize) {
-            Some(before) => before.next = next,
-            None => self.head = next,
-        }
-        match self.links.get_mut(next as usize) {
-            Some(after) => after.prev = prev,
-            None => self.tail = prev,
-        }
+        let Some(link) = self.links.get_mut(idx as usize) else { return false };
+        let Link { prev, next } = Link::of(core::mem::take(link));
+        self.set_next(prev, next);
+        self.set_prev(next, prev);
         self.len -= 1;
         true
     }
@@ -89,7 +97,7 @@ impl IndexList {
     /// True while `idx` is linked.
     #[must_use]
     pub fn contains(&self, idx: u32) -> bool {
-        self.links.get(idx as usize).is_some_and(|link| link.prev != UNLINKED)
+        self.links.get(idx as usize).is_some_and(|link| Link::of(*link).prev != UNLINKED)
     }
 
     /// Nothing is linked.
@@ -107,28 +115,38 @@ impl IndexList {
     /// Front to back. O(len) to exhaust.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         core::iter::successors(self.front(), |idx| {
-            let next = self.links.get(*idx as usize)?.next;
+            let Link { next, .. } = Link::of(*self.links.get(*idx as usize)?);
             (next != NIL).then_some(next)
         })
     }
 
     fn is_vacant(&self, idx: u32) -> bool {
-        self.links.get(idx as usize).is_some_and(|link| link.prev == UNLINKED)
+        self.links.get(idx as usize).is_some_and(|link| Link::of(*link).prev == UNLINKED)
     }
 
     fn link(&mut self, link: Link, idx: u32) {
         if let Some(slot) = self.links.get_mut(idx as usize) {
-            *slot = link;
+            *slot = link.stored();
         }
-        match self.links.get_mut(link.prev as usize) {
-            Some(before) => before.next = idx,
-            None => self.head = idx,
-        }
-        match self.links.get_mut(link.next as usize) {
-            Some(after) => after.prev = idx,
-            None => self.tail = idx,
-        }
+        self.set_next(link.prev, idx);
+        self.set_prev(link.next, idx);
         self.len += 1;
+    }
+
+    /// What follows `idx`, or is first.
+    fn set_next(&mut self, idx: u32, next: u32) {
+        match self.links.get_mut(idx as usize) {
+            Some([_, stored]) => *stored = next.wrapping_sub(NIL),
+            None => self.head = next,
+        }
+    }
+
+    /// What precedes `idx`, or is last.
+    fn set_prev(&mut self, idx: u32, prev: u32) {
+        match self.links.get_mut(idx as usize) {
+            Some([stored, _]) => *stored = prev.wrapping_sub(UNLINKED),
+            None => self.tail = prev,
+        }
     }
 }
 

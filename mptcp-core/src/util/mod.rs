@@ -3,6 +3,7 @@
 
 pub mod bucket;
 pub mod list;
+pub(crate) mod on_demand;
 pub mod range_set;
 pub mod slab;
 pub mod wheel;

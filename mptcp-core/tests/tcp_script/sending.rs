@@ -50,6 +50,24 @@ fn the_initial_window_is_ten_segments() {
     assert_eq!(cwnd(&s), 12 * MSS);
 }
 
+/// The queue of an idle connection is given back, and the next one counts transmissions anew: nothing that it sends
+/// was overtaken by what was sent before.
+#[test]
+fn what_follows_a_pause_was_not_overtaken_by_what_came_before() {
+    let mut s = client(WIDE);
+    s.write(10 * FULL);
+    expect_full(&mut s, 0..10);
+    s.at(200).inject(ack(1, at(10))).expect_nothing();
+    s.at(5_000).expect_nothing().write(5 * FULL);
+    expect_full(&mut s, 10..15);
+    // The first is overtaken by the second, and by nothing else.
+    s.at(5_100).inject(ack(1, at(10)).sack(&[(at(11), at(12))])).expect_nothing();
+    s.until(5_125).expect(data(at(10), 1, FULL)).expect_nothing();
+    s.at(5_200).inject(ack(1, at(12))).expect_nothing();
+    s.at(5_220).inject(ack(1, at(15))).expect_nothing();
+    assert_eq!(s.stack.counters().retrans_segs, 1);
+}
+
 #[test]
 fn the_window_does_not_grow_while_it_is_not_used() {
     let mut s = client(WIDE);

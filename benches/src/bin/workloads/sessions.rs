@@ -80,7 +80,9 @@ pub(crate) fn opening(meter: &mut Meter) {
 /// Turns without anything to do among 1,000 sessions, as a workload.
 pub(crate) fn idling(meter: &mut Meter) {
     let (mut exchange, _) = exchange(1000).expect("memory is known");
+    exchange.measured = false;
     open(&mut exchange, 0, 1000);
+    exchange.measured = true;
     exchange.meter = core::mem::take(meter);
     for _ in 0..1000 {
         exchange.idle_turn();

@@ -8,6 +8,7 @@
 
 use super::PathManager;
 use crate::time::{Duration, Instant};
+use crate::util::on_demand::{Empty, OnDemand};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
@@ -47,6 +48,26 @@ struct Announcement {
     endpoint: Endpoint,
     tries: u8,
     next: Instant,
+}
+
+/// What is to be announced, and what waits for its echo.
+#[derive(Debug)]
+struct Announcements {
+    waiting: VecDeque<Endpoint>,
+    current: Option<Announcement>,
+}
+
+impl Announcements {
+    const NONE: Self = Self { waiting: VecDeque::new(), current: None };
+}
+
+impl Empty for Announcements {
+    const EMPTY: Self = Self::NONE;
+    const ABSENT: &'static Self = &Self::NONE;
+
+    fn is_unused(&self) -> bool {
+        self.waiting.is_empty() && self.current.is_none()
+    }
 }
 
 /// Where the subflow between two addresses stands.
@@ -91,8 +112,7 @@ pub(crate) struct Paths {
     /// The address that the id 0 names, until the peer removes it.
     first_remote: Option<IpAddr>,
     pairs: Vec<Pair>,
-    announce: VecDeque<Endpoint>,
-    announcing: Option<Announcement>,
+    announcements: OnDemand<Announcements>,
     /// The peer set the C flag: no joins to its initial address.
     pub(crate) deny_initial: bool,
     /// We are the initiator and may join the peer's initial address.
@@ -101,6 +121,14 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
+    /// Most peers have one address more, and keep it for as long as the connection lasts.
+    fn note_remote(&mut self, id: u8, remote: SocketAddr) {
+        if self.remotes.is_empty() {
+            self.remotes.reserve_exact(1);
+        }
+        self.remotes.push((id, remote));
+    }
+
     /// Addresses of the peer's that it announced and we took.
     pub(crate) fn remote_count(&self) -> u8 {
         u8::try_from(self.remotes.len()).unwrap_or(u8::MAX)
@@ -145,7 +173,7 @@ impl Paths {
         }
         if !client {
             if policy.announces() {
-                self.announce.push_back(endpoint);
+                self.announcements.waiting.push_back(endpoint);
             }
             return;
         }
@@ -189,7 +217,7 @@ impl Paths {
     pub(crate) fn on_joined(&mut self, id: u8, remote: SocketAddr, max_remotes: u8) {
         let known = self.remotes.iter().any(|(other, a)| *other == id && a.ip() == remote.ip());
         if !known && id != 0 && self.remotes.len() < usize::from(max_remotes) {
-            self.remotes.push((id, remote));
+            self.note_remote(id, remote);
         }
     }
 
@@ -216,7 +244,7 @@ impl Paths {
         if moved || !joinable(remote) || self.remotes.len() >= usize::from(max_remotes) {
             return Announced::Refused;
         }
-        self.remotes.push((id, remote));
+        self.note_remote(id, remote);
         for endpoint in join_from {
             self.plan(endpoint, remote, id, per_pair);
         }
@@ -266,17 +294,19 @@ impl Paths {
 
     /// The peer echoed an announcement of ours.
     pub(crate) fn on_echo(&mut self, id: u8) {
-        if self.announcing.is_some_and(|a| a.endpoint.id == id) {
-            self.announcing = None;
+        if self.announcements.current.is_some_and(|a| a.endpoint.id == id) {
+            self.announcements.current = None;
+            self.announcements.rest();
         }
     }
 
     /// One of our addresses is gone.
     pub(crate) fn forget_endpoint(&mut self, id: u8, addr: IpAddr) {
         self.pairs.retain(|pair| pair.join.local != addr);
-        self.announce.retain(|endpoint| endpoint.id != id);
-        if self.announcing.is_some_and(|a| a.endpoint.id == id) {
-            self.announcing = None;
+        if !self.announcements.is_unused() {
+            self.announcements.waiting.retain(|endpoint| endpoint.id != id);
+            self.announcements.current.take_if(|current| current.endpoint.id == id);
+            self.announcements.rest();
         }
     }
 
@@ -308,7 +338,11 @@ impl Paths {
         now: Instant,
         timeout: Duration,
     ) -> Option<(Endpoint, u8)> {
-        if let Some(current) = &mut self.announcing {
+        if self.announcements.is_unused() {
+            return None;
+        }
+        let Announcements { waiting, current: announcing } = &mut *self.announcements;
+        if let Some(current) = announcing {
             if now < current.next {
                 return None;
             }
@@ -318,18 +352,19 @@ impl Paths {
                 current.tries += 1;
                 return Some((current.endpoint, before));
             }
-            self.announcing = None;
         }
-        let endpoint = self.announce.pop_front()?;
-        self.announcing = Some(Announcement { endpoint, tries: 1, next: now + timeout });
-        Some((endpoint, 0))
+        let next = waiting.pop_front();
+        *announcing = next.map(|endpoint| Announcement { endpoint, tries: 1, next: now + timeout });
+        self.announcements.rest();
+        next.map(|endpoint| (endpoint, 0))
     }
 
     /// Where nobody echoes: what is left to be announced waits for room until then, or not at all.
     pub(crate) fn put_off_announcements(&mut self, until: Option<Instant>) {
-        let next = until.zip(self.announce.front().copied());
-        self.announcing =
-            next.map(|(next, endpoint)| Announcement { endpoint, tries: ANNOUNCE_TRIES, next });
+        let next = until.zip(self.announcements.waiting.front().copied());
+        let put_off = |(next, endpoint)| Announcement { endpoint, tries: ANNOUNCE_TRIES, next };
+        self.announcements.current = next.map(put_off);
+        self.announcements.rest();
     }
 
     /// When an echo or a lost pair was waited for long enough. What is due already waits for room,
@@ -339,15 +374,14 @@ impl Paths {
             PairState::Waiting { until, .. } => Some(until),
             PairState::Due | PairState::Open { .. } => None,
         });
-        waiting.chain(self.announcing.map(|a| a.next)).min()
+        waiting.chain(self.announcements.current.map(|a| a.next)).min()
     }
 
     /// No further joins or announcements.
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
         self.pairs.clear();
-        self.announce.clear();
-        self.announcing = None;
+        self.announcements = OnDemand::new();
     }
 }
 

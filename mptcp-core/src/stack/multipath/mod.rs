@@ -139,6 +139,7 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let deadline = connection.next_timeout();
         if deadline.is_none_or(|at| at > now) {
+            connection.rest();
             return self.arm(Node::Connection(owner), deadline);
         }
         if connection.close_at.is_some_and(|at| at <= now) {

@@ -243,13 +243,14 @@ impl<B: PacketBuf> Tcb<B> {
         if self.queue.is_empty() {
             self.rto_base = env.now;
         }
+        let stamp = self.delivery.stamp(env.now, self.pipe(), 1);
         self.queue.push(TxSegment {
             seq: self.snd_nxt,
             len: 0,
             flags: SegmentFlags::FIN,
             transmissions: 1,
             sent_at: env.now,
-            stamp: self.delivery.stamp(env.now, self.pipe(), 1),
+            stamp,
             payload: None,
             mapping,
             place: Place::NOWHERE,
