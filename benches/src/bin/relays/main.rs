@@ -18,6 +18,7 @@ mod relay;
 mod report;
 
 use clap::{Parser, Subcommand};
+use core::time::Duration;
 use cpus::Cpus;
 use interrupt::Interrupt;
 use load::Direction;
@@ -27,7 +28,6 @@ use process::Scratch;
 use report::Results;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:

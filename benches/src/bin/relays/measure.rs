@@ -7,7 +7,8 @@ use crate::load::{Bulk, Direction, Server, bulk, ping_pong, sessions};
 use crate::peer::Peer;
 use crate::process::{Running, Scratch};
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use core::time::Duration;
+use std::time::Instant;
 
 /// What a relay has to do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

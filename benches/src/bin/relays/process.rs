@@ -5,6 +5,7 @@ use crate::cpus::{Cpus, TICKS_PER_S};
 use crate::interrupt::Interrupt;
 use crate::peer::{ADMIN, Peer};
 use core::net::SocketAddr;
+use core::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
@@ -14,7 +15,6 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 const READY_MAX: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(5);
