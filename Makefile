@@ -13,6 +13,7 @@ SEEDS ?= 10000
 MOST ?= 67108864
 TIME ?= 60
 REPEAT ?= 3
+PLOT ?= $(or $(CARGO_TARGET_DIR),target)/relays.svg
 # Expanded when a recipe runs, so that what `deps` has just installed counts.
 FEATURES ?= $(if $(filter tun,$(DRIVER)),,$(shell pkg-config --exists libdpdk 2>/dev/null && echo dpdk))
 CARGO_FEATURES = --features netsim/live$(if $(FEATURES), --features $(FEATURES))
@@ -23,7 +24,7 @@ V3 = $(or $(CARGO_TARGET_DIR),target)/x86-64-v3
 WORKLOADS = $(V3)/release/workloads
 FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help demo demo-short build deps test sim interop lint package fuzz bench bench-quick bench-instructions bench-paths
+.PHONY: help demo demo-short build deps test sim interop lint package fuzz bench bench-quick bench-instructions bench-paths bench-relays
 
 help:
 	@grep -hE '^# [a-z-]+: ' $(MAKEFILE_LIST) | sed 's/^# //'
@@ -66,11 +67,12 @@ sim:
 interop:
 	cargo test -p mptcp-tun --features interop --test interop --test interop_kernel -- --test-threads=1
 
-# bench: all measurements: instructions, times beside peers, 100,000 sessions, and paths; about half an hour (root)
+# bench: all measurements: instructions, times beside peers, 100,000 sessions, relays, and paths; about 45 minutes (root)
 bench: bench-instructions
 	$(WORKLOADS) times
 	$(WORKLOADS) profile relay_mptcp_down
 	$(WORKLOADS) sessions --count 100000
+	$(MAKE) bench-relays
 	$(MAKE) bench-paths
 
 # bench-quick: instructions, and times of a few runs; under three minutes once built
@@ -91,6 +93,12 @@ workloads:
 bench-paths: deps
 	$(MAKE) build
 	$(BIN)/paths --repeat $(REPEAT)
+
+# bench-relays: the gateway beside other relays over veth; REPEAT=N runs of each, PLOT=FILE for the plot (root)
+bench-relays:
+	scripts/install-deps $(filter tun,$(DRIVER)) bench
+	$(MAKE) build
+	$(BIN)/relays --repeat $(REPEAT) --plot $(PLOT)
 
 # lint: formatting, clippy, rustdoc, packaging; cargo-deny when it is installed
 lint: package

@@ -71,16 +71,25 @@ impl Bed {
     }
 
     fn settings(&self, holder: Holder) -> Result<(), String> {
-        let forward = u8::from(matches!(holder, Holder::Kernel)).to_string();
-        for namespace in [&self.client, &self.gateway, &self.server] {
-            namespace.sysctl("net.ipv4.conf.all.rp_filter", "0")?;
-            namespace.sysctl("net.ipv4.conf.default.rp_filter", "0")?;
-            namespace.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
-            namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
-            namespace.sysctl("net.ipv4.ip_local_port_range", "1100 65000")?;
-            namespace.sysctl("net.ipv4.tcp_tw_reuse", "1")?;
+        let forward = u8::from(matches!(holder, Holder::Kernel));
+        for (namespace, forward) in [(&self.client, 0), (&self.gateway, forward), (&self.server, 0)]
+        {
+            let forward = format!("net.ipv4.ip_forward={forward}");
+            let settings = [
+                // First: it sets others to their defaults.
+                &forward,
+                "net.ipv4.conf.all.rp_filter=0",
+                "net.ipv4.conf.default.rp_filter=0",
+                "net.ipv6.conf.all.disable_ipv6=1",
+                "net.ipv6.conf.default.disable_ipv6=1",
+                "net.ipv4.ip_local_port_range=1100 65000",
+                "net.ipv4.tcp_tw_reuse=1",
+            ];
+            let mut words = vec!["netns", "exec", namespace.name(), "sysctl", "-qw"];
+            words.extend(settings);
+            run("ip", &words)?;
         }
-        self.gateway.sysctl("net.ipv4.ip_forward", &forward)
+        Ok(())
     }
 
     /// Cable 0 and 1 are the accesses, 2 is the exit.

@@ -6,7 +6,7 @@ use crate::measure::Lab;
 use crate::peer::Peer;
 use crate::process::Running;
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use core::time::Duration;
 
 /// A few buffers of any relay.
 const OCTETS: usize = 700_000;

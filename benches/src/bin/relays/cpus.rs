@@ -1,11 +1,12 @@
 //! Which CPU is whose, and what the gateway's one has done.
 
+use core::time::Duration;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Ticks of `/proc/stat` per second: `USER_HZ`, the same on every Linux of this architecture.
-const TICKS_PER_S: f64 = 100.0;
+/// Ticks of `/proc` per second: `USER_HZ`, the same on every Linux of this architecture.
+pub(crate) const TICKS_PER_S: f64 = 100.0;
 
 /// The gateway has the last CPU, the load the others.
 #[derive(Clone, Debug)]

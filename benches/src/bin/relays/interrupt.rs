@@ -1,8 +1,9 @@
 //! Ctrl-C, SIGTERM and SIGHUP: the run ends, and everything it made with it.
 
 use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const TICK: Duration = Duration::from_millis(20);
 

@@ -18,6 +18,7 @@ mod relay;
 mod report;
 
 use clap::{Parser, Subcommand};
+use core::time::Duration;
 use cpus::Cpus;
 use interrupt::Interrupt;
 use load::Direction;
@@ -27,20 +28,20 @@ use process::Scratch;
 use report::Results;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
   relays                          everything, 3 runs of each peer: about 11 minutes
   relays --quick                  one short run of each: under 3 minutes
   relays --peer splice --peer af_xdp --repeat 5
+  relays --peer tun --load up-1 --load sessions
   relays --plot relays.svg > relays.md
   relays check                    whether every relay works; says nothing about speed
   relays relay --listen 127.0.0.1:1080 --splice
                                   the relay of our own, as a SOCKS5 server
 
 Needs root, iproute2, ethtool, taskset, setpriv, two CPUs and the program proxy-gw beside this one (make
-build); peers that are not installed are left out: apt-get install haproxy dante-server microsocks mptcpize.";
+build); peers that are not installed are left out (scripts/install-deps bench).";
 
 /// Measures the gateway beside other relays: goodput, CPU per GB and per session, latency.
 #[derive(Parser)]
@@ -51,6 +52,9 @@ struct Cli {
     /// Only these peers; may repeat. What is forwarded without a relay is always there.
     #[arg(long, value_name = "NAME", value_parser = peer)]
     peer: Vec<Peer>,
+    /// Only these loads (down-16, up-1, sessions, latency); may repeat.
+    #[arg(long, value_name = "NAME")]
+    load: Vec<String>,
     /// Runs of each peer; medians are printed.
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=99))]
     repeat: u64,
@@ -94,17 +98,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn plan(quick: bool) -> Plan {
-    let (warm_up, watch) = if quick { (200, 500) } else { (300, 900) };
+fn plan(quick: bool, wanted: &[String]) -> Result<Plan, String> {
+    let (warm_up, watch) = if quick { (200, 500) } else { (250, 800) };
     let streams: &[usize] = if quick { &[1, 16] } else { &[1, 16, 64] };
     let bulk = [Direction::Down, Direction::Up]
         .into_iter()
         .flat_map(|way| streams.iter().map(move |&streams| Load::Bulk(way, streams)));
-    Plan {
-        loads: bulk.chain([Load::Sessions, Load::PingPong]).collect(),
-        warm_up: Duration::from_millis(warm_up),
-        watch: Duration::from_millis(watch),
+    let mut loads: Vec<_> = bulk.chain([Load::Sessions, Load::PingPong]).collect();
+    let names: Vec<_> = loads.iter().map(|load| load.name()).collect();
+    if let Some(name) = wanted.iter().find(|name| !names.contains(name)) {
+        return Err(format!("no load {name}; there are {}", names.join(", ")));
     }
+    loads.retain(|load| wanted.is_empty() || wanted.contains(&load.name()));
+    let (warm_up, watch) = (Duration::from_millis(warm_up), Duration::from_millis(watch));
+    Ok(Plan { loads, warm_up, watch })
 }
 
 fn run(cli: &Cli) -> Result<(), String> {
@@ -113,7 +120,7 @@ fn run(cli: &Cli) -> Result<(), String> {
     let cpus = Cpus::divide()?;
     let scratch = Scratch::create()?;
     let lab = Lab { cpus: &cpus, scratch: &scratch, interrupt: &interrupt };
-    let (plan, repeat) = (plan(cli.quick), if cli.quick { 1 } else { cli.repeat });
+    let (plan, repeat) = (plan(cli.quick, &cli.load)?, if cli.quick { 1 } else { cli.repeat });
     let mut results = Results::default();
     for round in 1..=repeat {
         for &(peer, mptcp) in peers.iter().filter(|&&(_, mptcp)| !(mptcp && cli.tcp)) {
@@ -135,15 +142,21 @@ fn run(cli: &Cli) -> Result<(), String> {
 
 /// What cannot run is said, and an error where nothing may be skipped.
 fn check() -> Result<(), String> {
-    let all = Peer::ALL.into_iter().flat_map(|peer| [(peer, false), (peer, true)]);
-    let all = all.filter(|&(peer, mptcp)| !mptcp || peer.has_mptcp()).count();
-    let peers = chosen(&[])?;
     let must_run = ["PLAIT_CI", "CI"].iter().any(|name| std::env::var_os(name).is_some());
+    let ready = chosen(&[]).and_then(|peers| Ok((peers, Cpus::divide()?)));
+    let (peers, cpus) = match ready {
+        Ok(ready) => ready,
+        Err(reason) if must_run => return Err(reason),
+        Err(reason) => {
+            eprintln!("SKIPPED relays: {reason}");
+            return Ok(());
+        }
+    };
+    let all = Peer::ALL.into_iter().map(|peer| 1 + usize::from(peer.has_mptcp())).sum();
     if must_run && peers.len() < all {
-        return Err("some relays may not be left out in CI: scripts/install-deps".to_owned());
+        return Err("may not be left out in CI: scripts/install-deps bench".to_owned());
     }
     let interrupt = Interrupt::catch()?;
-    let cpus = Cpus::divide()?;
     let scratch = Scratch::create()?;
     let lab = Lab { cpus: &cpus, scratch: &scratch, interrupt: &interrupt };
     for (peer, mptcp) in peers {

@@ -7,7 +7,8 @@ use crate::load::{Bulk, Direction, Server, bulk, ping_pong, sessions};
 use crate::peer::Peer;
 use crate::process::{Running, Scratch};
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use core::time::Duration;
+use std::time::Instant;
 
 /// What a relay has to do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -31,13 +32,18 @@ pub(crate) struct Plan {
 /// The gateway's CPU without a relay.
 const BASE: Duration = Duration::from_millis(300);
 
-/// What one load showed.
+/// Where others use a larger share of it, its idle time says nothing about the relay.
+pub(crate) const NOISE: f64 = 0.2;
+
+/// What one load showed. NaN: it cannot be told.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sample {
     /// Gbit/s, or sessions per second.
     pub(crate) rate: f64,
     /// CPU seconds per GB, or microseconds per session.
     pub(crate) cost: f64,
+    /// What of it the relay's own processes used.
+    pub(crate) own_cost: f64,
     /// p50, p99 and p99.9 of a round trip, microseconds.
     pub(crate) trips: [f64; 3],
 }
@@ -90,6 +96,18 @@ struct Bench<'a> {
     base: f64,
 }
 
+impl Load {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Bulk(Direction::Down, streams) => format!("down-{streams}"),
+            Self::Bulk(Direction::Up, streams) => format!("up-{streams}"),
+            Self::Sessions => "sessions".to_owned(),
+            Self::PingPong => "latency".to_owned(),
+        }
+    }
+}
+
 impl Bench<'_> {
     fn measure(&mut self, load: Load, plan: &Plan) -> Result<Sample, String> {
         let target = self.peer.target(self.mptcp);
@@ -100,15 +118,25 @@ impl Bench<'_> {
                 let at_server = self.server.received();
                 let load = Bulk { target, direction, streams, at_server };
                 bulk(&load, plan.warm_up, interrupt, |octets| {
-                    let (octets, seconds, busy) = self.watch(octets, plan)?;
+                    let seen = self.watch(octets, plan)?;
                     // GB are 10^9 octets.
-                    let cost = busy / (octets / 1e9);
-                    Ok(Sample { rate: octets * 8.0 / 1e9 / seconds, cost, ..Sample::default() })
+                    let gigabytes = seen.count / 1e9;
+                    Ok(Sample {
+                        rate: gigabytes * 8.0 / seen.seconds,
+                        cost: seen.busy_s / gigabytes,
+                        own_cost: seen.own_s / gigabytes,
+                        ..Sample::default()
+                    })
                 })
             }
             Load::Sessions => sessions(target, SESSION_CLIENTS, plan.warm_up, interrupt, |done| {
-                let (done, seconds, busy) = self.watch(done, plan)?;
-                Ok(Sample { rate: done / seconds, cost: busy * 1e6 / done, ..Sample::default() })
+                let seen = self.watch(done, plan)?;
+                Ok(Sample {
+                    rate: seen.count / seen.seconds,
+                    cost: seen.busy_s * 1e6 / seen.count,
+                    own_cost: seen.own_s * 1e6 / seen.count,
+                    ..Sample::default()
+                })
             }),
             Load::PingPong => {
                 let trips = ping_pong(target, plan.watch)?;
@@ -126,10 +154,11 @@ impl Bench<'_> {
         Ok(sample)
     }
 
-    /// What was counted meanwhile, the seconds it took, and those that the relay used of its CPU. A
-    /// gateway that found nothing to do and asked again has not used it.
-    fn watch(&self, counter: &AtomicU64, plan: &Plan) -> Result<(f64, f64, f64), String> {
+    /// Watches a counter and the gateway's CPU. A gateway that found nothing to do and asked again has
+    /// not used it.
+    fn watch(&self, counter: &AtomicU64, plan: &Plan) -> Result<Seen, String> {
         let (asked, polling) = (Instant::now(), self.relay.polling_ns()?);
+        let own = self.relay.cpu_s();
         let (start, counted) = (self.lab.cpus.read()?, counter.load(Ordering::Relaxed));
         self.lab.interrupt.sleep(plan.watch)?;
         let (end, counted_then) = (self.lab.cpus.read()?, counter.load(Ordering::Relaxed));
@@ -137,11 +166,29 @@ impl Bench<'_> {
             return Err("nothing arrived".to_owned());
         }
         let seconds = start.until(&end).as_secs_f64();
+        let own = self.relay.cpu_s() - own;
         let polled = (self.relay.polling_ns()? - polling) as f64 / 1e9;
         let polled = polled * seconds / asked.elapsed().as_secs_f64();
-        let busy = (start.busy_s(&end) - self.base * seconds - polled).max(0.0);
-        // testpmd asks again all the time and does not say how often in vain.
-        let busy = if self.peer.is_testpmd() { f64::NAN } else { busy };
-        Ok(((counted_then - counted) as f64, seconds, busy))
+        let (mut busy_s, mut own_s) =
+            (start.busy_s(&end) - self.base * seconds - polled, own - polled);
+        (busy_s, own_s) = (busy_s.max(0.0), own_s.max(0.0));
+        if self.base > NOISE {
+            busy_s = f64::NAN;
+        }
+        if self.peer.is_testpmd() {
+            // It asks again all the time and does not say how often in vain.
+            (busy_s, own_s) = (f64::NAN, f64::NAN);
+        }
+        Ok(Seen { count: (counted_then - counted) as f64, seconds, busy_s, own_s })
     }
+}
+
+/// What happened in a stretch of time.
+struct Seen {
+    count: f64,
+    seconds: f64,
+    /// Of the gateway's CPU, without what others used before and what was spent asking.
+    busy_s: f64,
+    /// Of the relay's processes alone.
+    own_s: f64,
 }

@@ -1,10 +1,11 @@
 //! A relay's process, on the gateway's CPU and in its namespace.
 
 use crate::bed::Bed;
-use crate::cpus::Cpus;
+use crate::cpus::{Cpus, TICKS_PER_S};
 use crate::interrupt::Interrupt;
 use crate::peer::{ADMIN, Peer};
 use core::net::SocketAddr;
+use core::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
@@ -14,7 +15,6 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 const READY_MAX: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(5);
@@ -133,6 +133,16 @@ impl Running {
         }
     }
 
+    /// CPU seconds so far of the relay's processes: its own, and those it started and keeps.
+    pub(crate) fn cpu_s(&self) -> f64 {
+        let Some(process) = &self.process else { return 0.0 };
+        let group = process.id().to_string();
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let stats =
+            entries.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+        stats.filter_map(|stat| group_ticks(&stat, &group)).sum::<u64>() as f64 / TICKS_PER_S
+    }
+
     /// Nanoseconds so far in which the relay looked for work and found none: only ours on DPDK does so.
     pub(crate) fn polling_ns(&self) -> Result<u64, String> {
         let Some(admin) = &self.admin else { return Ok(0) };
@@ -177,4 +187,25 @@ fn is_running(id: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     state.is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+/// User and system time of a process of this group, its threads' and its waited-for children's included.
+fn group_ticks(stat: &str, group: &str) -> Option<u64> {
+    // Behind the name, which may hold anything: state, parent, group; the times are 11 to 14.
+    let fields: Vec<_> = stat.rsplit_once(") ")?.1.split_whitespace().collect();
+    let times = fields.get(11..15).filter(|_| fields.get(2) == Some(&group))?;
+    times.iter().map(|time| time.parse::<u64>().ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_a_group_are_found_behind_any_name() {
+        let stat = "7 (a) b) S 1 42 42 0 -1 4194560 1 2 3 4 10 20 3 4 20 0 1 0 5";
+        assert_eq!(group_ticks(stat, "42"), Some(37));
+        assert_eq!(group_ticks(stat, "7"), None);
+        assert_eq!(group_ticks("nonsense", "7"), None);
+    }
 }

@@ -1,7 +1,7 @@
 //! The tables and the plot.
 
 use crate::load::Direction;
-use crate::measure::{Load, Outcome, Plan, Sample};
+use crate::measure::{Load, NOISE, Outcome, Plan, Sample};
 use crate::peer::Peer;
 use crate::plot::{self, Bar};
 use core::fmt::Write as _;
@@ -14,6 +14,8 @@ enum Value {
     Rate,
     /// CPU seconds per GB, or microseconds per session.
     Cost,
+    /// What of it the relay's own processes used.
+    OwnCost,
     /// A round trip, by its place in the sample.
     Trip(usize),
     /// The same without what it takes when packets are only forwarded.
@@ -49,9 +51,10 @@ impl Results {
         let of = |sample: &Sample| match value {
             Value::Rate => sample.rate,
             Value::Cost => sample.cost,
+            Value::OwnCost => sample.own_cost,
             Value::Trip(at) | Value::Added(at) => sample.trips[at],
         };
-        let found = median(samples.iter().map(of).collect())?;
+        let found = median(samples.iter().map(of).filter(|value| !value.is_nan()).collect())?;
         match value {
             Value::Added(_) if peer == Peer::Routed => None,
             Value::Added(at) => {
@@ -64,9 +67,7 @@ impl Results {
     /// What the best rival has for the same kind of client.
     fn best(&self, mptcp: bool, load: Load, value: Value) -> Option<(f64, Peer)> {
         let rivals = Peer::ALL.into_iter().filter(|peer| peer.is_rival());
-        let found = rivals
-            .filter_map(|peer| Some((self.median(peer, mptcp, load, value)?, peer)))
-            .filter(|(value, _)| value.is_finite());
+        let found = rivals.filter_map(|peer| Some((self.median(peer, mptcp, load, value)?, peer)));
         let by_value = |a: &(f64, Peer), b: &(f64, Peer)| a.0.total_cmp(&b.0);
         if value == Value::Rate { found.max_by(by_value) } else { found.min_by(by_value) }
     }
@@ -99,6 +100,7 @@ fn other_columns() -> Vec<Column> {
     vec![
         column("sessions/s", Load::Sessions, Value::Rate),
         column("CPU µs/session", Load::Sessions, Value::Cost),
+        column("in its processes", Load::Sessions, Value::OwnCost),
         column("p50 µs", Load::PingPong, Value::Trip(0)),
         column("added p50", Load::PingPong, Value::Added(0)),
         column("added p99", Load::PingPong, Value::Added(1)),
@@ -112,6 +114,10 @@ pub(crate) fn tables(results: &Results, plan: &Plan) -> String {
     let mut text = String::new();
     for (title, columns) in [
         ("CPU seconds per GB, by direction and streams:", &costs),
+        (
+            "In the relay's own processes alone, CPU seconds per GB:",
+            &bulk_columns(plan, Value::OwnCost),
+        ),
         ("Goodput, Gbit/s:", &rates),
         ("Sessions, and round trips of an octet in microseconds:", &other_columns()),
     ] {
@@ -139,8 +145,8 @@ pub(crate) fn tables(results: &Results, plan: &Plan) -> String {
             "Others used {:.1} % of the gateway's CPU before each relay started (subtracted).",
             base * 100.0
         );
-        if base > 0.1 {
-            eprintln!("relays: the machine is not quiet: figures of CPU time mean nothing");
+        if base > NOISE {
+            eprintln!("relays: the machine is not quiet: CPU time in all cannot be told");
         }
     }
     text
@@ -163,7 +169,7 @@ fn values(results: &Results, columns: &[Column]) -> String {
             continue;
         }
         let cells = columns.iter().map(|&(_, load, value, decimals)| {
-            let value = results.median(peer, mptcp, load, value).filter(|value| value.is_finite());
+            let value = results.median(peer, mptcp, load, value);
             value.map_or("-".to_owned(), |value| format!("{value:.decimals$}"))
         });
         let cells: Vec<_> = cells.collect();
@@ -219,7 +225,7 @@ pub(crate) fn plot(results: &Results) -> String {
         .filter_map(|(peer, mptcp)| {
             let value = results.median(peer, mptcp, load, Value::Cost)?;
             let label = format!("{}, {}", peer.title().replace("**", ""), client(mptcp));
-            value.is_finite().then_some(Bar { label, value, is_ours: peer.is_ours() })
+            Some(Bar { label, value, is_ours: peer.is_ours() })
         })
         .collect();
     plot::bars("CPU seconds per GB relayed: download, 16 streams, frames of 1500 octets", &bars)
@@ -240,7 +246,8 @@ mod tests {
             (Peer::AfXdp, 1.0, 75.0),
         ] {
             for run in [0.0, 0.5, 7.0] {
-                let sample = Sample { rate: 3.0, cost: cost + run, trips: [trip + run; 3] };
+                let sample =
+                    Sample { rate: 3.0, cost: cost + run, own_cost: 0.25, trips: [trip + run; 3] };
                 let mut outcomes: Vec<_> = loads.iter().map(|&load| (load, Ok(sample))).collect();
                 outcomes.push((Load::Bulk(Direction::Up, 16), Err("intended".to_owned())));
                 results.add(peer, false, outcomes, 0.01);
@@ -257,8 +264,8 @@ mod tests {
         for line in [
             "| relay | client | down, 16 |",
             "| epoll relay, splice | TCP | 2.50 |",
-            "| **Plait, af_xdp** | TCP | 3 | 2 | 76 | 15 | 15 | 15 |",
-            "| forwarded, no relay | TCP | 3 | 1 | 60 | - | - | - |",
+            "| **Plait, af_xdp** | TCP | 3 | 2 | 0 | 76 | 15 | 15 | 15 |",
+            "| forwarded, no relay | TCP | 3 | 1 | 0 | 60 | - | - | - |",
             "| **Plait, af_xdp** | TCP | 0.60 (splice) | 0.60 (splice) | 0.50 (dante) |",
         ] {
             assert!(text.lines().any(|found| found == line), "no line {line}\n{text}");

@@ -4,10 +4,11 @@ use super::{CHUNK, DISCARD, ECHO, PATIENCE, SEND};
 use crate::interrupt::Interrupt;
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// How a client gets to the server.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +91,11 @@ pub(crate) fn bulk<T>(
     let wish = if load.direction == Direction::Down { SEND } else { DISCARD };
     let open = |_| load.target.open(wish).map_err(|error| format!("connecting: {error}"));
     let sockets = (0..load.streams).map(open).collect::<Result<Vec<_>, _>>()?;
+    for socket in &sockets {
+        // Closed, they reset. Without that relays go on sending to MPTCP sockets that were shut down,
+        // into the next load, which then had a fiftieth of its rate.
+        socket.set_linger(Some(Duration::ZERO)).map_err(|error| error.to_string())?;
+    }
     let (is_over, arrived) = (AtomicBool::new(false), AtomicU64::new(0));
     let run = |mut socket: &Socket| -> io::Result<()> {
         let mut buffer = vec![0xa5; CHUNK];
