@@ -180,20 +180,23 @@ impl<B: PacketBuf> Connection<B> {
                 self.hold_unmapped(tcb, &mut pulled);
                 break;
             };
-            let Some(mut buf) = tcb.received.pop() else { break };
-            let take = (span.len as usize).min(buf.data().len());
-            if take < buf.data().len() {
-                let mut rest = buf.slice(take..buf.data().len());
-                core::mem::swap(&mut rest, &mut buf);
-                tcb.received.unpop(buf);
-                buf = rest;
-                buf.truncate(take);
+            // As much of it as is here, buffer by buffer.
+            let mut done = 0;
+            while done < span.len
+                && let Some(mut buf) = tcb.received.pop()
+            {
+                let left = (span.len - done) as usize;
+                if left < buf.data().len() {
+                    tcb.received.unpop(buf.slice(left..buf.data().len()));
+                    buf.truncate(left);
+                }
+                let offset = span.dsn.add(u64::from(done)).diff(self.remote_idsn.add(1));
+                done += buf.data().len() as u32;
+                if let Ok(offset) = u64::try_from(offset) {
+                    self.deliver(offset, buf, stats, &mut pulled);
+                }
             }
-            subflow.mappings.release(head.add(take as u32));
-            let offset = span.dsn.diff(self.remote_idsn.add(1));
-            if let Ok(offset) = u64::try_from(offset) {
-                self.deliver(offset, buf, stats, &mut pulled);
-            }
+            subflow.mappings.release(head.add(done));
         }
         pulled
     }
@@ -362,10 +365,13 @@ impl<B: PacketBuf> Connection<B> {
 
     // The reader.
 
-    pub(crate) fn read_buf(&mut self, now: Instant, max: u32) -> Option<B> {
-        let buf = self.received.pop()?;
-        self.autotune.on_read(now, buf.data().len() as u32, max);
-        Some(buf)
+    pub(crate) fn read_buf(&mut self) -> Option<B> {
+        self.received.pop()
+    }
+
+    /// The reader took `octets` in all.
+    pub(crate) fn note_read(&mut self, now: Instant, octets: u32, max: u32) {
+        self.autotune.on_read(now, octets, max);
     }
 
     pub(crate) fn unread(&mut self, buf: B) {

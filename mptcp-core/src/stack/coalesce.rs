@@ -29,6 +29,7 @@ use crate::buf::{PacketBuf, PortId};
 use crate::tcp::{RunBounds, Segment, Tuple};
 use crate::time::Instant;
 use crate::wire::{Dss, Mapping, WireSeq};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// Runs open at a time; another one ends the oldest.
@@ -46,15 +47,18 @@ struct Run<B> {
     bounds: RunBounds,
     /// All of them as one.
     segment: Segment,
-    text: B,
+    /// Of the first one; taken when the run is processed.
+    text: Option<B>,
     more: Vec<B>,
 }
 
 /// The open runs of a burst, the oldest first; empty between bursts.
 pub(super) struct Runs<B> {
-    open: Vec<Run<B>>,
-    /// Empty ones, kept for their memory.
-    spare: Vec<Vec<B>>,
+    #[expect(clippy::vec_box, reason = "they come and go, and are long")]
+    open: Vec<Box<Run<B>>>,
+    /// Processed ones, kept for their memory.
+    #[expect(clippy::vec_box, reason = "the same ones")]
+    spare: Vec<Box<Run<B>>>,
 }
 
 impl<B> Runs<B> {
@@ -68,14 +72,14 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn take_segment(
         &mut self,
         now: Instant,
-        tuple: Tuple,
+        tuple: &Tuple,
         port: PortId,
-        segment: Segment,
+        segment: &Segment,
         payload: B,
     ) {
-        if let Some(at) = self.runs.open.iter().position(|run| run.tuple == tuple) {
+        if let Some(at) = self.runs.open.iter().position(|run| run.tuple == *tuple) {
             if let Some(run) = self.runs.open.get_mut(at)
-                && join(&mut run.segment, &segment, run.bounds)
+                && join(&mut run.segment, segment, run.bounds)
             {
                 self.stats.tcp_rcv_coalesce += 1;
                 if segment.len > 0 {
@@ -85,22 +89,30 @@ impl<B: PacketBuf> Stack<B> {
             }
             self.close_run(now, at);
         }
-        let flow = self.demux.find(&tuple);
+        let flow = self.demux.find(tuple);
         if let Some(Flow::Tcb(idx)) = flow {
             let owner = self.owner_of(idx);
             if self.taking_burst
-                && let Some(bounds) = self.run_bounds(idx, owner, &segment)
+                && let Some(bounds) = self.run_bounds(idx, owner, segment)
             {
                 if self.runs.open.len() == MAX_RUNS {
                     self.close_run(now, 0);
                 }
-                let (text, more) = (payload, self.runs.spare.pop().unwrap_or_default());
-                let run = Run { tuple, port, idx, owner, bounds, segment, text, more };
+                let (text, more) = (Some(payload), Vec::new());
+                let (tuple, segment) = (*tuple, *segment);
+                let run = match self.runs.spare.pop() {
+                    Some(mut run) => {
+                        (run.tuple, run.port, run.idx, run.owner) = (tuple, port, idx, owner);
+                        (run.bounds, run.segment, run.text) = (bounds, segment, text);
+                        run
+                    }
+                    None => Box::new(Run { tuple, port, idx, owner, bounds, segment, text, more }),
+                };
                 return self.runs.open.push(run);
             }
             self.close_siblings(now, owner, usize::MAX);
         }
-        self.dispatch(now, flow, &tuple, port, &segment, payload);
+        self.dispatch(now, flow, tuple, port, segment, payload);
     }
 
     /// What a segment must keep to that joins the one that begins a run; `None` when none may begin.
@@ -145,18 +157,18 @@ impl<B: PacketBuf> Stack<B> {
         if at >= self.runs.open.len() {
             return;
         }
-        let Run { tuple, port, idx, segment, text, mut more, .. } = self.runs.open.remove(at);
-        if self.tcbs.get(idx).is_some_and(|tcb| tcb.tuple == tuple) {
-            self.tcb_segments(now, idx, &segment, text, &mut more);
+        let mut run = self.runs.open.remove(at);
+        let Some(text) = run.text.take() else { return };
+        if self.tcbs.get(run.idx).is_some_and(|tcb| tcb.tuple == run.tuple) {
+            self.tcb_segments(now, run.idx, &run.segment, text, &mut run.more);
         } else {
             // Another run ended its connection.
-            let flow = self.demux.find(&tuple);
-            let mut first = segment;
-            first.len = text.data().len() as u32;
-            self.dispatch(now, flow, &tuple, port, &first, text);
+            run.segment.len = text.data().len() as u32;
+            let flow = self.demux.find(&run.tuple);
+            self.dispatch(now, flow, &run.tuple, run.port, &run.segment, text);
         }
-        more.clear();
-        self.runs.spare.push(more);
+        run.more.clear();
+        self.runs.spare.push(run);
     }
 }
 
@@ -229,6 +241,3 @@ fn join_mappings(run: &Mapping, next: &Mapping) -> Option<Mapping> {
     let adjoins = into <= u32::from(run.len);
     (agrees && adjoins).then_some(Mapping { len: run.len.max(end), ..*run })
 }
-
-#[cfg(test)]
-mod tests;

@@ -101,7 +101,7 @@ impl<B: PacketBuf> Stack<B> {
         if let Some(sum) = text_sum {
             packet.note_sum(sum);
         }
-        self.take_segment(now, tuple, meta.port, segment, packet);
+        self.take_segment(now, &tuple, meta.port, &segment, packet);
     }
 
     /// A segment for whatever its 4-tuple leads to.
@@ -161,11 +161,9 @@ impl<B: PacketBuf> Stack<B> {
         let (before, waits) = (self.watch(idx), self.waits(idx));
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let mut env = env!(self, now);
-        let mut outcome = tcb.segment_arrives(&mut env, segment, payload);
-        if outcome.data {
-            for text in more.drain(..) {
-                tcb.text_follows(&mut env, text, &mut outcome);
-            }
+        let outcome = tcb.segment_arrives(&mut env, segment, payload);
+        if outcome.data && !more.is_empty() {
+            tcb.text_follows(&mut env, more);
         }
         if outcome.reply_rst {
             let (tuple, port) = (tcb.tuple, tcb.port);

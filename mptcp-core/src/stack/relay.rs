@@ -115,20 +115,23 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Moves received buffers from one leg to the other's send queue; true when any moved.
     fn transfer(&mut self, now: Instant, from: Sock, to: Sock) -> bool {
-        let mut moved = false;
+        let mut moved = 0;
         if self.unread(from) && self.sending(to) {
             let limit = self.send_limit(to);
             while self.send_left(to, limit) > 0 {
-                let Some(buf) = self.take_received(now, from) else { break };
+                let Some(buf) = self.pop_received(from) else { break };
+                moved += buf.data().len() as u32;
                 self.queue(to, buf);
-                moved = true;
+            }
+            if moved > 0 {
+                self.note_read(now, from, moved);
             }
         }
         if self.read_finished(from) && self.sending(to) {
             self.post(from, Ready::READ_CLOSED);
             self.shutdown_sock(now, to);
         }
-        moved
+        moved > 0
     }
 
     /// The leg takes more data.

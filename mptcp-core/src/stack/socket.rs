@@ -355,26 +355,40 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Takes the next in-order buffer and offers the room to the peer.
     pub(super) fn take_received(&mut self, now: Instant, sock: Sock) -> Option<B> {
+        let buf = self.pop_received(sock)?;
+        self.note_read(now, sock, buf.data().len() as u32);
+        Some(buf)
+    }
+
+    /// Takes the next in-order buffer; `note_read` follows once some were taken.
+    pub(super) fn pop_received(&mut self, sock: Sock) -> Option<B> {
+        match sock {
+            Sock::Plain(idx) => self.tcbs.get_mut(idx)?.received.pop(),
+            Sock::Mptcp(owner) => self.connections.get_mut(owner)?.read_buf(),
+            _ => None,
+        }
+    }
+
+    /// The reader took `octets`: the room is offered to the peer.
+    pub(super) fn note_read(&mut self, now: Instant, sock: Sock, octets: u32) {
         let max = self.config.tcp.recv_buffer_max;
         match sock {
             Sock::Plain(idx) => {
-                let tcb = self.tcbs.get_mut(idx)?;
-                let buf = tcb.read_buf(now, max)?;
+                let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+                tcb.note_read(now, octets, max);
                 if tcb.state.receiving() && tcb.window_opened() {
                     tcb.ack_now();
                     self.want_transmit(Node::Tcb(idx));
                 }
-                Some(buf)
             }
             Sock::Mptcp(owner) => {
-                let connection = self.connections.get_mut(owner)?;
-                let buf = connection.read_buf(now, max)?;
+                let Some(connection) = self.connections.get_mut(owner) else { return };
+                connection.note_read(now, octets, max);
                 if connection.window_opened() && connection.phase != Phase::Closed {
                     self.announce_window(owner);
                 }
-                Some(buf)
             }
-            _ => None,
+            _ => {}
         }
     }
 

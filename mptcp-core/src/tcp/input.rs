@@ -11,6 +11,7 @@ use crate::seq::SeqNum;
 use crate::stats::DropReason;
 use crate::time::Duration;
 use crate::wire::TcpFlags;
+use alloc::vec::Vec;
 use core::num::NonZeroU32;
 
 /// Challenge ACKs and answers to empty unacceptable segments, per connection and second
@@ -99,11 +100,20 @@ impl<B: PacketBuf> Tcb<B> {
         (well && segment.ack.le(self.snd_nxt)).then_some(bounds)
     }
 
-    /// More text of a run whose first was taken: it is what was to come next, and in the window.
-    pub(crate) fn text_follows(&mut self, env: &mut Env<'_>, text: B, outcome: &mut Outcome) {
-        let seq = self.rcv_nxt;
-        let end = seq.add(text.data().len() as u32);
-        self.store(env, seq, end, text, outcome);
+    /// More text of a run whose first was taken: it is what was to come next, in the window, and
+    /// nothing is out of order.
+    pub(crate) fn text_follows(&mut self, env: &mut Env<'_>, texts: &mut Vec<B>) {
+        let budget = self.reassembly_budget();
+        for text in texts.drain(..) {
+            let Some(octets) = self.received.append(text, budget) else {
+                env.stats.drop(DropReason::NoMemory);
+                self.ack_now();
+                break;
+            };
+            self.rcv_nxt = self.rcv_nxt.add(octets);
+            self.counters.bytes_received += u64::from(octets);
+            self.delay_ack(env, false);
+        }
     }
 
     /// RFC 9293 §3.10.7.3

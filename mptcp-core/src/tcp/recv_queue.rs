@@ -83,18 +83,25 @@ impl<B: PacketBuf> RecvQueue<B> {
         pruned: &mut u64,
     ) -> Inserted {
         if seq == rcv_nxt {
-            let mut moved = buf.data().len() as u32;
-            let pinned = self.truesize.saturating_add(buf.truesize() as u32);
-            if !self.absorb(&buf, budget) {
-                if pinned > budget.saturating_mul(2) && !self.in_order.is_empty() {
-                    return Inserted::Refused;
-                }
-                self.push_in_order(buf);
-            }
+            let Some(mut moved) = self.append(buf, budget) else { return Inserted::Refused };
             moved += self.pull(rcv_nxt.add(moved), budget);
             return Inserted::InOrder(moved);
         }
         self.insert_out_of_order(seq, buf, budget, pruned)
+    }
+
+    /// Takes what is next, as [`RecvQueue::insert`] does, while nothing is out of order; answers its
+    /// octets, or `None` when there is no memory for it.
+    pub(crate) fn append(&mut self, buf: B, budget: u32) -> Option<u32> {
+        let len = buf.data().len() as u32;
+        let pinned = self.truesize.saturating_add(buf.truesize() as u32);
+        if !self.absorb(&buf, budget) {
+            if pinned > budget.saturating_mul(2) && !self.in_order.is_empty() {
+                return None;
+            }
+            self.push_in_order(buf);
+        }
+        Some(len)
     }
 
     /// Copies `buf` behind the last in-order buffer, which frees its memory: where it is small for

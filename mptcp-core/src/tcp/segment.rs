@@ -114,7 +114,8 @@ impl Segment {
         };
         let mut mptcp = 0;
         let mut plain = view.flags.difference(TcpFlags::PSH) == TcpFlags::ACK;
-        for option in OptionIter::new(options).flatten() {
+        let mut options = OptionIter::new(options);
+        while let Some(Ok(option)) = options.next() {
             match option {
                 TcpOption::Timestamps { tsval, tsecr } => {
                     segment.timestamps = Some((tsval, tsecr));

@@ -166,11 +166,9 @@ impl<B: PacketBuf> Tcb<B> {
         free >= promised.saturating_add(step) && (promised < free / 2 || promised < step)
     }
 
-    /// Takes the next in-order buffer for the reader of a plain connection.
-    pub(crate) fn read_buf(&mut self, now: Instant, max: u32) -> Option<B> {
-        let buf = self.received.pop()?;
-        self.autotune.on_read(now, buf.data().len() as u32, max);
-        Some(buf)
+    /// The reader of a plain connection took `octets`.
+    pub(crate) fn note_read(&mut self, now: Instant, octets: u32, max: u32) {
+        self.autotune.on_read(now, octets, max);
     }
 
     /// A subflow may buffer what its connection may: all of the shared window can arrive on it.

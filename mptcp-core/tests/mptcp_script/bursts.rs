@@ -135,6 +135,37 @@ fn acknowledgements_of_both_levels_are_one() {
     });
 }
 
+/// Text that nobody will read ends the connection, and with it the run of the other subflow.
+#[test]
+fn a_run_may_end_the_connection_of_another() {
+    both(|v| {
+        let outs = [false, true].map(|burst| {
+            let mut pair = pair(v, CapableFlags::HMAC);
+            pair.script.stack.close(pair.script.now, pair.id);
+            let closing = pair.script.out();
+            pair.flows[0].hears(&closing);
+            let mut segs = Vec::new();
+            for n in 0..4 {
+                segs.push(pair.text(0, 20 + n * 10, 10));
+                segs.push(pair.text(1, 60 + n * 10, 10));
+            }
+            if burst {
+                pair.together(&segs);
+            } else {
+                for (at, seg) in &segs {
+                    pair.script.inject(&pair.flows[*at], seg);
+                }
+            }
+            let out = pair.script.out();
+            // The first is answered with an `MP_FASTCLOSE`, on a RST or not.
+            assert!(pair.flows[1].of(&out).iter().any(|o| o.rst()), "{out:?}");
+            out.len()
+        });
+        // Each segment that comes after the end is answered with a RST of its own.
+        assert!(outs[1] <= outs[0], "{outs:?}");
+    });
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// The next octets of the stream.
