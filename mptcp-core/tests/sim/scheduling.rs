@@ -260,8 +260,7 @@ fn packets_of(kind: SchedulerKind, logged: bool, v6: bool, checksum: bool) -> (u
         *seen = (hasher.finish(), seen.1 + 1);
     }));
     run_with(&mut world, true, 3_000, 6 << 20, SECOND * 60, |_| ());
-    let seen = *seen.lock().expect("nobody panics here");
-    seen
+    *seen.lock().expect("nobody panics here")
 }
 
 /// A log wants every choice, so with one each segment is chosen for and put together on its own: what goes in
