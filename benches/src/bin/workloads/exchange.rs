@@ -15,8 +15,9 @@ use mptcp_core::time::Instant;
 use proxy_gw::control::{ShardCounters, ShardHandle};
 use proxy_gw::run::ShardWorker;
 
-/// Packets that a port brings a tick at most.
+/// Full frames that a port brings a tick at most, and octets of them.
 pub(crate) const FRAMES: usize = 32;
+const OCTETS: usize = FRAMES * 1538;
 /// Ticks of a second.
 pub(crate) const SECOND: u64 = 25_000;
 
@@ -61,7 +62,7 @@ impl Exchange {
         self.tick += 1;
         let now = self.now();
         self.crowd.advance(self.tick, now.as_millis() as u32);
-        self.crowd.arrive(FRAMES, &mut self.inbox);
+        self.crowd.arrive(OCTETS, &mut self.inbox);
         let due = self.gateway.poll_timeout().filter(|at| *at <= now);
         if let Some(at) = due {
             self.late = self.late.max(now.since(at));

@@ -11,9 +11,7 @@ use mptcp_core::rng::Rng;
 use std::time::Instant;
 
 /// Round trips on both accesses and to the server, in ticks: 4, 2 and 0.2 ms.
-const NEAR: [u64; 3] = [100, 50, 5];
-/// The same when the access is cut: 40, 20 and 0.2 ms.
-const FAR: [u64; 3] = [1000, 500, 5];
+const ROUND_TRIPS: [u64; 3] = [100, 50, 5];
 /// Sessions that begin in a tick.
 const A_TICK: u32 = 2;
 /// Levels at which the cost of a segment is measured, besides the last.
@@ -38,7 +36,7 @@ fn resident() -> Result<u64, String> {
 
 /// An exchange for `count` sessions, none of which has begun, and what the process had before the gateway was made.
 fn exchange(count: u32) -> Result<(Exchange, u64), String> {
-    let crowd = Crowd::new(count, NEAR);
+    let crowd = Crowd::new(count, ROUND_TRIPS);
     let before = resident()?;
     let (gateway, handle) = relay::gateway(&relay::crowded(count.max(1000)));
     Ok((Exchange::new(gateway, handle, crowd), before))
@@ -278,7 +276,6 @@ fn one_each(exchange: &mut Exchange, count: u32, most: u64) -> u64 {
 /// The faster access carries nothing any more: half of all subflows.
 fn disconnect(exchange: &mut Exchange, count: u32) {
     eprintln!("an access is cut");
-    exchange.crowd.set_delays(FAR);
     let limit = SECOND * (60 + u64::from(count) / 10_000);
     let row = |exchange: &mut Exchange, what: &str, act: &mut dyn FnMut(&mut Exchange)| {
         let (before, began) = (exchange.counters(), exchange.tick);
@@ -310,12 +307,6 @@ fn disconnect(exchange: &mut Exchange, count: u32) {
     println!(
         "\n| an access is cut | virtual time | deadlines missed by at most | the gateway was busy | sessions | control blocks | counters |\n|---|---|---|---|---|---|---|"
     );
-    // Timers know the longer round trips after some.
-    for _ in 0..4 {
-        one_each(exchange, count, limit);
-        let then = exchange.tick + SECOND;
-        exchange.run_until(then);
-    }
     row(exchange, "a segment for every session", &mut |exchange| {
         one_each(exchange, count, limit);
         let then = exchange.tick + SECOND;

@@ -17,6 +17,8 @@ use mptcp_core::wire::{
 };
 use std::collections::{BTreeMap, VecDeque};
 
+/// Octets that a packet takes on an Ethernet beside itself.
+const ETHERNET: usize = 38;
 /// Octets of a full segment with timestamps.
 pub(crate) const FULL: usize = 1448;
 /// Where the gateway listens, and where its second address is.
@@ -133,11 +135,6 @@ impl Crowd {
         (self.tick, self.clock) = (tick, clock);
     }
 
-    /// Packets take so long from now on.
-    pub(crate) fn set_delays(&mut self, delays: [u64; 3]) {
-        self.delays = delays;
-    }
-
     /// This access carries nothing any more.
     pub(crate) fn cut(&mut self, access: usize) {
         self.dead = Some(access);
@@ -150,11 +147,17 @@ impl Crowd {
         self.links.iter().filter_map(|link| link.front().map(|(at, _)| *at)).min()
     }
 
-    /// Moves what has arrived to `inbox`, `most` packets of each link at most.
+    /// Moves what has arrived to `inbox`, `most` octets of each link at most.
     pub(crate) fn arrive(&mut self, most: usize, inbox: &mut Vec<Packet>) {
         for link in &mut self.links {
-            let due = link.iter().take(most).take_while(|(at, _)| *at <= self.tick).count();
-            inbox.extend(link.drain(..due).map(|(_, packet)| packet));
+            let mut room = most;
+            while let Some((at, packet)) = link.front()
+                && *at <= self.tick
+                && let Some(left) = room.checked_sub(packet.packet_len() + ETHERNET)
+            {
+                room = left;
+                inbox.extend(link.pop_front().map(|(_, packet)| packet));
+            }
         }
     }
 
