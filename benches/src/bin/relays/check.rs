@@ -50,8 +50,11 @@ pub(crate) fn run(lab: &Lab<'_>, peer: Peer, mptcp: bool) -> Result<(), String> 
         Ok(())
     })??;
     relay.check()?;
-    if peer.is_polling() && relay.polling_ns()? == 0 {
-        return Err("the gateway counts no time".to_owned());
+    if peer.is_polling() || peer.is_testpmd() {
+        let spent = relay.spent()?;
+        if spent.busy_ns == 0 || (peer.is_polling() && spent.polling_ns == 0) {
+            return Err(format!("its loop counts no time: {spent:?}"));
+        }
     }
     let joined = || Ok(bed.joins()? > 0);
     if mptcp && !interrupt.wait_for(PATIENCE, joined)? {

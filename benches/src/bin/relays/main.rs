@@ -13,6 +13,7 @@ mod machine;
 mod measure;
 mod peer;
 mod plot;
+mod polling;
 mod process;
 mod relay;
 mod report;
@@ -31,8 +32,8 @@ use std::process::{Command, ExitCode};
 
 const EXAMPLES: &str = "\
 Examples:
-  relays                          everything, 3 runs of each peer: about 11 minutes
-  relays --quick                  one short run of each: under 3 minutes
+  relays                          everything, 3 runs of each peer: about 10 minutes
+  relays --quick                  one short run of each: about 2 minutes
   relays --peer splice --peer af_xdp --repeat 5
   relays --peer tun --load up-1 --load sessions
   relays --plot relays.svg > relays.md
@@ -99,7 +100,7 @@ fn main() -> ExitCode {
 }
 
 fn plan(quick: bool, wanted: &[String]) -> Result<Plan, String> {
-    let (warm_up, watch) = if quick { (200, 500) } else { (250, 800) };
+    let (warm_up, watch) = if quick { (200, 500) } else { (250, 700) };
     let streams: &[usize] = if quick { &[1, 16] } else { &[1, 16, 64] };
     let bulk = [Direction::Down, Direction::Up]
         .into_iter()

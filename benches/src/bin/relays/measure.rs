@@ -32,6 +32,10 @@ pub(crate) struct Plan {
 /// The gateway's CPU without a relay.
 const BASE: Duration = Duration::from_millis(300);
 
+/// Between two loads: until the server has no connection, and for what is behind that.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
+const SETTLE: Duration = Duration::from_millis(30);
+
 /// Where others use a larger share of it, its idle time says nothing about the relay.
 pub(crate) const NOISE: f64 = 0.2;
 
@@ -44,6 +48,8 @@ pub(crate) struct Sample {
     pub(crate) cost: f64,
     /// What of it the relay's own processes used.
     pub(crate) own_cost: f64,
+    /// The same of a polling loop's turns that had something to do.
+    pub(crate) loop_cost: f64,
     /// p50, p99 and p99.9 of a round trip, microseconds.
     pub(crate) trips: [f64; 3],
 }
@@ -81,7 +87,8 @@ pub(crate) fn run(
         interrupt.check()?;
         outcomes.push((load, sample));
         // What is still in its buffers is not the next load's.
-        interrupt.sleep(Duration::from_millis(50))?;
+        interrupt.wait_for(SETTLE_MAX, || Ok(server.is_idle()))?;
+        interrupt.sleep(SETTLE)?;
     }
     Ok((outcomes, base))
 }
@@ -125,6 +132,7 @@ impl Bench<'_> {
                         rate: gigabytes * 8.0 / seen.seconds,
                         cost: seen.busy_s / gigabytes,
                         own_cost: seen.own_s / gigabytes,
+                        loop_cost: seen.loop_s / gigabytes,
                         ..Sample::default()
                     })
                 })
@@ -135,6 +143,7 @@ impl Bench<'_> {
                     rate: seen.count / seen.seconds,
                     cost: seen.busy_s * 1e6 / seen.count,
                     own_cost: seen.own_s * 1e6 / seen.count,
+                    loop_cost: seen.loop_s * 1e6 / seen.count,
                     ..Sample::default()
                 })
             }),
@@ -157,7 +166,7 @@ impl Bench<'_> {
     /// Watches a counter and the gateway's CPU. A gateway that found nothing to do and asked again has
     /// not used it.
     fn watch(&self, counter: &AtomicU64, plan: &Plan) -> Result<Seen, String> {
-        let (asked, polling) = (Instant::now(), self.relay.polling_ns()?);
+        let (asked, spent) = (Instant::now(), self.relay.spent()?);
         let own = self.relay.cpu_s();
         let (start, counted) = (self.lab.cpus.read()?, counter.load(Ordering::Relaxed));
         self.lab.interrupt.sleep(plan.watch)?;
@@ -167,8 +176,12 @@ impl Bench<'_> {
         }
         let seconds = start.until(&end).as_secs_f64();
         let own = self.relay.cpu_s() - own;
-        let polled = (self.relay.polling_ns()? - polling) as f64 / 1e9;
-        let polled = polled * seconds / asked.elapsed().as_secs_f64();
+        // The loop was asked a little before and a little after.
+        let share = seconds / asked.elapsed().as_secs_f64();
+        let spent_then = self.relay.spent()?;
+        let polled = (spent_then.polling_ns - spent.polling_ns) as f64 / 1e9 * share;
+        let busy_ns = spent_then.busy_ns - spent.busy_ns;
+        let loop_s = if busy_ns > 0 { busy_ns as f64 / 1e9 * share } else { f64::NAN };
         let (mut busy_s, mut own_s) =
             (start.busy_s(&end) - self.base * seconds - polled, own - polled);
         (busy_s, own_s) = (busy_s.max(0.0), own_s.max(0.0));
@@ -176,10 +189,10 @@ impl Bench<'_> {
             busy_s = f64::NAN;
         }
         if self.peer.is_testpmd() {
-            // It asks again all the time and does not say how often in vain.
+            // It asks again all the time and does not say for how long in vain.
             (busy_s, own_s) = (f64::NAN, f64::NAN);
         }
-        Ok(Seen { count: (counted_then - counted) as f64, seconds, busy_s, own_s })
+        Ok(Seen { count: (counted_then - counted) as f64, seconds, busy_s, own_s, loop_s })
     }
 }
 
@@ -191,4 +204,6 @@ struct Seen {
     busy_s: f64,
     /// Of the relay's processes alone.
     own_s: f64,
+    /// Of a polling loop's turns that had something to do.
+    loop_s: f64,
 }

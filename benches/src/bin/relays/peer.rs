@@ -206,13 +206,22 @@ impl Peer {
         format!("--vdev={},iface={}{copy}", self.vdev(at), DEVICES[at])
     }
 
-    /// Its command line sleeps on the same CPU as the loop that forwards.
+    /// Its command line sleeps on the same CPU as the loop that forwards; what it prints comes line by line.
     fn testpmd(self, cpu: usize) -> Vec<String> {
-        let mut words =
-            strings(["dpdk-testpmd", "--no-pci", "--no-huge", "--no-shconf", "-m", "512"]);
+        let mut words = strings([
+            "stdbuf",
+            "-oL",
+            "dpdk-testpmd",
+            "--no-pci",
+            "--no-huge",
+            "--no-shconf",
+            "-m",
+            "512",
+        ]);
         words.extend(["--log-level=4".to_owned(), format!("--lcores=0@{cpu},1@{cpu}")]);
         words.extend([0, 2].map(|at| self.vdev_word(at)));
-        words.extend(strings(["--", "--forward-mode=io", "--nb-cores=1", "--no-lsc-interrupt"]));
+        words.extend(strings(["--", "-i", "--auto-start", "--record-core-cycles"]));
+        words.extend(strings(["--forward-mode=io", "--nb-cores=1", "--no-lsc-interrupt"]));
         words.push("--total-num-mbufs=32768".to_owned());
         words
     }

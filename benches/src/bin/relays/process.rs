@@ -4,14 +4,14 @@ use crate::bed::Bed;
 use crate::cpus::{Cpus, TICKS_PER_S};
 use crate::interrupt::Interrupt;
 use crate::peer::{ADMIN, Peer};
+use crate::polling::{Loop, Spent};
 use core::net::SocketAddr;
 use core::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -47,8 +47,7 @@ impl Drop for Scratch {
 pub(crate) struct Running {
     process: Option<Child>,
     log: PathBuf,
-    /// Where a gateway of ours on DPDK tells its counters.
-    admin: Option<PathBuf>,
+    polling: Option<Loop>,
 }
 
 impl Running {
@@ -63,7 +62,7 @@ impl Running {
     ) -> Result<Self, String> {
         let log = scratch.path().join(format!("{}.log", peer.name()));
         let Some(words) = peer.command(mptcp, cpus.gateway(), scratch.path())? else {
-            return Ok(Self { process: None, log, admin: None });
+            return Ok(Self { process: None, log, polling: None });
         };
         let file = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
         let mut command = Command::new("ip");
@@ -71,16 +70,17 @@ impl Running {
         command.args(["taskset", "-c", &cpus.gateway().to_string()]).args(&words);
         // A group of its own: what the relay forks ends with it, and Ctrl-C is ours to answer.
         command.process_group(0).stderr(file);
-        // testpmd forwards until its standard input says or means the end.
+        // testpmd is told by its standard input, and ends where that does.
         command.stdin(if peer.is_testpmd() { Stdio::piped() } else { Stdio::null() });
-        let stdout = if peer.is_ours() { Stdio::piped() } else { Stdio::null() };
+        let speaks = peer.is_ours() || peer.is_testpmd();
+        let stdout = if speaks { Stdio::piped() } else { Stdio::null() };
         let process = command.stdout(stdout).spawn();
         let process = process.map_err(|error| format!("starting {}: {error}", words.join(" ")))?;
-        let admin = peer.is_polling().then(|| scratch.path().join(ADMIN));
-        let mut running = Self { process: Some(process), log, admin };
+        let mut running = Self { process: Some(process), log, polling: None };
         if peer.is_ours() {
             running.wait_for_word(interrupt)?;
         }
+        running.polling = running.listen_to(peer, scratch)?;
         if peer == Peer::Tun {
             bed.forward_to_tun()?;
         }
@@ -88,6 +88,18 @@ impl Running {
             running.wait_for_listener(peer.target(mptcp).address, bed, interrupt)?;
         }
         Ok(running)
+    }
+
+    fn listen_to(&mut self, peer: Peer, scratch: &Scratch) -> Result<Option<Loop>, String> {
+        if peer.is_polling() {
+            return Ok(Some(Loop::Gateway(scratch.path().join(ADMIN))));
+        }
+        let Some(process) = self.process.as_mut().filter(|_| peer.is_testpmd()) else {
+            return Ok(None);
+        };
+        let pipes = process.stdin.take().zip(process.stdout.take());
+        let (commands, answers) = pipes.ok_or("no pipes to testpmd")?;
+        Ok(Some(Loop::testpmd(commands, answers)))
     }
 
     /// `ready` on its standard output is the gateway's contract.
@@ -143,19 +155,9 @@ impl Running {
         stats.filter_map(|stat| group_ticks(&stat, &group)).sum::<u64>() as f64 / TICKS_PER_S
     }
 
-    /// Nanoseconds so far in which the relay looked for work and found none: only ours on DPDK does so.
-    pub(crate) fn polling_ns(&self) -> Result<u64, String> {
-        let Some(admin) = &self.admin else { return Ok(0) };
-        let explain = |error: std::io::Error| format!("{}: {error}", admin.display());
-        let mut stream = UnixStream::connect(admin).map_err(explain)?;
-        stream.set_read_timeout(Some(GRACE)).map_err(explain)?;
-        // Version 1.0: the answer ends with the connection.
-        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: plait\r\n\r\n").map_err(explain)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map_err(explain)?;
-        let name = "plait_driver_polling_nanoseconds_total ";
-        let value = answer.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        value.ok_or_else(|| format!("no {name}in the gateway's metrics"))
+    /// How its polling loop spent its time so far; nothing where it has none.
+    pub(crate) fn spent(&self) -> Result<Spent, String> {
+        self.polling.as_ref().map_or(Ok(Spent::default()), Loop::spent)
     }
 
     fn failure(&self, what: &str) -> String {

@@ -16,6 +16,8 @@ enum Value {
     Cost,
     /// What of it the relay's own processes used.
     OwnCost,
+    /// The same of a polling loop's turns that had something to do.
+    LoopCost,
     /// A round trip, by its place in the sample.
     Trip(usize),
     /// The same without what it takes when packets are only forwarded.
@@ -52,6 +54,7 @@ impl Results {
             Value::Rate => sample.rate,
             Value::Cost => sample.cost,
             Value::OwnCost => sample.own_cost,
+            Value::LoopCost => sample.loop_cost,
             Value::Trip(at) | Value::Added(at) => sample.trips[at],
         };
         let found = median(samples.iter().map(of).filter(|value| !value.is_nan()).collect())?;
@@ -118,6 +121,7 @@ pub(crate) fn tables(results: &Results, plan: &Plan) -> String {
             "In the relay's own processes alone, CPU seconds per GB:",
             &bulk_columns(plan, Value::OwnCost),
         ),
+        ("Busy turns of polling loops, seconds per GB:", &bulk_columns(plan, Value::LoopCost)),
         ("Goodput, Gbit/s:", &rates),
         ("Sessions, and round trips of an octet in microseconds:", &other_columns()),
     ] {
@@ -173,7 +177,10 @@ fn values(results: &Results, columns: &[Column]) -> String {
             value.map_or("-".to_owned(), |value| format!("{value:.decimals$}"))
         });
         let cells: Vec<_> = cells.collect();
-        let _ = writeln!(text, "| {} | {} | {} |", peer.title(), client(mptcp), cells.join(" | "));
+        if cells.iter().any(|cell| cell != "-") {
+            let row = cells.join(" | ");
+            let _ = writeln!(text, "| {} | {} | {row} |", peer.title(), client(mptcp));
+        }
     }
     text
 }
@@ -199,6 +206,7 @@ fn ratios(results: &Results, columns: &[Column]) -> String {
     text
 }
 
+/// Ours beside what the same devices carry.
 fn ceilings(results: &Results, columns: &[Column]) -> String {
     let mut text = head(columns);
     for (peer, mptcp) in rows() {
@@ -246,8 +254,13 @@ mod tests {
             (Peer::AfXdp, 1.0, 75.0),
         ] {
             for run in [0.0, 0.5, 7.0] {
-                let sample =
-                    Sample { rate: 3.0, cost: cost + run, own_cost: 0.25, trips: [trip + run; 3] };
+                let sample = Sample {
+                    rate: 3.0,
+                    cost: cost + run,
+                    own_cost: 0.25,
+                    loop_cost: f64::NAN,
+                    trips: [trip + run; 3],
+                };
                 let mut outcomes: Vec<_> = loads.iter().map(|&load| (load, Ok(sample))).collect();
                 outcomes.push((Load::Bulk(Direction::Up, 16), Err("intended".to_owned())));
                 results.add(peer, false, outcomes, 0.01);

@@ -3,7 +3,7 @@
 use super::{CHUNK, DISCARD, ECHO, PATIENCE, SEND};
 use crate::bed::Bed;
 use core::net::{Ipv4Addr, SocketAddr};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use socket2::{Domain, Socket, Type};
 use std::io::{self, Read as _, Write as _};
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub(crate) struct Server {
 #[derive(Debug, Default)]
 struct Shared {
     received: AtomicU64,
+    /// Connections that are served now.
+    active: AtomicUsize,
     is_over: AtomicBool,
 }
 
@@ -47,12 +49,20 @@ impl Server {
                     if shared.is_over.load(Ordering::Relaxed) {
                         return;
                     }
+                    shared.active.fetch_add(1, Ordering::Relaxed);
                     // A client that has seen enough closes or resets.
                     let _ = serve(&client, &mut buffer, &shared);
+                    drop(client);
+                    shared.active.fetch_sub(1, Ordering::Relaxed);
                 }
             })
         };
         Ok(Self { threads: (0..THREADS).map(thread).collect(), listener, shared })
+    }
+
+    /// Whether nobody is served: a relay may hold much of what a client sent before its end.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.shared.active.load(Ordering::Relaxed) == 0
     }
 
     /// Octets that clients had discarded so far.
