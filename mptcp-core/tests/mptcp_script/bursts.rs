@@ -4,7 +4,7 @@
 
 use crate::harness::*;
 use mptcp_core::stack::SocketId;
-use mptcp_core::wire::{CapableFlags, Dss, Version};
+use mptcp_core::wire::{CapableFlags, Version};
 use proptest::prelude::*;
 
 fn coalesced(script: &Script) -> u64 {
