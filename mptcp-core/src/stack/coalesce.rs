@@ -54,10 +54,8 @@ struct Run<B> {
 
 /// The open runs of a burst, the oldest first; empty between bursts.
 pub(super) struct Runs<B> {
-    #[expect(clippy::vec_box, reason = "they come and go, and are long")]
     open: Vec<Box<Run<B>>>,
     /// Processed ones, kept for their memory.
-    #[expect(clippy::vec_box, reason = "the same ones")]
     spare: Vec<Box<Run<B>>>,
 }
 

@@ -166,7 +166,7 @@ fn a_window_update_goes_alone() {
     let mut s = client(WIDE);
     s.write(2 * FULL).take_all();
     let burst = [ack(1, at(1)), ack(1, at(1)).window(60_000), ack(1, at(2)).window(50_000)];
-    assert_eq!(together(&mut s.at(200), &burst), 0);
+    assert_eq!(together(s.at(200), &burst), 0);
     assert_eq!(s.stack.info(s.id()).unwrap().subflows[0].tcp.retransmits, 0);
 }
 
