@@ -75,7 +75,11 @@ enum Role {
     /// A minimal relay on the kernel's sockets: one of the peers.
     Relay(relay::Options),
     /// Whether every relay carries what it is given: no measurement.
-    Check,
+    Check {
+        /// Only these peers; may repeat.
+        #[arg(long, value_name = "NAME", value_parser = peer)]
+        peer: Vec<Peer>,
+    },
 }
 
 fn peer(name: &str) -> Result<Peer, String> {
@@ -87,7 +91,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Some(Role::Relay(options)) => relay::run(options).map_err(|error| error.to_string()),
-        Some(Role::Check) => check(),
+        Some(Role::Check { peer }) => check(peer),
         None => run(&cli),
     };
     match result {
@@ -142,9 +146,9 @@ fn run(cli: &Cli) -> Result<(), String> {
 }
 
 /// What cannot run is said, and an error where nothing may be skipped.
-fn check() -> Result<(), String> {
+fn check(wanted: &[Peer]) -> Result<(), String> {
     let must_run = ["PLAIT_CI", "CI"].iter().any(|name| std::env::var_os(name).is_some());
-    let ready = chosen(&[]).and_then(|peers| Ok((peers, Cpus::divide()?)));
+    let ready = chosen(wanted).and_then(|peers| Ok((peers, Cpus::divide()?)));
     let (peers, cpus) = match ready {
         Ok(ready) => ready,
         Err(reason) if must_run => return Err(reason),
@@ -154,7 +158,7 @@ fn check() -> Result<(), String> {
         }
     };
     let all = Peer::ALL.into_iter().map(|peer| 1 + usize::from(peer.has_mptcp())).sum();
-    if must_run && peers.len() < all {
+    if must_run && wanted.is_empty() && peers.len() < all {
         return Err("may not be left out in CI: scripts/install-deps bench".to_owned());
     }
     let interrupt = Interrupt::catch()?;

@@ -185,13 +185,20 @@ fn exchange(socket: &mut &Socket) -> io::Result<()> {
     if octet == [0x33] { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-/// Sends `octets` and returns as many as came back. The end is not sent before: some relays take the end
-/// of one direction for that of both.
+/// Sends `octets` and returns as many as came back, read late and, with TCP, through a small window: the
+/// relay has to hold what cannot go on. The end is not sent before: some relays take the end of one direction for that of
+/// both.
 pub(crate) fn echo(target: Target, octets: &[u8]) -> Result<Vec<u8>, String> {
     let explain = |error: io::Error| format!("echo: {error}");
     let socket = target.open(ECHO).map_err(explain)?;
+    if !target.mptcp {
+        // Not with MPTCP: data that came early by one path then fills what the kernel (6.18) needs to take
+        // what is missing from the other, and it waits for good.
+        socket.set_recv_buffer_size(16 << 10).map_err(explain)?;
+    }
     std::thread::scope(|scope| {
         let sent = scope.spawn(|| (&socket).write_all(octets));
+        std::thread::sleep(Duration::from_millis(100));
         let mut back = vec![0; octets.len()];
         let read = (&socket).read_exact(&mut back);
         let sent = sent.join().map_err(|_| "a thread panicked".to_owned())?;
