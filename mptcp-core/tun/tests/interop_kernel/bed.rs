@@ -73,6 +73,7 @@ const OURS_BENIGN: &[&str] = &[
     "tcp_dsack_sent",
     "tcp_win_probe",
     "tcp_ofo_queue",
+    "tcp_rcv_coalesce",
     "tcp_tw",
     "active_opens",
     "passive_opens",
