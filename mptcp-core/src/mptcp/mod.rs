@@ -72,6 +72,8 @@ enum Hold {
 const FIN_RTO_MIN: Duration = Duration::from_millis(200);
 /// Data that is not acknowledged is sent again after this at the earliest.
 const DATA_RTO_MIN: Duration = Duration::from_millis(500);
+/// Back-off goes no further, as that of TCP (RFC 6298 (2.5)).
+const DATA_RTO_MAX: Duration = Duration::from_secs(120);
 
 /// One MPTCP connection.
 #[derive(Debug)]
@@ -471,7 +473,7 @@ impl<B: PacketBuf> Connection<B> {
     fn data_rto(&self, rto: Duration) -> Duration {
         let bare = self.fin_due() && self.data_snd_una == self.data_snd_nxt;
         let base = if bare { rto.max(FIN_RTO_MIN) } else { (rto * 2).max(DATA_RTO_MIN) };
-        base * (1 << u32::from(self.rtx_shift.min(8)))
+        (base * (1 << u32::from(self.rtx_shift.min(8)))).min(DATA_RTO_MAX.max(base))
     }
 
     /// The health of the subflows is looked at no later than `at`.
