@@ -67,7 +67,7 @@ sim:
 interop:
 	cargo test -p mptcp-tun --features interop --test interop --test interop_kernel -- --test-threads=1
 
-# bench: all measurements: instructions, times beside peers, 100,000 sessions, relays, and paths; about 45 minutes (root)
+# bench: all measurements: instructions, times beside peers, 100,000 sessions, relays, and paths; about an hour (root)
 bench: bench-instructions
 	$(WORKLOADS) times
 	$(WORKLOADS) profile relay_mptcp_down

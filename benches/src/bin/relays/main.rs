@@ -32,7 +32,7 @@ use std::process::{Command, ExitCode};
 
 const EXAMPLES: &str = "\
 Examples:
-  relays                          everything, 3 runs of each peer: about 10 minutes
+  relays                          everything, 3 runs of each peer: about 18 minutes
   relays --quick                  one short run of each: about 2 minutes
   relays --peer splice --peer af_xdp --repeat 5
   relays --peer tun --load up-1 --load sessions
