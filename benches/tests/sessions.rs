@@ -2,13 +2,13 @@
 
 use std::process::Command;
 
-/// Octets of an idle session at most, what the stack of so few has for itself included: of 100,000 it is half.
-const MOST: f64 = 9_000.0;
+/// Octets of an idle session at most, what the stack of so few has for itself included.
+const MOST: f64 = 6_500.0;
 
 #[test]
-fn a_thousand_sessions_fit_and_outlive_an_access() {
+fn thousands_of_sessions_fit_and_outlive_an_access() {
     let run = Command::new(env!("CARGO_BIN_EXE_workloads"))
-        .args(["sessions", "--count", "1000", "--runs", "1"])
+        .args(["sessions", "--count", "5000", "--runs", "1"])
         .output()
         .expect("the program runs");
     let (stdout, stderr) =
@@ -24,5 +24,5 @@ fn a_thousand_sessions_fit_and_outlive_an_access() {
     assert!(row("| packets that idle sessions hold | ").starts_with("0 octets"), "{stdout}");
     // Sessions and control blocks: none was lost of the ones, and of the others half of all subflows.
     let end = row("| two minutes more | ");
-    assert!(end.contains("| 1000 | 2000 |"), "{end}");
+    assert!(end.contains("| 5000 | 10000 |"), "{end}");
 }
