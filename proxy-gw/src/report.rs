@@ -52,7 +52,7 @@ impl Connection {
         let inner = session.inner;
         Self {
             id: format!("{:x}", session.id),
-            front_end: "socks5",
+            front_end: session.front_end.name(),
             client: session.client,
             destination: session.destination,
             mptcp: inner.mptcp,
@@ -138,6 +138,7 @@ fn port_name(port: PortId, ports: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::front_end::FrontEnd;
     use mptcp_core::mptcp::path_health::PathVerdict;
     use mptcp_core::stack::ConnectionInfo;
     use mptcp_core::tcp::{State, TcpInfo};
@@ -147,6 +148,7 @@ mod tests {
         let local: SocketAddr = "10.1.0.1:1080".parse().unwrap();
         SessionSnapshot {
             id: 0x1f,
+            front_end: FrontEnd::Socks5,
             client,
             destination: Some("10.9.0.2:80".parse().unwrap()),
             bytes_up: 120,

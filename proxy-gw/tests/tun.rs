@@ -35,6 +35,8 @@ via = "10.9.0.2"
 port = "exit"
 [socks5]
 listen = ["10.1.0.1:1080"]
+[http]
+listen = ["10.1.0.1:8080"]
 [egress]
 allow = ["10.9.0.0/24"]
 "#;
@@ -49,7 +51,11 @@ const KERNEL: [&str; 5] = [
 ];
 
 fn curl(gateway: &Gateway, arguments: &str) -> Output {
-    let line = format!("curl -q -sS --noproxy x -m 50 --socks5 10.1.0.1:1080 {arguments}");
+    curl_by(gateway, "--socks5 10.1.0.1:1080", arguments)
+}
+
+fn curl_by(gateway: &Gateway, proxy: &str, arguments: &str) -> Output {
+    let line = format!("curl -q -sS --noproxy x -m 50 {proxy} {arguments}");
     gateway.inside(&line).output().expect("curl runs")
 }
 
@@ -105,6 +111,11 @@ fn a_gateway_on_tun_serves_reports_and_drains() {
     assert!(fetched.stdout == content.as_bytes(), "the content differs");
     let refused = curl(&gateway, "http://127.0.0.1:8000/object");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("(2)"), "{refused:?}");
+    let http = "--proxytunnel -x http://10.1.0.1:8080";
+    let fetched = curl_by(&gateway, http, "http://10.9.0.2:8000/object");
+    assert!(fetched.stdout == content.as_bytes(), "by HTTP: {:?}", fetched.stderr);
+    let refused = curl_by(&gateway, http, "http://127.0.0.1:8000/object");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("403"), "{refused:?}");
     // A session is counted when it ended, which the client's FIN decides.
     let mut metrics = get(&socket, "/metrics");
     for _ in 0..100 {
@@ -114,8 +125,8 @@ fn a_gateway_on_tun_serves_reports_and_drains() {
         std::thread::sleep(core::time::Duration::from_millis(50));
         metrics = get(&socket, "/metrics");
     }
-    assert!(metrics.contains("reason=\"denied\"} 1\n"), "{metrics}");
-    assert!(metrics.contains("reason=\"completed\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("reason=\"denied\"} 2\n"), "{metrics}");
+    assert!(metrics.contains("reason=\"completed\"} 2\n"), "{metrics}");
     drop(origin);
     gateway.terminate();
     let (code, log) = gateway.end();

@@ -7,24 +7,24 @@
 mod bench;
 mod config;
 mod exchange;
+mod front_ends;
 mod input;
 mod ip;
 mod mappings;
 mod options;
 mod peer;
 mod reassembly;
-mod socks5;
 mod states;
 mod tcp;
 mod udp;
 
 pub use config::config;
 pub use exchange::exchange;
+pub use front_ends::{http, socks5};
 pub use ip::ip_packet;
 pub use mappings::mappings;
 pub use options::options;
 pub use reassembly::reassembly;
-pub use socks5::socks5;
 pub use states::states;
 pub use tcp::tcp_header;
 pub use udp::udp;

@@ -137,6 +137,11 @@ fn socks5() {
 }
 
 #[test]
+fn http() {
+    replay("http", fuzz_checks::http);
+}
+
+#[test]
 fn config() {
     replay("config", fuzz_checks::config);
 }
@@ -161,6 +166,7 @@ fn every_target_is_replayed() {
         [
             "config",
             "exchange",
+            "http",
             "ip_packet",
             "mappings",
             "options",

@@ -6,7 +6,7 @@
 
 use super::cache::{Cache, Digest};
 use super::limiter::Limiter;
-use crate::front_end::socks5::Credentials;
+use crate::front_end::Credentials;
 use core::net::IpAddr;
 use core::time::Duration;
 use mptcp_core::rng::Rng;

@@ -3,7 +3,7 @@
 //!
 //! Invariant: only keyed digests are held, never a password, and no more than the capacity.
 
-use crate::front_end::socks5::Credentials;
+use crate::front_end::Credentials;
 use core::time::Duration;
 use hmac::{Hmac, KeyInit, Mac};
 use mptcp_core::time::Instant;

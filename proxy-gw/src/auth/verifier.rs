@@ -114,7 +114,7 @@ impl Verifier {
 mod tests {
     use super::*;
     use crate::auth::Authenticator;
-    use crate::front_end::socks5::Credentials;
+    use crate::front_end::Credentials;
     use core::net::{IpAddr, Ipv4Addr};
     use mptcp_core::rng::Rng;
     use mptcp_core::time::Instant;

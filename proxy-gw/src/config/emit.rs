@@ -29,12 +29,14 @@ pub(super) fn to_toml(config: &Config) -> String {
     ];
     push(&mut text, "limits", table(limits));
     push(&mut text, "timeouts", timeouts(config));
-    let auth = match config.socks5.auth {
-        Auth::None => "none",
-        Auth::Password => "password",
-    };
-    let socks5 = [("listen", list(&config.socks5.listen)), ("auth", Value::from(auth))];
-    push(&mut text, "socks5", table(socks5));
+    for (front_end, entry) in config.entries() {
+        let auth = match entry.auth {
+            Auth::None => "none",
+            Auth::Password => "password",
+        };
+        let entries = [("listen", list(&entry.listen)), ("auth", Value::from(auth))];
+        push(&mut text, front_end.name(), table(entries));
+    }
     for user in &config.users {
         let entries = [
             ("name", Value::from(user.name.as_str())),

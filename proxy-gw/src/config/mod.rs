@@ -18,6 +18,7 @@ pub use hosts::{BadName, HostName};
 pub use problem::{Origin, Problem};
 
 use crate::auth::PasswordHash;
+use crate::front_end::FrontEnd;
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -48,7 +49,9 @@ pub struct Config {
     /// How long a session may take for each phase.
     pub timeouts: Timeouts,
     /// The SOCKS5 front end.
-    pub socks5: Socks5,
+    pub socks5: Entry,
+    /// The HTTP CONNECT front end.
+    pub http: Entry,
     /// Who may use it; names are unique.
     pub users: Vec<User>,
     /// Destinations beyond, and short of, the public Internet.
@@ -220,21 +223,21 @@ pub struct Timeouts {
     pub drain: Duration,
 }
 
-/// The SOCKS5 front end.
+/// A way in: where a front end listens, and for whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Socks5 {
-    /// Where it listens; every address is one of a port.
+pub struct Entry {
+    /// Where it listens; every address is one of a port. Empty: it is not served.
     pub listen: Vec<SocketAddr>,
     /// Who may connect.
     pub auth: Auth,
 }
 
-/// SOCKS5 authentication.
+/// Authentication of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {
-    /// Anybody (method 0).
+    /// Anybody.
     None,
-    /// A configured user with the right password (method 2, RFC 1929).
+    /// A configured user with the right password (RFC 1929, RFC 7617).
     Password,
 }
 
@@ -327,6 +330,22 @@ pub fn parse(file: &str, text: &str, settings: &[String]) -> Result<Config, Vec<
 }
 
 impl Config {
+    /// Every front end, served or not.
+    pub fn entries(&self) -> impl Iterator<Item = (FrontEnd, &Entry)> {
+        [(FrontEnd::Socks5, &self.socks5), (FrontEnd::Http, &self.http)].into_iter()
+    }
+
+    /// Where clients connect.
+    pub fn listen_addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.entries().flat_map(|(_, entry)| entry.listen.iter().copied())
+    }
+
+    /// Whether some front end asks for passwords.
+    #[must_use]
+    pub fn checks_passwords(&self) -> bool {
+        self.entries().any(|(_, entry)| entry.auth == Auth::Password)
+    }
+
     /// The configuration as TOML that [`parse`] reads back to the same value.
     #[must_use]
     pub fn to_toml(&self) -> String {

@@ -5,8 +5,8 @@ use super::problem::Problem;
 use super::reader::{Placed, Problems, Section, choose, integer, parsed, read_list, text};
 use super::tree::{Node, Value};
 use super::{
-    Admin, AdminAddress, Auth, Config, Driver, DriverKind, Egress, HostName, Hugepages, Limits,
-    Log, LogFormat, Mptcp, Socks5, Tcp, Timeouts, User,
+    Admin, AdminAddress, Auth, Config, Driver, DriverKind, Egress, Entry, HostName, Hugepages,
+    Limits, Log, LogFormat, Mptcp, Tcp, Timeouts, User,
 };
 use crate::auth::PasswordHash;
 use crate::egress::Destination;
@@ -30,6 +30,7 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
     let driver = read_driver(root.section("driver"));
     let ports = read_ports(&mut root, driver.kind, problems);
     let routes = read_routes(&mut root, &ports, problems);
+    let front_ends = read_front_ends(&mut root, &ports, problems);
     let users = read_users(&mut root, problems);
     let config = Config {
         driver,
@@ -38,7 +39,8 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
         tcp: read_tcp(root.section("tcp")),
         limits: read_limits(root.section("limits")),
         timeouts: read_timeouts(root.section("timeouts")),
-        socks5: read_socks5(root.section("socks5"), &ports, root.lacks("user"), problems),
+        socks5: front_ends.socks5,
+        http: front_ends.http,
         ports: ports.all.into_iter().map(PlacedPort::into_port).collect(),
         users,
         egress: read_egress(root.section("egress")),
@@ -243,20 +245,22 @@ fn read_timeouts(mut section: Section<'_>) -> Timeouts {
     timeouts
 }
 
-fn read_socks5(
-    mut section: Section<'_>,
-    ports: &Ports,
-    nobody: bool,
-    problems: &Problems,
-) -> Socks5 {
-    let listen = section.list("listen", |value| {
-        let expected = "expected an address and port, such as \"10.1.0.1:1080\"";
-        let address: SocketAddr = parsed(value, expected)?;
-        if address.port() == 0 { Err(expected.to_owned()) } else { Ok(address) }
-    });
-    if section.lacks("listen") {
-        section.missing("listen", "where clients connect, such as [\"10.1.0.1:1080\"]");
+/// The ways in.
+struct FrontEnds {
+    socks5: Entry,
+    http: Entry,
+}
+
+/// All front ends: one of them at least listens, and no two at one address.
+fn read_front_ends(root: &mut Section<'_>, ports: &Ports, problems: &Problems) -> FrontEnds {
+    let nobody = root.lacks("user");
+    let (mut socks5, mut http) = (root.section("socks5"), root.section("http"));
+    if socks5.lacks("listen") && http.lacks("listen") {
+        let expected = "where clients connect, such as [\"10.1.0.1:1080\"]; or http.listen";
+        socks5.missing("listen", expected);
     }
+    let sections = [(&mut socks5, 1080), (&mut http, 8080)];
+    let listen = sections.map(|(section, usual)| read_listen(section, usual));
     let own: BTreeSet<IpAddr> = ports.addresses().collect();
     let mut seen: BTreeMap<SocketAddr, &str> = BTreeMap::new();
     for address in listen.iter().flatten() {
@@ -269,6 +273,28 @@ fn read_socks5(
             address.refuse(problems, &format!("the same as {first}; keep one of them"));
         }
     }
+    let [socks5_listen, http_listen] = listen;
+    FrontEnds {
+        socks5: read_entry(socks5, socks5_listen, nobody, problems),
+        http: read_entry(http, http_listen, nobody, problems),
+    }
+}
+
+fn read_listen(section: &mut Section<'_>, usual_port: u16) -> Vec<Placed<SocketAddr>> {
+    let listen = section.list("listen", |value| {
+        let expected = format!("expected an address and port, such as \"10.1.0.1:{usual_port}\"");
+        let address: SocketAddr = parsed(value, &expected)?;
+        if address.port() == 0 { Err(expected) } else { Ok(address) }
+    });
+    listen.unwrap_or_default()
+}
+
+fn read_entry(
+    mut section: Section<'_>,
+    listen: Vec<Placed<SocketAddr>>,
+    nobody: bool,
+    problems: &Problems,
+) -> Entry {
     let auths = [("none", Auth::None), ("password", Auth::Password)];
     let auth = section.read("auth", |value| choose(value, &auths));
     if let Some(auth) = &auth
@@ -282,9 +308,9 @@ fn read_socks5(
             "there is no [[user]]; add one with the output of `proxy-gw hash-password`",
         ));
     }
-    let socks5 = Socks5 { listen: bare(listen), auth: auth.map_or(Auth::None, |auth| auth.value) };
     section.finish();
-    socks5
+    let auth = auth.map_or(Auth::None, |auth| auth.value);
+    Entry { listen: bare(Some(listen)), auth }
 }
 
 fn read_users(root: &mut Section<'_>, problems: &Problems) -> Vec<User> {

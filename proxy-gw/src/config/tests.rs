@@ -72,6 +72,10 @@ drain_s = 30
 listen = ["10.1.0.1:1080", "[fd00:1::1]:1080"]
 auth = "none"
 
+[http]
+listen = ["10.1.0.1:8080"]
+auth = "password"
+
 [[user]]
 name = "a"
 password_hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21l$iWh06vD8Fy27wf9npn6FXWiCX4K6pW6Ue1Bnzz07Z8A"
@@ -173,7 +177,7 @@ fn unknown_keys_name_file_line_and_the_nearest_key() {
     assert_eq!(
         problems(&text),
         "gw.toml:1: drivr: unknown key; the nearest known key is driver (known: admin, driver, \
-         egress, hosts, limits, log, mptcp, port, route, socks5, tcp, timeouts, user)\n\
+         egress, hosts, http, limits, log, mptcp, port, route, socks5, tcp, timeouts, user)\n\
          gw.toml:11: socks5.auht: unknown key; the nearest known key is socks5.auth \
          (known: auth, listen)"
     );
@@ -190,7 +194,7 @@ fn one_run_reports_everything() {
     assert_eq!(
         problems(text),
         "gw.toml:1: port: missing; write a [[port]] for every access and exit\n\
-         gw.toml:1: socks5.listen: missing; where clients connect, such as [\"10.1.0.1:1080\"]\n\
+         gw.toml:1: socks5.listen: missing; where clients connect, such as [\"10.1.0.1:1080\"]; or http.listen\n\
          gw.toml:2: driver.kind = \"dpkd\": expected \"dpdk\" or \"tun\"; did you mean \"dpdk\"?\n\
          gw.toml:4: log.level = 7: expected \"off\" or \"error\" or \"warn\" or \"info\" or \
          \"debug\" or \"trace\"\n\

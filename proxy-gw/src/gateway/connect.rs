@@ -5,8 +5,7 @@ use super::reason::of_failed_connect;
 use super::session::{Attempts, Phase};
 use super::{EndReason, Farewell, Gateway};
 use crate::egress::NoExit;
-use crate::front_end::socks5::{Rep, ReplyBytes};
-use crate::front_end::{Host, Target};
+use crate::front_end::{Failure, Host, Target};
 use crate::shard::Shard;
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::error::{ConnectionError, OpenError};
@@ -24,9 +23,7 @@ impl Gateway {
     ) {
         let left = match self.candidates(target) {
             Ok(left) => left,
-            Err((reason, rep)) => {
-                return self.refuse(now, shard, idx, reason, Some(&ReplyBytes::failure(rep)));
-            }
+            Err((reason, failure)) => return self.fail(now, shard, idx, reason, failure),
         };
         let Some(session) = self.sessions.get_mut(idx) else { return };
         let deadline = now + self.connect_timeout;
@@ -37,7 +34,10 @@ impl Gateway {
 
     /// Every address of `target` that is allowed and has an exit, the first one last. When there is
     /// none, the refusal of the first address speaks for all.
-    fn candidates(&self, target: &Target) -> Result<Vec<(IpAddr, SocketAddr)>, (EndReason, Rep)> {
+    fn candidates(
+        &self,
+        target: &Target,
+    ) -> Result<Vec<(IpAddr, SocketAddr)>, (EndReason, Failure)> {
         let literal;
         let addresses: &[IpAddr] = match &target.host {
             Host::Address(address) => {
@@ -45,7 +45,7 @@ impl Gateway {
                 &literal
             }
             Host::Name(name) => {
-                self.hosts.get(name).ok_or((EndReason::UnknownName, Rep::HostUnreachable))?
+                self.hosts.get(name).ok_or((EndReason::UnknownName, Failure::UnknownName))?
             }
         };
         let mut refusal = None;
@@ -64,12 +64,12 @@ impl Gateway {
     }
 
     /// Our address and the normalised destination.
-    fn candidate(&self, requested: IpAddr) -> Result<(IpAddr, IpAddr), (EndReason, Rep)> {
+    fn candidate(&self, requested: IpAddr) -> Result<(IpAddr, IpAddr), (EndReason, Failure)> {
         let remote =
-            self.policy.check(requested).map_err(|_| (EndReason::Denied, Rep::NotAllowed))?;
+            self.policy.check(requested).map_err(|_| (EndReason::Denied, Failure::NotAllowed))?;
         let local = self.exits.local_address(remote).map_err(|why| match why {
-            NoExit::NoRoute => (EndReason::NoRoute, Rep::NetworkUnreachable),
-            NoExit::NoAddress => (EndReason::NoFamily, Rep::AddressTypeNotSupported),
+            NoExit::NoRoute => (EndReason::NoRoute, Failure::NetworkUnreachable),
+            NoExit::NoAddress => (EndReason::NoFamily, Failure::NoFamily),
         })?;
         Ok((local, remote))
     }
@@ -80,9 +80,9 @@ impl Gateway {
         now: Instant,
         shard: &mut impl Shard,
         idx: u32,
-        failure: Option<(EndReason, Rep)>,
+        failure: Option<(EndReason, Failure)>,
     ) {
-        let mut failure = failure.unwrap_or((EndReason::Internal, Rep::GeneralFailure));
+        let mut failure = failure.unwrap_or((EndReason::Internal, Failure::Internal));
         let user_data = self.sessions.id(idx).map_or(0, |id| id.0);
         loop {
             let Some(session) = self.sessions.get_mut(idx) else { return };
@@ -106,11 +106,11 @@ impl Gateway {
                     session.outer = Some(outer);
                     return;
                 }
-                Err(error) => failure = (exits_exhausted(error), Rep::from(error)),
+                Err(error) => failure = of_refused_exit(error),
             }
         }
-        let (reason, rep) = failure;
-        self.refuse(now, shard, idx, reason, Some(&ReplyBytes::failure(rep)));
+        let (reason, failure) = failure;
+        self.fail(now, shard, idx, reason, failure);
     }
 
     /// The exit's connection changed while the session waited for it.
@@ -141,7 +141,9 @@ impl Gateway {
         let Some((outer, bound)) = bound else {
             return self.end(now, shard, idx, EndReason::Internal, Farewell::Abort);
         };
-        if !self.say(now, shard, idx, &ReplyBytes::success(bound)) {
+        let Some(session) = self.sessions.get(idx) else { return };
+        let reply = session.front_end.connected(bound);
+        if !self.say(now, shard, idx, &reply) {
             return;
         }
         let Some(session) = self.sessions.get_mut(idx) else { return };
@@ -160,14 +162,16 @@ impl Gateway {
         if let Some(outer) = session.outer.take() {
             shard.abort(now, outer);
         }
-        let reply = ReplyBytes::failure(Rep::HostUnreachable);
-        self.refuse(now, shard, idx, EndReason::ConnectTimedOut, Some(&reply));
+        self.fail(now, shard, idx, EndReason::ConnectTimedOut, Failure::TimedOut);
     }
 }
 
-fn exits_exhausted(error: OpenError) -> EndReason {
+/// An exit that could not even be started.
+fn of_refused_exit(error: OpenError) -> (EndReason, Failure) {
     match error {
-        OpenError::PortsExhausted | OpenError::LimitReached => EndReason::ExitsExhausted,
-        _ => EndReason::Internal,
+        OpenError::PortsExhausted | OpenError::LimitReached => {
+            (EndReason::ExitsExhausted, Failure::Exhausted)
+        }
+        _ => (EndReason::Internal, Failure::Internal),
     }
 }

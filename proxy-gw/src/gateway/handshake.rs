@@ -4,7 +4,7 @@ use super::deadlines::Class;
 use super::session::{Lingering, Phase};
 use super::{EndReason, Farewell, Gateway};
 use crate::auth::{Decision, VerifyResult};
-use crate::front_end::socks5::{Credentials, ReplyBytes, Step};
+use crate::front_end::{Credentials, Failure, Step};
 use crate::shard::Shard;
 use mptcp_core::error::RecvError;
 use mptcp_core::time::Instant;
@@ -56,7 +56,7 @@ impl Gateway {
                     return self.connect(now, shard, idx, &target);
                 }
                 Step::Refuse(why, reply) => {
-                    return self.refuse(now, shard, idx, why.into(), reply.as_ref());
+                    return self.refuse(now, shard, idx, why.into(), &reply);
                 }
                 Step::Wait => return,
             }
@@ -78,16 +78,16 @@ impl Gateway {
     ) {
         self.authenticator.finish(now, result);
         if let Some(idx) = self.verifying(result.session) {
-            let reply = ReplyBytes::authentication(false);
-            self.refuse(now, shard, idx, EndReason::AuthenticationBusy, Some(&reply));
+            let reason = EndReason::AuthenticationBusy;
+            self.fail(now, shard, idx, reason, Failure::CannotVerify);
         }
     }
 
     fn handle_verdict(&mut self, now: Instant, shard: &mut impl Shard, id: u64, correct: bool) {
         let Some(idx) = self.verifying(id) else { return };
         if !correct {
-            let reply = ReplyBytes::authentication(false);
-            return self.refuse(now, shard, idx, EndReason::AuthenticationFailed, Some(&reply));
+            let reason = EndReason::AuthenticationFailed;
+            return self.fail(now, shard, idx, reason, Failure::Credentials);
         }
         if let Some(session) = self.sessions.get_mut(idx)
             && let Phase::Handshake(handshake) = &mut session.phase
@@ -121,7 +121,7 @@ impl Gateway {
             return false;
         };
         let source = client.remote.ip();
-        let reason = match self.authenticator.begin(now, id.0, source, credentials) {
+        let (reason, failure) = match self.authenticator.begin(now, id.0, source, credentials) {
             Decision::Accepted => {
                 self.counters.authentication_cached += 1;
                 if let Some(session) = self.sessions.get_mut(idx)
@@ -135,10 +135,10 @@ impl Gateway {
                 self.counters.authentication_verified += 1;
                 return false;
             }
-            Decision::Limited => EndReason::AuthenticationLimited,
-            Decision::Busy => EndReason::AuthenticationBusy,
+            Decision::Limited => (EndReason::AuthenticationLimited, Failure::TooManyAttempts),
+            Decision::Busy => (EndReason::AuthenticationBusy, Failure::CannotVerify),
         };
-        self.refuse(now, shard, idx, reason, Some(&ReplyBytes::authentication(false)));
+        self.fail(now, shard, idx, reason, failure);
         false
     }
 
@@ -161,18 +161,30 @@ impl Gateway {
         false
     }
 
-    /// Tells the client why, if there is a way to, finishes our side and waits for it to close.
+    /// Refuses a client whose destination was not reached, or who is not trusted.
+    pub(super) fn fail(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        idx: u32,
+        reason: EndReason,
+        failure: Failure,
+    ) {
+        let Some(session) = self.sessions.get(idx) else { return };
+        let reply = session.front_end.failed(failure);
+        self.refuse(now, shard, idx, reason, &reply);
+    }
+
+    /// Tells the client why, if there is something to say, finishes our side and waits for it to close.
     pub(super) fn refuse(
         &mut self,
         now: Instant,
         shard: &mut impl Shard,
         idx: u32,
         reason: EndReason,
-        reply: Option<&ReplyBytes>,
+        reply: &[u8],
     ) {
-        if let Some(reply) = reply
-            && !self.say(now, shard, idx, reply)
-        {
+        if !reply.is_empty() && !self.say(now, shard, idx, reply) {
             return;
         }
         let Some(session) = self.sessions.get_mut(idx) else { return };

@@ -21,9 +21,9 @@ pub use reason::EndReason;
 pub use snapshot::SessionSnapshot;
 
 use crate::auth::{Authenticator, VerifyRequest};
-use crate::config::{Config, HostName, Socks5};
+use crate::config::{Config, Entry, HostName};
 use crate::egress::{Exits, Policy};
-use crate::front_end::socks5::Handshake;
+use crate::front_end::FrontEnd;
 use crate::log_limit::LogLimit;
 use crate::shard::Shard;
 use core::net::{IpAddr, SocketAddr};
@@ -56,7 +56,7 @@ enum Farewell {
 
 /// See the module.
 pub struct Gateway {
-    socks5: Socks5,
+    entries: Vec<(FrontEnd, Entry)>,
     connect_timeout: Duration,
     hosts: BTreeMap<HostName, Vec<IpAddr>>,
     policy: Policy,
@@ -66,7 +66,8 @@ pub struct Gateway {
     /// One above the highest position a session ever had.
     high_water: u32,
     deadlines: Deadlines,
-    listeners: Vec<SocketId>,
+    /// With the position in `entries`.
+    listeners: Vec<(SocketId, usize)>,
     /// Clients at once whose first data is taken before their handshake is over, per listener.
     fast_open: u32,
     draining: bool,
@@ -83,7 +84,7 @@ impl Gateway {
             [timeouts.handshake, timeouts.connect, LINGER, timeouts.idle, timeouts.half_closed];
         let capacity = config.limits.connections;
         Self {
-            socks5: config.socks5.clone(),
+            entries: config.entries().map(|(kind, entry)| (kind, entry.clone())).collect(),
             connect_timeout: timeouts.connect,
             hosts: config.hosts.clone(),
             policy: Policy::new(config),
@@ -105,15 +106,18 @@ impl Gateway {
     /// # Errors
     /// The address that could not be listened on.
     pub fn listen(&mut self, shard: &mut impl Shard) -> Result<(), (SocketAddr, OpenError)> {
-        for address in &self.socks5.listen {
+        let addresses = self.entries.iter().enumerate();
+        for (at, address) in
+            addresses.flat_map(|(at, (_, entry))| entry.listen.iter().map(move |one| (at, *one)))
+        {
             let options = Listen {
                 mptcp: true,
                 deferred: false,
                 fast_open: self.fast_open,
                 user_data: LISTENER,
             };
-            let id = shard.listen(*address, &options).map_err(|error| (*address, error))?;
-            self.listeners.push(id);
+            let id = shard.listen(address, &options).map_err(|error| (address, error))?;
+            self.listeners.push((id, at));
         }
         Ok(())
     }
@@ -128,8 +132,11 @@ impl Gateway {
     /// Handles one event.
     pub fn handle_event(&mut self, now: Instant, shard: &mut impl Shard, event: &Event) {
         if event.user_data == LISTENER {
-            if self.listeners.contains(&event.socket) && event.ready.contains(Ready::ACCEPT) {
-                self.accept_waiting(now, shard, event.socket);
+            let listener = self.listeners.iter().find(|(id, _)| *id == event.socket);
+            if let Some(listener) = listener
+                && event.ready.contains(Ready::ACCEPT)
+            {
+                self.accept_waiting(now, shard, *listener);
             }
             return;
         }
@@ -199,7 +206,7 @@ impl Gateway {
         for listener in core::mem::take(&mut self.listeners) {
             // What the handshake has completed with was promised to its client.
             self.accept_waiting(now, shard, listener);
-            shard.close(now, listener);
+            shard.close(now, listener.0);
         }
     }
 
@@ -239,11 +246,18 @@ impl Gateway {
         &self.counters
     }
 
-    fn accept_waiting(&mut self, now: Instant, shard: &mut impl Shard, listener: SocketId) {
+    fn accept_waiting(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        (listener, entry): (SocketId, usize),
+    ) {
+        let Some((front_end, Entry { auth, .. })) = self.entries.get(entry) else { return };
+        let (front_end, auth) = (*front_end, *auth);
         while let Some(inner) = shard.accept(listener) {
-            let handshake = Handshake::new(self.socks5.auth);
             let number = self.counters.sessions_accepted + 1;
-            let added = self.sessions.insert(Session::new(number, inner, now, handshake));
+            let session = Session::new(number, inner, now, front_end, auth);
+            let added = self.sessions.insert(session);
             let named = added.and_then(|idx| Some((idx, self.sessions.id(idx)?)));
             let Some((idx, id)) = named else {
                 self.counters.sessions_over_limit += 1;
@@ -330,10 +344,11 @@ impl Gateway {
         let mptcp = shard.info(session.inner).and_then(|client| client.mptcp);
         let protocol = mptcp.map_or_else(|| "tcp".to_owned(), |version| format!("mptcp {version}"));
         log::info!(
-            "session {:x} ended: {}; {protocol}, {} subflows, {up} bytes up, {down} down, \
+            "session {:x} ended: {}; {}, {protocol}, {} subflows, {up} bytes up, {down} down, \
              {:.1} s{}",
             session.number,
             reason.name(),
+            session.front_end.name(),
             session.subflows,
             now.since(session.opened).as_secs_f64(),
             Suppressed(suppressed),

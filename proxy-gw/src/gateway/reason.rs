@@ -1,6 +1,6 @@
 //! Why sessions end: one reason each, one counter per reason.
 
-use crate::front_end::socks5::{Reject, Rep};
+use crate::front_end::{Failure, Reject};
 use mptcp_core::error::ConnectionError;
 
 macro_rules! reasons {
@@ -50,7 +50,9 @@ reasons! {
     Socks4 = "socks4",
     /// Not SOCKS at all.
     NotSocks = "not_socks",
-    /// No authentication method in common.
+    /// Not HTTP at all.
+    NotHttp = "not_http",
+    /// No authentication method in common, or no credentials where they are asked for.
     NoMethod = "no_method",
     /// A malformed authentication message.
     BadAuthentication = "bad_authentication",
@@ -62,7 +64,9 @@ reasons! {
     AuthenticationBusy = "authentication_busy",
     /// A malformed request.
     BadRequest = "bad_request",
-    /// BIND, UDP ASSOCIATE or unknown.
+    /// A request longer than any that is served.
+    RequestTooLong = "request_too_long",
+    /// A command or method that is not served.
     CommandNotSupported = "command_not_supported",
     /// An unknown address type.
     AddressType = "address_type",
@@ -102,10 +106,12 @@ impl From<Reject> for EndReason {
         match reject {
             Reject::Socks4 => Self::Socks4,
             Reject::NotSocks => Self::NotSocks,
+            Reject::NotHttp => Self::NotHttp,
             Reject::NoMethod => Self::NoMethod,
             Reject::Authentication => Self::BadAuthentication,
             Reject::Request => Self::BadRequest,
-            Reject::Command(_) => Self::CommandNotSupported,
+            Reject::RequestTooLong => Self::RequestTooLong,
+            Reject::Command => Self::CommandNotSupported,
             Reject::AddressType => Self::AddressType,
             Reject::NumericName => Self::NumericName,
         }
@@ -113,17 +119,21 @@ impl From<Reject> for EndReason {
 }
 
 /// The reason and the reply for an exit that was never established.
-pub(super) fn of_failed_connect(error: ConnectionError) -> (EndReason, Rep) {
-    let reason = match error {
-        ConnectionError::Refused | ConnectionError::Reset => EndReason::Refused,
-        ConnectionError::ConnectTimedOut | ConnectionError::TimedOut => EndReason::ConnectTimedOut,
-        ConnectionError::NetworkUnreachable
-        | ConnectionError::HostUnreachable
-        | ConnectionError::Prohibited
-        | ConnectionError::TtlExpired => EndReason::Unreachable,
-        _ => EndReason::Internal,
-    };
-    (reason, Rep::from(error))
+pub(super) fn of_failed_connect(error: ConnectionError) -> (EndReason, Failure) {
+    match error {
+        ConnectionError::Refused | ConnectionError::Reset => (EndReason::Refused, Failure::Refused),
+        ConnectionError::ConnectTimedOut | ConnectionError::TimedOut => {
+            (EndReason::ConnectTimedOut, Failure::TimedOut)
+        }
+        ConnectionError::NetworkUnreachable => {
+            (EndReason::Unreachable, Failure::NetworkUnreachable)
+        }
+        ConnectionError::HostUnreachable | ConnectionError::Prohibited => {
+            (EndReason::Unreachable, Failure::HostUnreachable)
+        }
+        ConnectionError::TtlExpired => (EndReason::Unreachable, Failure::TtlExpired),
+        _ => (EndReason::Internal, Failure::Internal),
+    }
 }
 
 /// Which side of a relay ended first with an error.

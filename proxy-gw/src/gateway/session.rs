@@ -3,7 +3,8 @@
 //! Invariant: a socket id that is here is ours to close, abort or release, exactly once.
 
 use super::reason::{EndReason, Side};
-use crate::front_end::socks5::Handshake;
+use crate::config::Auth;
+use crate::front_end::{FrontEnd, Handshake};
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::time::Instant;
@@ -18,6 +19,8 @@ pub(super) struct Session {
     pub(super) opened: Instant,
     /// Its number: sessions are counted from 1.
     pub(super) number: u64,
+    /// What it speaks.
+    pub(super) front_end: FrontEnd,
     /// Most subflows of the client's connection seen at a time.
     pub(super) subflows: u8,
     /// What happened to the sockets.
@@ -95,8 +98,15 @@ const _: () = assert!(size_of::<Session>() <= 64);
 
 impl Session {
     /// A session in its handshake.
-    pub(super) fn new(number: u64, inner: SocketId, opened: Instant, handshake: Handshake) -> Self {
-        let phase = Phase::Handshake(Box::new(handshake));
-        Self { inner, outer: None, opened, number, subflows: 1, ends: Ends::default(), phase }
+    pub(super) fn new(
+        number: u64,
+        inner: SocketId,
+        opened: Instant,
+        front_end: FrontEnd,
+        auth: Auth,
+    ) -> Self {
+        let phase = Phase::Handshake(Box::new(Handshake::new(front_end, auth)));
+        let ends = Ends::default();
+        Self { inner, outer: None, opened, number, front_end, subflows: 1, ends, phase }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Gateway;
 use super::session::Session;
+use crate::front_end::FrontEnd;
 use crate::shard::Shard;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -13,6 +14,8 @@ use mptcp_core::time::Instant;
 pub struct SessionSnapshot {
     /// Sessions of a shard are numbered from 1.
     pub id: u64,
+    /// What the client speaks.
+    pub front_end: FrontEnd,
     /// Where the client came from.
     pub client: SocketAddr,
     /// Where it is, or is being, connected to; `None` before.
@@ -50,6 +53,7 @@ fn snapshot(now: Instant, shard: &impl Shard, session: &Session) -> Option<Sessi
     let exit = session.outer.and_then(|outer| shard.info(outer));
     Some(SessionSnapshot {
         id: session.number,
+        front_end: session.front_end,
         client: inner.remote,
         destination: exit.as_ref().map(|info| info.remote),
         bytes_up: exit.as_ref().map_or(0, |info| info.bytes_sent),

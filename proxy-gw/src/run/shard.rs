@@ -4,7 +4,7 @@ use super::Notice;
 use super::stack_config::stack_config;
 use super::worker::ShardWorker;
 use crate::auth::VerifierClient;
-use crate::config::{Auth, Config};
+use crate::config::Config;
 use crate::control::{Mailbox, Waker};
 use crate::gateway::Gateway;
 use crossbeam::channel::Sender;
@@ -59,9 +59,9 @@ impl ShardCell {
         gateway
             .listen(&mut stack)
             .map_err(|(address, why)| format!("cannot listen on {address}: {why}"))?;
-        let verifier = match config.socks5.auth {
-            Auth::None => None,
-            Auth::Password => {
+        let verifier = match config.checks_passwords() {
+            false => None,
+            true => {
                 let wake = Arc::clone(&self.wake);
                 let notices = self.notices.clone();
                 let failed = move || {

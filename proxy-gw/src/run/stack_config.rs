@@ -86,7 +86,7 @@ fn is_access(config: &Config, idx: usize, port: &Port) -> bool {
     let listens = port
         .addresses
         .iter()
-        .any(|net| config.socks5.listen.iter().any(|listen| listen.ip() == net.addr()));
+        .any(|net| config.listen_addresses().any(|listen| listen.ip() == net.addr()));
     let is_exit = config.routes.iter().any(|route| route.port == idx);
     listens || !port.gateway.is_empty() || !is_exit
 }
@@ -119,7 +119,7 @@ fn limits(config: &Config) -> Limits {
         tcbs: sessions.saturating_mul(TCBS_PER_SESSION),
         half_open,
         time_wait: sessions.saturating_mul(2).clamp(1024, MAX_TIME_WAIT),
-        listeners: u32::try_from(config.socks5.listen.len()).unwrap_or(u32::MAX),
+        listeners: u32::try_from(config.listen_addresses().count()).unwrap_or(u32::MAX),
         udp_sockets: 0,
         backlog: half_open.min(sessions),
         paths: sessions.clamp(default.paths, MAX_PATHS),

@@ -6,6 +6,5 @@ mod parser;
 mod reply;
 mod session;
 
-pub use parser::{Command, Credentials, Reject};
-pub use reply::{Rep, ReplyBytes};
-pub use session::{Handshake, Step};
+pub(super) use reply::{connected, failed};
+pub use session::Handshake;

@@ -4,8 +4,7 @@
 //! message, and once it decides, more bytes would not change the decision: so the result does not
 //! depend on how the input was split, and what follows a message is never read by accident.
 
-use crate::config::{BadName, HostName};
-use crate::front_end::{Host, Target};
+use crate::front_end::{BadHost, Credentials, Host, Reject, Target};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zeroize::Zeroizing;
 
@@ -26,54 +25,6 @@ pub(super) enum Parsed<T> {
     Complete(T),
     /// It will never be a message we serve.
     Rejected(Reject),
-}
-
-/// Why a message is not served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reject {
-    /// The first byte says SOCKS4.
-    Socks4,
-    /// The first byte is no SOCKS version: not a SOCKS client at all.
-    NotSocks,
-    /// No method is offered that the configuration asks for.
-    NoMethod,
-    /// The authentication message has a wrong version, or an empty name or password.
-    Authentication,
-    /// The request has a wrong version, a malformed name, or port 0.
-    Request,
-    /// BIND, UDP ASSOCIATE or an unknown command.
-    Command(Command),
-    /// An unknown address type; its length is unknown, too.
-    AddressType,
-    /// A name that only a lenient parser takes for an address.
-    NumericName,
-}
-
-/// Commands that are not served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// RFC 1928 §4, 2.
-    Bind,
-    /// RFC 1928 §4, 3.
-    UdpAssociate,
-    /// Anything else.
-    Unknown,
-}
-
-/// Username and password as sent; any bytes, each 1 to 255 long.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// The name.
-    pub user: Vec<u8>,
-    /// The password; wiped when dropped.
-    pub password: Zeroizing<Vec<u8>>,
-}
-
-impl core::fmt::Debug for Credentials {
-    /// Hidden: debug output reaches logs.
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("Credentials(hidden)")
-    }
 }
 
 /// A CONNECT request.
@@ -140,9 +91,7 @@ pub(super) fn request(bytes: &[u8]) -> Parsed<Request> {
     let Some((command, rest)) = rest.split_first() else { return Parsed::Needs(4) };
     match command {
         1 => {}
-        2 => return Parsed::Rejected(Reject::Command(Command::Bind)),
-        3 => return Parsed::Rejected(Reject::Command(Command::UdpAssociate)),
-        _ => return Parsed::Rejected(Reject::Command(Command::Unknown)),
+        _ => return Parsed::Rejected(Reject::Command),
     }
     let Some((&[reserved, address_type], rest)) = rest.split_first_chunk() else {
         return Parsed::Needs(4);
@@ -186,35 +135,17 @@ fn domain(bytes: &[u8]) -> Parsed<Target> {
     }
     let Some((name, port)) = rest.split_at_checked(len) else { return Parsed::Needs(3 + len) };
     let Some((port, _)) = port.split_first_chunk() else { return Parsed::Needs(3 + len) };
-    match host(name) {
+    match Host::parse(name) {
         Ok(host) => Parsed::Complete(Target { host, port: u16::from_be_bytes(*port) }),
-        Err(why) => Parsed::Rejected(why),
-    }
-}
-
-/// A name, or an address literal in strict notation only (RFC 3986 §3.2.2, brackets optional).
-fn host(name: &[u8]) -> Result<Host, Reject> {
-    if let Some(address) = str::from_utf8(name).ok().and_then(literal) {
-        return Ok(Host::Address(address));
-    }
-    match HostName::new(name) {
-        Ok(name) => Ok(Host::Name(name)),
-        Err(BadName::Malformed) => Err(Reject::Request),
-        Err(BadName::Numeric) => Err(Reject::NumericName),
-    }
-}
-
-fn literal(text: &str) -> Option<IpAddr> {
-    let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    match bracketed {
-        Some(inner) => inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
-        None => text.parse().ok(),
+        Err(BadHost::Malformed) => Parsed::Rejected(Reject::Request),
+        Err(BadHost::Numeric) => Parsed::Rejected(Reject::NumericName),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::HostName;
     use proptest::prelude::*;
 
     fn connect(host: Host, port: u16) -> Parsed<Request> {
@@ -292,9 +223,9 @@ mod tests {
     #[test]
     fn what_is_not_served_is_told_by_the_first_byte_that_shows_it() {
         assert_eq!(request(&[1]), Parsed::Rejected(Reject::Request));
-        assert_eq!(request(&[5, 2]), Parsed::Rejected(Reject::Command(Command::Bind)));
-        assert_eq!(request(&[5, 3]), Parsed::Rejected(Reject::Command(Command::UdpAssociate)));
-        assert_eq!(request(&[5, 0]), Parsed::Rejected(Reject::Command(Command::Unknown)));
+        assert_eq!(request(&[5, 2]), Parsed::Rejected(Reject::Command));
+        assert_eq!(request(&[5, 3]), Parsed::Rejected(Reject::Command));
+        assert_eq!(request(&[5, 0]), Parsed::Rejected(Reject::Command));
         assert_eq!(request(&[5, 1, 0, 2]), Parsed::Rejected(Reject::AddressType));
     }
 

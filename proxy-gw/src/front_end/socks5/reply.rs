@@ -1,12 +1,12 @@
 //! What the server says: method selection, authentication status, replies.
 
+use crate::front_end::Failure;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
-use mptcp_core::error::{ConnectionError, OpenError};
 
 /// Reply codes of RFC 1928 §6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Rep {
+pub(super) enum Rep {
     /// The exit connection is established.
     Succeeded = 0,
     /// Anything without a code of its own.
@@ -27,97 +27,70 @@ pub enum Rep {
     AddressTypeNotSupported = 8,
 }
 
-impl From<ConnectionError> for Rep {
-    /// For an exit connection that was never established.
-    fn from(error: ConnectionError) -> Self {
-        match error {
-            ConnectionError::Refused | ConnectionError::Reset => Self::ConnectionRefused,
-            ConnectionError::NetworkUnreachable => Self::NetworkUnreachable,
-            ConnectionError::ConnectTimedOut
-            | ConnectionError::TimedOut
-            | ConnectionError::HostUnreachable
-            | ConnectionError::Prohibited => Self::HostUnreachable,
-            ConnectionError::TtlExpired => Self::TtlExpired,
-            _ => Self::GeneralFailure,
+impl From<Failure> for Rep {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NotAllowed => Self::NotAllowed,
+            Failure::NetworkUnreachable => Self::NetworkUnreachable,
+            Failure::UnknownName | Failure::HostUnreachable | Failure::TimedOut => {
+                Self::HostUnreachable
+            }
+            Failure::Refused => Self::ConnectionRefused,
+            Failure::TtlExpired => Self::TtlExpired,
+            Failure::NoFamily => Self::AddressTypeNotSupported,
+            Failure::Credentials
+            | Failure::TooManyAttempts
+            | Failure::CannotVerify
+            | Failure::Exhausted
+            | Failure::Internal => Self::GeneralFailure,
         }
     }
 }
 
-impl From<OpenError> for Rep {
-    /// For an exit connection that could not even be started: all of these are our own limits.
-    fn from(_: OpenError) -> Self {
-        Self::GeneralFailure
-    }
+/// Method selection: `05 method`.
+pub(super) fn method(method: u8) -> Vec<u8> {
+    vec![5, method]
 }
 
-/// A message of at most 22 bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct ReplyBytes {
-    bytes: [u8; 22],
-    len: u8,
+/// RFC 1929 status: `01 00`, or `01 01` before closing.
+pub(super) fn authentication(succeeded: bool) -> Vec<u8> {
+    vec![1, u8::from(!succeeded)]
 }
 
-impl ReplyBytes {
-    fn new() -> Self {
-        Self { bytes: [0; 22], len: 0 }
-    }
+/// Failure, with 0.0.0.0:0 as the bound address.
+pub(super) fn failure(rep: Rep) -> Vec<u8> {
+    reply(rep, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
+}
 
-    /// Appends what fits; every message of this module does.
-    fn push(mut self, more: &[u8]) -> Self {
-        let free = self.bytes.iter_mut().skip(usize::from(self.len));
-        for (byte, new) in free.zip(more) {
-            *byte = *new;
-            self.len += 1;
+/// Success: `bound` is the exit connection's address of ours.
+pub(in crate::front_end) fn connected(bound: SocketAddr) -> Vec<u8> {
+    reply(Rep::Succeeded, bound)
+}
+
+/// What tells a client of `failure`: a status where it was about to be authenticated, a reply otherwise.
+pub(in crate::front_end) fn failed(failure: Failure) -> Vec<u8> {
+    match failure {
+        Failure::Credentials | Failure::TooManyAttempts | Failure::CannotVerify => {
+            authentication(false)
         }
-        self
-    }
-
-    /// Method selection: `05 method`.
-    #[must_use]
-    pub fn method(method: u8) -> Self {
-        Self::new().push(&[5, method])
-    }
-
-    /// RFC 1929 status: `01 00`, or `01 01` before closing.
-    #[must_use]
-    pub fn authentication(succeeded: bool) -> Self {
-        Self::new().push(&[1, u8::from(!succeeded)])
-    }
-
-    /// Success: `bound` is the exit connection's address of ours.
-    #[must_use]
-    pub fn success(bound: SocketAddr) -> Self {
-        Self::reply(Rep::Succeeded, bound)
-    }
-
-    /// Failure, with 0.0.0.0:0 as the bound address.
-    #[must_use]
-    pub fn failure(rep: Rep) -> Self {
-        Self::reply(rep, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
-    }
-
-    fn reply(rep: Rep, bound: SocketAddr) -> Self {
-        let head = Self::new().push(&[5, rep as u8, 0]);
-        let with_address = match bound.ip() {
-            IpAddr::V4(v4) => head.push(&[1]).push(&v4.octets()),
-            IpAddr::V6(v6) => head.push(&[4]).push(&v6.octets()),
-        };
-        with_address.push(&bound.port().to_be_bytes())
+        _ => self::failure(Rep::from(failure)),
     }
 }
 
-impl core::ops::Deref for ReplyBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+fn reply(rep: Rep, bound: SocketAddr) -> Vec<u8> {
+    let mut bytes = vec![5, rep as u8, 0];
+    match bound.ip() {
+        IpAddr::V4(v4) => {
+            bytes.push(1);
+            bytes.extend(v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            bytes.push(4);
+            bytes.extend(v6.octets());
+        }
     }
-}
-
-impl core::fmt::Debug for ReplyBytes {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{:02x?}", &**self)
-    }
+    bytes.extend(bound.port().to_be_bytes());
+    bytes
 }
 
 #[cfg(test)]
@@ -126,13 +99,13 @@ mod tests {
 
     #[test]
     fn replies_are_laid_out_as_the_rfc_says() {
-        assert_eq!(&*ReplyBytes::method(0xff), &[5, 0xff]);
-        assert_eq!(&*ReplyBytes::authentication(true), &[1, 0]);
-        assert_eq!(&*ReplyBytes::authentication(false), &[1, 1]);
-        assert_eq!(&*ReplyBytes::failure(Rep::NotAllowed), &[5, 2, 0, 1, 0, 0, 0, 0, 0, 0]);
-        let v4 = ReplyBytes::success("10.9.0.1:40000".parse().unwrap());
-        assert_eq!(&*v4, &[5, 0, 0, 1, 10, 9, 0, 1, 0x9c, 0x40]);
-        let v6 = ReplyBytes::success("[fd00::1]:80".parse().unwrap());
+        assert_eq!(method(0xff), [5, 0xff]);
+        assert_eq!(authentication(true), [1, 0]);
+        assert_eq!(authentication(false), [1, 1]);
+        assert_eq!(failed(Failure::NotAllowed), [5, 2, 0, 1, 0, 0, 0, 0, 0, 0]);
+        let v4 = connected("10.9.0.1:40000".parse().unwrap());
+        assert_eq!(v4, [5, 0, 0, 1, 10, 9, 0, 1, 0x9c, 0x40]);
+        let v6 = connected("[fd00::1]:80".parse().unwrap());
         assert_eq!(v6.len(), 22);
         assert_eq!(&v6[..6], &[5, 0, 0, 4, 0xfd, 0]);
         assert_eq!(&v6[19..], &[1, 0, 80]);

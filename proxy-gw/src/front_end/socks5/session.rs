@@ -1,39 +1,12 @@
 //! The handshake as a state machine: bytes in, steps out, no sockets.
 //!
-//! Invariant: at most one message is buffered, and never a byte beyond it; whoever drives the
-//! handshake reads exactly [`Step::Read`] bytes, so what a client pipelines behind its request
-//! stays in the connection's receive queue, under its flow control, until the relay moves it.
+//! Invariant: at most one message is buffered, and never a byte beyond it.
 
-use super::parser::{
-    self, Command, Credentials, MAX_MESSAGE_LEN, NO_AUTHENTICATION, Parsed, Reject,
-    USERNAME_PASSWORD,
-};
-use super::reply::{Rep, ReplyBytes};
+use super::parser::{self, MAX_MESSAGE_LEN, NO_AUTHENTICATION, Parsed, USERNAME_PASSWORD};
+use super::reply::{self, Rep};
 use crate::config::Auth;
-use crate::front_end::Target;
+use crate::front_end::{Reject, Step};
 use zeroize::Zeroize;
-
-/// What the driver must do next.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Read at most this many bytes (never 0) into [`Handshake::input`].
-    Read(usize),
-    /// Send this and ask again.
-    Send(ReplyBytes),
-    /// Check these, then call [`Handshake::verified`].
-    Verify(Credentials),
-    /// Connect, then answer with a reply of success or failure.
-    Connect {
-        /// Where to.
-        target: Target,
-        /// The reserved byte was not zero: tolerated, to be counted.
-        reserved_set: bool,
-    },
-    /// Close: after sending this, if there is something to say.
-    Refuse(Reject, Option<ReplyBytes>),
-    /// Nothing until [`Handshake::verified`], or ever.
-    Wait,
-}
 
 /// Which message is awaited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +24,14 @@ pub struct Handshake {
     stage: Stage,
     auth: Auth,
     len: usize,
-    bytes: [u8; MAX_MESSAGE_LEN],
+    bytes: Box<[u8; MAX_MESSAGE_LEN]>,
 }
 
 impl Handshake {
     /// A handshake that has seen nothing yet.
     #[must_use]
     pub fn new(auth: Auth) -> Self {
-        Self { stage: Stage::Greeting, auth, len: 0, bytes: [0; MAX_MESSAGE_LEN] }
+        Self { stage: Stage::Greeting, auth, len: 0, bytes: Box::new([0; MAX_MESSAGE_LEN]) }
     }
 
     /// What is to be done, given what was read so far.
@@ -74,7 +47,7 @@ impl Handshake {
                             Auth::None => Stage::Request,
                             Auth::Password => Stage::Credentials,
                         });
-                        Step::Send(ReplyBytes::method(method))
+                        Step::Send(reply::method(method))
                     }
                     Parsed::Rejected(why) => self.refuse(why),
                 }
@@ -89,7 +62,7 @@ impl Handshake {
             },
             Stage::Verified => {
                 self.enter(Stage::Request);
-                Step::Send(ReplyBytes::authentication(true))
+                Step::Send(reply::authentication(true))
             }
             Stage::Request => match parser::request(bytes) {
                 Parsed::Needs(len) => self.read(len),
@@ -149,15 +122,13 @@ impl Handshake {
     fn refuse(&mut self, why: Reject) -> Step {
         self.enter(Stage::Done);
         let reply = match why {
-            Reject::Socks4 | Reject::NotSocks => None,
-            Reject::NoMethod => Some(ReplyBytes::method(0xff)),
-            Reject::Authentication => Some(ReplyBytes::authentication(false)),
-            Reject::Request => Some(ReplyBytes::failure(Rep::GeneralFailure)),
-            Reject::Command(Command::Bind | Command::UdpAssociate | Command::Unknown) => {
-                Some(ReplyBytes::failure(Rep::CommandNotSupported))
-            }
-            Reject::AddressType => Some(ReplyBytes::failure(Rep::AddressTypeNotSupported)),
-            Reject::NumericName => Some(ReplyBytes::failure(Rep::HostUnreachable)),
+            Reject::NoMethod => reply::method(0xff),
+            Reject::Authentication => reply::authentication(false),
+            Reject::Command => reply::failure(Rep::CommandNotSupported),
+            Reject::AddressType => reply::failure(Rep::AddressTypeNotSupported),
+            Reject::NumericName => reply::failure(Rep::HostUnreachable),
+            Reject::Request | Reject::RequestTooLong => reply::failure(Rep::GeneralFailure),
+            Reject::Socks4 | Reject::NotSocks | Reject::NotHttp => Vec::new(),
         };
         Step::Refuse(why, reply)
     }
@@ -224,7 +195,7 @@ mod tests {
             else {
                 panic!("{steps:?}")
             };
-            assert_eq!((&**method, &**status), (&[5, 2][..], &[1, 0][..]));
+            assert_eq!((method.as_slice(), status.as_slice()), (&[5, 2][..], &[1, 0][..]));
             assert_eq!((both.user.as_slice(), both.password.as_slice()), (&b"a"[..], &b"b"[..]));
             assert_eq!(target.port, 80);
             assert_eq!(target.host, Host::Address("8.8.8.8".parse().unwrap()));
@@ -234,25 +205,22 @@ mod tests {
     #[test]
     fn authentication_without_its_method_is_a_bad_request() {
         let (steps, _) = run(Auth::None, PIPELINED, 600);
-        let failure = ReplyBytes::failure(Rep::GeneralFailure);
-        assert_eq!(
-            steps,
-            [Step::Send(ReplyBytes::method(0)), Step::Refuse(Reject::Request, Some(failure))]
-        );
+        let failure = reply::failure(Rep::GeneralFailure);
+        assert_eq!(steps, [Step::Send(reply::method(0)), Step::Refuse(Reject::Request, failure)]);
     }
 
     #[test]
     fn refusals_say_what_the_table_says() {
         let refusal = |stream: &[u8]| match run(Auth::None, stream, 600).0.pop() {
-            Some(Step::Refuse(why, reply)) => (why, reply.map(|reply| reply.to_vec())),
+            Some(Step::Refuse(why, reply)) => (why, reply),
             step => panic!("{step:?}"),
         };
-        let failure = |rep: u8| Some(vec![5, rep, 0, 1, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(refusal(b"\x04\x01"), (Reject::Socks4, None));
-        assert_eq!(refusal(b"GET / HTTP/1.1\r\n"), (Reject::NotSocks, None));
-        assert_eq!(refusal(b"\x16\x03\x01"), (Reject::NotSocks, None));
-        assert_eq!(refusal(b"\x05\x00"), (Reject::NoMethod, Some(vec![5, 0xff])));
-        assert_eq!(refusal(b"\x05\x01\x02"), (Reject::NoMethod, Some(vec![5, 0xff])));
+        let failure = |rep: u8| vec![5, rep, 0, 1, 0, 0, 0, 0, 0, 0];
+        assert_eq!(refusal(b"\x04\x01"), (Reject::Socks4, vec![]));
+        assert_eq!(refusal(b"GET / HTTP/1.1\r\n"), (Reject::NotSocks, vec![]));
+        assert_eq!(refusal(b"\x16\x03\x01"), (Reject::NotSocks, vec![]));
+        assert_eq!(refusal(b"\x05\x00"), (Reject::NoMethod, vec![5, 0xff]));
+        assert_eq!(refusal(b"\x05\x01\x02"), (Reject::NoMethod, vec![5, 0xff]));
         assert_eq!(refusal(b"\x05\x01\x00\x05\x02").1, failure(7));
         assert_eq!(refusal(b"\x05\x01\x00\x05\x01\x00\x07"), (Reject::AddressType, failure(8)));
         assert_eq!(refusal(b"\x05\x01\x00\x05\x01\x00\x03\x00"), (Reject::Request, failure(1)));
@@ -265,8 +233,8 @@ mod tests {
     #[test]
     fn a_bad_authentication_message_fails_with_status_1() {
         let (steps, _) = run(Auth::Password, b"\x05\x01\x02\x05\x01a\x01b", 600);
-        let failed = ReplyBytes::authentication(false);
-        assert_eq!(steps.last(), Some(&Step::Refuse(Reject::Authentication, Some(failed))));
+        let failed = reply::authentication(false);
+        assert_eq!(steps.last(), Some(&Step::Refuse(Reject::Authentication, failed)));
     }
 
     proptest! {

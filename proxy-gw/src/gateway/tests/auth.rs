@@ -88,7 +88,7 @@ fn a_source_that_keeps_failing_is_refused_unheard_and_others_are_not() {
     let counters = world.gateway.counters();
     assert_eq!(counters.ended(EndReason::AuthenticationFailed), 10);
     assert_eq!(counters.ended(EndReason::AuthenticationLimited), 2);
-    let other = world.shard.client("10.1.0.77:5");
+    let other = world.shard.client("10.1.0.77:5", 1080);
     world.run();
     world.say(other, &[METHOD, RIGHT].concat());
     world.verify();

@@ -89,10 +89,10 @@ impl FakeShard {
         self.fates.insert(id, fate);
     }
 
-    /// A client's connection is established with the first listener.
-    pub(super) fn client(&mut self, remote: &str) -> SocketId {
-        let (listener, local) =
-            self.listeners.iter().map(|(id, (local, _))| (*id, *local)).next().unwrap();
+    /// A client's connection is established with the listener at port `at`.
+    pub(super) fn client(&mut self, remote: &str, at: u16) -> SocketId {
+        let mut listeners = self.listeners.iter().map(|(id, (local, _))| (*id, *local));
+        let (listener, local) = listeners.find(|(_, local)| local.port() == at).unwrap();
         let id = self.add(local, remote.parse().unwrap(), 0);
         self.listeners.get_mut(&listener).unwrap().1.push_back(id);
         id

@@ -127,7 +127,7 @@ fn events_of_sessions_that_ended_are_ignored() {
 fn draining_lets_sessions_finish_and_takes_no_new_ones() {
     let mut world = World::new();
     let (inner, outer) = world.relaying();
-    let waiting = world.shard.client("10.1.0.3:1");
+    let waiting = world.shard.client("10.1.0.3:1", 1080);
     world.gateway.drain(world.now, &mut world.shard);
     assert_eq!(world.shard.listener_count(), 0);
     assert!(!world.gateway.is_drained());
@@ -211,7 +211,7 @@ fn random_peers_leave_nothing_behind() {
             let peer = peers.get(which).copied();
             let is_exit = |world: &World, id| world.shard.connects.iter().any(|(exit, _)| *exit == id);
             match (op, peer) {
-                (0, _) => peers.push(world.shard.client("10.1.0.2:1")),
+                (0, _) => peers.push(world.shard.client("10.1.0.2:1", 1080)),
                 (1, Some(id)) => world.shard.feed(id, REQUEST),
                 (2, Some(id)) => world.shard.feed(id, &[byte]),
                 (3, Some(id)) => world.shard.finish(id),

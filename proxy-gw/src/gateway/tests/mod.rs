@@ -5,6 +5,7 @@ mod auth;
 mod destinations;
 mod fake;
 mod handshakes;
+mod http;
 mod lifecycle;
 
 use super::*;
@@ -29,6 +30,8 @@ via = "10.9.0.2"
 port = "exit"
 [socks5]
 listen = ["10.1.0.1:1080"]
+[http]
+listen = ["10.1.0.1:8080"]
 [egress]
 allow = ["10.9.0.0/24", "fd00:9::/64"]
 deny = ["203.0.113.0/24"]
@@ -81,7 +84,12 @@ impl World {
 
     /// A client that has connected.
     fn client(&mut self) -> SocketId {
-        let id = self.shard.client("10.1.0.2:40312");
+        self.client_at(1080)
+    }
+
+    /// One that has connected to this port.
+    fn client_at(&mut self, port: u16) -> SocketId {
+        let id = self.shard.client("10.1.0.2:40312", port);
         self.run();
         id
     }

@@ -1,0 +1,77 @@
+//! What holds for every front end.
+
+use super::*;
+use proptest::prelude::*;
+
+/// Runs a handshake over `stream`, read in pieces of `piece` bytes at most; credentials are always
+/// right. Returns every step that is not a read, and what was left unread.
+pub(super) fn run(mut handshake: Handshake, stream: &[u8], piece: usize) -> (Vec<Step>, usize) {
+    let mut left = stream;
+    let mut steps = Vec::new();
+    loop {
+        match handshake.step() {
+            Step::Read(wanted) => {
+                let count = wanted.min(piece).min(left.len());
+                if count == 0 {
+                    return (steps, left.len());
+                }
+                let input = handshake.input(wanted);
+                assert_eq!(input.len(), wanted);
+                let (now, later) = left.split_at(count);
+                input[..count].copy_from_slice(now);
+                left = later;
+                handshake.advance(count);
+            }
+            Step::Wait => return (steps, left.len()),
+            step => {
+                if matches!(step, Step::Verify(_)) {
+                    assert!(handshake.is_verifying());
+                    handshake.verified();
+                }
+                steps.push(step);
+            }
+        }
+    }
+}
+
+/// Bytes that go anywhere, and texts that look like requests.
+fn stream() -> impl Strategy<Value = Vec<u8>> {
+    let words: [&[u8]; 14] = [
+        b"CONNECT ",
+        b"GET ",
+        b"a.example:443",
+        b"[::1]:80",
+        b" HTTP/1.1",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"Host: a",
+        b"Proxy-Authorization: Basic YTpi",
+        b"\x05\x01\x00",
+        b"\x05\x02\x00\x02",
+        b"\x01\x01a\x01b",
+        b"\x05\x01\x00\x01\x08\x08\x08\x08\x00\x50",
+        b"tunnel",
+    ];
+    let word = prop_oneof![
+        4 => proptest::sample::select(words.to_vec()).prop_map(<[u8]>::to_vec),
+        1 => proptest::collection::vec(any::<u8>(), 1..8),
+    ];
+    proptest::collection::vec(word, 0..12).prop_map(|words| words.concat())
+}
+
+proptest! {
+    #[test]
+    fn streams_end_the_same_however_they_are_split(
+        stream in stream(), piece in 1..64usize, password: bool, http: bool,
+    ) {
+        let auth = if password { Auth::Password } else { Auth::None };
+        let front_end = if http { FrontEnd::Http } else { FrontEnd::Socks5 };
+        let handshake = || Handshake::new(front_end, auth);
+        let (whole, left) = run(handshake(), &stream, usize::MAX);
+        let (split, left_split) = run(handshake(), &stream, piece);
+        prop_assert_eq!(&whole, &split);
+        if matches!(whole.last(), Some(Step::Connect { .. })) {
+            prop_assert_eq!(left, left_split, "what is behind a request belongs to the relay");
+        }
+    }
+}
