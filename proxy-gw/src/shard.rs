@@ -8,6 +8,7 @@ use mptcp_core::buf::PacketBuf;
 use mptcp_core::error::{ConnectionError, OpenError, RecvError, RelayError, SendError};
 use mptcp_core::stack::{Connect, ConnectionInfo, Event, Listen, SocketId, Stack};
 use mptcp_core::time::Instant;
+use mptcp_core::udp::{Received, SendTo, UdpError, UdpOptions, UdpSendError};
 
 /// Sockets of one shard.
 pub trait Shard {
@@ -74,6 +75,27 @@ pub trait Shard {
     /// Attaches `data` to every later event of `id`.
     fn set_user_data(&mut self, id: SocketId, data: u64);
 
+    /// Opens a datagram socket.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    fn udp_bind(&mut self, local: SocketAddr, options: &UdpOptions) -> Result<SocketId, OpenError>;
+
+    /// Queues a copy of `data`.
+    ///
+    /// # Errors
+    /// See [`UdpSendError`].
+    fn udp_send_to(&mut self, id: SocketId, data: &[u8], to: &SendTo) -> Result<(), UdpSendError>;
+
+    /// Copies the oldest received datagram into `into`; [`Received::len`] tells when it did not fit.
+    ///
+    /// # Errors
+    /// See [`RecvError`].
+    fn udp_recv_from(&mut self, id: SocketId, into: &mut [u8]) -> Result<Received, RecvError>;
+
+    /// The oldest ICMP error about what this datagram socket sent.
+    fn udp_error(&mut self, id: SocketId) -> Option<UdpError>;
+
     /// The next readiness report.
     fn poll_event(&mut self) -> Option<Event>;
 }
@@ -137,6 +159,22 @@ impl<B: PacketBuf> Shard for Stack<B> {
 
     fn set_user_data(&mut self, id: SocketId, data: u64) {
         Self::set_user_data(self, id, data);
+    }
+
+    fn udp_bind(&mut self, local: SocketAddr, options: &UdpOptions) -> Result<SocketId, OpenError> {
+        Self::udp_bind(self, local, options)
+    }
+
+    fn udp_send_to(&mut self, id: SocketId, data: &[u8], to: &SendTo) -> Result<(), UdpSendError> {
+        Self::udp_send_to(self, id, data, to)
+    }
+
+    fn udp_recv_from(&mut self, id: SocketId, into: &mut [u8]) -> Result<Received, RecvError> {
+        Self::udp_recv_from(self, id, into)
+    }
+
+    fn udp_error(&mut self, id: SocketId) -> Option<UdpError> {
+        Self::udp_error(self, id)
     }
 
     fn poll_event(&mut self) -> Option<Event> {

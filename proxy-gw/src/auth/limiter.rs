@@ -61,7 +61,7 @@ impl Limiter {
     }
 
     fn slot(&mut self, source: IpAddr) -> (u128, Option<&mut Slot>) {
-        let prefix = prefix(source);
+        let prefix = source_prefix(source);
         let mut hasher = SipHasher13::new_with_key(&self.key);
         hasher.write_u128(prefix);
         let idx = usize::try_from(hasher.finish() % SLOTS as u64).unwrap_or(0);
@@ -70,7 +70,7 @@ impl Limiter {
 }
 
 /// IPv4 addresses are told from IPv6 prefixes by their mapped form.
-fn prefix(source: IpAddr) -> u128 {
+pub(crate) fn source_prefix(source: IpAddr) -> u128 {
     match source {
         IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped()),
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
@@ -116,9 +116,12 @@ mod tests {
 
     #[test]
     fn an_ipv6_source_is_its_64_bits() {
-        assert_eq!(prefix(source("2001:db8::1")), prefix(source("2001:db8::ffff:1:2:3")));
-        assert_ne!(prefix(source("2001:db8::1")), prefix(source("2001:db8:0:1::1")));
-        assert_eq!(prefix(source("192.0.2.1")), prefix(source("::ffff:192.0.2.1")));
-        assert_ne!(prefix(source("192.0.2.1")), prefix(source("192.0.2.2")));
+        assert_eq!(
+            source_prefix(source("2001:db8::1")),
+            source_prefix(source("2001:db8::ffff:1:2:3"))
+        );
+        assert_ne!(source_prefix(source("2001:db8::1")), source_prefix(source("2001:db8:0:1::1")));
+        assert_eq!(source_prefix(source("192.0.2.1")), source_prefix(source("::ffff:192.0.2.1")));
+        assert_ne!(source_prefix(source("192.0.2.1")), source_prefix(source("192.0.2.2")));
     }
 }

@@ -46,6 +46,14 @@ pub(super) fn to_toml(config: &Config) -> String {
     }
     let egress = [("allow", list(&config.egress.allow)), ("deny", list(&config.egress.deny))];
     push(&mut text, "egress", table(egress));
+    let dns = &config.dns;
+    let entries = [
+        ("servers", list(&dns.servers)),
+        ("timeout_s", seconds(dns.timeout)),
+        ("cache", Value::from(dns.cache)),
+        ("lookups", Value::from(dns.lookups)),
+    ];
+    push(&mut text, "dns", table(entries));
     let hosts = config.hosts.iter().map(|(name, addresses)| (name.as_str(), list(addresses)));
     push(&mut text, "hosts", table(hosts));
     push(&mut text, "admin", table([("listen", list(&config.admin.listen))]));

@@ -56,6 +56,8 @@ pub struct Config {
     pub users: Vec<User>,
     /// Destinations beyond, and short of, the public Internet.
     pub egress: Egress,
+    /// Names that `hosts` does not have.
+    pub dns: Dns,
     /// Names served without DNS, in lower case.
     pub hosts: BTreeMap<HostName, Vec<IpAddr>>,
     /// The operator's endpoint.
@@ -257,6 +259,19 @@ pub struct Egress {
     pub allow: Vec<IpNet>,
     /// Taken from it and from `allow`.
     pub deny: Vec<IpNet>,
+}
+
+/// Where names are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Recursive servers, the first one preferred; empty: only `hosts` has names.
+    pub servers: Vec<SocketAddr>,
+    /// How long a lookup may take.
+    pub timeout: Duration,
+    /// Answers that are kept, per shard.
+    pub cache: u32,
+    /// Lookups under way at a time, per shard.
+    pub lookups: u32,
 }
 
 /// The operator's endpoint, on the kernel's network.

@@ -5,11 +5,11 @@ use super::problem::Problem;
 use super::reader::{Placed, Problems, Section, choose, integer, parsed, read_list, text};
 use super::tree::{Node, Value};
 use super::{
-    Admin, AdminAddress, Auth, Config, Driver, DriverKind, Egress, Entry, HostName, Hugepages,
+    Admin, AdminAddress, Auth, Config, Dns, Driver, DriverKind, Egress, Entry, HostName, Hugepages,
     Limits, Log, LogFormat, Mptcp, Tcp, Timeouts, User,
 };
 use crate::auth::PasswordHash;
-use crate::egress::Destination;
+use crate::egress::{Destination, Exits};
 use core::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use log::LevelFilter;
@@ -32,6 +32,8 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
     let routes = read_routes(&mut root, &ports, problems);
     let front_ends = read_front_ends(&mut root, &ports, problems);
     let users = read_users(&mut root, problems);
+    let (dns, servers) = read_dns(root.section("dns"));
+    let ports_complete = ports.complete;
     let config = Config {
         driver,
         routes,
@@ -44,12 +46,40 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
         ports: ports.all.into_iter().map(PlacedPort::into_port).collect(),
         users,
         egress: read_egress(root.section("egress")),
+        dns,
         hosts: read_hosts(&root.section("hosts"), problems),
         admin: read_admin(root.section("admin"), problems),
         log: read_log(root.section("log")),
     };
     root.finish();
+    let exits = Exits::new(&config);
+    for server in &servers {
+        if ports_complete && exits.local_address(server.value.ip()).is_err() {
+            server.refuse(problems, "no [[route]] and no port of the gateway leads there");
+        }
+    }
     config
+}
+
+/// Also answers where each server is written: whether it can be reached depends on ports and routes.
+fn read_dns(mut section: Section<'_>) -> (Dns, Vec<Placed<SocketAddr>>) {
+    let servers = section.list("servers", |value| {
+        let expected = "expected a server's address, such as \"10.9.0.53\" or \"[fd00::53]:53\"";
+        if let Ok(address) = parsed::<IpAddr>(value, expected) {
+            return Ok(SocketAddr::new(address, 53));
+        }
+        let address: SocketAddr = parsed(value, expected)?;
+        if address.port() == 0 { Err(expected.to_owned()) } else { Ok(address) }
+    });
+    let servers = servers.unwrap_or_default();
+    let dns = Dns {
+        servers: servers.iter().map(|server| server.value).collect(),
+        timeout: section.seconds("timeout_s", 1..=60, 5),
+        cache: section.integer("cache", 0..=1_000_000, 10_000),
+        lookups: section.integer("lookups", 1..=16_384, 1024),
+    };
+    section.finish();
+    (dns, servers)
 }
 
 fn read_driver(mut section: Section<'_>) -> Driver {

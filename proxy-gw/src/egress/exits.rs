@@ -3,6 +3,7 @@
 //! Invariant: the longest prefix decides, a port's own subnets included.
 
 use crate::config::Config;
+use crate::dns::Family;
 use core::net::IpAddr;
 use ipnet::IpNet;
 use mptcp_core::buf::PortId;
@@ -72,6 +73,13 @@ impl Exits {
         }
         let entry = self.entries.iter().find(|entry| entry.to.contains(&destination));
         entry.ok_or(NoExit::NoRoute)?.local.ok_or(NoExit::NoAddress)
+    }
+
+    /// Whether there is an exit of this family.
+    #[must_use]
+    pub fn serves(&self, family: Family) -> bool {
+        let of = |entry: &Entry| entry.local.is_some_and(|local| Family::of(local) == family);
+        self.entries.iter().any(of)
     }
 
     /// Every prefix with its port, longest first.

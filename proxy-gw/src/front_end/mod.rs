@@ -111,8 +111,10 @@ pub enum Failure {
     CannotVerify,
     /// The policy refuses the destination.
     NotAllowed,
-    /// The name does not exist.
+    /// The name does not exist, or has no address.
     UnknownName,
+    /// Nobody could say whether the name exists.
+    NameFailed,
     /// No route, or ICMP says the network cannot be reached.
     NetworkUnreachable,
     /// ICMP, ARP or NDISC says the host cannot be reached, or must not be.
@@ -133,12 +135,13 @@ pub enum Failure {
 
 impl Failure {
     /// All there are.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Credentials,
         Self::TooManyAttempts,
         Self::CannotVerify,
         Self::NotAllowed,
         Self::UnknownName,
+        Self::NameFailed,
         Self::NetworkUnreachable,
         Self::HostUnreachable,
         Self::NoFamily,

@@ -1,16 +1,27 @@
-//! Sessions on their way to the destination: policy, exits, attempts, the truthful reply.
+//! Sessions on their way to the destination: names, policy, exits, attempts, the truthful reply.
+//!
+//! A name with several addresses is tried as RFC 8305 has it: IPv6 and IPv4 in turn, the next attempt
+//! a quarter of a second after the one before or when that fails, the first connection that
+//! is established wins. An address is tried once: the client runs a race of its own.
 
 use super::deadlines::Class;
 use super::reason::of_failed_connect;
 use super::session::{Attempts, Phase};
 use super::{EndReason, Farewell, Gateway};
+use crate::dns::{Answer, Family};
 use crate::egress::NoExit;
 use crate::front_end::{Failure, Host, Target};
 use crate::shard::Shard;
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::error::{ConnectionError, OpenError};
-use mptcp_core::stack::{Connect, Ready};
+use mptcp_core::stack::{Connect, Ready, SocketId};
 use mptcp_core::time::Instant;
+
+/// Attempts of one session at a time.
+const MAX_RACING: usize = 4;
+
+/// Why a destination is not reached, for the counters and for the client.
+type Refusal = (EndReason, Failure);
 
 impl Gateway {
     /// Starts towards `target`, or refuses the client.
@@ -21,50 +32,98 @@ impl Gateway {
         idx: u32,
         target: &Target,
     ) {
-        let left = match self.candidates(target) {
-            Ok(left) => left,
-            Err((reason, failure)) => return self.fail(now, shard, idx, reason, failure),
-        };
         let Some(session) = self.sessions.get_mut(idx) else { return };
         let deadline = now + self.connect_timeout;
-        session.phase = Phase::Connecting(Box::new(Attempts { left, deadline }));
+        session.phase = Phase::Connecting(Box::new(Attempts::new(target.port, deadline)));
         self.deadlines.arm(idx, Class::Connect, now);
-        self.next_attempt(now, shard, idx, None);
+        match &target.host {
+            Host::Address(address) => self.add_candidates(idx, &[*address]),
+            Host::Name(name) => match self.hosts.get(name) {
+                Some(addresses) => {
+                    let addresses = addresses.clone();
+                    self.add_candidates(idx, &addresses);
+                }
+                None if self.resolver.is_on() => return self.resolve(now, shard, idx, target),
+                None => {
+                    let refusal = (EndReason::UnknownName, Failure::UnknownName);
+                    return self.fail(now, shard, idx, refusal.0, refusal.1);
+                }
+            },
+        }
+        self.pursue(now, shard, idx);
     }
 
-    /// Every address of `target` that is allowed and has an exit, the first one last. When there is
-    /// none, the refusal of the first address speaks for all.
-    fn candidates(
-        &self,
-        target: &Target,
-    ) -> Result<Vec<(IpAddr, SocketAddr)>, (EndReason, Failure)> {
-        let literal;
-        let addresses: &[IpAddr] = match &target.host {
-            Host::Address(address) => {
-                literal = [*address];
-                &literal
-            }
-            Host::Name(name) => {
-                self.hosts.get(name).ok_or((EndReason::UnknownName, Failure::UnknownName))?
-            }
+    /// Asks for the addresses of a name, of every family that has an exit.
+    fn resolve(&mut self, now: Instant, shard: &mut impl Shard, idx: u32, target: &Target) {
+        let Host::Name(name) = &target.host else { return };
+        let client = self.sessions.get(idx).and_then(|session| shard.info(session.inner));
+        let (Some(client), Some(id)) = (client, self.sessions.id(idx)) else {
+            return self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
         };
-        let mut refusal = None;
-        let mut allowed = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            match self.candidate(*address) {
-                Ok((local, remote)) => allowed.push((local, SocketAddr::new(remote, target.port))),
-                Err(why) => refusal = refusal.or(Some(why)),
+        let families = Family::BOTH.into_iter().filter(|family| self.exits.serves(*family));
+        let families: Vec<Family> = families.collect();
+        if let Some(attempts) = self.attempts(idx) {
+            attempts.awaited.clone_from(&families);
+        }
+        for family in families {
+            let client = client.remote.ip();
+            if let Some(answer) = self.resolver.lookup(now, shard, name, family, id.0, client) {
+                self.take_answer(idx, family, &answer);
             }
         }
-        allowed.reverse();
-        match refusal {
-            Some(why) if allowed.is_empty() => Err(why),
-            _ => Ok(allowed),
+        self.pursue(now, shard, idx);
+    }
+
+    /// Hands on what the resolver found out.
+    pub(super) fn handle_answers(&mut self, now: Instant, shard: &mut impl Shard) {
+        while let Some((id, family, answer)) = self.resolver.poll_answer() {
+            let Some(idx) = self.sessions.index_of(mptcp_core::util::slab::SlabId(id)) else {
+                continue;
+            };
+            self.take_answer(idx, family, &answer);
+            self.pursue(now, shard, idx);
+        }
+    }
+
+    fn take_answer(&mut self, idx: u32, family: Family, answer: &Answer) {
+        let Some(attempts) = self.attempts(idx) else { return };
+        attempts.awaited.retain(|awaited| *awaited != family);
+        let refusal = match answer {
+            Answer::Addresses(addresses) => return self.add_candidates(idx, addresses),
+            Answer::NoName | Answer::NoAddress => (EndReason::UnknownName, Failure::UnknownName),
+            Answer::Failed => (EndReason::NameFailed, Failure::NameFailed),
+        };
+        attempts.refuse(refusal);
+    }
+
+    fn attempts(&mut self, idx: u32) -> Option<&mut Attempts> {
+        match &mut self.sessions.get_mut(idx)?.phase {
+            Phase::Connecting(attempts) => Some(attempts),
+            _ => None,
+        }
+    }
+
+    /// Files every address that is allowed and has an exit. When there is none, the refusal of the
+    /// first speaks for all.
+    fn add_candidates(&mut self, idx: u32, addresses: &[IpAddr]) {
+        let judged: Vec<_> = addresses.iter().map(|&address| self.candidate(address)).collect();
+        let Some(attempts) = self.attempts(idx) else { return };
+        for candidate in judged {
+            match candidate {
+                Ok((local, remote)) => {
+                    let remote = SocketAddr::new(remote, attempts.port);
+                    let left = attempts.left_of(Family::of(remote.ip()));
+                    if !left.contains(&(local, remote)) {
+                        left.push_back((local, remote));
+                    }
+                }
+                Err(refusal) => attempts.refuse(refusal),
+            }
         }
     }
 
     /// Our address and the normalised destination.
-    fn candidate(&self, requested: IpAddr) -> Result<(IpAddr, IpAddr), (EndReason, Failure)> {
+    fn candidate(&self, requested: IpAddr) -> Result<(IpAddr, IpAddr), Refusal> {
         let remote =
             self.policy.check(requested).map_err(|_| (EndReason::Denied, Failure::NotAllowed))?;
         let local = self.exits.local_address(remote).map_err(|why| match why {
@@ -74,62 +133,78 @@ impl Gateway {
         Ok((local, remote))
     }
 
-    /// Tries the next address; `failure` is why the one before it was not reached.
-    fn next_attempt(
-        &mut self,
-        now: Instant,
-        shard: &mut impl Shard,
-        idx: u32,
-        failure: Option<(EndReason, Failure)>,
-    ) {
-        let mut failure = failure.unwrap_or((EndReason::Internal, Failure::Internal));
+    /// Starts what is due, or refuses the client when nothing is left.
+    pub(super) fn pursue(&mut self, now: Instant, shard: &mut impl Shard, idx: u32) {
         let user_data = self.sessions.id(idx).map_or(0, |id| id.0);
         loop {
             let Some(session) = self.sessions.get_mut(idx) else { return };
             let Phase::Connecting(attempts) = &mut session.phase else { return };
-            let Some((local, remote)) = attempts.left.pop() else { break };
-            // Each address gets an equal share of the time that is left.
-            let shares = u32::try_from(attempts.left.len()).unwrap_or(u32::MAX).saturating_add(1);
-            let timeout = attempts.deadline.since(now) / shares;
+            if now < attempts.next_at || attempts.racing.len() >= MAX_RACING {
+                return;
+            }
+            if attempts.waits_for_v6(now) {
+                // IPv4's answer came first: IPv6's may be on its way (RFC 8305 §3).
+                return self.pace.arm(idx, Class::Resolution, now);
+            }
+            let Some((local, remote)) = attempts.pop() else {
+                if attempts.racing.is_empty() && attempts.awaited.is_empty() {
+                    let refusal = attempts.refusal;
+                    let refusal = refusal.unwrap_or((EndReason::Internal, Failure::Internal));
+                    return self.fail(now, shard, idx, refusal.0, refusal.1);
+                }
+                return;
+            };
             let with = Connect {
                 local,
                 local_port: 0,
                 remote,
                 mptcp: false,
-                timeout: Some(timeout),
+                timeout: Some(attempts.deadline.since(now)),
                 user_data,
             };
             self.counters.connect_attempts += 1;
             match shard.connect(now, &with) {
                 Ok(outer) => {
                     shard.fit_segments(outer, session.inner);
-                    session.outer = Some(outer);
+                    attempts.racing.push(outer);
+                    attempts.next_at = now + self.pace.duration(Class::Attempt);
+                    self.pace.arm(idx, Class::Attempt, now);
                     return;
                 }
-                Err(error) => failure = of_refused_exit(error),
+                Err(error) => attempts.refuse(of_refused_exit(error)),
             }
         }
-        let (reason, failure) = failure;
-        self.fail(now, shard, idx, reason, failure);
     }
 
-    /// The exit's connection changed while the session waited for it.
+    /// An attempt's connection changed.
     pub(super) fn handle_connecting(
         &mut self,
         now: Instant,
         shard: &mut impl Shard,
         idx: u32,
+        outer: SocketId,
         ready: Ready,
     ) {
-        let Some(session) = self.sessions.get_mut(idx) else { return };
-        let Some(outer) = session.outer else { return };
-        if session.ends.outer_closed {
+        if ready.contains(Ready::CLOSED) {
             let error = shard.error(outer).unwrap_or(ConnectionError::Reset);
             shard.release(outer);
-            session.outer = None;
-            session.ends.forget_outer();
-            self.next_attempt(now, shard, idx, Some(of_failed_connect(error)));
+            if let Some(attempts) = self.attempts(idx) {
+                attempts.racing.retain(|racing| *racing != outer);
+                attempts.refuse(of_failed_connect(error));
+                // The next one need not wait.
+                attempts.next_at = now;
+            }
+            self.pursue(now, shard, idx);
         } else if ready.contains(Ready::CONNECTED) {
+            let racing = self.attempts(idx).map(|attempts| core::mem::take(&mut attempts.racing));
+            for loser in racing.into_iter().flatten().filter(|racing| *racing != outer) {
+                shard.abort(now, loser);
+            }
+            self.pace.disarm(idx);
+            if let Some(session) = self.sessions.get_mut(idx) {
+                session.outer = Some(outer);
+                session.ends.note(super::reason::Side::Outer, ready);
+            }
             self.established(now, shard, idx);
         }
     }
@@ -158,16 +233,23 @@ impl Gateway {
 
     /// `connect_s` passed.
     pub(super) fn connect_timed_out(&mut self, now: Instant, shard: &mut impl Shard, idx: u32) {
-        let Some(session) = self.sessions.get_mut(idx) else { return };
-        if let Some(outer) = session.outer.take() {
+        let Some(attempts) = self.attempts(idx) else { return };
+        // Without an attempt it was the name that took so long.
+        let unresolved = attempts.racing.is_empty() && !attempts.awaited.is_empty();
+        for outer in core::mem::take(&mut attempts.racing) {
             shard.abort(now, outer);
         }
-        self.fail(now, shard, idx, EndReason::ConnectTimedOut, Failure::TimedOut);
+        let (reason, failure) = if unresolved {
+            (EndReason::NameFailed, Failure::NameFailed)
+        } else {
+            (EndReason::ConnectTimedOut, Failure::TimedOut)
+        };
+        self.fail(now, shard, idx, reason, failure);
     }
 }
 
 /// An exit that could not even be started.
-fn of_refused_exit(error: OpenError) -> (EndReason, Failure) {
+fn of_refused_exit(error: OpenError) -> Refusal {
     match error {
         OpenError::PortsExhausted | OpenError::LimitReached => {
             (EndReason::ExitsExhausted, Failure::Exhausted)

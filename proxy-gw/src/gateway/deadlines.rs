@@ -21,9 +21,17 @@ pub(super) enum Class {
     Idle,
     /// Without progress, one side having finished.
     HalfClosed,
+    /// IPv4 waits for IPv6's addresses.
+    Resolution,
+    /// The next attempt waits for the one before.
+    Attempt,
 }
 
-const CLASSES: usize = 5;
+const CLASSES: usize = 7;
+
+/// RFC 8305 §8, and how long the next attempt waits for the one before.
+pub(super) const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 const UNLINKED: u32 = u32::MAX;
 
@@ -43,8 +51,11 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Room for `capacity` sessions. `durations` are in the order of [`Class`].
-    pub(super) fn new(capacity: u32, durations: [Duration; CLASSES]) -> Self {
+    /// Room for `capacity` sessions. `durations` are those of the classes up to [`Class::HalfClosed`].
+    pub(super) fn new(capacity: u32, durations: [Duration; CLASSES - 2]) -> Self {
+        let [handshake, connect, linger, idle, half_closed] = durations;
+        let durations =
+            [handshake, connect, linger, idle, half_closed, RESOLUTION_DELAY, ATTEMPT_DELAY];
         let unlinked = Link { prev: UNLINKED, next: UNLINKED, expires: Instant::MAX };
         let mut links = vec![unlinked; capacity as usize];
         links.extend((capacity..).take(CLASSES).map(|head| Link {
@@ -61,12 +72,17 @@ impl Deadlines {
             return;
         }
         self.disarm(idx);
-        let duration = self.durations.get(class as usize).copied().unwrap_or(Duration::MAX);
+        let duration = self.duration(class);
         let head = self.capacity + class as u32;
         let prev = self.link(head).prev;
         self.set(idx, Link { prev, next: head, expires: now + duration });
         self.with(prev, |link| link.next = idx);
         self.with(head, |link| link.prev = idx);
+    }
+
+    /// How long a deadline of `class` is away.
+    pub(super) fn duration(&self, class: Class) -> Duration {
+        self.durations.get(class as usize).copied().unwrap_or(Duration::MAX)
     }
 
     /// Removes the deadline of `idx`, if it has one.
@@ -124,14 +140,23 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    const DURATIONS: [u64; CLASSES] = [10, 30, 5, 100, 20];
+    const DURATIONS: [u64; CLASSES] = [10, 30, 5, 100, 20, 50, 250];
 
     fn deadlines(capacity: u32) -> Deadlines {
-        Deadlines::new(capacity, DURATIONS.map(Duration::from_millis))
+        let [handshake, connect, linger, idle, half_closed, ..] = DURATIONS;
+        let first = [handshake, connect, linger, idle, half_closed];
+        Deadlines::new(capacity, first.map(Duration::from_millis))
     }
 
-    const ALL: [Class; CLASSES] =
-        [Class::Handshake, Class::Connect, Class::Linger, Class::Idle, Class::HalfClosed];
+    const ALL: [Class; CLASSES] = [
+        Class::Handshake,
+        Class::Connect,
+        Class::Linger,
+        Class::Idle,
+        Class::HalfClosed,
+        Class::Resolution,
+        Class::Attempt,
+    ];
 
     #[derive(Clone, Debug)]
     enum Op {

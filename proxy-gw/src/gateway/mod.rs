@@ -22,6 +22,7 @@ pub use snapshot::SessionSnapshot;
 
 use crate::auth::{Authenticator, VerifyRequest};
 use crate::config::{Config, Entry, HostName};
+use crate::dns::Resolver;
 use crate::egress::{Exits, Policy};
 use crate::front_end::FrontEnd;
 use crate::log_limit::LogLimit;
@@ -66,6 +67,9 @@ pub struct Gateway {
     /// One above the highest position a session ever had.
     high_water: u32,
     deadlines: Deadlines,
+    /// When sessions on their way try the next address.
+    pace: Deadlines,
+    resolver: Resolver,
     /// With the position in `entries`.
     listeners: Vec<(SocketId, usize)>,
     /// Clients at once whose first data is taken before their handshake is over, per listener.
@@ -83,16 +87,19 @@ impl Gateway {
         let durations =
             [timeouts.handshake, timeouts.connect, LINGER, timeouts.idle, timeouts.half_closed];
         let capacity = config.limits.connections;
+        let exits = Exits::new(config);
         Self {
             entries: config.entries().map(|(kind, entry)| (kind, entry.clone())).collect(),
             connect_timeout: timeouts.connect,
             hosts: config.hosts.clone(),
             policy: Policy::new(config),
-            exits: Exits::new(config),
+            resolver: Resolver::new(&config.dns, &exits, rng),
+            exits,
             authenticator: Authenticator::new(rng),
             sessions: Slab::with_capacity(capacity),
             high_water: 0,
             deadlines: Deadlines::new(capacity, durations),
+            pace: Deadlines::new(capacity, durations),
             listeners: Vec::new(),
             fast_open: if config.tcp.fast_open { (config.limits.half_open / 8).max(1) } else { 0 },
             draining: false,
@@ -140,8 +147,17 @@ impl Gateway {
             }
             return;
         }
+        if event.user_data == Resolver::USER_DATA {
+            self.resolver.handle_event(now, shard, event);
+            return self.handle_answers(now, shard);
+        }
         let Some(idx) = self.sessions.index_of(SlabId(event.user_data)) else { return };
         let Some(session) = self.sessions.get_mut(idx) else { return };
+        if let Phase::Connecting(attempts) = &session.phase
+            && attempts.racing.contains(&event.socket)
+        {
+            return self.handle_connecting(now, shard, idx, event.socket, event.ready);
+        }
         let side = if event.socket == session.inner {
             Side::Inner
         } else if Some(event.socket) == session.outer {
@@ -158,10 +174,7 @@ impl Gateway {
             (Phase::Connecting(_), Side::Inner) if session.ends.inner_closed => {
                 self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
             }
-            (Phase::Connecting(_), Side::Inner) => {}
-            (Phase::Connecting(_), Side::Outer) => {
-                self.handle_connecting(now, shard, idx, event.ready);
-            }
+            (Phase::Connecting(_), _) => {}
             (Phase::Relaying, _) => self.handle_relaying(now, shard, idx, event.ready),
             (Phase::Lingering(_), _) => self.discard(now, shard, idx),
         }
@@ -174,13 +187,18 @@ impl Gateway {
         shard: &mut impl Shard,
         budget: usize,
     ) -> Progress {
+        self.resolver.handle_timeouts(now, shard, budget);
+        self.handle_answers(now, shard);
         for _ in 0..budget {
-            match self.deadlines.pop_expired(now) {
-                Some(idx) => self.expire(now, shard, idx),
-                None => return Progress::Done,
+            if let Some(idx) = self.pace.pop_expired(now) {
+                self.pursue(now, shard, idx);
+            } else if let Some(idx) = self.deadlines.pop_expired(now) {
+                self.expire(now, shard, idx);
+            } else {
+                break;
             }
         }
-        if self.deadlines.next().is_some_and(|next| next <= now) {
+        if self.poll_timeout().is_some_and(|next| next <= now) {
             Progress::More
         } else {
             Progress::Done
@@ -190,7 +208,8 @@ impl Gateway {
     /// When `handle_timeouts` next has work.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.next()
+        let timers = [self.deadlines.next(), self.pace.next(), self.resolver.poll_timeout()];
+        timers.into_iter().flatten().min()
     }
 
     /// Credentials for the verifier, which owes an answer ([`Gateway::handle_verified`]) to each.
@@ -316,7 +335,13 @@ impl Gateway {
         farewell: Farewell,
     ) {
         self.deadlines.disarm(idx);
+        self.pace.disarm(idx);
         let Some(session) = self.sessions.remove(idx) else { return };
+        if let Phase::Connecting(attempts) = &session.phase {
+            for racing in &attempts.racing {
+                shard.abort(now, *racing);
+            }
+        }
         self.counters.count_end(reason);
         self.account(now, shard, &session, reason);
         match (session.ends.inner_closed, farewell) {

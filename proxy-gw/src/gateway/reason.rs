@@ -72,8 +72,10 @@ reasons! {
     AddressType = "address_type",
     /// The policy refuses the destination.
     Denied = "denied",
-    /// A name that is not in `[hosts]`.
+    /// A name that does not exist, or has no address that could be used.
     UnknownName = "unknown_name",
+    /// A name that no server had an answer for.
+    NameFailed = "name_failed",
     /// A name that only a lenient parser takes for an address.
     NumericName = "numeric_name",
     /// No route to the destination.

@@ -2,12 +2,15 @@
 //!
 //! Invariant: a socket id that is here is ours to close, abort or release, exactly once.
 
+use super::deadlines::RESOLUTION_DELAY;
 use super::reason::{EndReason, Side};
 use crate::config::Auth;
-use crate::front_end::{FrontEnd, Handshake};
+use crate::dns::Family;
+use crate::front_end::{Failure, FrontEnd, Handshake};
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::time::Instant;
+use std::collections::VecDeque;
 
 /// See the module. What an idle session costs here, its deadline apart.
 pub(super) struct Session {
@@ -53,12 +56,6 @@ impl Ends {
         *read_closed |= ready.contains(Ready::READ_CLOSED);
     }
 
-    /// Forgets the exit, which another one will replace.
-    pub(super) fn forget_outer(&mut self) {
-        self.outer_closed = false;
-        self.outer_read_closed = false;
-    }
-
     /// Neither side has finished.
     pub(super) fn none(self) -> bool {
         self == Self::default()
@@ -77,12 +74,89 @@ pub(super) enum Phase {
     Lingering(Lingering),
 }
 
-/// Addresses of the destination that are still to be tried.
+/// What is known of the destination, and how far it has been tried.
 pub(super) struct Attempts {
-    /// Our address and the destination's, the next one last.
-    pub(super) left: Vec<(IpAddr, SocketAddr)>,
+    /// The destination's port.
+    pub(super) port: u16,
+    /// Families whose addresses are being looked up.
+    pub(super) awaited: Vec<Family>,
+    /// Addresses still to be tried, ours and the destination's: IPv6 and IPv4.
+    left: [VecDeque<(IpAddr, SocketAddr)>; 2],
+    /// The family whose turn it is.
+    turn: Family,
+    /// Connections under way.
+    pub(super) racing: Vec<SocketId>,
+    /// No further attempt before this.
+    pub(super) next_at: Instant,
+    /// How long IPv4 waits for IPv6's addresses.
+    v6_until: Option<Instant>,
     /// When the session gives up.
     pub(super) deadline: Instant,
+    /// What the client hears if nothing is reached.
+    pub(super) refusal: Option<(EndReason, Failure)>,
+}
+
+impl Attempts {
+    pub(super) fn new(port: u16, deadline: Instant) -> Self {
+        Self {
+            port,
+            awaited: Vec::new(),
+            left: [VecDeque::new(), VecDeque::new()],
+            turn: Family::V6,
+            racing: Vec::new(),
+            next_at: Instant::MIN,
+            v6_until: None,
+            deadline,
+            refusal: None,
+        }
+    }
+
+    pub(super) fn left_of(&mut self, family: Family) -> &mut VecDeque<(IpAddr, SocketAddr)> {
+        let [v6, v4] = &mut self.left;
+        match family {
+            Family::V6 => v6,
+            Family::V4 => v4,
+        }
+    }
+
+    /// The next address: of both families in turn (RFC 8305 §4).
+    pub(super) fn pop(&mut self) -> Option<(IpAddr, SocketAddr)> {
+        let turn = self.turn;
+        let other = match turn {
+            Family::V6 => Family::V4,
+            Family::V4 => Family::V6,
+        };
+        if let Some(candidate) = self.left_of(turn).pop_front() {
+            self.turn = other;
+            return Some(candidate);
+        }
+        self.left_of(other).pop_front()
+    }
+
+    /// Only IPv4 is known, IPv6 asked for, and the first attempt may still wait for it.
+    pub(super) fn waits_for_v6(&mut self, now: Instant) -> bool {
+        let [v6, v4] = &self.left;
+        let only_v4 = v6.is_empty() && !v4.is_empty() && self.awaited.contains(&Family::V6);
+        if !only_v4 || self.next_at != Instant::MIN {
+            return false;
+        }
+        now < *self.v6_until.get_or_insert(now + RESOLUTION_DELAY)
+    }
+
+    /// Something stood in the way. What is nearest to the destination is told, the latest of its kind.
+    pub(super) fn refuse(&mut self, refusal: (EndReason, Failure)) {
+        let nearness = |(_, failure): (EndReason, Failure)| match failure {
+            Failure::UnknownName => 0,
+            Failure::NameFailed => 1,
+            Failure::NotAllowed | Failure::NoFamily => 2,
+            _ => 3,
+        };
+        let near = nearness(refusal);
+        let before = self.refusal.map(nearness);
+        if before.is_none_or(|before| near > before || near == before && near == 3) {
+            self.refusal = Some(refusal);
+        }
+    }
 }
 
 /// A refused client.

@@ -120,7 +120,7 @@ fn limits(config: &Config) -> Limits {
         half_open,
         time_wait: sessions.saturating_mul(2).clamp(1024, MAX_TIME_WAIT),
         listeners: u32::try_from(config.listen_addresses().count()).unwrap_or(u32::MAX),
-        udp_sockets: 0,
+        udp_sockets: config.dns.lookups,
         backlog: half_open.min(sessions),
         paths: sessions.clamp(default.paths, MAX_PATHS),
         stateless_replies_per_s: default.stateless_replies_per_s,

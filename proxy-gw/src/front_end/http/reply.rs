@@ -21,7 +21,7 @@ pub(in crate::front_end) fn failed(failure: Failure) -> Vec<u8> {
         Failure::TooManyAttempts => ("429 Too Many Requests", "http_request_denied"),
         Failure::CannotVerify => ("503 Service Unavailable", "proxy_internal_response"),
         Failure::NotAllowed => ("403 Forbidden", "destination_ip_prohibited"),
-        Failure::UnknownName => ("502 Bad Gateway", "dns_error"),
+        Failure::UnknownName | Failure::NameFailed => ("502 Bad Gateway", "dns_error"),
         Failure::NetworkUnreachable | Failure::HostUnreachable | Failure::NoFamily => {
             ("502 Bad Gateway", "destination_ip_unroutable")
         }

@@ -41,6 +41,7 @@ impl From<Failure> for Rep {
             Failure::Credentials
             | Failure::TooManyAttempts
             | Failure::CannotVerify
+            | Failure::NameFailed
             | Failure::Exhausted
             | Failure::Internal => Self::GeneralFailure,
         }

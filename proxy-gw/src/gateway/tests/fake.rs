@@ -4,9 +4,12 @@
 
 use crate::shard::Shard;
 use core::net::SocketAddr;
+use mptcp_core::buf::PortId;
 use mptcp_core::error::{ConnectionError, OpenError, RecvError, RelayError, SendError};
 use mptcp_core::stack::{Connect, ConnectionInfo, Event, Listen, Ready, SocketId};
 use mptcp_core::time::{Duration, Instant};
+use mptcp_core::udp::{Received, SendTo, UdpError, UdpOptions, UdpSendError};
+use mptcp_core::wire::IcmpErrorKind;
 use std::collections::{BTreeMap, VecDeque};
 
 /// How a socket left the gateway's hands.
@@ -30,6 +33,8 @@ struct FakeSocket {
     error: Option<ConnectionError>,
     relay: Option<SocketId>,
     pending: Ready,
+    datagrams: VecDeque<Vec<u8>>,
+    icmp: Option<IcmpErrorKind>,
     bytes_sent: u64,
     bytes_received: u64,
 }
@@ -47,6 +52,8 @@ pub(super) struct FakeShard {
     pub(super) refuse_connect: Option<OpenError>,
     /// Sends take no byte.
     pub(super) no_memory: bool,
+    /// Every datagram socket opened.
+    pub(super) queries: Vec<SocketId>,
 }
 
 impl FakeShard {
@@ -69,6 +76,8 @@ impl FakeShard {
             error: None,
             relay: None,
             pending: Ready::empty(),
+            datagrams: VecDeque::new(),
+            icmp: None,
             bytes_sent: 0,
             bytes_received: 0,
         };
@@ -112,6 +121,27 @@ impl FakeShard {
 
     pub(super) fn establish(&mut self, id: SocketId) {
         self.raise(id, Ready::CONNECTED);
+    }
+
+    /// A datagram arrives.
+    pub(super) fn datagram(&mut self, id: SocketId, data: Vec<u8>) {
+        self.socket(id).datagrams.push_back(data);
+        self.raise(id, Ready::READABLE);
+    }
+
+    /// ICMP says that a datagram did not arrive.
+    pub(super) fn icmp(&mut self, id: SocketId, kind: IcmpErrorKind) {
+        self.socket(id).icmp = Some(kind);
+        self.raise(id, Ready::ERROR);
+    }
+
+    /// Whether this one is still open.
+    pub(super) fn is_open(&self, id: SocketId) -> bool {
+        self.sockets.contains_key(&id)
+    }
+
+    pub(super) fn remote(&mut self, id: SocketId) -> SocketAddr {
+        self.socket(id).remote
     }
 
     /// The connection ends: with an error, or in order on both sides.
@@ -271,6 +301,33 @@ impl Shard for FakeShard {
 
     fn set_user_data(&mut self, id: SocketId, data: u64) {
         self.socket(id).user_data = data;
+    }
+
+    fn udp_bind(&mut self, local: SocketAddr, options: &UdpOptions) -> Result<SocketId, OpenError> {
+        let local = SocketAddr::new(local.ip(), 50_000);
+        let id = self.add(local, options.remote.unwrap(), options.user_data);
+        self.queries.push(id);
+        Ok(id)
+    }
+
+    fn udp_send_to(&mut self, id: SocketId, data: &[u8], _to: &SendTo) -> Result<(), UdpSendError> {
+        self.socket(id).sent = data.to_vec();
+        Ok(())
+    }
+
+    fn udp_recv_from(&mut self, id: SocketId, into: &mut [u8]) -> Result<Received, RecvError> {
+        let socket = self.socket(id);
+        let data = socket.datagrams.pop_front().ok_or(RecvError::WouldBlock)?;
+        into.iter_mut().zip(&data).for_each(|(to, from)| *to = *from);
+        let (remote, local) = (socket.remote, socket.local);
+        Ok(Received { remote, local, via: PortId::ROUTED, len: data.len() })
+    }
+
+    fn udp_error(&mut self, id: SocketId) -> Option<UdpError> {
+        let socket = self.socket(id);
+        let (remote, local) = (socket.remote, socket.local);
+        let kind = socket.icmp.take()?;
+        Some(UdpError { kind, remote, local })
     }
 
     fn poll_event(&mut self) -> Option<Event> {

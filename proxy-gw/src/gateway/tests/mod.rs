@@ -7,6 +7,7 @@ mod fake;
 mod handshakes;
 mod http;
 mod lifecycle;
+mod names;
 
 use super::*;
 use crate::config;
