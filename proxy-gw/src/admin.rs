@@ -472,6 +472,7 @@ mod tests {
                         let _ = reply.send(Box::new(ShardCounters {
                             gateway: crate::gateway::Counters::default(),
                             sessions: 5,
+                            dns: crate::dns::Counters::default(),
                             stack: mptcp_core::stats::Counters::default(),
                             occupancy: mptcp_core::stack::Occupancy::default(),
                         }));

@@ -76,6 +76,8 @@ pub struct ShardCounters {
     pub gateway: Counters,
     /// Sessions now.
     pub sessions: u32,
+    /// The resolver's counts.
+    pub dns: crate::dns::Counters,
     /// The stack's counts.
     pub stack: mptcp_core::stats::Counters,
     /// How full the stack's tables are.

@@ -113,7 +113,7 @@ fn render_gateway(text: &mut String, shards: &[(&str, &ShardCounters)]) {
     for (shard, counters) in shards {
         metric.sample(&[("shard", shard)], u64::from(counters.sessions));
     }
-    let counters: [(&str, &str, Read); 10] = [
+    let counters: [(&str, &str, Read); 18] = [
         ("sessions_accepted", "Client connections taken.", |c| c.gateway.sessions_accepted),
         ("sessions_over_limit", "Client connections reset: limits.connections.", |c| {
             c.gateway.sessions_over_limit
@@ -135,6 +135,14 @@ fn render_gateway(text: &mut String, shards: &[(&str, &ShardCounters)]) {
         ("authentication_verified", "Credentials handed to the verifier.", |c| {
             c.gateway.authentication_verified
         }),
+        ("dns_cached", "Lookups answered from the cache.", |c| c.dns.cached),
+        ("dns_joined", "Lookups that joined one under way.", |c| c.dns.joined),
+        ("dns_queries", "Queries sent.", |c| c.dns.queries),
+        ("dns_tcp_queries", "Queries sent by TCP.", |c| c.dns.tcp_queries),
+        ("dns_timeouts", "Queries that were not answered in time.", |c| c.dns.timeouts),
+        ("dns_strays", "Responses that answer another question.", |c| c.dns.strays),
+        ("dns_failures", "Lookups that no server answered.", |c| c.dns.failures),
+        ("dns_refused", "Lookups refused: too many under way.", |c| c.dns.refused),
         ("sessions_ended_all", "Ended sessions, whatever the reason.", |c| c.gateway.ended_total()),
     ];
     for (name, help, read) in counters {
@@ -310,6 +318,7 @@ mod tests {
         let shard = ShardCounters {
             gateway,
             sessions: 3,
+            dns: crate::dns::Counters::default(),
             stack: mptcp_core::stats::Counters::default(),
             occupancy: mptcp_core::stack::Occupancy::default(),
         };

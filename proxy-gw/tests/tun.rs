@@ -64,8 +64,12 @@ struct Origin(Child);
 
 impl Origin {
     fn start(gateway: &Gateway, dir: &Path) -> Self {
-        let line =
-            format!("python3 -u -m http.server --bind 10.9.0.2 --directory {} 8000", dir.display());
+        Self::bound(gateway, dir, "10.9.0.2")
+    }
+
+    fn bound(gateway: &Gateway, dir: &Path, address: &str) -> Self {
+        let dir = dir.display();
+        let line = format!("python3 -u -m http.server --bind {address} --directory {dir} 8000");
         let mut command = gateway.inside(&line);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = child.expect("python3 runs");
@@ -132,6 +136,74 @@ fn a_gateway_on_tun_serves_reports_and_drains() {
     let (code, log) = gateway.end();
     assert_eq!(code, Some(0), "{log}");
     assert!(!socket.exists(), "the socket file is removed");
+}
+
+/// A name server inside a gateway's namespace.
+struct NameServer(Child);
+
+impl NameServer {
+    fn start(gateway: &Gateway, scratch: &Scratch) -> Self {
+        use core::fmt::Write as _;
+        let mut config = "server:\n chroot: \"\"\n username: \"\"\n pidfile: \"\"\n do-daemonize: no\n \
+             use-syslog: no\n verbosity: 1\n interface: 10.9.0.2\n access-control: 10.9.0.0/24 allow\n \
+             local-zone: \"plait.test.\" static\n local-data: \"www.plait.test. A 10.9.0.2\"\n \
+             local-data: \"inside.plait.test. A 192.168.0.1\"\n"
+            .to_owned();
+        // More than a datagram holds.
+        for last in 130..230 {
+            let _ = writeln!(config, " local-data: \"many.plait.test. A 10.9.0.{last}\"");
+        }
+        config.push_str("remote-control:\n control-enable: no\n");
+        let file = scratch.file("unbound.conf", &config);
+        let mut command = gateway.inside(&format!("unbound -d -c {file}"));
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("unbound runs");
+        let stderr = child.stderr.take().expect("a pipe");
+        let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("start of service")), "unbound does not start");
+        // Whoever writes into a closed pipe ends.
+        std::thread::spawn(move || lines.count());
+        Self(child)
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn names_are_looked_up_at_a_real_server() {
+    if !is_root_with(&[&NEEDS[..], &["unbound"]].concat()) {
+        return;
+    }
+    let scratch = Scratch::new("names");
+    let content = "plait\n".repeat(2_000);
+    scratch.file("object", &content);
+    let socket = scratch.0.join("admin.sock");
+    let admin = format!("admin.listen=['unix:{}']", socket.display());
+    let config = scratch.file("gw.toml", CONFIG);
+    let commands = [&KERNEL[..], &["ip route add local 10.9.0.128/25 dev lo"]].concat();
+    let gateway = Gateway::start(&config, &[&admin, "dns.servers=['10.9.0.2']"]).ready(&commands);
+    let _origin = Origin::bound(&gateway, &scratch.0, "0.0.0.0");
+    let _server = NameServer::start(&gateway, &scratch);
+    let by_name = "--socks5-hostname 10.1.0.1:1080";
+    for host in ["www.plait.test", "many.plait.test", "WWW.plait.test"] {
+        for proxy in [by_name, "--proxytunnel -x http://10.1.0.1:8080"] {
+            let fetched = curl_by(&gateway, proxy, &format!("http://{host}:8000/object"));
+            assert!(fetched.stdout == content.as_bytes(), "{host}: {fetched:?}");
+        }
+    }
+    let refused = curl_by(&gateway, by_name, "http://none.plait.test:8000/object");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("(4)"), "{refused:?}");
+    let refused = curl_by(&gateway, by_name, "http://inside.plait.test:8000/object");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("(2)"), "{refused:?}");
+    let metrics = get(&socket, "/metrics");
+    assert!(metrics.contains("plait_dns_tcp_queries_total{shard=\"0\"} 1\n"), "{metrics}");
+    assert!(!metrics.contains("plait_dns_cached_total{shard=\"0\"} 0\n"), "{metrics}");
+    assert!(metrics.contains("plait_dns_timeouts_total{shard=\"0\"} 0\n"), "{metrics}");
 }
 
 /// A running curl.

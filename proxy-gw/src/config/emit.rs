@@ -44,8 +44,12 @@ pub(super) fn to_toml(config: &Config) -> String {
         ];
         push_element(&mut text, "user", table(entries));
     }
-    let egress = [("allow", list(&config.egress.allow)), ("deny", list(&config.egress.deny))];
-    push(&mut text, "egress", table(egress));
+    let mut egress =
+        table([("allow", list(&config.egress.allow)), ("deny", list(&config.egress.deny))]);
+    if let Some(prefix) = &config.egress.nat64 {
+        egress.insert("nat64".to_owned(), shown(prefix));
+    }
+    push(&mut text, "egress", egress);
     let dns = &config.dns;
     let entries = [
         ("servers", list(&dns.servers)),

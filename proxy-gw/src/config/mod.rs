@@ -22,7 +22,7 @@ use crate::front_end::FrontEnd;
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use mptcp_core::config::{
     ChecksumPolicy, CongestionAlgorithm, EcnPolicy, Marking, MtuProbing, PathManagerKind,
     SchedulerKind,
@@ -259,6 +259,8 @@ pub struct Egress {
     pub allow: Vec<IpNet>,
     /// Taken from it and from `allow`.
     pub deny: Vec<IpNet>,
+    /// The translator's prefix, where IPv4 is reached by NAT64 (RFC 6052).
+    pub nat64: Option<Ipv6Net>,
 }
 
 /// Where names are looked up.

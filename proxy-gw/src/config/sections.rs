@@ -11,7 +11,7 @@ use super::{
 use crate::auth::PasswordHash;
 use crate::egress::{Destination, Exits};
 use core::net::{IpAddr, SocketAddr};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use log::LevelFilter;
 use mptcp_core::config::{
     ChecksumPolicy, CongestionAlgorithm, EcnPolicy, Marking, MtuProbing, PathManagerKind,
@@ -375,9 +375,24 @@ fn read_egress(mut section: Section<'_>) -> Egress {
     let egress = Egress {
         allow: bare(section.list("allow", destinations)),
         deny: bare(section.list("deny", destinations)),
+        nat64: section.read("nat64", nat64_prefix).map(|prefix| prefix.value),
     };
     section.finish();
     egress
+}
+
+/// RFC 6052 §2.2: the lengths there are, and no bits behind the prefix.
+fn nat64_prefix(value: &Value) -> Result<Ipv6Net, String> {
+    let expected =
+        "expected an IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits, such as \"64:ff9b::/96\"";
+    let net: Ipv6Net = parsed(value, expected)?;
+    let bits = net.prefix_len();
+    // Bits 64 to 71 must be zero.
+    let reserved = net.addr().octets().get(8).is_some_and(|&octet| octet != 0);
+    if ![32, 40, 48, 56, 64, 96].contains(&bits) || net.addr() != net.network() || reserved {
+        return Err(expected.to_owned());
+    }
+    Ok(net)
 }
 
 /// A set of destinations. Addresses that are IPv4 in another spelling are judged as IPv4: a prefix of

@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn policy(allow: &[&str], deny: &[&str]) -> Policy {
-        let egress = Egress { allow: nets(allow), deny: nets(deny) };
+        let egress = Egress { allow: nets(allow), deny: nets(deny), nat64: None };
         let own = nets(&["10.1.0.1/24", "198.41.0.4/24", "2a00:1::1/64"]);
         Policy::with(&egress, own.iter(), nets(&["192.168.7.1/32"]).into_iter())
     }

@@ -9,7 +9,7 @@ use super::reason::of_failed_connect;
 use super::session::{Attempts, Phase};
 use super::{EndReason, Farewell, Gateway};
 use crate::dns::{Answer, Family};
-use crate::egress::NoExit;
+use crate::egress::{NoExit, translated};
 use crate::front_end::{Failure, Host, Target};
 use crate::shard::Shard;
 use core::net::{IpAddr, SocketAddr};
@@ -60,7 +60,7 @@ impl Gateway {
         let (Some(client), Some(id)) = (client, self.sessions.id(idx)) else {
             return self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
         };
-        let families = Family::BOTH.into_iter().filter(|family| self.exits.serves(*family));
+        let families = Family::BOTH.into_iter().filter(|family| self.serves(*family));
         let families: Vec<Family> = families.collect();
         if let Some(attempts) = self.attempts(idx) {
             attempts.awaited.clone_from(&families);
@@ -96,6 +96,12 @@ impl Gateway {
         attempts.refuse(refusal);
     }
 
+    /// Whether addresses of `family` can be reached, by a translator too.
+    fn serves(&self, family: Family) -> bool {
+        self.exits.serves(family)
+            || family == Family::V4 && self.nat64.is_some() && self.exits.serves(Family::V6)
+    }
+
     fn attempts(&mut self, idx: u32) -> Option<&mut Attempts> {
         match &mut self.sessions.get_mut(idx)?.phase {
             Phase::Connecting(attempts) => Some(attempts),
@@ -126,11 +132,24 @@ impl Gateway {
     fn candidate(&self, requested: IpAddr) -> Result<(IpAddr, IpAddr), Refusal> {
         let remote =
             self.policy.check(requested).map_err(|_| (EndReason::Denied, Failure::NotAllowed))?;
-        let local = self.exits.local_address(remote).map_err(|why| match why {
+        let why = match (self.exits.local_address(remote), remote, self.nat64) {
+            (Ok(local), ..) => return Ok((local, remote)),
+            // No way out for IPv4: by the translator.
+            (Err(why), IpAddr::V4(v4), Some(prefix)) => {
+                let Some(remote) = translated(v4, prefix).map(IpAddr::V6) else {
+                    return Err((EndReason::Denied, Failure::NotAllowed));
+                };
+                match self.exits.local_address(remote) {
+                    Ok(local) => return Ok((local, remote)),
+                    Err(_) => why,
+                }
+            }
+            (Err(why), ..) => why,
+        };
+        Err(match why {
             NoExit::NoRoute => (EndReason::NoRoute, Failure::NetworkUnreachable),
             NoExit::NoAddress => (EndReason::NoFamily, Failure::NoFamily),
-        })?;
-        Ok((local, remote))
+        })
     }
 
     /// Starts what is due, or refuses the client when nothing is left.

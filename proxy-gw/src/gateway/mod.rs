@@ -30,6 +30,7 @@ use crate::shard::Shard;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use deadlines::{Class, Deadlines};
+use ipnet::Ipv6Net;
 use mptcp_core::driver::Progress;
 use mptcp_core::error::{ConnectionError, OpenError};
 use mptcp_core::rng::Rng;
@@ -62,6 +63,7 @@ pub struct Gateway {
     hosts: BTreeMap<HostName, Vec<IpAddr>>,
     policy: Policy,
     exits: Exits,
+    nat64: Option<Ipv6Net>,
     authenticator: Authenticator,
     sessions: Slab<Session>,
     /// One above the highest position a session ever had.
@@ -95,6 +97,7 @@ impl Gateway {
             policy: Policy::new(config),
             resolver: Resolver::new(&config.dns, &exits, rng),
             exits,
+            nat64: config.egress.nat64,
             authenticator: Authenticator::new(rng),
             sessions: Slab::with_capacity(capacity),
             high_water: 0,
@@ -257,6 +260,12 @@ impl Gateway {
     #[must_use]
     pub fn session_count(&self) -> u32 {
         self.sessions.len()
+    }
+
+    /// The resolver.
+    #[must_use]
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     /// Counts since the start.

@@ -81,6 +81,7 @@ impl<B: PacketBuf> ShardWorker<B> {
                 let counters = ShardCounters {
                     gateway: self.gateway.counters().clone(),
                     sessions: self.gateway.session_count(),
+                    dns: *self.gateway.resolver().counters(),
                     stack: self.stack.counters().clone(),
                     occupancy: self.stack.occupancy(),
                 };

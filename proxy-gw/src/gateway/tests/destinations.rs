@@ -219,3 +219,25 @@ fn a_client_may_finish_sending_before_it_is_connected() {
     world.pass_s(120);
     world.assert_ended(EndReason::HalfClosed);
 }
+
+#[test]
+fn without_an_exit_for_ipv4_the_translator_leads_there() {
+    let with = |settings: &[&str]| {
+        let mut all = vec!["port.1.addresses=['fd00:9::1/64']", "route=[]"];
+        all.extend(settings);
+        World::with(&all)
+    };
+    let by_v4 = b"\x05\x01\x00\x05\x01\x00\x01\x08\x08\x08\x08\x00\x50";
+    let mut world = with(&["egress.nat64='fd00:9::/96'"]);
+    world.client_saying(by_v4);
+    let (_, attempt) = world.shard.last_exit();
+    assert_eq!(attempt.remote.to_string(), "[fd00:9::808:808]:80");
+    assert_eq!(attempt.local.to_string(), "fd00:9::1");
+    // What is not allowed is not allowed by way of the translator either.
+    let denied = world.client_saying(&by_address("192.168.0.1"));
+    assert_eq!(world.heard(denied)[2..], failure(2));
+    let mut world = with(&[]);
+    let inner = world.client_saying(by_v4);
+    assert!(world.shard.connects.is_empty());
+    assert_ne!(world.heard(inner)[3], 0);
+}
