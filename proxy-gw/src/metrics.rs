@@ -113,7 +113,7 @@ fn render_gateway(text: &mut String, shards: &[(&str, &ShardCounters)]) {
     for (shard, counters) in shards {
         metric.sample(&[("shard", shard)], u64::from(counters.sessions));
     }
-    let counters: [(&str, &str, Read); 18] = [
+    let counters: [(&str, &str, Read); 20] = [
         ("sessions_accepted", "Client connections taken.", |c| c.gateway.sessions_accepted),
         ("sessions_over_limit", "Client connections reset: limits.connections.", |c| {
             c.gateway.sessions_over_limit
@@ -135,6 +135,10 @@ fn render_gateway(text: &mut String, shards: &[(&str, &ShardCounters)]) {
         ("authentication_verified", "Credentials handed to the verifier.", |c| {
             c.gateway.authentication_verified
         }),
+        ("udp_associations", "Associations opened, those in streams included.", |c| {
+            c.gateway.udp.associations
+        }),
+        ("udp_over_limit", "Associations refused: too many.", |c| c.gateway.udp.over_limit),
         ("dns_cached", "Lookups answered from the cache.", |c| c.dns.cached),
         ("dns_joined", "Lookups that joined one under way.", |c| c.dns.joined),
         ("dns_queries", "Queries sent.", |c| c.dns.queries),
@@ -149,6 +153,12 @@ fn render_gateway(text: &mut String, shards: &[(&str, &ShardCounters)]) {
         let mut metric = Metric::counter(text, name, help);
         for (shard, counters) in shards {
             metric.sample(&[("shard", shard)], read(counters));
+        }
+    }
+    let mut metric = Metric::counter(text, "udp_datagrams", "Datagrams by what became of them.");
+    for (shard, counters) in shards {
+        for (fate, count) in counters.gateway.udp.by_fate() {
+            metric.sample(&[("shard", shard), ("fate", fate)], count);
         }
     }
     let mut metric = Metric::counter(text, "sessions_ended", "Ended sessions by reason.");

@@ -81,6 +81,9 @@ pub trait Shard {
     /// See [`OpenError`].
     fn udp_bind(&mut self, local: SocketAddr, options: &UdpOptions) -> Result<SocketId, OpenError>;
 
+    /// Where a datagram socket is bound.
+    fn udp_local(&self, id: SocketId) -> Option<SocketAddr>;
+
     /// Queues a copy of `data`.
     ///
     /// # Errors
@@ -163,6 +166,10 @@ impl<B: PacketBuf> Shard for Stack<B> {
 
     fn udp_bind(&mut self, local: SocketAddr, options: &UdpOptions) -> Result<SocketId, OpenError> {
         Self::udp_bind(self, local, options)
+    }
+
+    fn udp_local(&self, id: SocketId) -> Option<SocketAddr> {
+        self.udp_info(id).map(|info| info.local)
     }
 
     fn udp_send_to(&mut self, id: SocketId, data: &[u8], to: &SendTo) -> Result<(), UdpSendError> {

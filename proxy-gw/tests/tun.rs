@@ -70,7 +70,12 @@ impl Origin {
     fn bound(gateway: &Gateway, dir: &Path, address: &str) -> Self {
         let dir = dir.display();
         let line = format!("python3 -u -m http.server --bind {address} --directory {dir} 8000");
-        let mut command = gateway.inside(&line);
+        Self::serving(gateway, &line)
+    }
+
+    /// A program that says `Serving` once it does.
+    fn serving(gateway: &Gateway, line: &str) -> Self {
+        let mut command = gateway.inside(line);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = child.expect("python3 runs");
         let mut first = String::new();
@@ -204,6 +209,46 @@ fn names_are_looked_up_at_a_real_server() {
     assert!(metrics.contains("plait_dns_tcp_queries_total{shard=\"0\"} 1\n"), "{metrics}");
     assert!(!metrics.contains("plait_dns_cached_total{shard=\"0\"} 0\n"), "{metrics}");
     assert!(metrics.contains("plait_dns_timeouts_total{shard=\"0\"} 0\n"), "{metrics}");
+}
+
+/// Datagrams of a client of the kernel's MPTCP come from either of the networks its control connection
+/// uses, and from no other.
+#[test]
+fn an_association_follows_its_client_from_network_to_network() {
+    if !is_root_with(&NEEDS) {
+        return;
+    }
+    let scratch = Scratch::new("roaming");
+    let wifi =
+        "[[port]]\nname = \"wifi\"\ndevice = \"twifi\"\naddresses = [\"10.2.0.1/24\"]\n[[route]]";
+    let config = scratch.file("gw.toml", &CONFIG.replacen("[[route]]", wifi, 1));
+    let socket = scratch.0.join("admin.sock");
+    let admin = format!("admin.listen=['unix:{}']", socket.display());
+    let commands = [
+        &KERNEL[..],
+        &[
+            "ip addr add 10.2.0.2/32 dev twifi",
+            "ip addr add 10.3.0.2/32 dev lo",
+            "ip rule add from 10.2.0.2 table 102",
+            "ip route add default dev twifi src 10.2.0.2 table 102",
+            "ip route add 10.2.0.1/32 dev twifi src 10.2.0.2",
+            "ip rule add from 10.3.0.2 table 103",
+            "ip route add default dev tlte src 10.3.0.2 table 103",
+            "ip mptcp limits set subflows 4 add_addr_accepted 0",
+            "ip mptcp endpoint add 10.2.0.2 dev twifi subflow",
+        ],
+    ]
+    .concat();
+    let gateway = Gateway::start(&config, &[&admin]).ready(&commands);
+    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
+    let _echo = Origin::serving(&gateway, &format!("python3 -u {here}/echo.py 10.9.0.2 7"));
+    let line =
+        format!("python3 -u {here}/roaming.py 10.1.0.1 1080 10.9.0.2 7 10.1.0.2 10.2.0.2 10.3.0.2");
+    let ran = gateway.inside(&line).output().expect("python3 runs");
+    let metrics = get(&socket, "/metrics");
+    assert!(ran.status.success(), "{ran:?}\n{metrics}");
+    assert_eq!(ran.stdout, b"associated\nfirst\nsecond\nstranger\n");
+    assert!(!metrics.contains("fate=\"strangers\"} 0\n"), "{metrics}");
 }
 
 /// A running curl.

@@ -51,7 +51,8 @@ fn run(mut handshake: Handshake, stream: &[u8], piece: usize) -> (Vec<Step>, Opt
                 handshake.advance(count);
             }
             Step::Wait => {
-                let is_served = matches!(steps.last(), Some(Step::Connect { .. }));
+                let is_served =
+                    matches!(steps.last(), Some(Step::Connect { .. } | Step::Associate { .. }));
                 return (steps, is_served.then_some(left.len()));
             }
             step => {
@@ -82,6 +83,6 @@ fn check_step(front_end: FrontEnd, step: &Step) {
         }
         Step::Send(reply) => assert!((2..=22).contains(&reply.len())),
         Step::Refuse(_, reply) => assert!(reply.len() <= 300),
-        Step::Verify(_) | Step::Read(_) | Step::Wait => {}
+        Step::Verify(_) | Step::Associate { .. } | Step::Read(_) | Step::Wait => {}
     }
 }

@@ -6,6 +6,7 @@
 
 mod bench;
 mod config;
+mod datagrams;
 mod exchange;
 mod front_ends;
 mod input;
@@ -19,6 +20,7 @@ mod tcp;
 mod udp;
 
 pub use config::config;
+pub use datagrams::datagrams;
 pub use exchange::exchange;
 pub use front_ends::{http, socks5};
 pub use ip::ip_packet;

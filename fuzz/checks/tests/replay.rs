@@ -137,6 +137,11 @@ fn socks5() {
 }
 
 #[test]
+fn datagrams() {
+    replay("datagrams", fuzz_checks::datagrams);
+}
+
+#[test]
 fn http() {
     replay("http", fuzz_checks::http);
 }
@@ -165,6 +170,7 @@ fn every_target_is_replayed() {
         names("fuzz_targets"),
         [
             "config",
+            "datagrams",
             "exchange",
             "http",
             "ip_packet",

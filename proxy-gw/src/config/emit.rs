@@ -50,6 +50,11 @@ pub(super) fn to_toml(config: &Config) -> String {
         egress.insert("nat64".to_owned(), shown(prefix));
     }
     push(&mut text, "egress", egress);
+    let udp = [
+        ("associations", Value::from(config.udp.associations)),
+        ("per_client", Value::from(config.udp.per_client)),
+    ];
+    push(&mut text, "udp", table(udp));
     let dns = &config.dns;
     let entries = [
         ("servers", list(&dns.servers)),

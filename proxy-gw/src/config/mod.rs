@@ -56,6 +56,8 @@ pub struct Config {
     pub users: Vec<User>,
     /// Destinations beyond, and short of, the public Internet.
     pub egress: Egress,
+    /// Datagrams of clients.
+    pub udp: Udp,
     /// Names that `hosts` does not have.
     pub dns: Dns,
     /// Names served without DNS, in lower case.
@@ -261,6 +263,15 @@ pub struct Egress {
     pub deny: Vec<IpNet>,
     /// The translator's prefix, where IPv4 is reached by NAT64 (RFC 6052).
     pub nat64: Option<Ipv6Net>,
+}
+
+/// Datagrams of clients: associations of SOCKS5, and those in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Udp {
+    /// At a time, per shard; 0: none.
+    pub associations: u32,
+    /// Of one client (an IPv4 address or an IPv6 /64), per shard.
+    pub per_client: u32,
 }
 
 /// Where names are looked up.

@@ -6,7 +6,7 @@ use super::reader::{Placed, Problems, Section, choose, integer, parsed, read_lis
 use super::tree::{Node, Value};
 use super::{
     Admin, AdminAddress, Auth, Config, Dns, Driver, DriverKind, Egress, Entry, HostName, Hugepages,
-    Limits, Log, LogFormat, Mptcp, Tcp, Timeouts, User,
+    Limits, Log, LogFormat, Mptcp, Tcp, Timeouts, Udp, User,
 };
 use crate::auth::PasswordHash;
 use crate::egress::{Destination, Exits};
@@ -47,6 +47,7 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
         users,
         egress: read_egress(root.section("egress")),
         dns,
+        udp: read_udp(root.section("udp")),
         hosts: read_hosts(&root.section("hosts"), problems),
         admin: read_admin(root.section("admin"), problems),
         log: read_log(root.section("log")),
@@ -59,6 +60,15 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
         }
     }
     config
+}
+
+fn read_udp(mut section: Section<'_>) -> Udp {
+    let udp = Udp {
+        associations: section.integer("associations", 0..=1_000_000, 1_000),
+        per_client: section.integer("per_client", 1..=100_000, 64),
+    };
+    section.finish();
+    udp
 }
 
 /// Also answers where each server is written: whether it can be reached depends on ports and routes.

@@ -84,6 +84,10 @@ password_hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21l$iWh06vD8Fy27wf9
 allow = ["10.9.0.0/24"]
 deny = []
 
+[udp]
+associations = 1000
+per_client = 64
+
 [dns]
 servers = ["10.9.0.53:53"]
 timeout_s = 5
@@ -183,7 +187,7 @@ fn unknown_keys_name_file_line_and_the_nearest_key() {
     assert_eq!(
         problems(&text),
         "gw.toml:1: drivr: unknown key; the nearest known key is driver (known: admin, dns, \
-         driver, egress, hosts, http, limits, log, mptcp, port, route, socks5, tcp, timeouts, user)\n\
+         driver, egress, hosts, http, limits, log, mptcp, port, route, socks5, tcp, timeouts, udp, user)\n\
          gw.toml:11: socks5.auht: unknown key; the nearest known key is socks5.auth \
          (known: auth, listen)"
     );

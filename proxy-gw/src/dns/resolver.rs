@@ -112,7 +112,7 @@ pub struct Resolver {
     by_socket: HashMap<SocketId, u32>,
     timers: BTreeSet<(Instant, u32)>,
     per_client: HashMap<u128, u32>,
-    answers: VecDeque<(u64, Family, Answer)>,
+    answers: VecDeque<(u64, Key, Answer)>,
     counters: Counters,
     rng: Rng,
 }
@@ -207,8 +207,8 @@ impl Resolver {
         None
     }
 
-    /// The next answer to a lookup: the session that waits for it, and which addresses it asked for.
-    pub fn poll_answer(&mut self) -> Option<(u64, Family, Answer)> {
+    /// The next answer to a lookup: the session that waits for it, and what it asked for.
+    pub fn poll_answer(&mut self) -> Option<(u64, (HostName, Family), Answer)> {
         self.answers.pop_front()
     }
 
@@ -491,7 +491,7 @@ impl Resolver {
                     self.per_client.remove(&waiter.client);
                 }
             }
-            self.answers.push_back((waiter.session, lookup.key.1, answer.clone()));
+            self.answers.push_back((waiter.session, lookup.key.clone(), answer.clone()));
         }
         if answer == Answer::Failed {
             self.counters.failures += 1;

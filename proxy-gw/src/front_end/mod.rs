@@ -8,6 +8,7 @@
 pub mod http;
 pub mod socks5;
 mod target;
+pub mod udp;
 
 pub use target::{BadHost, Host, Target};
 
@@ -67,6 +68,11 @@ pub enum Step {
         /// Where to.
         target: Target,
         /// SOCKS5: the reserved byte was not zero; tolerated, to be counted.
+        reserved_set: bool,
+    },
+    /// SOCKS5: open a relay for datagrams, then answer as for a connection, with the relay's address.
+    Associate {
+        /// The reserved byte was not zero.
         reserved_set: bool,
     },
     /// Close: after sending this, unless it is empty.
@@ -129,13 +135,15 @@ pub enum Failure {
     TtlExpired,
     /// Our own ports, sockets or memory are used up.
     Exhausted,
+    /// A command that is not served here.
+    NotSupported,
     /// Anything else.
     Internal,
 }
 
 impl Failure {
     /// All there are.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Credentials,
         Self::TooManyAttempts,
         Self::CannotVerify,
@@ -149,6 +157,7 @@ impl Failure {
         Self::TimedOut,
         Self::TtlExpired,
         Self::Exhausted,
+        Self::NotSupported,
         Self::Internal,
     ];
 }

@@ -10,12 +10,14 @@ use super::session::{Attempts, Phase};
 use super::{EndReason, Farewell, Gateway};
 use crate::dns::{Answer, Family};
 use crate::egress::{NoExit, translated};
+use crate::front_end::udp::Stream;
 use crate::front_end::{Failure, Host, Target};
 use crate::shard::Shard;
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::error::{ConnectionError, OpenError};
 use mptcp_core::stack::{Connect, Ready, SocketId};
 use mptcp_core::time::Instant;
+use mptcp_core::util::slab::SlabId;
 
 /// Attempts of one session at a time.
 const MAX_RACING: usize = 4;
@@ -32,6 +34,11 @@ impl Gateway {
         idx: u32,
         target: &Target,
     ) {
+        if self.udp.associations > 0
+            && let Some(stream) = Stream::asked_by(target)
+        {
+            return self.associate(now, shard, idx, Some(stream));
+        }
         let Some(session) = self.sessions.get_mut(idx) else { return };
         let deadline = now + self.connect_timeout;
         session.phase = Phase::Connecting(Box::new(Attempts::new(target.port, deadline)));
@@ -76,11 +83,10 @@ impl Gateway {
 
     /// Hands on what the resolver found out.
     pub(super) fn handle_answers(&mut self, now: Instant, shard: &mut impl Shard) {
-        while let Some((id, family, answer)) = self.resolver.poll_answer() {
-            let Some(idx) = self.sessions.index_of(mptcp_core::util::slab::SlabId(id)) else {
-                continue;
-            };
+        while let Some((id, (name, family), answer)) = self.resolver.poll_answer() {
+            let Some(idx) = self.sessions.index_of(SlabId(id)) else { continue };
             self.take_answer(idx, family, &answer);
+            self.take_udp_answer(now, shard, idx, (&name, family), &answer);
             self.pursue(now, shard, idx);
         }
     }
@@ -97,7 +103,7 @@ impl Gateway {
     }
 
     /// Whether addresses of `family` can be reached, by a translator too.
-    fn serves(&self, family: Family) -> bool {
+    pub(super) fn serves(&self, family: Family) -> bool {
         self.exits.serves(family)
             || family == Family::V4 && self.nat64.is_some() && self.exits.serves(Family::V6)
     }
@@ -129,7 +135,7 @@ impl Gateway {
     }
 
     /// Our address and the normalised destination.
-    fn candidate(&self, requested: IpAddr) -> Result<(IpAddr, IpAddr), Refusal> {
+    pub(super) fn candidate(&self, requested: IpAddr) -> Result<(IpAddr, IpAddr), Refusal> {
         let remote =
             self.policy.check(requested).map_err(|_| (EndReason::Denied, Failure::NotAllowed))?;
         let why = match (self.exits.local_address(remote), remote, self.nat64) {

@@ -1,6 +1,7 @@
 //! What one shard's gateway counted.
 
 use super::reason::EndReason;
+use super::udp::UdpCounters;
 
 /// Counts since the start; each grows only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Counters {
     pub authentication_cached: u64,
     /// Credentials handed to the verifier.
     pub authentication_verified: u64,
+    /// Datagrams.
+    pub udp: UdpCounters,
     /// Ended sessions, in the order of [`EndReason::ALL`].
     ended: [u64; EndReason::COUNT],
 }
@@ -39,6 +42,7 @@ impl Default for Counters {
             requests_reserved_set: 0,
             authentication_cached: 0,
             authentication_verified: 0,
+            udp: UdpCounters::default(),
             ended: [0; EndReason::COUNT],
         }
     }

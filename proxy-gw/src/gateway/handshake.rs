@@ -14,7 +14,7 @@ use mptcp_core::util::slab::SlabId;
 const MAX_DISCARDED: u32 = 64 << 10;
 
 /// What came of reading.
-enum Input {
+pub(super) enum Input {
     /// Bytes were read.
     Some,
     /// Nothing to read yet.
@@ -54,6 +54,10 @@ impl Gateway {
                 Step::Connect { target, reserved_set } => {
                     self.counters.requests_reserved_set += u64::from(reserved_set);
                     return self.connect(now, shard, idx, &target);
+                }
+                Step::Associate { reserved_set } => {
+                    self.counters.requests_reserved_set += u64::from(reserved_set);
+                    return self.associate(now, shard, idx, None);
                 }
                 Step::Refuse(why, reply) => {
                     return self.refuse(now, shard, idx, why.into(), &reply);
@@ -217,7 +221,7 @@ impl Gateway {
     }
 }
 
-fn read(result: Result<usize, RecvError>) -> (Input, usize) {
+pub(super) fn read(result: Result<usize, RecvError>) -> (Input, usize) {
     match result {
         Ok(0) | Err(RecvError::InvalidSocket | RecvError::Failed(_)) => (Input::End, 0),
         Ok(count) => (Input::Some, count),

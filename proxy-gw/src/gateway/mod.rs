@@ -15,13 +15,15 @@ mod session;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 pub use counters::Counters;
 pub use reason::EndReason;
 pub use snapshot::SessionSnapshot;
+pub use udp::UdpCounters;
 
 use crate::auth::{Authenticator, VerifyRequest};
-use crate::config::{Config, Entry, HostName};
+use crate::config::{Config, Entry, HostName, Udp};
 use crate::dns::Resolver;
 use crate::egress::{Exits, Policy};
 use crate::front_end::FrontEnd;
@@ -39,10 +41,13 @@ use mptcp_core::time::Instant;
 use mptcp_core::util::slab::{Slab, SlabId};
 use reason::Side;
 use session::{Phase, Session};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// How long a refused client may take to close (RFC 1928 §6 allows 10 s in all).
 const LINGER: Duration = Duration::from_secs(5);
+
+/// Longest datagram forwarded, octets: that of the longest frame there is.
+const MAX_DATAGRAM: usize = 9_216;
 
 /// `user_data` of listeners; a session's is its slab id, which is never 0.
 const LISTENER: u64 = 0;
@@ -72,6 +77,12 @@ pub struct Gateway {
     /// When sessions on their way try the next address.
     pace: Deadlines,
     resolver: Resolver,
+    udp: Udp,
+    /// Associations now, in all and by client.
+    associations: u32,
+    associations_of: HashMap<u128, u32>,
+    /// Where a datagram is read into.
+    datagram: Vec<u8>,
     /// With the position in `entries`.
     listeners: Vec<(SocketId, usize)>,
     /// Clients at once whose first data is taken before their handshake is over, per listener.
@@ -95,6 +106,10 @@ impl Gateway {
             connect_timeout: timeouts.connect,
             hosts: config.hosts.clone(),
             policy: Policy::new(config),
+            udp: config.udp,
+            associations: 0,
+            associations_of: HashMap::new(),
+            datagram: vec![0; MAX_DATAGRAM],
             resolver: Resolver::new(&config.dns, &exits, rng),
             exits,
             nat64: config.egress.nat64,
@@ -156,6 +171,9 @@ impl Gateway {
         }
         let Some(idx) = self.sessions.index_of(SlabId(event.user_data)) else { return };
         let Some(session) = self.sessions.get_mut(idx) else { return };
+        if matches!(session.phase, Phase::Associated(_)) {
+            return self.handle_association(now, shard, idx, event);
+        }
         if let Phase::Connecting(attempts) = &session.phase
             && attempts.racing.contains(&event.socket)
         {
@@ -177,7 +195,7 @@ impl Gateway {
             (Phase::Connecting(_), Side::Inner) if session.ends.inner_closed => {
                 self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
             }
-            (Phase::Connecting(_), _) => {}
+            (Phase::Connecting(_) | Phase::Associated(_), _) => {}
             (Phase::Relaying, _) => self.handle_relaying(now, shard, idx, event.ready),
             (Phase::Lingering(_), _) => self.discard(now, shard, idx),
         }
@@ -320,6 +338,9 @@ impl Gateway {
                 self.end(now, shard, idx, EndReason::HandshakeTimedOut, Farewell::Close);
             }
             Phase::Connecting(_) => self.connect_timed_out(now, shard, idx),
+            Phase::Associated(_) => {
+                self.end(now, shard, idx, EndReason::Idle, Farewell::Abort);
+            }
             Phase::Relaying => {
                 let reason = match relay_class(session) {
                     Class::HalfClosed => EndReason::HalfClosed,
@@ -346,10 +367,14 @@ impl Gateway {
         self.deadlines.disarm(idx);
         self.pace.disarm(idx);
         let Some(session) = self.sessions.remove(idx) else { return };
-        if let Phase::Connecting(attempts) = &session.phase {
-            for racing in &attempts.racing {
-                shard.abort(now, *racing);
+        match &session.phase {
+            Phase::Connecting(attempts) => {
+                for racing in &attempts.racing {
+                    shard.abort(now, *racing);
+                }
             }
+            Phase::Associated(association) => self.dissociate(now, shard, association),
+            Phase::Handshake(_) | Phase::Relaying | Phase::Lingering(_) => {}
         }
         self.counters.count_end(reason);
         self.account(now, shard, &session, reason);

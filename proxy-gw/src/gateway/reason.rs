@@ -88,6 +88,8 @@ reasons! {
     ConnectTimedOut = "connect_timed_out",
     /// ICMP, ARP or NDISC: the destination cannot be reached.
     Unreachable = "unreachable",
+    /// Too many UDP associations.
+    UdpLimited = "udp_limited",
     /// The exit could not be opened: ports or sockets are used up.
     ExitsExhausted = "exits_exhausted",
     /// A reply did not fit into an empty send buffer: no packet memory.

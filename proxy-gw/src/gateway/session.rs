@@ -4,6 +4,7 @@
 
 use super::deadlines::RESOLUTION_DELAY;
 use super::reason::{EndReason, Side};
+use super::udp::Association;
 use crate::config::Auth;
 use crate::dns::Family;
 use crate::front_end::{Failure, FrontEnd, Handshake};
@@ -68,6 +69,8 @@ pub(super) enum Phase {
     Handshake(Box<Handshake>),
     /// Reaching the destination.
     Connecting(Box<Attempts>),
+    /// Forwarding datagrams.
+    Associated(Box<Association>),
     /// The stack moves bytes.
     Relaying,
     /// Refused, the client has been told; waiting for it to close.

@@ -120,7 +120,8 @@ fn limits(config: &Config) -> Limits {
         half_open,
         time_wait: sessions.saturating_mul(2).clamp(1024, MAX_TIME_WAIT),
         listeners: u32::try_from(config.listen_addresses().count()).unwrap_or(u32::MAX),
-        udp_sockets: config.dns.lookups,
+        // An association has a socket for its client, and one for each exit it uses: two, rarely more.
+        udp_sockets: config.dns.lookups.saturating_add(config.udp.associations.saturating_mul(3)),
         backlog: half_open.min(sessions),
         paths: sessions.clamp(default.paths, MAX_PATHS),
         stateless_replies_per_s: default.stateless_replies_per_s,

@@ -29,6 +29,7 @@ pub(in crate::front_end) fn failed(failure: Failure) -> Vec<u8> {
         Failure::Refused => ("502 Bad Gateway", "connection_refused"),
         Failure::TimedOut => ("504 Gateway Timeout", "connection_timeout"),
         Failure::Exhausted => ("503 Service Unavailable", "connection_limit_reached"),
+        Failure::NotSupported => ("501 Not Implemented", "http_request_denied"),
         Failure::Internal => ("500 Internal Server Error", "proxy_internal_error"),
     };
     let waits =

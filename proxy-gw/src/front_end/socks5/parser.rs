@@ -27,10 +27,12 @@ pub(super) enum Parsed<T> {
     Rejected(Reject),
 }
 
-/// A CONNECT request.
+/// A request that is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
-    pub(super) target: Target,
+    /// CONNECT's; `None` is UDP ASSOCIATE, whose address says where the client means to send from: it
+    /// rarely knows, and is known better by its connection.
+    pub(super) target: Option<Target>,
     /// The reserved byte was not zero: tolerated, counted.
     pub(super) reserved_set: bool,
 }
@@ -89,13 +91,22 @@ pub(super) fn request(bytes: &[u8]) -> Parsed<Request> {
         return Parsed::Rejected(Reject::Request);
     }
     let Some((command, rest)) = rest.split_first() else { return Parsed::Needs(4) };
-    match command {
-        1 => {}
+    let associate = match command {
+        1 => false,
+        3 => true,
         _ => return Parsed::Rejected(Reject::Command),
-    }
+    };
     let Some((&[reserved, address_type], rest)) = rest.split_first_chunk() else {
         return Parsed::Needs(4);
     };
+    let reserved_set = reserved != 0;
+    if associate {
+        return match skipped(address_type, rest) {
+            Parsed::Complete(()) => Parsed::Complete(Request { target: None, reserved_set }),
+            Parsed::Needs(len) => Parsed::Needs(4 + len),
+            Parsed::Rejected(why) => Parsed::Rejected(why),
+        };
+    }
     let target = match address_type {
         1 => ipv4(rest),
         3 => domain(rest),
@@ -105,11 +116,25 @@ pub(super) fn request(bytes: &[u8]) -> Parsed<Request> {
     match target {
         Parsed::Complete(target) if target.port == 0 => Parsed::Rejected(Reject::Request),
         Parsed::Complete(target) => {
-            Parsed::Complete(Request { target, reserved_set: reserved != 0 })
+            Parsed::Complete(Request { target: Some(target), reserved_set })
         }
         Parsed::Needs(len) => Parsed::Needs(4 + len),
         Parsed::Rejected(why) => Parsed::Rejected(why),
     }
+}
+
+/// An address that nobody asks about, with its port.
+fn skipped(address_type: u8, bytes: &[u8]) -> Parsed<()> {
+    let len = match address_type {
+        1 => 6,
+        4 => 18,
+        3 => match bytes.first() {
+            Some(len) => 3 + usize::from(*len),
+            None => return Parsed::Needs(1),
+        },
+        _ => return Parsed::Rejected(Reject::AddressType),
+    };
+    if bytes.len() < len { Parsed::Needs(len) } else { Parsed::Complete(()) }
 }
 
 fn ipv4(bytes: &[u8]) -> Parsed<Target> {
@@ -149,7 +174,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn connect(host: Host, port: u16) -> Parsed<Request> {
-        Parsed::Complete(Request { target: Target { host, port }, reserved_set: false })
+        Parsed::Complete(Request { target: Some(Target { host, port }), reserved_set: false })
     }
 
     fn by_name(name: &[u8]) -> Parsed<Request> {
@@ -224,9 +249,22 @@ mod tests {
     fn what_is_not_served_is_told_by_the_first_byte_that_shows_it() {
         assert_eq!(request(&[1]), Parsed::Rejected(Reject::Request));
         assert_eq!(request(&[5, 2]), Parsed::Rejected(Reject::Command));
-        assert_eq!(request(&[5, 3]), Parsed::Rejected(Reject::Command));
         assert_eq!(request(&[5, 0]), Parsed::Rejected(Reject::Command));
         assert_eq!(request(&[5, 1, 0, 2]), Parsed::Rejected(Reject::AddressType));
+        assert_eq!(request(&[5, 3, 0, 2]), Parsed::Rejected(Reject::AddressType));
+    }
+
+    #[test]
+    fn associations_may_name_any_address_or_none() {
+        let associate = |rest: &[u8]| request(&[&[5, 3, 0], rest].concat());
+        let complete = Parsed::Complete(Request { target: None, reserved_set: false });
+        assert_eq!(associate(&[1, 0, 0, 0, 0, 0, 0]), complete);
+        assert_eq!(associate(&[1, 10, 1, 0, 2, 0x9d, 0x78]), complete);
+        assert_eq!(associate(&[&[4][..], &[0; 18]].concat()), complete);
+        assert_eq!(associate(&[3, 1, b'0', 0, 0]), complete);
+        assert_eq!(associate(&[3, 0, 0, 0]), complete);
+        assert_eq!(associate(&[1, 0, 0, 0, 0, 0]), Parsed::Needs(10));
+        assert_eq!(associate(&[3]), Parsed::Needs(5));
     }
 
     /// Feeds a parser as much as it asks for, in pieces cut where `cuts` says, as the gateway does.

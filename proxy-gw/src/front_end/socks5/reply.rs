@@ -37,6 +37,7 @@ impl From<Failure> for Rep {
             }
             Failure::Refused => Self::ConnectionRefused,
             Failure::TtlExpired => Self::TtlExpired,
+            Failure::NotSupported => Self::CommandNotSupported,
             Failure::NoFamily => Self::AddressTypeNotSupported,
             Failure::Credentials
             | Failure::TooManyAttempts

@@ -69,7 +69,10 @@ impl Handshake {
                 Parsed::Complete(request) => {
                     self.enter(Stage::Done);
                     let reserved_set = request.reserved_set;
-                    Step::Connect { target: request.target, reserved_set }
+                    match request.target {
+                        Some(target) => Step::Connect { target, reserved_set },
+                        None => Step::Associate { reserved_set },
+                    }
                 }
                 Parsed::Rejected(why) => self.refuse(why),
             },

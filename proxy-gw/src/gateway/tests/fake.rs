@@ -6,7 +6,8 @@ use crate::shard::Shard;
 use core::net::SocketAddr;
 use mptcp_core::buf::PortId;
 use mptcp_core::error::{ConnectionError, OpenError, RecvError, RelayError, SendError};
-use mptcp_core::stack::{Connect, ConnectionInfo, Event, Listen, Ready, SocketId};
+use mptcp_core::stack::{Connect, ConnectionInfo, Event, Listen, Ready, SocketId, SubflowInfo};
+use mptcp_core::tcp::{State, TcpInfo};
 use mptcp_core::time::{Duration, Instant};
 use mptcp_core::udp::{Received, SendTo, UdpError, UdpOptions, UdpSendError};
 use mptcp_core::wire::IcmpErrorKind;
@@ -33,8 +34,12 @@ struct FakeSocket {
     error: Option<ConnectionError>,
     relay: Option<SocketId>,
     pending: Ready,
-    datagrams: VecDeque<Vec<u8>>,
+    datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     icmp: Option<IcmpErrorKind>,
+    /// Where subflows come from; empty: plain TCP.
+    paths: Vec<SocketAddr>,
+    /// Datagrams sent, and where to.
+    datagrams_sent: Vec<(SocketAddr, Vec<u8>)>,
     bytes_sent: u64,
     bytes_received: u64,
 }
@@ -52,6 +57,8 @@ pub(super) struct FakeShard {
     pub(super) refuse_connect: Option<OpenError>,
     /// Sends take no byte.
     pub(super) no_memory: bool,
+    /// Sends take so many bytes, and no more.
+    pub(super) send_room: Option<usize>,
     /// Every datagram socket opened.
     pub(super) queries: Vec<SocketId>,
 }
@@ -78,6 +85,8 @@ impl FakeShard {
             pending: Ready::empty(),
             datagrams: VecDeque::new(),
             icmp: None,
+            paths: Vec::new(),
+            datagrams_sent: Vec::new(),
             bytes_sent: 0,
             bytes_received: 0,
         };
@@ -123,10 +132,25 @@ impl FakeShard {
         self.raise(id, Ready::CONNECTED);
     }
 
-    /// A datagram arrives.
+    /// A datagram of a connected socket's peer arrives.
     pub(super) fn datagram(&mut self, id: SocketId, data: Vec<u8>) {
-        self.socket(id).datagrams.push_back(data);
+        let remote = self.socket(id).remote;
+        self.datagram_from(id, remote, data);
+    }
+
+    pub(super) fn datagram_from(&mut self, id: SocketId, remote: SocketAddr, data: Vec<u8>) {
+        self.socket(id).datagrams.push_back((remote, data));
         self.raise(id, Ready::READABLE);
+    }
+
+    /// What a datagram socket sent since last asked.
+    pub(super) fn datagrams_sent(&mut self, id: SocketId) -> Vec<(SocketAddr, Vec<u8>)> {
+        core::mem::take(&mut self.socket(id).datagrams_sent)
+    }
+
+    /// The client's subflows come from here now.
+    pub(super) fn set_paths(&mut self, id: SocketId, paths: &[&str]) {
+        self.socket(id).paths = paths.iter().map(|path| path.parse().unwrap()).collect();
     }
 
     /// ICMP says that a datagram did not arrive.
@@ -142,6 +166,11 @@ impl FakeShard {
 
     pub(super) fn remote(&mut self, id: SocketId) -> SocketAddr {
         self.socket(id).remote
+    }
+
+    /// There is room to send again.
+    pub(super) fn writable(&mut self, id: SocketId) {
+        self.raise(id, Ready::WRITABLE);
     }
 
     /// The connection ends: with an error, or in order on both sides.
@@ -240,6 +269,7 @@ impl Shard for FakeShard {
 
     fn send(&mut self, _now: Instant, id: SocketId, from: &[u8]) -> Result<usize, SendError> {
         let no_memory = self.no_memory;
+        let room = self.send_room.unwrap_or(usize::MAX);
         let socket = self.socket(id);
         assert!(socket.relay.is_none(), "{id:?} belongs to a relay");
         match socket.error {
@@ -247,8 +277,10 @@ impl Shard for FakeShard {
             None if socket.write_shut => Err(SendError::Shutdown),
             None if no_memory => Err(SendError::WouldBlock),
             None => {
-                socket.sent.extend(from);
-                Ok(from.len())
+                let taken = from.len().min(room);
+                socket.sent.extend(from.iter().take(taken));
+                self.send_room = self.send_room.map(|room| room - taken);
+                if taken == 0 { Err(SendError::WouldBlock) } else { Ok(taken) }
             }
         }
     }
@@ -285,7 +317,7 @@ impl Shard for FakeShard {
             bytes_sent: socket.bytes_sent,
             bytes_acked: socket.bytes_sent,
             bytes_received: socket.bytes_received,
-            subflows: vec![],
+            subflows: socket.paths.iter().map(|remote| subflow(socket.local, *remote)).collect(),
             data_level: None,
             error: socket.error,
         })
@@ -304,22 +336,32 @@ impl Shard for FakeShard {
     }
 
     fn udp_bind(&mut self, local: SocketAddr, options: &UdpOptions) -> Result<SocketId, OpenError> {
-        let local = SocketAddr::new(local.ip(), 50_000);
-        let id = self.add(local, options.remote.unwrap(), options.user_data);
+        let port = 50_000 + u16::try_from(self.queries.len()).unwrap();
+        let local = SocketAddr::new(local.ip(), port);
+        let id = self.add(local, options.remote.unwrap_or(local), options.user_data);
         self.queries.push(id);
         Ok(id)
     }
 
-    fn udp_send_to(&mut self, id: SocketId, data: &[u8], _to: &SendTo) -> Result<(), UdpSendError> {
-        self.socket(id).sent = data.to_vec();
+    fn udp_send_to(&mut self, id: SocketId, data: &[u8], to: &SendTo) -> Result<(), UdpSendError> {
+        if data.len() > 1472 {
+            return Err(UdpSendError::TooLong { limit: 1472 });
+        }
+        let socket = self.socket(id);
+        socket.sent = data.to_vec();
+        socket.datagrams_sent.push((to.remote.unwrap_or(socket.remote), data.to_vec()));
         Ok(())
+    }
+
+    fn udp_local(&self, id: SocketId) -> Option<SocketAddr> {
+        Some(self.sockets.get(&id)?.local)
     }
 
     fn udp_recv_from(&mut self, id: SocketId, into: &mut [u8]) -> Result<Received, RecvError> {
         let socket = self.socket(id);
-        let data = socket.datagrams.pop_front().ok_or(RecvError::WouldBlock)?;
+        let (remote, data) = socket.datagrams.pop_front().ok_or(RecvError::WouldBlock)?;
         into.iter_mut().zip(&data).for_each(|(to, from)| *to = *from);
-        let (remote, local) = (socket.remote, socket.local);
+        let local = socket.local;
         Ok(Received { remote, local, via: PortId::ROUTED, len: data.len() })
     }
 
@@ -340,6 +382,28 @@ impl Shard for FakeShard {
             self.sockets.iter_mut().find(|(_, socket)| !socket.pending.is_empty())?;
         let ready = core::mem::take(&mut socket.pending);
         Some(Event { socket: *id, ready, user_data: socket.user_data })
+    }
+}
+
+fn subflow(local: SocketAddr, remote: SocketAddr) -> SubflowInfo {
+    SubflowInfo {
+        id: 0,
+        port: PortId(0),
+        local,
+        remote,
+        state: State::Established,
+        fully_established: true,
+        backup: false,
+        stale: false,
+        srtt: Duration::ZERO,
+        cwnd: 0,
+        bytes_sent: 0,
+        bytes_received: 0,
+        retransmitted: 0,
+        reinjected: 0,
+        local_id: 0,
+        remote_id: 0,
+        tcp: TcpInfo::default(),
     }
 }
 

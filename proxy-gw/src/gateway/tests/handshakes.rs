@@ -100,11 +100,6 @@ fn refusals_are_said_and_the_client_closes() {
             EndReason::CommandNotSupported,
         ),
         (
-            b"\x05\x01\x00\x05\x03\x00\x01",
-            [vec![5, 0], failure(7)].concat(),
-            EndReason::CommandNotSupported,
-        ),
-        (
             b"\x05\x01\x00\x05\x01\x00\x05",
             [vec![5, 0], failure(8)].concat(),
             EndReason::AddressType,

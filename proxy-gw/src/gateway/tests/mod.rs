@@ -2,6 +2,7 @@
 //! a session can end, and that nothing is left behind.
 
 mod auth;
+mod datagrams;
 mod destinations;
 mod fake;
 mod handshakes;

@@ -1,0 +1,213 @@
+//! UDP ASSOCIATE and datagrams in a stream.
+
+use super::*;
+
+const ASSOCIATE: &[u8] = b"\x05\x01\x00\x05\x03\x00\x01\0\0\0\0\0\0";
+const HOME: &str = "10.1.0.2:5000";
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// A datagram of a client's for `target`.
+fn to(target: &str, data: &[u8]) -> Vec<u8> {
+    [crate::front_end::udp::header(address(target)), data.to_vec()].concat()
+}
+
+/// A client with an association: its connection and the relay's socket.
+fn associated(world: &mut World) -> (SocketId, SocketId) {
+    let inner = world.client_saying(ASSOCIATE);
+    let said = world.heard(inner);
+    assert_eq!(said[..2], [5, 0]);
+    assert_eq!(said[2..10], [5, 0, 0, 1, 10, 1, 0, 1], "the address the client connected to");
+    let relay = world.exit();
+    assert_eq!(u16::from_be_bytes([said[10], said[11]]), world.shard.remote(relay).port());
+    (inner, relay)
+}
+
+impl World {
+    fn sends(&mut self, relay: SocketId, from: &str, bytes: Vec<u8>) {
+        self.shard.datagram_from(relay, address(from), bytes);
+        self.run();
+    }
+
+    /// The datagram socket opened last.
+    fn exit(&self) -> SocketId {
+        *self.shard.queries.last().unwrap()
+    }
+
+    fn udp(&self) -> UdpCounters {
+        self.gateway.counters().udp
+    }
+}
+
+#[test]
+fn datagrams_go_out_and_answers_come_back() {
+    let mut world = World::new();
+    let (inner, relay) = associated(&mut world);
+    world.sends(relay, HOME, to("10.9.0.2:53", b"question"));
+    let exit = world.exit();
+    assert_ne!(exit, relay);
+    assert_eq!(world.shard.datagrams_sent(exit), [(address("10.9.0.2:53"), b"question".to_vec())]);
+    world.sends(exit, "10.9.0.2:53", b"answer".to_vec());
+    let back = world.shard.datagrams_sent(relay);
+    assert_eq!(back, [(address(HOME), to("10.9.0.2:53", b"answer"))]);
+    // From another port of the same host: yes. From somebody else: no.
+    world.sends(exit, "10.9.0.2:54", b"x".to_vec());
+    world.sends(exit, "10.9.0.7:53", b"x".to_vec());
+    assert_eq!(world.shard.datagrams_sent(relay).len(), 1);
+    assert_eq!((world.udp().up, world.udp().down, world.udp().unsolicited), (1, 2, 1));
+    // The association ends with its connection.
+    world.shard.finish(inner);
+    world.run();
+    world.assert_ended(EndReason::Completed);
+    let counters = world.gateway.counters();
+    assert_eq!((counters.bytes_up, counters.bytes_down), (8, 7));
+}
+
+#[test]
+fn it_follows_the_addresses_of_its_connection_and_no_others() {
+    let mut world = World::new();
+    let (inner, relay) = associated(&mut world);
+    world.shard.set_paths(inner, &["10.1.0.2:40312"]);
+    world.sends(relay, HOME, to("10.9.0.2:53", b"1"));
+    let exit = world.exit();
+    world.sends(relay, "10.2.0.9:7000", to("10.9.0.2:53", b"stranger"));
+    assert_eq!((world.udp().up, world.udp().strangers), (1, 1));
+    // It joins from another network: what it sends from there is taken, and answered there.
+    world.shard.set_paths(inner, &["10.1.0.2:40312", "10.2.0.9:40313"]);
+    world.pass(Duration::from_millis(20));
+    world.sends(relay, "10.2.0.9:7000", to("10.9.0.2:53", b"2"));
+    assert_eq!(world.udp().up, 2);
+    world.sends(exit, "10.9.0.2:53", b"answer".to_vec());
+    assert_eq!(world.shard.datagrams_sent(relay)[0].0, address("10.2.0.9:7000"));
+    // The first network is gone, and a second later its address is a stranger's.
+    world.shard.set_paths(inner, &["10.2.0.9:40313"]);
+    world.pass_s(1);
+    world.sends(relay, HOME, to("10.9.0.2:53", b"late"));
+    assert_eq!((world.udp().up, world.udp().strangers), (2, 2));
+    // The second one, too: what comes meanwhile is for nobody.
+    world.shard.set_paths(inner, &["10.3.0.9:1"]);
+    world.pass_s(1);
+    world.sends(exit, "10.9.0.2:53", b"answer".to_vec());
+    assert!(world.shard.datagrams_sent(relay).is_empty());
+    assert_eq!(world.udp().no_room, 1);
+}
+
+#[test]
+fn strangers_cannot_make_the_gateway_look_more_often() {
+    let mut world = World::new();
+    let (inner, relay) = associated(&mut world);
+    world.sends(relay, "10.2.0.9:7000", to("10.9.0.2:53", b"x"));
+    world.shard.set_paths(inner, &["10.1.0.2:1", "10.2.0.9:1"]);
+    world.sends(relay, "10.2.0.9:7000", to("10.9.0.2:53", b"x"));
+    assert_eq!(world.udp().strangers, 2, "not looked at again yet");
+}
+
+#[test]
+fn what_cannot_be_forwarded_is_counted() {
+    let mut world = World::new();
+    let (_, relay) = associated(&mut world);
+    world.sends(relay, HOME, b"\0\0\x01\x01\x0a\x09\0\x02\0\x35x".to_vec());
+    world.sends(relay, HOME, b"\0\0".to_vec());
+    for denied in ["127.0.0.1:53", "10.1.0.1:53", "[::ffff:127.0.0.1]:53", "224.0.0.251:5353"] {
+        world.sends(relay, HOME, to(denied, b"x"));
+    }
+    world.sends(relay, HOME, to("10.9.0.2:53", &[0; 1473]));
+    let udp = world.udp();
+    assert_eq!((udp.fragments, udp.malformed, udp.denied, udp.too_long), (1, 1, 4, 1));
+    assert_eq!(udp.up, 0);
+}
+
+#[test]
+fn names_are_looked_up() {
+    let mut world = World::with(&["dns.servers=['10.9.0.53']"]);
+    let (_, relay) = associated(&mut world);
+    let by_name = |name: &str| {
+        let len = u8::try_from(name.len()).unwrap();
+        [&[0, 0, 0, 3, len][..], name.as_bytes(), &[0, 53], b"data"].concat()
+    };
+    world.sends(relay, HOME, by_name("origin.example"));
+    let exit = world.exit();
+    assert_eq!(world.shard.datagrams_sent(exit), [(address("10.9.0.2:53"), b"data".to_vec())]);
+    for n in 0..6 {
+        world.sends(relay, HOME, by_name(&format!("n{n}.example")));
+    }
+    assert_eq!(world.udp().unresolved, 2, "four wait");
+    for _ in 0..6 {
+        world.pass_s(1);
+    }
+    assert_eq!(world.udp().unresolved, 6);
+}
+
+#[test]
+fn associations_are_limited_in_all_and_per_client() {
+    let mut world = World::with(&["udp.associations=3", "udp.per_client=2"]);
+    for from in ["10.1.0.2:1", "10.1.0.2:2", "10.1.0.2:3", "10.1.0.3:1", "10.1.0.4:1"] {
+        let inner = world.shard.client(from, 1080);
+        world.run();
+        world.say(inner, ASSOCIATE);
+        let said = world.heard(inner);
+        let refused = ["10.1.0.2:3", "10.1.0.4:1"].contains(&from);
+        assert_eq!(said[3] != 0, refused, "{from}");
+    }
+    assert_eq!((world.udp().associations, world.udp().over_limit), (3, 2));
+    let mut world = World::with(&["udp.associations=0"]);
+    let inner = world.client_saying(ASSOCIATE);
+    assert_eq!(world.heard(inner)[2..], failure(7));
+}
+
+#[test]
+fn an_idle_association_ends() {
+    let mut world = World::with(&["timeouts.idle_s=60"]);
+    let (_, relay) = associated(&mut world);
+    world.pass_s(59);
+    world.sends(relay, HOME, to("10.9.0.2:53", b"x"));
+    world.pass_s(59);
+    assert_eq!(world.gateway.session_count(), 1);
+    world.pass_s(1);
+    world.assert_ended(EndReason::Idle);
+}
+
+#[test]
+fn what_the_client_says_on_its_connection_is_read_and_ignored() {
+    let mut world = World::new();
+    let (inner, _) = associated(&mut world);
+    world.say(inner, &[7; 10_000]);
+    assert_eq!(world.shard.unread(inner), 0);
+    world.shard.end(inner, Some(ConnectionError::Reset));
+    world.run();
+    world.assert_ended(EndReason::ClientReset);
+}
+
+/// CONNECT to the name that means a stream of datagrams.
+fn stream(world: &mut World, first: &[u8]) -> SocketId {
+    let name = "sp.v2.udp-over-tcp.arpa";
+    let len = u8::try_from(name.len()).unwrap();
+    let request = [b"\x05\x01\x00\x05\x01\x00\x03", &[len][..], name.as_bytes(), &[0, 1]].concat();
+    world.client_saying(&[&request, first].concat())
+}
+
+#[test]
+fn datagrams_in_a_stream() {
+    let mut world = World::new();
+    let inner = stream(&mut world, b"\0\x01\0\0\0\0\0\0\0\x0a\x09\0\x02\0\x35\0\x02hi");
+    assert_eq!(world.heard(inner)[2..], [5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let exit = world.exit();
+    assert_eq!(world.shard.datagrams_sent(exit), [(address("10.9.0.2:53"), b"hi".to_vec())]);
+    world.sends(exit, "10.9.0.2:53", b"answer".to_vec());
+    assert_eq!(world.heard(inner), b"\0\x0a\x09\0\x02\0\x35\0\x06answer");
+    // Half a frame is never lost.
+    world.shard.send_room = Some(5);
+    world.sends(exit, "10.9.0.2:53", b"one".to_vec());
+    world.sends(exit, "10.9.0.2:53", b"two".to_vec());
+    world.shard.send_room = None;
+    world.shard.writable(inner);
+    world.run();
+    world.sends(exit, "10.9.0.2:53", b"six".to_vec());
+    let frame = |data: &[u8]| [&b"\0\x0a\x09\0\x02\0\x35\0\x03"[..], data].concat();
+    assert_eq!(world.heard(inner), [frame(b"one"), frame(b"six")].concat());
+    assert_eq!(world.udp().no_room, 1);
+    world.say(inner, b"\x07");
+    world.assert_ended(EndReason::BadRequest);
+}
