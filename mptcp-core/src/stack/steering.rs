@@ -32,7 +32,8 @@ impl Shard {
 
     /// A flow came or went.
     pub(super) fn note(&mut self, tuple: &Tuple) {
-        if self.is_home(tuple) {
+        // A handshake that succeeds is a request that goes and a connection that comes.
+        if self.is_home(tuple) || self.changed.back() == Some(tuple) {
             return;
         }
         if self.changed.len() == MAX_NOTES {
