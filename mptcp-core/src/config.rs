@@ -441,6 +441,30 @@ impl Default for Limits {
     }
 }
 
+/// Ports that are drawn for what we open (RFC 6056).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EphemeralPorts {
+    /// The lowest, at least 1.
+    pub first: u16,
+    /// The highest.
+    pub last: u16,
+}
+
+impl EphemeralPorts {
+    /// How many.
+    #[must_use]
+    pub const fn count(self) -> u32 {
+        self.last.saturating_sub(self.first) as u32 + 1
+    }
+}
+
+impl Default for EphemeralPorts {
+    /// 32768 to 60999, the range of Linux.
+    fn default() -> Self {
+        Self { first: 32_768, last: 60_999 }
+    }
+}
+
 /// Configuration of one [`crate::stack::Stack`].
 #[derive(Clone, Debug, Default)]
 pub struct StackConfig {
@@ -452,6 +476,8 @@ pub struct StackConfig {
     pub tcp: TcpConfig,
     /// Limits.
     pub limits: Limits,
+    /// Ports of connections and datagram sockets that do not name one.
+    pub ephemeral_ports: EphemeralPorts,
     /// Which shard this is, where several stacks share the addresses: tokens and ports are drawn so that what
     /// belongs to them is sent here ([`crate::steering`]).
     pub sharding: Option<Sharding>,
@@ -473,6 +499,8 @@ pub enum ConfigError {
     SubflowsPerPair(u8),
     /// `mptcp.max_remote_addresses` must be 1 to 32; this was asked for.
     MaxRemoteAddresses(u8),
+    /// `ephemeral_ports` must begin at 1 or above and not end before; this was asked for.
+    EphemeralPorts(EphemeralPorts),
     /// At most 254 addresses can have an id; so many were configured.
     Addresses(usize),
     /// `sharding.own` must be below the number of shards.
@@ -503,6 +531,9 @@ impl core::fmt::Display for ConfigError {
             Self::MaxRemoteAddresses(n) => {
                 write!(f, "max_remote_addresses is {n}, allowed are 1 to 32")
             }
+            Self::EphemeralPorts(EphemeralPorts { first, last }) => {
+                write!(f, "ephemeral ports from {first} to {last} are none")
+            }
             Self::Addresses(n) => write!(f, "{n} addresses, at most 254 can be told apart"),
             Self::Shard { own, shards } => write!(f, "shard {own}, but there are {shards}"),
             Self::TokenMask(mask) => {
@@ -531,6 +562,10 @@ impl StackConfig {
         }
         if !(1..=32).contains(&self.mptcp.max_remote_addresses) {
             return Err(ConfigError::MaxRemoteAddresses(self.mptcp.max_remote_addresses));
+        }
+        let ports = self.ephemeral_ports;
+        if ports.first == 0 || ports.last < ports.first {
+            return Err(ConfigError::EphemeralPorts(ports));
         }
         if self.addresses.len() > 254 {
             return Err(ConfigError::Addresses(self.addresses.len()));

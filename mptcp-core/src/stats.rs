@@ -130,6 +130,8 @@ counters! {
     limit_refused,
     /// Connections and joins refused because no free port was found.
     ports_exhausted,
+    /// Connections in TIME-WAIT that gave way to a new one of ours, for want of another port.
+    time_wait_reused,
     /// Notes to the homes of flows of this shard that nobody fetched in time; one home may not know the
     /// owner of a flow, or remember one that is gone.
     steering_notes_lost,

@@ -19,6 +19,7 @@ mod multipath;
 mod observe;
 mod options;
 mod patience;
+mod ports;
 mod relay;
 #[cfg(test)]
 mod replay;

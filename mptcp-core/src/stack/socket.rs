@@ -14,15 +14,7 @@ use crate::time::Instant;
 use crate::wire::{OptionWriter, TcpFlags, Version};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::net::{IpAddr, SocketAddr};
-
-/// Ephemeral ports (RFC 6335 §6, the larger range that servers use).
-pub(super) const FIRST_PORT: u16 = 32_768;
-pub(super) const PORTS: u32 = 28_232;
-/// Ports looked at near the last one, of those that are this shard's.
-const PORT_STEPS: u32 = 32;
-/// Ports looked at per connection, of those that are this shard's: with 99 in 100 taken, one of 150 attempts fails.
-pub(super) const PORT_TRIES: u32 = 500;
+use core::net::SocketAddr;
 
 impl<B: PacketBuf> Stack<B> {
     /// Listens on `local`, whose address must be one of the stack's or unspecified. At most
@@ -77,7 +69,7 @@ impl<B: PacketBuf> Stack<B> {
             return Err(OpenError::LimitReached);
         }
         let port = if with.local_port == 0 {
-            let port = self.free_port(with.local, with.remote);
+            let port = self.free_port(now, with.local, with.remote);
             port.ok_or(OpenError::PortsExhausted)?
         } else {
             with.local_port
@@ -88,7 +80,7 @@ impl<B: PacketBuf> Stack<B> {
             local_port: port,
             remote_port: with.remote.port(),
         };
-        if !self.tuple_free(&tuple) {
+        if !self.tuple_free(&tuple) && !self.tuple_reusable(now, &tuple) {
             return Err(OpenError::AddressInUse);
         }
         let served = &self.config.mptcp.versions;
@@ -162,31 +154,6 @@ impl<B: PacketBuf> Stack<B> {
         }
         self.stats.mp_capable_syn_tx += 1;
         Ok(Sock::Mptcp(owner))
-    }
-
-    /// An ephemeral port towards `remote`: by random steps, so that none comes again soon (RFC 6056
-    /// §3.3.5). Where TIME-WAIT holds most ports of a destination it is found by chance, or not at
-    /// all: a look must not cost more the longer it is in vain. Only ports that bring the answers to this
-    /// shard are looked at.
-    pub(super) fn free_port(&mut self, local: IpAddr, remote: SocketAddr) -> Option<u16> {
-        let shards = self.demux.shards();
-        for n in 0..PORT_TRIES * shards {
-            let step =
-                if n < PORT_STEPS * shards { 1 + self.rng.below(7) } else { self.rng.below(PORTS) };
-            self.next_port = (self.next_port + step) % PORTS;
-            let port = FIRST_PORT + self.next_port as u16;
-            let tuple = Tuple {
-                local_addr: local,
-                remote_addr: remote.ip(),
-                local_port: port,
-                remote_port: remote.port(),
-            };
-            if self.demux.is_home(&tuple) && self.tuple_free(&tuple) {
-                return Some(port);
-            }
-        }
-        self.stats.ports_exhausted += 1;
-        None
     }
 
     /// The next connection of a listener (or, when it defers, the next request), the oldest first;

@@ -7,7 +7,7 @@
 
 use super::demux::Node;
 use super::egress::QUANTUM;
-use super::socket::{FIRST_PORT, PORT_TRIES, PORTS};
+use super::ports::PORT_TRIES;
 use super::{Ready, Sock, SocketId, Stack};
 use crate::buf::{PacketBuf, PortId, RxChecksum, TxMeta, TxQueue};
 use crate::config::{LocalAddress, Marking};
@@ -187,7 +187,8 @@ impl<B: PacketBuf> Stack<B> {
     /// and for the answer to a query the port is most of what an attacker has to guess (RFC 5452).
     fn free_udp_port(&mut self, addr: IpAddr) -> Option<u16> {
         for _ in 0..PORT_TRIES * self.demux.shards() {
-            let port = FIRST_PORT + self.rng.below(PORTS) as u16;
+            let ports = self.config.ephemeral_ports;
+            let port = ports.first + self.rng.below(ports.count()) as u16;
             if self.demux.has_udp_port(port) && self.udp_port_is_free(SocketAddr::new(addr, port)) {
                 return Some(port);
             }

@@ -17,6 +17,7 @@ mod liveness;
 mod marking;
 mod mtu;
 mod options;
+mod ports;
 mod receiving;
 mod sending;
 mod stack;

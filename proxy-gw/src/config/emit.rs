@@ -17,8 +17,12 @@ pub(super) fn to_toml(config: &Config) -> String {
     }
     for route in &config.routes {
         let port = config.ports.get(route.port).map_or("", |port| port.name.as_str());
-        let entries =
-            [("to", shown(&route.to)), ("via", shown(&route.via)), ("port", Value::from(port))];
+        let entries = [
+            ("to", shown(&route.to)),
+            ("via", shown(&route.via)),
+            ("port", Value::from(port)),
+            ("from", list(&route.from)),
+        ];
         push_element(&mut text, "route", table(entries));
     }
     push(&mut text, "mptcp", mptcp(config));

@@ -155,6 +155,8 @@ pub struct Route {
     pub to: IpNet,
     /// Next hop, on-link at the port.
     pub via: IpAddr,
+    /// Our addresses to use, of the port; empty: its first one.
+    pub from: Vec<IpAddr>,
     /// Position of the port in [`Config::ports`].
     pub port: usize,
 }

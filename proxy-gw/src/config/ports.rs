@@ -191,6 +191,10 @@ pub(super) fn read_routes(
         let to = section.read("to", network);
         let via = section.read("via", peer_address);
         let port = section.read("port", |value| find_port(value, ports));
+        let from = section.list("from", |value| {
+            parsed::<IpAddr>(value, "expected an address of the port, such as \"10.9.0.1\"")
+        });
+        let from = from.unwrap_or_default();
         for (key, expected) in [
             ("to", "the destinations, such as \"0.0.0.0/0\""),
             ("via", "the next hop, such as \"10.9.0.2\""),
@@ -206,9 +210,28 @@ pub(super) fn read_routes(
             to.refuse(problems, &format!("the same destinations as {first}; keep one of them"));
         }
         check_next_hop(&to, &via, ports.all.get(port.value), problems);
-        routes.push(Route { to: to.value, via: via.value, port: port.value });
+        for address in &from {
+            check_exit(&to, address, ports.all.get(port.value), problems);
+        }
+        let from = from.into_iter().map(|address| address.value).collect();
+        routes.push(Route { to: to.value, via: via.value, from, port: port.value });
     }
     routes
+}
+
+fn check_exit(
+    to: &Placed<IpNet>,
+    from: &Placed<IpAddr>,
+    port: Option<&PlacedPort>,
+    problems: &Problems,
+) {
+    let Some(port) = port else { return };
+    if to.value.addr().is_ipv4() != from.value.is_ipv4() {
+        from.refuse(problems, &format!("not of the same address family as {}", to.value));
+    } else if !port.owns(from.value) {
+        let name = &port.name.value;
+        from.refuse(problems, &format!("port {name:?} does not have this address"));
+    }
 }
 
 fn check_next_hop(

@@ -34,6 +34,7 @@ addresses = ["10.9.0.1/24"]
 to = "0.0.0.0/0"
 via = "10.9.0.2"
 port = "exit"
+from = ["10.9.0.1"]
 
 [mptcp]
 versions = [0, 1]

@@ -2,11 +2,14 @@
 //!
 //! Invariant: the longest prefix decides, a port's own subnets included.
 
+use crate::auth::source_prefix;
 use crate::config::Config;
 use crate::dns::Family;
+use core::hash::Hasher as _;
 use core::net::IpAddr;
 use ipnet::IpNet;
 use mptcp_core::buf::PortId;
+use siphasher::sip::SipHasher13;
 
 /// Why a destination has no exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +25,8 @@ pub enum NoExit {
 struct Entry {
     to: IpNet,
     port: PortId,
-    /// Our address there, of the prefix's family.
-    local: Option<IpAddr>,
+    /// Our addresses there, of the prefix's family; the first one is the usual one.
+    locals: Vec<IpAddr>,
 }
 
 /// Every prefix that can be reached, longest first. A lookup scans them: meant for the handful of
@@ -50,13 +53,16 @@ impl Exits {
         };
         let entry = |port: usize, to: IpNet| {
             let id = u8::try_from(port).map_or(PortId::ROUTED, PortId);
-            Entry { to, port: id, local: local(port, &to) }
+            Entry { to, port: id, locals: local(port, &to).into_iter().collect() }
         };
         let numbered = || config.ports.iter().enumerate();
         let own =
             || numbered().flat_map(|(idx, port)| port.addresses.iter().map(move |net| (idx, net)));
         let mut entries: Vec<Entry> = own().map(|(idx, net)| entry(idx, net.trunc())).collect();
-        entries.extend(config.routes.iter().map(|route| entry(route.port, route.to)));
+        entries.extend(config.routes.iter().map(|route| match route.from.as_slice() {
+            [] => entry(route.port, route.to),
+            from => Entry { locals: from.to_vec(), ..entry(route.port, route.to) },
+        }));
         entries.sort_by_key(|entry| core::cmp::Reverse(entry.to.prefix_len()));
         let has = |ipv4: bool| own().any(|(_, net)| net.addr().is_ipv4() == ipv4);
         Self { entries, families: [has(true), has(false)] }
@@ -67,19 +73,45 @@ impl Exits {
     /// # Errors
     /// See [`NoExit`].
     pub fn local_address(&self, destination: IpAddr) -> Result<IpAddr, NoExit> {
+        self.local_addresses(destination)?.first().copied().ok_or(NoExit::NoAddress)
+    }
+
+    /// All our addresses towards `destination`, at least one.
+    ///
+    /// # Errors
+    /// See [`NoExit`].
+    pub fn local_addresses(&self, destination: IpAddr) -> Result<&[IpAddr], NoExit> {
         let [v4, v6] = self.families;
         if !(if destination.is_ipv4() { v4 } else { v6 }) {
             return Err(NoExit::NoAddress);
         }
         let entry = self.entries.iter().find(|entry| entry.to.contains(&destination));
-        entry.ok_or(NoExit::NoRoute)?.local.ok_or(NoExit::NoAddress)
+        let locals = entry.ok_or(NoExit::NoRoute)?.locals.as_slice();
+        if locals.is_empty() { Err(NoExit::NoAddress) } else { Ok(locals) }
+    }
+
+    /// The same, the one of `client` first: all connections of a client come from one address as long as
+    /// that has ports left (RFC 4787 §4.1, RFC 6888 §3).
+    pub fn pool(
+        &self,
+        destination: IpAddr,
+        client: Option<IpAddr>,
+    ) -> impl Iterator<Item = IpAddr> {
+        let locals = self.local_addresses(destination).unwrap_or_default();
+        let start = client.map_or(0, |client| {
+            let mut hasher = SipHasher13::new();
+            hasher.write_u128(source_prefix(client));
+            usize::try_from(hasher.finish() >> 33).unwrap_or(0) % locals.len().max(1)
+        });
+        let (before, from) = locals.split_at_checked(start).unwrap_or_default();
+        from.iter().chain(before).copied()
     }
 
     /// Whether there is an exit of this family.
     #[must_use]
     pub fn serves(&self, family: Family) -> bool {
-        let of = |entry: &Entry| entry.local.is_some_and(|local| Family::of(local) == family);
-        self.entries.iter().any(of)
+        let mut locals = self.entries.iter().flat_map(|entry| &entry.locals);
+        locals.any(|local| Family::of(*local) == family)
     }
 
     /// Every prefix with its port, longest first.
@@ -134,6 +166,17 @@ mod tests {
         assert_eq!(local("192.0.2.9").as_deref(), Ok("10.1.0.1"));
         assert_eq!(local("fd00:1::9").as_deref(), Ok("fd00:1::1"));
         assert_eq!(local("2a00::1"), Err(NoExit::NoRoute));
+    }
+
+    #[test]
+    fn a_route_may_have_a_pool() {
+        let from = "from = ['10.8.0.1', '10.9.0.1']\nport = \"exit\"";
+        let text = TEXT.replacen("port = \"exit\"", from, 1);
+        let exits = Exits::new(&crate::config::parse("t", &text, &[]).unwrap());
+        let locals = |text: &str| exits.local_addresses(text.parse().unwrap()).map(<[_]>::len);
+        assert_eq!((locals("8.8.8.8"), locals("192.0.2.9")), (Ok(2), Ok(1)));
+        let first = exits.local_address("8.8.8.8".parse().unwrap());
+        assert_eq!(first, Ok("10.8.0.1".parse().unwrap()));
     }
 
     #[test]

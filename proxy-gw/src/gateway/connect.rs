@@ -122,11 +122,11 @@ impl Gateway {
         let Some(attempts) = self.attempts(idx) else { return };
         for candidate in judged {
             match candidate {
-                Ok((local, remote)) => {
+                Ok(remote) => {
                     let remote = SocketAddr::new(remote, attempts.port);
                     let left = attempts.left_of(Family::of(remote.ip()));
-                    if !left.contains(&(local, remote)) {
-                        left.push_back((local, remote));
+                    if !left.contains(&remote) {
+                        left.push_back(remote);
                     }
                 }
                 Err(refusal) => attempts.refuse(refusal),
@@ -134,19 +134,19 @@ impl Gateway {
         }
     }
 
-    /// Our address and the normalised destination.
-    pub(super) fn candidate(&self, requested: IpAddr) -> Result<(IpAddr, IpAddr), Refusal> {
+    /// The normalised destination, which has an exit.
+    pub(super) fn candidate(&self, requested: IpAddr) -> Result<IpAddr, Refusal> {
         let remote =
             self.policy.check(requested).map_err(|_| (EndReason::Denied, Failure::NotAllowed))?;
         let why = match (self.exits.local_address(remote), remote, self.nat64) {
-            (Ok(local), ..) => return Ok((local, remote)),
+            (Ok(_), ..) => return Ok(remote),
             // No way out for IPv4: by the translator.
             (Err(why), IpAddr::V4(v4), Some(prefix)) => {
                 let Some(remote) = translated(v4, prefix).map(IpAddr::V6) else {
                     return Err((EndReason::Denied, Failure::NotAllowed));
                 };
                 match self.exits.local_address(remote) {
-                    Ok(local) => return Ok((local, remote)),
+                    Ok(_) => return Ok(remote),
                     Err(_) => why,
                 }
             }
@@ -171,7 +171,7 @@ impl Gateway {
                 // IPv4's answer came first: IPv6's may be on its way (RFC 8305 §3).
                 return self.pace.arm(idx, Class::Resolution, now);
             }
-            let Some((local, remote)) = attempts.pop() else {
+            let Some(remote) = attempts.pop() else {
                 if attempts.racing.is_empty() && attempts.awaited.is_empty() {
                     let refusal = attempts.refusal;
                     let refusal = refusal.unwrap_or((EndReason::Internal, Failure::Internal));
@@ -179,7 +179,8 @@ impl Gateway {
                 }
                 return;
             };
-            let with = Connect {
+            let client = shard.info(session.inner).map(|info| info.remote.ip());
+            let with = |local| Connect {
                 local,
                 local_port: 0,
                 remote,
@@ -188,7 +189,15 @@ impl Gateway {
                 user_data,
             };
             self.counters.connect_attempts += 1;
-            match shard.connect(now, &with) {
+            // Another address of the pool only when the ports of the client's own are used up.
+            let mut opened = Err(OpenError::PortsExhausted);
+            for local in self.exits.pool(remote.ip(), client) {
+                opened = shard.connect(now, &with(local));
+                if opened != Err(OpenError::PortsExhausted) {
+                    break;
+                }
+            }
+            match opened {
                 Ok(outer) => {
                     shard.fit_segments(outer, session.inner);
                     attempts.racing.push(outer);

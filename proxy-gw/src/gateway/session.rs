@@ -8,7 +8,7 @@ use super::udp::Association;
 use crate::config::Auth;
 use crate::dns::Family;
 use crate::front_end::{Failure, FrontEnd, Handshake};
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::time::Instant;
 use std::collections::VecDeque;
@@ -83,8 +83,8 @@ pub(super) struct Attempts {
     pub(super) port: u16,
     /// Families whose addresses are being looked up.
     pub(super) awaited: Vec<Family>,
-    /// Addresses still to be tried, ours and the destination's: IPv6 and IPv4.
-    left: [VecDeque<(IpAddr, SocketAddr)>; 2],
+    /// Addresses still to be tried: IPv6 and IPv4.
+    left: [VecDeque<SocketAddr>; 2],
     /// The family whose turn it is.
     turn: Family,
     /// Connections under way.
@@ -114,7 +114,7 @@ impl Attempts {
         }
     }
 
-    pub(super) fn left_of(&mut self, family: Family) -> &mut VecDeque<(IpAddr, SocketAddr)> {
+    pub(super) fn left_of(&mut self, family: Family) -> &mut VecDeque<SocketAddr> {
         let [v6, v4] = &mut self.left;
         match family {
             Family::V6 => v6,
@@ -123,7 +123,7 @@ impl Attempts {
     }
 
     /// The next address: of both families in turn (RFC 8305 §4).
-    pub(super) fn pop(&mut self) -> Option<(IpAddr, SocketAddr)> {
+    pub(super) fn pop(&mut self) -> Option<SocketAddr> {
         let turn = self.turn;
         let other = match turn {
             Family::V6 => Family::V4,

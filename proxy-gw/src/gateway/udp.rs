@@ -116,7 +116,8 @@ pub(super) struct Association {
     exits: Vec<(IpAddr, SocketId)>,
     peers: VecDeque<IpAddr>,
     pending: Vec<Pending>,
-    /// What the limit on one client counts it as.
+    /// Where the client connected from, and what the limit on one client counts that as.
+    client_address: IpAddr,
     network: u128,
     pub(super) bytes_up: u64,
     pub(super) bytes_down: u64,
@@ -169,7 +170,8 @@ impl Gateway {
         let (Some(client), Some(id)) = (client, self.sessions.id(idx)) else {
             return self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
         };
-        let network = source_prefix(client.remote.ip());
+        let client_address = client.remote.ip();
+        let network = source_prefix(client_address);
         let of_client = self.associations_of.get(&network).copied().unwrap_or(0);
         if self.associations >= self.udp.associations || of_client >= self.udp.per_client {
             self.counters.udp.over_limit += 1;
@@ -200,6 +202,7 @@ impl Gateway {
             exits: Vec::new(),
             peers: VecDeque::new(),
             pending: Vec::new(),
+            client_address,
             network,
             bytes_up: 0,
             bytes_down: 0,
@@ -446,7 +449,9 @@ impl Gateway {
         data: &[u8],
     ) {
         let allowed = addresses.iter().find_map(|&address| self.candidate(address).ok());
-        let Some((local, remote)) = allowed else {
+        let client = self.association(idx).map(|one| one.client_address);
+        let exit = allowed.and_then(|to| Some((self.exits.pool(to, client).next()?, to)));
+        let Some((local, remote)) = exit else {
             self.counters.udp.denied += 1;
             return;
         };

@@ -3,7 +3,8 @@
 use crate::config::{Config, Port};
 use mptcp_core::buf::PortId;
 use mptcp_core::config::{
-    ConfigError, Limits, LocalAddress, MptcpConfig, PathPolicy, Scheduling, StackConfig, TcpConfig,
+    ConfigError, EphemeralPorts, Limits, LocalAddress, MptcpConfig, PathPolicy, Scheduling,
+    StackConfig, TcpConfig,
 };
 use mptcp_core::time::Duration;
 
@@ -37,6 +38,8 @@ pub fn stack_config(config: &Config, seed: [u8; 32]) -> Result<StackConfig, Conf
             ..MptcpConfig::default()
         },
         tcp: tcp(config),
+        // Nothing else has connections on these addresses.
+        ephemeral_ports: EphemeralPorts { first: 1024, last: 65_535 },
         limits: limits(config),
         seed,
         ..StackConfig::default()

@@ -314,7 +314,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Opens one more subflow of ours; false when nothing went out.
     pub(super) fn open_join(&mut self, now: Instant, owner: u32, join: &Join) -> bool {
-        let Some(port) = self.free_port(join.local, join.remote) else {
+        let Some(port) = self.free_port(now, join.local, join.remote) else {
             self.stats.mp_join_syn_tx_err += 1;
             return false;
         };
@@ -354,7 +354,12 @@ impl<B: PacketBuf> Stack<B> {
         tuple: Tuple,
         subflow: Option<Subflow>,
     ) -> Option<u32> {
-        let iss = self.isn.isn(now, tuple.local(), tuple.remote());
+        let drawn = self.isn.isn(now, tuple.local(), tuple.remote());
+        let iss = match self.displace_time_wait(&tuple) {
+            // RFC 1122 §4.2.2.13: above everything the connection before it has sent.
+            Some(above) if drawn.le(above) => above.add(1 << 16),
+            _ => drawn,
+        };
         let local = self.local_address(tuple.local_addr)?;
         let local_mss = mss_for(local.mtu, &tuple.remote_addr);
         // Subflows leave by the port their address lives on; other connections are routed.

@@ -241,3 +241,31 @@ fn without_an_exit_for_ipv4_the_translator_leads_there() {
     assert!(world.shard.connects.is_empty());
     assert_ne!(world.heard(inner)[3], 0);
 }
+
+#[test]
+fn a_client_has_an_exit_address_of_its_own_as_long_as_that_has_ports() {
+    let pool: Vec<String> = (1..=4).map(|last| format!("'10.9.0.{last}'")).collect();
+    let subnets: Vec<String> = (1..=4).map(|last| format!("'10.9.0.{last}/24'")).collect();
+    let port = format!("port.1.addresses=[{}]", subnets.join(","));
+    let route = format!("route.0.from=[{}]", pool.join(","));
+    let mut world = World::with(&[&port, &route, "route.0.via='10.9.0.99'"]);
+    let from = |world: &mut World, client: &str| {
+        let inner = world.shard.client(client, 1080);
+        world.run();
+        let tried = world.shard.connects.len();
+        world.say(inner, b"\x05\x01\x00\x05\x01\x00\x01\x08\x08\x08\x08\x00\x50");
+        let new = world.shard.connects.get(tried).map(|(_, with)| with.local);
+        new.ok_or_else(|| world.heard(inner).last_chunk::<9>().map(|reply| reply[0]))
+    };
+    let own = from(&mut world, "10.1.0.2:1").unwrap();
+    assert_eq!(from(&mut world, "10.1.0.2:2"), Ok(own));
+    let mut used: Vec<IpAddr> =
+        (2..40).map(|n| from(&mut world, &format!("10.1.0.{n}:1")).unwrap()).collect();
+    used.sort();
+    used.dedup();
+    assert_eq!(used.len(), 4, "clients are spread over the pool");
+    world.shard.exhausted = vec![own];
+    assert_ne!(from(&mut world, "10.1.0.2:3").unwrap(), own);
+    world.shard.exhausted = used;
+    assert_eq!(from(&mut world, "10.1.0.2:4"), Err(Some(1)), "the truth");
+}

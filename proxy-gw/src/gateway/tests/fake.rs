@@ -55,6 +55,8 @@ pub(super) struct FakeShard {
     pub(super) connects: Vec<(SocketId, Connect)>,
     /// What `connect` answers instead of working.
     pub(super) refuse_connect: Option<OpenError>,
+    /// Addresses of ours without a free port.
+    pub(super) exhausted: Vec<core::net::IpAddr>,
     /// Sends take no byte.
     pub(super) no_memory: bool,
     /// Sends take so many bytes, and no more.
@@ -236,6 +238,9 @@ impl Shard for FakeShard {
     fn connect(&mut self, _now: Instant, with: &Connect) -> Result<SocketId, OpenError> {
         if let Some(error) = self.refuse_connect {
             return Err(error);
+        }
+        if self.exhausted.contains(&with.local) {
+            return Err(OpenError::PortsExhausted);
         }
         let local = SocketAddr::new(with.local, 40_000);
         let id = self.add(local, with.remote, with.user_data);
