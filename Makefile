@@ -24,7 +24,7 @@ V3 = $(or $(CARGO_TARGET_DIR),target)/x86-64-v3
 WORKLOADS = $(V3)/release/workloads
 FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help demo demo-short build deps test sim interop lint package fuzz bench bench-quick bench-instructions bench-paths bench-relays
+.PHONY: help demo demo-short build deps test sim interop lint package fuzz bench bench-quick bench-instructions bench-paths bench-relays socks-checks
 
 help:
 	@grep -hE '^# [a-z-]+: ' $(MAKEFILE_LIST) | sed 's/^# //'
@@ -99,6 +99,12 @@ bench-relays:
 	scripts/install-deps $(filter tun,$(DRIVER)) bench
 	$(MAKE) build
 	$(BIN)/relays --repeat $(REPEAT) --plot $(PLOT)
+
+# socks-checks: what SOCKS5 servers do with clients unlike curl: microsocks, Dante and ours, as a table (root)
+socks-checks:
+	scripts/install-deps $(filter tun,$(DRIVER)) bench
+	$(MAKE) build
+	scripts/socks-checks compare $(BIN)/proxy-gw
 
 # lint: formatting, clippy, rustdoc, packaging; cargo-deny when it is installed
 lint: package

@@ -211,6 +211,23 @@ fn names_are_looked_up_at_a_real_server() {
     assert!(metrics.contains("plait_dns_timeouts_total{shard=\"0\"} 0\n"), "{metrics}");
 }
 
+/// What `scripts/socks-checks` asks of a SOCKS5 server.
+#[test]
+fn a_socks_server_like_no_other() {
+    if !is_root_with(&NEEDS) {
+        return;
+    }
+    let scratch = Scratch::new("checks");
+    let config = scratch.file("gw.toml", CONFIG);
+    let gateway = Gateway::start(&config, &[]).ready(&KERNEL);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/socks-checks");
+    let ran = gateway.inside(&format!("{script} check 10.1.0.1 1080")).output();
+    let ran = ran.expect("python3 runs");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&ran.stderr));
+    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 18, "{said}");
+}
+
 /// Datagrams of a client of the kernel's MPTCP come from either of the networks its control connection
 /// uses, and from no other.
 #[test]
