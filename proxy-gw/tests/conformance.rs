@@ -3,7 +3,7 @@
 #![expect(clippy::expect_used, reason = "a test that cannot read the sources has failed")]
 
 #[path = "../../mptcp-core/tests/conformance/tables.rs"]
-#[allow(dead_code, reason = "shared with the tests of mptcp-core, which use more of it")]
+#[expect(dead_code, reason = "shared with the tests of mptcp-core, which use more of it")]
 mod tables;
 
 use tables::{check_tests, columns, known_tests, page};
