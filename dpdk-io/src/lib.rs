@@ -24,6 +24,7 @@ mod hugepages;
 pub mod idle;
 pub mod l2;
 pub mod nic;
+pub mod rings;
 pub mod shard;
 
 pub use clock::Clock;

@@ -6,6 +6,7 @@ pub mod eal;
 pub mod mbuf;
 pub mod pool;
 pub mod port;
+pub mod ring;
 
 use core::ffi::CStr;
 
