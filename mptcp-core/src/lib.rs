@@ -30,6 +30,7 @@ pub mod rng;
 pub mod seq;
 pub mod stack;
 pub mod stats;
+pub mod steering;
 pub mod tcp;
 pub mod time;
 pub mod udp;

@@ -25,10 +25,12 @@ mod replay;
 mod reports;
 mod scheduling;
 mod socket;
+mod steering;
 mod timers;
 mod types;
 mod udp;
 
+pub(crate) use options::{Handshake, handshake};
 pub use types::{
     Connect, ConnectionInfo, DataLevelInfo, Event, Listen, Ready, SocketId, SubflowInfo,
 };

@@ -53,7 +53,7 @@ pub(super) fn push_capable_syn_ack(
 /// What an option area says at the MPTCP level during a handshake. Two different handshake options
 /// in one segment mean neither is used, except that a SYN may offer both versions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Handshake {
+pub(crate) enum Handshake {
     None,
     Capable(MpCapable),
     Join(MpJoin),
@@ -62,7 +62,7 @@ pub(super) enum Handshake {
 }
 
 /// Reads the handshake option of an option area.
-pub(super) fn handshake(options: &[u8]) -> Handshake {
+pub(crate) fn handshake(options: &[u8]) -> Handshake {
     let mut found = Handshake::None;
     for option in OptionIter::new(options).flatten() {
         let new = match option {

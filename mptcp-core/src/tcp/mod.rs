@@ -100,11 +100,15 @@ impl State {
 
 /// The two ends of one TCP connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub(crate) struct Tuple {
-    pub(crate) local_addr: IpAddr,
-    pub(crate) remote_addr: IpAddr,
-    pub(crate) local_port: u16,
-    pub(crate) remote_port: u16,
+pub struct Tuple {
+    /// Our address.
+    pub local_addr: IpAddr,
+    /// The peer's.
+    pub remote_addr: IpAddr,
+    /// Our port.
+    pub local_port: u16,
+    /// The peer's.
+    pub remote_port: u16,
 }
 
 impl Tuple {
