@@ -186,6 +186,7 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         let sent = self.flush(now);
         if let Some(crossing) = &mut self.crossing {
             crossing.exchange_notes(now, worker);
+            crossing.report(&self.counters);
         }
         if worker.poll_control(now) == Control::Stop {
             return Turn::Stop;
@@ -279,7 +280,6 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         let Some(crossing) = &mut self.crossing else { return 0 };
         let taken = crossing.take_over(now, worker, &mut self.packets, &self.counters);
         crossing.flush(&self.counters);
-        crossing.report(&self.counters);
         taken
     }
 

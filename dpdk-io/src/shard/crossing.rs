@@ -73,6 +73,12 @@ impl<B> Exchange<B> {
     }
 }
 
+impl<B> core::fmt::Debug for Exchange<B> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Exchange").field("roll", &self.roll).finish_non_exhaustive()
+    }
+}
+
 /// See the module.
 pub struct Crossing<B> {
     exchange: Exchange<B>,
