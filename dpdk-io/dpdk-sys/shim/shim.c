@@ -306,7 +306,6 @@ int dio_port_info(uint16_t port, struct dio_port_info *info)
 	if (dev.flow_type_rss_offloads & RTE_ETH_RSS_NONFRAG_IPV6_TCP)
 		info->rss |= DIO_RSS_TCP6;
 	info->reta_size = dev.reta_size;
-	info->rss_key_len = dev.hash_key_size;
 	info->socket = rte_eth_dev_socket_id(port);
 	return 0;
 }
@@ -398,12 +397,28 @@ int dio_port_reta(uint16_t port, uint16_t *queues, uint16_t size)
 	return ret;
 }
 
-int dio_port_rss_key(uint16_t port, uint8_t *key, uint8_t room)
+int dio_port_set_rss_key(uint16_t port)
 {
-	struct rte_eth_rss_conf conf = { .rss_key = key, .rss_key_len = room };
-	int ret = rte_eth_dev_rss_hash_conf_get(port, &conf);
+	uint8_t key[64], kept[64] = { 0 };
+	struct rte_eth_rss_conf conf = { .rss_key = key };
+	struct rte_eth_dev_info dev;
+	int ret = rte_eth_dev_info_get(port, &dev);
 
-	return ret != 0 ? ret : conf.rss_key_len;
+	if (ret != 0)
+		return ret;
+	/* Some that take a key do not say how long it is. */
+	conf.rss_key_len = dev.hash_key_size != 0 ? dev.hash_key_size : 40;
+	if (conf.rss_key_len > sizeof(key))
+		return -EINVAL;
+	conf.rss_hf = dev.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP);
+	dio_symmetric_key(key, conf.rss_key_len);
+	/* Those that refuse may have taken it with their configuration. */
+	(void)rte_eth_dev_rss_hash_update(port, &conf);
+	conf.rss_key = kept;
+	ret = rte_eth_dev_rss_hash_conf_get(port, &conf);
+	if (ret != 0)
+		return ret;
+	return memcmp(key, kept, dev.hash_key_size != 0 ? dev.hash_key_size : 40) == 0 ? 0 : -EIO;
 }
 
 int dio_port_stop(uint16_t port)

@@ -31,7 +31,6 @@ struct dio_port_info {
 	uint32_t tx_offloads;      /* DIO_TX_* */
 	uint32_t rss;              /* DIO_RSS_* the port is capable of */
 	uint16_t reta_size;        /* entries of its redirection table, 0 when it cannot be set */
-	uint16_t rss_key_len;      /* octets of its hash key, 0 when it cannot be set */
 	int32_t socket;            /* NUMA node, -1 unknown */
 };
 
@@ -100,8 +99,8 @@ int dio_port_start(uint16_t port);
 int dio_port_set_reta(uint16_t port, const uint16_t *queues, uint16_t size);
 /* The table as the port has it. */
 int dio_port_reta(uint16_t port, uint16_t *queues, uint16_t size);
-/* The hash key as the port has it; returns its length. */
-int dio_port_rss_key(uint16_t port, uint8_t *key, uint8_t room);
+/* Makes 6d5a, repeated, the hash key; 0 only when the port has it. */
+int dio_port_set_rss_key(uint16_t port);
 int dio_port_stop(uint16_t port);
 int dio_port_close(uint16_t port);
 int dio_port_promiscuous(uint16_t port);

@@ -120,8 +120,6 @@ pub struct PortInfo {
     pub rss: u32,
     /// Entries of the redirection table; 0 when it cannot be set.
     pub reta_size: u16,
-    /// Octets of the hash key; 0 when it cannot be set.
-    pub rss_key_len: u16,
     /// NUMA node; -1 when unknown.
     pub socket: i32,
 }
@@ -245,7 +243,7 @@ unsafe extern "C" {
     pub fn dio_port_start(port: u16) -> c_int;
     pub fn dio_port_set_reta(port: u16, queues: *const u16, size: u16) -> c_int;
     pub fn dio_port_reta(port: u16, queues: *mut u16, size: u16) -> c_int;
-    pub fn dio_port_rss_key(port: u16, key: *mut u8, room: u8) -> c_int;
+    pub fn dio_port_set_rss_key(port: u16) -> c_int;
     pub fn dio_port_stop(port: u16) -> c_int;
     pub fn dio_port_close(port: u16) -> c_int;
     pub fn dio_port_promiscuous(port: u16) -> c_int;

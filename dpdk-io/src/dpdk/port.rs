@@ -273,17 +273,6 @@ impl Port {
         if ret == 0 { queues } else { Vec::new() }
     }
 
-    /// Its hash key, where it has one.
-    #[must_use]
-    pub fn rss_key(&self) -> Vec<u8> {
-        let mut key = [0; 64];
-        let room = 64;
-        // SAFETY: the port is started; the array has as much room as it is told.
-        let len = unsafe { dpdk_sys::dio_port_rss_key(self.dpdk_id, key.as_mut_ptr(), room) };
-        let len = usize::try_from(len).unwrap_or(0).min(key.len());
-        key.get(..len).unwrap_or_default().to_vec()
-    }
-
     /// Receive queue `queue`; `None` when it does not exist or somebody has it.
     #[must_use]
     pub fn rx_queue(self: &Arc<Self>, queue: u16, pool: MbufPool) -> Option<RxQueue> {
@@ -438,7 +427,9 @@ fn spread(steps: &Steps<'_>, dpdk_id: u16, info: &PortInfo, redirection: &[u8]) 
     const ELSEWHERE: &str = "shards hand each other over what arrives at the wrong queue";
     let device = &steps.0.device;
     let tcp = DIO_RSS_TCP4 | DIO_RSS_TCP6;
-    if info.rss & tcp == 0 || info.rss_key_len == 0 || info.reta_size == 0 {
+    // SAFETY: the port is started.
+    let has_key = info.rss & tcp != 0 && unsafe { dpdk_sys::dio_port_set_rss_key(dpdk_id) } == 0;
+    if !has_key || info.reta_size == 0 {
         log::warn!("device {device} spreads flows over its queues by a rule of its own; {ELSEWHERE}");
         return false;
     }
