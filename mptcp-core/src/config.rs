@@ -2,6 +2,7 @@
 //! otherwise; whatever is sized by the number of connections is reserved when the stack is made.
 
 use crate::buf::PortId;
+use crate::steering::{MAX_SHARDS, Sharding};
 use crate::time::Duration;
 use crate::wire::Version;
 use alloc::vec::Vec;
@@ -451,7 +452,10 @@ pub struct StackConfig {
     pub tcp: TcpConfig,
     /// Limits.
     pub limits: Limits,
-    /// Bits of our tokens that name this shard (D8); 0 while there is only one.
+    /// Which shard this is, where several stacks share the addresses: tokens and ports are drawn so that what
+    /// belongs to them is sent here ([`crate::steering`]).
+    pub sharding: Option<Sharding>,
+    /// Bits of our tokens that are prescribed, above those that name the shard; 0 for none.
     pub token_mask: u32,
     /// Value of those bits.
     pub token_value: u32,
@@ -471,6 +475,15 @@ pub enum ConfigError {
     MaxRemoteAddresses(u8),
     /// At most 254 addresses can have an id; so many were configured.
     Addresses(usize),
+    /// `sharding.own` must be below the number of shards.
+    Shard {
+        /// The shard that this is to be.
+        own: u8,
+        /// How many there are.
+        shards: u8,
+    },
+    /// `token_mask` prescribes bits that name the shard.
+    TokenMask(u32),
     /// `token_value` has bits that `token_mask` has not: no token would be ours.
     TokenBits {
         /// The value.
@@ -491,6 +504,10 @@ impl core::fmt::Display for ConfigError {
                 write!(f, "max_remote_addresses is {n}, allowed are 1 to 32")
             }
             Self::Addresses(n) => write!(f, "{n} addresses, at most 254 can be told apart"),
+            Self::Shard { own, shards } => write!(f, "shard {own}, but there are {shards}"),
+            Self::TokenMask(mask) => {
+                write!(f, "token_mask {mask:#x} has bits that name the shard")
+            }
             Self::TokenBits { value, mask } => {
                 write!(f, "token_value {value:#x} has bits outside of token_mask {mask:#x}")
             }
@@ -518,6 +535,14 @@ impl StackConfig {
         if self.addresses.len() > 254 {
             return Err(ConfigError::Addresses(self.addresses.len()));
         }
+        if let Some(Sharding { layout, own }) = &self.sharding {
+            if *own >= layout.shards() {
+                return Err(ConfigError::Shard { own: *own, shards: layout.shards() });
+            }
+            if layout.shards() > 1 && self.token_mask & u32::from(MAX_SHARDS - 1) != 0 {
+                return Err(ConfigError::TokenMask(self.token_mask));
+            }
+        }
         if self.token_value & !self.token_mask != 0 {
             return Err(ConfigError::TokenBits { value: self.token_value, mask: self.token_mask });
         }
@@ -528,6 +553,7 @@ impl StackConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::steering::Layout;
 
     #[test]
     fn limits_are_refused_by_name() {
@@ -546,5 +572,18 @@ mod tests {
         config.mptcp.max_remote_addresses = 32;
         (config.token_mask, config.token_value) = (3, 4);
         assert_eq!(config.validate(), Err(ConfigError::TokenBits { value: 4, mask: 3 }));
+        (config.token_mask, config.token_value) = (0xff00_0020, 0x1200_0000);
+        assert_eq!(config.validate(), Ok(()));
+        let of = |shards, own| Some(Sharding { layout: Layout::new(shards).unwrap(), own });
+        for (sharding, result) in [
+            (of(1, 0), Ok(())),
+            (of(2, 0), Err(ConfigError::TokenMask(0xff00_0020))),
+            (of(2, 2), Err(ConfigError::Shard { own: 2, shards: 2 })),
+        ] {
+            config.sharding = sharding;
+            assert_eq!(config.validate(), result);
+        }
+        (config.sharding, config.token_mask) = (of(64, 63), 0xff00_0000);
+        assert_eq!(config.validate(), Ok(()));
     }
 }

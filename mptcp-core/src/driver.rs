@@ -1,7 +1,8 @@
 //! What an I/O loop (TUN, DPDK, simulator) drives: one shard and whatever sits on it.
 
 use crate::buf::{PacketBuf, TxQueue};
-use crate::steering::{SteeringNote, Tuple};
+use crate::steering::SteeringNote;
+use crate::tcp::Tuple;
 use crate::time::Instant;
 use alloc::vec::Vec;
 
@@ -39,12 +40,14 @@ pub trait Worker<B: PacketBuf> {
     fn poll_timeout(&self) -> Option<Instant>;
     /// Looks at the control mailbox without blocking.
     fn poll_control(&mut self, now: Instant) -> Control;
-    /// Whether the stack has a flow ([`crate::stack::Stack::has_flow`]): for loops with several shards.
-    fn has_flow(&self, tuple: &Tuple) -> bool {
-        let _ = tuple;
+
+    /// [`crate::stack::Stack::has_flow`], for the steering of a loop that runs one shard of several; where
+    /// there is one shard nobody asks.
+    fn has_flow(&self, _tuple: &Tuple) -> bool {
         false
     }
-    /// What another shard must know about a flow of this one's stack.
+
+    /// [`crate::stack::Stack::poll_steering_note`], alike.
     fn poll_steering_note(&mut self) -> Option<SteeringNote> {
         None
     }

@@ -130,6 +130,9 @@ counters! {
     limit_refused,
     /// Connections and joins refused because no free port was found.
     ports_exhausted,
+    /// Notes to the homes of flows of this shard that nobody fetched in time; one home may not know the
+    /// owner of a flow, or remember one that is gone.
+    steering_notes_lost,
     /// RSTs and ACKs without state withheld by the rate limit.
     stateless_reply_limited,
     /// Packets not sent because no buffer could be had; they are sent later.

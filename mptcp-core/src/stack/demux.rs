@@ -5,6 +5,7 @@
 //! start-up and never grow (D7): with twice the room they need, what removals leave behind is swept
 //! in place.
 
+use super::steering::Shard;
 use crate::config::Limits;
 use crate::rng::{KeyedHash, Rng};
 use crate::tcp::Tuple;
@@ -133,11 +134,11 @@ impl<K: FlowKey> FlowTable<K> {
         }
     }
 
-    fn remove(&mut self, keyed: &KeyedHash, key: &K, flow: Flow) {
+    /// False when it was not there.
+    fn remove(&mut self, keyed: &KeyedHash, key: &K, flow: Flow) -> bool {
         let entry = (*key, PackedFlow::new(flow));
-        if let Ok(entry) = self.0.find_entry(key.hash(keyed), |of| *of == entry) {
-            entry.remove();
-        }
+        let found = self.0.find_entry(key.hash(keyed), |of| *of == entry);
+        found.map(|entry| entry.remove()).is_ok()
     }
 }
 
@@ -168,6 +169,8 @@ pub(crate) struct Demux {
     v6: FlowTable<V6Key>,
     tokens: HashTable<TokenEntry>,
     udp: HashTable<UdpEntry>,
+    /// Where there are several.
+    pub(super) shard: Option<Shard>,
 }
 
 fn address_words(addr: IpAddr) -> (u64, u64) {
@@ -194,6 +197,7 @@ impl Demux {
             v6: FlowTable(HashTable::with_capacity(2 * flows)),
             tokens: HashTable::with_capacity(2 * tokens),
             udp: HashTable::with_capacity(2 * udp),
+            shard: None,
         }
     }
 
@@ -210,13 +214,19 @@ impl Demux {
             Some(key) => self.v4.insert(&self.keyed, &key, flow),
             None => self.v6.insert(&self.keyed, &V6Key::of(tuple), flow),
         }
+        if let (Some(shard), Flow::Tcb(_)) = (&mut self.shard, flow) {
+            shard.note(tuple);
+        }
     }
 
     /// Removes the entry if it still leads to `flow`.
     pub(crate) fn remove(&mut self, tuple: &Tuple, flow: Flow) {
-        match V4Key::of(tuple) {
+        let removed = match V4Key::of(tuple) {
             Some(key) => self.v4.remove(&self.keyed, &key, flow),
             None => self.v6.remove(&self.keyed, &V6Key::of(tuple), flow),
+        };
+        if let (Some(shard), true) = (&mut self.shard, removed) {
+            shard.note(tuple);
         }
     }
 

@@ -348,10 +348,13 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Somebody here would take this SYN: a listener, or the connection that its token names.
+    /// Somebody here would take this SYN: a listener, or the connection that its token names; or another
+    /// shard may, once the flow is no longer ours.
     fn takes_syn(&self, tuple: &Tuple, segment: &Segment) -> bool {
         let joins = match options::handshake(segment.options.as_bytes()) {
-            Handshake::Join(MpJoin::Syn { token, .. }) => self.demux.connection_of(token).is_some(),
+            Handshake::Join(MpJoin::Syn { token, .. }) => {
+                self.demux.connection_of(token).is_some() || !self.demux.has_token(token)
+            }
             _ => false,
         };
         joins || self.find_listener(tuple.local()).is_some()

@@ -352,7 +352,8 @@ impl<B: PacketBuf> Stack<B> {
         let next_port = rng.below(28_000);
         let path_table = PathTable::new(&mut rng, limits.paths);
         let tokens = (limits.connections + limits.half_open) as usize;
-        let demux = Demux::new(&mut rng, flows, tokens, limits.udp_sockets as usize);
+        let mut demux = Demux::new(&mut rng, flows, tokens, limits.udp_sockets as usize);
+        demux.shard = steering::Shard::new(config.sharding.as_ref());
         Self {
             rcv_wscale: crate::tcp::scale_for(config.tcp.recv_buffer_max),
             stats: Counters::default(),

@@ -19,9 +19,9 @@ use core::net::{IpAddr, SocketAddr};
 /// Ephemeral ports (RFC 6335 §6, the larger range that servers use).
 pub(super) const FIRST_PORT: u16 = 32_768;
 pub(super) const PORTS: u32 = 28_232;
-/// Ports looked at near the last one.
+/// Ports looked at near the last one, of those that are this shard's.
 const PORT_STEPS: u32 = 32;
-/// Ports looked at per connection: with 99 in 100 taken, one of 150 attempts fails.
+/// Ports looked at per connection, of those that are this shard's: with 99 in 100 taken, one of 150 attempts fails.
 pub(super) const PORT_TRIES: u32 = 500;
 
 impl<B: PacketBuf> Stack<B> {
@@ -166,10 +166,13 @@ impl<B: PacketBuf> Stack<B> {
 
     /// An ephemeral port towards `remote`: by random steps, so that none comes again soon (RFC 6056
     /// §3.3.5). Where TIME-WAIT holds most ports of a destination it is found by chance, or not at
-    /// all: a look must not cost more the longer it is in vain.
+    /// all: a look must not cost more the longer it is in vain. Only ports that bring the answers to this
+    /// shard are looked at.
     pub(super) fn free_port(&mut self, local: IpAddr, remote: SocketAddr) -> Option<u16> {
-        for n in 0..PORT_TRIES {
-            let step = if n < PORT_STEPS { 1 + self.rng.below(7) } else { self.rng.below(PORTS) };
+        let shards = self.demux.shards();
+        for n in 0..PORT_TRIES * shards {
+            let step =
+                if n < PORT_STEPS * shards { 1 + self.rng.below(7) } else { self.rng.below(PORTS) };
             self.next_port = (self.next_port + step) % PORTS;
             let port = FIRST_PORT + self.next_port as u16;
             let tuple = Tuple {
@@ -178,7 +181,7 @@ impl<B: PacketBuf> Stack<B> {
                 local_port: port,
                 remote_port: remote.port(),
             };
-            if self.tuple_free(&tuple) {
+            if self.demux.is_home(&tuple) && self.tuple_free(&tuple) {
                 return Some(port);
             }
         }

@@ -186,9 +186,9 @@ impl<B: PacketBuf> Stack<B> {
     /// RFC 6056 §3.3.2. The whole range is drawn from every time: a datagram has no sequence number,
     /// and for the answer to a query the port is most of what an attacker has to guess (RFC 5452).
     fn free_udp_port(&mut self, addr: IpAddr) -> Option<u16> {
-        for _ in 0..PORT_TRIES {
+        for _ in 0..PORT_TRIES * self.demux.shards() {
             let port = FIRST_PORT + self.rng.below(PORTS) as u16;
-            if self.udp_port_is_free(SocketAddr::new(addr, port)) {
+            if self.demux.has_udp_port(port) && self.udp_port_is_free(SocketAddr::new(addr, port)) {
                 return Some(port);
             }
         }

@@ -2,13 +2,13 @@
 //!
 //! Every flow has a *home*, by the hash with which ports spread packets over their queues. Nearly all belong
 //! there: a listener's connections come into being where the first SYN goes, and a stack that opens one picks
-//! a port that brings the answers home (`sharding` in its configuration). A subflow that joins a
+//! a port that brings the answers home ([`crate::config::StackConfig::sharding`]). A subflow that joins a
 //! connection belongs to that connection's shard, which the low bits of the token name; if it is not the home
 //! of the subflow, the home keeps an entry for it. Datagrams go by the port of ours they are sent to.
 //!
 //! Where a packet arrives changes nothing but the cost: [`Steering::arrived`] sends it home, and there
 //! [`Steering::forwarded`] sends it on to whom the home knows as the owner. So a packet crosses twice at
-//! most. `Stack::poll_steering_note` says which flows a stack has whose home is another
+//! most. [`crate::stack::Stack::poll_steering_note`] says which flows a stack has whose home is another
 //! shard, and [`Steering::apply`] takes that there.
 //!
 //! Invariant: only a flow's home decides about it, so that two shards never differ about an owner.

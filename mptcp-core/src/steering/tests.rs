@@ -260,6 +260,8 @@ fn a_syn_leads_away_nothing_that_is_there() {
     assert_eq!(home.stats().pending, 0);
     // A subflow of another shard's, confirmed or not.
     assert_eq!(home.arrived(at(1), &syn, |_| false), 1);
+    let mut owner = steering(4, 1, 8, 8);
+    assert_eq!(owner.forwarded(at(1), &join(peer, server, 3, Version::V1), |_| false), 1);
     for joined in [false, true] {
         if joined {
             home.apply(at(2), &SteeringNote { home: 2, owner: 1, tuple: known, joined });

@@ -23,6 +23,7 @@ mod memory;
 mod mtu;
 mod musts;
 mod paths;
+mod shards;
 mod signals;
 mod silence;
 mod suites;

@@ -7,6 +7,7 @@ use core::time::Duration;
 use mptcp_core::buf::{PacketBuf, TxQueue};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::stack::Stack;
+use mptcp_core::steering::{SteeringNote, Tuple};
 use mptcp_core::time::Instant;
 
 /// Positions of sessions or paths looked at per page of a report.
@@ -178,5 +179,13 @@ impl<B: PacketBuf> Worker<B> for ShardWorker<B> {
             self.abort_some(now);
         }
         if self.is_finished(now) { Control::Stop } else { Control::Continue }
+    }
+
+    fn has_flow(&self, tuple: &Tuple) -> bool {
+        self.stack.has_flow(tuple)
+    }
+
+    fn poll_steering_note(&mut self) -> Option<SteeringNote> {
+        self.stack.poll_steering_note()
     }
 }

@@ -24,6 +24,9 @@ const COOKIE_LIFE: Duration = Duration::from_secs(128);
 /// Keys tried for one cookie in search of a free token: each costs a hash of a SYN that may be one of
 /// a flood.
 const COOKIE_KEYS: u8 = 64;
+/// Shards among which so many find one that is this shard's in all but three of 10,000 cookies. All the keys
+/// there are do as much among 32, and among 64 in all but two of 100.
+const SHARDS_FOR_FEW_KEYS: u32 = 8;
 
 impl<B: PacketBuf> Stack<B> {
     /// The request queue is full: the SYN/ACK carries everything we need to remember.
@@ -76,11 +79,16 @@ impl<B: PacketBuf> Stack<B> {
         });
     }
 
+    fn cookie_keys(&self) -> core::ops::RangeInclusive<u8> {
+        let few = self.demux.shards() <= SHARDS_FOR_FEW_KEYS;
+        0..=if few { COOKIE_KEYS - 1 } else { u8::MAX }
+    }
+
     /// The first candidate whose token is free now.
     fn cookie_key(&self, tuple: &Tuple, numbers: [SeqNum; 2], version: Version) -> Option<u64> {
         let (local, remote) = (tuple.local(), tuple.remote());
         let keys =
-            (0..COOKIE_KEYS).map(|n| self.cookies.key(local, remote, numbers, version as u8, n));
+            self.cookie_keys().map(|n| self.cookies.key(local, remote, numbers, version as u8, n));
         keys.into_iter().find(|&key| self.token_usable(key, key::token(version, key)))
     }
 
@@ -98,7 +106,8 @@ impl<B: PacketBuf> Stack<B> {
         };
         let Some(version) = Version::from_u8(version) else { return plain };
         let (local, remote) = (tuple.local(), tuple.remote());
-        let ours = (0..COOKIE_KEYS)
+        let ours = self
+            .cookie_keys()
             .any(|n| self.cookies.key(local, remote, numbers, version as u8, n) == receiver);
         let refused = flags.contains(CapableFlags::CHECKSUM)
             && self.config.mptcp.checksum == ChecksumPolicy::Refuse;

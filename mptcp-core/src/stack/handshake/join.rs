@@ -38,6 +38,10 @@ impl<B: PacketBuf> Stack<B> {
         join: &JoinSyn,
     ) {
         self.stats.mp_join_syn_rx += 1;
+        if !self.demux.has_token(join.token) {
+            // It came on a flow that was ours until now. Its home is told, and the SYN comes again.
+            return self.stats.drop(DropReason::JoinToken);
+        }
         let Some(connection_idx) = self.demux.connection_of(join.token) else {
             self.stats.mp_join_no_token_found += 1;
             self.stats.drop(DropReason::JoinToken);

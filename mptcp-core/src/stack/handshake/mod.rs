@@ -25,10 +25,10 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use join::JoinSyn;
 pub(super) use request::Shown;
 
-/// Keys drawn at most in search of a free token, per bucket that a shard's token names: with n
-/// buckets only one in n tokens is ours.
+/// Keys drawn at most in search of a free token, for each value of the bits that are prescribed and each shard:
+/// with n of them only one in n tokens is ours.
 const KEY_TRIES: u32 = 64;
-/// More bits than shards need are not made up for: each doubles the hashes a SYN costs.
+/// More prescribed bits are not made up for: each doubles the hashes a SYN costs.
 const MAX_BUCKET_BITS: u32 = 10;
 
 impl<B: PacketBuf> Stack<B> {
@@ -43,6 +43,18 @@ impl<B: PacketBuf> Stack<B> {
 
     /// A segment whose 4-tuple is unknown.
     pub(super) fn listener_segment(
+        &mut self,
+        now: Instant,
+        tuple: &Tuple,
+        port: PortId,
+        segment: &Segment,
+        payload: B,
+    ) {
+        self.stray_segment(now, tuple, port, segment, payload);
+        self.demux.note_stray(tuple);
+    }
+
+    fn stray_segment(
         &mut self,
         now: Instant,
         tuple: &Tuple,
@@ -199,13 +211,14 @@ impl<B: PacketBuf> Stack<B> {
         key != 0
             && token != 0
             && token & self.config.token_mask == self.config.token_value
+            && self.demux.has_token(token)
             && self.demux.token_free(token)
     }
 
     /// A key with its token, which is free and belongs to this shard; `None` after too many tries.
     pub(super) fn draw_key(&mut self, version: Version) -> Option<(u64, u32)> {
         let buckets = 1 << self.config.token_mask.count_ones().min(MAX_BUCKET_BITS);
-        for _ in 0..KEY_TRIES * buckets {
+        for _ in 0..KEY_TRIES * buckets * self.demux.shards() {
             let key = self.rng.next_u64();
             let token = key::token(version, key);
             if self.token_usable(key, token) {
