@@ -90,8 +90,6 @@ reasons! {
         TxRefused = "tx_refused",
         /// The ring to the shard it belongs to is full.
         RingFull = "ring_full",
-        /// The shard it belongs to has ended.
-        ShardEnded = "shard_ended",
     }
 }
 

@@ -17,10 +17,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 mod crossing;
-mod ended;
 
 pub use crossing::{Crossing, Exchange};
-use ended::Ended;
 
 /// Timers run per turn.
 const TIMER_BUDGET: usize = 256;
@@ -136,17 +134,11 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
     }
 
     /// Turns until `stop` is set or the worker stops, then sends what is left. Beside other shards it goes
-    /// on handing over what arrives here for them, until the last one's worker has stopped.
+    /// on until the workers of all have stopped: what arrives here may be for one that still serves.
     pub fn run(&mut self, clock: Clock, worker: &mut impl Worker<B>, stop: &AtomicBool) {
-        let at_work = self.crossing.as_ref().map(Crossing::begin_work);
-        self.turn_until(clock, worker, stop);
-        if let Some(at_work) = at_work {
-            let counters = Arc::clone(&self.counters);
-            self.turn_until(clock, &mut Ended { roll: at_work.end(), counters }, stop);
+        if let Some(crossing) = &mut self.crossing {
+            crossing.begin();
         }
-    }
-
-    fn turn_until(&mut self, clock: Clock, worker: &mut impl Worker<B>, stop: &AtomicBool) {
         let mut idle = Idle::default();
         let mut last = Spent::Asleep;
         let mut begun = clock.now();
@@ -188,7 +180,8 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
             crossing.exchange_notes(now, worker);
             crossing.report(&self.counters);
         }
-        if worker.poll_control(now) == Control::Stop {
+        let stops = worker.poll_control(now) == Control::Stop;
+        if stops && self.crossing.as_mut().is_none_or(Crossing::leave) {
             return Turn::Stop;
         }
         // What only waits for a full port or for memory waits just as well asleep.
@@ -206,7 +199,10 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
 
     /// When the shard next has something to do of its own accord.
     fn poll_timeout(&self, worker: &impl Worker<B>) -> Option<Instant> {
-        [self.l2.poll_timeout(), worker.poll_timeout()].into_iter().flatten().min()
+        // One that has stopped waits for others, and may have been due for long.
+        let has_left = self.crossing.as_ref().is_some_and(Crossing::has_left);
+        let worker = if has_left { None } else { worker.poll_timeout() };
+        [self.l2.poll_timeout(), worker].into_iter().flatten().min()
     }
 
     fn rest(&self, rest: Rest) -> Spent {

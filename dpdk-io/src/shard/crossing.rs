@@ -19,24 +19,18 @@ const MAX_NOTES: usize = 1024;
 /// Notes taken per turn.
 const NOTES_PER_TURN: usize = 256;
 
-/// How many shards still have a worker: while one has, all others go on handing over what is for it.
+/// How many shards' workers have not stopped.
 #[derive(Debug, Default)]
-pub(super) struct Roll(AtomicUsize);
+struct Roll(AtomicUsize);
 
-impl Roll {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.load(Ordering::Acquire) == 0
-    }
-}
-
-/// A worker at work; the end of it, by a panic too, is noted.
+/// A worker that has not stopped. When it has, by a panic too, that is noted.
 #[derive(Debug)]
-pub(super) struct AtWork(Arc<Roll>);
+struct AtWork(Arc<Roll>);
 
 impl AtWork {
-    /// The worker has stopped. Answers who else has not.
-    pub(super) fn end(self) -> Arc<Roll> {
-        Arc::clone(&self.0)
+    fn new(roll: &Arc<Roll>) -> Self {
+        roll.0.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(roll))
     }
 }
 
@@ -84,6 +78,8 @@ pub struct Crossing<B> {
     exchange: Exchange<B>,
     steering: Steering,
     own: u8,
+    at_work: Option<AtWork>,
+    has_left: bool,
     /// What leaves for each shard at the end of the turn.
     staged: Vec<Vec<B>>,
     arriving: Vec<B>,
@@ -96,13 +92,33 @@ impl<B: PacketBuf> Crossing<B> {
     #[must_use]
     pub fn new(exchange: Exchange<B>, own: u8, steering: Steering) -> Self {
         let staged = exchange.notes_to.iter().map(|_| Vec::with_capacity(BURST)).collect();
-        Self { exchange, steering, own, staged, arriving: Vec::new(), held: None }
+        Self {
+            exchange,
+            steering,
+            own,
+            at_work: None,
+            has_left: false,
+            staged,
+            arriving: Vec::new(),
+            held: None,
+        }
     }
 
     /// The worker begins.
-    pub(super) fn begin_work(&self) -> AtWork {
-        self.exchange.roll.0.fetch_add(1, Ordering::AcqRel);
-        AtWork(Arc::clone(&self.exchange.roll))
+    pub(super) fn begin(&mut self) {
+        self.at_work = Some(AtWork::new(&self.exchange.roll));
+    }
+
+    /// The worker has stopped; answers whether all others have, too.
+    pub(super) fn leave(&mut self) -> bool {
+        self.at_work = None;
+        self.has_left = true;
+        self.exchange.roll.0.load(Ordering::Acquire) == 0
+    }
+
+    /// The worker has stopped.
+    pub(super) fn has_left(&self) -> bool {
+        self.has_left
     }
 
     /// A packet that came in by a port.

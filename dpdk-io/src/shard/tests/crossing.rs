@@ -283,68 +283,50 @@ fn notes_that_find_no_room_wait_and_keep_their_order() {
 }
 
 #[test]
-fn one_that_ended_hands_over_until_the_last_has_ended() {
+fn one_that_stopped_hands_over_until_the_last_has_stopped() {
     let mut bed = Bed::new();
     let (mine, others) = (bed.port_at(0), bed.port_at(1));
-    let stop = AtomicBool::new(false);
-    let mut shards = bed.shards.drain(..2);
-    let (first, mut worker) = shards.next().unwrap();
-    let (mut second, mut serving) = shards.next().unwrap();
-    drop(shards);
-    let second_at_work = second.crossing.as_ref().unwrap().begin_work();
-    let counters = Arc::clone(&first.counters);
+    let (mut first, mut worker) = bed.shards.remove(0);
+    let (second, serving) = &mut bed.shards[0];
+    second.crossing.as_mut().unwrap().begin();
     worker.stop_after = Some(0);
-    let mut first = first;
-    for port in [mine, others] {
+    // What was due long ago: a loop that spins on that starves those who still serve.
+    worker.timeout = Some(Instant::MIN);
+    for port in [mine, others, mine, others] {
         let packet = frame([8, 0], &segment(PortId(0), port, ACK, &[]));
-        first.nic.arriving[0].extend([packet.clone(), packet]);
+        first.nic.arriving[0].push_back(packet);
     }
-    // The first turn is still the worker's own: it ends after it.
+    let counters = Arc::clone(&first.counters);
+    let (stop, worker) = (AtomicBool::new(false), &mut worker);
     std::thread::scope(|scope| {
         let stop = &stop;
-        let ending = scope.spawn(move || {
-            let before = first.counters.turns.value();
-            first.run(Clock::start(), &mut worker, stop);
-            (worker.arrived.len(), first.counters.turns.value() - before)
-        });
-        while counters.idle_turns.value() < 10 {
-            assert!(!ending.is_finished(), "somebody still serves");
+        let stopping = scope.spawn(|| first.run(Clock::start(), worker, stop));
+        while counters.sleeps.value() < 10 {
+            assert!(!stopping.is_finished(), "somebody still serves");
             std::thread::yield_now();
         }
-        second.turn(at(1), &mut serving);
-        drop(second_at_work);
-        let (served, turns) = ending.join().unwrap();
-        assert_eq!(served, 2, "by its worker's only turn");
-        assert!(turns > 10);
+        second.turn(at(1), serving);
+        assert!(second.crossing.as_mut().unwrap().leave(), "the last one");
     });
-    assert_eq!(serving.arrived.len(), 2);
-    assert_eq!(counters.all_drops(), 0);
+    assert_eq!((worker.arrived.len(), serving.arrived.len()), (2, 2));
 }
 
 #[test]
-fn what_is_for_a_shard_that_ended_is_counted() {
+fn the_last_one_stops_at_once_and_one_that_panicked_keeps_nobody() {
     let mut bed = Bed::new();
-    let port = bed.port_at(0);
-    let at_work = bed.shards[1].0.crossing.as_ref().unwrap().begin_work();
-    let (mut shard, _) = bed.shards.remove(0);
-    let roll = at_work.end();
-    let mut ended = Ended { roll, counters: Arc::clone(&shard.counters) };
-    let packet = frame([8, 0], &segment(PortId(0), port, ACK, &[]));
-    shard.nic.arriving[0].push_back(packet);
-    assert_eq!(shard.turn(at(1), &mut ended), Turn::Stop, "nobody serves any more");
-    assert_eq!(shard.counters.drops(DropReason::ShardEnded), 1);
-    assert_eq!(shard.nic.pool.in_use(), 0);
-}
+    for shard in 0..2 {
+        bed.shards[shard].0.crossing.as_mut().unwrap().begin();
+        bed.shards[shard].1.stop_after = Some(0);
+    }
+    assert_eq!(bed.turn(0), Turn::Idle, "the other one serves");
+    assert_eq!(bed.turn(1), Turn::Stop);
+    assert_eq!(bed.turn(0), Turn::Stop);
 
-#[test]
-fn a_worker_that_panics_counts_as_ended() {
-    let bed = Bed::new();
-    let crossing = bed.shards[0].0.crossing.as_ref().unwrap();
-    let other = bed.shards[1].0.crossing.as_ref().unwrap().begin_work();
-    let caught = std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| {
-        let _at_work = crossing.begin_work();
-        panic!("intended");
-    }));
-    assert!(caught.is_err());
-    assert!(other.end().is_empty());
+    bed.shards[0].0.crossing.as_mut().unwrap().begin();
+    bed.shards[1].0.crossing.as_mut().unwrap().begin();
+    assert_eq!(bed.turn(1), Turn::Idle);
+    // As its thread unwinds.
+    bed.shards.remove(0);
+    let (shard, worker) = &mut bed.shards[0];
+    assert_eq!(shard.turn(at(1), worker), Turn::Stop);
 }
