@@ -7,6 +7,7 @@ pub mod mbuf;
 pub mod pool;
 pub mod port;
 pub mod ring;
+pub(crate) mod rules;
 
 use core::ffi::CStr;
 

@@ -157,6 +157,10 @@ impl Port {
         self.id
     }
 
+    pub(super) fn dpdk_id(&self) -> u16 {
+        self.dpdk_id
+    }
+
     /// The device's name.
     #[must_use]
     pub fn device(&self) -> &str {

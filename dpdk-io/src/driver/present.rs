@@ -9,19 +9,23 @@ use crate::dpdk::mbuf::Mbuf;
 use crate::dpdk::pool::{MbufPool, PoolSize};
 use crate::dpdk::port::{self, DESCRIPTORS, Port, RxQueue, TxQueue};
 use crate::dpdk::ring::MbufRings;
+use crate::dpdk::rules::PortRules;
 use crate::error::DriverError;
 use crate::l2::{L2, L2Config, L2Port, L2Route};
 use crate::nic::{BURST, Flushed, Nic, Pushed, Received};
 use crate::rings::{RING_SIZE, Rings};
+use crate::rules::{self, MAX_RULES, RuleTable};
 use crate::shard::{Crossing, Exchange, News, ShardLoop};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core_affinity::CoreId;
 use mptcp_core::buf::{BufPool, PortId};
 use mptcp_core::driver::Worker;
 use mptcp_core::rng::Rng;
-use mptcp_core::steering::{Layout, Sharding, Steering, SteeringLimits};
+use mptcp_core::steering::{Layout, Sharding, Steering, SteeringLimits, SteeringNote};
 use std::collections::BTreeMap;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 /// Frames that wait for one port's transmit queue.
 const TX_QUEUE: usize = 256;
@@ -44,6 +48,8 @@ pub struct Driver {
     steering: SteeringLimits,
     /// What leads from each shard to the others, until it runs.
     ties: Mutex<Vec<Option<Ties>>>,
+    /// Makes rules on ports that have them, until nobody asks any more.
+    rules: Option<JoinHandle<()>>,
     clock: Clock,
     stop: AtomicBool,
 }
@@ -54,6 +60,7 @@ struct Ties {
     news: News,
     /// None where there is one shard.
     exchange: Option<Exchange<Mbuf>>,
+    rules: Option<SyncSender<SteeringNote>>,
 }
 
 impl Driver {
@@ -94,6 +101,8 @@ impl Driver {
                 if port.link().0 { "up" } else { "down" }
             );
         }
+        let mut ties = make_ties(running, &eal.cores)?;
+        let rules = start_rules(&opened, &mut ties);
         let chains = opened.iter().any(|port| port.tx_capabilities().multi_segs);
         let pools = pools.into_iter();
         Ok(Self {
@@ -104,7 +113,8 @@ impl Driver {
             pools: pools.map(|pool| if chains { pool } else { pool.copying_chains() }).collect(),
             reserve,
             counters: (0..shards).map(|_| Arc::new(ShardCounters::new(ports.len()))).collect(),
-            ties: Mutex::new(ties(running, &eal.cores)?.into_iter().map(Some).collect()),
+            ties: Mutex::new(ties.into_iter().map(Some).collect()),
+            rules,
             layout,
             steering: eal.steering,
             clock: Clock::start(),
@@ -174,7 +184,7 @@ impl Driver {
             let mut ties = self.ties.lock().unwrap_or_else(PoisonError::into_inner);
             ties.get_mut(shard).and_then(Option::take)
         };
-        let Some(Ties { news, exchange }) = ties else {
+        let Some(Ties { news, exchange, rules }) = ties else {
             return fail("the shard has run already");
         };
         let config = L2Config { announce: shard == 0, ..self.l2.clone() };
@@ -190,7 +200,8 @@ impl Driver {
             let own = u8::try_from(shard).unwrap_or(0);
             let sharding = Sharding { layout: self.layout.clone(), own };
             let steering = Steering::new(&sharding, self.steering, &mut Rng::from_seed(seed));
-            turns = turns.with_crossing(Crossing::new(exchange, own, steering));
+            let crossing = Crossing::new(exchange, own, steering).with_rules(rules);
+            turns = turns.with_crossing(crossing);
         }
         turns.run(self.clock, worker, &self.stop);
         Ok(())
@@ -279,6 +290,13 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        // Nobody asks for rules any more, so that the ports are free.
+        self.ties.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        if let Some(thread) = self.rules.take()
+            && thread.join().is_err()
+        {
+            log::error!("the thread that makes rules panicked");
+        }
         self.ports.clear();
         self.eal.release_hugepages();
     }
@@ -366,16 +384,40 @@ fn too_many(shards: usize) -> DriverError {
 }
 
 /// What leads from each shard to the others.
-fn ties(eal: &Eal, cores: &[usize]) -> Result<Vec<Ties>, DriverError> {
+fn make_ties(eal: &Eal, cores: &[usize]) -> Result<Vec<Ties>, DriverError> {
     let news = News::network(cores.len()).into_iter();
     if cores.len() == 1 {
-        return Ok(news.map(|news| Ties { news, exchange: None }).collect());
+        return Ok(news.map(|news| Ties { news, exchange: None, rules: None }).collect());
     }
     let nodes: Vec<i32> = cores.iter().map(|&core| numa_node(core)).collect();
     let rings = MbufRings::network(eal, &nodes)?.into_iter();
     let rings = rings.map(|rings| Box::new(rings) as Box<dyn Rings<Mbuf> + Send>).collect();
     let exchanges = Exchange::network(rings).into_iter();
-    Ok(news.zip(exchanges).map(|(news, it)| Ties { news, exchange: Some(it) }).collect())
+    let tie = |(news, exchange)| Ties { news, exchange: Some(exchange), rules: None };
+    Ok(news.zip(exchanges).map(tie).collect())
+}
+
+/// A thread for rules, where there are shards to send to and a port that takes any.
+fn start_rules(ports: &[Arc<Port>], ties: &mut [Ties]) -> Option<JoinHandle<()>> {
+    if ties.len() == 1 {
+        return None;
+    }
+    let mut table = RuleTable::new(PortRules::probe(ports)?, MAX_RULES);
+    let (orders, asked) = rules::orders();
+    let thread = std::thread::Builder::new().name("plait-rules".to_owned());
+    let served = thread.spawn(move || asked.iter().for_each(|note| table.apply(&note)));
+    match served {
+        Ok(thread) => {
+            for tie in ties {
+                tie.rules = Some(orders.clone());
+            }
+            Some(thread)
+        }
+        Err(error) => {
+            log::warn!("no rules for single flows: cannot make a thread: {error}");
+            None
+        }
+    }
 }
 
 fn check_cores(cores: &[usize]) -> Result<(), DriverError> {

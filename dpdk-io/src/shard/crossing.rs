@@ -9,11 +9,13 @@ use crate::rings::{BURST, Rings};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use mptcp_core::buf::PacketBuf;
 use mptcp_core::driver::Worker;
-use mptcp_core::steering::{Steering, SteeringNote};
+use mptcp_core::steering::{Steering, SteeringNote, Tuple};
 use mptcp_core::time::Instant;
+use mptcp_core::wire::IpHeader;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
+const PROTOCOL_TCP: u8 = 6;
 /// Notes that may wait for one shard.
 const MAX_NOTES: usize = 1024;
 /// Notes taken per turn.
@@ -85,6 +87,8 @@ pub struct Crossing<B> {
     arriving: Vec<B>,
     /// A note whose receiver had no room for it.
     held: Option<SteeringNote>,
+    /// Where rules are made, if a port has any: owners' notes go there, too.
+    rules: Option<SyncSender<SteeringNote>>,
 }
 
 impl<B: PacketBuf> Crossing<B> {
@@ -101,7 +105,15 @@ impl<B: PacketBuf> Crossing<B> {
             staged,
             arriving: Vec::new(),
             held: None,
+            rules: None,
         }
+    }
+
+    /// Ports may have rules that bring a flow to its owner at once. Homes ask for them here.
+    #[must_use]
+    pub fn with_rules(mut self, rules: Option<SyncSender<SteeringNote>>) -> Self {
+        self.rules = rules;
+        self
     }
 
     /// The worker begins.
@@ -131,7 +143,14 @@ impl<B: PacketBuf> Crossing<B> {
         packets: &mut Vec<B>,
         counters: &ShardCounters,
     ) {
-        let to = self.steering.arrived(now, packet.data(), |tuple| worker.has_flow(tuple));
+        let mut to = self.steering.arrived(now, packet.data(), |tuple| worker.has_flow(tuple));
+        // Not at home here; a rule has brought it, or the port's whim.
+        if to != self.own
+            && self.rules.is_some()
+            && flow(packet.data()).is_some_and(|tuple| worker.has_flow(&tuple))
+        {
+            to = self.own;
+        }
         self.put(to, packet, packets, counters);
     }
 
@@ -187,10 +206,6 @@ impl<B: PacketBuf> Crossing<B> {
     /// Tells others which of their flows the worker has, and learns which of ours they have.
     pub(super) fn exchange_notes(&mut self, now: Instant, worker: &mut impl Worker<B>) {
         while let Some(note) = self.held.take().or_else(|| worker.poll_steering_note()) {
-            if note.home == self.own {
-                self.steering.apply(now, &note);
-                continue;
-            }
             let to = self.exchange.notes_to.get(usize::from(note.home));
             if let Some(Err(TrySendError::Full(note))) = to.map(|to| to.try_send(note)) {
                 self.held = Some(note);
@@ -199,6 +214,10 @@ impl<B: PacketBuf> Crossing<B> {
         }
         for note in self.exchange.notes_from.try_iter().take(NOTES_PER_TURN) {
             self.steering.apply(now, &note);
+            if let Some(rules) = &self.rules {
+                // Too busy, or gone: the flow crosses, as without rules.
+                let _ = rules.try_send(note);
+            }
         }
     }
 
@@ -213,4 +232,16 @@ impl<B: PacketBuf> Crossing<B> {
         counters.pending_flows.set(stats.pending.into());
         counters.confirmed_flows.set(stats.confirmed.into());
     }
+}
+
+/// The flow of a TCP segment, from our point of view.
+fn flow(packet: &[u8]) -> Option<Tuple> {
+    let header = IpHeader::parse(packet).ok().filter(|header| !header.fragment)?;
+    let [s1, s0, d1, d0] = *packet.get(header.header_len..)?.first_chunk()?;
+    (header.protocol == PROTOCOL_TCP).then_some(Tuple {
+        local_addr: header.dst,
+        remote_addr: header.src,
+        local_port: u16::from_be_bytes([d1, d0]),
+        remote_port: u16::from_be_bytes([s1, s0]),
+    })
 }

@@ -327,6 +327,20 @@ pub fn parse(file: &str, text: &str, settings: &[String]) -> Result<Config, Vec<
 }
 
 impl Config {
+    /// What one of `shards` shards reserves memory for and decides alone. Flows are not spread evenly, so
+    /// it has room for more sessions than its part; how many all have together is [`Common`]'s to say.
+    ///
+    /// [`Common`]: crate::gateway::Common
+    #[must_use]
+    pub fn share(&self, shards: u32) -> Self {
+        let shards = shards.max(1);
+        let Limits { connections, half_open } = self.limits;
+        let part = connections.div_ceil(shards);
+        let room = part.saturating_add(part / 4).saturating_add(64);
+        let half_open = (half_open / shards).max(1);
+        Self { limits: Limits { connections: room.min(connections), half_open }, ..self.clone() }
+    }
+
     /// The configuration as TOML that [`parse`] reads back to the same value.
     #[must_use]
     pub fn to_toml(&self) -> String {

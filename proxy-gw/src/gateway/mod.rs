@@ -6,6 +6,7 @@
 //! Invariant: every session is in the slab, has one deadline, ends with one [`EndReason`], and
 //! gives up both its sockets when it does.
 
+mod common;
 mod connect;
 mod counters;
 mod deadlines;
@@ -14,8 +15,9 @@ mod reason;
 mod session;
 mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
+pub use common::Common;
 pub use counters::Counters;
 pub use reason::EndReason;
 pub use snapshot::SessionSnapshot;
@@ -38,6 +40,7 @@ use mptcp_core::util::slab::{Slab, SlabId};
 use reason::Side;
 use session::{Phase, Session};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// How long a refused client may take to close (RFC 1928 §6 allows 10 s in all).
 const LINGER: Duration = Duration::from_secs(5);
@@ -62,6 +65,7 @@ pub struct Gateway {
     policy: Policy,
     exits: Exits,
     authenticator: Authenticator,
+    common: Arc<Common>,
     sessions: Slab<Session>,
     /// One above the highest position a session ever had.
     high_water: u32,
@@ -75,9 +79,15 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway for `config`; secrets of its own are drawn from `rng`.
+    /// A gateway for `config` with one shard; secrets of its own are drawn from `rng`.
     #[must_use]
     pub fn new(config: &Config, rng: &mut Rng) -> Self {
+        Self::beside(config, Arc::new(Common::new(config, rng)), rng)
+    }
+
+    /// A shard of a gateway whose shards have `common`; what `config` has is this one's share.
+    #[must_use]
+    pub fn beside(config: &Config, common: Arc<Common>, rng: &mut Rng) -> Self {
         let timeouts = &config.timeouts;
         let durations =
             [timeouts.handshake, timeouts.connect, LINGER, timeouts.idle, timeouts.half_closed];
@@ -88,7 +98,8 @@ impl Gateway {
             hosts: config.hosts.clone(),
             policy: Policy::new(config),
             exits: Exits::new(config),
-            authenticator: Authenticator::new(rng),
+            authenticator: Authenticator::new(Arc::clone(&common), rng),
+            common,
             sessions: Slab::with_capacity(capacity),
             high_water: 0,
             deadlines: Deadlines::new(capacity, durations),
@@ -242,10 +253,15 @@ impl Gateway {
     fn accept_waiting(&mut self, now: Instant, shard: &mut impl Shard, listener: SocketId) {
         while let Some(inner) = shard.accept(listener) {
             let handshake = Handshake::new(self.socks5.auth);
-            let number = self.counters.sessions_accepted + 1;
-            let added = self.sessions.insert(Session::new(number, inner, now, handshake));
-            let named = added.and_then(|idx| Some((idx, self.sessions.id(idx)?)));
+            let admitted = self.sessions.len() < self.sessions.capacity() && self.common.enter();
+            let named = admitted
+                .then(|| Session::new(self.common.next_number(), inner, now, handshake))
+                .and_then(|session| self.sessions.insert(session))
+                .and_then(|idx| Some((idx, self.sessions.id(idx)?)));
             let Some((idx, id)) = named else {
+                if admitted {
+                    self.common.leave();
+                }
                 self.counters.sessions_over_limit += 1;
                 shard.abort(now, inner);
                 continue;
@@ -303,6 +319,7 @@ impl Gateway {
     ) {
         self.deadlines.disarm(idx);
         let Some(session) = self.sessions.remove(idx) else { return };
+        self.common.leave();
         self.counters.count_end(reason);
         self.account(now, shard, &session, reason);
         match (session.ends.inner_closed, farewell) {

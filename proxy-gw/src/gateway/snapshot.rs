@@ -11,7 +11,7 @@ use mptcp_core::time::Instant;
 /// One session at one moment.
 #[derive(Clone, Debug)]
 pub struct SessionSnapshot {
-    /// Sessions of a shard are numbered from 1.
+    /// Sessions are numbered from 1, those of all shards together.
     pub id: u64,
     /// Where the client came from.
     pub client: SocketAddr,

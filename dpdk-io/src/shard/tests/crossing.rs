@@ -250,6 +250,50 @@ fn a_join_and_what_follows_it_reach_the_shard_of_the_connection_until_the_flow_i
 }
 
 #[test]
+fn where_ports_have_rules_homes_ask_for_them_and_owners_keep_what_they_bring() {
+    let mut bed = Bed::new();
+    let port = bed.port_at(1);
+    let owner = 3;
+    let note = |joined| SteeringNote { home: 1, owner, tuple: tuple(PortId(0), port), joined };
+    let (orders, asked) = crate::rules::orders();
+    let mock = crate::rules::tests::Mock::default();
+    let mut table = crate::rules::RuleTable::new(mock.clone(), 4);
+    let mut serve = || asked.try_iter().for_each(|note| table.apply(&note));
+
+    // Without rules the port's whim leads home first.
+    bed.shards[usize::from(owner)].1.flows.push(tuple(PortId(0), port));
+    bed.shards[usize::from(owner)].1.notes.push_back(note(true));
+    bed.turns(2);
+    bed.arrives(owner, 0, port, ACK);
+    bed.turns(3);
+    assert_eq!((bed.arrived(owner).len(), bed.counters(owner).handed_over.value()), (1, 1));
+    serve();
+    assert!(mock.rules.lock().unwrap().is_empty());
+
+    for (shard, _) in &mut bed.shards {
+        let crossing = shard.crossing.take().unwrap();
+        shard.crossing = Some(crossing.with_rules(Some(orders.clone())));
+    }
+    bed.shards[usize::from(owner)].1.notes.push_back(note(true));
+    bed.turns(2);
+    serve();
+    assert_eq!(mock.rules.lock().unwrap().get(&port), Some(&owner));
+    bed.arrives(owner, 0, port, ACK);
+    bed.turns(3);
+    assert_eq!((bed.arrived(owner).len(), bed.counters(owner).handed_over.value()), (1, 1));
+
+    // What it no longer has goes home, rule or not.
+    bed.shards[usize::from(owner)].1.flows.clear();
+    bed.shards[usize::from(owner)].1.notes.push_back(note(false));
+    bed.arrives(owner, 0, port, ACK);
+    bed.turns(3);
+    serve();
+    assert!(mock.rules.lock().unwrap().is_empty());
+    assert_eq!((bed.arrived(owner).len(), bed.counters(owner).handed_over.value()), (0, 2));
+    bed.assert_empty();
+}
+
+#[test]
 fn a_join_over_a_flow_that_its_home_has_stays_there() {
     let mut bed = Bed::new();
     let port = bed.port_at(1);
