@@ -88,8 +88,7 @@ mod shards {
         let device = bench.vdev("net_ring", "");
         let config = PortConfig::new("lte", &device);
         let table = *Layout::new(1).unwrap().redirection();
-        let port =
-            Port::open(bench.eal, &config, PortId(5), 1, &table, &[bench.pool]).unwrap();
+        let port = Port::open(bench.eal, &config, PortId(5), 1, &table, &[bench.pool]).unwrap();
         let mut tx = port.tx_queue(0, bench.pool, 64).unwrap();
         for n in 0..n {
             assert_eq!(tx.push(bench.buffer(&[n; 60])), Pushed::Queued);

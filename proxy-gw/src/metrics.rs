@@ -350,7 +350,10 @@ mod tests {
             counters: vec![("idle_turns", 10)],
             gauges: vec![("neighbours", 11)],
             pools: vec![vec![("buffers", 12), ("buffers_used", 13)]; 2],
-            shard_counters: vec![vec![("handed_over_packets", 14)], vec![("handed_over_packets", 15)]],
+            shard_counters: vec![
+                vec![("handed_over_packets", 14)],
+                vec![("handed_over_packets", 15)],
+            ],
             shard_gauges: vec![vec![("steered_flows", 16)]; 2],
         };
         render(true, &[shard.clone(), shard], &driver)

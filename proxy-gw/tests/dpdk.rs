@@ -146,7 +146,8 @@ fn sessions_over_four_shards(name: &str, qpairs: u32) {
     let queues = [0, 1, 2].map(|port| format!("port.{port}.queues={qpairs}"));
     let [lte, wifi, exit] = queues.each_ref().map(String::as_str);
     let mut gateway =
-        Gateway::start_after(TWO_ACCESSES, &config, &[&cores(), &admin, lte, wifi, exit]).ready(&[]);
+        Gateway::start_after(TWO_ACCESSES, &config, &[&cores(), &admin, lte, wifi, exit])
+            .ready(&[]);
     let client = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/many_sessions.py");
     let output = gateway.inside(&format!("python3 {client} {socket}")).output().expect("python3");
     gateway.terminate();

@@ -434,7 +434,9 @@ fn spread(steps: &Steps<'_>, dpdk_id: u16, info: &PortInfo, redirection: &[u8]) 
     // SAFETY: the port is started.
     let has_key = info.rss & tcp != 0 && unsafe { dpdk_sys::dio_port_set_rss_key(dpdk_id) } == 0;
     if !has_key || info.reta_size == 0 {
-        log::warn!("device {device} spreads flows over its queues by a rule of its own; {ELSEWHERE}");
+        log::warn!(
+            "device {device} spreads flows over its queues by a rule of its own; {ELSEWHERE}"
+        );
         return false;
     }
     let queue_of = |shard: &u8| u16::from(*shard) % steps.0.queues.max(1);

@@ -27,7 +27,8 @@ impl PortRules {
     /// `None` when no port takes any: each is asked for one about addresses that nobody has (RFC 5737).
     pub(crate) fn probe(ports: &[Arc<Port>]) -> Option<Self> {
         let [local, remote] = [1, 2].map(|host| IpAddr::V4(Ipv4Addr::new(192, 0, 2, host)));
-        let nobody = Tuple { local_addr: local, remote_addr: remote, local_port: 9, remote_port: 9 };
+        let nobody =
+            Tuple { local_addr: local, remote_addr: remote, local_port: 9, remote_port: 9 };
         let takes = |port: &&Arc<Port>| {
             let rule = port.rx_queue_count() > 1 && {
                 let rule = insert(port, &nobody, 1);

@@ -78,7 +78,8 @@ impl Driver {
         check_cores(&eal.cores)?;
         let shards = eal.cores.len();
         // `validate` has bounded their number.
-        let layout = u8::try_from(shards).ok().and_then(Layout::new).ok_or_else(|| too_many(shards))?;
+        let layout =
+            u8::try_from(shards).ok().and_then(Layout::new).ok_or_else(|| too_many(shards))?;
         let running = Eal::start(&eal)?;
         port::check_vdevs(running, &eal.words)?;
         let (pools, reserve) = make_pools(running, &eal, &ports)?;

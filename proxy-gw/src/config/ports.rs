@@ -104,7 +104,9 @@ fn read_port(
         mtu: mtu.as_ref().map_or(1500, |mtu| mtu.value),
         mac: section.read("mac", |value| mac_address(value, kind)).and_then(|mac| mac.value),
         vlan: section.read("vlan", |value| vlan(value, kind)).map_or(0, |vlan| vlan.value),
-        queues: section.read("queues", |value| queues(value, kind)).map_or(1, |queues| queues.value),
+        queues: section
+            .read("queues", |value| queues(value, kind))
+            .map_or(1, |queues| queues.value),
         path: PathSettings {
             priority: section.integer("priority", 0..=u8::MAX, 0),
             weight: section.integer("weight", 1..=u16::MAX, 1),

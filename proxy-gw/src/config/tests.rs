@@ -321,10 +321,7 @@ fn ports_are_checked() {
             "port.0.vlan = 7: a TUN device carries bare IP packets: there is no VLAN; write 0",
         ),
         ("port.0.vlan=4095", "port.0.vlan = 4095: expected a whole number from 0 to 4094"),
-        (
-            "port.0.queues=4",
-            "port.0.queues = 4: a TUN device has one queue; write 1",
-        ),
+        ("port.0.queues=4", "port.0.queues = 4: a TUN device has one queue; write 1"),
     ] {
         assert_eq!(refused(setting), message);
     }

@@ -1,8 +1,8 @@
 //! One shard's thread: what it is made of, and how it reports.
 
-use super::{Notice, Place};
 use super::stack_config::stack_config;
 use super::worker::ShardWorker;
+use super::{Notice, Place};
 use crate::auth::VerifierClient;
 use crate::config::{Auth, Config};
 use crate::control::{Mailbox, Waker};

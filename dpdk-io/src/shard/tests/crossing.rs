@@ -285,6 +285,7 @@ fn where_ports_have_rules_homes_ask_for_them_and_owners_keep_what_they_bring() {
     // What it no longer has goes home, rule or not.
     bed.shards[usize::from(owner)].1.flows.clear();
     bed.shards[usize::from(owner)].1.notes.push_back(note(false));
+    bed.turns(2);
     bed.arrives(owner, 0, port, ACK);
     bed.turns(3);
     serve();

@@ -12,10 +12,13 @@ impl World {
     }
 
     pub(super) fn shards_with_passwords(count: u32) -> Vec<Self> {
-        Self::shards(count, &[
-            "socks5.auth=password",
-            "user=[{ name = 'alice', password_hash = '$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21l$iWh06vD8Fy27wf9npn6FXWiCX4K6pW6Ue1Bnzz07Z8A' }]",
-        ])
+        Self::shards(
+            count,
+            &[
+                "socks5.auth=password",
+                "user=[{ name = 'alice', password_hash = '$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21l$iWh06vD8Fy27wf9npn6FXWiCX4K6pW6Ue1Bnzz07Z8A' }]",
+            ],
+        )
     }
 
     /// Plays the verifier: the password is "right". Returns how many checks there were.
