@@ -30,11 +30,7 @@ impl PortRules {
         let nobody =
             Tuple { local_addr: local, remote_addr: remote, local_port: 9, remote_port: 9 };
         let takes = |port: &&Arc<Port>| {
-            let rule = port.rx_queue_count() > 1 && {
-                let rule = insert(port, &nobody, 1);
-                rule.map(destroy).is_some()
-            };
-            rule
+            port.rx_queue_count() > 1 && insert(port, &nobody, 1).map(destroy).is_some()
         };
         let ports: Vec<_> = ports.iter().filter(takes).cloned().collect();
         (!ports.is_empty()).then_some(Self(ports))

@@ -239,7 +239,7 @@ fn a_join_and_what_follows_it_reach_the_shard_of_the_connection_until_the_flow_i
     assert_eq!(bed.counters(1).confirmed_flows.value(), 1);
     bed.arrives(1, 0, port, ACK);
     bed.turns(2);
-    assert_eq!(bed.arrived(owner), [data.clone()]);
+    assert_eq!(bed.arrived(owner), core::slice::from_ref(&data));
 
     bed.shards[usize::from(owner)].1.notes.push_back(note(false));
     bed.turns(2);
