@@ -6,6 +6,7 @@
 use crate::error::DriverError;
 use core::net::IpAddr;
 use ipnet::IpNet;
+use mptcp_core::steering::{MAX_SHARDS, SteeringLimits};
 
 /// How memory is backed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -30,11 +31,19 @@ pub struct EalConfig {
     pub hugepages: Hugepages,
     /// Memory for packet buffers and the ports' rings, MiB.
     pub memory_mb: u32,
+    /// How many flows that other shards own each shard remembers.
+    pub steering: SteeringLimits,
 }
 
 impl Default for EalConfig {
     fn default() -> Self {
-        Self { words: Vec::new(), cores: vec![0], hugepages: Hugepages::Auto, memory_mb: 512 }
+        Self {
+            words: Vec::new(),
+            cores: vec![0],
+            hugepages: Hugepages::Auto,
+            memory_mb: 512,
+            steering: SteeringLimits::default(),
+        }
     }
 }
 
@@ -65,7 +74,7 @@ pub struct PortConfig {
     pub mac: MacConfig,
     /// 802.1Q VLAN id; 0: untagged.
     pub vlan: u16,
-    /// Receive queues; at least one per shard.
+    /// Receive queues. Queue q belongs to shard q modulo the number of shards.
     pub queues: u16,
 }
 
@@ -112,6 +121,10 @@ pub fn validate(
     if eal.cores.is_empty() {
         return Err(bad("driver.cores", "[]", "name at least one CPU"));
     }
+    if eal.cores.len() > usize::from(MAX_SHARDS) {
+        let cores = format!("{} CPUs", eal.cores.len());
+        return Err(bad("driver.cores", cores, format!("name at most {MAX_SHARDS}")));
+    }
     if eal.memory_mb < 64 {
         return Err(bad("driver.memory_mb", eal.memory_mb, "give the driver at least 64"));
     }
@@ -127,12 +140,12 @@ pub fn validate(
         if earlier.iter().any(|other| other.device == port.device) {
             return Err(bad("port.device", &port.device, "use every device once"));
         }
-        check_port(port, eal.cores.len())?;
+        check_port(port)?;
     }
     routes.iter().try_for_each(|route| check_route(route, ports))
 }
 
-fn check_port(port: &PortConfig, shards: usize) -> Result<(), DriverError> {
+fn check_port(port: &PortConfig) -> Result<(), DriverError> {
     let key = |what: &str| format!("port {}: {what}", port.name);
     if port.name.is_empty() || port.device.is_empty() {
         return Err(bad("port", &port.name, "give every port a name and a device"));
@@ -149,8 +162,8 @@ fn check_port(port: &PortConfig, shards: usize) -> Result<(), DriverError> {
     if port.vlan > 4094 {
         return Err(bad(&key("vlan"), port.vlan, "use 1 to 4094, or 0 for untagged"));
     }
-    if usize::from(port.queues) < shards {
-        return Err(bad(&key("queues"), port.queues, "give each shard a queue"));
+    if port.queues == 0 {
+        return Err(bad(&key("queues"), port.queues, "use at least one"));
     }
     if let MacConfig::Fixed(mac) = port.mac
         && (mac[0] & 1 != 0 || mac == [0; 6])
@@ -252,6 +265,11 @@ mod tests {
     }
 
     #[test]
+    fn a_cpu_may_have_several_shards_and_a_port_fewer_queues() {
+        assert_eq!(refusal(|eal, _, _| eal.cores = [0, 1].repeat(32)), "");
+    }
+
+    #[test]
     fn refusals_name_key_value_and_remedy() {
         let text = refusal(|_, port, _| port.vlan = 4095);
         assert_eq!(text, "port lte: vlan = 4095: use 1 to 4094, or 0 for untagged");
@@ -266,7 +284,8 @@ mod tests {
     #[test]
     fn impossible_values_are_refused() {
         assert!(!refusal(|eal, _, _| eal.cores.clear()).is_empty());
-        assert!(!refusal(|eal, _, _| eal.cores = vec![0, 1]).is_empty(), "one queue, two shards");
+        assert!(!refusal(|eal, _, _| eal.cores = vec![0; 65]).is_empty(), "tokens name 64 shards");
+        assert!(!refusal(|_, port, _| port.queues = 0).is_empty());
         assert!(!refusal(|eal, _, _| eal.memory_mb = 0).is_empty());
         assert!(!refusal(|eal, _, _| eal.words.push("-l0".into())).is_empty());
         assert!(!refusal(|_, port, _| port.mtu = 1279).is_empty());

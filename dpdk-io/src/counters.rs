@@ -88,6 +88,8 @@ reasons! {
         TxTooLong = "tx_too_long",
         /// The driver refused it.
         TxRefused = "tx_refused",
+        /// The ring to the shard it belongs to is full.
+        RingFull = "ring_full",
     }
 }
 
@@ -180,6 +182,24 @@ pub struct ShardCounters {
     pub polling_ns: Counter,
     /// Neighbours known, pinned ones included.
     pub neighbours: Counter,
+    /// Packets handed over to other shards.
+    pub handed_over: Counter,
+    /// Packets taken over from other shards.
+    pub taken_over: Counter,
+    /// Of those handed over: from where they arrived to their flow's home.
+    pub sent_home: Counter,
+    /// Of those handed over: from their flow's home to its owner.
+    pub sent_to_owner: Counter,
+    /// Joins whose home is here and whose connection is another shard's.
+    pub joins_steered: Counter,
+    /// Flows of others forgotten, for lack of room, before their owner had confirmed them.
+    pub pending_displaced: Counter,
+    /// Confirmed flows of others forgotten for lack of room.
+    pub confirmed_displaced: Counter,
+    /// Flows whose home is here that others own: not confirmed yet.
+    pub pending_flows: Counter,
+    /// The same, confirmed.
+    pub confirmed_flows: Counter,
 }
 
 impl ShardCounters {
@@ -196,6 +216,15 @@ impl ShardCounters {
             busy_ns: Counter::default(),
             polling_ns: Counter::default(),
             neighbours: Counter::default(),
+            handed_over: Counter::default(),
+            taken_over: Counter::default(),
+            sent_home: Counter::default(),
+            sent_to_owner: Counter::default(),
+            joins_steered: Counter::default(),
+            pending_displaced: Counter::default(),
+            confirmed_displaced: Counter::default(),
+            pending_flows: Counter::default(),
+            confirmed_flows: Counter::default(),
         }
     }
 

@@ -40,6 +40,12 @@ pub struct PortStatus {
     pub up: bool,
     /// Link speed in Mbit/s, when known.
     pub speed_mbps: Option<u32>,
+    /// Receive queues.
+    pub rx_queues: u16,
+    /// Transmit queues; where there are fewer than shards, these take turns.
+    pub tx_queues: u16,
+    /// Whether the port itself spreads flows over its queues as the shards want it.
+    pub rss: bool,
     /// Whether frames for other stations come in too, because the device cannot leave them out.
     pub promiscuous: bool,
     /// Whether packets of several segments are sent without a copy.

@@ -24,6 +24,9 @@ mod hugepages;
 pub mod idle;
 pub mod l2;
 pub mod nic;
+pub mod rings;
+#[cfg(any(have_dpdk, test))]
+mod rules;
 pub mod shard;
 
 pub use clock::Clock;

@@ -16,6 +16,10 @@ use mptcp_core::util::bucket::TokenBucket;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+mod crossing;
+
+pub use crossing::{Crossing, Exchange};
+
 /// Timers run per turn.
 const TIMER_BUDGET: usize = 256;
 /// Packets of the worker per turn.
@@ -90,6 +94,7 @@ pub struct ShardLoop<B, N> {
     logs: TokenBucket,
     counters: Arc<ShardCounters>,
     news: Option<News>,
+    crossing: Option<Crossing<B>>,
     frames: Vec<B>,
     packets: Vec<B>,
 }
@@ -105,6 +110,7 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
             logs: TokenBucket::new(LOGS_PER_S),
             counters,
             news: None,
+            crossing: None,
             frames: Vec::new(),
             packets: Vec::new(),
         }
@@ -120,8 +126,19 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         self
     }
 
-    /// Turns until `stop` is set or the worker stops, then sends what is left.
+    /// Hands packets over to other shards, and takes theirs.
+    #[must_use]
+    pub fn with_crossing(mut self, crossing: Crossing<B>) -> Self {
+        self.crossing = Some(crossing);
+        self
+    }
+
+    /// Turns until `stop` is set or the worker stops, then sends what is left. Beside other shards it goes
+    /// on until the workers of all have stopped: what arrives here may be for one that still serves.
     pub fn run(&mut self, clock: Clock, worker: &mut impl Worker<B>, stop: &AtomicBool) {
+        if let Some(crossing) = &mut self.crossing {
+            crossing.begin();
+        }
         let mut idle = Idle::default();
         let mut last = Spent::Asleep;
         let mut begun = clock.now();
@@ -147,7 +164,7 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
     /// One turn.
     pub fn turn(&mut self, now: Instant, worker: &mut impl Worker<B>) -> Turn {
         self.counters.turns.add(1);
-        let received = self.receive(now);
+        let received = self.receive(now, worker) + self.take_over(now, worker);
         self.exchange_news(now);
         let (l2, mut io) = self.parts(now);
         l2.handle_timeouts(now, &mut io);
@@ -159,7 +176,12 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         worker.handle_events(now);
         let (output, pushed) = self.transmit(now, worker);
         let sent = self.flush(now);
-        if worker.poll_control(now) == Control::Stop {
+        if let Some(crossing) = &mut self.crossing {
+            crossing.exchange_notes(now, worker);
+            crossing.report(&self.counters);
+        }
+        let stops = worker.poll_control(now) == Control::Stop;
+        if stops && self.crossing.as_mut().is_none_or(Crossing::leave) {
             return Turn::Stop;
         }
         // What only waits for a full port or for memory waits just as well asleep.
@@ -177,7 +199,10 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
 
     /// When the shard next has something to do of its own accord.
     fn poll_timeout(&self, worker: &impl Worker<B>) -> Option<Instant> {
-        [self.l2.poll_timeout(), worker.poll_timeout()].into_iter().flatten().min()
+        // One that has stopped waits for others, and may have been due for long.
+        let has_left = self.crossing.as_ref().is_some_and(Crossing::has_left);
+        let worker = if has_left { None } else { worker.poll_timeout() };
+        [self.l2.poll_timeout(), worker].into_iter().flatten().min()
     }
 
     fn rest(&self, rest: Rest) -> Spent {
@@ -218,7 +243,7 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         (&mut self.l2, io)
     }
 
-    fn receive(&mut self, now: Instant) -> usize {
+    fn receive(&mut self, now: Instant, worker: &impl Worker<B>) -> usize {
         let mut total = 0;
         for port in self.ports() {
             let received = self.nic.receive(port, &mut self.frames);
@@ -232,13 +257,26 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
             let mut frames = core::mem::take(&mut self.frames);
             for frame in frames.drain(..) {
                 let (l2, mut io) = self.parts(now);
-                if let Some(packet) = l2.ingress(now, port, frame, &mut io) {
-                    self.packets.push(packet);
+                let Some(packet) = l2.ingress(now, port, frame, &mut io) else { continue };
+                match &mut self.crossing {
+                    None => self.packets.push(packet),
+                    Some(crossing) => {
+                        let (packets, counters) = (&mut self.packets, &self.counters);
+                        crossing.arrived(now, packet, worker, packets, counters);
+                    }
                 }
             }
             self.frames = frames;
         }
         total
+    }
+
+    /// Takes what other shards have handed over, and hands over what is theirs.
+    fn take_over(&mut self, now: Instant, worker: &impl Worker<B>) -> usize {
+        let Some(crossing) = &mut self.crossing else { return 0 };
+        let taken = crossing.take_over(now, worker, &mut self.packets, &self.counters);
+        crossing.flush(&self.counters);
+        taken
     }
 
     fn exchange_news(&mut self, now: Instant) {

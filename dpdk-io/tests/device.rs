@@ -298,7 +298,7 @@ mod device {
 
     fn open(bench: &Bench, device: &str) -> std::sync::Arc<Port> {
         let config = PortConfig::new("p", device);
-        Port::open(bench.eal, &config, PortId(3), 1, &[bench.pool]).unwrap()
+        Port::open(bench.eal, &config, PortId(3), 1, &[0], &[bench.pool]).unwrap()
     }
 
     #[test]
@@ -432,7 +432,7 @@ mod device {
     fn what_did_not_come_up_is_named() {
         let bench = Bench::new();
         let config = PortConfig::new("lte", "net_af_packet7");
-        let error = Port::open(bench.eal, &config, PortId(0), 1, &[bench.pool]).unwrap_err();
+        let error = Port::open(bench.eal, &config, PortId(0), 1, &[0], &[bench.pool]).unwrap_err();
         assert!(
             matches!(&error, DriverError::PortMissing { device, .. } if device == "net_af_packet7")
         );
@@ -442,7 +442,7 @@ mod device {
 
         let name = bench.vdev("net_ring", "");
         let config = PortConfig { queues: 9000, ..PortConfig::new("lte", &name) };
-        let error = Port::open(bench.eal, &config, PortId(0), 1, &[bench.pool]).unwrap_err();
+        let error = Port::open(bench.eal, &config, PortId(0), 1, &[0], &[bench.pool]).unwrap_err();
         assert!(error.is_config() && error.to_string().contains("queues = 9000"), "{error}");
     }
 

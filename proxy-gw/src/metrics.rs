@@ -43,6 +43,10 @@ pub struct DriverCounters {
     pub gauges: Values,
     /// Packet pool by packet pool, what goes up and down.
     pub pools: Vec<Values>,
+    /// Shard by shard, what only grows, where there are several.
+    pub shard_counters: Vec<Values>,
+    /// Shard by shard, what goes up and down.
+    pub shard_gauges: Vec<Values>,
 }
 
 /// Reads the driver's counters.
@@ -291,12 +295,30 @@ fn render_driver(text: &mut String, driver: &DriverCounters) {
     for (name, value) in &driver.gauges {
         Metric::gauge(text, &format!("driver_{name}"), "Gauge of the driver.").sample(&[], *value);
     }
-    for (name, _) in driver.pools.first().into_iter().flatten() {
-        let mut metric = Metric::gauge(text, &format!("pool_{name}"), "Gauge of a packet pool.");
-        for (number, pool) in driver.pools.iter().enumerate() {
-            let value = pool.iter().find(|(other, _)| other == name);
+    render_numbered(text, &driver.shard_counters, "shard", |text, name| {
+        Metric::counter(text, &format!("shard_{name}"), "Of the driver's loop of a shard.")
+    });
+    render_numbered(text, &driver.shard_gauges, "shard", |text, name| {
+        Metric::gauge(text, &format!("shard_{name}"), "Of the driver's loop of a shard.")
+    });
+    render_numbered(text, &driver.pools, "pool", |text, name| {
+        Metric::gauge(text, &format!("pool_{name}"), "Gauge of a packet pool.")
+    });
+}
+
+/// Metrics that each of several has, named by the first one and told apart by their number.
+fn render_numbered(
+    text: &mut String,
+    all: &[Values],
+    label: &str,
+    kind: for<'a> fn(&'a mut String, &str) -> Metric<'a>,
+) {
+    for (name, _) in all.first().into_iter().flatten() {
+        let mut metric = kind(text, name);
+        for (number, values) in all.iter().enumerate() {
+            let value = values.iter().find(|(other, _)| other == name);
             let value = value.map_or(0, |(_, value)| *value);
-            metric.sample(&[("pool", &number.to_string())], value);
+            metric.sample(&[(label, &number.to_string())], value);
         }
     }
 }
@@ -347,6 +369,11 @@ mod tests {
             counters: vec![("idle_turns", 10)],
             gauges: vec![("neighbours", 11)],
             pools: vec![vec![("buffers", 12), ("buffers_used", 13)]; 2],
+            shard_counters: vec![
+                vec![("handed_over_packets", 14)],
+                vec![("handed_over_packets", 15)],
+            ],
+            shard_gauges: vec![vec![("steered_flows", 16)]; 2],
         };
         render(true, &[shard.clone(), shard], &driver)
     }
@@ -372,6 +399,9 @@ mod tests {
             "plait_driver_idle_turns_total 10",
             "plait_driver_neighbours 11",
             "plait_pool_buffers_used{pool=\"1\"} 13",
+            "plait_shard_handed_over_packets_total{shard=\"0\"} 14",
+            "plait_shard_handed_over_packets_total{shard=\"1\"} 15",
+            "plait_shard_steered_flows{shard=\"1\"} 16",
             "plait_port_tx_packets_total{port=\"wi\\\"fi\\\\\"} 6",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");

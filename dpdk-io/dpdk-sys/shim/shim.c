@@ -12,11 +12,14 @@
 #include <rte_errno.h>
 #include <rte_ethdev.h>
 #include <rte_ether.h>
+#include <rte_flow.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
+#include <rte_malloc.h>
 #include <rte_mbuf.h>
 #include <rte_mbuf_pool_ops.h>
 #include <rte_mempool.h>
+#include <rte_ring.h>
 #include <rte_version.h>
 
 /* The fields that Rust reads and writes itself: must agree with RteMbuf in src/lib.rs. */
@@ -298,7 +301,11 @@ int dio_port_info(uint16_t port, struct dio_port_info *info)
 		info->tx_offloads |= DIO_TX_MULTI_SEGS;
 	if (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_TCP_CKSUM)
 		info->tx_offloads |= DIO_TX_TCP_CKSUM;
-	info->rss = (dev.flow_type_rss_offloads & RTE_ETH_RSS_TCP) != 0;
+	if (dev.flow_type_rss_offloads & RTE_ETH_RSS_NONFRAG_IPV4_TCP)
+		info->rss |= DIO_RSS_TCP4;
+	if (dev.flow_type_rss_offloads & RTE_ETH_RSS_NONFRAG_IPV6_TCP)
+		info->rss |= DIO_RSS_TCP6;
+	info->reta_size = dev.reta_size;
 	info->socket = rte_eth_dev_socket_id(port);
 	return 0;
 }
@@ -356,6 +363,62 @@ int dio_port_configure(uint16_t port, const struct dio_port_conf *conf, struct r
 int dio_port_start(uint16_t port)
 {
 	return rte_eth_dev_start(port);
+}
+
+#define DIO_MOST_RETA 4096
+
+int dio_port_set_reta(uint16_t port, const uint16_t *queues, uint16_t size)
+{
+	struct rte_eth_rss_reta_entry64 groups[DIO_MOST_RETA / RTE_ETH_RETA_GROUP_SIZE] = { 0 };
+
+	if (size == 0 || size > DIO_MOST_RETA)
+		return -EINVAL;
+	for (uint16_t i = 0; i < size; i++) {
+		struct rte_eth_rss_reta_entry64 *group = &groups[i / RTE_ETH_RETA_GROUP_SIZE];
+
+		group->mask |= 1ull << (i % RTE_ETH_RETA_GROUP_SIZE);
+		group->reta[i % RTE_ETH_RETA_GROUP_SIZE] = queues[i];
+	}
+	return rte_eth_dev_rss_reta_update(port, groups, size);
+}
+
+int dio_port_reta(uint16_t port, uint16_t *queues, uint16_t size)
+{
+	struct rte_eth_rss_reta_entry64 groups[DIO_MOST_RETA / RTE_ETH_RETA_GROUP_SIZE] = { 0 };
+	int ret;
+
+	if (size == 0 || size > DIO_MOST_RETA)
+		return -EINVAL;
+	for (uint16_t i = 0; i < size; i++)
+		groups[i / RTE_ETH_RETA_GROUP_SIZE].mask |= 1ull << (i % RTE_ETH_RETA_GROUP_SIZE);
+	ret = rte_eth_dev_rss_reta_query(port, groups, size);
+	for (uint16_t i = 0; ret == 0 && i < size; i++)
+		queues[i] = groups[i / RTE_ETH_RETA_GROUP_SIZE].reta[i % RTE_ETH_RETA_GROUP_SIZE];
+	return ret;
+}
+
+int dio_port_set_rss_key(uint16_t port)
+{
+	uint8_t key[64], kept[64] = { 0 };
+	struct rte_eth_rss_conf conf = { .rss_key = key };
+	struct rte_eth_dev_info dev;
+	int ret = rte_eth_dev_info_get(port, &dev);
+
+	if (ret != 0)
+		return ret;
+	/* Some that take a key do not say how long it is. */
+	conf.rss_key_len = dev.hash_key_size != 0 ? dev.hash_key_size : 40;
+	if (conf.rss_key_len > sizeof(key))
+		return -EINVAL;
+	conf.rss_hf = dev.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP);
+	dio_symmetric_key(key, conf.rss_key_len);
+	/* Those that refuse may have taken it with their configuration. */
+	(void)rte_eth_dev_rss_hash_update(port, &conf);
+	conf.rss_key = kept;
+	ret = rte_eth_dev_rss_hash_conf_get(port, &conf);
+	if (ret != 0)
+		return ret;
+	return memcmp(key, kept, dev.hash_key_size != 0 ? dev.hash_key_size : 40) == 0 ? 0 : -EIO;
 }
 
 int dio_port_stop(uint16_t port)
@@ -456,6 +519,103 @@ out:
 	free(all_names);
 	free(all);
 	return ret;
+}
+
+struct rte_flow *dio_flow_create(uint16_t port, const struct dio_flow *flow, uint16_t queue, int *error)
+{
+	struct rte_flow_item_ipv4 v4 = { 0 }, v4_mask = { 0 };
+	struct rte_flow_item_ipv6 v6 = { 0 }, v6_mask = { 0 };
+	struct rte_flow_item_tcp tcp = { 0 }, tcp_mask = { 0 };
+	struct rte_flow_attr attr = { .ingress = 1 };
+	struct rte_flow_action_queue to = { .index = queue };
+	struct rte_flow_item pattern[] = {
+		{ .type = RTE_FLOW_ITEM_TYPE_ETH },
+		{ .type = RTE_FLOW_ITEM_TYPE_IPV4, .spec = &v4, .mask = &v4_mask },
+		{ .type = RTE_FLOW_ITEM_TYPE_TCP, .spec = &tcp, .mask = &tcp_mask },
+		{ .type = RTE_FLOW_ITEM_TYPE_END },
+	};
+	struct rte_flow_action actions[] = {
+		{ .type = RTE_FLOW_ACTION_TYPE_QUEUE, .conf = &to },
+		{ .type = RTE_FLOW_ACTION_TYPE_END },
+	};
+	struct rte_flow_error why = { 0 };
+	struct rte_flow *rule;
+	int ret;
+
+	if (flow->v6) {
+		pattern[1].type = RTE_FLOW_ITEM_TYPE_IPV6;
+		pattern[1].spec = &v6;
+		pattern[1].mask = &v6_mask;
+		memcpy(v6.hdr.src_addr, flow->src, 16);
+		memcpy(v6.hdr.dst_addr, flow->dst, 16);
+		memset(v6_mask.hdr.src_addr, 0xff, 16);
+		memset(v6_mask.hdr.dst_addr, 0xff, 16);
+	} else {
+		memcpy(&v4.hdr.src_addr, flow->src, 4);
+		memcpy(&v4.hdr.dst_addr, flow->dst, 4);
+		v4_mask.hdr.src_addr = UINT32_MAX;
+		v4_mask.hdr.dst_addr = UINT32_MAX;
+	}
+	tcp.hdr.src_port = rte_cpu_to_be_16(flow->src_port);
+	tcp.hdr.dst_port = rte_cpu_to_be_16(flow->dst_port);
+	tcp_mask.hdr.src_port = UINT16_MAX;
+	tcp_mask.hdr.dst_port = UINT16_MAX;
+	ret = rte_flow_validate(port, &attr, pattern, actions, &why);
+	if (ret != 0) {
+		*error = ret < 0 ? -ret : ret;
+		return NULL;
+	}
+	rule = rte_flow_create(port, &attr, pattern, actions, &why);
+	if (rule == NULL)
+		*error = rte_errno;
+	return rule;
+}
+
+int dio_flow_destroy(uint16_t port, struct rte_flow *rule)
+{
+	struct rte_flow_error why = { 0 };
+
+	return rte_flow_destroy(port, rule, &why);
+}
+
+/* Not rte_ring_create: each of its rings takes a memzone and a name, and there are only 2,560 of those. */
+struct rte_ring *dio_ring_create(uint32_t size, int socket, int *error)
+{
+	ssize_t bytes = rte_ring_get_memsize(size);
+	struct rte_ring *ring;
+	int ret;
+
+	if (bytes < 0) {
+		*error = (int)-bytes;
+		return NULL;
+	}
+	ring = rte_zmalloc_socket("ring", (size_t)bytes, RTE_CACHE_LINE_SIZE, socket);
+	if (ring == NULL) {
+		*error = ENOMEM;
+		return NULL;
+	}
+	ret = rte_ring_init(ring, "plait", size, RING_F_SP_ENQ | RING_F_SC_DEQ);
+	if (ret != 0) {
+		rte_free(ring);
+		*error = -ret;
+		return NULL;
+	}
+	return ring;
+}
+
+void dio_ring_free(struct rte_ring *ring)
+{
+	rte_free(ring);
+}
+
+uint32_t dio_ring_enqueue(struct rte_ring *ring, struct rte_mbuf **mbufs, uint32_t n)
+{
+	return rte_ring_sp_enqueue_burst(ring, (void **)mbufs, n, NULL);
+}
+
+uint32_t dio_ring_dequeue(struct rte_ring *ring, struct rte_mbuf **into, uint32_t n)
+{
+	return rte_ring_sc_dequeue_burst(ring, (void **)into, n, NULL);
 }
 
 int dio_vdev_create(const char *name, const char *args)

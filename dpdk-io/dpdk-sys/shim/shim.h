@@ -7,13 +7,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct rte_flow;
 struct rte_mbuf;
 struct rte_mempool;
+struct rte_ring;
 
 /* Offloads as Rust names them. */
 #define DIO_RX_TCP_CKSUM 1u
 #define DIO_TX_MULTI_SEGS 1u
 #define DIO_TX_TCP_CKSUM 2u
+/* What a port spreads over its queues by the four numbers of a flow. */
+#define DIO_RSS_TCP4 1u
+#define DIO_RSS_TCP6 2u
 
 struct dio_port_info {
 	char driver[32];
@@ -24,7 +29,8 @@ struct dio_port_info {
 	uint16_t max_tx_queues;
 	uint32_t rx_offloads;      /* DIO_RX_* the port is capable of */
 	uint32_t tx_offloads;      /* DIO_TX_* */
-	uint32_t rss;              /* 1 when TCP flows can be spread over queues */
+	uint32_t rss;              /* DIO_RSS_* the port is capable of */
+	uint16_t reta_size;        /* entries of its redirection table, 0 when it cannot be set */
 	int32_t socket;            /* NUMA node, -1 unknown */
 };
 
@@ -89,6 +95,12 @@ uint16_t dio_port_next(uint16_t port, char name[64]);
 int dio_port_info(uint16_t port, struct dio_port_info *info);
 int dio_port_configure(uint16_t port, const struct dio_port_conf *conf, struct rte_mempool **rx_pools);
 int dio_port_start(uint16_t port);
+/* Entry i of the redirection table leads to queues[i]. */
+int dio_port_set_reta(uint16_t port, const uint16_t *queues, uint16_t size);
+/* The table as the port has it. */
+int dio_port_reta(uint16_t port, uint16_t *queues, uint16_t size);
+/* Makes 6d5a, repeated, the hash key; 0 only when the port has it. */
+int dio_port_set_rss_key(uint16_t port);
 int dio_port_stop(uint16_t port);
 int dio_port_close(uint16_t port);
 int dio_port_promiscuous(uint16_t port);
@@ -100,6 +112,26 @@ int dio_port_link(uint16_t port, struct dio_link *link);
 int dio_port_stats(uint16_t port, struct dio_port_stats *stats);
 /* Number of extended statistics; fills at most n names and values. */
 int dio_port_xstats(uint16_t port, char (*names)[64], uint64_t *values, uint32_t n);
+/* A TCP flow as a port receives it: addresses in network order, 16 octets each (IPv4 uses four). */
+struct dio_flow {
+	uint8_t src[16], dst[16];
+	uint16_t src_port, dst_port;
+	uint32_t v6;
+};
+
+/* A rule that puts the flow into a queue. NULL, with *error set, when the port has no such rules or no
+ * room; nothing changed then. Not for the data path. */
+struct rte_flow *dio_flow_create(uint16_t port, const struct dio_flow *flow, uint16_t queue, int *error);
+int dio_flow_destroy(uint16_t port, struct rte_flow *rule);
+
+/* A ring of up to size - 1 packets between one sender and one receiver; size is a power of two. */
+struct rte_ring *dio_ring_create(uint32_t size, int socket, int *error);
+/* The packets in it are the caller's to take out first. */
+void dio_ring_free(struct rte_ring *ring);
+/* How many packets from the front were taken. */
+uint32_t dio_ring_enqueue(struct rte_ring *ring, struct rte_mbuf **mbufs, uint32_t n);
+uint32_t dio_ring_dequeue(struct rte_ring *ring, struct rte_mbuf **into, uint32_t n);
+
 int dio_vdev_create(const char *name, const char *args);
 int dio_vdev_remove(const char *name);
 

@@ -9,6 +9,18 @@ pub struct RteMempool {
     opaque: [u8; 0],
 }
 
+/// A ring between two threads; only ever behind a pointer.
+#[repr(C)]
+pub struct RteRing {
+    opaque: [u8; 0],
+}
+
+/// A rule of a port; only ever behind a pointer.
+#[repr(C)]
+pub struct RteFlow {
+    opaque: [u8; 0],
+}
+
 /// The packet descriptor: the fields used from Rust, at the offsets `shim.c` asserts.
 #[repr(C, align(64))]
 pub struct RteMbuf {
@@ -79,6 +91,10 @@ pub const DIO_RX_TCP_CKSUM: u32 = 1;
 pub const DIO_TX_MULTI_SEGS: u32 = 1;
 /// Transmit offload bit: TCP checksum completion.
 pub const DIO_TX_TCP_CKSUM: u32 = 2;
+/// RSS bit of [`PortInfo`]: flows of TCP over IPv4.
+pub const DIO_RSS_TCP4: u32 = 1;
+/// RSS bit: flows of TCP over IPv6.
+pub const DIO_RSS_TCP6: u32 = 2;
 
 /// `struct dio_port_info`.
 #[repr(C)]
@@ -100,8 +116,10 @@ pub struct PortInfo {
     pub rx_offloads: u32,
     /// `DIO_TX_*` the port is capable of.
     pub tx_offloads: u32,
-    /// 1 when TCP flows can be spread over queues.
+    /// `DIO_RSS_*`: which TCP flows can be spread over queues.
     pub rss: u32,
+    /// Entries of the redirection table; 0 when it cannot be set.
+    pub reta_size: u16,
     /// NUMA node; -1 when unknown.
     pub socket: i32,
 }
@@ -148,6 +166,22 @@ pub struct PortStats {
     pub tx_bytes: u64,
     /// Packets that could not be sent.
     pub tx_errors: u64,
+}
+
+/// `struct dio_flow`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flow {
+    /// Source address in network order; IPv4 in the first four octets.
+    pub src: [u8; 16],
+    /// Destination address likewise.
+    pub dst: [u8; 16],
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
+    /// 1 for IPv6.
+    pub v6: u32,
 }
 
 /// `struct dio_link`.
@@ -207,6 +241,9 @@ unsafe extern "C" {
         rx_pools: *mut *mut RteMempool,
     ) -> c_int;
     pub fn dio_port_start(port: u16) -> c_int;
+    pub fn dio_port_set_reta(port: u16, queues: *const u16, size: u16) -> c_int;
+    pub fn dio_port_reta(port: u16, queues: *mut u16, size: u16) -> c_int;
+    pub fn dio_port_set_rss_key(port: u16) -> c_int;
     pub fn dio_port_stop(port: u16) -> c_int;
     pub fn dio_port_close(port: u16) -> c_int;
     pub fn dio_port_promiscuous(port: u16) -> c_int;
@@ -217,6 +254,17 @@ unsafe extern "C" {
     pub fn dio_port_link(port: u16, link: *mut Link) -> c_int;
     pub fn dio_port_stats(port: u16, stats: *mut PortStats) -> c_int;
     pub fn dio_port_xstats(port: u16, names: *mut [u8; 64], values: *mut u64, n: u32) -> c_int;
+    pub fn dio_flow_create(
+        port: u16,
+        flow: *const Flow,
+        queue: u16,
+        error: *mut c_int,
+    ) -> *mut RteFlow;
+    pub fn dio_flow_destroy(port: u16, rule: *mut RteFlow) -> c_int;
+    pub fn dio_ring_create(size: u32, socket: c_int, error: *mut c_int) -> *mut RteRing;
+    pub fn dio_ring_free(ring: *mut RteRing);
+    pub fn dio_ring_enqueue(ring: *mut RteRing, mbufs: *mut *mut RteMbuf, n: u32) -> u32;
+    pub fn dio_ring_dequeue(ring: *mut RteRing, into: *mut *mut RteMbuf, n: u32) -> u32;
     pub fn dio_vdev_create(name: *const c_char, args: *const c_char) -> c_int;
     pub fn dio_vdev_remove(name: *const c_char) -> c_int;
 

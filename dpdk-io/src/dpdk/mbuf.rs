@@ -89,15 +89,50 @@ impl Mbuf {
         // SAFETY: rx_burst handed over the only reference, so that nobody writes the descriptor
         // while this one lives.
         let mbuf: &RteMbuf = unsafe { raw.as_ref() };
-        let (off, len, flags) = (mbuf.data_off, mbuf.data_len, mbuf.ol_flags);
-        let rx_checksum = match flags & (RX_L4_CKSUM_BAD | RX_L4_CKSUM_GOOD) {
-            0 => RxChecksum::Unknown,
-            RX_L4_CKSUM_BAD => RxChecksum::Bad,
-            // Good, or "not filled in, but the data is intact" (both bits).
-            _ => RxChecksum::Good,
-        };
+        let (off, len) = (mbuf.data_off, mbuf.data_len);
+        let rx_checksum = checksum_result(mbuf.ol_flags);
         let tx_port = PortId::ROUTED;
         Some(Self { raw, off, len, rx_port: port, rx_checksum, tx_port, flags: 0 })
+    }
+
+    /// Writes what the next owner must know into the descriptor and gives the packet up, for a ring to
+    /// another thread. `None`, with the packet freed, when no descriptor is left for a shared one.
+    pub(crate) fn into_ring(mut self) -> Option<NonNull<RteMbuf>> {
+        // Received packets are in one piece; nothing else crosses.
+        if self.flags & (CHAINED | BROKEN) != 0 {
+            return None;
+        }
+        self.make_head()?;
+        let (port, checksum) = (self.rx_port, self.rx_checksum);
+        let raw = self.release();
+        // SAFETY: `make_head` left us the only reference, which was given up to the result.
+        let mbuf = unsafe { &mut *raw.as_ptr() };
+        mbuf.port = u16::from(port.0);
+        mbuf.ol_flags &= INDIRECT | EXTERNAL;
+        mbuf.ol_flags |= match checksum {
+            RxChecksum::Unknown => 0,
+            RxChecksum::Good => RX_L4_CKSUM_GOOD,
+            RxChecksum::Bad => RX_L4_CKSUM_BAD,
+        };
+        Some(raw)
+    }
+
+    /// Takes over a packet that another thread gave up.
+    ///
+    /// # Safety
+    /// It comes from [`Mbuf::into_ring`], and nobody else has it.
+    pub(crate) unsafe fn from_ring(raw: NonNull<RteMbuf>) -> Self {
+        // SAFETY: the caller hands over the only reference.
+        let mbuf: &RteMbuf = unsafe { raw.as_ref() };
+        Self {
+            raw,
+            off: mbuf.data_off,
+            len: mbuf.data_len,
+            rx_port: PortId(u8::try_from(mbuf.port).unwrap_or(PortId::ROUTED.0)),
+            rx_checksum: checksum_result(mbuf.ol_flags),
+            tx_port: PortId::ROUTED,
+            flags: 0,
+        }
     }
 
     /// Makes the descriptor (and those behind it) describe this packet and gives it up, for
@@ -592,6 +627,16 @@ unsafe fn own_segment(segment: *mut RteMbuf) -> Option<*mut RteMbuf> {
     // SAFETY: gives up the reference that passes to the clone.
     unsafe { dpdk_sys::dio_free_segment(segment) };
     Some(clone.as_ptr())
+}
+
+/// What the receiving port found out about the L4 checksum.
+fn checksum_result(flags: u64) -> RxChecksum {
+    match flags & (RX_L4_CKSUM_BAD | RX_L4_CKSUM_GOOD) {
+        0 => RxChecksum::Unknown,
+        RX_L4_CKSUM_BAD => RxChecksum::Bad,
+        // Good, or "not filled in, but the data is intact" (both bits).
+        _ => RxChecksum::Good,
+    }
 }
 
 /// A received packet in one segment; freed, with `None`, when it cannot be.

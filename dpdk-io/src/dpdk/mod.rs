@@ -6,6 +6,8 @@ pub mod eal;
 pub mod mbuf;
 pub mod pool;
 pub mod port;
+pub mod ring;
+pub(crate) mod rules;
 
 use core::ffi::CStr;
 

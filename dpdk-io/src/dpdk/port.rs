@@ -15,11 +15,12 @@ use crate::nic::{BURST, Flushed, Pushed, Received};
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use dpdk_sys::{
-    DIO_RX_TCP_CKSUM, DIO_TX_MULTI_SEGS, DIO_TX_TCP_CKSUM, Link, PortConf, PortInfo, PortStats,
+    DIO_RSS_TCP4, DIO_RSS_TCP6, DIO_RX_TCP_CKSUM, DIO_TX_MULTI_SEGS, DIO_TX_TCP_CKSUM, Link,
+    PortConf, PortInfo, PortStats,
 };
 use mptcp_core::buf::PortId;
 use std::ffi::CString;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Descriptors asked for per queue; drivers adjust them.
 pub const DESCRIPTORS: u16 = 1024;
@@ -34,8 +35,12 @@ pub struct Port {
     mac: [u8; 6],
     tx: TxCapabilities,
     rx_checksum: bool,
+    rss: bool,
     rx_claimed: Vec<AtomicBool>,
+    /// By shard.
     tx_claimed: Vec<AtomicBool>,
+    /// By transmit queue: held while somebody sends, where shards share a queue.
+    tx_turns: Vec<Mutex<()>>,
 }
 
 /// Errors of one step, with the device filled in.
@@ -58,8 +63,9 @@ impl Steps<'_> {
 }
 
 impl Port {
-    /// Brings up `config.device` as access port `id`, with one transmit queue per shard. Queue `i`
-    /// receives into `rx_pools[i % len]`.
+    /// Brings up `config.device` as access port `id`, with one transmit queue per shard, or as many as
+    /// the device has. Queue `i` receives into `rx_pools[i % len]`; where the device lets us choose,
+    /// flows whose hash ends in `i` go to the queue of shard `redirection[i]`.
     ///
     /// # Errors
     /// [`DriverError::PortMissing`], [`DriverError::Port`], or [`DriverError::Config`] when the
@@ -69,6 +75,7 @@ impl Port {
         config: &PortConfig,
         id: PortId,
         shards: u16,
+        redirection: &[u8],
         rx_pools: &[MbufPool],
     ) -> Result<Arc<Self>, DriverError> {
         let missing =
@@ -83,13 +90,13 @@ impl Port {
             ret,
             "check that its driver supports this device",
         )?;
-        check_limits(config, shards, &info)?;
+        check_limits(config, &info)?;
 
         let wanted_rx = DIO_RX_TCP_CKSUM;
         let wanted_tx = DIO_TX_MULTI_SEGS | DIO_TX_TCP_CKSUM;
-        let conf = PortConf {
+        let mut conf = PortConf {
             rx_queues: config.queues,
-            tx_queues: shards,
+            tx_queues: shards.min(info.max_tx_queues).max(1),
             rx_descriptors: DESCRIPTORS,
             tx_descriptors: DESCRIPTORS,
             mtu: config.mtu,
@@ -97,13 +104,6 @@ impl Port {
             tx_offloads: wanted_tx & info.tx_offloads,
             rss: info.rss,
         };
-        if config.queues > 1 && info.rss == 0 {
-            log::warn!(
-                "device {} spreads flows over its {} queues by a rule of its own",
-                config.device,
-                config.queues
-            );
-        }
         let pools = rx_pools.iter().cycle().map(MbufPool::raw);
         let mut pools: Vec<_> = pools.take(usize::from(config.queues)).collect();
         if pools.is_empty() {
@@ -111,13 +111,26 @@ impl Port {
             return Err(DriverError::Memory { what: format!("device {}", config.device), reason });
         }
         // SAFETY: the port exists, `conf` is complete, and `pools` has one entry per receive queue.
-        let ret =
-            unsafe { dpdk_sys::dio_port_configure(dpdk_id, &raw const conf, pools.as_mut_ptr()) };
+        let mut configure = |conf: &PortConf| unsafe {
+            dpdk_sys::dio_port_configure(dpdk_id, core::ptr::from_ref(conf), pools.as_mut_ptr())
+        };
+        let mut ret = configure(&conf);
+        let as_many = conf.rx_queues.min(shards).min(info.max_tx_queues);
+        if ret < 0 && conf.tx_queues != as_many {
+            // Some drivers (tap) want as many of one kind as of the other.
+            conf.tx_queues = as_many;
+            ret = configure(&conf);
+        }
         steps.check("configuring its queues", ret, "lower `queues`, or raise driver.memory_mb")?;
         let mac = apply_addressing(&steps, dpdk_id, &info)?;
         // SAFETY: the port was configured above.
         let ret = unsafe { dpdk_sys::dio_port_start(dpdk_id) };
         steps.check("starting it", ret, "see the EAL's messages above")?;
+        let rss = conf.rx_queues > 1 && spread(&steps, dpdk_id, &info, redirection);
+        if shards > 1 && !rss {
+            let queues = config.queues;
+            log::info!("device {}: shards hand over what its {queues} queues bring", config.device);
+        }
 
         let claims = |count: u16| (0..count).map(|_| AtomicBool::new(false)).collect();
         Ok(Arc::new(Self {
@@ -131,8 +144,10 @@ impl Port {
                 tcp_checksum: conf.tx_offloads & DIO_TX_TCP_CKSUM != 0,
             },
             rx_checksum: conf.rx_offloads & DIO_RX_TCP_CKSUM != 0,
+            rss,
             rx_claimed: claims(config.queues),
             tx_claimed: claims(shards),
+            tx_turns: (0..conf.tx_queues).map(|_| Mutex::new(())).collect(),
         }))
     }
 
@@ -140,6 +155,10 @@ impl Port {
     #[must_use]
     pub fn id(&self) -> PortId {
         self.id
+    }
+
+    pub(super) fn dpdk_id(&self) -> u16 {
+        self.dpdk_id
     }
 
     /// The device's name.
@@ -235,6 +254,29 @@ impl Port {
         u16::try_from(self.rx_claimed.len()).unwrap_or(u16::MAX)
     }
 
+    /// Transmit queues; shards share them where there are fewer.
+    #[must_use]
+    pub fn tx_queue_count(&self) -> u16 {
+        u16::try_from(self.tx_turns.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Whether the port itself spreads flows over its queues as it was told to.
+    #[must_use]
+    pub fn spreads_flows(&self) -> bool {
+        self.rss
+    }
+
+    /// Its redirection table, where it has one: the queue of each value of a hash's low bits.
+    #[must_use]
+    pub fn redirection(&self) -> Vec<u16> {
+        let mut queues = vec![0; usize::from(self.info.reta_size)];
+        // SAFETY: the port is started; `queues` has as many entries as it is told.
+        let ret = unsafe {
+            dpdk_sys::dio_port_reta(self.dpdk_id, queues.as_mut_ptr(), self.info.reta_size)
+        };
+        if ret == 0 { queues } else { Vec::new() }
+    }
+
     /// Receive queue `queue`; `None` when it does not exist or somebody has it.
     #[must_use]
     pub fn rx_queue(self: &Arc<Self>, queue: u16, pool: MbufPool) -> Option<RxQueue> {
@@ -242,16 +284,19 @@ impl Port {
         Some(RxQueue { port: Arc::clone(self), queue, pool })
     }
 
-    /// Transmit queue `queue`; `None` when it does not exist or somebody has it.
+    /// What shard `shard` sends with; `None` when there is no such shard or it has its own already.
     #[must_use]
     pub fn tx_queue(
         self: &Arc<Self>,
-        queue: u16,
+        shard: u16,
         pool: MbufPool,
         capacity: usize,
     ) -> Option<TxQueue> {
-        claim(&self.tx_claimed, queue)?;
-        Some(TxQueue { port: Arc::clone(self), queue, pool, batch: TxBatch::new(capacity) })
+        claim(&self.tx_claimed, shard)?;
+        let queue = shard % self.tx_queue_count().max(1);
+        let shared = self.tx_claimed.len() > self.tx_turns.len();
+        let (port, batch) = (Arc::clone(self), TxBatch::new(capacity));
+        Some(TxQueue { port, shard, queue, shared, pool, batch })
     }
 }
 
@@ -292,11 +337,14 @@ impl Drop for RxQueue {
     }
 }
 
-/// The one sender of a queue, with what waits for it.
+/// One shard's way to a transmit queue, with what waits for it.
 #[derive(Debug)]
 pub struct TxQueue {
     port: Arc<Port>,
+    shard: u16,
     queue: u16,
+    /// Other shards send on this queue, too.
+    shared: bool,
     pool: MbufPool,
     batch: TxBatch,
 }
@@ -307,10 +355,13 @@ impl TxQueue {
         self.batch.push(frame, self.port.tx, &self.pool)
     }
 
-    /// Sends what the port takes.
+    /// Sends what the port takes; where others use the queue, too, when it is this shard's turn.
     pub fn flush(&mut self) -> Flushed {
         let prepare = self.port.tx.tcp_checksum;
-        // SAFETY: the claim makes this handle the queue's only user, and the port is started.
+        let turn = self.port.tx_turns.get(usize::from(self.queue)).filter(|_| self.shared);
+        let _turn = turn.map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
+        // SAFETY: the claim, or the lock, makes this handle the queue's only user, and the port is
+        // started.
         unsafe { self.batch.flush(self.port.dpdk_id, self.queue, prepare) }
     }
 
@@ -334,7 +385,7 @@ impl TxQueue {
 
 impl Drop for TxQueue {
     fn drop(&mut self) {
-        release(&self.port.tx_claimed, self.queue);
+        release(&self.port.tx_claimed, self.shard);
     }
 }
 
@@ -375,12 +426,37 @@ fn present() -> Vec<String> {
     }
 }
 
-fn check_limits(config: &PortConfig, shards: u16, info: &PortInfo) -> Result<(), DriverError> {
-    let most = info.max_rx_queues.min(info.max_tx_queues);
-    if config.queues.max(shards) > most {
+/// Tells the port which queue gets what. False when flows go where the port likes.
+fn spread(steps: &Steps<'_>, dpdk_id: u16, info: &PortInfo, redirection: &[u8]) -> bool {
+    const ELSEWHERE: &str = "shards hand each other over what arrives at the wrong queue";
+    let device = &steps.0.device;
+    let tcp = DIO_RSS_TCP4 | DIO_RSS_TCP6;
+    // SAFETY: the port is started.
+    let has_key = info.rss & tcp != 0 && unsafe { dpdk_sys::dio_port_set_rss_key(dpdk_id) } == 0;
+    if !has_key || info.reta_size == 0 {
+        log::warn!(
+            "device {device} spreads flows over its queues by a rule of its own; {ELSEWHERE}"
+        );
+        return false;
+    }
+    let queue_of = |shard: &u8| u16::from(*shard) % steps.0.queues.max(1);
+    let size = usize::from(info.reta_size);
+    let queues: Vec<u16> = redirection.iter().cycle().map(queue_of).take(size).collect();
+    if queues.len() < size {
+        return false;
+    }
+    // SAFETY: the port is started; `queues` has as many entries as it is told.
+    let ret = unsafe { dpdk_sys::dio_port_set_reta(dpdk_id, queues.as_ptr(), info.reta_size) };
+    steps.warn("setting its redirection table", ret, ELSEWHERE);
+    ret >= 0
+}
+
+fn check_limits(config: &PortConfig, info: &PortInfo) -> Result<(), DriverError> {
+    let most = info.max_rx_queues;
+    if config.queues > most {
         return Err(DriverError::Config {
             key: format!("port {}: queues", config.name),
-            value: config.queues.max(shards).to_string(),
+            value: config.queues.to_string(),
             remedy: format!("device {} has at most {most}", config.device),
         });
     }

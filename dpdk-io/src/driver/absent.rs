@@ -10,6 +10,7 @@ use crate::error::DriverError;
 use core::ops::Range;
 use mptcp_core::buf::{BufPool, PacketBuf, RxMeta, TxMeta};
 use mptcp_core::driver::Worker;
+use mptcp_core::steering::Layout;
 use std::sync::Arc;
 
 /// A packet of a driver that does not exist.
@@ -87,6 +88,12 @@ impl Driver {
     /// See the build with DPDK.
     #[must_use]
     pub fn shards(&self) -> usize {
+        match *self {}
+    }
+
+    /// See the build with DPDK.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
         match *self {}
     }
 

@@ -8,16 +8,24 @@ use crate::dpdk::eal::{Eal, Lcore};
 use crate::dpdk::mbuf::Mbuf;
 use crate::dpdk::pool::{MbufPool, PoolSize};
 use crate::dpdk::port::{self, DESCRIPTORS, Port, RxQueue, TxQueue};
+use crate::dpdk::ring::MbufRings;
+use crate::dpdk::rules::PortRules;
 use crate::error::DriverError;
 use crate::l2::{L2, L2Config, L2Port, L2Route};
 use crate::nic::{BURST, Flushed, Nic, Pushed, Received};
-use crate::shard::{News, ShardLoop};
+use crate::rings::{RING_SIZE, Rings};
+use crate::rules::{self, MAX_RULES, RuleTable};
+use crate::shard::{Crossing, Exchange, News, ShardLoop};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core_affinity::CoreId;
 use mptcp_core::buf::{BufPool, PortId};
 use mptcp_core::driver::Worker;
+use mptcp_core::rng::Rng;
+use mptcp_core::steering::{Layout, Sharding, Steering, SteeringLimits, SteeringNote};
 use std::collections::BTreeMap;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 /// Frames that wait for one port's transmit queue.
 const TX_QUEUE: usize = 256;
@@ -36,9 +44,23 @@ pub struct Driver {
     reserve: u32,
     l2: L2Config,
     counters: Vec<Arc<ShardCounters>>,
-    news: Mutex<Vec<Option<News>>>,
+    layout: Layout,
+    steering: SteeringLimits,
+    /// What leads from each shard to the others, until it runs.
+    ties: Mutex<Vec<Option<Ties>>>,
+    /// Makes rules on ports that have them, until nobody asks any more.
+    rules: Option<JoinHandle<()>>,
     clock: Clock,
     stop: AtomicBool,
+}
+
+/// What leads from one shard to the others.
+#[derive(Debug)]
+struct Ties {
+    news: News,
+    /// None where there is one shard.
+    exchange: Option<Exchange<Mbuf>>,
+    rules: Option<SyncSender<SteeringNote>>,
 }
 
 impl Driver {
@@ -55,24 +77,33 @@ impl Driver {
         config::validate(&eal, &ports, &routes)?;
         check_cores(&eal.cores)?;
         let shards = eal.cores.len();
+        // `validate` has bounded their number.
+        let layout =
+            u8::try_from(shards).ok().and_then(Layout::new).ok_or_else(|| too_many(shards))?;
         let running = Eal::start(&eal)?;
         port::check_vdevs(running, &eal.words)?;
         let (pools, reserve) = make_pools(running, &eal, &ports)?;
         let queues = u16::try_from(shards).unwrap_or(u16::MAX);
         let mut opened = Vec::with_capacity(ports.len());
         for (id, config) in (0_u8..).zip(&ports) {
-            opened.push(Port::open(running, config, PortId(id), queues, &pools)?);
+            let table = layout.redirection();
+            opened.push(Port::open(running, config, PortId(id), queues, table, &pools)?);
         }
         for (config, port) in ports.iter().zip(&opened) {
             log::info!(
-                "port {}: {} ({}), {:02x?}, link {}",
+                "port {}: {} ({}), {:02x?}, queues {} in and {} out{}, link {}",
                 config.name,
                 config.device,
                 port.driver(),
                 port.mac(),
+                port.rx_queue_count(),
+                port.tx_queue_count(),
+                if port.spreads_flows() { " (RSS)" } else { "" },
                 if port.link().0 { "up" } else { "down" }
             );
         }
+        let mut ties = make_ties(running, &eal.cores)?;
+        let rules = start_rules(&opened, &mut ties);
         let chains = opened.iter().any(|port| port.tx_capabilities().multi_segs);
         let pools = pools.into_iter();
         Ok(Self {
@@ -83,7 +114,10 @@ impl Driver {
             pools: pools.map(|pool| if chains { pool } else { pool.copying_chains() }).collect(),
             reserve,
             counters: (0..shards).map(|_| Arc::new(ShardCounters::new(ports.len()))).collect(),
-            news: Mutex::new(News::network(shards).into_iter().map(Some).collect()),
+            ties: Mutex::new(ties.into_iter().map(Some).collect()),
+            rules,
+            layout,
+            steering: eal.steering,
             clock: Clock::start(),
             stop: AtomicBool::new(false),
         })
@@ -93,6 +127,12 @@ impl Driver {
     #[must_use]
     pub fn shards(&self) -> usize {
         self.counters.len()
+    }
+
+    /// Which of them a flow, a connection or a UDP port belongs to.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// The clock behind every `now` that workers see.
@@ -141,16 +181,30 @@ impl Driver {
         let Some(nic) = self.queues(shard) else {
             return fail("the shard's queues are in use");
         };
-        let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = { news }.get_mut(shard).and_then(Option::take);
+        let ties = {
+            let mut ties = self.ties.lock().unwrap_or_else(PoisonError::into_inner);
+            ties.get_mut(shard).and_then(Option::take)
+        };
+        let Some(Ties { news, exchange, rules }) = ties else {
+            return fail("the shard has run already");
+        };
         let config = L2Config { announce: shard == 0, ..self.l2.clone() };
         let l2 = L2::new(&config, Arc::clone(counters));
         log::info!("shard {shard} runs on CPU {core}, NUMA node {}", lcore.socket());
-        let mut shard = ShardLoop::new(l2, nic, Arc::clone(counters));
-        if let Some(news) = news {
-            shard = shard.with_news(news);
+        let mut turns = ShardLoop::new(l2, nic, Arc::clone(counters)).with_news(news);
+        if let Some(exchange) = exchange {
+            let mut seed = [0; 32];
+            if getrandom::fill(&mut seed).is_err() {
+                return fail("there is no randomness");
+            }
+            // There are as many as the layout has.
+            let own = u8::try_from(shard).unwrap_or(0);
+            let sharding = Sharding { layout: self.layout.clone(), own };
+            let steering = Steering::new(&sharding, self.steering, &mut Rng::from_seed(seed));
+            let crossing = Crossing::new(exchange, own, steering).with_rules(rules);
+            turns = turns.with_crossing(crossing);
         }
-        shard.run(self.clock, worker, &self.stop);
+        turns.run(self.clock, worker, &self.stop);
         Ok(())
     }
 
@@ -172,6 +226,9 @@ impl Driver {
                 mac: port.mac(),
                 up,
                 speed_mbps,
+                rx_queues: port.rx_queue_count(),
+                tx_queues: port.tx_queue_count(),
+                rss: port.spreads_flows(),
                 promiscuous: port.is_promiscuous(),
                 multi_segs: port.tx_capabilities().multi_segs,
                 tx_checksum: port.tx_capabilities().tcp_checksum,
@@ -234,6 +291,13 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        // Nobody asks for rules any more, so that the ports are free.
+        self.ties.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        if let Some(thread) = self.rules.take()
+            && thread.join().is_err()
+        {
+            log::error!("the thread that makes rules panicked");
+        }
         self.ports.clear();
         self.eal.release_hugepages();
     }
@@ -312,6 +376,51 @@ impl Nic<Mbuf> for Queues {
     }
 }
 
+fn too_many(shards: usize) -> DriverError {
+    DriverError::Config {
+        key: "driver.cores".to_owned(),
+        value: format!("{shards} CPUs"),
+        remedy: "name fewer".to_owned(),
+    }
+}
+
+/// What leads from each shard to the others.
+fn make_ties(eal: &Eal, cores: &[usize]) -> Result<Vec<Ties>, DriverError> {
+    let news = News::network(cores.len()).into_iter();
+    if cores.len() == 1 {
+        return Ok(news.map(|news| Ties { news, exchange: None, rules: None }).collect());
+    }
+    let nodes: Vec<i32> = cores.iter().map(|&core| numa_node(core)).collect();
+    let rings = MbufRings::network(eal, &nodes)?.into_iter();
+    let rings = rings.map(|rings| Box::new(rings) as Box<dyn Rings<Mbuf> + Send>).collect();
+    let exchanges = Exchange::network(rings).into_iter();
+    let tie = |(news, exchange)| Ties { news, exchange: Some(exchange), rules: None };
+    Ok(news.zip(exchanges).map(tie).collect())
+}
+
+/// A thread for rules, where there are shards to send to and a port that takes any.
+fn start_rules(ports: &[Arc<Port>], ties: &mut [Ties]) -> Option<JoinHandle<()>> {
+    if ties.len() == 1 {
+        return None;
+    }
+    let mut table = RuleTable::new(PortRules::probe(ports)?, MAX_RULES);
+    let (orders, asked) = rules::orders();
+    let thread = std::thread::Builder::new().name("plait-rules".to_owned());
+    let served = thread.spawn(move || asked.iter().for_each(|note| table.apply(&note)));
+    match served {
+        Ok(thread) => {
+            for tie in ties {
+                tie.rules = Some(orders.clone());
+            }
+            Some(thread)
+        }
+        Err(error) => {
+            log::warn!("no rules for single flows: cannot make a thread: {error}");
+            None
+        }
+    }
+}
+
 fn check_cores(cores: &[usize]) -> Result<(), DriverError> {
     let available = core_affinity::get_core_ids().unwrap_or_default();
     let Some(missing) = cores.iter().find(|&&core| !available.contains(&CoreId { id: core }))
@@ -341,12 +450,15 @@ fn make_pools(
     let share = config.memory_mb / u32::try_from(pools.len()).unwrap_or(1).max(1);
     let mtu = ports.iter().map(|port| port.mtu).max().unwrap_or(1500);
     let size = PoolSize::for_memory(share, mtu, eal.hugepages());
-    let shards = u32::try_from(config.cores.len()).unwrap_or(u32::MAX);
+    let shards = u32::try_from(config.cores.len()).unwrap_or(u32::MAX).max(1);
     let rx_rings: u32 = ports.iter().map(|port| u32::from(port.queues)).sum();
     let tx_rings = u32::try_from(ports.len()).unwrap_or(u32::MAX).saturating_mul(shards);
     let descriptors = u32::from(DESCRIPTORS);
     let receiving = rx_rings.saturating_mul(descriptors).saturating_add(shards.saturating_mul(512));
+    // Should one shard be held up, what the others have for it waits.
+    let rings = (shards - 1).saturating_mul(RING_SIZE);
     let needed = receiving
+        .saturating_add(rings)
         .saturating_add(tx_rings.saturating_mul(descriptors))
         .saturating_add(SPARE_BUFFERS);
     if size.count < needed {

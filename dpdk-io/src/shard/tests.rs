@@ -1,10 +1,12 @@
 //! The loop over queues in memory: order of calls, back-pressure, stalls, the end.
 
+mod crossing;
 mod stack;
 
 use super::*;
 use crate::l2::{L2Config, L2Port};
 use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, RxMeta, TxMeta};
+use mptcp_core::steering::{SteeringNote, Tuple};
 use mptcp_core::wire::IpEmit;
 use std::collections::VecDeque;
 
@@ -103,6 +105,10 @@ impl Nic<HeapBuf> for TestNic {
 struct TestWorker {
     calls: Vec<&'static str>,
     arrived: Vec<Vec<u8>>,
+    /// The ports they say they came in by.
+    came_by: Vec<PortId>,
+    notes: VecDeque<SteeringNote>,
+    flows: Vec<Tuple>,
     to_send: VecDeque<PortId>,
     least_room: Option<usize>,
     timeout: Option<Instant>,
@@ -114,6 +120,7 @@ struct TestWorker {
 impl Worker<HeapBuf> for TestWorker {
     fn handle_burst(&mut self, _now: Instant, burst: &mut Vec<HeapBuf>) {
         self.calls.push("burst");
+        self.came_by.extend(burst.iter().map(|packet| packet.rx_meta().port));
         self.arrived.extend(burst.drain(..).map(|packet| packet.to_vec()));
     }
 
@@ -147,6 +154,14 @@ impl Worker<HeapBuf> for TestWorker {
 
     fn poll_timeout(&self) -> Option<Instant> {
         self.timeout
+    }
+
+    fn has_flow(&self, tuple: &Tuple) -> bool {
+        self.flows.contains(tuple)
+    }
+
+    fn poll_steering_note(&mut self) -> Option<SteeringNote> {
+        self.notes.pop_front()
     }
 
     fn poll_control(&mut self, _now: Instant) -> Control {

@@ -9,9 +9,10 @@ use std::io::{Read, Write};
 /// The first argument of a gateway process; the second names the service.
 pub(crate) const ARGUMENT: &str = "gateway";
 
-/// A CPU this process may run on.
-fn cpu() -> usize {
-    core_affinity::get_core_ids().unwrap()[0].id
+/// A CPU for each shard: those this process may run on, in turn.
+fn cpu(shard: usize) -> usize {
+    let all = core_affinity::get_core_ids().unwrap();
+    all[shard % all.len()].id
 }
 
 fn eal(shards: usize, vdevs: impl Iterator<Item = String>) -> EalConfig {
@@ -19,8 +20,9 @@ fn eal(shards: usize, vdevs: impl Iterator<Item = String>) -> EalConfig {
     EalConfig {
         words: words.iter().map(|&word| word.to_owned()).chain(vdevs).collect(),
         hugepages: Hugepages::Off,
-        memory_mb: 128,
-        cores: vec![cpu(); shards],
+        memory_mb: if shards > 2 { 256 } else { 128 },
+        cores: (0..shards).map(cpu).collect(),
+        ..EalConfig::default()
     }
 }
 
@@ -38,8 +40,7 @@ fn start_tap() -> Driver {
     driver
 }
 
-fn start(shards: usize) -> Driver {
-    let queues = u16::try_from(shards).unwrap();
+fn start(shards: usize, queues: u16) -> Driver {
     let vdev = |i| format!("--vdev=net_af_packet{i},iface=gw{i},qpairs={queues}");
     let lte = PortConfig {
         addresses: vec!["10.1.0.1/24".parse().unwrap(), "fd00:1::1/64".parse().unwrap()],
@@ -67,7 +68,7 @@ fn serve<W: Worker<Mbuf> + Send>(driver: &Driver, workers: &mut [W]) {
         let shards: Vec<_> = workers
             .iter_mut()
             .enumerate()
-            .map(|(shard, worker)| scope.spawn(move || driver.run(shard, cpu(), worker)))
+            .map(|(shard, worker)| scope.spawn(move || driver.run(shard, cpu(shard), worker)))
             .collect();
         let mut stdout = std::io::stdout();
         writeln!(stdout, "ready").unwrap();
@@ -88,7 +89,7 @@ pub(crate) fn run(service: &str) {
     let driver = match service {
         // The kernel spreads flows over two queues; answers of neighbours arrive on either.
         "udp" => {
-            let driver = start(2);
+            let driver = start(2, 2);
             let mut workers: [UdpEcho; 2] = Default::default();
             serve(&driver, &mut workers);
             say("datagrams", workers.iter().map(|worker| worker.datagrams).sum());
@@ -96,13 +97,23 @@ pub(crate) fn run(service: &str) {
             driver
         }
         _ => {
-            let driver = if service == "tap" { start_tap() } else { start(1) };
-            let mut workers = [TcpEcho::new(&driver)];
+            let driver = match service {
+                "tap" => start_tap(),
+                // Four shards: one gets everything and hands it over, or the kernel's fan-out does
+                // as it likes.
+                "four_shards_one_queue" => start(4, 1),
+                "four_shards_four_queues" => start(4, 4),
+                _ => start(1, 1),
+            };
+            let shards = 0..driver.shards();
+            let mut workers: Vec<_> = shards.map(|shard| TcpEcho::new(&driver, shard)).collect();
             serve(&driver, &mut workers);
-            let [worker] = workers;
-            say("echoed", worker.echoed);
-            for (name, value) in worker.counters() {
-                say(&format!("stack_{name}"), value);
+            say("echoed", workers.iter().map(|worker| worker.echoed).sum());
+            say("serving_shards", workers.iter().filter(|it| it.echoed > 0).count() as u64);
+            for (shard, worker) in workers.iter().enumerate() {
+                for (name, value) in worker.counters() {
+                    say(&format!("stack{shard}_{name}"), value);
+                }
             }
             driver
         }
@@ -113,6 +124,11 @@ pub(crate) fn run(service: &str) {
     for &event in L2Event::ALL {
         say(event.name(), sum(&|counters| counters.events(event)));
     }
+    say("handed_over", sum(&|counters| counters.handed_over.value()));
+    say("taken_over", sum(&|counters| counters.taken_over.value()));
+    say("sent_to_owner", sum(&|counters| counters.sent_to_owner.value()));
+    say("joins_steered", sum(&|counters| counters.joins_steered.value()));
+    say("steered_flows", sum(&|counters| counters.confirmed_flows.value()));
     for &reason in DropReason::ALL {
         say(reason.name(), sum(&|counters| counters.drops(reason)));
     }

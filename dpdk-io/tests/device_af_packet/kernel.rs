@@ -73,6 +73,56 @@ while True:
 assert bytes(got) == data, '%d bytes sent, %d received' % (len(data), len(got))
 ";
 
+/// Sixteen MPTCP connections at once that read back what they send: half a megabyte, and another one when
+/// the kernel has joined a second subflow to each.
+const STREAMS_CLIENT: &str = r"
+import hashlib, socket, threading, time
+data = b''.join(hashlib.sha256(b'%d' % i).digest() for i in range(16384))
+wrong = []
+go_on = threading.Event()
+ready = threading.Semaphore(0)
+def joins():
+    names, values = [l.split() for l in open('/proc/net/netstat') if l.startswith('MPTcpExt:')]
+    return int(dict(zip(names, values))['MPJoinSynAckRx'])
+def exchange(s):
+    sender = threading.Thread(target=s.sendall, args=(data,))
+    sender.start()
+    got = bytearray()
+    while len(got) < len(data):
+        part = s.recv(65536)
+        assert part, '%d bytes received' % len(got)
+        got += part
+    sender.join()
+    assert bytes(got) == data, 'others came back'
+def one():
+    try:
+        s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+        s.settimeout(60)
+        s.connect(('10.1.0.1', 7))
+        exchange(s)
+        ready.release()
+        go_on.wait()
+        exchange(s)
+        s.shutdown(socket.SHUT_WR)
+        assert s.recv(1) == b''
+    except Exception as e:
+        wrong.append(repr(e))
+        ready.release()
+before = joins()
+all = [threading.Thread(target=one) for i in range(16)]
+[t.start() for t in all]
+[ready.acquire() for t in all]
+for i in range(600):
+    if wrong or joins() - before == 16:
+        break
+    time.sleep(0.1)
+joined = joins() - before
+go_on.set()
+[t.join() for t in all]
+assert not wrong, wrong
+assert joined == 16, joined
+";
+
 /// Two namespaces, removed when dropped.
 struct Namespaces {
     phone: String,
@@ -249,6 +299,27 @@ fn streams(spaces: &Namespaces) {
     assert_eq!(value("tx_queue_full") + value("no_buffer"), 0, "{report:?}");
 }
 
+/// Four shards, and joins that belong to another one than where they arrive.
+fn shards(spaces: &Namespaces, service: &str) {
+    let report = during(spaces, service, || {
+        spaces.phone(&format!("python3 -c \"{STREAMS_CLIENT}\""));
+    });
+    let value = |name: &str| report.get(name).copied().unwrap_or(0);
+    assert_eq!(value("echoed"), 16 * 32768 * 32, "{report:?}");
+    assert!(value("serving_shards") > 1, "{report:?}");
+    assert!(value("joins_steered") > 0 && value("sent_to_owner") > 20, "{report:?}");
+    // Some may be under way when the loops end.
+    let crossed = value("handed_over") - value("taken_over");
+    assert!(value("handed_over") > 100 && crossed < 100, "{report:?}");
+    assert_eq!(value("ring_full") + value("no_buffer") + value("tx_queue_full"), 0, "{report:?}");
+    let strays: u64 = report
+        .iter()
+        .filter(|(name, _)| name.ends_with("_mp_join_no_token_found"))
+        .map(|(_, value)| value)
+        .sum();
+    assert_eq!(strays, 0, "{report:?}");
+}
+
 /// TCP whose checksums a port completes and verifies; the kernel drops what is wrong.
 fn offloaded(spaces: &Namespaces) {
     let g = &spaces.gateway;
@@ -272,6 +343,8 @@ pub(crate) fn run() {
     build(&spaces);
     datagrams(&spaces);
     streams(&spaces);
+    shards(&spaces, "four_shards_one_queue");
+    shards(&spaces, "four_shards_four_queues");
     offloaded(&spaces);
     writeln!(std::io::stdout(), "test device_af_packet ... ok").ok();
 }

@@ -6,6 +6,7 @@ use mptcp_core::buf::{PacketBuf, PortId, TxQueue};
 use mptcp_core::config::{LocalAddress, StackConfig};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::stack::{Listen, Ready, SocketId, Stack};
+use mptcp_core::steering::{Sharding, SteeringNote, Tuple};
 use mptcp_core::time::Instant;
 use std::collections::BTreeMap;
 
@@ -24,7 +25,7 @@ pub(crate) struct TcpEcho {
 }
 
 impl TcpEcho {
-    pub(crate) fn new(driver: &Driver) -> Self {
+    pub(crate) fn new(driver: &Driver, shard: usize) -> Self {
         let address = |addr: &str, port| LocalAddress {
             addr: addr.parse().unwrap(),
             port: PortId(port),
@@ -38,11 +39,16 @@ impl TcpEcho {
                 address("fd00:1::1", 0),
                 address("10.2.0.1", 1),
             ],
+            sharding: Some(Sharding {
+                layout: driver.layout().clone(),
+                own: u8::try_from(shard).unwrap(),
+            }),
+            seed: [u8::try_from(shard).unwrap(); 32],
             ..StackConfig::default()
         };
         let addresses = config.addresses.clone();
         let now = driver.clock().now();
-        let mut stack = Stack::new(config, now, Box::new(driver.pool(0)));
+        let mut stack = Stack::new(config, now, Box::new(driver.pool(shard)));
         let options = Listen { mptcp: true, ..Listen::default() };
         let listen = |local: &LocalAddress| stack.listen((local.addr, 7).into(), &options).unwrap();
         let listeners = addresses.iter().map(listen).collect();
@@ -115,6 +121,14 @@ impl Worker<Mbuf> for TcpEcho {
 
     fn poll_timeout(&self) -> Option<Instant> {
         self.stack.poll_timeout()
+    }
+
+    fn has_flow(&self, tuple: &Tuple) -> bool {
+        self.stack.has_flow(tuple)
+    }
+
+    fn poll_steering_note(&mut self) -> Option<SteeringNote> {
+        self.stack.poll_steering_note()
     }
 
     fn poll_control(&mut self, _now: Instant) -> Control {

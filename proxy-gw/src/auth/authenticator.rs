@@ -5,13 +5,14 @@
 //! its source until it turns out right.
 
 use super::cache::{Cache, Digest};
-use super::limiter::Limiter;
 use crate::front_end::Credentials;
+use crate::gateway::Common;
 use core::net::IpAddr;
 use core::time::Duration;
 use mptcp_core::rng::Rng;
 use mptcp_core::time::Instant;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Checks queued or under way at a time, per shard.
 pub const MAX_PENDING: usize = 256;
@@ -66,24 +67,33 @@ pub(crate) enum Decision {
 /// See the module.
 pub(crate) struct Authenticator {
     cache: Cache,
-    limiter: Limiter,
+    /// Has the limiter: one for all shards.
+    common: Arc<Common>,
     queue: VecDeque<VerifyRequest>,
     /// Requests handed out and not answered.
     under_way: usize,
 }
 
 impl Authenticator {
-    /// Keys come from `rng`.
-    pub(crate) fn new(rng: &mut Rng) -> Self {
-        let (mut cache_key, mut limiter_key) = ([0; 64], [0; 16]);
+    /// Keys come from `rng`. What turned out right is remembered by each shard for itself.
+    pub(crate) fn new(common: Arc<Common>, rng: &mut Rng) -> Self {
+        let mut cache_key = [0; 64];
         rng.fill(&mut cache_key);
-        rng.fill(&mut limiter_key);
         Self {
             cache: Cache::new(cache_key, CACHE_CAPACITY, CACHE_LIFETIME),
-            limiter: Limiter::new(limiter_key),
+            common,
             queue: VecDeque::with_capacity(MAX_PENDING),
             under_way: 0,
         }
+    }
+
+    /// Of a gateway with one shard.
+    #[cfg(test)]
+    pub(crate) fn alone(seed: [u8; 32]) -> Self {
+        let config = crate::gateway::tests::CONFIG;
+        let config = crate::config::parse("test", config, &[]).unwrap();
+        let rng = &mut Rng::from_seed(seed);
+        Self::new(Arc::new(Common::new(&config, rng)), rng)
     }
 
     /// Decides about `credentials` of `session`, or queues them.
@@ -101,7 +111,7 @@ impl Authenticator {
         if self.queue.len() + self.under_way >= MAX_PENDING {
             return Decision::Busy;
         }
-        if !self.limiter.take(now, source) {
+        if !self.common.limiter().take(now, source) {
             return Decision::Limited;
         }
         self.queue.push_back(VerifyRequest { session, credentials, digest, source });
@@ -120,7 +130,7 @@ impl Authenticator {
         self.under_way = self.under_way.saturating_sub(1);
         if result.correct {
             self.cache.insert(now, result.digest);
-            self.limiter.refund(result.source);
+            self.common.limiter().refund(result.source);
         }
     }
 }
@@ -142,7 +152,7 @@ mod tests {
 
     #[test]
     fn right_credentials_are_checked_once() {
-        let mut authenticator = Authenticator::new(&mut Rng::from_seed([1; 32]));
+        let mut authenticator = Authenticator::alone([1; 32]);
         let mut begin = |now| {
             let decision = authenticator.begin(now, 7, source(1), credentials("right"));
             if let Some(request) = authenticator.next_request() {
@@ -158,7 +168,7 @@ mod tests {
 
     #[test]
     fn wrong_credentials_are_checked_every_time_until_the_limit() {
-        let mut authenticator = Authenticator::new(&mut Rng::from_seed([1; 32]));
+        let mut authenticator = Authenticator::alone([1; 32]);
         let mut decisions = Vec::new();
         for _ in 0..12 {
             decisions.push(authenticator.begin(NOW, 7, source(1), credentials("wrong")));
@@ -173,7 +183,7 @@ mod tests {
 
     #[test]
     fn pending_checks_are_bounded() {
-        let mut authenticator = Authenticator::new(&mut Rng::from_seed([1; 32]));
+        let mut authenticator = Authenticator::alone([1; 32]);
         let mut hosts = (0..=255u8).flat_map(|host| [host; 5]);
         let mut begin = |authenticator: &mut Authenticator| {
             authenticator.begin(NOW, 7, source(hosts.next().unwrap()), credentials("x"))

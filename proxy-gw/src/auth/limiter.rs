@@ -2,10 +2,11 @@
 //!
 //! Invariant: fixed memory. Each source prefix (an IPv4 address, an IPv6 /64) hashes to one slot; a
 //! newcomer takes the slot over, so sources can dodge a limit only by being thousands, and can never
-//! use up somebody else's attempts.
+//! use up somebody else's attempts. All shards share one, without a lock: a slot is one word.
 
 use core::hash::Hasher;
 use core::net::{IpAddr, Ipv6Addr};
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use mptcp_core::time::Instant;
 use siphasher::sip::SipHasher13;
@@ -17,55 +18,77 @@ const REFILL: Duration = Duration::from_secs(6);
 
 const SLOTS: usize = 4096;
 
+/// Times are kept in tenths of a second: 32 bits of them are 13 years.
+const GRAIN: Duration = Duration::from_millis(100);
+/// [`REFILL`] in these.
+const REFILL_GRAINS: u32 = 60;
+const _: () = assert!(REFILL.as_millis() == GRAIN.as_millis() * REFILL_GRAINS as u128);
+
 /// One source's attempts: the bucket is full again at `full_at`.
 #[derive(Clone, Copy)]
 struct Slot {
-    source: u128,
-    full_at: Instant,
+    /// 32 bits of the source's hash: who shares them and the slot shares the bucket.
+    source: u32,
+    full_at: u32,
+}
+
+impl Slot {
+    fn unpack(word: u64) -> Self {
+        let [source, full_at] = [word >> 32, word & u64::from(u32::MAX)].map(|half| half as u32);
+        Self { source, full_at }
+    }
+
+    fn pack(self) -> u64 {
+        u64::from(self.source) << 32 | u64::from(self.full_at)
+    }
 }
 
 /// A bucket per source.
-pub(super) struct Limiter {
+pub(crate) struct Limiter {
     key: [u8; 16],
-    slots: Vec<Slot>,
+    slots: Vec<AtomicU64>,
+}
+
+impl core::fmt::Debug for Limiter {
+    /// Without the key.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Limiter").finish_non_exhaustive()
+    }
 }
 
 impl Limiter {
     /// Every bucket full; `key` must be secret.
-    pub(super) fn new(key: [u8; 16]) -> Self {
-        Self { key, slots: vec![Slot { source: 0, full_at: Instant::MIN }; SLOTS] }
+    pub(crate) fn new(key: [u8; 16]) -> Self {
+        Self { key, slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect() }
     }
 
     /// Takes one attempt of `source`; `false` when it has none left.
-    pub(super) fn take(&mut self, now: Instant, source: IpAddr) -> bool {
-        let (prefix, Some(slot)) = self.slot(source) else { return true };
-        if slot.source != prefix {
-            *slot = Slot { source: prefix, full_at: now };
-        }
-        let full_at = slot.full_at.max(now) + REFILL;
-        if full_at.since(now) > REFILL * BURST {
-            return false;
-        }
-        slot.full_at = full_at;
-        true
+    pub(super) fn take(&self, now: Instant, source: IpAddr) -> bool {
+        let now = u32::try_from(u128::from(now.as_nanos()) / GRAIN.as_nanos()).unwrap_or(u32::MAX);
+        self.update(source, |slot, source| {
+            let full_at = if slot.source == source { slot.full_at.max(now) } else { now };
+            let full_at = full_at.saturating_add(REFILL_GRAINS);
+            (full_at - now <= REFILL_GRAINS * BURST).then_some(Slot { source, full_at })
+        })
     }
 
     /// Gives an attempt back: it turned out right, or was not made.
-    pub(super) fn refund(&mut self, source: IpAddr) {
-        let (prefix, slot) = self.slot(source);
-        if let Some(slot) = slot
-            && slot.source == prefix
-        {
-            slot.full_at = slot.full_at - REFILL;
-        }
+    pub(super) fn refund(&self, source: IpAddr) {
+        self.update(source, |slot, source| {
+            let full_at = slot.full_at.saturating_sub(REFILL_GRAINS);
+            (slot.source == source).then_some(Slot { source, full_at })
+        });
     }
 
-    fn slot(&mut self, source: IpAddr) -> (u128, Option<&mut Slot>) {
-        let prefix = source_prefix(source);
+    /// Replaces the slot of `source` by what `next` makes of it; false when it makes nothing.
+    fn update(&self, source: IpAddr, next: impl Fn(Slot, u32) -> Option<Slot>) -> bool {
         let mut hasher = SipHasher13::new_with_key(&self.key);
-        hasher.write_u128(prefix);
-        let idx = usize::try_from(hasher.finish() % SLOTS as u64).unwrap_or(0);
-        (prefix, self.slots.get_mut(idx))
+        hasher.write_u128(source_prefix(source));
+        let hash = hasher.finish();
+        let idx = usize::try_from(hash % SLOTS as u64).unwrap_or(0);
+        let Some(slot) = self.slots.get(idx) else { return true };
+        let next = |word| next(Slot::unpack(word), (hash >> 32) as u32).map(Slot::pack);
+        slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 }
 
@@ -90,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_source_has_ten_failures_and_then_one_per_six_seconds() {
-        let mut limiter = Limiter::new([7; 16]);
+        let limiter = Limiter::new([7; 16]);
         let now = Instant::from_millis(1_000_000);
         let attacker = source("192.0.2.1");
         let taken = (0..100).filter(|_| limiter.take(now, attacker)).count();
@@ -105,8 +128,20 @@ mod tests {
     }
 
     #[test]
+    fn shards_that_ask_at_once_do_not_get_more() {
+        let limiter = Limiter::new([7; 16]);
+        let now = Instant::from_millis(1_000_000);
+        let takes = || (0..1000).filter(|_| limiter.take(now, source("192.0.2.1"))).count();
+        let taken: usize = std::thread::scope(|scope| {
+            let shards: Vec<_> = (0..4).map(|_| scope.spawn(takes)).collect();
+            shards.into_iter().map(|shard| shard.join().unwrap()).sum()
+        });
+        assert_eq!(taken, 10);
+    }
+
+    #[test]
     fn right_credentials_cost_nothing() {
-        let mut limiter = Limiter::new([7; 16]);
+        let limiter = Limiter::new([7; 16]);
         let now = Instant::from_millis(1_000_000);
         for _ in 0..1000 {
             assert!(limiter.take(now, source("192.0.2.1")));

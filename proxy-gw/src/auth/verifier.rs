@@ -116,7 +116,6 @@ mod tests {
     use crate::auth::Authenticator;
     use crate::front_end::Credentials;
     use core::net::{IpAddr, Ipv4Addr};
-    use mptcp_core::rng::Rng;
     use mptcp_core::time::Instant;
     use zeroize::Zeroizing;
 
@@ -133,7 +132,7 @@ mod tests {
             Box::new(|| {}),
         )
         .unwrap();
-        let mut authenticator = Authenticator::new(&mut Rng::from_seed([1; 32]));
+        let mut authenticator = Authenticator::alone([1; 32]);
         let now = Instant::from_millis(1_000);
         let tries = [("alice", "right"), ("alice", "wrong"), ("bob", "right")];
         for ((user, password), session) in tries.iter().zip(0..) {
@@ -164,7 +163,7 @@ mod tests {
             Box::new(move || failed.send(()).unwrap()),
         )
         .unwrap();
-        let mut authenticator = Authenticator::new(&mut Rng::from_seed([1; 32]));
+        let mut authenticator = Authenticator::alone([1; 32]);
         let password = Zeroizing::new((*b"right").into());
         let credentials = Credentials { user: b"alice".as_slice().into(), password };
         let source = IpAddr::V4(Ipv4Addr::LOCALHOST);

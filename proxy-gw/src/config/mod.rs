@@ -270,7 +270,7 @@ pub struct Egress {
 /// Datagrams of clients: associations of SOCKS5, and those in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Udp {
-    /// At a time, per shard; 0: none.
+    /// At a time; 0: none.
     pub associations: u32,
     /// Of one client (an IPv4 address or an IPv6 /64), per shard.
     pub per_client: u32,
@@ -374,6 +374,20 @@ impl Config {
     #[must_use]
     pub fn checks_passwords(&self) -> bool {
         self.entries().any(|(_, entry)| entry.auth == Auth::Password)
+    }
+
+    /// What one of `shards` shards reserves memory for and decides alone. Flows are not spread evenly, so
+    /// it has room for more sessions than its part; how many all have together is [`Common`]'s to say.
+    ///
+    /// [`Common`]: crate::gateway::Common
+    #[must_use]
+    pub fn share(&self, shards: u32) -> Self {
+        let shards = shards.max(1);
+        let Limits { connections, half_open } = self.limits;
+        let part = connections.div_ceil(shards);
+        let room = part.saturating_add(part / 4).saturating_add(64);
+        let half_open = (half_open / shards).max(1);
+        Self { limits: Limits { connections: room.min(connections), half_open }, ..self.clone() }
     }
 
     /// The configuration as TOML that [`parse`] reads back to the same value.

@@ -104,7 +104,9 @@ fn read_port(
         mtu: mtu.as_ref().map_or(1500, |mtu| mtu.value),
         mac: section.read("mac", |value| mac_address(value, kind)).and_then(|mac| mac.value),
         vlan: section.read("vlan", |value| vlan(value, kind)).map_or(0, |vlan| vlan.value),
-        queues: section.read("queues", one_queue).map_or(1, |queues| queues.value),
+        queues: section
+            .read("queues", |value| queues(value, kind))
+            .map_or(1, |queues| queues.value),
         path: PathSettings {
             priority: section.integer("priority", 0..=u8::MAX, 0),
             weight: section.integer("weight", 1..=u16::MAX, 1),
@@ -385,10 +387,11 @@ fn mac_address(value: &Value, kind: DriverKind) -> Result<Option<[u8; 6]>, Strin
     Ok(Some(octets))
 }
 
-/// One receive queue per shard, and one shard is what there is.
-fn one_queue(value: &Value) -> Result<u16, String> {
-    match value {
-        Value::Integer(1) => Ok(1),
-        _ => Err("expected 1: one queue per shard, and this release runs one shard".to_owned()),
+/// Receive queues of a port.
+fn queues(value: &Value, kind: DriverKind) -> Result<u16, String> {
+    match super::reader::integer(value, &(1..=1024))? {
+        1 => Ok(1),
+        _ if kind == DriverKind::Tun => Err("a TUN device has one queue; write 1".to_owned()),
+        queues => Ok(queues),
     }
 }

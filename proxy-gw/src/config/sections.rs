@@ -17,6 +17,7 @@ use mptcp_core::config::{
     ChecksumPolicy, CongestionAlgorithm, EcnPolicy, Marking, MtuProbing, PathManagerKind,
     SchedulerKind,
 };
+use mptcp_core::steering::MAX_SHARDS;
 use mptcp_core::wire::Version;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -97,10 +98,13 @@ fn read_driver(mut section: Section<'_>) -> Driver {
     if !section.has("kind") {
         section.missing("kind", "expected \"dpdk\" or \"tun\"");
     }
+    let kind = section.choice("kind", &kinds, DriverKind::Dpdk);
     let driver = Driver {
-        kind: section.choice("kind", &kinds, DriverKind::Dpdk),
+        kind,
         eal: bare(section.list("eal", eal_argument)),
-        cores: section.read("cores", cores).map_or_else(|| vec![0], |cores| cores.value),
+        cores: section
+            .read("cores", |value| cores(value, kind))
+            .map_or_else(|| vec![0], |cores| cores.value),
         hugepages: section.choice(
             "hugepages",
             &[("auto", Hugepages::Auto), ("require", Hugepages::Require), ("off", Hugepages::Off)],
@@ -166,20 +170,19 @@ fn eal_argument(value: &Value) -> Result<String, String> {
     }
 }
 
-/// CPUs of the shards; one until packets can be steered between shards.
-fn cores(value: &Value) -> Result<Vec<u16>, String> {
-    let expected = "expected a list of one CPU number, such as [0]";
-    let Value::Array(elements) = value else { return Err(expected.to_owned()) };
+/// CPUs of the shards; a CPU may have several.
+fn cores(value: &Value, kind: DriverKind) -> Result<Vec<u16>, String> {
+    let expected = format!("expected a list of 1 to {MAX_SHARDS} CPU numbers, such as [0, 1]");
+    let Value::Array(elements) = value else { return Err(expected) };
     let cpus: Result<Vec<u16>, String> =
         elements.iter().map(|element| integer(&element.value, &(0..=1023))).collect();
     match cpus?.as_slice() {
-        [cpu] => Ok(vec![*cpu]),
-        [] => Err(expected.to_owned()),
-        more => Err(format!(
-            "{} shards are asked for, and this release runs one; write cores = [{}]",
-            more.len(),
-            more.first().unwrap_or(&0)
-        )),
+        [] => Err(expected),
+        [_, _, ..] if kind == DriverKind::Tun => {
+            Err("a TUN device has one queue, and the driver one shard; name one CPU".to_owned())
+        }
+        cpus if cpus.len() > usize::from(MAX_SHARDS) => Err(expected),
+        cpus => Ok(cpus.to_vec()),
     }
 }
 

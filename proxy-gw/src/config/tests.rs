@@ -174,6 +174,27 @@ fn the_resolved_file_reads_back_to_the_same_configuration() {
 }
 
 #[test]
+fn dpdk_has_a_shard_for_each_core_named_and_a_core_may_repeat() {
+    let set = settings(&["driver.cores=[0,0,1,1]", "port.0.queues=4"]);
+    let config = parse("gw.toml", FULL, &set).unwrap();
+    assert_eq!((config.driver.cores, config.ports[0].queues), (vec![0, 0, 1, 1], 4));
+    let many = format!("driver.cores={:?}", [0; 65]);
+    let message = parse("gw.toml", FULL, &settings(&[&many])).unwrap_err()[0].to_string();
+    assert!(message.ends_with("expected a list of 1 to 64 CPU numbers, such as [0, 1]"));
+}
+
+#[test]
+fn a_shard_s_share_leaves_room_for_uneven_spreading() {
+    let config = parse("gw.toml", FULL, &[]).unwrap();
+    assert_eq!(config.share(1), config);
+    let quarter = config.share(4).limits;
+    assert_eq!((quarter.connections, quarter.half_open), (2500 + 625 + 64, 1024));
+    let few = parse("gw.toml", FULL, &settings(&["limits.connections=10", "limits.half_open=2"]));
+    let few = few.unwrap().share(4).limits;
+    assert_eq!((few.connections, few.half_open), (10, 1), "one shard may have them all");
+}
+
+#[test]
 fn set_overlays_the_file() {
     let set = settings(&["driver.kind=tun", "port.0.mtu=1400", "log.level=\"debug\""]);
     let config = parse("gw.toml", FULL, &set).unwrap();
@@ -254,11 +275,11 @@ fn the_driver_section_is_checked() {
     }
     assert_eq!(
         refused("driver.cores=[0,1]"),
-        "driver.cores = [0, 1]: 2 shards are asked for, and this release runs one; write cores = [0]"
+        "driver.cores = [0, 1]: a TUN device has one queue, and the driver one shard; name one CPU"
     );
     assert_eq!(
         refused("driver.cores=[]"),
-        "driver.cores = []: expected a list of one CPU number, such as [0]"
+        "driver.cores = []: expected a list of 1 to 64 CPU numbers, such as [0, 1]"
     );
     assert_eq!(
         refused("driver.memory_mb=1"),
@@ -315,10 +336,7 @@ fn ports_are_checked() {
             "port.0.vlan = 7: a TUN device carries bare IP packets: there is no VLAN; write 0",
         ),
         ("port.0.vlan=4095", "port.0.vlan = 4095: expected a whole number from 0 to 4094"),
-        (
-            "port.0.queues=4",
-            "port.0.queues = 4: expected 1: one queue per shard, and this release runs one shard",
-        ),
+        ("port.0.queues=4", "port.0.queues = 4: a TUN device has one queue; write 1"),
     ] {
         assert_eq!(refused(setting), message);
     }

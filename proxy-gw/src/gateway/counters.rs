@@ -8,7 +8,8 @@ use super::udp::UdpCounters;
 pub struct Counters {
     /// Client connections that became a session.
     pub sessions_accepted: u64,
-    /// Client connections reset at once because `limits.connections` sessions were open.
+    /// Client connections reset at once because `limits.connections` sessions were open, or because this
+    /// shard had no room for more than its share of them.
     pub sessions_over_limit: u64,
     /// Sessions that reached their destination.
     pub sessions_established: u64,

@@ -6,6 +6,7 @@
 //! Invariant: every session is in the slab, has one deadline, ends with one [`EndReason`], and
 //! gives up both its sockets when it does.
 
+mod common;
 mod connect;
 mod counters;
 mod deadlines;
@@ -14,9 +15,10 @@ mod reason;
 mod session;
 mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod udp;
 
+pub use common::Common;
 pub use counters::Counters;
 pub use reason::EndReason;
 pub use snapshot::SessionSnapshot;
@@ -42,6 +44,7 @@ use mptcp_core::util::slab::{Slab, SlabId};
 use reason::Side;
 use session::{Phase, Session};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// How long a refused client may take to close (RFC 1928 §6 allows 10 s in all).
 const LINGER: Duration = Duration::from_secs(5);
@@ -70,6 +73,7 @@ pub struct Gateway {
     exits: Exits,
     nat64: Option<Ipv6Net>,
     authenticator: Authenticator,
+    common: Arc<Common>,
     sessions: Slab<Session>,
     /// One above the highest position a session ever had.
     high_water: u32,
@@ -78,8 +82,7 @@ pub struct Gateway {
     pace: Deadlines,
     resolver: Resolver,
     udp: Udp,
-    /// Associations now, in all and by client.
-    associations: u32,
+    /// Associations now, by client.
     associations_of: HashMap<u128, u32>,
     /// Where a datagram is read into.
     datagram: Vec<u8>,
@@ -93,9 +96,15 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway for `config`; secrets of its own are drawn from `rng`.
+    /// A gateway for `config` with one shard; secrets of its own are drawn from `rng`.
     #[must_use]
     pub fn new(config: &Config, rng: &mut Rng) -> Self {
+        Self::beside(config, Arc::new(Common::new(config, rng)), rng)
+    }
+
+    /// A shard of a gateway whose shards have `common`; what `config` has is this one's share.
+    #[must_use]
+    pub fn beside(config: &Config, common: Arc<Common>, rng: &mut Rng) -> Self {
         let timeouts = &config.timeouts;
         let durations =
             [timeouts.handshake, timeouts.connect, LINGER, timeouts.idle, timeouts.half_closed];
@@ -107,13 +116,13 @@ impl Gateway {
             hosts: config.hosts.clone(),
             policy: Policy::new(config),
             udp: config.udp,
-            associations: 0,
             associations_of: HashMap::new(),
             datagram: vec![0; MAX_DATAGRAM],
             resolver: Resolver::new(&config.dns, &exits, rng),
             exits,
             nat64: config.egress.nat64,
-            authenticator: Authenticator::new(rng),
+            authenticator: Authenticator::new(Arc::clone(&common), rng),
+            common,
             sessions: Slab::with_capacity(capacity),
             high_water: 0,
             deadlines: Deadlines::new(capacity, durations),
@@ -301,11 +310,16 @@ impl Gateway {
         let Some((front_end, Entry { auth, .. })) = self.entries.get(entry) else { return };
         let (front_end, auth) = (*front_end, *auth);
         while let Some(inner) = shard.accept(listener) {
-            let number = self.counters.sessions_accepted + 1;
-            let session = Session::new(number, inner, now, front_end, auth);
-            let added = self.sessions.insert(session);
-            let named = added.and_then(|idx| Some((idx, self.sessions.id(idx)?)));
+            let admitted =
+                self.sessions.len() < self.sessions.capacity() && self.common.sessions().enter();
+            let named = admitted
+                .then(|| Session::new(self.common.next_number(), inner, now, front_end, auth))
+                .and_then(|session| self.sessions.insert(session))
+                .and_then(|idx| Some((idx, self.sessions.id(idx)?)));
             let Some((idx, id)) = named else {
+                if admitted {
+                    self.common.sessions().leave();
+                }
                 self.counters.sessions_over_limit += 1;
                 shard.abort(now, inner);
                 continue;
@@ -367,6 +381,7 @@ impl Gateway {
         self.deadlines.disarm(idx);
         self.pace.disarm(idx);
         let Some(session) = self.sessions.remove(idx) else { return };
+        self.common.sessions().leave();
         match &session.phase {
             Phase::Connecting(attempts) => {
                 for racing in &attempts.racing {

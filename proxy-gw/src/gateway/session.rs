@@ -21,7 +21,7 @@ pub(super) struct Session {
     pub(super) outer: Option<SocketId>,
     /// When it was accepted.
     pub(super) opened: Instant,
-    /// Its number: sessions are counted from 1.
+    /// Its number: sessions of all shards are counted from 1.
     pub(super) number: u64,
     /// What it speaks.
     pub(super) front_end: FrontEnd,

@@ -12,7 +12,7 @@ use mptcp_core::time::Instant;
 /// One session at one moment.
 #[derive(Clone, Debug)]
 pub struct SessionSnapshot {
-    /// Sessions of a shard are numbered from 1.
+    /// Sessions are numbered from 1, those of all shards together.
     pub id: u64,
     /// What the client speaks.
     pub front_end: FrontEnd,

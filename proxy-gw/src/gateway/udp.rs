@@ -173,7 +173,7 @@ impl Gateway {
         let client_address = client.remote.ip();
         let network = source_prefix(client_address);
         let of_client = self.associations_of.get(&network).copied().unwrap_or(0);
-        if self.associations >= self.udp.associations || of_client >= self.udp.per_client {
+        if of_client >= self.udp.per_client || !self.common.associations().enter() {
             self.counters.udp.over_limit += 1;
             return self.fail(now, shard, idx, EndReason::UdpLimited, Failure::Exhausted);
         }
@@ -191,6 +191,7 @@ impl Gateway {
                 let socket = shard.udp_bind(at, &options).ok();
                 let bound = socket.and_then(|socket| Some((socket, shard.udp_local(socket)?)));
                 let Some((socket, bound)) = bound else {
+                    self.common.associations().leave();
                     return self.fail(now, shard, idx, EndReason::UdpLimited, Failure::Exhausted);
                 };
                 let heard = VecDeque::new();
@@ -207,7 +208,6 @@ impl Gateway {
             bytes_up: 0,
             bytes_down: 0,
         };
-        self.associations += 1;
         *self.associations_of.entry(network).or_default() += 1;
         self.counters.udp.associations += 1;
         let Some(session) = self.sessions.get_mut(idx) else { return };
@@ -229,7 +229,7 @@ impl Gateway {
         for socket in association.sockets() {
             shard.close(now, socket);
         }
-        self.associations = self.associations.saturating_sub(1);
+        self.common.associations().leave();
         if let Some(count) = self.associations_of.get_mut(&association.network) {
             *count -= 1;
             if *count == 0 {

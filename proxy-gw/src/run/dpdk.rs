@@ -1,12 +1,13 @@
 //! The DPDK driver: its ports, one shard per core, each on a thread of its own.
 
-use super::{DriverError, Shards, spawn_shard};
+use super::{DriverError, Place, Shards, common, spawn_shard};
 use crate::config::{Config, Hugepages};
 use crate::control::Waker;
-use crate::metrics::{DriverCounters, PortCounters};
+use crate::metrics::{DriverCounters, PortCounters, Values};
 use dpdk_io::{
     Driver, DropReason, EalConfig, L2Event, MacConfig, PortConfig, RouteConfig, ShardCounters,
 };
+use mptcp_core::steering::{Sharding, SteeringLimits};
 use std::sync::Arc;
 
 impl From<dpdk_io::DriverError> for DriverError {
@@ -33,14 +34,19 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
     let driver = Arc::new(driver);
     let counted = Arc::clone(&driver);
     shards.read_driver = Box::new(move || driver_counters(&counted));
+    let common = common(config)?;
     for (shard, &core) in config.driver.cores.iter().enumerate() {
+        let layout = driver.layout().clone();
+        // The driver has refused more than the layout can have.
+        let sharding = u8::try_from(shard).ok().map(|own| Sharding { layout, own });
+        let place = Place { common: Arc::clone(&common), sharding };
         let driver = Arc::clone(&driver);
         let config = config.clone();
         // A polling loop looks at its mailbox every turn and sleeps for a millisecond at most.
         let wake: Waker = Arc::new(|| ());
         spawn_shard(shards.add(wake), move |cell| {
             let pool = Box::new(driver.pool(shard));
-            let mut worker = cell.make_worker(&config, driver.clock().now(), pool)?;
+            let mut worker = cell.make_worker(&config, &place, driver.clock().now(), pool)?;
             cell.report_ready();
             let ran = driver.run(shard, usize::from(core), &mut worker);
             ran.map_err(|error| error.to_string())?;
@@ -60,7 +66,16 @@ fn eal_config(config: &Config) -> EalConfig {
             Hugepages::Off => dpdk_io::Hugepages::Off,
         },
         memory_mb: config.driver.memory_mb,
+        steering: steering_limits(config),
     }
+}
+
+/// A shard remembers no more flows of others than there can be: a join for each session of two.
+fn steering_limits(config: &Config) -> SteeringLimits {
+    let shards = u32::try_from(config.driver.cores.len()).unwrap_or(u32::MAX);
+    let sessions = config.share(shards).limits.connections;
+    let default = SteeringLimits::default();
+    SteeringLimits { confirmed: default.confirmed.max(sessions.saturating_mul(2)), ..default }
 }
 
 fn port_configs(config: &Config) -> Vec<PortConfig> {
@@ -126,5 +141,30 @@ fn driver_counters(driver: &Driver) -> DriverCounters {
         ],
         gauges: vec![("neighbours", sum(&|shard| shard.neighbours.value()))],
         pools: pools.collect(),
+        shard_counters: shards.iter().map(|shard| shard_counters(shard)).collect(),
+        shard_gauges: shards.iter().map(|shard| shard_gauges(shard)).collect(),
     }
+}
+
+/// What tells one shard from another: how busy it is, and what crosses.
+fn shard_counters(shard: &ShardCounters) -> Values {
+    vec![
+        ("busy_nanoseconds", shard.busy_ns.value()),
+        ("polling_nanoseconds", shard.polling_ns.value()),
+        ("handed_over_packets", shard.handed_over.value()),
+        ("taken_over_packets", shard.taken_over.value()),
+        ("ring_full_packets", shard.drops(DropReason::RingFull)),
+        ("sent_home_packets", shard.sent_home.value()),
+        ("sent_to_owner_packets", shard.sent_to_owner.value()),
+        ("joins_steered", shard.joins_steered.value()),
+        ("pending_flows_displaced", shard.pending_displaced.value()),
+        ("steered_flows_displaced", shard.confirmed_displaced.value()),
+    ]
+}
+
+fn shard_gauges(shard: &ShardCounters) -> Values {
+    vec![
+        ("pending_flows", shard.pending_flows.value()),
+        ("steered_flows", shard.confirmed_flows.value()),
+    ]
 }

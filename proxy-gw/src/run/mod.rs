@@ -20,11 +20,14 @@ use crate::admin::{Admin, Source};
 use crate::cli::Exit;
 use crate::config::{Config, DriverKind};
 use crate::control::{Order, ShardHandle, Waker, mailbox};
+use crate::gateway::Common;
 use crate::logging;
 use crate::metrics::{DriverCounters, ReadDriver};
 use core::sync::atomic::AtomicBool;
 use crossbeam::channel::{Sender, unbounded};
-use shard::ShardCell;
+use mptcp_core::rng::Rng;
+use mptcp_core::steering::Sharding;
+use shard::{ShardCell, seed};
 use signals::SignalWatch;
 use std::io::stdout;
 use std::sync::Arc;
@@ -74,6 +77,25 @@ impl core::fmt::Display for DriverError {
         let (Self::Config(why) | Self::Missing(why) | Self::Failed(why)) = self;
         f.write_str(why)
     }
+}
+
+/// A shard's place among those of the gateway.
+struct Place {
+    common: Arc<Common>,
+    /// Which one it is, where there are several.
+    sharding: Option<Sharding>,
+}
+
+impl Place {
+    fn shards(&self) -> u32 {
+        self.sharding.as_ref().map_or(1, |sharding| sharding.layout.shards().into())
+    }
+}
+
+/// What all shards of the gateway share.
+fn common(config: &Config) -> Result<Arc<Common>, DriverError> {
+    let seed = seed().map_err(DriverError::Failed)?;
+    Ok(Arc::new(Common::new(config, &mut Rng::from_seed(seed))))
 }
 
 /// The shards' control sides, as the drivers add them.

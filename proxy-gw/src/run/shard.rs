@@ -1,8 +1,8 @@
 //! One shard's thread: what it is made of, and how it reports.
 
-use super::Notice;
 use super::stack_config::stack_config;
 use super::worker::ShardWorker;
+use super::{Notice, Place};
 use crate::auth::VerifierClient;
 use crate::config::Config;
 use crate::control::{Mailbox, Waker};
@@ -48,14 +48,18 @@ impl ShardCell {
     pub(super) fn make_worker<B: PacketBuf>(
         &mut self,
         config: &Config,
+        place: &Place,
         now: Instant,
         pool: Box<dyn BufPool<B> + Send>,
     ) -> Result<ShardWorker<B>, String> {
         let mailbox = self.mailbox.take().ok_or("a shard was started twice")?;
-        let stack_config = stack_config(config, seed()?)
+        let config = &config.share(place.shards());
+        let mut stack_config = stack_config(config, seed()?)
             .map_err(|error| format!("cannot make a stack: {error}"))?;
+        stack_config.sharding.clone_from(&place.sharding);
         let mut stack = Stack::new(stack_config, now, pool);
-        let mut gateway = Gateway::new(config, &mut Rng::from_seed(seed()?));
+        let common = Arc::clone(&place.common);
+        let mut gateway = Gateway::beside(config, common, &mut Rng::from_seed(seed()?));
         gateway
             .listen(&mut stack)
             .map_err(|(address, why)| format!("cannot listen on {address}: {why}"))?;
@@ -90,7 +94,7 @@ impl Drop for ShardCell {
 }
 
 /// Fresh entropy of the system.
-fn seed() -> Result<[u8; 32], String> {
+pub(super) fn seed() -> Result<[u8; 32], String> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| format!("no randomness: {error}"))?;
     Ok(seed)

@@ -1,6 +1,6 @@
 //! The TUN driver: one device per port, one loop, one shard.
 
-use super::{DriverError, Shards, pin, spawn_shard};
+use super::{DriverError, Place, Shards, common, pin, spawn_shard};
 use crate::config::Config;
 use crate::control::Waker;
 use crate::egress::Exits;
@@ -50,11 +50,12 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
     let counters = tun.counters();
     let counted = pool.clone();
     shards.read_driver = Box::new(move || driver_counters(&names, &counters, &counted));
+    let place = Place { common: common(config)?, sharding: None };
     let config = config.clone();
     spawn_shard(shards.add(wake), move |cell| {
         pin(config.driver.cores.first().copied().unwrap_or(0));
         let kept = pool.with_reserve(mptcp_tun::RESERVE);
-        let mut worker = cell.make_worker(&config, clock.now(), Box::new(kept))?;
+        let mut worker = cell.make_worker(&config, &place, clock.now(), Box::new(kept))?;
         cell.report_ready();
         tun.run(&mut worker).map_err(|error| error.to_string())?;
         Ok(worker.aborted())

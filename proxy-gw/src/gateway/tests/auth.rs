@@ -2,20 +2,27 @@
 
 use super::*;
 
-const METHOD: &[u8] = b"\x05\x01\x02";
+pub(super) const METHOD: &[u8] = b"\x05\x01\x02";
 const RIGHT: &[u8] = b"\x01\x05alice\x05right";
-const WRONG: &[u8] = b"\x01\x05alice\x05wrong";
+pub(super) const WRONG: &[u8] = b"\x01\x05alice\x05wrong";
 
 impl World {
     fn with_passwords() -> Self {
-        Self::with(&[
-            "socks5.auth=password",
-            "user=[{ name = 'alice', password_hash = '$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21l$iWh06vD8Fy27wf9npn6FXWiCX4K6pW6Ue1Bnzz07Z8A' }]",
-        ])
+        Self::shards_with_passwords(1).remove(0)
+    }
+
+    pub(super) fn shards_with_passwords(count: u32) -> Vec<Self> {
+        Self::shards(
+            count,
+            &[
+                "socks5.auth=password",
+                "user=[{ name = 'alice', password_hash = '$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21l$iWh06vD8Fy27wf9npn6FXWiCX4K6pW6Ue1Bnzz07Z8A' }]",
+            ],
+        )
     }
 
     /// Plays the verifier: the password is "right". Returns how many checks there were.
-    fn verify(&mut self) -> usize {
+    pub(super) fn verify(&mut self) -> usize {
         let mut count = 0;
         while let Some(request) = self.gateway.poll_verification() {
             count += 1;

@@ -9,13 +9,14 @@ mod handshakes;
 mod http;
 mod lifecycle;
 mod names;
+mod shards;
 
 use super::*;
 use crate::config;
 use core::time::Duration;
 use fake::{FakeShard, Fate};
 
-const CONFIG: &str = r#"
+pub(crate) const CONFIG: &str = r#"
 [driver]
 kind = "tun"
 [[port]]
@@ -59,9 +60,20 @@ impl World {
     }
 
     fn with(settings: &[&str]) -> Self {
+        Self::shards(1, settings).remove(0)
+    }
+
+    /// Shards of one gateway.
+    fn shards(count: u32, settings: &[&str]) -> Vec<Self> {
         let settings: Vec<String> = settings.iter().map(|text| (*text).to_owned()).collect();
         let config = config::parse("test", CONFIG, &settings).unwrap();
-        let mut gateway = Gateway::new(&config, &mut Rng::from_seed([3; 32]));
+        let common = Arc::new(Common::new(&config, &mut Rng::from_seed([3; 32])));
+        let shard = |_| Self::beside(&config.share(count), Arc::clone(&common));
+        (0..count).map(shard).collect()
+    }
+
+    fn beside(config: &Config, common: Arc<Common>) -> Self {
+        let mut gateway = Gateway::beside(config, common, &mut Rng::from_seed([3; 32]));
         let mut shard = FakeShard::default();
         gateway.listen(&mut shard).unwrap();
         Self { gateway, shard, now: Instant::from_millis(1_000_000) }

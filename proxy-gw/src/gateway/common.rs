@@ -1,0 +1,75 @@
+//! What the shards of a gateway count together: limits are the gateway's, whichever shard a client's
+//! packets lead to. Looked at when a session begins or ends and when credentials are checked, without locks.
+
+use crate::auth::Limiter;
+use crate::config::Config;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use mptcp_core::rng::Rng;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Common {
+    sessions: Places,
+    associations: Places,
+    /// Sessions there were.
+    numbered: AtomicU64,
+    limiter: Limiter,
+}
+
+/// So many at a time.
+#[derive(Debug)]
+pub(super) struct Places {
+    most: u32,
+    taken: AtomicU32,
+}
+
+impl Places {
+    fn new(most: u32) -> Self {
+        Self { most, taken: AtomicU32::new(0) }
+    }
+
+    /// Takes one; false when there is none left.
+    pub(super) fn enter(&self) -> bool {
+        let next = |taken| (taken < self.most).then_some(taken + 1);
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
+
+    /// Gives one back.
+    pub(super) fn leave(&self) {
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Common {
+    /// For all shards of a gateway of `config`; secrets are drawn from `rng`.
+    #[must_use]
+    pub fn new(config: &Config, rng: &mut Rng) -> Self {
+        let mut key = [0; 16];
+        rng.fill(&mut key);
+        Self {
+            sessions: Places::new(config.limits.connections),
+            associations: Places::new(config.udp.associations),
+            numbered: AtomicU64::new(0),
+            limiter: Limiter::new(key),
+        }
+    }
+
+    /// The places of `limits.connections`.
+    pub(super) fn sessions(&self) -> &Places {
+        &self.sessions
+    }
+
+    /// The places of `udp.associations`.
+    pub(super) fn associations(&self) -> &Places {
+        &self.associations
+    }
+
+    /// The number of a new session: unique, from 1.
+    pub(super) fn next_number(&self) -> u64 {
+        self.numbered.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn limiter(&self) -> &Limiter {
+        &self.limiter
+    }
+}
