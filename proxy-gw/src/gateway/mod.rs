@@ -113,6 +113,7 @@ impl Gateway {
             let options = Listen {
                 mptcp: true,
                 deferred: false,
+                only_text: false,
                 fast_open: self.fast_open,
                 user_data: LISTENER,
             };
