@@ -137,6 +137,11 @@ fn socks5() {
 }
 
 #[test]
+fn convert() {
+    replay("convert", fuzz_checks::convert);
+}
+
+#[test]
 fn http() {
     replay("http", fuzz_checks::http);
 }

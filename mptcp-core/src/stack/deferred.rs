@@ -7,11 +7,12 @@
 use super::demux::Node;
 use super::{Event, Ready, Sock, SocketId, Stack};
 use crate::buf::{PacketBuf, PortId};
+use crate::mptcp::{DssFormat, Stage, Subflow};
 use crate::seq::SeqNum;
-use crate::tcp::request::RequestFlags;
+use crate::tcp::request::{RequestFlags, Wanted};
 use crate::tcp::{Pending, Segment, Stateless};
 use crate::time::Instant;
-use crate::wire::{OptionWriter, TcpFlags};
+use crate::wire::{OptionWriter, TcpFlags, Version};
 use alloc::collections::{BTreeMap, VecDeque};
 use core::net::SocketAddr;
 
@@ -151,6 +152,26 @@ impl<B: PacketBuf> Stack<B> {
     pub fn deferred_text(&self, request: SocketId) -> Option<&[u8]> {
         let Some(Sock::Request(idx)) = self.resolve(request) else { return None };
         self.deferrals.entries.get(&idx)?.text.as_ref().map(PacketBuf::data)
+    }
+
+    /// What a full segment towards the peer of a request will carry.
+    pub(super) fn deferred_payload(&self, idx: u32) -> Option<u32> {
+        let request = self.requests.get(idx)?;
+        let default = if request.tuple.remote_addr.is_ipv4() { 536 } else { 1220 };
+        let peer = if request.peer_mss == 0 { default } else { request.peer_mss };
+        let timestamps = request.flags.contains(RequestFlags::TIMESTAMPS);
+        let options = match request.wanted {
+            Wanted::Capable { version, .. } => {
+                let checksum = request.flags.contains(RequestFlags::CHECKSUM);
+                let wide_ack = version == Version::V1;
+                let mut subflow = Subflow::new(0, 0, version, Stage::Active);
+                subflow.set_format(DssFormat { wide: false, wide_ack, checksum });
+                subflow.dss_len()
+            }
+            Wanted::Plain(_) | Wanted::Join { .. } => 0,
+        };
+        let options = options + if timestamps { 12 } else { 0 };
+        Some(u32::from(peer.min(request.local_mss)).saturating_sub(options))
     }
 
     /// A request begins to wait for its decision.

@@ -69,6 +69,25 @@ mod requests {
         assert_eq!((event.socket, event.user_data), (opened, 77));
     }
 
+    /// As for a connection: with timestamps they take twelve octets of both sides' segments.
+    #[test]
+    fn an_exit_asks_for_segments_that_fit_those_of_the_request() {
+        for (mss, wanted) in [(Some(1000), 1000), (None, 536), (Some(1460), 1460)] {
+            let mut s = Script::new(|_| {});
+            s.leg().offer.mss = mss;
+            s.listen_with(ALL);
+            let syn = s.peer_syn().len(10);
+            s.inject(syn).accept();
+            let request = s.id();
+            s.add_leg("10.0.0.1:5000", "10.0.0.9:80", Peer::default());
+            s.start(None);
+            assert!(s.stack.fit_segments(s.id(), request));
+            let announced = s.flush().take().mss.unwrap();
+            // Ours has timestamps, the peer's has none.
+            assert_eq!(announced, (wanted + 12).min(1460), "{mss:?}");
+        }
+    }
+
     #[test]
     fn text_that_is_not_taken_comes_again() {
         let mut s = asked(ALL, 100);

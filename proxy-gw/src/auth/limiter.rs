@@ -25,25 +25,34 @@ struct Slot {
 }
 
 /// A bucket per source.
-pub(super) struct Limiter {
+pub(crate) struct Limiter {
     key: [u8; 16],
+    burst: u32,
+    refill: Duration,
     slots: Vec<Slot>,
 }
 
 impl Limiter {
     /// Every bucket full; `key` must be secret.
     pub(super) fn new(key: [u8; 16]) -> Self {
-        Self { key, slots: vec![Slot { source: 0, full_at: Instant::MIN }; SLOTS] }
+        Self::with_rate(key, BURST, REFILL)
+    }
+
+    /// The same for something else: `burst` in one go, then one per `refill`.
+    pub(crate) fn with_rate(key: [u8; 16], burst: u32, refill: Duration) -> Self {
+        let slots = vec![Slot { source: 0, full_at: Instant::MIN }; SLOTS];
+        Self { key, burst, refill, slots }
     }
 
     /// Takes one attempt of `source`; `false` when it has none left.
-    pub(super) fn take(&mut self, now: Instant, source: IpAddr) -> bool {
+    pub(crate) fn take(&mut self, now: Instant, source: IpAddr) -> bool {
+        let (burst, refill) = (self.burst, self.refill);
         let (prefix, Some(slot)) = self.slot(source) else { return true };
         if slot.source != prefix {
             *slot = Slot { source: prefix, full_at: now };
         }
-        let full_at = slot.full_at.max(now) + REFILL;
-        if full_at.since(now) > REFILL * BURST {
+        let full_at = slot.full_at.max(now) + refill;
+        if full_at.since(now) > refill * burst {
             return false;
         }
         slot.full_at = full_at;
@@ -52,16 +61,17 @@ impl Limiter {
 
     /// Gives an attempt back: it turned out right, or was not made.
     pub(super) fn refund(&mut self, source: IpAddr) {
+        let refill = self.refill;
         let (prefix, slot) = self.slot(source);
         if let Some(slot) = slot
             && slot.source == prefix
         {
-            slot.full_at = slot.full_at - REFILL;
+            slot.full_at = slot.full_at - refill;
         }
     }
 
     fn slot(&mut self, source: IpAddr) -> (u128, Option<&mut Slot>) {
-        let prefix = prefix(source);
+        let prefix = source_prefix(source);
         let mut hasher = SipHasher13::new_with_key(&self.key);
         hasher.write_u128(prefix);
         let idx = usize::try_from(hasher.finish() % SLOTS as u64).unwrap_or(0);
@@ -70,7 +80,7 @@ impl Limiter {
 }
 
 /// IPv4 addresses are told from IPv6 prefixes by their mapped form.
-fn prefix(source: IpAddr) -> u128 {
+pub(crate) fn source_prefix(source: IpAddr) -> u128 {
     match source {
         IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped()),
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
@@ -116,9 +126,12 @@ mod tests {
 
     #[test]
     fn an_ipv6_source_is_its_64_bits() {
-        assert_eq!(prefix(source("2001:db8::1")), prefix(source("2001:db8::ffff:1:2:3")));
-        assert_ne!(prefix(source("2001:db8::1")), prefix(source("2001:db8:0:1::1")));
-        assert_eq!(prefix(source("192.0.2.1")), prefix(source("::ffff:192.0.2.1")));
-        assert_ne!(prefix(source("192.0.2.1")), prefix(source("192.0.2.2")));
+        assert_eq!(
+            source_prefix(source("2001:db8::1")),
+            source_prefix(source("2001:db8::ffff:1:2:3"))
+        );
+        assert_ne!(source_prefix(source("2001:db8::1")), source_prefix(source("2001:db8:0:1::1")));
+        assert_eq!(source_prefix(source("192.0.2.1")), source_prefix(source("::ffff:192.0.2.1")));
+        assert_ne!(source_prefix(source("192.0.2.1")), source_prefix(source("192.0.2.2")));
     }
 }

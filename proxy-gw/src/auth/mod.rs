@@ -8,5 +8,6 @@ mod verifier;
 
 pub(crate) use authenticator::{Authenticator, Decision};
 pub use authenticator::{MAX_PENDING, VerifyRequest, VerifyResult};
+pub(crate) use limiter::{Limiter, source_prefix};
 pub use password::{BadHash, PasswordHash};
 pub use verifier::{Failed, VerifierClient, Wake};

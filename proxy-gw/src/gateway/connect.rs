@@ -1,15 +1,18 @@
 //! Sessions on their way to the destination: policy, exits, attempts, the truthful reply.
 
 use super::deadlines::Class;
+use super::handshake::Failed;
 use super::reason::of_failed_connect;
 use super::session::{Attempts, Phase};
 use super::{EndReason, Farewell, Gateway};
 use crate::egress::NoExit;
+use crate::front_end::convert::{self, Asked};
 use crate::front_end::{Failure, Host, Target};
 use crate::shard::Shard;
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::error::{ConnectionError, OpenError};
 use mptcp_core::stack::{Connect, Ready};
+use mptcp_core::tcp::SynTerms;
 use mptcp_core::time::Instant;
 
 impl Gateway {
@@ -20,14 +23,24 @@ impl Gateway {
         shard: &mut impl Shard,
         idx: u32,
         target: &Target,
+        asked: Option<Box<Asked>>,
     ) {
         let left = match self.candidates(target) {
             Ok(left) => left,
             Err((reason, failure)) => return self.fail(now, shard, idx, reason, failure),
         };
+        let deferred = self.sessions.get(idx).is_some_and(|session| session.deferred);
+        let origin = if deferred { self.origin(shard, idx) } else { None };
+        let pending_for = origin.map(|(client, _)| client);
+        if pending_for.is_some_and(|client| !self.converter.enter(client)) {
+            let (reason, failure) = (EndReason::PendingLimited, Failure::Exhausted);
+            return self.fail(now, shard, idx, reason, failure);
+        }
         let Some(session) = self.sessions.get_mut(idx) else { return };
+        self.counters.requests_in_syn += u64::from(deferred);
         let deadline = now + self.connect_timeout;
-        session.phase = Phase::Connecting(Box::new(Attempts { left, deadline }));
+        session.phase =
+            Phase::Connecting(Box::new(Attempts { left, deadline, asked, pending_for }));
         self.deadlines.arm(idx, Class::Connect, now);
         self.next_attempt(now, shard, idx, None);
     }
@@ -80,9 +93,9 @@ impl Gateway {
         now: Instant,
         shard: &mut impl Shard,
         idx: u32,
-        failure: Option<(EndReason, Failure)>,
+        failed: Option<Failed>,
     ) {
-        let mut failure = failure.unwrap_or((EndReason::Internal, Failure::Internal));
+        let mut failed = failed.unwrap_or((EndReason::Internal, Failure::Internal).into());
         let user_data = self.sessions.id(idx).map_or(0, |id| id.0);
         loop {
             let Some(session) = self.sessions.get_mut(idx) else { return };
@@ -91,26 +104,33 @@ impl Gateway {
             // Each address gets an equal share of the time that is left.
             let shares = u32::try_from(attempts.left.len()).unwrap_or(u32::MAX).saturating_add(1);
             let timeout = attempts.deadline.since(now) / shares;
+            let wishes = attempts.asked.as_deref().and_then(|asked| asked.connect.as_ref());
+            let terms = wishes.map(|connect| SynTerms {
+                on_demand: session.deferred,
+                fast_open: connect.fast_open,
+            });
             let with = Connect {
                 local,
                 local_port: 0,
                 remote,
-                mptcp: false,
+                mptcp: wishes.is_some_and(|connect| connect.mptcp),
                 timeout: Some(timeout),
                 user_data,
             };
             self.counters.connect_attempts += 1;
             match shard.connect(now, &with) {
                 Ok(outer) => {
+                    if let Some(terms) = terms {
+                        shard.set_syn_terms(outer, terms);
+                    }
                     shard.fit_segments(outer, session.inner);
                     session.outer = Some(outer);
                     return;
                 }
-                Err(error) => failure = of_refused_exit(error),
+                Err(error) => failed = of_refused_exit(error).into(),
             }
         }
-        let (reason, failure) = failure;
-        self.fail(now, shard, idx, reason, failure);
+        self.fail_after(now, shard, idx, &failed);
     }
 
     /// The exit's connection changed while the session waited for it.
@@ -125,10 +145,12 @@ impl Gateway {
         let Some(outer) = session.outer else { return };
         if session.ends.outer_closed {
             let error = shard.error(outer).unwrap_or(ConnectionError::Reset);
+            let icmp_code = shard.syn_answer(outer).and_then(|answer| answer.icmp_code);
             shard.release(outer);
             session.outer = None;
             session.ends.forget_outer();
-            self.next_attempt(now, shard, idx, Some(of_failed_connect(error)));
+            let (reason, failure) = of_failed_connect(error);
+            self.next_attempt(now, shard, idx, Some(Failed { reason, failure, icmp_code }));
         } else if ready.contains(Ready::CONNECTED) {
             self.established(now, shard, idx);
         }
@@ -142,8 +164,20 @@ impl Gateway {
             return self.end(now, shard, idx, EndReason::Internal, Farewell::Abort);
         };
         let Some(session) = self.sessions.get(idx) else { return };
-        let reply = session.front_end.connected(bound);
-        if !self.say(now, shard, idx, &reply) {
+        let asked = match &session.phase {
+            Phase::Connecting(attempts) => attempts.asked.as_deref(),
+            _ => None,
+        };
+        let (len, reply) = match asked {
+            Some(asked) => {
+                let extended = asked.connect.as_ref().is_some_and(|connect| connect.extended);
+                let answer = shard.syn_answer(outer).unwrap_or_default();
+                let options = extended.then_some(answer.options.as_slice());
+                (asked.len, convert::connected(asked.info, options))
+            }
+            None => (0, session.front_end.connected(bound)),
+        };
+        if !self.answer_syn(now, shard, idx, len) || !self.say(now, shard, idx, &reply) {
             return;
         }
         let Some(session) = self.sessions.get_mut(idx) else { return };

@@ -7,6 +7,7 @@
 //! gives up both its sockets when it does.
 
 mod connect;
+mod convert;
 mod counters;
 mod deadlines;
 mod handshake;
@@ -26,6 +27,7 @@ use crate::egress::{Exits, Policy};
 use crate::front_end::FrontEnd;
 use crate::log_limit::LogLimit;
 use crate::shard::Shard;
+use convert::Converter;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use deadlines::{Class, Deadlines};
@@ -62,6 +64,7 @@ pub struct Gateway {
     policy: Policy,
     exits: Exits,
     authenticator: Authenticator,
+    converter: Converter,
     sessions: Slab<Session>,
     /// One above the highest position a session ever had.
     high_water: u32,
@@ -90,6 +93,7 @@ impl Gateway {
             policy: Policy::new(config),
             exits: Exits::new(config),
             authenticator: Authenticator::new(rng),
+            converter: Converter::new(config, rng),
             sessions: Slab::with_capacity(capacity),
             high_water: 0,
             deadlines: Deadlines::new(capacity, durations),
@@ -106,14 +110,15 @@ impl Gateway {
     /// # Errors
     /// The address that could not be listened on.
     pub fn listen(&mut self, shard: &mut impl Shard) -> Result<(), (SocketAddr, OpenError)> {
-        let addresses = self.entries.iter().enumerate();
-        for (at, address) in
-            addresses.flat_map(|(at, (_, entry))| entry.listen.iter().map(move |one| (at, *one)))
-        {
+        let entries = self.entries.iter().enumerate();
+        for (at, front_end, address) in entries.flat_map(|(at, (front_end, entry))| {
+            entry.listen.iter().map(move |one| (at, *front_end, *one))
+        }) {
+            let deferred = front_end == FrontEnd::Convert;
             let options = Listen {
                 mptcp: true,
-                deferred: false,
-                only_text: false,
+                deferred,
+                only_text: deferred,
                 fast_open: self.fast_open,
                 user_data: LISTENER,
             };
@@ -159,7 +164,13 @@ impl Gateway {
             (Phase::Connecting(_), Side::Inner) if session.ends.inner_closed => {
                 self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
             }
-            (Phase::Connecting(_), Side::Inner) => {}
+            (Phase::Connecting(_), Side::Inner) => {
+                if let Some(outer) = session.outer
+                    && event.ready.contains(Ready::REPEATED)
+                {
+                    shard.repeat_syn(now, outer);
+                }
+            }
             (Phase::Connecting(_), Side::Outer) => {
                 self.handle_connecting(now, shard, idx, event.ready);
             }
@@ -257,12 +268,14 @@ impl Gateway {
         let (front_end, auth) = (*front_end, *auth);
         while let Some(inner) = shard.accept(listener) {
             let number = self.counters.sessions_accepted + 1;
-            let session = Session::new(number, inner, now, front_end, auth);
+            let mut session = Session::new(number, inner, now, front_end, auth);
+            session.deferred =
+                front_end == FrontEnd::Convert && shard.deferred_origin(inner).is_some();
             let added = self.sessions.insert(session);
             let named = added.and_then(|idx| Some((idx, self.sessions.id(idx)?)));
             let Some((idx, id)) = named else {
                 self.counters.sessions_over_limit += 1;
-                shard.abort(now, inner);
+                self.turn_away(now, shard, inner, front_end);
                 continue;
             };
             self.high_water = self.high_water.max(idx + 1);
@@ -317,10 +330,14 @@ impl Gateway {
         farewell: Farewell,
     ) {
         self.deadlines.disarm(idx);
-        let Some(session) = self.sessions.remove(idx) else { return };
+        let Some(mut session) = self.sessions.remove(idx) else { return };
+        self.converter.settle(&mut session);
         self.counters.count_end(reason);
         self.account(now, shard, &session, reason);
         match (session.ends.inner_closed, farewell) {
+            // A request has no id any more when it is closed.
+            (true, _) if session.deferred => {}
+            (false, _) if session.deferred => shard.refuse_deferred(now, session.inner),
             (true, _) => shard.release(session.inner),
             (false, Farewell::Close) => shard.close(now, session.inner),
             (false, Farewell::Abort) => shard.abort(now, session.inner),

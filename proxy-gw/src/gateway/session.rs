@@ -4,6 +4,7 @@
 
 use super::reason::{EndReason, Side};
 use crate::config::Auth;
+use crate::front_end::convert::Asked;
 use crate::front_end::{FrontEnd, Handshake};
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::stack::{Ready, SocketId};
@@ -11,7 +12,7 @@ use mptcp_core::time::Instant;
 
 /// See the module. What an idle session costs here, its deadline apart.
 pub(super) struct Session {
-    /// The client's connection.
+    /// The client's connection; while `deferred`, its request.
     pub(super) inner: SocketId,
     /// The exit's connection, once there is one.
     pub(super) outer: Option<SocketId>,
@@ -23,6 +24,8 @@ pub(super) struct Session {
     pub(super) front_end: FrontEnd,
     /// Most subflows of the client's connection seen at a time.
     pub(super) subflows: u8,
+    /// Nothing has answered the client's SYN.
+    pub(super) deferred: bool,
     /// What happened to the sockets.
     pub(super) ends: Ends,
     /// What it is doing.
@@ -83,6 +86,10 @@ pub(super) struct Attempts {
     pub(super) left: Vec<(IpAddr, SocketAddr)>,
     /// When the session gives up.
     pub(super) deadline: Instant,
+    /// The Convert message.
+    pub(super) asked: Option<Box<Asked>>,
+    /// It counts among the requests of this client that wait.
+    pub(super) pending_for: Option<IpAddr>,
 }
 
 /// A refused client.
@@ -107,6 +114,7 @@ impl Session {
     ) -> Self {
         let phase = Phase::Handshake(Box::new(Handshake::new(front_end, auth)));
         let ends = Ends::default();
-        Self { inner, outer: None, opened, number, front_end, subflows: 1, ends, phase }
+        let deferred = false;
+        Self { inner, outer: None, opened, number, front_end, subflows: 1, deferred, ends, phase }
     }
 }

@@ -43,6 +43,8 @@ via = "10.9.0.2"
 port = "exit"
 [socks5]
 listen = ["10.1.0.1:1080"]
+[convert]
+listen = ["10.1.0.1:1234"]
 [egress]
 allow = ["10.9.0.0/24"]
 [timeouts]
@@ -55,7 +57,7 @@ half_closed_s = 30
 pub(super) struct Host<W> {
     pub(super) worker: W,
     pub(super) pool: HeapPool,
-    node: NodeId,
+    pub(super) node: NodeId,
     tx: HeapTxQueue,
     inbox: Vec<HeapBuf>,
     routes: BTreeMap<IpAddr, PathId>,
@@ -71,6 +73,7 @@ pub(super) struct World {
     pub(super) gateway: Host<ShardWorker<HeapBuf>>,
     pub(super) server: Host<Server>,
     pub(super) access: Vec<PathId>,
+    pub(super) exit: PathId,
     pub(super) handle: ShardHandle,
     pub(super) stopped: bool,
 }
@@ -91,7 +94,12 @@ fn addresses(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-fn peer_stack(addrs: &[IpAddr], seed: [u8; 32], pool: &HeapPool) -> Stack<HeapBuf> {
+fn peer_stack(
+    addrs: &[IpAddr],
+    seed: [u8; 32],
+    pool: &HeapPool,
+    change: impl FnOnce(&mut StackConfig),
+) -> Stack<HeapBuf> {
     let local = |addr: &IpAddr| LocalAddress {
         addr: *addr,
         port: PortId::ROUTED,
@@ -99,11 +107,12 @@ fn peer_stack(addrs: &[IpAddr], seed: [u8; 32], pool: &HeapPool) -> Stack<HeapBu
         endpoint: true,
         backup: false,
     };
-    let config = StackConfig {
+    let mut config = StackConfig {
         addresses: addrs.iter().map(local).collect(),
         seed,
         ..StackConfig::default()
     };
+    change(&mut config);
     Stack::new(config, Instant::from_nanos(1), Box::new(pool.clone()))
 }
 
@@ -158,6 +167,16 @@ impl<W: Worker<HeapBuf>> Host<W> {
 impl World {
     /// `loss_ppm` on every link.
     pub(super) fn new(seed: u8, loss_ppm: u32, settings: &[&str]) -> Self {
+        Self::with_phone(seed, loss_ppm, settings, |_| {})
+    }
+
+    /// The same with a phone of another configuration.
+    pub(super) fn with_phone(
+        seed: u8,
+        loss_ppm: u32,
+        settings: &[&str],
+        change: impl FnOnce(&mut StackConfig),
+    ) -> Self {
         let settings: Vec<String> = settings.iter().map(|text| (*text).to_owned()).collect();
         let config = config::parse("sim", CONFIG, &settings).unwrap();
         let mut net = Network::new(u64::from(seed));
@@ -171,9 +190,10 @@ impl World {
         ];
         let pools = [(); 3].map(|()| HeapPool::new(100_000, 1600));
         let [phone_pool, gateway_pool, server_pool] = pools;
-        let phone = Phone::new(peer_stack(&phone_addrs, [seed; 32], &phone_pool));
+        let phone = Phone::new(peer_stack(&phone_addrs, [seed; 32], &phone_pool, change));
         let (worker, handle) = gateway_worker(&config, seed, &gateway_pool);
-        let server = Server::new(peer_stack(&server_addrs, [seed ^ 0xaa; 32], &server_pool));
+        let server =
+            Server::new(peer_stack(&server_addrs, [seed ^ 0xaa; 32], &server_pool, |_| {}));
         let mut phone = Host::new(phone, phone_pool, nodes[0], true);
         let mut gateway = Host::new(worker, gateway_pool, nodes[1], false);
         let mut server = Host::new(server, server_pool, nodes[2], false);
@@ -194,7 +214,7 @@ impl World {
         server.routes.insert(gateway_addrs[2], path);
         net.set_referee(Referee::new());
         let now = Instant::from_nanos(1);
-        Self { net, now, phone, gateway, server, access, handle, stopped: false }
+        Self { net, now, phone, gateway, server, access, exit: path, handle, stopped: false }
     }
 
     /// Everything that is due now.
