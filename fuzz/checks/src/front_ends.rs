@@ -100,7 +100,7 @@ fn check_step(front_end: FrontEnd, step: &Step) {
 
 /// A message asks for something, within its own length, at an address that may be one host's.
 fn check_message(asked: &Asked) {
-    assert!(asked.len % 4 == 0 && (8..=1020).contains(&asked.len));
+    assert!(asked.len.is_multiple_of(4) && (8..=1020).contains(&asked.len));
     assert!(asked.info || asked.connect.is_some());
     assert!(asked.cookie.as_ref().is_none_or(|cookie| cookie.len() < asked.len));
     let Some(connect) = &asked.connect else { return };

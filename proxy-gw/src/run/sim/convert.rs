@@ -1,6 +1,7 @@
 //! Convert through the real stack: round trips until the first octet beside SOCKS5, and what
 //! happens to requests when SYNs are lost, doubled or late (RFC 8803).
 
+use super::peers::pattern_range;
 use super::world::World;
 use core::time::Duration;
 use mptcp_core::buf::HeapBuf;
@@ -50,10 +51,15 @@ struct Run {
 }
 
 impl Run {
+    /// One path without loss: joins have SYNs, too.
     fn new(speaks: Speaks) -> Self {
-        let mut world = World::with_phone(7, 0, &[], |config| {
-            // One path: joins have SYNs, too.
-            config.mptcp.path_manager = PathManagerKind::Server;
+        Self::over(speaks, PathManagerKind::Server, 7, 0)
+    }
+
+    fn over(speaks: Speaks, paths: PathManagerKind, seed: u8, loss_ppm: u32) -> Self {
+        let settings = ["tcp.fast_open='accept'"];
+        let mut world = World::with_phone(seed, loss_ppm, &settings, |config| {
+            config.mptcp.path_manager = paths;
             if speaks == Speaks::V0 {
                 config.mptcp.versions = vec![Version::V0];
             }
@@ -107,7 +113,7 @@ impl Run {
     }
 
     fn until(&mut self, id: SocketId, done: impl Fn(&Stack<HeapBuf>, SocketId) -> bool) {
-        let limit = Duration::from_secs(30);
+        let limit = Duration::from_secs(60);
         assert!(self.world.run_until(limit, |world| done(&world.phone.worker.stack, id)));
     }
 
@@ -117,7 +123,7 @@ impl Run {
     }
 
     fn read(&mut self, id: SocketId) -> Vec<u8> {
-        let mut heard = vec![0; 4096];
+        let mut heard = vec![0; 1 << 16];
         let now = self.world.now;
         let count = self.stack().recv(now, id, &mut heard).unwrap_or(0);
         heard.truncate(count);
@@ -136,6 +142,14 @@ impl Run {
 
     fn exit_syns(&self) -> Vec<u64> {
         self.syns_of(self.world.gateway.node.0)
+    }
+
+    /// As `ask`, with Fast Open's option.
+    fn ask_fast(&mut self, port: u16, text: &[u8]) -> SocketId {
+        let (now, with) = (self.world.now, self.with(port));
+        let (id, queued) = self.stack().connect_with_data(now, &with, text).unwrap();
+        assert_eq!(queued, text.len());
+        id
     }
 
     /// The client has had its answer; it closes, and nothing is left.
@@ -159,7 +173,7 @@ fn state(stack: &Stack<HeapBuf>, id: SocketId) -> Option<State> {
 /// Milliseconds from the start until the server's first octet is there.
 fn first_octet(speaks: Speaks, front_end: &str) -> u64 {
     let mut run = Run::new(speaks);
-    let start = run.world.now;
+    let mut start = run.world.now;
     let socks = b"\x05\x01\x00\x05\x01\x00\x01\x0a\x09\x00\x02\x00\x50";
     match front_end {
         "convert in the SYN" => {
@@ -170,6 +184,14 @@ fn first_octet(speaks: Speaks, front_end: &str) -> u64 {
             let id = run.open(1234);
             run.say(id, &[message(2), request()].concat());
             run.hear(id, 5);
+        }
+        "socks5 pipelined, Fast Open" => {
+            // The cookie comes with a connection before.
+            let id = run.ask_fast(1080, &[&socks[..], &request()].concat());
+            run.hear(id, 13);
+            start = run.world.now;
+            let id = run.ask_fast(1080, &[&socks[..], &request()].concat());
+            run.hear(id, 13);
         }
         "socks5 pipelined" => {
             let id = run.open(1080);
@@ -194,12 +216,19 @@ fn first_octet(speaks: Speaks, front_end: &str) -> u64 {
 #[test]
 fn the_first_octet_comes_sooner_than_by_socks5() {
     let mut table = String::new();
-    let ways = ["convert in the SYN", "convert behind it", "socks5 pipelined", "socks5"];
+    let ways = [
+        "convert in the SYN",
+        "convert behind it",
+        "socks5 pipelined, Fast Open",
+        "socks5 pipelined",
+        "socks5",
+    ];
     for way in ways {
         let times = ALL.map(|speaks| first_octet(speaks, way));
         table += &format!("| {way} | {} | {} | {} |\n", times[0], times[1], times[2]);
         let expected = match way {
             "convert in the SYN" => [60, 60, 90],
+            "socks5 pipelined, Fast Open" => [60, 60, 80],
             "convert behind it" | "socks5 pipelined" => [100; 3],
             _ => [180; 3],
         };
@@ -342,4 +371,59 @@ fn a_client_that_resets_takes_its_request_away() {
     run.world.run(Duration::from_secs(20));
     assert_eq!(run.world.counters().sessions, 0);
     run.world.assert_gateway_empty();
+}
+
+/// The answer to request `id` is heard whole and unchanged.
+fn assert_heard(run: &mut Run, socket: SocketId, id: u64, len: u64) {
+    let mut heard = Vec::new();
+    while (heard.len() as u64) < 4 + len {
+        run.hear(socket, heard.len() as u64 + 1);
+        heard.extend(run.read(socket));
+    }
+    assert_eq!(heard[..4], [1, 1, 0x22, 0x63]);
+    assert!(heard[4..] == pattern_range(!id, 0, usize::try_from(len).unwrap()), "request {id}");
+}
+
+/// Joins and the numbers of the data level go on as if there had been no text in the SYN.
+#[test]
+fn a_download_behind_a_message_in_the_syn_uses_both_links() {
+    for speaks in [Speaks::V0, Speaks::V1] {
+        let mut run = Run::over(speaks, PathManagerKind::Fullmesh, 7, 0);
+        let len = 2_u64 << 20;
+        let text = [message(2), [1, 0, len].map(u64::to_be_bytes).concat()].concat();
+        let id = run.ask(&text);
+        assert_heard(&mut run, id, 1, len);
+        for path in run.world.access.clone() {
+            let bytes = run.world.net.link(path, Direction::BtoA).counters().delivered_bytes;
+            assert!(bytes > 200_000, "{speaks:?}: {bytes} bytes over one of the links");
+        }
+        let now = run.world.now;
+        run.stack().close(now, id);
+        run.world.run(Duration::from_secs(20));
+        run.world.assert_gateway_empty();
+    }
+}
+
+/// Whatever is lost, every answer comes whole, and nothing is left.
+#[test]
+fn a_crowd_on_bad_links_is_served_and_leaves_nothing() {
+    for seed in 0..12 {
+        let speaks = ALL[usize::from(seed) % 3];
+        let loss_ppm = 10_000 * u32::from(seed);
+        let mut run = Run::over(speaks, PathManagerKind::Fullmesh, seed, loss_ppm);
+        let mut clients = Vec::new();
+        for number in 1..=10_u64 {
+            let len = number * 3_000;
+            let request = [number, 0, len].map(u64::to_be_bytes).concat();
+            clients.push((run.ask(&[message(2), request].concat()), number, len));
+            run.world.run(Duration::from_millis(50));
+        }
+        for (id, number, len) in clients {
+            assert_heard(&mut run, id, number, len);
+            let now = run.world.now;
+            run.stack().close(now, id);
+        }
+        run.world.run(Duration::from_secs(120));
+        run.world.assert_gateway_empty();
+    }
 }
