@@ -172,9 +172,14 @@ fn message(tlvs: &[u8]) -> Vec<u8> {
 
 /// A Connect TLV for a port of the origin's host.
 fn connect(port: u16, options: &[u8]) -> Vec<u8> {
+    connect_to(2, port, options)
+}
+
+/// One for a port of a host of its network.
+fn connect_to(host: u8, port: u16, options: &[u8]) -> Vec<u8> {
     let [high, low] = port.to_be_bytes();
     let words = u8::try_from(5 + options.len() / 4).expect("short");
-    let mapped = [&[0; 10][..], &[0xff, 0xff, 10, 9, 0, 2]].concat();
+    let mapped = [&[0; 10][..], &[0xff, 0xff, 10, 9, 0, host]].concat();
     [&[10, words, high, low][..], &mapped, options].concat()
 }
 
@@ -256,6 +261,23 @@ fn linux_hears_of_errors_before_the_end() {
         assert_eq!(heard, message(&[30, 1, 33, 29]), "{protocol} {how}");
         let text = [with(connect(8000, &[])), b"y\n".to_vec()].concat();
         assert_eq!(bed.ask(protocol, how, &text).len(), 4 + 40_000, "{protocol} {how}");
+    }
+    bed.finish();
+}
+
+/// Nobody has 10.9.0.77. Linux repeats its SYN after a second, without the text, and takes a SYN/ACK
+/// that acknowledges it.
+#[test]
+fn linux_waits_for_a_destination_that_does_not_answer() {
+    if !is_root_with(&NEEDS) {
+        return;
+    }
+    let bed = Bed::new("convert-slow", &["timeouts.connect_s=2"]);
+    let text = message(&connect_to(77, 80, &[]));
+    for (n, protocol) in [(1, TCP), (2, MPTCP)] {
+        assert_eq!(bed.ask(protocol, "syn", &text), message(&[30, 1, 65, 0]), "{protocol}");
+        assert_eq!(bed.counter("plait_requests_in_syn"), n);
+        assert_eq!(bed.counter("plait_retrans_segs"), n, "the exit's SYN, once each");
     }
     bed.finish();
 }

@@ -359,16 +359,34 @@ fn a_destination_that_never_answers_costs_one_syn_per_syn_and_ends_in_an_error()
     }
 }
 
+/// The client's later SYNs get lost: no timer of ours repeats the exit's.
 #[test]
-fn a_client_that_resets_takes_its_request_away() {
+fn nothing_but_the_clients_syn_repeats_the_exits() {
+    for speaks in ALL {
+        let mut run = Run::new(speaks);
+        lose(&mut run, 0, Direction::AtoB, &[1, 2]);
+        let id = run.ask(&message(9));
+        run.world.run(Duration::from_secs(6));
+        assert_eq!((run.client_syns().len(), run.exit_syns().len()), (3, 1));
+        run.world.run(Duration::from_secs(3));
+        assert_eq!((run.client_syns().len(), run.exit_syns().len()), (4, 2));
+        let now = run.world.now;
+        run.stack().abort(now, id);
+        run.world.assert_gateway_empty();
+    }
+}
+
+/// A stack in SYN-SENT says nothing when it gives up: the exit ends with its time, and the SYN/ACK
+/// that brings the error is answered by a reset.
+#[test]
+fn a_client_that_gave_up_leaves_nothing() {
     let mut run = Run::new(Speaks::Tcp);
     let id = run.ask(&message(9));
     run.world.run(Duration::from_secs(2));
     assert_eq!(run.world.counters().sessions, 1);
     let now = run.world.now;
-    // A stack in SYN-SENT says nothing when it gives up: the exit ends with its time.
     run.stack().abort(now, id);
-    run.world.run(Duration::from_secs(20));
+    run.world.run(Duration::from_secs(9));
     assert_eq!(run.world.counters().sessions, 0);
     run.world.assert_gateway_empty();
 }
