@@ -64,6 +64,7 @@ fn report(family: [IpAddr; 3], kind: u8, code: u8, rest: [u8; 4]) -> Option<Icmp
     let error = parse_error(&packet)?;
     let expected = IcmpError {
         kind: error.kind,
+        code,
         src: family[0],
         dst: family[1],
         protocol: 6,

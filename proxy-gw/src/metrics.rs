@@ -117,7 +117,7 @@ fn render_gateway(text: &mut String, shards: &[(&str, &ShardCounters)]) {
     for (shard, counters) in shards {
         metric.sample(&[("shard", shard)], u64::from(counters.sessions));
     }
-    let counters: [(&str, &str, Read); 20] = [
+    let counters: [(&str, &str, Read); 22] = [
         ("sessions_accepted", "Client connections taken.", |c| c.gateway.sessions_accepted),
         ("sessions_over_limit", "Client connections reset: limits.connections.", |c| {
             c.gateway.sessions_over_limit
@@ -130,6 +130,12 @@ fn render_gateway(text: &mut String, shards: &[(&str, &ShardCounters)]) {
             c.gateway.bytes_down
         }),
         ("connect_attempts", "Exit connections tried.", |c| c.gateway.connect_attempts),
+        ("requests_in_syn", "Convert requests that came with a SYN.", |c| {
+            c.gateway.requests_in_syn
+        }),
+        ("convert_errors_limited", "Convert clients reset for want of an error to hear.", |c| {
+            c.gateway.convert_errors_limited
+        }),
         ("requests_reserved_set", "SOCKS5 requests whose reserved byte was not zero.", |c| {
             c.gateway.requests_reserved_set
         }),

@@ -4,9 +4,10 @@
 //! from one thread, at non-decreasing `now`.
 
 use core::net::SocketAddr;
-use mptcp_core::buf::PacketBuf;
+use mptcp_core::buf::{PacketBuf, PortId};
 use mptcp_core::error::{ConnectionError, OpenError, RecvError, RelayError, SendError};
-use mptcp_core::stack::{Connect, ConnectionInfo, Event, Listen, SocketId, Stack};
+use mptcp_core::stack::{Connect, ConnectionInfo, Event, Listen, SocketId, Stack, SynAnswer};
+use mptcp_core::tcp::SynTerms;
 use mptcp_core::time::Instant;
 use mptcp_core::udp::{Received, SendTo, UdpError, UdpOptions, UdpSendError};
 
@@ -28,7 +29,31 @@ pub trait Shard {
     /// Right after `connect`: `outer` asks for segments of the size that `inner` sends.
     fn fit_segments(&mut self, outer: SocketId, inner: SocketId);
 
-    /// The next established connection of `listener`.
+    /// Right after `connect`: what is special about the SYN.
+    fn set_syn_terms(&mut self, outer: SocketId, terms: SynTerms);
+
+    /// Sends the SYN of an exit again that waits for that.
+    fn repeat_syn(&mut self, now: Instant, outer: SocketId);
+
+    /// What answered the SYN of an exit with terms.
+    fn syn_answer(&mut self, outer: SocketId) -> Option<SynAnswer>;
+
+    /// The client's address of a deferred request, and the port it came in by; `None` for a
+    /// connection.
+    fn deferred_origin(&self, request: SocketId) -> Option<(SocketAddr, PortId)>;
+
+    /// What the SYN of a deferred request brought.
+    fn deferred_text(&self, request: SocketId) -> Option<&[u8]>;
+
+    /// Makes a connection of a deferred request, whose text is the first to be read; the request's
+    /// word goes on with it.
+    fn open_deferred(&mut self, now: Instant, request: SocketId) -> Option<SocketId>;
+
+    /// Resets a deferred request.
+    fn refuse_deferred(&mut self, now: Instant, request: SocketId);
+
+    /// The next established connection of `listener`, or the next request where it defers those with
+    /// text.
     fn accept(&mut self, listener: SocketId) -> Option<SocketId>;
 
     /// Copies received bytes out; `Ok(0)` is the end of the stream (or `into` is empty).
@@ -114,6 +139,35 @@ impl<B: PacketBuf> Shard for Stack<B> {
 
     fn fit_segments(&mut self, outer: SocketId, inner: SocketId) {
         Self::fit_segments(self, outer, inner);
+    }
+
+    fn set_syn_terms(&mut self, outer: SocketId, terms: SynTerms) {
+        Self::set_syn_terms(self, outer, terms);
+    }
+
+    fn repeat_syn(&mut self, now: Instant, outer: SocketId) {
+        Self::repeat_syn(self, now, outer);
+    }
+
+    fn syn_answer(&mut self, outer: SocketId) -> Option<SynAnswer> {
+        Self::syn_answer(self, outer)
+    }
+
+    fn deferred_origin(&self, request: SocketId) -> Option<(SocketAddr, PortId)> {
+        let (client, _) = Self::deferred_addresses(self, request)?;
+        Some((client, Self::deferred_port(self, request)?))
+    }
+
+    fn deferred_text(&self, request: SocketId) -> Option<&[u8]> {
+        Self::deferred_text(self, request)
+    }
+
+    fn open_deferred(&mut self, now: Instant, request: SocketId) -> Option<SocketId> {
+        Self::open_deferred(self, now, request)
+    }
+
+    fn refuse_deferred(&mut self, now: Instant, request: SocketId) {
+        Self::refuse_deferred(self, now, request);
     }
 
     fn accept(&mut self, listener: SocketId) -> Option<SocketId> {

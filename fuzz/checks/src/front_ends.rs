@@ -2,6 +2,7 @@
 //! that belongs to what follows.
 
 use proxy_gw::config::Auth;
+use proxy_gw::front_end::convert::Asked;
 use proxy_gw::front_end::{FrontEnd, Handshake, Host, Step};
 
 /// More than any handshake has: method, verification, its status, the connection.
@@ -15,6 +16,11 @@ pub fn socks5(data: &[u8]) {
 /// HTTP CONNECT: the same.
 pub fn http(data: &[u8]) {
     check(FrontEnd::Http, data);
+}
+
+/// Convert: the same.
+pub fn convert(data: &[u8]) {
+    check(FrontEnd::Convert, data);
 }
 
 fn check(front_end: FrontEnd, data: &[u8]) {
@@ -51,8 +57,10 @@ fn run(mut handshake: Handshake, stream: &[u8], piece: usize) -> (Vec<Step>, Opt
                 handshake.advance(count);
             }
             Step::Wait => {
-                let is_served =
-                    matches!(steps.last(), Some(Step::Connect { .. } | Step::Associate { .. }));
+                let is_served = matches!(
+                    steps.last(),
+                    Some(Step::Connect { .. } | Step::Associate { .. } | Step::Convert(_))
+                );
                 return (steps, is_served.then_some(left.len()));
             }
             step => {
@@ -81,8 +89,30 @@ fn check_step(front_end: FrontEnd, step: &Step) {
                 assert!(name.bytes().all(|byte| byte.is_ascii_graphic()), "{name:?} reaches logs");
             }
         }
+        Step::Convert(asked) => check_message(asked),
         Step::Send(reply) => assert!((2..=22).contains(&reply.len())),
+        Step::Refuse(_, reply) if front_end == FrontEnd::Convert => {
+            assert_eq!(reply.len(), usize::from(reply[1]) * 4, "the length is in the header");
+            assert!(reply.len() <= 1020);
+        }
         Step::Refuse(_, reply) => assert!(reply.len() <= 300),
-        Step::Verify(_) | Step::Associate { .. } | Step::Read(_) | Step::Wait => {}
+        Step::Verify(_) | Step::Associate { .. } | Step::Read(_) | Step::Reset(_) | Step::Wait => {}
     }
+}
+
+/// A message asks for something, within its own length, at an address that may be one host's.
+fn check_message(asked: &Asked) {
+    assert!(asked.len.is_multiple_of(4) && (8..=1020).contains(&asked.len));
+    assert!(asked.info || asked.connect.is_some());
+    assert!(asked.cookie.as_ref().is_none_or(|cookie| cookie.len() < asked.len));
+    let Some(connect) = &asked.connect else { return };
+    assert_ne!(connect.target.port, 0);
+    let Host::Address(address) = connect.target.host else { panic!("a name in a Connect TLV") };
+    assert!(!address.is_multicast() && !address.is_loopback());
+    let mut kinds = connect.unsupported.clone();
+    kinds.sort_unstable();
+    kinds.dedup();
+    assert_eq!(kinds.len(), connect.unsupported.len(), "each once");
+    // What is answered to it fits a message.
+    assert!(connect.unsupported.len() < 256);
 }

@@ -22,7 +22,7 @@ mod udp;
 pub use config::config;
 pub use datagrams::datagrams;
 pub use exchange::exchange;
-pub use front_ends::{http, socks5};
+pub use front_ends::{convert, http, socks5};
 pub use ip::ip_packet;
 pub use mappings::mappings;
 pub use options::options;

@@ -142,6 +142,11 @@ fn datagrams() {
 }
 
 #[test]
+fn convert() {
+    replay("convert", fuzz_checks::convert);
+}
+
+#[test]
 fn http() {
     replay("http", fuzz_checks::http);
 }
@@ -170,6 +175,7 @@ fn every_target_is_replayed() {
         names("fuzz_targets"),
         [
             "config",
+            "convert",
             "datagrams",
             "exchange",
             "http",

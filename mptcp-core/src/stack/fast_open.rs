@@ -260,20 +260,45 @@ impl<B: PacketBuf> Stack<B> {
         if queued == 0 && !cookie.is_request() {
             return Ok((id, queued));
         }
+        let mss = if cookie.is_request() { 0 } else { mss };
+        self.open_fast(id, Some(cookie), mss.min(largest_mss(&with.remote.ip())));
+        Ok((id, queued))
+    }
+
+    /// As [`Stack::connect_with_data`], without Fast Open's option: what fits goes out with the first
+    /// SYN. For a server that takes it all the same, like the converters of RFC 8803; any other
+    /// leaves it, and has it again after the handshake.
+    ///
+    /// # Errors
+    /// As [`Stack::connect`].
+    pub fn connect_with_text(
+        &mut self,
+        now: Instant,
+        with: &Connect,
+        early: &[u8],
+    ) -> Result<(SocketId, usize), OpenError> {
+        let id = self.connect(now, with)?;
+        let queued = self.send(now, id, early).unwrap_or(0);
+        if queued > 0 {
+            self.open_fast(id, None, largest_mss(&with.remote.ip()));
+        }
+        Ok((id, queued))
+    }
+
+    /// The SYN that is about to leave gets `cookie`, and what of the first data fits a packet of `mss`.
+    fn open_fast(&mut self, id: SocketId, cookie: Option<FastOpenCookie>, mss: u16) {
         let sock = self.resolve(id);
-        let Some(idx) = self.blocks_of(id).first().copied() else { return Ok((id, queued)) };
-        let Some(tcb) = self.tcbs.get_mut(idx) else { return Ok((id, queued)) };
-        let mss = mss.min(tcb.mss).min(largest_mss(&with.remote.ip()));
-        let room = usize::from(mss.saturating_sub(SYN_OPTIONS));
+        let Some(idx) = self.blocks_of(id).first().copied() else { return };
+        let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let room = usize::from(mss.min(tcb.mss).saturating_sub(SYN_OPTIONS));
         let data = match sock {
-            _ if cookie.is_request() || room == 0 => None,
+            _ if room == 0 => None,
             Some(Sock::Mptcp(owner)) => {
                 self.connections.get(owner).and_then(|connection| connection.early_data(room))
             }
             _ => tcb.unsent.front().map(|first| first.slice(0..first.data().len().min(room))),
         };
         tcb.open_fast(cookie, data);
-        Ok((id, queued))
     }
 
     /// Cookies are made with `key` from now on; those of the key before are still accepted. Several
@@ -301,6 +326,12 @@ impl<B: PacketBuf> Stack<B> {
         if tcb.pending().is_some() {
             let reset = outcome.closed == Some(Some(ConnectionError::Reset));
             return self.leave_fast_open(idx, reset);
+        }
+        if tcb.behalf().is_some() {
+            if let Some(segment) = segment.filter(|_| outcome.established) {
+                tcb.note_answer(segment);
+            }
+            return;
         }
         let Some(Opening::Client(early)) = tcb.take_opening() else { return };
         let way = (tcb.tuple.local_addr, tcb.tuple.remote());
@@ -358,7 +389,9 @@ impl<B: PacketBuf> Stack<B> {
         let Some(listener) = tcb.pending().map(|pending| pending.listener) else { return };
         let _over = tcb.take_opening();
         let now = self.observer.now;
-        if let Some(listener) = self.listeners.get_id_mut(listener) {
+        if let Some(listener) = self.listeners.get_id_mut(listener)
+            && !listener.options.deferred
+        {
             listener.fast_open.leave(reset.then_some(now));
         }
     }

@@ -451,6 +451,9 @@ impl<B: PacketBuf> Stack<B> {
             IcmpErrorKind::TimeExceeded => ConnectionError::TtlExpired,
             IcmpErrorKind::ParameterProblem => return,
         };
+        if let Some(behalf) = tcb.behalf() {
+            behalf.icmp_code = Some(error.code);
+        }
         let mut env = env!(self, now);
         let outcome = tcb.icmp_error(&mut env, reason);
         self.dispatch_outcome(now, idx, &outcome);

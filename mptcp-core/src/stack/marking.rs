@@ -40,13 +40,17 @@ impl<B: PacketBuf> Stack<B> {
         true
     }
 
-    /// `outer`, just opened by [`Stack::connect`], asks its peer for segments of the size that `inner`
-    /// sends: what is passed on from one to the other then goes out as it came in. False when an id is stale
-    /// or no connection's.
+    /// `outer`, just opened by [`Stack::connect`], asks its peer for segments of the size that `inner`, a
+    /// connection or a deferred request, sends or will send: what is passed on from one to the other then
+    /// goes out as it came in. False when an id is stale or something else's.
     pub fn fit_segments(&mut self, outer: SocketId, inner: SocketId) -> bool {
-        let inner = self.blocks_of(inner);
-        let payload =
-            inner.iter().filter_map(|&idx| self.tcbs.get(idx)).map(Tcb::payload_mss).min();
+        let payload = match self.resolve(inner) {
+            Some(Sock::Request(idx)) => self.deferred_payload(idx),
+            _ => {
+                let inner = self.blocks_of(inner);
+                inner.iter().filter_map(|&idx| self.tcbs.get(idx)).map(Tcb::payload_mss).min()
+            }
+        };
         let outer = self.blocks_of(outer);
         let Some(payload) = payload.filter(|_| !outer.is_empty()) else { return false };
         for idx in outer {

@@ -5,8 +5,10 @@
 //! never decreases. Whatever is sized by the number of connections is reserved by [`Stack::new`];
 //! beyond it, opens are refused and counted.
 
+mod behalf;
 mod coalesce;
 mod congestion;
+mod deferred;
 pub(crate) mod demux;
 mod destinations;
 mod egress;
@@ -31,6 +33,7 @@ mod timers;
 mod types;
 mod udp;
 
+pub use behalf::SynAnswer;
 pub(crate) use options::{Handshake, handshake};
 pub use types::{
     Connect, ConnectionInfo, DataLevelInfo, Event, Listen, Ready, SocketId, SubflowInfo,
@@ -287,6 +290,7 @@ pub struct Stack<B: PacketBuf> {
     next_port: u32,
     destinations: destinations::Destinations,
     fast_open: fast_open::FastOpen,
+    deferrals: deferred::Deferrals<B>,
     observer: observe::Observer,
     /// What connections share about the paths they use.
     path_table: PathTable,
@@ -389,6 +393,7 @@ impl<B: PacketBuf> Stack<B> {
             next_port,
             destinations: destinations::Destinations::default(),
             fast_open: fast_open::FastOpen::new(config.seed, now),
+            deferrals: deferred::Deferrals::default(),
             observer: observe::Observer::new(now),
             path_table,
             path_manager: path_manager(&config.mptcp),
@@ -428,7 +433,7 @@ impl<B: PacketBuf> Stack<B> {
             timers: self.wheel.len(),
             transmits: self.tx.len(),
             replies: self.replies.len(),
-            events: self.events.len(),
+            events: self.events.len() + self.deferrals.gone_count(),
         }
     }
 
@@ -563,6 +568,9 @@ impl<B: PacketBuf> Stack<B> {
 
     /// The next readiness report; O(1). A socket appears once however much happened to it.
     pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(event) = self.deferrals.pop_gone() {
+            return Some(event);
+        }
         while let Some(number) = self.events.pop_front() {
             let (sock, ready, user_data) = match self.numbering.node(number) {
                 Node::Tcb(idx) => {
@@ -585,7 +593,11 @@ impl<B: PacketBuf> Stack<B> {
                     let ready = core::mem::take(&mut socket.pending);
                     (Sock::Udp(idx), ready, socket.user_data)
                 }
-                Node::Request(_) | Node::TimeWait(_) => continue,
+                Node::Request(idx) => {
+                    let Some((ready, user_data)) = self.deferrals.take_ready(idx) else { continue };
+                    (Sock::Request(idx), ready, user_data)
+                }
+                Node::TimeWait(_) => continue,
             };
             if let Some(socket) = self.socket_id(sock)
                 && !ready.is_empty()

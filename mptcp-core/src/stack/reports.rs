@@ -15,6 +15,8 @@ impl<B: PacketBuf> Stack<B> {
             && let Some(socket) = self.udp.get_mut(idx)
         {
             socket.user_data = user_data;
+        } else if let Sock::Request(idx) = sock {
+            self.deferrals.set_user_data(idx, user_data);
         } else if let Some(app) = self.app(sock) {
             app.user_data = user_data;
         }

@@ -9,9 +9,9 @@ use crate::error::{ConnectionError, OpenError, RecvError, SendError};
 use crate::mptcp::key::KeyPair;
 use crate::mptcp::{Connection, FallbackReason, Negotiated, Paths, Phase, Signal, Stage, Subflow};
 use crate::tcp::request::{RequestFlags, Wanted};
-use crate::tcp::{State, Stateless, Tcb, Tuple};
+use crate::tcp::{State, Tcb, Tuple};
 use crate::time::Instant;
-use crate::wire::{OptionWriter, TcpFlags, Version};
+use crate::wire::{OptionWriter, Version};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -175,49 +175,6 @@ impl<B: PacketBuf> Stack<B> {
             }
             return Some(id);
         }
-    }
-
-    /// Answers a deferred request with a SYN/ACK; the connection then comes through `accept` of its
-    /// listener like any other. False when the id is stale.
-    pub fn accept_deferred(&mut self, now: Instant, request: SocketId) -> bool {
-        let Some(Sock::Request(idx)) = self.resolve(request) else { return false };
-        let Some(entry) = self.requests.get_mut(idx) else { return false };
-        if entry.flags.contains(RequestFlags::DEFERRED) {
-            entry.flags.remove(RequestFlags::DEFERRED);
-            if let Some(listener) = self.listeners.get_mut(entry.listener) {
-                listener.deferred = listener.deferred.saturating_sub(1);
-            }
-        }
-        self.send_syn_ack_at(now, idx);
-        true
-    }
-
-    /// Answers a deferred request with a RST. False when the id is stale.
-    pub fn refuse_deferred(&mut self, now: Instant, request: SocketId) -> bool {
-        let Some(Sock::Request(idx)) = self.resolve(request) else { return false };
-        let Some(entry) = self.requests.get(idx).copied() else { return false };
-        self.remove_request(idx);
-        self.reply(
-            now,
-            Stateless {
-                tuple: entry.tuple,
-                port: entry.port,
-                seq: crate::seq::SeqNum(0),
-                ack: entry.irs.add(1),
-                flags: TcpFlags::RST | TcpFlags::ACK,
-                window: 0,
-                marking: self.request_marking(&entry),
-                options: OptionWriter::new(),
-            },
-        );
-        true
-    }
-
-    /// Who asks: the peer's and our address of a deferred request; `None` when it went away.
-    #[must_use]
-    pub fn deferred_addresses(&self, request: SocketId) -> Option<(SocketAddr, SocketAddr)> {
-        let Some(Sock::Request(idx)) = self.resolve(request) else { return None };
-        self.requests.get(idx).map(|r| (r.tuple.remote(), r.tuple.local()))
     }
 
     /// Stops listening; what waits for `accept` is reset, and so are pending requests. Established

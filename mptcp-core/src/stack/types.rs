@@ -58,6 +58,8 @@ bitflags::bitflags! {
         const ERROR = 1 << 7;
         /// The peer sent urgent data, or more of it: `urgent` says how far it goes.
         const URGENT = 1 << 8;
+        /// The SYN of a deferred request came again while nobody has decided about it.
+        const REPEATED = 1 << 9;
     }
 }
 
@@ -95,8 +97,14 @@ pub struct Listen {
     /// Answer `MP_CAPABLE`; otherwise plain TCP only.
     pub mptcp: bool,
     /// Offer each SYN to the application first: `accept` then yields a request that
-    /// `accept_deferred` or `refuse_deferred` answers.
+    /// `accept_deferred`, `open_deferred` or `refuse_deferred` answers, within a minute. At most half of
+    /// `limits.half_open` wait for that. A request whose peer resets it, or whose time is over, reports
+    /// [`Ready::CLOSED`], and its id is stale then.
     pub deferred: bool,
+    /// Of these, only SYNs with text. One without text, and any while the table of requests is full or
+    /// memory is short, is answered at once, by a SYN cookie where need be: what the peer has to say
+    /// comes again after the handshake, through a connection from `accept`.
+    pub only_text: bool,
     /// Fast Open (RFC 7413): so many connections at once are given out, with the data of their SYN,
     /// before their handshake is over, to peers that show a cookie of ours; beyond it, as with 0 (the
     /// default), a handshake comes first. The same SYN data may arrive twice, as two connections, when

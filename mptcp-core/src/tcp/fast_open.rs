@@ -6,7 +6,7 @@
 //! stream once, whatever answers the SYN.
 
 use super::output::consume;
-use super::{Segment, State, Tcb, TcbFlags};
+use super::{Behalf, Segment, State, Tcb, TcbFlags};
 use crate::buf::PacketBuf;
 use crate::mptcp::{Stage, Subflow};
 use crate::seq::SeqNum;
@@ -24,13 +24,16 @@ pub(crate) const COOKIE_LENGTHS: [usize; 2] = [8, 6];
 pub(crate) enum Opening<B> {
     Client(Early<B>),
     Server(Pending),
+    /// No Fast Open of ours: see [`Behalf`].
+    Behalf(Behalf),
 }
 
 /// Our SYN has a Fast Open option.
 #[derive(Debug)]
 pub(crate) struct Early<B> {
-    pub(crate) cookie: FastOpenCookie,
-    /// The first octets of the stream with their sum; only with a cookie.
+    /// Without one, data goes without the option.
+    pub(crate) cookie: Option<FastOpenCookie>,
+    /// The first octets of the stream with their sum; never with a request for a cookie.
     payload: Option<B>,
     /// A SYN with the option left.
     pub(crate) asked: bool,
@@ -71,9 +74,9 @@ pub(crate) fn push_grant(writer: &mut OptionWriter, mac: u64) {
 }
 
 impl<B: PacketBuf> Tcb<B> {
-    /// The SYN asks for a cookie, or shows one and carries `data` with it. Data of a plain
-    /// connection is queued as well.
-    pub(crate) fn open_fast(&mut self, cookie: FastOpenCookie, data: Option<B>) {
+    /// The SYN asks for a cookie, or shows one and carries `data` with it, or `data` alone. Data of a
+    /// plain connection is queued as well.
+    pub(crate) fn open_fast(&mut self, cookie: Option<FastOpenCookie>, data: Option<B>) {
         self.opening = Some(Box::new(Opening::Client(Early {
             cookie,
             payload: data,
@@ -171,8 +174,10 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// SYNs leave option and data out from here on.
     pub(crate) fn withdraw_early(&mut self) {
-        if let Some(early) = self.early() {
-            early.withdrawn = true;
+        match self.opening.as_deref_mut() {
+            Some(Opening::Client(early)) => early.withdrawn = true,
+            Some(Opening::Behalf(behalf)) => behalf.withdraw(),
+            _ => {}
         }
     }
 
@@ -194,8 +199,14 @@ impl<B: PacketBuf> Tcb<B> {
         let (first, opens) = (self.retries == 0, self.state == State::SynSent);
         match self.opening.as_deref_mut() {
             Some(Opening::Client(early)) if opens && !early.withdrawn => {
-                early.asked = writer.push(&TcpOption::FastOpen(early.cookie));
+                let Some(cookie) = early.cookie else { return };
+                early.asked = writer.push(&TcpOption::FastOpen(cookie));
                 early.withdrawn = !early.asked;
+            }
+            Some(Opening::Behalf(behalf)) if opens => {
+                // One that does not fit is left out.
+                let cookie = behalf.cookie();
+                let _fits = cookie.is_none_or(|cookie| writer.push(&TcpOption::FastOpen(cookie)));
             }
             Some(Opening::Server(Pending { grant: Some(mac), repeated: false, .. })) if first => {
                 push_grant(writer, *mac);
@@ -209,7 +220,7 @@ impl<B: PacketBuf> Tcb<B> {
         match self.opening.as_deref_mut() {
             Some(Opening::Client(early)) => early.sent |= octets > 0,
             Some(Opening::Server(pending)) => pending.sent_at = Some(now),
-            None => {}
+            Some(Opening::Behalf(_)) | None => {}
         }
     }
 

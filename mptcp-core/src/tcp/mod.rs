@@ -5,6 +5,7 @@
 //! A subflow differs in three things only: its payload comes mapped from the data level, its
 //! window is the data level's, and its segments carry the MPTCP options it is given.
 
+mod behalf;
 pub mod congestion;
 mod delivery;
 mod ecn;
@@ -35,6 +36,8 @@ use crate::time::{Duration, Instant};
 use crate::util::on_demand::OnDemand;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+pub(crate) use behalf::Behalf;
+pub use behalf::SynTerms;
 use congestion::Congestion;
 use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU32;
@@ -344,7 +347,7 @@ pub(crate) struct Tcb<B> {
     autotune: Autotune,
     urgent: Option<Box<Urgent>>,
     pub(crate) counters: TcbCounters,
-    /// During the handshake of a Fast Open.
+    /// During the handshake of a Fast Open; of an open for somebody else until its outcome is asked for.
     opening: Option<Box<Opening<B>>>,
     // Multipath and application.
     pub(crate) subflow: Option<Box<Subflow>>,

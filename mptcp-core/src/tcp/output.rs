@@ -286,7 +286,9 @@ impl<B: PacketBuf> Tcb<B> {
         self.snd_nxt = self.snd_nxt.max(self.iss.add(1 + early));
         self.last_sent = env.now;
         self.rto_base = env.now;
-        if !fast_opened || self.rtx_at.is_none() {
+        if self.waits_for_demand() {
+            self.rtx_at = None;
+        } else if !fast_opened || self.rtx_at.is_none() {
             // One that repeats its SYN does not put off the end of a pending connection.
             self.rtx_kind = super::RtxKind::Rto;
             self.rtx_at = Some(env.now + self.rtt.rto());

@@ -48,7 +48,7 @@ pub(crate) struct Segment {
     pub(crate) options: RawOptions,
 }
 
-/// A copy of the option area, made only when it holds an MPTCP option.
+/// A copy of the option area, made only when it holds an MPTCP option, and of a SYN/ACK.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RawOptions {
     len: u8,
@@ -155,7 +155,7 @@ impl Segment {
             segment.dss = None;
         }
         segment.plain = plain && mptcp <= 1;
-        if mptcp > 0 {
+        if mptcp > 0 || view.flags.contains(TcpFlags::SYN | TcpFlags::ACK) {
             segment.options = RawOptions::copy(view.option_bytes());
         }
         segment

@@ -58,6 +58,8 @@ pub enum IcmpErrorKind {
 pub struct IcmpError {
     /// What went wrong.
     pub kind: IcmpErrorKind,
+    /// The same as its sender wrote it: the Code field.
+    pub code: u8,
     /// The quoted packet's source: our address.
     pub src: IpAddr,
     /// The quoted packet's destination: the peer.
@@ -82,7 +84,7 @@ pub fn parse_error(packet: &[u8]) -> Option<IcmpError> {
     let rest = reader.u32()?;
     let kind =
         if header.src.is_ipv4() { v4_kind(kind, code, rest)? } else { v6_kind(kind, code, rest)? };
-    read_quote(kind, reader.rest(), header.src.is_ipv4())
+    read_quote(kind, code, reader.rest(), header.src.is_ipv4())
 }
 
 /// The ICMP message in `packet`, checksum verified.
@@ -137,7 +139,7 @@ fn v6_kind(kind: u8, code: u8, rest: u32) -> Option<IcmpErrorKind> {
     })
 }
 
-fn read_quote(kind: IcmpErrorKind, quote: &[u8], v4: bool) -> Option<IcmpError> {
+fn read_quote(kind: IcmpErrorKind, code: u8, quote: &[u8], v4: bool) -> Option<IcmpError> {
     let Layout { header, fragment_offset, .. } = Layout::parse_quoted(quote).ok()?;
     if header.src.is_ipv4() != v4 || fragment_offset != 0 {
         return None;
@@ -149,7 +151,7 @@ fn read_quote(kind: IcmpErrorKind, quote: &[u8], v4: bool) -> Option<IcmpError> 
     };
     let seq = if header.protocol == TCP { reader.u32().map(SeqNum) } else { None };
     let IpHeader { src, dst, protocol, .. } = header;
-    Some(IcmpError { kind, src, dst, protocol, src_port, dst_port, seq })
+    Some(IcmpError { kind, code, src, dst, protocol, src_port, dst_port, seq })
 }
 
 /// Turns the echo request in `packet` into its reply, in place; padding behind it stays.

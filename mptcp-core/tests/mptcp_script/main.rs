@@ -9,6 +9,7 @@ mod cases_opening;
 mod cases_running;
 mod close;
 mod cookies;
+mod deferred;
 mod dss;
 mod fallback;
 mod fast_open;

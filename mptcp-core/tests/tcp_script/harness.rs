@@ -193,6 +193,14 @@ pub(crate) struct Script {
     pub(crate) events: Vec<(SocketId, Ready)>,
 }
 
+/// Opens with data.
+type ConnectSaying = fn(
+    &mut Stack<HeapBuf>,
+    Instant,
+    &Connect,
+    &[u8],
+) -> Result<(SocketId, usize), mptcp_core::error::OpenError>;
+
 /// Octet `at` of every stream.
 pub(crate) fn octet(at: u32) -> u8 {
     (at ^ at >> 8 ^ at >> 16) as u8
@@ -205,6 +213,11 @@ fn pattern(start: u32, len: usize) -> Vec<u8> {
 impl Script {
     /// An idle stack at 10.0.0.1 and fd00::1.
     pub(crate) fn new(change: impl FnOnce(&mut StackConfig)) -> Self {
+        Self::with_reserve(0, change)
+    }
+
+    /// The same, with so many buffers that its stack must leave to others.
+    pub(crate) fn with_reserve(reserve: usize, change: impl FnOnce(&mut StackConfig)) -> Self {
         let mut config = StackConfig { seed: [7; 32], ..StackConfig::default() };
         // Scripts count segments, not the time between them.
         config.tcp.congestion = CongestionAlgorithm::Cubic;
@@ -221,7 +234,7 @@ impl Script {
         change(&mut config);
         let pool = HeapPool::new(100_000, 1700);
         let now = Instant::from_millis(START_MS);
-        let boxed: Box<dyn BufPool<HeapBuf> + Send> = Box::new(pool.clone());
+        let boxed: Box<dyn BufPool<HeapBuf> + Send> = Box::new(pool.clone().with_reserve(reserve));
         let mut script = Self {
             stack: Stack::new(config, now, boxed),
             tx: HeapTxQueue::new(4096, pool.clone()),
@@ -286,6 +299,12 @@ impl Script {
     }
 
     pub(crate) fn connect_within(&mut self, timeout: Option<Duration>) -> &mut Self {
+        self.start(timeout);
+        self.flush()
+    }
+
+    /// As `connect`; the SYN is not out yet.
+    pub(crate) fn start(&mut self, timeout: Option<Duration>) {
         let leg = &self.legs[self.current];
         let with = Connect {
             local: leg.local.ip(),
@@ -297,12 +316,19 @@ impl Script {
         };
         let id = self.stack.connect(self.now, &with).unwrap();
         self.leg().id = Some(id);
-        self.flush();
-        self
     }
 
     /// Our SYN with `len` octets to go with it, as many as may.
     pub(crate) fn connect_early(&mut self, len: usize) -> &mut Self {
+        self.connect_saying(len, Stack::connect_with_data)
+    }
+
+    /// The same without Fast Open's option.
+    pub(crate) fn connect_with_text(&mut self, len: usize) -> &mut Self {
+        self.connect_saying(len, Stack::connect_with_text)
+    }
+
+    fn connect_saying(&mut self, len: usize, connect: ConnectSaying) -> &mut Self {
         let leg = &self.legs[self.current];
         let with = Connect {
             local: leg.local.ip(),
@@ -312,7 +338,7 @@ impl Script {
             timeout: None,
             user_data: 0,
         };
-        let opened = self.stack.connect_with_data(self.now, &with, &pattern(1, len));
+        let opened = connect(&mut self.stack, self.now, &with, &pattern(1, len));
         let (id, queued) = opened.unwrap();
         assert_eq!(queued, len, "the send buffer took all of it");
         self.leg().id = Some(id);

@@ -8,6 +8,7 @@ mod attacks;
 mod bursts;
 mod calls;
 mod closing;
+mod deferred;
 mod ecn;
 mod fast_open;
 mod handshake;

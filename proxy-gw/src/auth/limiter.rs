@@ -20,9 +20,6 @@ const SLOTS: usize = 4096;
 
 /// Times are kept in tenths of a second: 32 bits of them are 13 years.
 const GRAIN: Duration = Duration::from_millis(100);
-/// [`REFILL`] in these.
-const REFILL_GRAINS: u32 = 60;
-const _: () = assert!(REFILL.as_millis() == GRAIN.as_millis() * REFILL_GRAINS as u128);
 
 /// One source's attempts: the bucket is full again at `full_at`.
 #[derive(Clone, Copy)]
@@ -46,6 +43,9 @@ impl Slot {
 /// A bucket per source.
 pub(crate) struct Limiter {
     key: [u8; 16],
+    burst: u32,
+    /// Tenths of a second.
+    refill: u32,
     slots: Vec<AtomicU64>,
 }
 
@@ -59,23 +59,30 @@ impl core::fmt::Debug for Limiter {
 impl Limiter {
     /// Every bucket full; `key` must be secret.
     pub(crate) fn new(key: [u8; 16]) -> Self {
-        Self { key, slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect() }
+        Self::with_rate(key, BURST, REFILL)
+    }
+
+    /// The same for something else: `burst` in one go, then one per `refill`, in tenths of a second.
+    pub(crate) fn with_rate(key: [u8; 16], burst: u32, refill: Duration) -> Self {
+        let refill = u32::try_from(refill.as_millis() / GRAIN.as_millis()).unwrap_or(u32::MAX);
+        Self { key, burst, refill, slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect() }
     }
 
     /// Takes one attempt of `source`; `false` when it has none left.
-    pub(super) fn take(&self, now: Instant, source: IpAddr) -> bool {
+    pub(crate) fn take(&self, now: Instant, source: IpAddr) -> bool {
         let now = u32::try_from(u128::from(now.as_nanos()) / GRAIN.as_nanos()).unwrap_or(u32::MAX);
         self.update(source, |slot, source| {
             let full_at = if slot.source == source { slot.full_at.max(now) } else { now };
-            let full_at = full_at.saturating_add(REFILL_GRAINS);
-            (full_at - now <= REFILL_GRAINS * BURST).then_some(Slot { source, full_at })
+            let full_at = full_at.saturating_add(self.refill);
+            let within = full_at - now <= self.refill.saturating_mul(self.burst);
+            within.then_some(Slot { source, full_at })
         })
     }
 
     /// Gives an attempt back: it turned out right, or was not made.
     pub(super) fn refund(&self, source: IpAddr) {
         self.update(source, |slot, source| {
-            let full_at = slot.full_at.saturating_sub(REFILL_GRAINS);
+            let full_at = slot.full_at.saturating_sub(self.refill);
             (slot.source == source).then_some(Slot { source, full_at })
         });
     }

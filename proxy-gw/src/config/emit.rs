@@ -1,7 +1,8 @@
 //! A [`Config`] as TOML again, every default written out. Reading the result gives the same value.
 
 use super::reader::{show_rate, show_size};
-use super::{Auth, Config, Hugepages, LogFormat, Port};
+use super::{Auth, Config, CookiePolicy, Hugepages, LogFormat, Port};
+use crate::front_end::FrontEnd;
 use core::fmt::Display;
 use core::time::Duration;
 use mptcp_core::config::{ChecksumPolicy, PathManagerKind};
@@ -33,7 +34,7 @@ pub(super) fn to_toml(config: &Config) -> String {
     ];
     push(&mut text, "limits", table(limits));
     push(&mut text, "timeouts", timeouts(config));
-    for (front_end, entry) in config.entries() {
+    for (front_end, entry) in config.entries().filter(|(kind, _)| *kind != FrontEnd::Convert) {
         let auth = match entry.auth {
             Auth::None => "none",
             Auth::Password => "password",
@@ -41,6 +42,16 @@ pub(super) fn to_toml(config: &Config) -> String {
         let entries = [("listen", list(&entry.listen)), ("auth", Value::from(auth))];
         push(&mut text, front_end.name(), table(entries));
     }
+    let cookie = match config.convert.cookie {
+        CookiePolicy::Off => "off",
+        CookiePolicy::Require => "require",
+    };
+    let convert = [
+        ("listen", list(&config.convert.entry.listen)),
+        ("cookie", Value::from(cookie)),
+        ("pending_per_client", Value::from(config.convert.pending_per_client)),
+    ];
+    push(&mut text, FrontEnd::Convert.name(), table(convert));
     for user in &config.users {
         let entries = [
             ("name", Value::from(user.name.as_str())),

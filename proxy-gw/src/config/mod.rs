@@ -52,6 +52,8 @@ pub struct Config {
     pub socks5: Entry,
     /// The HTTP CONNECT front end.
     pub http: Entry,
+    /// The Convert front end.
+    pub convert: Convert,
     /// Who may use it; names are unique.
     pub users: Vec<User>,
     /// Destinations beyond, and short of, the public Internet.
@@ -238,6 +240,26 @@ pub struct Entry {
     pub auth: Auth,
 }
 
+/// The Convert front end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Convert {
+    /// Where it listens; it knows no passwords.
+    pub entry: Entry,
+    /// Clients must show a cookie of ours.
+    pub cookie: CookiePolicy,
+    /// Requests of one client (an IPv4 address, an IPv6 /64) that may wait for their destinations.
+    pub pending_per_client: u32,
+}
+
+/// Whether Convert clients must show that they receive what is sent to their address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CookiePolicy {
+    /// They need not.
+    Off,
+    /// They must, with a cookie that they get for asking.
+    Require,
+}
+
 /// Authentication of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {
@@ -362,12 +384,30 @@ pub fn parse(file: &str, text: &str, settings: &[String]) -> Result<Config, Vec<
 impl Config {
     /// Every front end, served or not.
     pub fn entries(&self) -> impl Iterator<Item = (FrontEnd, &Entry)> {
-        [(FrontEnd::Socks5, &self.socks5), (FrontEnd::Http, &self.http)].into_iter()
+        let entries = [
+            (FrontEnd::Socks5, &self.socks5),
+            (FrontEnd::Http, &self.http),
+            (FrontEnd::Convert, &self.convert.entry),
+        ];
+        entries.into_iter()
     }
 
     /// Where clients connect.
     pub fn listen_addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.entries().flat_map(|(_, entry)| entry.listen.iter().copied())
+    }
+
+    /// Whether clients come in by the port at this position: its addresses are announced to them. A port
+    /// that only exits use is not for them: no phone can reach it, and Convert refuses who does.
+    #[must_use]
+    pub fn is_access(&self, idx: usize) -> bool {
+        let Some(port) = self.ports.get(idx) else { return false };
+        let listens = port
+            .addresses
+            .iter()
+            .any(|net| self.listen_addresses().any(|listen| listen.ip() == net.addr()));
+        let is_exit = self.routes.iter().any(|route| route.port == idx);
+        listens || !port.gateway.is_empty() || !is_exit
     }
 
     /// Whether some front end asks for passwords.

@@ -5,8 +5,8 @@ use super::problem::Problem;
 use super::reader::{Placed, Problems, Section, choose, integer, parsed, read_list, text};
 use super::tree::{Node, Value};
 use super::{
-    Admin, AdminAddress, Auth, Config, Dns, Driver, DriverKind, Egress, Entry, HostName, Hugepages,
-    Limits, Log, LogFormat, Mptcp, Tcp, Timeouts, Udp, User,
+    Admin, AdminAddress, Auth, Config, Convert, CookiePolicy, Dns, Driver, DriverKind, Egress,
+    Entry, HostName, Hugepages, Limits, Log, LogFormat, Mptcp, Tcp, Timeouts, Udp, User,
 };
 use crate::auth::PasswordHash;
 use crate::egress::{Destination, Exits};
@@ -44,6 +44,7 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
         timeouts: read_timeouts(root.section("timeouts")),
         socks5: front_ends.socks5,
         http: front_ends.http,
+        convert: front_ends.convert,
         ports: ports.all.into_iter().map(PlacedPort::into_port).collect(),
         users,
         egress: read_egress(root.section("egress")),
@@ -292,17 +293,20 @@ fn read_timeouts(mut section: Section<'_>) -> Timeouts {
 struct FrontEnds {
     socks5: Entry,
     http: Entry,
+    convert: Convert,
 }
 
 /// All front ends: one of them at least listens, and no two at one address.
 fn read_front_ends(root: &mut Section<'_>, ports: &Ports, problems: &Problems) -> FrontEnds {
     let nobody = root.lacks("user");
-    let (mut socks5, mut http) = (root.section("socks5"), root.section("http"));
-    if socks5.lacks("listen") && http.lacks("listen") {
-        let expected = "where clients connect, such as [\"10.1.0.1:1080\"]; or http.listen";
+    let [mut socks5, mut http, mut convert] =
+        ["socks5", "http", "convert"].map(|name| root.section(name));
+    if socks5.lacks("listen") && http.lacks("listen") && convert.lacks("listen") {
+        let expected =
+            "where clients connect, such as [\"10.1.0.1:1080\"]; or http.listen or convert.listen";
         socks5.missing("listen", expected);
     }
-    let sections = [(&mut socks5, 1080), (&mut http, 8080)];
+    let sections = [(&mut socks5, 1080), (&mut http, 8080), (&mut convert, 1234)];
     let listen = sections.map(|(section, usual)| read_listen(section, usual));
     let own: BTreeSet<IpAddr> = ports.addresses().collect();
     let mut seen: BTreeMap<SocketAddr, &str> = BTreeMap::new();
@@ -316,11 +320,26 @@ fn read_front_ends(root: &mut Section<'_>, ports: &Ports, problems: &Problems) -
             address.refuse(problems, &format!("the same as {first}; keep one of them"));
         }
     }
-    let [socks5_listen, http_listen] = listen;
+    let [socks5_listen, http_listen, convert_listen] = listen;
     FrontEnds {
         socks5: read_entry(socks5, socks5_listen, nobody, problems),
         http: read_entry(http, http_listen, nobody, problems),
+        convert: read_convert(convert, convert_listen),
     }
+}
+
+fn read_convert(mut section: Section<'_>, listen: Vec<Placed<SocketAddr>>) -> Convert {
+    let cookies = [("off", CookiePolicy::Off), ("require", CookiePolicy::Require)];
+    let convert = Convert {
+        entry: Entry {
+            listen: listen.into_iter().map(|placed| placed.value).collect(),
+            auth: Auth::None,
+        },
+        cookie: section.choice("cookie", &cookies, CookiePolicy::Off),
+        pending_per_client: section.integer("pending_per_client", 1..=65_536, 64),
+    };
+    section.finish();
+    convert
 }
 
 fn read_listen(section: &mut Section<'_>, usual_port: u16) -> Vec<Placed<SocketAddr>> {

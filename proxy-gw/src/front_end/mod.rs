@@ -5,6 +5,7 @@
 //! asks for a byte beyond its message: what a client sends behind its request stays in the
 //! connection's receive queue, under its flow control, until the relay moves it.
 
+pub mod convert;
 pub mod http;
 pub mod socks5;
 mod target;
@@ -23,6 +24,8 @@ pub enum FrontEnd {
     Socks5,
     /// The CONNECT method of HTTP/1.1 and 1.0 (RFC 9110 §9.3.6).
     Http,
+    /// RFC 8803.
+    Convert,
 }
 
 impl FrontEnd {
@@ -32,6 +35,7 @@ impl FrontEnd {
         match self {
             Self::Socks5 => "socks5",
             Self::Http => "http",
+            Self::Convert => "convert",
         }
     }
 
@@ -41,15 +45,17 @@ impl FrontEnd {
         match self {
             Self::Socks5 => socks5::connected(bound),
             Self::Http => http::connected(),
+            Self::Convert => convert::connected(false, None),
         }
     }
 
-    /// What the client hears when it is not.
+    /// What the client hears when it is not; `icmp_code` when an ICMP error said so.
     #[must_use]
-    pub fn failed(self, failure: Failure) -> Vec<u8> {
+    pub fn failed(self, failure: Failure, icmp_code: Option<u8>) -> Vec<u8> {
         match self {
             Self::Socks5 => socks5::failed(failure),
             Self::Http => http::failed(failure),
+            Self::Convert => convert::failed(failure, icmp_code),
         }
     }
 }
@@ -75,6 +81,10 @@ pub enum Step {
         /// The reserved byte was not zero.
         reserved_set: bool,
     },
+    /// A whole Convert message: check its cookie, then tell the client what it asks, or connect.
+    Convert(Box<convert::Asked>),
+    /// Reset: nothing else may answer this.
+    Reset(Reject),
     /// Close: after sending this, unless it is empty.
     Refuse(Reject, Vec<u8>),
     /// Nothing until [`Handshake::verified`], or ever.
@@ -90,6 +100,10 @@ pub enum Reject {
     NotSocks,
     /// The first bytes are no HTTP method.
     NotHttp,
+    /// Not the magic number of Convert.
+    NotConvert,
+    /// Another version of Convert.
+    Version,
     /// No credentials, or no method for them, where the configuration asks for them.
     NoMethod,
     /// A malformed authentication message.
@@ -184,6 +198,8 @@ pub enum Handshake {
     Socks5(socks5::Handshake),
     /// See [`http`].
     Http(http::Handshake),
+    /// See [`convert`].
+    Convert(convert::Handshake),
 }
 
 /// Calls the same method on whichever is inside.
@@ -192,6 +208,7 @@ macro_rules! each {
         match $self {
             Self::Socks5($handshake) => $call,
             Self::Http($handshake) => $call,
+            Self::Convert($handshake) => $call,
         }
     };
 }
@@ -203,6 +220,7 @@ impl Handshake {
         match front_end {
             FrontEnd::Socks5 => Self::Socks5(socks5::Handshake::new(auth)),
             FrontEnd::Http => Self::Http(http::Handshake::new(auth)),
+            FrontEnd::Convert => Self::Convert(convert::Handshake::new()),
         }
     }
 
@@ -223,13 +241,30 @@ impl Handshake {
 
     /// The credentials are right. (When they are wrong, the handshake is over.)
     pub fn verified(&mut self) {
-        each!(self, handshake => handshake.verified());
+        match self {
+            Self::Socks5(handshake) => handshake.verified(),
+            Self::Http(handshake) => handshake.verified(),
+            Self::Convert(_) => {}
+        }
     }
 
     /// Whether credentials are being checked.
     #[must_use]
     pub fn is_verifying(&self) -> bool {
-        each!(self, handshake => handshake.is_verifying())
+        match self {
+            Self::Socks5(handshake) => handshake.is_verifying(),
+            Self::Http(handshake) => handshake.is_verifying(),
+            Self::Convert(_) => false,
+        }
+    }
+
+    /// Octets of a stream that is read ahead, out of a SYN; 0 for who does not do that.
+    #[must_use]
+    pub fn seen(&self) -> usize {
+        match self {
+            Self::Convert(handshake) => handshake.seen(),
+            Self::Socks5(_) | Self::Http(_) => 0,
+        }
     }
 }
 

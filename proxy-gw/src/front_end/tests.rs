@@ -36,7 +36,10 @@ pub(super) fn run(mut handshake: Handshake, stream: &[u8], piece: usize) -> (Vec
 
 /// Bytes that go anywhere, and texts that look like requests.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
-    let words: [&[u8]; 14] = [
+    let words: [&[u8]; 17] = [
+        b"\x01\x07\x22\x63",
+        b"\x01\x01\0\0",
+        b"\x0a\x05\0\x50\0\0\0\0\0\0\0\0\0\0\xff\xff\x08\x08\x08\x08",
         b"CONNECT ",
         b"GET ",
         b"a.example:443",
@@ -62,15 +65,15 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn streams_end_the_same_however_they_are_split(
-        stream in stream(), piece in 1..64usize, password: bool, http: bool,
+        stream in stream(), piece in 1..64usize, password: bool, which in 0..3usize,
     ) {
         let auth = if password { Auth::Password } else { Auth::None };
-        let front_end = if http { FrontEnd::Http } else { FrontEnd::Socks5 };
+        let front_end = [FrontEnd::Socks5, FrontEnd::Http, FrontEnd::Convert][which];
         let handshake = || Handshake::new(front_end, auth);
         let (whole, left) = run(handshake(), &stream, usize::MAX);
         let (split, left_split) = run(handshake(), &stream, piece);
         prop_assert_eq!(&whole, &split);
-        if matches!(whole.last(), Some(Step::Connect { .. })) {
+        if matches!(whole.last(), Some(Step::Connect { .. } | Step::Convert(_))) {
             prop_assert_eq!(left, left_split, "what is behind a request belongs to the relay");
         }
     }

@@ -5,17 +5,20 @@
 //! is established wins. An address is tried once: the client runs a race of its own.
 
 use super::deadlines::Class;
+use super::handshake::Failed;
 use super::reason::of_failed_connect;
 use super::session::{Attempts, Phase};
 use super::{EndReason, Farewell, Gateway};
 use crate::dns::{Answer, Family};
 use crate::egress::{NoExit, translated};
+use crate::front_end::convert::{self, Asked};
 use crate::front_end::udp::Stream;
 use crate::front_end::{Failure, Host, Target};
 use crate::shard::Shard;
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::error::{ConnectionError, OpenError};
 use mptcp_core::stack::{Connect, Ready, SocketId};
+use mptcp_core::tcp::SynTerms;
 use mptcp_core::time::Instant;
 use mptcp_core::util::slab::SlabId;
 
@@ -33,15 +36,26 @@ impl Gateway {
         shard: &mut impl Shard,
         idx: u32,
         target: &Target,
+        asked: Option<Box<Asked>>,
     ) {
         if self.udp.associations > 0
             && let Some(stream) = Stream::asked_by(target)
         {
             return self.associate(now, shard, idx, Some(stream));
         }
+        let deferred = self.sessions.get(idx).is_some_and(|session| session.deferred);
+        let origin = if deferred { self.origin(shard, idx) } else { None };
+        let pending_for = origin.map(|(client, _)| client);
+        if pending_for.is_some_and(|client| !self.converter.enter(client)) {
+            let (reason, failure) = (EndReason::PendingLimited, Failure::Exhausted);
+            return self.fail(now, shard, idx, reason, failure);
+        }
         let Some(session) = self.sessions.get_mut(idx) else { return };
+        self.counters.requests_in_syn += u64::from(deferred);
         let deadline = now + self.connect_timeout;
-        session.phase = Phase::Connecting(Box::new(Attempts::new(target.port, deadline)));
+        let mut attempts = Attempts::new(target.port, deadline);
+        (attempts.asked, attempts.pending_for) = (asked, pending_for);
+        session.phase = Phase::Connecting(Box::new(attempts));
         self.deadlines.arm(idx, Class::Connect, now);
         match &target.host {
             Host::Address(address) => self.add_candidates(idx, &[*address]),
@@ -99,7 +113,7 @@ impl Gateway {
             Answer::NoName | Answer::NoAddress => (EndReason::UnknownName, Failure::UnknownName),
             Answer::Failed => (EndReason::NameFailed, Failure::NameFailed),
         };
-        attempts.refuse(refusal);
+        attempts.refuse(refusal.into());
     }
 
     /// Whether addresses of `family` can be reached, by a translator too.
@@ -129,7 +143,7 @@ impl Gateway {
                         left.push_back(remote);
                     }
                 }
-                Err(refusal) => attempts.refuse(refusal),
+                Err(refusal) => attempts.refuse(refusal.into()),
             }
         }
     }
@@ -173,18 +187,25 @@ impl Gateway {
             }
             let Some(remote) = attempts.pop() else {
                 if attempts.racing.is_empty() && attempts.awaited.is_empty() {
-                    let refusal = attempts.refusal;
-                    let refusal = refusal.unwrap_or((EndReason::Internal, Failure::Internal));
-                    return self.fail(now, shard, idx, refusal.0, refusal.1);
+                    let refusal = attempts.refusal.clone();
+                    let internal = || (EndReason::Internal, Failure::Internal).into();
+                    return self.fail_after(now, shard, idx, &refusal.unwrap_or_else(internal));
                 }
                 return;
             };
-            let client = shard.info(session.inner).map(|info| info.remote.ip());
+            let wishes = attempts.asked.as_deref().and_then(|asked| asked.connect.as_ref());
+            let terms = wishes.map(|connect| SynTerms {
+                on_demand: session.deferred,
+                fast_open: connect.fast_open,
+            });
+            let mptcp = wishes.is_some_and(|connect| connect.mptcp);
+            let waiting = attempts.pending_for;
+            let client = waiting.or_else(|| Some(shard.info(session.inner)?.remote.ip()));
             let with = |local| Connect {
                 local,
                 local_port: 0,
                 remote,
-                mptcp: false,
+                mptcp,
                 timeout: Some(attempts.deadline.since(now)),
                 user_data,
             };
@@ -199,13 +220,16 @@ impl Gateway {
             }
             match opened {
                 Ok(outer) => {
+                    if let Some(terms) = terms {
+                        shard.set_syn_terms(outer, terms);
+                    }
                     shard.fit_segments(outer, session.inner);
                     attempts.racing.push(outer);
                     attempts.next_at = now + self.pace.duration(Class::Attempt);
                     self.pace.arm(idx, Class::Attempt, now);
                     return;
                 }
-                Err(error) => attempts.refuse(of_refused_exit(error)),
+                Err(error) => attempts.refuse(of_refused_exit(error).into()),
             }
         }
     }
@@ -221,10 +245,12 @@ impl Gateway {
     ) {
         if ready.contains(Ready::CLOSED) {
             let error = shard.error(outer).unwrap_or(ConnectionError::Reset);
+            let icmp_code = shard.syn_answer(outer).and_then(|answer| answer.icmp_code);
             shard.release(outer);
             if let Some(attempts) = self.attempts(idx) {
                 attempts.racing.retain(|racing| *racing != outer);
-                attempts.refuse(of_failed_connect(error));
+                let (reason, failure) = of_failed_connect(error);
+                attempts.refuse(Failed { reason, failure, icmp_code });
                 // The next one need not wait.
                 attempts.next_at = now;
             }
@@ -251,8 +277,20 @@ impl Gateway {
             return self.end(now, shard, idx, EndReason::Internal, Farewell::Abort);
         };
         let Some(session) = self.sessions.get(idx) else { return };
-        let reply = session.front_end.connected(bound);
-        if !self.say(now, shard, idx, &reply) {
+        let asked = match &session.phase {
+            Phase::Connecting(attempts) => attempts.asked.as_deref(),
+            _ => None,
+        };
+        let (len, reply) = match asked {
+            Some(asked) => {
+                let extended = asked.connect.as_ref().is_some_and(|connect| connect.extended);
+                let answer = shard.syn_answer(outer).unwrap_or_default();
+                let options = extended.then_some(answer.options.as_slice());
+                (asked.len, convert::connected(asked.info, options))
+            }
+            None => (0, session.front_end.connected(bound)),
+        };
+        if !self.answer_syn(now, shard, idx, len) || !self.say(now, shard, idx, &reply) {
             return;
         }
         let Some(session) = self.sessions.get_mut(idx) else { return };

@@ -19,6 +19,10 @@ pub struct Counters {
     pub bytes_down: u64,
     /// Exit connections tried; more than the sessions when names have several addresses.
     pub connect_attempts: u64,
+    /// Convert requests that came with the SYN and waited for their destination.
+    pub requests_in_syn: u64,
+    /// Convert clients that were reset because they had heard of too many errors.
+    pub convert_errors_limited: u64,
     /// Requests whose reserved byte was not zero.
     pub requests_reserved_set: u64,
     /// Credentials accepted from the cache.
@@ -40,6 +44,8 @@ impl Default for Counters {
             bytes_up: 0,
             bytes_down: 0,
             connect_attempts: 0,
+            requests_in_syn: 0,
+            convert_errors_limited: 0,
             requests_reserved_set: 0,
             authentication_cached: 0,
             authentication_verified: 0,

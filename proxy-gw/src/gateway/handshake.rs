@@ -13,6 +13,21 @@ use mptcp_core::util::slab::SlabId;
 /// What a refused client may still send before it is reset.
 const MAX_DISCARDED: u32 = 64 << 10;
 
+/// Why a destination was not reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failed {
+    pub(super) reason: EndReason,
+    pub(super) failure: Failure,
+    /// The ICMP error that said so.
+    pub(super) icmp_code: Option<u8>,
+}
+
+impl From<(EndReason, Failure)> for Failed {
+    fn from((reason, failure): (EndReason, Failure)) -> Self {
+        Self { reason, failure, icmp_code: None }
+    }
+}
+
 /// What came of reading.
 pub(super) enum Input {
     /// Bytes were read.
@@ -30,6 +45,24 @@ impl Gateway {
             let Some(session) = self.sessions.get_mut(idx) else { return };
             let Phase::Handshake(handshake) = &mut session.phase else { return };
             match handshake.step() {
+                Step::Read(wanted) if session.deferred => {
+                    let seen = handshake.seen();
+                    let text = shard.deferred_text(session.inner).unwrap_or_default();
+                    let text = text.get(seen..).unwrap_or_default();
+                    let into = handshake.input(wanted);
+                    let count = into.len().min(text.len());
+                    if count == 0 {
+                        // The rest of the message comes behind the handshake.
+                        if !self.answer_syn(now, shard, idx, seen) {
+                            return;
+                        }
+                        continue;
+                    }
+                    for (to, from) in into.iter_mut().zip(text) {
+                        *to = *from;
+                    }
+                    handshake.advance(count);
+                }
                 Step::Read(wanted) => {
                     let into = handshake.input(wanted);
                     match read(shard.recv(now, session.inner, into)) {
@@ -53,7 +86,11 @@ impl Gateway {
                 }
                 Step::Connect { target, reserved_set } => {
                     self.counters.requests_reserved_set += u64::from(reserved_set);
-                    return self.connect(now, shard, idx, &target);
+                    return self.connect(now, shard, idx, &target, None);
+                }
+                Step::Convert(asked) => return self.convert(now, shard, idx, asked),
+                Step::Reset(why) => {
+                    return self.end(now, shard, idx, why.into(), Farewell::Abort);
                 }
                 Step::Associate { reserved_set } => {
                     self.counters.requests_reserved_set += u64::from(reserved_set);
@@ -174,9 +211,20 @@ impl Gateway {
         reason: EndReason,
         failure: Failure,
     ) {
+        self.fail_after(now, shard, idx, &Failed { reason, failure, icmp_code: None });
+    }
+
+    /// The same with what an ICMP error said.
+    pub(super) fn fail_after(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        idx: u32,
+        failed: &Failed,
+    ) {
         let Some(session) = self.sessions.get(idx) else { return };
-        let reply = session.front_end.failed(failure);
-        self.refuse(now, shard, idx, reason, &reply);
+        let reply = session.front_end.failed(failed.failure, failed.icmp_code);
+        self.refuse(now, shard, idx, failed.reason, &reply);
     }
 
     /// Tells the client why, if there is something to say, finishes our side and waits for it to close.
@@ -188,6 +236,24 @@ impl Gateway {
         reason: EndReason,
         reply: &[u8],
     ) {
+        if !self.may_complain(now, shard, idx) {
+            return self.end(now, shard, idx, reason, Farewell::Abort);
+        }
+        self.part(now, shard, idx, reason, reply);
+    }
+
+    /// The same when it is no complaint.
+    pub(super) fn part(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        idx: u32,
+        reason: EndReason,
+        reply: &[u8],
+    ) {
+        if !self.answer_syn(now, shard, idx, 0) {
+            return;
+        }
         if !reply.is_empty() && !self.say(now, shard, idx, reply) {
             return;
         }

@@ -8,6 +8,7 @@
 
 mod common;
 mod connect;
+mod convert;
 mod counters;
 mod deadlines;
 mod handshake;
@@ -31,6 +32,7 @@ use crate::egress::{Exits, Policy};
 use crate::front_end::FrontEnd;
 use crate::log_limit::LogLimit;
 use crate::shard::Shard;
+use convert::Converter;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use deadlines::{Class, Deadlines};
@@ -74,6 +76,7 @@ pub struct Gateway {
     nat64: Option<Ipv6Net>,
     authenticator: Authenticator,
     common: Arc<Common>,
+    converter: Converter,
     sessions: Slab<Session>,
     /// One above the highest position a session ever had.
     high_water: u32,
@@ -123,6 +126,7 @@ impl Gateway {
             nat64: config.egress.nat64,
             authenticator: Authenticator::new(Arc::clone(&common), rng),
             common,
+            converter: Converter::new(config, rng),
             sessions: Slab::with_capacity(capacity),
             high_water: 0,
             deadlines: Deadlines::new(capacity, durations),
@@ -140,13 +144,15 @@ impl Gateway {
     /// # Errors
     /// The address that could not be listened on.
     pub fn listen(&mut self, shard: &mut impl Shard) -> Result<(), (SocketAddr, OpenError)> {
-        let addresses = self.entries.iter().enumerate();
-        for (at, address) in
-            addresses.flat_map(|(at, (_, entry))| entry.listen.iter().map(move |one| (at, *one)))
-        {
+        let entries = self.entries.iter().enumerate();
+        for (at, front_end, address) in entries.flat_map(|(at, (front_end, entry))| {
+            entry.listen.iter().map(move |one| (at, *front_end, *one))
+        }) {
+            let deferred = front_end == FrontEnd::Convert;
             let options = Listen {
                 mptcp: true,
-                deferred: false,
+                deferred,
+                only_text: deferred,
                 fast_open: self.fast_open,
                 user_data: LISTENER,
             };
@@ -204,7 +210,14 @@ impl Gateway {
             (Phase::Connecting(_), Side::Inner) if session.ends.inner_closed => {
                 self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
             }
-            (Phase::Connecting(_) | Phase::Associated(_), _) => {}
+            (Phase::Connecting(attempts), _) => {
+                if event.ready.contains(Ready::REPEATED) {
+                    for outer in &attempts.racing {
+                        shard.repeat_syn(now, *outer);
+                    }
+                }
+            }
+            (Phase::Associated(_), _) => {}
             (Phase::Relaying, _) => self.handle_relaying(now, shard, idx, event.ready),
             (Phase::Lingering(_), _) => self.discard(now, shard, idx),
         }
@@ -312,8 +325,14 @@ impl Gateway {
         while let Some(inner) = shard.accept(listener) {
             let admitted =
                 self.sessions.len() < self.sessions.capacity() && self.common.sessions().enter();
+            let deferred = front_end == FrontEnd::Convert && shard.deferred_origin(inner).is_some();
+            let session = || {
+                let number = self.common.next_number();
+                let session = Session::new(number, inner, now, front_end, auth);
+                Session { deferred, ..session }
+            };
             let named = admitted
-                .then(|| Session::new(self.common.next_number(), inner, now, front_end, auth))
+                .then(session)
                 .and_then(|session| self.sessions.insert(session))
                 .and_then(|idx| Some((idx, self.sessions.id(idx)?)));
             let Some((idx, id)) = named else {
@@ -321,7 +340,7 @@ impl Gateway {
                     self.common.sessions().leave();
                 }
                 self.counters.sessions_over_limit += 1;
-                shard.abort(now, inner);
+                self.turn_away(now, shard, inner, front_end);
                 continue;
             };
             self.high_water = self.high_water.max(idx + 1);
@@ -380,8 +399,9 @@ impl Gateway {
     ) {
         self.deadlines.disarm(idx);
         self.pace.disarm(idx);
-        let Some(session) = self.sessions.remove(idx) else { return };
+        let Some(mut session) = self.sessions.remove(idx) else { return };
         self.common.sessions().leave();
+        self.converter.settle(&mut session);
         match &session.phase {
             Phase::Connecting(attempts) => {
                 for racing in &attempts.racing {
@@ -394,6 +414,9 @@ impl Gateway {
         self.counters.count_end(reason);
         self.account(now, shard, &session, reason);
         match (session.ends.inner_closed, farewell) {
+            // A request has no id any more when it is closed.
+            (true, _) if session.deferred => {}
+            (false, _) if session.deferred => shard.refuse_deferred(now, session.inner),
             (true, _) => shard.release(session.inner),
             (false, Farewell::Close) => shard.close(now, session.inner),
             (false, Farewell::Abort) => shard.abort(now, session.inner),

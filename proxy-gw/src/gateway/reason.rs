@@ -52,6 +52,22 @@ reasons! {
     NotSocks = "not_socks",
     /// Not HTTP at all.
     NotHttp = "not_http",
+    /// Not Convert at all.
+    NotConvert = "not_convert",
+    /// A version of Convert that is not served.
+    Version = "version",
+    /// A Convert client heard what is supported, as it asked.
+    Informed = "informed",
+    /// No Convert cookie where one is asked for; the client was given one.
+    CookieMissing = "cookie_missing",
+    /// A Convert cookie that is not the client's.
+    CookieWrong = "cookie_wrong",
+    /// A TCP option that a Convert client wants and that is not served.
+    OptionNotSupported = "option_not_supported",
+    /// A Convert client came in by a port that only exits use.
+    ExternalRealm = "external_realm",
+    /// A Convert client left too many requests waiting for their destinations.
+    PendingLimited = "pending_limited",
     /// No authentication method in common, or no credentials where they are asked for.
     NoMethod = "no_method",
     /// A malformed authentication message.
@@ -111,6 +127,8 @@ impl From<Reject> for EndReason {
             Reject::Socks4 => Self::Socks4,
             Reject::NotSocks => Self::NotSocks,
             Reject::NotHttp => Self::NotHttp,
+            Reject::NotConvert => Self::NotConvert,
+            Reject::Version => Self::Version,
             Reject::NoMethod => Self::NoMethod,
             Reject::Authentication => Self::BadAuthentication,
             Reject::Request => Self::BadRequest,

@@ -3,19 +3,21 @@
 //! Invariant: a socket id that is here is ours to close, abort or release, exactly once.
 
 use super::deadlines::RESOLUTION_DELAY;
+use super::handshake::Failed;
 use super::reason::{EndReason, Side};
 use super::udp::Association;
 use crate::config::Auth;
 use crate::dns::Family;
+use crate::front_end::convert::Asked;
 use crate::front_end::{Failure, FrontEnd, Handshake};
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::time::Instant;
 use std::collections::VecDeque;
 
 /// See the module. What an idle session costs here, its deadline apart.
 pub(super) struct Session {
-    /// The client's connection.
+    /// The client's connection; while `deferred`, its request.
     pub(super) inner: SocketId,
     /// The exit's connection, once there is one.
     pub(super) outer: Option<SocketId>,
@@ -27,6 +29,8 @@ pub(super) struct Session {
     pub(super) front_end: FrontEnd,
     /// Most subflows of the client's connection seen at a time.
     pub(super) subflows: u8,
+    /// Nothing has answered the client's SYN.
+    pub(super) deferred: bool,
     /// What happened to the sockets.
     pub(super) ends: Ends,
     /// What it is doing.
@@ -96,7 +100,11 @@ pub(super) struct Attempts {
     /// When the session gives up.
     pub(super) deadline: Instant,
     /// What the client hears if nothing is reached.
-    pub(super) refusal: Option<(EndReason, Failure)>,
+    pub(super) refusal: Option<Failed>,
+    /// The Convert message.
+    pub(super) asked: Option<Box<Asked>>,
+    /// It counts among the requests of this client that wait.
+    pub(super) pending_for: Option<IpAddr>,
 }
 
 impl Attempts {
@@ -111,6 +119,8 @@ impl Attempts {
             v6_until: None,
             deadline,
             refusal: None,
+            asked: None,
+            pending_for: None,
         }
     }
 
@@ -147,15 +157,15 @@ impl Attempts {
     }
 
     /// Something stood in the way. What is nearest to the destination is told, the latest of its kind.
-    pub(super) fn refuse(&mut self, refusal: (EndReason, Failure)) {
-        let nearness = |(_, failure): (EndReason, Failure)| match failure {
+    pub(super) fn refuse(&mut self, refusal: Failed) {
+        let nearness = |refusal: &Failed| match refusal.failure {
             Failure::UnknownName => 0,
             Failure::NameFailed => 1,
             Failure::NotAllowed | Failure::NoFamily => 2,
             _ => 3,
         };
-        let near = nearness(refusal);
-        let before = self.refusal.map(nearness);
+        let near = nearness(&refusal);
+        let before = self.refusal.as_ref().map(nearness);
         if before.is_none_or(|before| near > before || near == before && near == 3) {
             self.refusal = Some(refusal);
         }
@@ -184,6 +194,7 @@ impl Session {
     ) -> Self {
         let phase = Phase::Handshake(Box::new(Handshake::new(front_end, auth)));
         let ends = Ends::default();
-        Self { inner, outer: None, opened, number, front_end, subflows: 1, ends, phase }
+        let deferred = false;
+        Self { inner, outer: None, opened, number, front_end, subflows: 1, deferred, ends, phase }
     }
 }

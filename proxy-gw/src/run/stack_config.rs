@@ -1,6 +1,6 @@
 //! The stack's configuration out of the gateway's.
 
-use crate::config::{Config, Port};
+use crate::config::Config;
 use mptcp_core::buf::PortId;
 use mptcp_core::config::{
     ConfigError, EphemeralPorts, Limits, LocalAddress, MptcpConfig, PathPolicy, Scheduling,
@@ -71,7 +71,7 @@ fn addresses(config: &Config) -> Vec<LocalAddress> {
     let numbered = (0u8..).zip(&config.ports).enumerate();
     numbered
         .flat_map(|(idx, (id, port))| {
-            let endpoint = is_access(config, idx, port);
+            let endpoint = config.is_access(idx);
             port.addresses.iter().map(move |net| LocalAddress {
                 addr: net.addr(),
                 port: PortId(id),
@@ -81,17 +81,6 @@ fn addresses(config: &Config) -> Vec<LocalAddress> {
             })
         })
         .collect()
-}
-
-/// Whether clients come in by this port: its addresses are announced to them. A port that only
-/// exits use is not: no phone can reach it.
-fn is_access(config: &Config, idx: usize, port: &Port) -> bool {
-    let listens = port
-        .addresses
-        .iter()
-        .any(|net| config.listen_addresses().any(|listen| listen.ip() == net.addr()));
-    let is_exit = config.routes.iter().any(|route| route.port == idx);
-    listens || !port.gateway.is_empty() || !is_exit
 }
 
 fn tcp(config: &Config) -> TcpConfig {

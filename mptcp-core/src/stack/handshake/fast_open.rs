@@ -57,6 +57,33 @@ impl<B: PacketBuf> Stack<B> {
         if worth == Worth::Nothing || full {
             return false;
         }
+        let grant = (worth == Worth::Former).then(|| self.fast_open.mac(local, remote));
+        let pending = Pending::new(listener, segment, grant);
+        let Some((sock, _)) = self.give_out(now, request, segment, pending, text) else {
+            return false;
+        };
+        if let Some(listener) = self.listeners.get_mut(request.listener) {
+            listener.fast_open.enter();
+        }
+        self.stats.tcp_fast_open_passive += 1;
+        self.stats.tcp_fast_open_passive_alt_key += u64::from(grant.is_some());
+        self.offer(request.listener, sock);
+        if segment.len > 0 {
+            self.post_readable(now, sock, false);
+        }
+        true
+    }
+
+    /// The connection of a SYN before its third ACK, with the text that came with it; the SYN/ACK
+    /// acknowledges that, and goes out next.
+    pub(in crate::stack) fn give_out(
+        &mut self,
+        now: Instant,
+        request: &Request,
+        segment: &Segment,
+        pending: Pending,
+        text: B,
+    ) -> Option<(Sock, u32)> {
         let level = match request.wanted {
             Wanted::Capable { version, local_key, remote_key, .. } => {
                 let keys = KeyPair { local: local_key, remote: remote_key };
@@ -64,15 +91,12 @@ impl<B: PacketBuf> Stack<B> {
                 Level::Mptcp(Negotiated { version, client: false, keys, checksum })
             }
             Wanted::Plain(reason) => Level::Plain(reason),
-            Wanted::Join { .. } => return false,
+            Wanted::Join { .. } => return None,
         };
         let agreed = Agreed { rtt: None, ..self.agreed(now, request, segment) };
-        let created =
-            self.create(now, &request.tuple, request.port, request.listener, &agreed, level);
-        let Some((sock, idx)) = created else { return false };
-        let grant = (worth == Worth::Former).then(|| self.fast_open.mac(local, remote));
-        let pending = Pending::new(listener, segment, grant);
-        let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
+        let (sock, idx) =
+            self.create(now, &request.tuple, request.port, request.listener, &agreed, level)?;
+        let tcb = self.tcbs.get_mut(idx)?;
         let text = Some(text).filter(|_| segment.len > 0);
         let plain = match (sock, text) {
             (Sock::Mptcp(owner), text) => {
@@ -87,17 +111,8 @@ impl<B: PacketBuf> Stack<B> {
             (_, text) => text,
         };
         tcb.await_third_ack(now, segment, pending, plain);
-        if let Some(listener) = self.listeners.get_mut(request.listener) {
-            listener.fast_open.enter();
-        }
-        self.stats.tcp_fast_open_passive += 1;
-        self.stats.tcp_fast_open_passive_alt_key += u64::from(grant.is_some());
-        self.offer(request.listener, sock);
-        if segment.len > 0 {
-            self.post_readable(now, sock, false);
-        }
         self.touch_tcb(idx);
-        true
+        Some((sock, idx))
     }
 
     /// A segment for a connection in SYN-RECEIVED. True when it ends here: a SYN that came again, or

@@ -100,7 +100,7 @@ impl<B: PacketBuf> Stack<B> {
         if let Some(connection) = self.connections.get_mut(connection_idx) {
             connection.half_open += 1;
         }
-        self.add_request(now, request);
+        let _filed = self.add_request(now, request);
     }
 
     /// Within the limit of subflows, those not counted whose place this join may take.

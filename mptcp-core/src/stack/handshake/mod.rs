@@ -123,11 +123,16 @@ impl<B: PacketBuf> Stack<B> {
             }
             _ => Err(options.mptcp.then_some(FallbackReason::SynWithoutCapable)),
         };
-        let undecided = options.deferred && entry.deferred >= self.max_deferred();
-        if undecided || self.requests.len() >= self.requests.capacity() - self.join_reserve() {
-            if options.deferred {
-                return self.stats.drop(DropReason::RequestQueueFull);
-            }
+        let full = self.requests.len() >= self.requests.capacity() - self.join_reserve();
+        let undecided = full || entry.deferred >= self.max_deferred();
+        let deferred = match (options.deferred, options.only_text) {
+            (true, true) => segment.len > 0 && !undecided && !self.pool.is_low(),
+            (deferred, _) => deferred,
+        };
+        if deferred && undecided {
+            return self.stats.drop(DropReason::RequestQueueFull);
+        }
+        if full {
             return self.send_cookie(now, tuple, port, segment, capable.ok());
         }
         let wanted = match capable {
@@ -152,14 +157,20 @@ impl<B: PacketBuf> Stack<B> {
             request.flags.set(RequestFlags::CHECKSUM, checksum);
             request.flags.set(RequestFlags::ASK_CHECKSUM, checksum);
         }
-        request.flags.set(RequestFlags::DEFERRED, options.deferred);
+        request.flags.set(RequestFlags::DEFERRED, deferred);
+        if deferred {
+            if let Some(idx) = self.add_request(now, request) {
+                self.keep_deferred(idx, segment, payload);
+            }
+            return;
+        }
         if options.fast_open > 0
             && !options.deferred
             && self.fast_open(now, &mut request, segment, payload)
         {
             return;
         }
-        self.add_request(now, request);
+        let _filed = self.add_request(now, request);
     }
 
     /// Entries that only joins may take: there is no cookie for a join, and its token has shown that

@@ -79,12 +79,13 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Files a request and, unless the application decides first, sends its SYN/ACK.
-    pub(super) fn add_request(&mut self, now: Instant, request: Request) {
+    /// Files a request and, unless the application decides first, sends its SYN/ACK. Answers where it is.
+    pub(super) fn add_request(&mut self, now: Instant, request: Request) -> Option<u32> {
         let deferred = request.flags.contains(RequestFlags::DEFERRED);
         let (tuple, listener) = (request.tuple, request.listener);
         let Some(idx) = self.requests.insert(request) else {
-            return self.stats.drop(DropReason::RequestQueueFull);
+            self.stats.drop(DropReason::RequestQueueFull);
+            return None;
         };
         self.demux.insert(&tuple, Flow::Request(idx));
         if let Some(token) = request.token() {
@@ -98,7 +99,8 @@ impl<B: PacketBuf> Stack<B> {
             if !self.offer(listener, Sock::Request(idx)) {
                 // Nobody would ever decide about it.
                 self.remove_request(idx);
-                return self.stats.drop(DropReason::AcceptQueueFull);
+                self.stats.drop(DropReason::AcceptQueueFull);
+                return None;
             }
             if let Some(request) = self.requests.get_mut(idx) {
                 request.flags.insert(RequestFlags::OFFERED);
@@ -109,6 +111,7 @@ impl<B: PacketBuf> Stack<B> {
         } else {
             self.send_syn_ack_at(now, idx);
         }
+        Some(idx)
     }
 
     /// Queues the SYN/ACK and arms its retransmission.
@@ -193,10 +196,12 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     pub(in crate::stack) fn remove_request(&mut self, idx: u32) {
+        self.forget_deferred(idx);
         let Some(request) = self.requests.remove(idx) else { return };
         let number = self.numbering.number(Node::Request(idx));
         self.wheel.cancel(number);
         self.tx.remove(number);
+        self.events.remove(number);
         self.demux.remove(&request.tuple, Flow::Request(idx));
         if let Some(token) = request.token() {
             self.demux.remove_token(token, TokenOwner::Request(idx));
@@ -241,7 +246,7 @@ impl<B: PacketBuf> Stack<B> {
         let Some(request) = self.requests.get(idx).copied() else { return };
         let expected = request.irs.add(1);
         if segment.has(TcpFlags::RST) {
-            if segment.seq == expected {
+            if segment.seq == expected || self.is_behind_text(idx, segment.seq) {
                 self.stats.in_rsts += 1;
                 self.remove_request(idx);
             } else {
@@ -255,7 +260,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         if segment.has(TcpFlags::SYN) {
             let again = !segment.has(TcpFlags::ACK) && segment.seq == request.irs;
-            if again && !request.flags.contains(RequestFlags::DEFERRED) {
+            if again {
                 return self.syn_again(idx, segment);
             }
             self.stats.drop(DropReason::UnexpectedSyn);
@@ -342,6 +347,9 @@ impl<B: PacketBuf> Stack<B> {
                     self.demux.remove_token(token, TokenOwner::Request(idx));
                 }
                 request.wanted = Wanted::Plain(Some(FallbackReason::SynRepeatedWithoutCapable));
+            }
+            if request.flags.contains(RequestFlags::DEFERRED) {
+                return self.deferred_again(idx);
             }
         }
         self.want_transmit(Node::Request(idx));

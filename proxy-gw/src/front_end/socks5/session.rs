@@ -131,7 +131,11 @@ impl Handshake {
             Reject::AddressType => reply::failure(Rep::AddressTypeNotSupported),
             Reject::NumericName => reply::failure(Rep::HostUnreachable),
             Reject::Request | Reject::RequestTooLong => reply::failure(Rep::GeneralFailure),
-            Reject::Socks4 | Reject::NotSocks | Reject::NotHttp => Vec::new(),
+            Reject::Socks4
+            | Reject::NotSocks
+            | Reject::NotHttp
+            | Reject::NotConvert
+            | Reject::Version => Vec::new(),
         };
         Step::Refuse(why, reply)
     }

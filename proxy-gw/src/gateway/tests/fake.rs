@@ -6,8 +6,10 @@ use crate::shard::Shard;
 use core::net::SocketAddr;
 use mptcp_core::buf::PortId;
 use mptcp_core::error::{ConnectionError, OpenError, RecvError, RelayError, SendError};
-use mptcp_core::stack::{Connect, ConnectionInfo, Event, Listen, Ready, SocketId, SubflowInfo};
-use mptcp_core::tcp::{State, TcpInfo};
+use mptcp_core::stack::{
+    Connect, ConnectionInfo, Event, Listen, Ready, SocketId, SubflowInfo, SynAnswer,
+};
+use mptcp_core::tcp::{State, SynTerms, TcpInfo};
 use mptcp_core::time::{Duration, Instant};
 use mptcp_core::udp::{Received, SendTo, UdpError, UdpOptions, UdpSendError};
 use mptcp_core::wire::IcmpErrorKind;
@@ -44,9 +46,36 @@ struct FakeSocket {
     bytes_received: u64,
 }
 
+/// A SYN that nothing has answered.
+#[derive(Debug)]
+struct FakeRequest {
+    remote: SocketAddr,
+    local: SocketAddr,
+    port: PortId,
+    text: Vec<u8>,
+    user_data: u64,
+    pending: Ready,
+}
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct FakeShard {
+    requests: BTreeMap<SocketId, FakeRequest>,
+    /// Requests that went away before they were decided about.
+    gone: VecDeque<Event>,
+    /// The connections that requests became.
+    pub(super) opened: BTreeMap<SocketId, SocketId>,
+    pub(super) refused: Vec<SocketId>,
+    /// What those heard that were closed.
+    pub(super) farewells: BTreeMap<SocketId, Vec<u8>>,
+    /// No request can be opened.
+    pub(super) no_room: bool,
+    /// By exit.
+    pub(super) terms: BTreeMap<SocketId, SynTerms>,
+    /// Exits whose SYN was to go out again.
+    pub(super) repeated: Vec<SocketId>,
+    /// What answered the SYN of the exit asked for last.
+    pub(super) answer: SynAnswer,
     sockets: BTreeMap<SocketId, FakeSocket>,
     listeners: BTreeMap<SocketId, (SocketAddr, VecDeque<SocketId>)>,
     next: u64,
@@ -104,7 +133,9 @@ impl FakeShard {
         if self.listeners.remove(&id).is_none() {
             let socket = self.sockets.remove(&id);
             let socket = socket.unwrap_or_else(|| panic!("{id:?} was given up twice"));
-            assert!(fate != Fate::Released || socket.closed, "{id:?}: release after CLOSED only");
+            let closed = socket.closed;
+            self.farewells.insert(id, socket.sent);
+            assert!(fate != Fate::Released || closed, "{id:?}: release after CLOSED only");
         }
         self.fates.insert(id, fate);
     }
@@ -116,6 +147,37 @@ impl FakeShard {
         let id = self.add(local, remote.parse().unwrap(), 0);
         self.listeners.get_mut(&listener).unwrap().1.push_back(id);
         id
+    }
+
+    /// A client's SYN with text reaches the listener at port `at`, by `port`.
+    pub(super) fn request(&mut self, remote: &str, at: u16, port: u8, text: &[u8]) -> SocketId {
+        let mut listeners = self.listeners.iter().map(|(id, (local, _))| (*id, *local));
+        let (listener, local) = listeners.find(|(_, local)| local.port() == at).unwrap();
+        self.next += 1;
+        let id = SocketId(self.next);
+        let request = FakeRequest {
+            remote: remote.parse().unwrap(),
+            local,
+            port: PortId(port),
+            text: text.to_vec(),
+            user_data: 0,
+            pending: Ready::empty(),
+        };
+        self.requests.insert(id, request);
+        self.listeners.get_mut(&listener).unwrap().1.push_back(id);
+        id
+    }
+
+    /// The SYN of a request comes again.
+    pub(super) fn repeat(&mut self, request: SocketId) {
+        self.requests.get_mut(&request).expect("a request").pending |= Ready::REPEATED;
+    }
+
+    /// The client of a request resets it, or it is too old.
+    pub(super) fn vanish(&mut self, request: SocketId) {
+        let gone = self.requests.remove(&request).expect("a request");
+        let (ready, user_data) = (Ready::CLOSED, gone.user_data);
+        self.gone.push_back(Event { socket: request, ready, user_data });
     }
 
     pub(super) fn feed(&mut self, id: SocketId, bytes: &[u8]) {
@@ -211,7 +273,7 @@ impl FakeShard {
 
     /// Sockets the gateway holds, listeners apart.
     pub(super) fn held(&self) -> usize {
-        self.sockets.len()
+        self.sockets.len() + self.requests.len()
     }
 
     pub(super) fn listener_count(&self) -> usize {
@@ -226,7 +288,7 @@ impl FakeShard {
 
 impl Shard for FakeShard {
     fn listen(&mut self, local: SocketAddr, options: &Listen) -> Result<SocketId, OpenError> {
-        assert!(options.mptcp && !options.deferred);
+        assert!(options.mptcp && options.deferred == options.only_text);
         if self.listeners.values().any(|(other, _)| *other == local) {
             return Err(OpenError::AddressInUse);
         }
@@ -249,7 +311,47 @@ impl Shard for FakeShard {
     }
 
     fn fit_segments(&mut self, outer: SocketId, inner: SocketId) {
-        assert!(self.sockets.contains_key(&outer) && self.sockets.contains_key(&inner));
+        let known = self.sockets.contains_key(&inner) || self.requests.contains_key(&inner);
+        assert!(self.sockets.contains_key(&outer) && known);
+    }
+
+    fn set_syn_terms(&mut self, outer: SocketId, terms: SynTerms) {
+        assert!(self.sockets.contains_key(&outer));
+        self.terms.insert(outer, terms);
+    }
+
+    fn repeat_syn(&mut self, _now: Instant, outer: SocketId) {
+        assert!(self.sockets.contains_key(&outer));
+        self.repeated.push(outer);
+    }
+
+    fn syn_answer(&mut self, outer: SocketId) -> Option<SynAnswer> {
+        assert!(self.sockets.contains_key(&outer));
+        self.terms.get(&outer).map(|_| self.answer.clone())
+    }
+
+    fn deferred_origin(&self, request: SocketId) -> Option<(SocketAddr, PortId)> {
+        self.requests.get(&request).map(|request| (request.remote, request.port))
+    }
+
+    fn deferred_text(&self, request: SocketId) -> Option<&[u8]> {
+        self.requests.get(&request).map(|request| request.text.as_slice())
+    }
+
+    fn open_deferred(&mut self, _now: Instant, request: SocketId) -> Option<SocketId> {
+        if self.no_room {
+            return None;
+        }
+        let asked = self.requests.remove(&request)?;
+        let id = self.add(asked.local, asked.remote, asked.user_data);
+        self.feed(id, &asked.text);
+        self.opened.insert(request, id);
+        Some(id)
+    }
+
+    fn refuse_deferred(&mut self, _now: Instant, request: SocketId) {
+        assert!(self.requests.remove(&request).is_some(), "{request:?} is no request");
+        self.refused.push(request);
     }
 
     fn accept(&mut self, listener: SocketId) -> Option<SocketId> {
@@ -337,6 +439,10 @@ impl Shard for FakeShard {
     }
 
     fn set_user_data(&mut self, id: SocketId, data: u64) {
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.user_data = data;
+            return;
+        }
         self.socket(id).user_data = data;
     }
 
@@ -382,6 +488,14 @@ impl Shard for FakeShard {
             if !backlog.is_empty() {
                 return Some(Event { socket: *id, ready: Ready::ACCEPT, user_data: 0 });
             }
+        }
+        if let Some(event) = self.gone.pop_front() {
+            return Some(event);
+        }
+        let mut requests = self.requests.iter_mut();
+        if let Some((id, request)) = requests.find(|(_, request)| !request.pending.is_empty()) {
+            let ready = core::mem::take(&mut request.pending);
+            return Some(Event { socket: *id, ready, user_data: request.user_data });
         }
         let (id, socket) =
             self.sockets.iter_mut().find(|(_, socket)| !socket.pending.is_empty())?;

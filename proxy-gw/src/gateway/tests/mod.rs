@@ -2,6 +2,7 @@
 //! a session can end, and that nothing is left behind.
 
 mod auth;
+mod convert;
 mod datagrams;
 mod destinations;
 mod fake;
@@ -35,6 +36,8 @@ port = "exit"
 listen = ["10.1.0.1:1080"]
 [http]
 listen = ["10.1.0.1:8080"]
+[convert]
+listen = ["10.1.0.1:1234"]
 [egress]
 allow = ["10.9.0.0/24", "fd00:9::/64"]
 deny = ["203.0.113.0/24"]
@@ -150,6 +153,7 @@ impl World {
     fn assert_empty(&self) {
         assert_eq!(self.gateway.session_count(), 0);
         assert_eq!(self.shard.held(), 0, "sockets are left");
+        assert_eq!(self.gateway.converter.pending_count(), 0, "clients are counted wrongly");
         assert_eq!(self.gateway.poll_timeout(), None, "deadlines are left");
     }
 }

@@ -18,7 +18,7 @@ fn pattern(id: u64, at: u64) -> u8 {
     (id.wrapping_mul(31) ^ at ^ (at >> 8)).to_le_bytes()[0]
 }
 
-fn pattern_range(id: u64, from: u64, len: usize) -> Vec<u8> {
+pub(super) fn pattern_range(id: u64, from: u64, len: usize) -> Vec<u8> {
     (from..).take(len).map(|at| pattern(id, at)).collect()
 }
 

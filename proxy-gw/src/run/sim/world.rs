@@ -45,6 +45,8 @@ via = "10.9.0.2"
 port = "exit"
 [socks5]
 listen = ["10.1.0.1:1080"]
+[convert]
+listen = ["10.1.0.1:1234"]
 [egress]
 allow = ["10.9.0.0/24"]
 [timeouts]
@@ -57,7 +59,7 @@ half_closed_s = 30
 pub(super) struct Host<W> {
     pub(super) worker: W,
     pub(super) pool: HeapPool,
-    node: NodeId,
+    pub(super) node: NodeId,
     tx: HeapTxQueue,
     inbox: Vec<HeapBuf>,
     routes: BTreeMap<IpAddr, PathId>,
@@ -78,6 +80,7 @@ pub(super) struct World {
     pub(super) server: Host<Server>,
     /// The phone's links, then the old one's.
     pub(super) access: Vec<PathId>,
+    pub(super) exit: PathId,
     pub(super) stopped: bool,
 }
 
@@ -101,7 +104,7 @@ fn peer_stack(
     addrs: &[IpAddr],
     seed: [u8; 32],
     pool: &HeapPool,
-    versions: &[Version],
+    change: impl FnOnce(&mut StackConfig),
 ) -> Stack<HeapBuf> {
     let local = |addr: &IpAddr| LocalAddress {
         addr: *addr,
@@ -115,7 +118,7 @@ fn peer_stack(
         seed,
         ..StackConfig::default()
     };
-    config.mptcp.versions = versions.to_vec();
+    change(&mut config);
     Stack::new(config, Instant::from_nanos(1), Box::new(pool.clone()))
 }
 
@@ -175,6 +178,26 @@ impl World {
 
     /// A gateway of several shards.
     pub(super) fn spread(seed: u8, loss_ppm: u32, settings: &[&str], spread: Spread) -> Self {
+        Self::with(seed, loss_ppm, settings, spread, |_| {})
+    }
+
+    /// One shard, and a phone of another configuration.
+    pub(super) fn with_phone(
+        seed: u8,
+        loss_ppm: u32,
+        settings: &[&str],
+        change: impl FnOnce(&mut StackConfig),
+    ) -> Self {
+        Self::with(seed, loss_ppm, settings, Spread::over(1, Rss::Home), change)
+    }
+
+    fn with(
+        seed: u8,
+        loss_ppm: u32,
+        settings: &[&str],
+        spread: Spread,
+        change: impl FnOnce(&mut StackConfig),
+    ) -> Self {
         let settings: Vec<String> = settings.iter().map(|text| (*text).to_owned()).collect();
         let config = config::parse("sim", CONFIG, &settings).unwrap();
         let mut net = Network::new(u64::from(seed));
@@ -189,11 +212,19 @@ impl World {
         let mut access = Vec::new();
         let mut gateway_routes = BTreeMap::new();
         let both = [Version::V0, Version::V1];
+        let mut change = Some(change);
         let phones = [0, 1].map(|n| {
             let (addrs, node) = (&phone_addrs[n], phone_nodes[n]);
             let pool = HeapPool::new(100_000, 1600);
             let versions = if n == 0 { &both[..] } else { &both[..1] };
-            let stack = peer_stack(addrs, [seed ^ (n as u8) << 7; 32], &pool, versions);
+            let change = change.take();
+            let stack = peer_stack(addrs, [seed ^ (n as u8) << 7; 32], &pool, |config| {
+                config.mptcp.versions = versions.to_vec();
+                // The first one's.
+                if let Some(change) = change {
+                    change(config);
+                }
+            });
             // Numbers of clients, which name their streams, are not used twice.
             let phone = Phone::new(stack, addrs[0], (n as u64) << 32);
             let mut phone = Host::new(phone, pool, node, true);
@@ -214,7 +245,7 @@ impl World {
             gateway_routes.insert(address, path);
         }
         let pool = HeapPool::new(100_000, 1600);
-        let server = Server::new(peer_stack(&server_addrs, [seed ^ 0xaa; 32], &pool, &both));
+        let server = Server::new(peer_stack(&server_addrs, [seed ^ 0xaa; 32], &pool, |_| {}));
         let mut server = Host::new(server, pool, server_node, false);
         server.routes.insert(gateway_addrs[2], path);
         let gateway_pool = HeapPool::new(100_000, 1600);
@@ -232,7 +263,8 @@ impl World {
         net.set_referee(Referee::new());
         let now = Instant::from_nanos(1);
         let stopped = false;
-        Self { net, now, phone, old_phone, gateway, gateway_pool, server, access, stopped }
+        let exit = path;
+        Self { net, now, phone, old_phone, gateway, gateway_pool, server, access, exit, stopped }
     }
 
     /// Everything that is due now.

@@ -1,0 +1,217 @@
+//! Convert clients (RFC 8803): requests that wait for their destination before anything answers their
+//! SYN, who may have them, and what is said about them.
+//!
+//! Invariant: a request counts for its client from the start of its exit until its SYN is answered or
+//! it is gone.
+
+use super::handshake::read;
+use super::session::{Phase, Session};
+use super::{EndReason, Farewell, Gateway};
+use crate::auth::{Limiter, source_prefix};
+use crate::config::{Config, CookiePolicy};
+use crate::front_end::convert::{self, Asked, Cookies, Worth};
+use crate::front_end::{Failure, FrontEnd};
+use crate::shard::Shard;
+use core::net::IpAddr;
+use core::time::Duration;
+use mptcp_core::buf::PortId;
+use mptcp_core::rng::Rng;
+use mptcp_core::stack::SocketId;
+use mptcp_core::time::Instant;
+use std::collections::HashMap;
+
+/// Error messages that one client (an IPv4 address, an IPv6 /64) may have in one go, and how soon
+/// another one (RFC 8803 §6.2.5).
+const ERROR_BURST: u32 = 50;
+const ERROR_REFILL: Duration = Duration::from_millis(200);
+
+/// What all Convert clients share.
+pub(super) struct Converter {
+    cookies: Cookies,
+    policy: CookiePolicy,
+    pending_per_client: u32,
+    /// By client. As many entries as there are sessions at most; the keys go through a keyed hash.
+    pending: HashMap<u128, u32>,
+    errors: Limiter,
+    /// Ports that only exits use.
+    external: Vec<PortId>,
+}
+
+impl Converter {
+    pub(super) fn new(config: &Config, rng: &mut Rng) -> Self {
+        let mut key = [0; 16];
+        rng.fill(&mut key);
+        let ports = (0u8..).take(config.ports.len());
+        Self {
+            cookies: Cookies::new(rng),
+            policy: config.convert.cookie,
+            pending_per_client: config.convert.pending_per_client,
+            pending: HashMap::new(),
+            errors: Limiter::with_rate(key, ERROR_BURST, ERROR_REFILL),
+            external: ports
+                .filter(|idx| !config.is_access(usize::from(*idx)))
+                .map(PortId)
+                .collect(),
+        }
+    }
+
+    /// One more request of `source` waits; false when it has too many.
+    pub(super) fn enter(&mut self, source: IpAddr) -> bool {
+        let count = self.pending.entry(source_prefix(source)).or_default();
+        let allowed = *count < self.pending_per_client;
+        *count += u32::from(allowed);
+        allowed
+    }
+
+    fn leave(&mut self, source: IpAddr) {
+        let prefix = source_prefix(source);
+        if let Some(count) = self.pending.get_mut(&prefix) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.pending.remove(&prefix);
+            }
+        }
+    }
+
+    /// The request of a session waits no longer.
+    pub(super) fn settle(&mut self, session: &mut Session) {
+        if let Phase::Connecting(attempts) = &mut session.phase
+            && let Some(source) = attempts.pending_for.take()
+        {
+            self.leave(source);
+        }
+    }
+
+    /// Clients with requests that wait.
+    #[cfg(test)]
+    pub(super) fn pending_count(&self) -> usize {
+        self.pending.len()
+    }
+}
+
+impl Gateway {
+    /// Acts on a whole message.
+    pub(super) fn convert(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        idx: u32,
+        asked: Box<Asked>,
+    ) {
+        let Some((client, port)) = self.origin(shard, idx) else {
+            return self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
+        };
+        if port.is_some_and(|port| self.converter.external.contains(&port)) {
+            let reason = EndReason::ExternalRealm;
+            return self.fail(now, shard, idx, reason, Failure::NotAllowed);
+        }
+        if self.converter.policy == CookiePolicy::Require {
+            let shown = asked.cookie.as_deref();
+            match self.converter.cookies.check(now, client, shown) {
+                Worth::Good => {}
+                Worth::Missing => {
+                    let cookie = self.converter.cookies.make(now, client);
+                    let reply = convert::missing_cookie(&cookie);
+                    return self.refuse(now, shard, idx, EndReason::CookieMissing, &reply);
+                }
+                Worth::Wrong => {
+                    let reply = convert::not_authorized();
+                    return self.refuse(now, shard, idx, EndReason::CookieWrong, &reply);
+                }
+            }
+        }
+        let Some(connect) = &asked.connect else {
+            let reply = convert::supported();
+            return self.part(now, shard, idx, EndReason::Informed, &reply);
+        };
+        if !connect.unsupported.is_empty() {
+            let reply = convert::unsupported_options(&connect.unsupported);
+            return self.refuse(now, shard, idx, EndReason::OptionNotSupported, &reply);
+        }
+        let target = connect.target.clone();
+        self.connect(now, shard, idx, &target, Some(asked));
+    }
+
+    /// Where the client is, and the port it came in by, as far as that is known.
+    pub(super) fn origin(&self, shard: &impl Shard, idx: u32) -> Option<(IpAddr, Option<PortId>)> {
+        let session = self.sessions.get(idx)?;
+        if session.deferred {
+            let (client, port) = shard.deferred_origin(session.inner)?;
+            return Some((client.ip(), Some(port)));
+        }
+        let info = shard.info(session.inner)?;
+        Some((info.remote.ip(), info.subflows.first().map(|first| first.port)))
+    }
+
+    /// One error message more to this session's client; false when it had too many.
+    pub(super) fn may_complain(&mut self, now: Instant, shard: &impl Shard, idx: u32) -> bool {
+        let session = self.sessions.get(idx);
+        if session.is_none_or(|session| session.front_end != FrontEnd::Convert) {
+            return true;
+        }
+        let Some((client, _)) = self.origin(shard, idx) else { return true };
+        let allowed = self.converter.errors.take(now, client);
+        self.counters.convert_errors_limited += u64::from(!allowed);
+        allowed
+    }
+
+    /// Answers the SYN of a session that waits, and takes the `read` octets of its text that are read
+    /// already. False when there is no room for that, and no session then.
+    pub(super) fn answer_syn(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        idx: u32,
+        read_ahead: usize,
+    ) -> bool {
+        let Some(session) = self.sessions.get_mut(idx) else { return false };
+        if !session.deferred {
+            return true;
+        }
+        self.converter.settle(session);
+        let Some(inner) = shard.open_deferred(now, session.inner) else {
+            self.end(now, shard, idx, EndReason::NoMemory, Farewell::Abort);
+            return false;
+        };
+        (session.inner, session.deferred) = (inner, false);
+        let mut bytes = [0; convert::MAX_MESSAGE_LEN];
+        let mut left = bytes.get_mut(..read_ahead).unwrap_or_default();
+        while !left.is_empty() {
+            match read(shard.recv(now, inner, left)) {
+                (_, 0) => break,
+                (_, count) => left = left.get_mut(count..).unwrap_or_default(),
+            }
+        }
+        true
+    }
+
+    /// A client for whom there is no session: it hears why as long as it may.
+    pub(super) fn turn_away(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        inner: SocketId,
+        front_end: FrontEnd,
+    ) {
+        if front_end != FrontEnd::Convert {
+            return shard.abort(now, inner);
+        }
+        let origin = shard.deferred_origin(inner).map(|(client, _)| client);
+        let client = origin.or_else(|| Some(shard.info(inner)?.remote));
+        let allowed = client.is_some_and(|client| self.converter.errors.take(now, client.ip()));
+        let opened = match origin {
+            Some(_) if allowed => shard.open_deferred(now, inner),
+            Some(_) => None,
+            None => Some(inner),
+        };
+        let Some(opened) = opened else { return shard.refuse_deferred(now, inner) };
+        if !allowed {
+            return shard.abort(now, opened);
+        }
+        // What is read does not turn the end into a reset.
+        let mut bytes = [0; 2048];
+        while matches!(shard.recv(now, opened, &mut bytes), Ok(1..)) {}
+        let _sent = shard.send(now, opened, &convert::resources_exceeded());
+        shard.close(now, opened);
+    }
+}
