@@ -28,6 +28,7 @@ mod socket;
 mod timers;
 mod types;
 mod udp;
+mod usual;
 
 pub use types::{
     Connect, ConnectionInfo, DataLevelInfo, Event, Listen, Ready, SocketId, SubflowInfo,
