@@ -262,7 +262,8 @@ impl<B: PacketBuf> Stack<B> {
         let mut env = env!(self, now);
         let mut burst = Burst::default();
         let sent = loop {
-            let Some((payload, mapping)) = connection.segment(next, tcb, room, tx, &mut burst)
+            let Some((payload, mapping)) =
+                connection.segment(next, tcb, (room, mss), tx, &mut burst)
             else {
                 env.stats.tx_no_buffer += 1;
                 break false;
@@ -279,7 +280,7 @@ impl<B: PacketBuf> Stack<B> {
             account(now, connection, tcb, &next, len);
             *left -= 1;
             let Some(lasting) = &mut lasting else { break true };
-            if *left == 0 || tx.room() == 0 || !tcb.may_send_on(now) {
+            if *left == 0 || tx.room() == 0 || !tcb.may_send_on(now, mss) {
                 break true;
             }
             match connection.next_to_send() {
