@@ -55,13 +55,17 @@ impl Instant {
     }
 }
 
+/// Nanoseconds, saturating: without the 128 bits that `as_nanos` answers.
+const fn nanos(time: Duration) -> u64 {
+    time.as_secs().saturating_mul(1_000_000_000).saturating_add(time.subsec_nanos() as u64)
+}
+
 impl Add<Duration> for Instant {
     type Output = Self;
 
     /// Saturates at [`Instant::MAX`].
     fn add(self, by: Duration) -> Self {
-        let ns = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_add(ns))
+        Self(self.0.saturating_add(nanos(by)))
     }
 }
 
@@ -70,8 +74,7 @@ impl Sub<Duration> for Instant {
 
     /// Saturates at [`Instant::MIN`].
     fn sub(self, by: Duration) -> Self {
-        let ns = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        Self::from_nanos(self.0.get().saturating_sub(ns))
+        Self::from_nanos(self.0.get().saturating_sub(nanos(by)))
     }
 }
 
@@ -91,6 +94,10 @@ mod tests {
         assert_eq!(core::mem::size_of::<Option<Instant>>(), 8);
         assert_eq!(Instant::MAX + Duration::from_secs(1), Instant::MAX);
         assert_eq!(Instant::MIN - Duration::from_secs(1), Instant::MIN);
+        assert_eq!(Instant::MIN + Duration::MAX, Instant::MAX);
+        assert_eq!(Instant::MAX - Duration::MAX, Instant::MIN);
+        let almost = Duration::from_nanos(u64::MAX - 2);
+        assert_eq!((Instant::MIN + almost).as_nanos(), u64::MAX - 1);
         let later = Instant::from_millis(5) + Duration::from_micros(7);
         assert_eq!(later.since(Instant::from_millis(5)), Duration::from_micros(7));
         assert_eq!(Instant::from_millis(5).since(later), Duration::ZERO);

@@ -76,6 +76,19 @@ pub fn idsn(version: Version, key: u64) -> DataSeq {
     }))
 }
 
+/// Both [`token`] and [`idsn`], of one hash.
+#[must_use]
+pub fn token_and_idsn(version: Version, key: u64) -> (u32, DataSeq) {
+    let input = key.to_be_bytes();
+    let ends = |hash: &[u8]| {
+        (u32::from_be_bytes(leftmost(hash)), DataSeq(u64::from_be_bytes(rightmost(hash))))
+    };
+    match version {
+        Version::V0 => ends(&Sha1::digest(input)),
+        Version::V1 => ends(&Sha256::digest(input)),
+    }
+}
+
 /// The HMAC of an `MP_JOIN`, as far as it can be sent.
 #[derive(Clone, Copy)]
 pub struct JoinHmac([u8; 20]);
@@ -258,6 +271,10 @@ mod tests {
         for vector in VECTORS {
             assert_eq!(vector.keys.map(|key| token(vector.version, key)), vector.tokens);
             assert_eq!(vector.keys.map(|key| idsn(vector.version, key).0), vector.idsns);
+            for key in vector.keys {
+                let both = (token(vector.version, key), idsn(vector.version, key));
+                assert_eq!(token_and_idsn(vector.version, key), both);
+            }
         }
     }
 

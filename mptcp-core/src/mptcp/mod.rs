@@ -141,7 +141,7 @@ pub(crate) struct Connection<B> {
     rcv_edge: u64,
     /// Largest window any segment offered, octets.
     widest: u32,
-    received: OnDemand<RecvQueue<B>>,
+    pub(crate) received: OnDemand<RecvQueue<B>>,
     autotune: Autotune,
     pub(crate) peer_fin: Option<u64>,
     /// That end is not waiting for a checksum to confirm it.
@@ -195,6 +195,7 @@ impl<B: PacketBuf> Connection<B> {
         paths: Paths,
     ) -> Self {
         let version = negotiated.version;
+        let (local_token, local_idsn) = key::token_and_idsn(version, negotiated.keys.local);
         let mut connection = Self {
             version,
             phase: if negotiated.client { Phase::Connecting } else { Phase::Unconfirmed },
@@ -211,9 +212,9 @@ impl<B: PacketBuf> Connection<B> {
             last_end: None,
             half_open: 0,
             keys: negotiated.keys,
-            local_token: key::token(version, negotiated.keys.local),
+            local_token,
             remote_token: 0,
-            local_idsn: key::idsn(version, negotiated.keys.local),
+            local_idsn,
             remote_idsn: DataSeq(0),
             chunks: OnDemand::new(),
             pinned: 0,
@@ -297,8 +298,7 @@ impl<B: PacketBuf> Connection<B> {
     /// The peer's key became known.
     pub(crate) fn set_remote_key(&mut self, remote: u64) {
         self.keys.remote = remote;
-        self.remote_token = key::token(self.version, remote);
-        self.remote_idsn = key::idsn(self.version, remote);
+        (self.remote_token, self.remote_idsn) = key::token_and_idsn(self.version, remote);
     }
 
     // Data sequence numbers and offsets.

@@ -6,6 +6,7 @@ use crate::buf::{PacketBuf, TxQueue};
 use crate::seq::DataSeq;
 use crate::tcp::{Burst, Tcb, TxMapping, TxSegment, gather, sum_of};
 use crate::time::{Duration, Instant};
+use crate::util::on_demand::ROOMY;
 use crate::util::range_set::RangeSet;
 use crate::util::slab::Slab;
 use crate::wire::{Version, WireSeq, checksum};
@@ -192,18 +193,18 @@ impl<B: PacketBuf> Connection<B> {
         gather(bufs, skip, len, tx)
     }
 
-    /// Payload and mapping of the next segment on `tcb`, at most `room` octets.
+    /// Payload and mapping of the next segment on `tcb`, at most `room` octets, where a full one has `mss`.
     pub(crate) fn segment<T: TxQueue<B>>(
         &mut self,
         next: Next,
         tcb: &Tcb<B>,
-        room: u32,
+        (room, mss): (u32, u32),
         tx: &mut T,
         burst: &mut Burst,
     ) -> Option<(B, Option<TxMapping>)> {
         // A longer segment than others tries the path, and what is cut off a repair or the end of the stream
         // would go in a packet of its own.
-        let exact = next.again || next.len <= room || room > tcb.payload_mss();
+        let exact = next.again || next.len <= room || room > mss;
         let wanted = (next.len.min(room), exact);
         let mut payload = self.payload(next.start, wanted, tx, &mut burst.chunk)?;
         if self.phase == Phase::Fallback {
@@ -429,17 +430,21 @@ impl<B: PacketBuf> Connection<B> {
         self.data_snd_una = offset;
         self.passage.prove();
         self.repaired_below(offset);
-        while let Some(front) = self.chunks.front() {
+        let mut whole = 0;
+        for front in self.chunks.iter() {
             if front.start + front.buf.data().len() as u64 > offset {
                 break;
             }
+            whole += 1;
             self.pinned = self.pinned.saturating_sub(front.buf.truesize() as u32);
-            self.chunks.pop_front();
+        }
+        if whole > 0 {
+            self.chunks.drain(..whole);
         }
         if self.chunks.is_empty() {
             self.pinned = 0;
         }
-        if self.chunks.is_empty() && self.chunks.capacity() > 64 {
+        if self.chunks.is_empty() && self.chunks.capacity() > ROOMY {
             self.chunks.rest();
         }
         self.rtx_at = None;

@@ -25,10 +25,12 @@
 
 use super::Stack;
 use super::demux::Flow;
-use crate::buf::{PacketBuf, PortId};
+use super::usual::{Ends, Usual};
+use crate::buf::{PacketBuf, PortId, RxChecksum};
+use crate::seq::SeqNum;
 use crate::tcp::{RunBounds, Segment, Tuple};
 use crate::time::Instant;
-use crate::wire::{Dss, Mapping, WireSeq};
+use crate::wire::{Dss, Mapping, TcpFlags, WireSeq};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -40,6 +42,8 @@ const MAX_PARTS: u8 = 64;
 /// Segments of one flow that follow on each other.
 struct Run<B> {
     tuple: Tuple,
+    /// The same as it stands in packets.
+    ends: Option<Ends>,
     port: PortId,
     /// The control block that the flow had when the run began, and its connection.
     idx: u32,
@@ -50,6 +54,36 @@ struct Run<B> {
     /// Of the first one; taken when the run is processed.
     text: Option<B>,
     more: Vec<B>,
+}
+
+/// What a segment says that may be part of a run: nothing else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Part {
+    pub(super) seq: SeqNum,
+    pub(super) ack: SeqNum,
+    pub(super) flags: TcpFlags,
+    pub(super) window: u16,
+    /// Octets of text.
+    pub(super) len: u32,
+    pub(super) timestamps: Option<(u32, u32)>,
+    pub(super) dss: Option<Dss>,
+}
+
+impl Part {
+    /// `None` when it must be looked at alone.
+    pub(super) fn of(segment: &Segment) -> Option<Self> {
+        let &Segment { seq, ack, flags, window, len, timestamps, dss, plain, .. } = segment;
+        plain.then_some(Self { seq, ack, flags, window, len, timestamps, dss })
+    }
+}
+
+/// What joined a run: where its text is, and what that sums up to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Joined {
+    at: usize,
+    text_at: usize,
+    end: usize,
+    sum: Option<u16>,
 }
 
 /// The open runs of a burst, the oldest first; empty between bursts.
@@ -66,6 +100,42 @@ impl<B> Runs<B> {
 }
 
 impl<B: PacketBuf> Stack<B> {
+    /// Joins what `packet` says to an open run, when it goes on with one and has the usual form. Its text,
+    /// if it has any, is [kept](Self::keep_text) then.
+    pub(super) fn follow(&mut self, packet: &B) -> Option<Joined> {
+        let bytes = packet.data();
+        let is_next = |run: &Box<Run<B>>| run.ends.as_ref().is_some_and(|ends| ends.are_of(bytes));
+        let at = self.runs.open.iter().position(is_next)?;
+        let run = self.runs.open.get_mut(at)?;
+        let ends = run.ends.as_ref()?;
+        let usual = Usual::read(bytes, ends)?;
+        let sum = match packet.rx_meta().checksum {
+            RxChecksum::Good => None,
+            _ => Some(usual.verified_text(bytes, ends)?),
+        };
+        if !join(&mut run.segment, &usual.part, run.bounds) {
+            return None;
+        }
+        self.stats.in_segs += 1;
+        self.stats.tcp_rcv_coalesce += 1;
+        Some(Joined { at, text_at: usual.text_at, end: usual.end, sum })
+    }
+
+    /// The text of a packet that joined a run.
+    pub(super) fn keep_text(&mut self, joined: &Joined, mut packet: B) {
+        if joined.text_at == joined.end {
+            return;
+        }
+        packet.truncate(joined.end);
+        packet.trim_front(joined.text_at);
+        if let Some(sum) = joined.sum {
+            packet.note_sum(sum);
+        }
+        if let Some(run) = self.runs.open.get_mut(joined.at) {
+            run.more.push(packet);
+        }
+    }
+
     /// A segment whose checksum is right: joins its run, begins one, or is processed.
     pub(super) fn take_segment(
         &mut self,
@@ -77,7 +147,7 @@ impl<B: PacketBuf> Stack<B> {
     ) {
         if let Some(at) = self.runs.open.iter().position(|run| run.tuple == *tuple) {
             if let Some(run) = self.runs.open.get_mut(at)
-                && join(&mut run.segment, segment, run.bounds)
+                && Part::of(segment).is_some_and(|next| join(&mut run.segment, &next, run.bounds))
             {
                 self.stats.tcp_rcv_coalesce += 1;
                 if segment.len > 0 {
@@ -97,14 +167,19 @@ impl<B: PacketBuf> Stack<B> {
                     self.close_run(now, 0);
                 }
                 let (text, more) = (Some(payload), Vec::new());
-                let (tuple, segment) = (*tuple, *segment);
+                let (tuple, segment, ends) = (*tuple, *segment, Ends::of(tuple));
                 let run = match self.runs.spare.pop() {
                     Some(mut run) => {
-                        (run.tuple, run.port, run.idx, run.owner) = (tuple, port, idx, owner);
-                        (run.bounds, run.segment, run.text) = (bounds, segment, text);
+                        (run.tuple, run.ends, run.port) = (tuple, ends, port);
+                        (run.idx, run.owner, run.bounds) = (idx, owner, bounds);
+                        (run.segment, run.text) = (segment, text);
                         run
                     }
-                    None => Box::new(Run { tuple, port, idx, owner, bounds, segment, text, more }),
+                    None => {
+                        let run =
+                            Run { tuple, ends, port, idx, owner, bounds, segment, text, more };
+                        Box::new(run)
+                    }
                 };
                 return self.runs.open.push(run);
             }
@@ -171,14 +246,16 @@ impl<B: PacketBuf> Stack<B> {
 }
 
 /// Takes `next` into a run; false when it must be processed after it.
-fn join(run: &mut Segment, next: &Segment, bounds: RunBounds) -> bool {
+#[inline]
+fn join(run: &mut Segment, next: &Part, bounds: RunBounds) -> bool {
     let text = run.len > 0;
-    if !next.plain || run.parts >= MAX_PARTS || text != (next.len > 0) {
+    if run.parts >= MAX_PARTS || text != (next.len > 0) {
         return false;
     }
     let seq = if text { run.end() } else { run.seq };
     let acks = if text { next.ack.ge(run.ack) } else { next.ack.gt(run.ack) };
-    if next.seq != seq || !acks || next.ack.gt(bounds.sent) || next.end().gt(bounds.window) {
+    let end = next.seq.add(next.len);
+    if next.seq != seq || !acks || next.ack.gt(bounds.sent) || end.gt(bounds.window) {
         return false;
     }
     let timestamps = match (run.timestamps, next.timestamps) {
@@ -190,32 +267,38 @@ fn join(run: &mut Segment, next: &Segment, bounds: RunBounds) -> bool {
         }
         _ => return false,
     };
-    let dss = match (run.dss, next.dss) {
-        (None, None) => None,
-        (Some(run), Some(next)) => match join_dss(&run, &next) {
-            Some(dss) => Some(dss),
-            None => return false,
-        },
-        _ => return false,
+    let joined = match (&mut run.dss, &next.dss) {
+        (None, None) => true,
+        (Some(run), Some(next)) => join_dss(run, next),
+        _ => false,
     };
+    if !joined {
+        return false;
+    }
     run.len += next.len;
     run.parts += 1;
     run.flags |= next.flags;
     (run.ack, run.window) = (next.ack, next.window);
-    (run.timestamps, run.dss) = (timestamps, dss);
+    run.timestamps = timestamps;
     true
 }
 
-/// One DSS that says what both say; `None` when there is none.
-fn join_dss(run: &Dss, next: &Dss) -> Option<Dss> {
-    let data_ack =
-        next.data_ack.filter(|&ack| run.data_ack.is_some_and(|prior| reached(prior, ack)));
-    let mapping = match (run.mapping, next.mapping) {
-        (None, None) => None,
-        (Some(run), Some(next)) => Some(join_mappings(&run, &next)?),
-        _ => return None,
-    };
-    Some(Dss { data_ack: Some(data_ack?), mapping, data_fin: false })
+/// Has `run` say what both say; false, and no change, when it cannot.
+fn join_dss(run: &mut Dss, next: &Dss) -> bool {
+    let (Some(prior), Some(ack)) = (run.data_ack, next.data_ack) else { return false };
+    if !reached(prior, ack) {
+        return false;
+    }
+    match (&mut run.mapping, &next.mapping) {
+        (None, None) => {}
+        (Some(run), Some(next)) => match join_mappings(run, next) {
+            Some(len) => run.len = len,
+            None => return false,
+        },
+        _ => return false,
+    }
+    run.data_ack = Some(ack);
+    true
 }
 
 /// `ack` is `prior` or later.
@@ -227,8 +310,8 @@ fn reached(prior: WireSeq, ack: WireSeq) -> bool {
     }
 }
 
-/// A mapping that says what both say: `next` goes on where `run` ends, or is part of it.
-fn join_mappings(run: &Mapping, next: &Mapping) -> Option<Mapping> {
+/// The length of a mapping that says what both say: `next` goes on where `run` ends, or is part of it.
+fn join_mappings(run: &Mapping, next: &Mapping) -> Option<u16> {
     let into = next.ssn.wrapping_sub(run.ssn);
     let agrees = match (run.dsn, next.dsn) {
         (WireSeq::Full(run), WireSeq::Full(next)) => next.wrapping_sub(run) == u64::from(into),
@@ -237,5 +320,5 @@ fn join_mappings(run: &Mapping, next: &Mapping) -> Option<Mapping> {
     };
     let end = u16::try_from(into).ok()?.checked_add(next.len)?;
     let adjoins = into <= u32::from(run.len);
-    (agrees && adjoins).then_some(Mapping { len: run.len.max(end), ..*run })
+    (agrees && adjoins).then_some(run.len.max(end))
 }

@@ -5,7 +5,7 @@
 //! out is counted where it is pushed ([`Lane`]), never read off the queue's room.
 
 use super::demux::Node;
-use super::scheduling::{Assignment, account};
+use super::scheduling::{Assignment, Views, account};
 use super::{Stack, env};
 use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
 use crate::driver::Progress;
@@ -215,7 +215,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             if left == 0
                 || tx.tx.room() == 0
-                || !self.send_on(now, owner, &assignment, &mut left, tx)
+                || !self.send_on(now, owner, &assignment, &mut views, &mut left, tx)
             {
                 progress = Progress::More;
                 break;
@@ -241,10 +241,11 @@ impl<B: PacketBuf> Stack<B> {
         now: Instant,
         owner: u32,
         assignment: &Assignment,
+        views: &mut Views,
         left: &mut usize,
         tx: &mut Lane<'_, T>,
     ) -> bool {
-        let Assignment { mut next, idx, ref lasting } = *assignment;
+        let Assignment { mut next, idx, mut lasting } = *assignment;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let tx = tx.turn_to(tcb.port);
         let Some(connection) = self.connections.get_mut(owner) else { return false };
@@ -261,7 +262,8 @@ impl<B: PacketBuf> Stack<B> {
         let mut env = env!(self, now);
         let mut burst = Burst::default();
         let sent = loop {
-            let Some((payload, mapping)) = connection.segment(next, tcb, room, tx, &mut burst)
+            let Some((payload, mapping)) =
+                connection.segment(next, tcb, (room, mss), tx, &mut burst)
             else {
                 env.stats.tx_no_buffer += 1;
                 break false;
@@ -277,15 +279,16 @@ impl<B: PacketBuf> Stack<B> {
             connection.sent(next, len, mss, tcb.subflow.as_ref().map_or(u8::MAX, |s| s.id));
             account(now, connection, tcb, &next, len);
             *left -= 1;
-            let Some(lasting) = lasting else { break true };
-            if *left == 0 || tx.room() == 0 || !tcb.may_send_on(now) {
+            let Some(lasting) = &mut lasting else { break true };
+            if *left == 0 || tx.room() == 0 || !tcb.may_send_on(now, mss) {
                 break true;
             }
             match connection.next_to_send() {
                 Some(behind) if !behind.again && behind.len >= mss => next = behind,
                 _ => break true,
             }
-            if connection.window_cuts(lasting.mss) {
+            if connection.window_cuts(lasting.mss) || !views.choose_again(connection, lasting, len)
+            {
                 break true;
             }
             if connection.phase != Phase::Fallback {
@@ -298,8 +301,6 @@ impl<B: PacketBuf> Stack<B> {
                 data = connection.data_level();
                 burst.forget();
             }
-            let widest = connection.widest_offer();
-            connection.memory.note_window(widest, &lasting.demand);
         };
         tcb.end_burst(&env, &burst);
         let deadline = tcb.next_timeout();

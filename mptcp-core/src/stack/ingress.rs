@@ -32,7 +32,10 @@ impl<B: PacketBuf> Stack<B> {
         // Nothing follows on a packet that is alone.
         self.taking_burst = burst.len() > 1;
         for packet in burst.drain(..) {
-            self.handle_packet(now, packet);
+            match self.follow(&packet) {
+                Some(joined) => self.keep_text(&joined, packet),
+                None => self.handle_packet(now, packet),
+            }
         }
         self.close_runs(now);
         self.taking_burst = false;

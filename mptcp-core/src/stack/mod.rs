@@ -32,6 +32,7 @@ mod steering;
 mod timers;
 mod types;
 mod udp;
+mod usual;
 
 pub use behalf::SynAnswer;
 pub(crate) use options::{Handshake, handshake};

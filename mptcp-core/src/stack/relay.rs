@@ -2,12 +2,14 @@
 //! (D13). The receive window of one leg closes when the other leg takes no more; half-closes and
 //! resets pass through.
 
+use super::demux::Node;
 use super::{Ready, Sock, SocketId, Stack};
 use crate::buf::PacketBuf;
 use crate::error::{ConnectionError, RelayError};
 use crate::mptcp::Phase;
-use crate::tcp::State;
+use crate::tcp::{RecvQueue, State};
 use crate::time::Instant;
+use crate::util::on_demand::OnDemand;
 
 /// How often byte progress is reported at most.
 const PROGRESS_INTERVAL_MS: u32 = 1_000;
@@ -118,11 +120,9 @@ impl<B: PacketBuf> Stack<B> {
         let mut moved = 0;
         if self.unread(from) && self.sending(to) {
             let limit = self.send_limit(to);
-            while self.send_left(to, limit) > 0 {
-                let Some(buf) = self.pop_received(from) else { break };
-                moved += buf.data().len() as u32;
-                self.queue(to, buf);
-            }
+            let mut received = self.exchange_received(from, OnDemand::new());
+            moved = self.queue_all(to, &mut received, limit);
+            self.exchange_received(from, received);
             if moved > 0 {
                 self.note_read(now, from, moved);
             }
@@ -132,6 +132,52 @@ impl<B: PacketBuf> Stack<B> {
             self.shutdown_sock(now, to);
         }
         moved > 0
+    }
+
+    /// Puts `queue` in the place of what a leg has received, and answers that.
+    fn exchange_received(
+        &mut self,
+        sock: Sock,
+        queue: OnDemand<RecvQueue<B>>,
+    ) -> OnDemand<RecvQueue<B>> {
+        let place = match sock {
+            Sock::Plain(idx) => self.tcbs.get_mut(idx).map(|tcb| &mut tcb.received),
+            Sock::Mptcp(idx) => self.connections.get_mut(idx).map(|c| &mut c.received),
+            _ => None,
+        };
+        place.map(|place| core::mem::replace(place, queue)).unwrap_or_default()
+    }
+
+    /// Moves what is in order to a leg's send queue until that has `limit` octets; answers how many moved.
+    fn queue_all(&mut self, to: Sock, received: &mut RecvQueue<B>, limit: u32) -> u32 {
+        let mut moved = 0;
+        let node = match to {
+            Sock::Plain(idx) => {
+                let Some(tcb) = self.tcbs.get_mut(idx) else { return 0 };
+                while tcb.send_room(limit) > 0
+                    && let Some(buf) = received.pop()
+                {
+                    moved += buf.data().len() as u32;
+                    tcb.send(buf);
+                }
+                Node::Tcb(idx)
+            }
+            Sock::Mptcp(idx) => {
+                let Some(connection) = self.connections.get_mut(idx) else { return 0 };
+                while connection.send_buffered() < limit
+                    && let Some(buf) = received.pop()
+                {
+                    moved += buf.data().len() as u32;
+                    connection.write(buf);
+                }
+                Node::Connection(idx)
+            }
+            _ => return 0,
+        };
+        if moved > 0 {
+            self.want_transmit(node);
+        }
+        moved
     }
 
     /// The leg takes more data.

@@ -8,7 +8,7 @@ use super::{Sock, Stack};
 use crate::buf::{PacketBuf, PortId};
 use crate::config::SchedulerKind;
 use crate::event_log::ReinjectCause;
-use crate::mptcp::scheduler::{self, Choice, Demand, PathView};
+use crate::mptcp::scheduler::{self, Choice, Demand, Memory, PathView, Term};
 use crate::mptcp::{Connection, Next, Phase, Stage};
 use crate::tcp::Tcb;
 use crate::time::{Duration, Instant};
@@ -41,7 +41,9 @@ pub(super) struct Assignment {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lasting {
     /// But for what is not sent yet, it is the same for the next segment.
-    pub(super) demand: Demand,
+    demand: Demand,
+    /// Place of the choice among the views, where the scheduler must be asked again.
+    asked: Option<usize>,
     /// What the first subflow's segments carry: less room in the peer's window is another matter.
     pub(super) mss: u32,
 }
@@ -61,6 +63,33 @@ pub(super) struct Views {
     shown: Vec<PathView>,
     /// One that could send must wait for its port.
     pub(super) port_full: bool,
+}
+
+impl Views {
+    /// Whether the same is chosen again after `len` octets that were sent on; the connection then remembers
+    /// what a choice makes it remember.
+    pub(super) fn choose_again<B: PacketBuf>(
+        &mut self,
+        connection: &mut Connection<B>,
+        lasting: &mut Lasting,
+        len: u32,
+    ) -> bool {
+        let widest = connection.widest_offer();
+        let mut memory: Memory = connection.memory;
+        memory.note_window(widest, &lasting.demand);
+        if let Some(at) = lasting.asked {
+            lasting.demand.sent(len);
+            let Some(view) = self.shown.get_mut(at) else { return false };
+            view.in_flight += len;
+            let kind = connection.scheduler;
+            let (choice, _) = scheduler::pick(kind, &mut memory, &lasting.demand, &self.shown);
+            if choice != Choice::Path(at) {
+                return false;
+            }
+        }
+        connection.memory = memory;
+        true
+    }
 }
 
 /// Packets that can leave by a port now.
@@ -115,8 +144,11 @@ impl<B: PacketBuf> Stack<B> {
         }
         let connection = self.connections.get(owner)?;
         // A log has every choice, and a cap may end with each of them.
+        let term = scheduler::term(kind, why);
         let alone = again
-            || !scheduler::lasts(kind, why)
+            || term == Term::Once
+            // The first segment after a pause may find a smaller window.
+            || term == Term::Asked && (view.in_flight == 0 || self.pool.is_low())
             || connection.policy.is_some()
             || !matches!(connection.phase, Phase::Confirmed | Phase::Fallback)
             || !self.observer.is_off()
@@ -125,7 +157,8 @@ impl<B: PacketBuf> Stack<B> {
             return Some(Assignment::single(next, *idx));
         }
         let first = connection.subflows.first().and_then(|idx| self.tcbs.get(*idx))?;
-        let lasting = Some(Lasting { demand, mss: first.payload_mss() });
+        let asked = at.filter(|_| term == Term::Asked);
+        let lasting = Some(Lasting { demand, asked, mss: first.payload_mss() });
         Some(Assignment { next, idx: *idx, lasting })
     }
 
@@ -152,7 +185,7 @@ impl<B: PacketBuf> Stack<B> {
         let unsent = connection.data_end - connection.data_snd_nxt;
         let in_flight: u64 = views.paths.iter().map(|(_, view)| u64::from(view.in_flight)).sum();
         Some(Demand {
-            unsent: if full { u64::MAX >> 2 } else { unsent },
+            unsent: if full { Demand::ENDLESS } else { unsent },
             window: connection.snd_edge.saturating_sub(connection.data_snd_una),
             // Our own buffer holds what is not acknowledged: it blocks as the peer's window does.
             buffer: u64::from(self.config.tcp.send_buffer_max),

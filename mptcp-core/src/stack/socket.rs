@@ -288,7 +288,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Takes the next in-order buffer; `note_read` follows once some were taken.
-    pub(super) fn pop_received(&mut self, sock: Sock) -> Option<B> {
+    fn pop_received(&mut self, sock: Sock) -> Option<B> {
         match sock {
             Sock::Plain(idx) => self.tcbs.get_mut(idx)?.received.pop(),
             Sock::Mptcp(owner) => self.connections.get_mut(owner)?.read_buf(),
@@ -385,7 +385,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// What is left of a send buffer of `limit` octets.
-    pub(super) fn send_left(&self, sock: Sock, limit: u32) -> u32 {
+    fn send_left(&self, sock: Sock, limit: u32) -> u32 {
         match sock {
             Sock::Plain(idx) => self.tcbs.get(idx).map_or(0, |t| t.send_room(limit)),
             Sock::Mptcp(idx) => {

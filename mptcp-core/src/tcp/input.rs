@@ -16,7 +16,7 @@ use core::num::NonZeroU32;
 
 /// Challenge ACKs and answers to empty unacceptable segments, per connection and second
 /// (RFC 5961 §7).
-const CHALLENGES_PER_SECOND: u8 = 10;
+const CHALLENGES_PER_SECOND: u16 = 10;
 
 /// A timestamp of so many seconds ago proves nothing any more (RFC 7323 §5.5).
 const PAWS_IDLE_S: u32 = 24 * 24 * 3600;
@@ -728,16 +728,15 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     fn challenge(&mut self, env: &mut Env<'_>) {
-        let second = super::seconds(env.now) as u16;
-        if self.challenge_second != second {
-            self.challenge_second = second;
-            self.challenge_count = 0;
+        let second = (super::seconds(env.now) << 4) as u16;
+        if self.challenges & !0xf != second {
+            self.challenges = second;
         }
-        if self.challenge_count >= CHALLENGES_PER_SECOND {
+        if self.challenges & 0xf >= CHALLENGES_PER_SECOND {
             env.stats.tcp_ack_skipped_challenge += 1;
             return;
         }
-        self.challenge_count += 1;
+        self.challenges += 1;
         env.stats.tcp_challenge_ack += 1;
         self.ack_now();
     }

@@ -335,8 +335,10 @@ pub(crate) struct Tcb<B> {
     // Delayed acknowledgement.
     unacked_segments: u8,
     quick_acks: u8,
-    challenge_second: u16,
-    challenge_count: u8,
+    /// Challenges in a second: the low bits of that and, in the last four, how many.
+    challenges: u16,
+    /// How much smaller than what our end of the path takes the MSS is that we announce, in words of four octets.
+    asked_less: u8,
     dup_acks: u8,
     dsack: Dsack,
     // Data.
@@ -517,8 +519,8 @@ impl<B: PacketBuf> Tcb<B> {
             unanswered_probes: 0,
             unacked_segments: 0,
             quick_acks: 16,
-            challenge_second: 0,
-            challenge_count: 0,
+            challenges: 0,
+            asked_less: 0,
             dup_acks: 0,
             dsack: None,
             queue: OnDemand::new(),
@@ -538,7 +540,7 @@ impl<B: PacketBuf> Tcb<B> {
     fn set_peer_mss(&mut self, env: &Env<'_>, announced: Option<u16>) {
         let default = if self.tuple.remote_addr.is_ipv4() { 536 } else { 1220 };
         let peer = announced.unwrap_or(default).max(PEER_MSS_MIN);
-        self.mss = peer.min(self.local_mss);
+        self.mss = peer.min(self.local_mss + 4 * u16::from(self.asked_less));
         self.begin_search(env);
         self.refresh_mss();
     }

@@ -341,6 +341,9 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// New data left in `start..end`; what is longer than usual is a probe.
     pub(super) fn note_probe(&mut self, start: SeqNum, end: SeqNum) {
+        if self.mtu.is_none() {
+            return;
+        }
         let (mss, options) = (self.mss, self.option_len());
         let Some(mtu) = &mut self.mtu else { return };
         let size = u16::try_from(end.since(start) + options).unwrap_or(u16::MAX);

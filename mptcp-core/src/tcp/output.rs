@@ -163,9 +163,10 @@ impl<B: PacketBuf> Tcb<B> {
             && self.pipe() < self.congestion.cwnd()
     }
 
-    /// What chose this subflow for a whole segment would choose it again: there is room for one more.
-    pub(crate) fn may_send_on(&self, now: Instant) -> bool {
-        self.usable_window() >= self.payload_mss()
+    /// What chose this subflow for a whole segment, of `mss` octets, would choose it again: there is room for
+    /// one more.
+    pub(crate) fn may_send_on(&self, now: Instant, mss: u32) -> bool {
+        self.usable_window() >= mss
             && self.pipe() < self.congestion.cwnd()
             && !self.pacer.holds(now)
     }

@@ -7,7 +7,7 @@
 
 use crate::buf::PacketBuf;
 use crate::seq::SeqNum;
-use crate::util::on_demand::Empty;
+use crate::util::on_demand::{Empty, ROOMY};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
@@ -93,9 +93,14 @@ impl<B: PacketBuf> RecvQueue<B> {
     /// Takes what is next, as [`RecvQueue::insert`] does, while nothing is out of order; answers its
     /// octets, or `None` when there is no memory for it.
     pub(crate) fn append(&mut self, buf: B, budget: u32) -> Option<u32> {
-        let len = buf.data().len() as u32;
-        let pinned = self.truesize.saturating_add(buf.truesize() as u32);
-        if !self.absorb(&buf, budget) {
+        let (len, truesize) = (buf.data().len() as u32, buf.truesize() as u32);
+        let pinned = self.truesize.saturating_add(truesize);
+        if len.saturating_mul(8) > truesize && pinned <= budget / 2 {
+            // Nearly all is of this kind.
+            self.truesize = pinned;
+            self.in_order_len += len;
+            self.in_order.push_back(buf);
+        } else if !self.absorb(&buf, budget) {
             if pinned > budget.saturating_mul(2) && !self.in_order.is_empty() {
                 return None;
             }
@@ -176,7 +181,7 @@ impl<B: PacketBuf> RecvQueue<B> {
         self.truesize -= (buf.truesize() as u32).min(self.truesize);
         if self.in_order.is_empty() {
             self.truesize = 0;
-            if self.in_order.capacity() > 64 {
+            if self.in_order.capacity() > ROOMY {
                 self.in_order = VecDeque::new();
             }
         }

@@ -15,7 +15,7 @@ use super::delivery::Stamp;
 use crate::buf::PacketBuf;
 use crate::seq::{DataSeq, SeqNum};
 use crate::time::{Duration, Instant};
-use crate::util::on_demand::Empty;
+use crate::util::on_demand::{Empty, ROOMY};
 use alloc::collections::VecDeque;
 
 /// A DSS mapping as we send it; `ssn` is relative to the subflow's ISN.
@@ -228,16 +228,17 @@ impl<B: PacketBuf> SendQueue<B> {
     /// Removes everything below `una`; trims the segment that straddles it.
     pub(crate) fn acknowledge(&mut self, una: SeqNum) -> Delivered {
         let mut delivered = Delivered::default();
-        while self.segments.front().is_some_and(|front| front.end().le(una)) {
+        let mut whole = 0;
+        while self.segments.get(whole).is_some_and(|front| front.end().le(una)) {
             step();
-            self.unlink(0);
-            let Some(front) = self.segments.pop_front() else { break };
-            self.first = (self.first + 1) & NUMBERS;
+            self.unlink(whole);
+            let Some(front) = self.segments.get(whole) else { break };
+            whole += 1;
             if front.is(SegmentFlags::SACKED) {
                 self.sacked_bytes -= front.seq_len();
                 self.sacked_count -= 1;
             } else {
-                delivered.note(&front);
+                delivered.note(front);
                 // Something sent later was delivered before it (RFC 8985 §6.2 step 3).
                 delivered.reordered |=
                     self.sacked_bytes > 0 && !front.is(SegmentFlags::RETRANSMITTED);
@@ -246,6 +247,8 @@ impl<B: PacketBuf> SendQueue<B> {
                 self.lost_bytes -= front.seq_len();
             }
         }
+        self.segments.drain(..whole);
+        self.first = (self.first + whole as u32) & NUMBERS;
         if let Some(front) = self.segments.front_mut()
             && front.seq.lt(una)
         {
@@ -267,7 +270,7 @@ impl<B: PacketBuf> SendQueue<B> {
                 self.lose_fin();
             }
         }
-        if self.segments.is_empty() && self.segments.capacity() > 64 {
+        if self.segments.is_empty() && self.segments.capacity() > ROOMY {
             self.segments = VecDeque::new();
         }
         delivered

@@ -8,6 +8,9 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::ops::{Deref, DerefMut};
 
+/// A queue that runs empty between two bursts keeps memory for so many entries; until it rests.
+pub(crate) const ROOMY: usize = 1024;
+
 /// What can be forgotten while it is empty.
 pub(crate) trait Empty: Sized + 'static {
     /// As it is made.

@@ -78,12 +78,17 @@ impl IpHeader {
     }
 }
 
-/// The checksum of an IPv4 header. Nearly all have no options: ten words, added at once.
+/// The checksum of an IPv4 header. Nearly all have no options.
 fn is_sum_right(header: &[u8]) -> bool {
-    let Ok(fixed) = <&[u8; V4_HEADER_LEN]>::try_from(header) else {
-        return checksum::sum(header) == 0xffff;
-    };
-    let (words, _) = fixed.as_chunks::<4>();
+    match <&[u8; V4_HEADER_LEN]>::try_from(header) {
+        Ok(fixed) => is_fixed_sum_right(fixed),
+        Err(_) => checksum::sum(header) == 0xffff,
+    }
+}
+
+/// The same of one without options: ten words, added at once.
+pub(crate) fn is_fixed_sum_right(header: &[u8; V4_HEADER_LEN]) -> bool {
+    let (words, _) = header.as_chunks::<4>();
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
     // Of the 35 bits at most two are carried by the second step, one by the third.
     let sum = (sum & 0xffff_ffff) + (sum >> 32);

@@ -53,7 +53,7 @@ pub(crate) struct PathView {
 /// What the connection has to send. Sizes are octets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Demand {
-    /// Written and never sent.
+    /// Written and never sent; [`Demand::ENDLESS`] where no end is in sight.
     pub(crate) unsent: u64,
     /// What the peer's window allows beyond `data_snd_una`.
     pub(crate) window: u64,
@@ -61,6 +61,17 @@ pub(crate) struct Demand {
     pub(crate) buffer: u64,
     /// What has arrived and waits for something before it, as far as can be told.
     pub(crate) stranded: u64,
+}
+
+impl Demand {
+    pub(crate) const ENDLESS: u64 = u64::MAX >> 2;
+
+    /// So many octets were sent for the first time.
+    pub(crate) const fn sent(&mut self, octets: u32) {
+        if self.unsent != Self::ENDLESS {
+            self.unsent = self.unsent.saturating_sub(octets as u64);
+        }
+    }
 }
 
 /// What a scheduler remembers of one connection.
@@ -152,15 +163,28 @@ pub(crate) fn pick(
     }
 }
 
-/// A path chosen with `kind` for this reason is chosen again as long as it has room and no other one changes:
-/// what is sent and waits has no say in it.
-pub(crate) const fn lasts(kind: SchedulerKind, why: Why) -> bool {
-    match kind {
-        SchedulerKind::Default | SchedulerKind::Blest | SchedulerKind::Ecf => {
-            matches!(why, Why::Preferred)
+/// How long a choice holds, as long as its path has room and no other one changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Term {
+    /// For one segment.
+    Once,
+    /// What is sent and waits has a say in it: the schedule is asked again.
+    Asked,
+    /// What is sent and waits has none.
+    Firm,
+}
+
+/// How long a choice with `kind` for this reason holds.
+pub(crate) const fn term(kind: SchedulerKind, why: Why) -> Term {
+    match (kind, why) {
+        (SchedulerKind::Default | SchedulerKind::Blest | SchedulerKind::Ecf, Why::Overflow) => {
+            Term::Asked
         }
-        SchedulerKind::LowestRtt | SchedulerKind::ActiveBackup | SchedulerKind::Overflow => true,
-        SchedulerKind::RoundRobin | SchedulerKind::Weighted | SchedulerKind::Redundant => false,
+        (SchedulerKind::Default | SchedulerKind::Blest | SchedulerKind::Ecf, Why::Preferred)
+        | (SchedulerKind::LowestRtt | SchedulerKind::ActiveBackup | SchedulerKind::Overflow, _) => {
+            Term::Firm
+        }
+        _ => Term::Once,
     }
 }
 

@@ -257,9 +257,9 @@ fn order_decides_where_a_policy_goes_by_order() {
     assert_eq!(choice(active, &BULK, &[second, path(false, 90)]), Choice::Wait);
 }
 
-/// What a burst relies on: what was sent on the path that was chosen changes no choice that lasts.
+/// What a burst relies on: what was sent on the path that was chosen changes no choice that is firm.
 #[test]
-fn a_choice_that_lasts_is_made_again() {
+fn a_firm_choice_is_made_again() {
     let mut lasted = [false; SchedulerKind::ALL.len()];
     for (kind, lasted) in SchedulerKind::ALL.into_iter().zip(&mut lasted) {
         for (bits, window) in (0..1_u32 << 9).flat_map(|bits| [(bits, 1 << 40), (bits, 300_000)]) {
@@ -274,7 +274,7 @@ fn a_choice_that_lasts_is_made_again() {
             let mut memory = Memory::default();
             let (first, why) = pick(kind, &mut memory, &demand, &paths);
             let Choice::Path(at) = first else { continue };
-            if !lasts(kind, why) {
+            if term(kind, why) != Term::Firm {
                 continue;
             }
             *lasted = true;

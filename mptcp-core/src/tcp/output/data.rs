@@ -29,7 +29,7 @@ impl<B: PacketBuf> Tcb<B> {
     ) -> bool {
         self.restart_after_idle(env.now);
         let flags = if push { SegmentFlags::PUSH } else { SegmentFlags::empty() };
-        self.send_new(env, tx, Some(data), payload, mapping, flags, burst)
+        self.send_new(env, tx, Some(data), Some(payload), mapping, flags, burst)
     }
 
     /// A segment of a plain connection.
@@ -43,23 +43,25 @@ impl<B: PacketBuf> Tcb<B> {
         burst: &mut Burst,
     ) -> bool {
         let flags = if push { SegmentFlags::PUSH } else { SegmentFlags::empty() };
-        self.send_new(env, tx, None, payload, None, flags, burst)
+        self.send_new(env, tx, None, Some(payload), None, flags, burst)
     }
 
+    /// Without a `payload` it is the first buffer of what is unsent, as a whole.
     #[expect(clippy::too_many_arguments, reason = "the parts of a segment")]
     fn send_new<T: TxQueue<B>>(
         &mut self,
         env: &mut Env<'_>,
         tx: &mut T,
         data: Option<&DataLevel>,
-        payload: B,
+        payload: Option<B>,
         mapping: Option<TxMapping>,
         flags: SegmentFlags,
         burst: &mut Burst,
     ) -> bool {
-        let len = payload.data().len() as u32;
-        let sum = sum_for(tx, &payload);
-        let view = payload.slice(0..len as usize);
+        let Some(text) = payload.as_ref().or_else(|| self.unsent.front()) else { return false };
+        let len = text.data().len() as u32;
+        let sum = sum_for(tx, text);
+        let view = text.slice(0..len as usize);
         let emitted = match &mut burst.template {
             Some(template) if !flags.contains(SegmentFlags::FIN) => {
                 let push = flags.contains(SegmentFlags::PUSH);
@@ -89,6 +91,7 @@ impl<B: PacketBuf> Tcb<B> {
             None => self.depart(env.now, len),
         };
         burst.stamp = Some(stamp);
+        let payload = payload.or_else(|| self.unsent.pop_front());
         let segment = TxSegment {
             seq: self.snd_nxt,
             len,
@@ -96,7 +99,7 @@ impl<B: PacketBuf> Tcb<B> {
             transmissions: 1,
             sent_at: env.now,
             stamp,
-            payload: Some(payload),
+            payload,
             mapping,
             place: Place::NOWHERE,
         };
@@ -104,7 +107,8 @@ impl<B: PacketBuf> Tcb<B> {
         self.note_probe(segment.seq, segment.seq.add(len));
         self.flags.remove(TcbFlags::OVERRIDE);
         self.snd_nxt = self.snd_nxt.add(octets);
-        if len < self.payload_mss() * 7 / 8 {
+        // The first bound is less work, and a full segment is not below it.
+        if len < u32::from(self.mss) * 7 / 8 && len < self.payload_mss() * 7 / 8 {
             self.snd_sml = self.snd_nxt;
         }
         self.queue.push(segment);
@@ -197,11 +201,16 @@ impl<B: PacketBuf> Tcb<B> {
         let front = self.unsent.front().map_or(0, |b| b.data().len() as u32);
         let near = (len - len / 16..len).contains(&front) && len <= self.payload_mss();
         let len = if near { front } else { len };
-        let Some(payload) = gather(self.unsent.iter(), 0, len as usize, tx) else {
+        let payload = if len == front {
+            None
+        } else if let Some(payload) = gather(self.unsent.iter(), 0, len as usize, tx) {
+            Some(payload)
+        } else {
             env.stats.tx_no_buffer += 1;
             return false;
         };
-        let len = payload.data().len() as u32;
+        let part = payload.as_ref().map(|part| part.data().len() as u32);
+        let len = part.unwrap_or(len);
         let mut flags = SegmentFlags::empty();
         if len == self.unsent_len {
             flags.insert(SegmentFlags::PUSH);
@@ -212,7 +221,9 @@ impl<B: PacketBuf> Tcb<B> {
         if !self.send_new(env, tx, data, payload, None, flags, burst) {
             return false;
         }
-        consume(&mut self.unsent, len as usize);
+        if part.is_some() {
+            consume(&mut self.unsent, len as usize);
+        }
         self.unsent_len -= len;
         true
     }

@@ -40,20 +40,56 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     /// Before the SYN: asks the peer for segments with `payload` octets at most, if it uses the options that
-    /// the SYN offers.
+    /// the SYN offers. Ours may be longer: what is passed on has the length it came with.
     pub(crate) fn ask_for_segments(&mut self, payload: u32) {
         let timestamps = if self.flags.contains(TcbFlags::TIMESTAMPS) { 12 } else { 0 };
         let wanted = u16::try_from(payload + timestamps).unwrap_or(u16::MAX);
-        if self.state == State::SynSent && wanted >= MSS_ASKED_MIN {
-            self.local_mss = self.local_mss.min(wanted);
-            self.mss = self.mss.min(wanted);
-            self.refresh_mss();
+        if self.state != State::SynSent || wanted < MSS_ASKED_MIN {
+            return;
         }
+        let least = self.local_mss.saturating_sub(4 * u16::from(u8::MAX - self.asked_less));
+        if wanted < least {
+            // Too much to remember: ours will not be much longer either.
+            self.local_mss = wanted;
+            self.asked_less = u8::MAX;
+            return;
+        }
+        let less = self.local_mss.saturating_sub(wanted).div_ceil(4);
+        self.local_mss -= 4 * less;
+        self.asked_less += less as u8;
     }
 
     /// The options of every segment changed: what a full segment carries did too.
     pub(crate) fn refresh_mss(&mut self) {
         let payload = self.payload_mss();
         self.congestion.set_mss(payload);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::buf::{HeapBuf, PortId};
+    use crate::config::TcpConfig;
+    use crate::seq::SeqNum;
+    use crate::stats::Counters;
+    use crate::tcp::{Env, Tcb, Tuple};
+    use crate::time::Instant;
+
+    /// A relay whose exit sent no longer segments than it asks for would cut, and so copy, all that its
+    /// inner leg receives with options of another length.
+    #[test]
+    fn what_is_asked_for_bounds_the_peer_alone() {
+        let (config, mut stats) = (TcpConfig::default(), Counters::default());
+        let env = Env { now: Instant::from_millis(1), config: &config, stats: &mut stats };
+        let [local_addr, remote_addr] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(Into::into);
+        let tuple = Tuple { local_addr, remote_addr, local_port: 1, remote_port: 2 };
+        let mut tcb = Tcb::<HeapBuf>::connect(&env, tuple, PortId(0), SeqNum(7), 0, 1460);
+        tcb.ask_for_segments(1424);
+        tcb.set_peer_mss(&env, Some(1460));
+        assert_eq!((tcb.local_mss, tcb.mss, tcb.payload_mss()), (1436, 1460, 1448));
+        let mut long = Tcb::<HeapBuf>::connect(&env, tuple, PortId(0), SeqNum(7), 0, 8960);
+        long.ask_for_segments(1424);
+        long.set_peer_mss(&env, Some(8960));
+        assert_eq!((long.local_mss, long.mss), (1436, 1436 + 1020));
     }
 }

@@ -1,0 +1,364 @@
+//! Segments in the form that nearly all have: IP without options, an acknowledgement with or without text,
+//! timestamps where RFC 7323 Appendix A puts them, and one DSS behind them at most.
+//!
+//! What follows in an open run is read from these few places, and nothing else of its packet is looked at.
+//! Everything in another form goes the general way, and so does what does not join.
+//!
+//! Invariant: what is read here is what [`IpHeader::parse`](crate::wire::IpHeader::parse) and
+//! [`Segment::new`](crate::tcp::Segment::new) read in the same octets.
+
+use super::coalesce::Part;
+use crate::seq::SeqNum;
+use crate::tcp::{PROTOCOL_TCP, Tuple};
+use crate::wire::options::kind;
+use crate::wire::{Dss, ECN_CE, Mapping, TcpFlags, WireSeq, checksum, ip};
+use core::net::IpAddr;
+
+const V4_LEN: usize = 20;
+const V6_LEN: usize = 40;
+const TCP_LEN: usize = 20;
+/// Subtype octet of a DSS.
+const DSS: u8 = 0x20;
+
+/// Addresses and ports as packets of a flow have them next to each other, the peer's first.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ends {
+    V4([u8; 12]),
+    V6([u8; 36]),
+}
+
+impl Ends {
+    pub(super) fn of(tuple: &Tuple) -> Option<Self> {
+        let ([p0, p1], [q0, q1]) =
+            (tuple.remote_port.to_be_bytes(), tuple.local_port.to_be_bytes());
+        match (tuple.remote_addr, tuple.local_addr) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let ([a, b, c, d], [e, f, g, h]) = (src.octets(), dst.octets());
+                Some(Self::V4([a, b, c, d, e, f, g, h, p0, p1, q0, q1]))
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let mut ends = [0; 36];
+                let octets = src.octets().into_iter().chain(dst.octets());
+                let all = octets.chain([p0, p1, q0, q1]);
+                ends.iter_mut().zip(all).for_each(|(end, octet)| *end = octet);
+                Some(Self::V6(ends))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether `packet`, if its IP header has no options, is of this flow.
+    pub(super) fn are_of(&self, packet: &[u8]) -> bool {
+        match self {
+            Self::V4(ends) => {
+                packet.get(12..).and_then(<[u8]>::first_chunk).is_some_and(|at| at == ends)
+            }
+            Self::V6(ends) => {
+                packet.get(8..).and_then(<[u8]>::first_chunk).is_some_and(|at| at == ends)
+            }
+        }
+    }
+
+    /// Length of the IP header, and where the pseudo-header's addresses begin in it.
+    const fn places(&self) -> (usize, usize) {
+        match self {
+            Self::V4(_) => (V4_LEN, 12),
+            Self::V6(_) => (V6_LEN, 8),
+        }
+    }
+}
+
+/// A segment in the usual form.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usual {
+    pub(super) part: Part,
+    /// Where the text begins and ends in the packet.
+    pub(super) text_at: usize,
+    pub(super) end: usize,
+}
+
+impl Usual {
+    /// Reads a packet that `ends` [are of](Ends::are_of); `None`: not in this form. The TCP checksum is not
+    /// looked at.
+    #[inline]
+    pub(super) fn read(packet: &[u8], ends: &Ends) -> Option<Self> {
+        let (ip_len, _) = ends.places();
+        let end = match ends {
+            Ends::V4(_) => v4_end(packet.first_chunk()?)?,
+            Ends::V6(_) => v6_end(packet.first_chunk()?)?,
+        };
+        let (tcp, options) = packet.get(ip_len..end)?.split_first_chunk::<TCP_LEN>()?;
+        let &[_, _, _, _, s0, s1, s2, s3, a0, a1, a2, a3, offset, flags, w0, w1, _, _, _, _] = tcp;
+        let flags = TcpFlags::from_bits_retain(flags);
+        if flags.difference(TcpFlags::PSH) != TcpFlags::ACK {
+            return None;
+        }
+        let options_len = (usize::from(offset >> 4) * 4).checked_sub(TCP_LEN)?;
+        let (options, text) = options.split_at_checked(options_len)?;
+        let (timestamps, options) = match options.split_first_chunk() {
+            Some((
+                &[kind::NOP, kind::NOP, kind::TIMESTAMPS, 10, v0, v1, v2, v3, e0, e1, e2, e3],
+                rest,
+            )) => {
+                let echo = u32::from_be_bytes([e0, e1, e2, e3]);
+                (Some((u32::from_be_bytes([v0, v1, v2, v3]), echo)), rest)
+            }
+            _ => (None, options),
+        };
+        let part = Part {
+            seq: SeqNum(u32::from_be_bytes([s0, s1, s2, s3])),
+            ack: SeqNum(u32::from_be_bytes([a0, a1, a2, a3])),
+            flags,
+            window: u16::from_be_bytes([w0, w1]),
+            len: text.len() as u32,
+            timestamps,
+            dss: if options.is_empty() { None } else { Some(read_dss(options)?) },
+        };
+        Some(Self { part, text_at: ip_len + TCP_LEN + options_len, end })
+    }
+
+    /// The sum of the text when the checksum is right.
+    #[inline]
+    pub(super) fn verified_text(&self, packet: &[u8], ends: &Ends) -> Option<u16> {
+        let (ip_len, addresses_at) = ends.places();
+        let (headers, text) =
+            packet.get(addresses_at..self.end)?.split_at_checked(self.text_at - addresses_at)?;
+        let text = checksum::sum(text);
+        let rest = u64::from(PROTOCOL_TCP) + (self.end - ip_len) as u64;
+        let sum = u64::from(checksum::sum(headers)) + rest + u64::from(text);
+        (checksum::fold(sum) == 0xffff).then_some(text)
+    }
+}
+
+/// Where an IPv4 packet without options ends.
+#[inline]
+fn v4_end(ip: &[u8; V4_LEN]) -> Option<usize> {
+    let &[version, traffic, len0, len1, _, _, fragment0, fragment1, _, protocol, ..] = ip;
+    let whole = fragment0 & 0x3f == 0 && fragment1 == 0;
+    let usual = version == 0x45 && traffic & 3 != ECN_CE && whole && protocol == PROTOCOL_TCP;
+    let len = usize::from(u16::from_be_bytes([len0, len1]));
+    (usual && ip::is_fixed_sum_right(ip)).then_some(len)
+}
+
+/// Where an IPv6 packet without extension headers ends.
+#[inline]
+fn v6_end(ip: &[u8; V6_LEN]) -> Option<usize> {
+    let &[first, second, _, _, len0, len1, next, ..] = ip;
+    let usual = first >> 4 == 6 && second >> 4 & 3 != ECN_CE && next == PROTOCOL_TCP;
+    usual.then(|| V6_LEN + usize::from(u16::from_be_bytes([len0, len1])))
+}
+
+/// One DSS that acknowledges and at most maps, without a checksum, and NOPs behind it.
+#[inline]
+fn read_dss(options: &[u8]) -> Option<Dss> {
+    let (&[kind::MPTCP, len, DSS, flags], mut rest) = options.split_first_chunk()? else {
+        return None;
+    };
+    let (ack, map) = match flags {
+        0x01 => (4, 0),
+        0x03 => (8, 0),
+        0x05 => (4, 4),
+        0x07 => (8, 4),
+        0x0d => (4, 8),
+        0x0f => (8, 8),
+        _ => return None,
+    };
+    let mut take = |wide: bool| {
+        Some(if wide {
+            let (number, behind) = rest.split_first_chunk()?;
+            rest = behind;
+            WireSeq::Full(u64::from_be_bytes(*number))
+        } else {
+            let (number, behind) = rest.split_first_chunk()?;
+            rest = behind;
+            WireSeq::Low(u32::from_be_bytes(*number))
+        })
+    };
+    let data_ack = take(ack == 8)?;
+    let mapping = if map == 0 {
+        None
+    } else {
+        let dsn = take(map == 8)?;
+        let (&[n0, n1, n2, n3, l0, l1], behind) = rest.split_first_chunk()?;
+        rest = behind;
+        let (ssn, len) = (u32::from_be_bytes([n0, n1, n2, n3]), u16::from_be_bytes([l0, l1]));
+        Some(Mapping { dsn, ssn, len, checksum: None })
+    };
+    let dss_len = 4 + ack + if map == 0 { 0 } else { map + 6 };
+    let plain = usize::from(len) == dss_len && mapping.is_none_or(|mapping| mapping.len > 0);
+    let padded = rest.iter().all(|octet| *octet == kind::NOP);
+    (plain && padded).then_some(Dss { data_ack: Some(data_ack), mapping, data_fin: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tcp::Segment;
+    use crate::wire::{IpHeader, TcpSegment};
+    use alloc::vec::Vec;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// What the general way reads, and of whom.
+    fn general(packet: &[u8]) -> Option<(Tuple, Part, Option<u16>, usize)> {
+        let header = IpHeader::parse(packet).ok()?;
+        let bytes = packet.get(header.header_len..header.total_len)?;
+        let view = TcpSegment::parse(bytes).ok()?;
+        if header.protocol != PROTOCOL_TCP || header.fragment || header.ecn() == ECN_CE {
+            return None;
+        }
+        let tuple = Tuple {
+            local_addr: header.dst,
+            remote_addr: header.src,
+            local_port: view.dst_port,
+            remote_port: view.src_port,
+        };
+        let sum = checksum::verified_text(header.src, header.dst, bytes);
+        Some((tuple, Part::of(&Segment::new(&view))?, sum, header.total_len))
+    }
+
+    fn fill_sums(packet: &mut [u8], v6: bool) {
+        let at = if v6 { V6_LEN } else { V4_LEN };
+        if !v6 {
+            packet[10..12].fill(0);
+            let sum = !checksum::sum(&packet[..at]);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        let Ok(header) = IpHeader::parse(packet) else { return };
+        let Some(segment) = packet.get_mut(at..header.total_len) else { return };
+        let sum = checksum::tcp_checksum(header.src, header.dst, segment);
+        crate::wire::set_checksum(segment, sum);
+    }
+
+    fn tuple(v6: bool) -> Tuple {
+        let addr = |n: u8| -> IpAddr {
+            if v6 { [0xfd00, 0, 0, 0, 0, 0, 1, u16::from(n)].into() } else { [10, 0, 1, n].into() }
+        };
+        Tuple { local_addr: addr(1), remote_addr: addr(2), local_port: 1080, remote_port: 40_000 }
+    }
+
+    fn dss() -> impl Strategy<Value = Vec<u8>> {
+        let flags =
+            prop_oneof![4 => Just(0x05_u8), 4 => Just(0x01), 4 => 0_u8..16, 1 => any::<u8>()];
+        let off = prop_oneof![8 => Just(0_i8), 1 => -2_i8..3];
+        (flags, vec(any::<u8>(), 32), off).prop_map(|(flags, numbers, off)| {
+            let ack = if flags & 1 == 0 { 0 } else { 4 + (flags as usize >> 1 & 1) * 4 };
+            let map = if flags & 4 == 0 { 0 } else { 10 + (flags as usize >> 3 & 1) * 4 };
+            let len = (4 + ack + map).saturating_add_signed(off.into());
+            let mut option = alloc::vec![kind::MPTCP, len as u8, DSS, flags];
+            option.extend(numbers);
+            option.truncate(len);
+            option
+        })
+    }
+
+    fn options() -> impl Strategy<Value = Vec<u8>> {
+        let stamps = vec(any::<u8>(), 8).prop_map(|numbers| {
+            let mut option = alloc::vec![kind::NOP, kind::NOP, kind::TIMESTAMPS, 10];
+            option.extend(numbers);
+            option
+        });
+        let other = prop_oneof![
+            6 => Just(Vec::new()),
+            1 => Just(alloc::vec![kind::NOP]),
+            1 => Just(alloc::vec![kind::END]),
+            1 => Just(alloc::vec![kind::SACK, 10, 0, 0, 0, 1, 0, 0, 0, 2]),
+            1 => vec(any::<u8>(), 0..8),
+        ];
+        let maybe = |strategy: BoxedStrategy<Vec<u8>>| prop_oneof![Just(Vec::new()), strategy];
+        (maybe(stamps.boxed()), maybe(dss().boxed()), other).prop_map(|(stamps, dss, other)| {
+            let mut all = [stamps, dss, other].concat();
+            all.truncate(40);
+            all.resize(all.len().next_multiple_of(4), kind::NOP);
+            all
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn what_is_read_is_what_the_general_way_reads(
+            v6: bool,
+            options in options(),
+            text in vec(any::<u8>(), 0..40),
+            flags in prop_oneof![4 => Just(0x10_u8), 4 => Just(0x18), 1 => any::<u8>()],
+            padding in 0_usize..3,
+            numbers in any::<[u32; 3]>(),
+            broken in prop::option::weighted(0.5, (0_usize..140, any::<u8>())),
+            summed in prop::bool::weighted(0.9),
+        ) {
+            let tuple = tuple(v6);
+            let ends = Ends::of(&tuple).expect("of one family");
+            let tcp_len = TCP_LEN + options.len() + text.len();
+            let mut packet = match &ends {
+                Ends::V4(ends) => {
+                    let [high, low] = ((V4_LEN + tcp_len) as u16).to_be_bytes();
+                    let mut ip = alloc::vec![0x45, 2, high, low, 0, 0, 0x40, 0, 64, 6, 0, 0];
+                    ip.extend(ends);
+                    ip
+                }
+                Ends::V6(ends) => {
+                    let [high, low] = (tcp_len as u16).to_be_bytes();
+                    let mut ip = alloc::vec![0x60, 0x20, 1, 2, high, low, 6, 64];
+                    ip.extend(ends);
+                    ip
+                }
+            };
+            packet.extend(numbers[0].to_be_bytes());
+            packet.extend(numbers[1].to_be_bytes());
+            packet.extend([((TCP_LEN + options.len()) * 4) as u8, flags]);
+            packet.extend(numbers[2].to_be_bytes());
+            packet.extend([0, 0]);
+            packet.extend(&options);
+            packet.extend(&text);
+            packet.resize(packet.len() + padding, 0xee);
+            if summed {
+                fill_sums(&mut packet, v6);
+            }
+            if let Some((at, octet)) = broken
+                && let Some(place) = packet.get_mut(at)
+            {
+                *place = octet;
+                if summed && at % 2 == 0 {
+                    fill_sums(&mut packet, v6);
+                }
+            }
+            let usual = Usual::read(&packet, &ends).filter(|_| ends.are_of(&packet));
+            let general = general(&packet);
+            if let Some(usual) = usual {
+                let (of, part, sum, end) = general.expect("read in general");
+                prop_assert_eq!((of, part, end), (tuple, usual.part, usual.end));
+                prop_assert_eq!(usual.verified_text(&packet, &ends), sum);
+                let text = &packet[usual.text_at..usual.end];
+                prop_assert_eq!(text.len(), usual.part.len as usize);
+                prop_assert!(sum.is_none_or(|sum| sum == checksum::sum(text)));
+            }
+        }
+    }
+
+    /// The form is that of our own segments, with and without text, timestamps and a DSS.
+    #[test]
+    fn our_own_segments_have_the_usual_form() {
+        for text in [0_u8, 1, 2, 9] {
+            for (flags, dss) in [(0x10, &[][..]), (0x18, &[30, 8, DSS, 1, 0, 0, 0, 9][..])] {
+                let options = [&[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2], dss].concat();
+                let len = V4_LEN + TCP_LEN + options.len() + usize::from(text);
+                let Some(Ends::V4(ends)) = Ends::of(&tuple(false)) else { unreachable!() };
+                let mut packet = alloc::vec![0x45, 0, 0, len as u8, 0, 0, 0x40, 0, 64, 6, 0, 0];
+                packet.extend(ends);
+                packet.extend([0, 0, 0, 7, 0, 0, 0, 8]);
+                packet.extend([((TCP_LEN + options.len()) * 4) as u8, flags, 1, 0, 0, 0, 0, 0]);
+                packet.extend(&options);
+                packet.resize(len, 5);
+                fill_sums(&mut packet, false);
+                let usual = Usual::read(&packet, &Ends::V4(ends)).expect("the usual form");
+                assert_eq!((usual.part.seq, usual.part.ack), (SeqNum(7), SeqNum(8)));
+                assert_eq!(usual.part.timestamps, Some((1, 2)));
+                assert_eq!(usual.part.dss.is_some(), !dss.is_empty());
+                assert_eq!(usual.part.len, u32::from(text));
+                assert!(usual.verified_text(&packet, &Ends::V4(ends)).is_some());
+            }
+        }
+    }
+}
