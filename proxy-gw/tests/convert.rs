@@ -266,7 +266,7 @@ fn linux_hears_of_errors_before_the_end() {
 }
 
 /// Nobody has 10.9.0.77. Linux repeats its SYN after a second, without the text, and takes a SYN/ACK
-/// that acknowledges it.
+/// that acknowledges it. It never shows its MPTCP key then, and goes on with TCP.
 #[test]
 fn linux_waits_for_a_destination_that_does_not_answer() {
     if !is_root_with(&NEEDS) {
@@ -278,6 +278,8 @@ fn linux_waits_for_a_destination_that_does_not_answer() {
         assert_eq!(bed.ask(protocol, "syn", &text), message(&[30, 1, 65, 0]), "{protocol}");
         assert_eq!(bed.counter("plait_requests_in_syn"), n);
         assert_eq!(bed.counter("plait_retrans_segs"), n, "the exit's SYN, once each");
+        let fell_back = u64::from(protocol == MPTCP);
+        assert_eq!(bed.counter("plait_mp_capable_fallback_ack"), fell_back);
     }
     bed.finish();
 }

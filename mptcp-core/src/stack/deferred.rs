@@ -22,6 +22,8 @@ struct Deferred<B> {
     /// The SYN as it came first.
     segment: Segment,
     text: Option<B>,
+    /// It came again without text.
+    bare: bool,
     user_data: u64,
     pending: Ready,
 }
@@ -99,9 +101,13 @@ impl<B: PacketBuf> Stack<B> {
         if full || !has_text {
             return None;
         }
-        let Deferred { segment, text, user_data, .. } = self.deferrals.entries.remove(&idx)?;
+        let Deferred { segment, text, bare, user_data, .. } =
+            self.deferrals.entries.remove(&idx)?;
         self.remove_request(idx);
-        let pending = Pending::new(listener, &segment, None);
+        let mut pending = Pending::new(listener, &segment, None);
+        // Linux 6.18 shows its keys where the SYN that it sent last ended, and nowhere else: never, when
+        // that one had no text and this one's is acknowledged.
+        pending.keys_at_once = bare;
         let (sock, _) = self.give_out(now, &entry, &segment, pending, text?)?;
         if let Some(app) = self.app(sock) {
             app.user_data = user_data;
@@ -181,6 +187,7 @@ impl<B: PacketBuf> Stack<B> {
         let entry = Deferred {
             segment: *segment,
             text: Some(text).filter(|_| kept),
+            bare: false,
             user_data: user_data.map_or(0, |listener| listener.options.user_data),
             pending: Ready::empty(),
         };
@@ -188,8 +195,9 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// The SYN of an undecided request came again.
-    pub(super) fn deferred_again(&mut self, idx: u32) {
+    pub(super) fn deferred_again(&mut self, idx: u32, segment: &Segment) {
         if let Some(entry) = self.deferrals.entries.get_mut(&idx) {
+            entry.bare |= segment.len == 0;
             entry.pending |= Ready::REPEATED;
             self.events.push_back(self.numbering.number(Node::Request(idx)));
         }

@@ -58,11 +58,14 @@ pub(crate) struct Pending {
     sent_at: Option<Instant>,
     /// The SYN came again: which of our SYN/ACKs is acknowledged is not known.
     repeated: bool,
+    /// Keys that do not come with the third ACK will not come later either.
+    pub(crate) keys_at_once: bool,
 }
 
 impl Pending {
     pub(crate) const fn new(listener: SlabId, segment: &Segment, grant: Option<u64>) -> Self {
-        Self { listener, syn: segment.seq, grant, sent_at: None, repeated: false }
+        let syn = segment.seq;
+        Self { listener, syn, grant, sent_at: None, repeated: false, keys_at_once: false }
     }
 }
 

@@ -90,6 +90,31 @@ fn a_syn_repeated_without_the_option_while_undecided_means_tcp() {
     });
 }
 
+/// What Linux 6.18 does when it has repeated its SYN without the text: a DSS that acknowledges, and
+/// never its key. It hears at once that this is TCP.
+#[test]
+fn who_repeated_its_syn_without_the_text_shows_its_keys_with_the_third_ack_or_never() {
+    for repeats in [false, true] {
+        let mut script = listening(Version::V1);
+        let (mut flow, request) = asked(&mut script);
+        if repeats {
+            let bare = flow.syn().opt(&offer(Version::V1, H));
+            assert!(script.send(&flow, &bare).is_empty());
+        }
+        let (keys, id) = opened(&mut script, &mut flow, request);
+        script.write(id, 0, 100);
+        let out = script.send(&flow, &flow.seg().dss(keys.ack(0)));
+        let expected = repeats.then_some(FallbackReason::AckWithoutCapable);
+        assert_eq!(script.fallback(id), expected);
+        let text: Vec<u8> = out.iter().flat_map(|o| o.payload.clone()).collect();
+        assert_eq!(text == stream(0, 100), repeats, "{out:?}");
+        if !repeats {
+            script.send(&flow, &flow.seg().opt(&keys.third()));
+            assert_eq!(script.fallback(id), None);
+        }
+    }
+}
+
 #[test]
 fn a_reset_takes_the_request_and_its_token_away() {
     both(|version| {

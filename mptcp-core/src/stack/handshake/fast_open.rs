@@ -146,7 +146,8 @@ impl<B: PacketBuf> Stack<B> {
         let ahead = segment.seq != tcb.rcv_nxt;
         let unclear = ahead || options::has_dss(segment.options.as_bytes());
         // Patience ends with the first repetition of the SYN/ACK.
-        let waits = connection.version == Version::V1 && tcb.rto_count() == 0;
+        let patient = tcb.rto_count() == 0 && tcb.pending().is_some_and(|p| !p.keys_at_once);
+        let waits = connection.version == Version::V1 && patient;
         if !other && !shows_keys && unclear && waits {
             self.stats.drop(DropReason::MpCapableMissing);
             return true;

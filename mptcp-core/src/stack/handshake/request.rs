@@ -349,7 +349,7 @@ impl<B: PacketBuf> Stack<B> {
                 request.wanted = Wanted::Plain(Some(FallbackReason::SynRepeatedWithoutCapable));
             }
             if request.flags.contains(RequestFlags::DEFERRED) {
-                return self.deferred_again(idx);
+                return self.deferred_again(idx, segment);
             }
         }
         self.want_transmit(Node::Request(idx));
