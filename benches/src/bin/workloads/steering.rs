@@ -3,7 +3,7 @@
 use crate::meter::Meter;
 use crate::micro::{BEGIN, repeat, segment};
 use core::hint::black_box;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr};
 use mptcp_core::rng::Rng;
 use mptcp_core::steering::{
     Layout, Sharding, Steering, SteeringLimits, SteeringNote, Tuple, toeplitz,
