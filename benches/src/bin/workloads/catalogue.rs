@@ -1,7 +1,7 @@
 //! The workloads by name.
 
 use crate::meter::Meter;
-use crate::{micro, peers, relay, sessions};
+use crate::{micro, peers, relay, sessions, steering};
 
 /// Something to measure.
 pub(crate) struct Workload {
@@ -28,6 +28,11 @@ pub(crate) const COUNTED: &[Workload] = &[
     of("wheel_expire_1k", "timer due, of 1000 within 200 ms", micro::expire::<1000>),
     of("lookup_1", "4-tuple found, 3 lines of its block written; 1 flow", micro::lookup::<1>),
     of("lookup_10k", "the same, 10,000 flows", micro::lookup::<10_000>),
+    of("steer", "shard of a packet, of 4; it is this one, and knows no join", steering::alone),
+    of("steer_home", "the same, 10,000 joined flows of others known", steering::home),
+    of("steer_home_v6", "the same, IPv6", steering::home_v6),
+    of("steer_joined", "the same, one of the joined flows", steering::joined),
+    of("steer_away", "the same, it is another one", steering::away),
     of("pick_2", "scheduler's choice, 2 subflows with room", micro::pick::<2, false>),
     of("pick_8", "the same, 8 subflows", micro::pick::<8, false>),
     of("pick_2_full", "the same, 2 subflows, the fastest full", micro::pick::<2, true>),

@@ -17,6 +17,7 @@ mod profile;
 mod relay;
 mod sessions;
 mod smol;
+mod steering;
 mod times;
 mod wire;
 mod world;

@@ -1,6 +1,8 @@
-//! The whole gateway in the simulator: a phone with two access links, the gateway's real stack and
+//! The whole gateway in the simulator: phones with two access links each, the gateway's real stack and
 //! worker, and an origin; virtual time, faults on every link.
 
+mod cores;
 mod peers;
 mod scenarios;
+mod shards;
 mod world;

@@ -4,7 +4,7 @@
 //! length (eight bytes each), the upload. The server answers with the download and finishes when it
 //! has read everything.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use mptcp_core::buf::{HeapBuf, TxQueue};
 use mptcp_core::driver::{Control, Progress, Worker};
@@ -119,6 +119,8 @@ pub(super) struct Phone {
     pub(super) stack: Stack<HeapBuf>,
     pub(super) clients: BTreeMap<SocketId, Client>,
     pub(super) done: Vec<Client>,
+    local: IpAddr,
+    /// The number of the last client.
     count: u64,
     /// Octets that a client has ready for its SYN.
     pub(super) early: usize,
@@ -127,14 +129,15 @@ pub(super) struct Phone {
 }
 
 impl Phone {
-    pub(super) fn new(stack: Stack<HeapBuf>) -> Self {
+    /// Its clients have the numbers above `count`.
+    pub(super) fn new(stack: Stack<HeapBuf>, local: IpAddr, count: u64) -> Self {
         let reads_at = Instant::from_nanos(1);
-        Self { stack, clients: BTreeMap::new(), done: Vec::new(), count: 0, early: 0, reads_at }
+        Self { stack, clients: BTreeMap::new(), done: Vec::new(), local, count, early: 0, reads_at }
     }
 
     pub(super) fn start(&mut self, now: Instant, wish: Wish) {
         let with = Connect {
-            local: "10.1.0.2".parse().unwrap(),
+            local: self.local,
             local_port: 0,
             remote: "10.1.0.1:1080".parse().unwrap(),
             mptcp: wish.mptcp,

@@ -1,8 +1,9 @@
-//! Three hosts, the links between them, and the loop that moves virtual time.
+//! Four hosts, the links between them, and the loop that moves virtual time.
 
+use super::cores::{Core, Cores, Rss, Spread};
 use super::peers::{Phone, Server};
 use crate::config::{self, Config};
-use crate::control::{Command, ShardHandle, mailbox};
+use crate::control::{Command, Order, ShardHandle, mailbox};
 use crate::gateway::Gateway;
 use crate::run::stack_config::stack_config;
 use crate::run::worker::ShardWorker;
@@ -13,8 +14,9 @@ use mptcp_core::config::{LocalAddress, StackConfig};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::rng::Rng;
 use mptcp_core::stack::{Occupancy, Stack};
+use mptcp_core::steering::{Layout, Sharding, Steering};
 use mptcp_core::time::Instant;
-use mptcp_core::wire::IpHeader;
+use mptcp_core::wire::{IpHeader, Version};
 use netsim::link::{LinkConfig, Loss};
 use netsim::network::{Network, NodeId, PathId};
 use netsim::referee::Referee;
@@ -68,10 +70,14 @@ pub(super) struct World {
     pub(super) net: Network,
     pub(super) now: Instant,
     pub(super) phone: Host<Phone>,
-    pub(super) gateway: Host<ShardWorker<HeapBuf>>,
+    /// One that speaks version 0 only.
+    pub(super) old_phone: Host<Phone>,
+    pub(super) gateway: Cores,
+    /// The memory of all shards.
+    pub(super) gateway_pool: HeapPool,
     pub(super) server: Host<Server>,
+    /// The phone's links, then the old one's.
     pub(super) access: Vec<PathId>,
-    pub(super) handle: ShardHandle,
     pub(super) stopped: bool,
 }
 
@@ -91,7 +97,12 @@ fn addresses(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-fn peer_stack(addrs: &[IpAddr], seed: [u8; 32], pool: &HeapPool) -> Stack<HeapBuf> {
+fn peer_stack(
+    addrs: &[IpAddr],
+    seed: [u8; 32],
+    pool: &HeapPool,
+    versions: &[Version],
+) -> Stack<HeapBuf> {
     let local = |addr: &IpAddr| LocalAddress {
         addr: *addr,
         port: PortId::ROUTED,
@@ -99,11 +110,12 @@ fn peer_stack(addrs: &[IpAddr], seed: [u8; 32], pool: &HeapPool) -> Stack<HeapBu
         endpoint: true,
         backup: false,
     };
-    let config = StackConfig {
+    let mut config = StackConfig {
         addresses: addrs.iter().map(local).collect(),
         seed,
         ..StackConfig::default()
     };
+    config.mptcp.versions = versions.to_vec();
     Stack::new(config, Instant::from_nanos(1), Box::new(pool.clone()))
 }
 
@@ -114,14 +126,14 @@ impl<W: Worker<HeapBuf>> Host<W> {
     }
 
     /// Received packets take memory of the host's pool and come from a port, as in a driver.
-    fn receive(&mut self, packet: &[u8], port: PortId) {
+    pub(super) fn receive(&mut self, packet: &[u8], port: PortId) {
         let mut buf = self.pool.alloc().expect("the pool is larger than what may be kept");
         buf.set_rx_meta(RxMeta { port, ..RxMeta::default() });
         buf.append(packet.len()).expect("a packet fits into a buffer").copy_from_slice(packet);
         self.inbox.push(buf);
     }
 
-    fn turn(&mut self, now: Instant, net: &mut Network) -> Control {
+    pub(super) fn turn(&mut self, now: Instant, net: &mut Network) -> Control {
         self.worker.handle_burst(now, &mut self.inbox);
         let settles = (0..1000).any(|_| self.worker.handle_timeouts(now, 64) == Progress::Done);
         assert!(settles, "{now:?}: a timer fires again and again");
@@ -156,70 +168,96 @@ impl<W: Worker<HeapBuf>> Host<W> {
 }
 
 impl World {
-    /// `loss_ppm` on every link.
+    /// `loss_ppm` on every link, and one shard.
     pub(super) fn new(seed: u8, loss_ppm: u32, settings: &[&str]) -> Self {
+        Self::spread(seed, loss_ppm, settings, Spread::over(1, Rss::Home))
+    }
+
+    /// A gateway of several shards.
+    pub(super) fn spread(seed: u8, loss_ppm: u32, settings: &[&str], spread: Spread) -> Self {
         let settings: Vec<String> = settings.iter().map(|text| (*text).to_owned()).collect();
         let config = config::parse("sim", CONFIG, &settings).unwrap();
         let mut net = Network::new(u64::from(seed));
-        let phone_addrs = addresses(&["10.1.0.2", "10.2.0.2"]);
+        let phone_addrs =
+            [addresses(&["10.1.0.2", "10.2.0.2"]), addresses(&["10.1.0.3", "10.2.0.3"])];
         let gateway_addrs = addresses(&["10.1.0.1", "10.2.0.1", "10.9.0.1"]);
         let server_addrs = addresses(&["10.9.0.2"]);
-        let nodes = [
-            net.add_node("phone", &phone_addrs),
-            net.add_node("gateway", &gateway_addrs),
-            net.add_node("server", &server_addrs),
-        ];
-        let pools = [(); 3].map(|()| HeapPool::new(100_000, 1600));
-        let [phone_pool, gateway_pool, server_pool] = pools;
-        let phone = Phone::new(peer_stack(&phone_addrs, [seed; 32], &phone_pool));
-        let (worker, handle) = gateway_worker(&config, seed, &gateway_pool);
-        let server = Server::new(peer_stack(&server_addrs, [seed ^ 0xaa; 32], &server_pool));
-        let mut phone = Host::new(phone, phone_pool, nodes[0], true);
-        let mut gateway = Host::new(worker, gateway_pool, nodes[1], false);
-        let mut server = Host::new(server, server_pool, nodes[2], false);
-        let links = [link(20, 20, loss_ppm), link(10, 8, loss_ppm)];
+        let phone_nodes =
+            [net.add_node("phone", &phone_addrs[0]), net.add_node("old phone", &phone_addrs[1])];
+        let gateway_node = net.add_node("gateway", &gateway_addrs);
+        let server_node = net.add_node("server", &server_addrs);
         let mut access = Vec::new();
-        for (address, link) in phone_addrs.iter().zip(links) {
-            let path = net.add_path(nodes[0], nodes[1], link.clone(), link);
-            phone.routes.insert(*address, path);
-            gateway.routes.insert(*address, path);
-            access.push(path);
-        }
+        let mut gateway_routes = BTreeMap::new();
+        let both = [Version::V0, Version::V1];
+        let phones = [0, 1].map(|n| {
+            let (addrs, node) = (&phone_addrs[n], phone_nodes[n]);
+            let pool = HeapPool::new(100_000, 1600);
+            let versions = if n == 0 { &both[..] } else { &both[..1] };
+            let stack = peer_stack(addrs, [seed ^ (n as u8) << 7; 32], &pool, versions);
+            // Numbers of clients, which name their streams, are not used twice.
+            let phone = Phone::new(stack, addrs[0], (n as u64) << 32);
+            let mut phone = Host::new(phone, pool, node, true);
+            let links = [link(20, 20, loss_ppm), link(10, 8, loss_ppm)];
+            for (address, link) in addrs.iter().zip(links) {
+                let path = net.add_path(node, gateway_node, link.clone(), link);
+                phone.routes.insert(*address, path);
+                gateway_routes.insert(*address, path);
+                access.push(path);
+            }
+            phone
+        });
+        let [phone, old_phone] = phones;
         let exit = link(100, 5, loss_ppm);
-        let path = net.add_path(nodes[1], nodes[2], exit.clone(), exit);
+        let path = net.add_path(gateway_node, server_node, exit.clone(), exit);
         // Nobody has 10.9.0.9: what goes there is lost on the way.
         for address in addresses(&["10.9.0.2", "10.9.0.9"]) {
-            gateway.routes.insert(address, path);
+            gateway_routes.insert(address, path);
         }
+        let pool = HeapPool::new(100_000, 1600);
+        let server = Server::new(peer_stack(&server_addrs, [seed ^ 0xaa; 32], &pool, &both));
+        let mut server = Host::new(server, pool, server_node, false);
         server.routes.insert(gateway_addrs[2], path);
+        let gateway_pool = HeapPool::new(100_000, 1600);
+        let layout = Layout::new(spread.shards).unwrap();
+        let cores = (0..spread.shards).map(|own| {
+            let sharding = Sharding { layout: layout.clone(), own };
+            let (worker, handle) = gateway_worker(&config, seed, &sharding, &gateway_pool);
+            let mut host = Host::new(worker, gateway_pool.clone(), gateway_node, false);
+            host.routes = gateway_routes.clone();
+            let mut rng = Rng::from_seed([seed ^ own; 32]);
+            let steering = Steering::new(&sharding, spread.limits, &mut rng);
+            Core::new(host, handle, steering, spread.shards)
+        });
+        let gateway = Cores::new(cores.collect(), spread, u64::from(seed));
         net.set_referee(Referee::new());
         let now = Instant::from_nanos(1);
-        Self { net, now, phone, gateway, server, access, handle, stopped: false }
+        let stopped = false;
+        Self { net, now, phone, old_phone, gateway, gateway_pool, server, access, stopped }
     }
 
     /// Everything that is due now.
     fn turn(&mut self) {
         while let Some(delivery) = self.net.deliver(self.now.as_nanos()) {
-            if delivery.node == self.phone.node {
-                self.phone.receive(&delivery.packet, PortId::ROUTED);
-            } else if delivery.node == self.gateway.node {
-                self.gateway.receive(&delivery.packet, self.gateway_port(delivery.path));
+            let packet = &delivery.packet;
+            let phones = [&mut self.phone, &mut self.old_phone];
+            if let Some(phone) = phones.into_iter().find(|phone| phone.node == delivery.node) {
+                phone.receive(packet, PortId::ROUTED);
+            } else if delivery.node == self.server.node {
+                self.server.receive(packet, PortId::ROUTED);
             } else {
-                self.server.receive(&delivery.packet, PortId::ROUTED);
+                self.gateway.arrive(self.now, packet, self.gateway_port(delivery.path));
             }
         }
         let _ = self.phone.turn(self.now, &mut self.net);
-        if !self.stopped {
-            let control = self.gateway.turn(self.now, &mut self.net);
-            self.stopped = control == Control::Stop;
-        }
+        let _ = self.old_phone.turn(self.now, &mut self.net);
+        self.stopped = self.gateway.turn(self.now, &mut self.net);
         let _ = self.server.turn(self.now, &mut self.net);
     }
 
-    /// The port of the gateway at the end of `path`: the accesses come first in `CONFIG`.
+    /// The port of the gateway at the end of `path`: the two accesses come first in `CONFIG`.
     fn gateway_port(&self, path: PathId) -> PortId {
         let position = self.access.iter().position(|access| *access == path);
-        PortId(u8::try_from(position.unwrap_or(self.access.len())).expect("three ports"))
+        PortId(position.map_or(2, |position| position as u8 % 2))
     }
 
     /// Runs for this long in virtual time.
@@ -238,7 +276,8 @@ impl World {
             let next = [
                 self.net.next_deadline().map(Instant::from_nanos),
                 self.phone.worker.poll_timeout(),
-                self.gateway.worker.poll_timeout().filter(|_| !self.stopped),
+                self.old_phone.worker.poll_timeout(),
+                self.gateway.poll_timeout(),
                 self.server.worker.poll_timeout(),
             ];
             match next.into_iter().flatten().min() {
@@ -251,38 +290,61 @@ impl World {
         }
     }
 
+    /// To the first shard.
     pub(super) fn tell(&mut self, command: Command) {
-        self.handle.send(command).unwrap();
+        self.gateway.cores[0].handle.send(command).unwrap();
     }
 
-    /// The gateway's counters, fetched as the admin endpoint does.
+    /// To all.
+    pub(super) fn order(&self, order: Order) {
+        for core in &self.gateway.cores {
+            core.handle.order(order);
+        }
+    }
+
+    /// The counters of the first shard, fetched as the admin endpoint does.
     pub(super) fn counters(&mut self) -> Box<crate::control::ShardCounters> {
-        let (reply, mut answer) = oneshot::channel();
-        self.tell(Command::Counters { reply });
+        self.counters_of_all().swap_remove(0)
+    }
+
+    pub(super) fn counters_of_all(&mut self) -> Vec<Box<crate::control::ShardCounters>> {
+        let mut answers = Vec::new();
+        for core in &self.gateway.cores {
+            let (reply, answer) = oneshot::channel();
+            core.handle.send(Command::Counters { reply }).unwrap();
+            answers.push(answer);
+        }
         self.turn();
-        answer.try_recv().unwrap()
+        answers.into_iter().map(|mut answer| answer.try_recv().unwrap()).collect()
     }
 
     /// Nothing is left at the gateway, after the longest timer that could hold anything.
     pub(super) fn assert_gateway_empty(&mut self) {
         self.run(Duration::from_secs(600));
-        let counters = self.counters();
-        assert_eq!(counters.sessions, 0);
-        assert_eq!(counters.occupancy, Occupancy::default());
-        assert_eq!(counters.stack.internal_errors, 0);
-        assert_eq!(counters.gateway.ended_total(), counters.gateway.sessions_accepted);
-        assert_eq!(self.gateway.pool.in_use(), 0, "buffers leaked");
+        for counters in self.counters_of_all() {
+            assert_eq!(counters.sessions, 0);
+            assert_eq!(counters.occupancy, Occupancy::default());
+            assert_eq!(counters.stack.internal_errors, 0);
+            assert_eq!(counters.gateway.ended_total(), counters.gateway.sessions_accepted);
+        }
+        assert_eq!(self.gateway_pool.in_use(), 0, "buffers leaked");
+        for steering in self.gateway.steering() {
+            assert_eq!((steering.pending, steering.confirmed), (0, 0));
+        }
     }
 }
 
 fn gateway_worker(
     config: &Config,
     seed: u8,
+    sharding: &Sharding,
     pool: &HeapPool,
 ) -> (ShardWorker<HeapBuf>, ShardHandle) {
     let (handle, mailbox) = mailbox(Arc::new(|| {}));
-    let seed = [seed ^ 0x55; 32];
-    let stack_config = stack_config(config, seed).expect("a sound configuration");
+    let mut seed = [seed ^ 0x55; 32];
+    seed[0] ^= sharding.own;
+    let mut stack_config = stack_config(config, seed).expect("a sound configuration");
+    stack_config.sharding = Some(sharding.clone());
     let mut stack = Stack::new(stack_config, Instant::from_nanos(1), Box::new(pool.clone()));
     let mut gateway = Gateway::new(config, &mut Rng::from_seed(seed));
     gateway.listen(&mut stack).unwrap();
