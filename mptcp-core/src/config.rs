@@ -459,8 +459,12 @@ pub struct StackConfig {
     pub token_mask: u32,
     /// Value of those bits.
     pub token_value: u32,
-    /// Seed of keys, nonces, ISNs, ports and hash keys. Must be secret and fresh in production.
+    /// Seed of keys, nonces, ISNs, ports and hash keys. Must be secret and fresh in production, and each shard's
+    /// own.
     pub seed: [u8; 32],
+    /// Seed of the keys of Fast Open cookies, where several stacks serve one address: each takes the cookies that
+    /// the others grant (RFC 7413 §6.3.4). As secret and as fresh; `None` for a stack that is alone.
+    pub fast_open_seed: Option<[u8; 32]>,
 }
 
 /// What [`StackConfig::validate`] refuses.

@@ -14,7 +14,7 @@ use core::hint::black_box;
 use core::net::IpAddr;
 use siphasher::sip::SipHasher24;
 
-/// A key makes cookies for so long, and is accepted for as long again (RFC 7413 §4.1.2).
+/// A key makes cookies in a term of so long, and is accepted in the next one (RFC 7413 §4.1.2).
 const KEY_LIFE: Duration = Duration::from_secs(12 * 3600);
 /// Servers whose cookies are kept; the one not used for longest makes room.
 const MAX_COOKIES: usize = 1_024;
@@ -29,38 +29,52 @@ const RESET_TERM: Duration = Duration::from_secs(60);
 /// Options that a SYN may carry beside its data: the MSS counts both (RFC 6691).
 const SYN_OPTIONS: u16 = 40;
 
-/// Keys of the cookies that we grant.
+/// Keys of the cookies that we grant: of this term and of the one before. They follow from the seed and the
+/// time alone, so stacks with one seed have the same.
 struct Keys {
-    rng: Rng,
+    seed: [u8; 32],
+    term: u64,
     current: [u8; 16],
     former: [u8; 16],
-    since: Instant,
     /// Set from outside: they change from there only.
     given: bool,
 }
 
 impl Keys {
     fn new(seed: [u8; 32], now: Instant) -> Self {
-        // A stream of its own: what everything else draws does not depend on it.
-        let mut rng = Rng::from_seed(seed.map(|octet| octet ^ 0xf0));
-        let (mut current, mut former) = ([0; 16], [0; 16]);
-        rng.fill(&mut current);
-        rng.fill(&mut former);
-        Self { rng, current, former, since: now, given: false }
+        let (current, former) = ([0; 16], [0; 16]);
+        let mut keys = Self { seed, term: 0, current, former, given: false };
+        keys.enter(Self::term(now));
+        keys
+    }
+
+    fn term(now: Instant) -> u64 {
+        // The term before the first one has a number, too.
+        1 + now.as_nanos() / (KEY_LIFE.as_nanos() as u64)
+    }
+
+    fn enter(&mut self, term: u64) {
+        self.term = term;
+        self.current = self.key(term);
+        self.former = self.key(term - 1);
+    }
+
+    /// A stream of its own: what everything else draws does not depend on it.
+    fn key(&self, term: u64) -> [u8; 16] {
+        let mut seed = self.seed.map(|octet| octet ^ 0xf0);
+        for (octet, of_term) in seed.iter_mut().zip(term.to_be_bytes()) {
+            *octet ^= of_term;
+        }
+        let mut key = [0; 16];
+        Rng::from_seed(seed).fill(&mut key);
+        key
     }
 
     fn rotate(&mut self, now: Instant) {
-        // After a long pause both are old.
-        for _ in 0..2 {
-            if self.given || now.since(self.since) < KEY_LIFE {
-                return;
-            }
-            self.former = self.current;
-            self.rng.fill(&mut self.current);
-            self.since =
-                if now.since(self.since) < KEY_LIFE * 2 { now } else { self.since + KEY_LIFE };
+        let term = Self::term(now);
+        if !self.given && term != self.term {
+            self.enter(term);
         }
-        self.since = now;
     }
 }
 
@@ -128,6 +142,11 @@ impl FastOpen {
     pub(super) fn new(seed: [u8; 32], now: Instant) -> Self {
         let (cookies, failures) = (BTreeMap::new(), BTreeMap::new());
         Self { keys: Keys::new(seed, now), cookies, failures }
+    }
+
+    /// Cookies are of the term of `now` from here on.
+    pub(super) fn rotate(&mut self, now: Instant) {
+        self.keys.rotate(now);
     }
 
     /// The cookie that a peer is granted now.
@@ -277,7 +296,8 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Cookies are made with `key` from now on; those of the key before are still accepted. Several
-    /// stacks that serve one address must share keys (RFC 7413 §6.3.4). Without a call the stack
+    /// stacks that serve one address must share keys (RFC 7413 §6.3.4), for which
+    /// [`crate::config::StackConfig::fast_open_seed`] is enough where their clocks agree. Without a call the stack
     /// draws a new key every twelve hours; after one it leaves that to the caller.
     pub fn set_fast_open_key(&mut self, key: [u8; 16]) {
         let keys = &mut self.fast_open.keys;
@@ -421,7 +441,7 @@ mod tests {
         }
         let mut ours = FastOpen::new(SEED, start());
         let mac = ours.mac(local, remote).to_be_bytes();
-        for hours in [13, 24] {
+        for hours in [13, 23] {
             let later = start() + Duration::from_secs(hours * 3600);
             assert_eq!(ours.check(later, pair(), &mac), Worth::Former, "{hours} hours");
         }

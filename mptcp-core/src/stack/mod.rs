@@ -387,7 +387,7 @@ impl<B: PacketBuf> Stack<B> {
             pool,
             next_port,
             destinations: destinations::Destinations::default(),
-            fast_open: fast_open::FastOpen::new(config.seed, now),
+            fast_open: fast_open::FastOpen::new(config.fast_open_seed.unwrap_or(config.seed), now),
             observer: observe::Observer::new(now),
             path_table,
             path_manager: path_manager(&config.mptcp),

@@ -28,6 +28,7 @@ pub(crate) const COUNTED: &[Workload] = &[
     of("wheel_expire_1k", "timer due, of 1000 within 200 ms", micro::expire::<1000>),
     of("lookup_1", "4-tuple found, 3 lines of its block written; 1 flow", micro::lookup::<1>),
     of("lookup_10k", "the same, 10,000 flows", micro::lookup::<10_000>),
+    of("rss_hash", "hash that ports spread by, IPv4", steering::hash),
     of("steer", "shard of a packet, of 4; it is this one, and knows no join", steering::alone),
     of("steer_home", "the same, 10,000 joined flows of others known", steering::home),
     of("steer_home_v6", "the same, IPv6", steering::home_v6),

@@ -5,7 +5,9 @@ use crate::micro::{BEGIN, repeat, segment};
 use core::hint::black_box;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use mptcp_core::rng::Rng;
-use mptcp_core::steering::{Layout, Sharding, Steering, SteeringLimits, SteeringNote, Tuple};
+use mptcp_core::steering::{
+    Layout, Sharding, Steering, SteeringLimits, SteeringNote, Tuple, toeplitz,
+};
 use mptcp_core::wire::{IpEmit, set_checksum};
 
 /// Flows that a home remembers for others.
@@ -66,6 +68,13 @@ fn steered(meter: &mut Meter, home: u8, joined: u32, known: bool, v6: bool) {
     repeat(meter, |n| {
         let packet = &packets[n as usize % packets.len()];
         assert_eq!(steering.arrived(BEGIN, black_box(packet), |_| false), to);
+    });
+}
+
+pub(crate) fn hash(meter: &mut Meter) {
+    let tuples: Vec<_> = (0..64).map(|n| tuple(n, false)).collect();
+    repeat(meter, |n| {
+        black_box(toeplitz::of_tuple(black_box(&tuples[n as usize % tuples.len()])));
     });
 }
 

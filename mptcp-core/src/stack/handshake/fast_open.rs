@@ -25,6 +25,8 @@ impl<B: PacketBuf> Stack<B> {
         text: B,
     ) -> bool {
         let Some(cookie) = segment.fast_open else { return false };
+        // What is granted is of this term, even where nobody showed a cookie for long.
+        self.fast_open.rotate(now);
         self.stats.tcp_fast_open_cookie_reqd += u64::from(cookie.is_request());
         let Some(listener) = self.listeners.get_mut(request.listener) else { return false };
         let limit = listener.options.fast_open;

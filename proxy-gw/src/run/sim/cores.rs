@@ -4,6 +4,7 @@
 use super::world::Host;
 use crate::control::ShardHandle;
 use crate::run::worker::ShardWorker;
+use core::hash::{Hash, Hasher};
 use core::time::Duration;
 use mptcp_core::buf::{HeapBuf, PortId};
 use mptcp_core::driver::{Control, Worker};
@@ -13,7 +14,7 @@ use mptcp_core::wire::{IpHeader, TcpSegment};
 use netsim::network::Network;
 use netsim::rng::Rng;
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::DefaultHasher;
 
 /// How the gateway is spread over shards.
 #[derive(Clone, Copy, Debug)]

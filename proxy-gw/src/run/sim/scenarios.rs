@@ -39,7 +39,7 @@ fn a_download_uses_both_links_and_leaves_nothing() {
     let client = &world.phone.worker.done[0];
     assert!(client.is_satisfied(), "{:?}", client.error);
     assert_eq!(world.server.worker.uploads, 1);
-    for path in world.access[..2].to_vec() {
+    for path in world.access.iter().take(2).copied() {
         let bytes = world.net.link(path, Direction::BtoA).counters().delivered_bytes;
         assert!(bytes > 400_000, "{bytes} bytes over one of the links");
     }

@@ -141,6 +141,34 @@ fn what_is_no_join_does_not_cross() {
     world.assert_gateway_empty();
 }
 
+/// Every shard takes the cookies that another one granted.
+#[test]
+fn requests_come_with_the_syn_whichever_shard_they_go_to() {
+    for mptcp in [true, false] {
+        let spread = Spread::over(4, Rss::Home);
+        let mut world = World::spread(26, 0, &["tcp.fast_open=accept"], spread);
+        world.phone.worker.early = 600;
+        for _ in 0..20 {
+            let wish = Wish {
+                mptcp,
+                destination: [10, 9, 0, 2],
+                port: 80,
+                upload: 3_000,
+                download: 20_000,
+                manners: Manners::Good,
+            };
+            world.phone.worker.start(world.now, wish);
+            world.run(Duration::from_secs(2));
+        }
+        assert!(world.phone.worker.done.iter().all(Client::is_satisfied));
+        let shards = world.counters_of_all();
+        let early: Vec<_> = shards.iter().map(|shard| shard.stack.tcp_fast_open_passive).collect();
+        assert_eq!(early.iter().sum::<u64>(), 19, "all but the first: {early:?}");
+        assert!(early.iter().all(|count| *count > 0), "{early:?}");
+        world.assert_gateway_empty();
+    }
+}
+
 /// What a ring has no room for is lost like anything else on the way, and TCP repairs it. The notes of owners
 /// come late, too.
 #[test]

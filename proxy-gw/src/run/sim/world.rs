@@ -3,7 +3,7 @@
 use super::cores::{Core, Cores, Rss, Spread};
 use super::peers::{Phone, Server};
 use crate::config::{self, Config};
-use crate::control::{Command, Order, ShardHandle, mailbox};
+use crate::control::{Command, Order, ShardCounters, ShardHandle, mailbox};
 use crate::gateway::Gateway;
 use crate::run::stack_config::stack_config;
 use crate::run::worker::ShardWorker;
@@ -303,11 +303,11 @@ impl World {
     }
 
     /// The counters of the first shard, fetched as the admin endpoint does.
-    pub(super) fn counters(&mut self) -> Box<crate::control::ShardCounters> {
+    pub(super) fn counters(&mut self) -> ShardCounters {
         self.counters_of_all().swap_remove(0)
     }
 
-    pub(super) fn counters_of_all(&mut self) -> Vec<Box<crate::control::ShardCounters>> {
+    pub(super) fn counters_of_all(&mut self) -> Vec<ShardCounters> {
         let mut answers = Vec::new();
         for core in &self.gateway.cores {
             let (reply, answer) = oneshot::channel();
@@ -315,7 +315,7 @@ impl World {
             answers.push(answer);
         }
         self.turn();
-        answers.into_iter().map(|mut answer| answer.try_recv().unwrap()).collect()
+        answers.into_iter().map(|mut answer| *answer.try_recv().unwrap()).collect()
     }
 
     /// Nothing is left at the gateway, after the longest timer that could hold anything.
@@ -345,6 +345,7 @@ fn gateway_worker(
     seed[0] ^= sharding.own;
     let mut stack_config = stack_config(config, seed).expect("a sound configuration");
     stack_config.sharding = Some(sharding.clone());
+    stack_config.fast_open_seed = Some([!seed[1]; 32]);
     let mut stack = Stack::new(stack_config, Instant::from_nanos(1), Box::new(pool.clone()));
     let mut gateway = Gateway::new(config, &mut Rng::from_seed(seed));
     gateway.listen(&mut stack).unwrap();
