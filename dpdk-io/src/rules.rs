@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Rules at a time.
+#[cfg(have_dpdk)]
 pub(crate) const MAX_RULES: usize = 1024;
 /// Notes that may wait.
 const MAX_WAITING: usize = 256;

@@ -26,15 +26,17 @@ fn eal(shards: usize, vdevs: impl Iterator<Item = String>) -> EalConfig {
     }
 }
 
-/// A port that verifies and completes TCP checksums: the packets' sums are not ours.
+/// A port that verifies and completes TCP checksums: the packets' sums are not ours. Two shards share it.
 fn start_tap() -> Driver {
     let port = PortConfig {
         addresses: vec!["10.1.0.1/24".parse().unwrap(), "fd00:1::1/64".parse().unwrap()],
         ..PortConfig::new("lte", "net_tap0")
     };
     let vdev = "--vdev=net_tap0,iface=gwtap".to_owned();
-    let driver = Driver::start(eal(1, [vdev].into_iter()), vec![port], Vec::new()).unwrap();
+    let driver = Driver::start(eal(2, [vdev].into_iter()), vec![port], Vec::new()).unwrap();
     let status = &driver.ports()[0];
+    // It has more of either kind, but wants as many of both.
+    assert_eq!((status.rx_queues, status.tx_queues), (1, 1), "{status:?}");
     assert!(status.tx_checksum && status.rx_checksum, "{status:?}");
     assert!(!status.promiscuous, "its filters suffice: {status:?}");
     driver

@@ -1,6 +1,6 @@
 //! The DPDK driver: its ports, one shard per core, each on a thread of its own.
 
-use super::{DriverError, Place, Shards, common, spawn_shard};
+use super::{DriverError, Place, Shards, spawn_shard};
 use crate::config::{Config, Hugepages};
 use crate::control::Waker;
 use crate::metrics::{DriverCounters, PortCounters, Values};
@@ -34,12 +34,12 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
     let driver = Arc::new(driver);
     let counted = Arc::clone(&driver);
     shards.read_driver = Box::new(move || driver_counters(&counted));
-    let common = common(config)?;
+    let alone = Place::alone(config)?;
     for (shard, &core) in config.driver.cores.iter().enumerate() {
         let layout = driver.layout().clone();
         // The driver has refused more than the layout can have.
         let sharding = u8::try_from(shard).ok().map(|own| Sharding { layout, own });
-        let place = Place { common: Arc::clone(&common), sharding };
+        let place = Place { sharding, ..alone.clone() };
         let driver = Arc::clone(&driver);
         let config = config.clone();
         // A polling loop looks at its mailbox every turn and sleeps for a millisecond at most.
@@ -70,12 +70,12 @@ fn eal_config(config: &Config) -> EalConfig {
     }
 }
 
-/// A shard remembers no more flows of others than there can be: a join for each session of two.
+/// A shard remembers as many flows of others as it has control blocks itself, so that none is displaced.
 fn steering_limits(config: &Config) -> SteeringLimits {
     let shards = u32::try_from(config.driver.cores.len()).unwrap_or(u32::MAX);
     let sessions = config.share(shards).limits.connections;
     let default = SteeringLimits::default();
-    SteeringLimits { confirmed: default.confirmed.max(sessions.saturating_mul(2)), ..default }
+    SteeringLimits { confirmed: default.confirmed.max(sessions.saturating_mul(4)), ..default }
 }
 
 fn port_configs(config: &Config) -> Vec<PortConfig> {

@@ -80,22 +80,26 @@ impl core::fmt::Display for DriverError {
 }
 
 /// A shard's place among those of the gateway.
+#[derive(Clone)]
 struct Place {
     common: Arc<Common>,
+    /// Cookies that one shard grants are taken by all.
+    fast_open_seed: [u8; 32],
     /// Which one it is, where there are several.
     sharding: Option<Sharding>,
 }
 
 impl Place {
+    /// That of a gateway's only shard.
+    fn alone(config: &Config) -> Result<Self, DriverError> {
+        let seed = || seed().map_err(DriverError::Failed);
+        let common = Arc::new(Common::new(config, &mut Rng::from_seed(seed()?)));
+        Ok(Self { common, fast_open_seed: seed()?, sharding: None })
+    }
+
     fn shards(&self) -> u32 {
         self.sharding.as_ref().map_or(1, |sharding| sharding.layout.shards().into())
     }
-}
-
-/// What all shards of the gateway share.
-fn common(config: &Config) -> Result<Arc<Common>, DriverError> {
-    let seed = seed().map_err(DriverError::Failed)?;
-    Ok(Arc::new(Common::new(config, &mut Rng::from_seed(seed))))
 }
 
 /// The shards' control sides, as the drivers add them.

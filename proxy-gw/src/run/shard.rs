@@ -57,6 +57,7 @@ impl ShardCell {
         let mut stack_config = stack_config(config, seed()?)
             .map_err(|error| format!("cannot make a stack: {error}"))?;
         stack_config.sharding.clone_from(&place.sharding);
+        stack_config.fast_open_seed = Some(place.fast_open_seed);
         let mut stack = Stack::new(stack_config, now, pool);
         let common = Arc::clone(&place.common);
         let mut gateway = Gateway::beside(config, common, &mut Rng::from_seed(seed()?));

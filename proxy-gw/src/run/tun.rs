@@ -1,6 +1,6 @@
 //! The TUN driver: one device per port, one loop, one shard.
 
-use super::{DriverError, Place, Shards, common, pin, spawn_shard};
+use super::{DriverError, Place, Shards, pin, spawn_shard};
 use crate::config::Config;
 use crate::control::Waker;
 use crate::egress::Exits;
@@ -50,7 +50,7 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
     let counters = tun.counters();
     let counted = pool.clone();
     shards.read_driver = Box::new(move || driver_counters(&names, &counters, &counted));
-    let place = Place { common: common(config)?, sharding: None };
+    let place = Place::alone(config)?;
     let config = config.clone();
     spawn_shard(shards.add(wake), move |cell| {
         pin(config.driver.cores.first().copied().unwrap_or(0));
