@@ -147,11 +147,9 @@ fn check(arguments: &ConfigArgs) -> Exit {
     for warning in config.warnings() {
         eprintln!("warning: {warning}");
     }
-    if let Some(usable) = core_affinity::get_core_ids() {
-        let is_usable = |cpu: u16| usable.iter().any(|core| core.id == usize::from(cpu));
-        for cpu in config.driver.cores.iter().filter(|cpu| !is_usable(**cpu)) {
-            eprintln!("warning: driver.cores: CPU {cpu} is none that this process may use here");
-        }
+    let usable = dpdk_io::usable_cpus();
+    for cpu in config.driver.cores.iter().filter(|&&cpu| !usable.contains(&usize::from(cpu))) {
+        eprintln!("warning: driver.cores: CPU {cpu} is none that this process may use here");
     }
     let driver = config.driver.kind.name();
     if !crate::version::drivers().contains(&driver) {
