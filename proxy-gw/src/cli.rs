@@ -84,6 +84,7 @@ The output is a configuration itself; it contains the users' password hashes.")]
   proxy-gw demo --driver tun                  # without DPDK
   proxy-gw demo --short --no-gates            # a quick look; speed is shown, not judged
   proxy-gw demo --log-dir /tmp/demo-logs
+  proxy-gw demo nic --kernel DIR              # on PCI cards that QEMU emulates; make demo-nic
 
 Exit codes: 0 every run took place and every check passed, 1 a check failed or a step could not be
 done, 3 something needed is missing (named, with the apt line) and what could run was in order,
