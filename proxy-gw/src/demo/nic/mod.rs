@@ -178,8 +178,12 @@ fn play(
     for nic in &nics {
         println!("            {nic}");
     }
-    let ports = Ports::logged(&guest.console());
+    let start_up = guest.console();
+    let ports = Ports::logged(&start_up);
     println!("            {ports}");
+    for fault in outcome::dma_faults(&start_up) {
+        println!("            the IOMMU stopped a card at its start: {fault}");
+    }
 
     let (links_before, mib_before) = (read_links(&network.phone)?, Mib::read(&network.phone)?);
     let transfer = download(&network.phone, &origin, interrupt)?;
@@ -195,8 +199,21 @@ fn play(
         guest.age(),
         &format!("SIGTERM: the gateway ended with exit status {status}, the guest is off"),
     );
-    let console = guest.console();
-    Ok(Outcome { model, nics, ports, up, ready, transfer, phone_mib, metrics, status, console })
+    let whole = guest.console();
+    let console = whole.get(start_up.len()..).unwrap_or(&whole).to_owned();
+    Ok(Outcome {
+        model,
+        nics,
+        ports,
+        up,
+        ready,
+        transfer,
+        phone_mib,
+        metrics,
+        status,
+        start_up,
+        console,
+    })
 }
 
 /// Downloads through the gateway; what the phone's devices carried is not filled in.

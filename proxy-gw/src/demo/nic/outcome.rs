@@ -59,6 +59,8 @@ pub(super) struct Outcome {
     pub(super) metrics: String,
     /// The gateway's exit status.
     pub(super) status: i32,
+    /// The guest's console until the gateway was ready, and from then on.
+    pub(super) start_up: String,
     pub(super) console: String,
 }
 
@@ -75,7 +77,17 @@ impl Outcome {
         expect(bound == CARDS, format!("{bound} cards of {CARDS} went to vfio-pci"));
         let driver = self.model.driver();
         expect(self.ports.are_all_on(driver), format!("not all ports are on {driver}"));
-        let dma = self.dma_faults();
+        for Nic { address, .. } in &self.nics {
+            let card = format!("[{}]", address.trim_start_matches("0000:"));
+            let stopped = dma_faults(&self.start_up);
+            let stopped = stopped.iter().filter(|fault| fault.contains(&card)).count();
+            let usual = stopped <= self.model.stopped_at_start();
+            expect(
+                usual,
+                format!("the IOMMU stopped {stopped} accesses of {address} at its start"),
+            );
+        }
+        let dma = dma_faults(&self.console);
         expect(dma.is_empty(), format!("the IOMMU stopped the cards: {}", dma.join("; ")));
         let fault = self.transfer.fault();
         expect(fault.is_none(), format!("the download: {}", fault.unwrap_or_default()));
@@ -106,12 +118,12 @@ impl Outcome {
     fn joins(&self) -> u64 {
         counter(&self.metrics, "plait_mp_join_ack_rx_total")
     }
+}
 
-    /// What the guest's kernel says of accesses to memory that no driver gave to a card.
-    fn dma_faults(&self) -> Vec<&str> {
-        let faults = self.console.lines().filter(|line| line.contains("DMAR: [DMA "));
-        faults.map(|line| line.split_once("DMAR: ").map_or(line, |(_, what)| what)).collect()
-    }
+/// What the guest's kernel says of accesses to memory that no driver gave to a card.
+pub(super) fn dma_faults(console: &str) -> Vec<&str> {
+    let faults = console.lines().filter_map(|line| line.split_once("DMAR: "));
+    faults.map(|(_, what)| what).filter(|what| what.starts_with("[DMA ")).collect()
 }
 
 /// The sum of a counter over all shards, in the text that Prometheus reads.
@@ -177,7 +189,7 @@ pub(super) fn table(rows: &[(Model, Option<Outcome>)]) -> String {
             share(Access::Lte),
             share(Access::Wifi),
             outcome.joins(),
-            outcome.dma_faults().len(),
+            dma_faults(&outcome.console).len(),
             outcome.status,
         );
     }
@@ -231,7 +243,8 @@ mod tests {
             ]),
             metrics: "plait_mp_join_ack_rx_total{shard=\"0\"} 1\n".to_owned(),
             status: 0,
-            console: CONSOLE.to_owned(),
+            start_up: CONSOLE.to_owned(),
+            console: String::new(),
         }
     }
 
@@ -268,6 +281,10 @@ mod tests {
             text,
             "the IOMMU stopped the cards: [DMA Read NO_PASID] Request device [00:10.0]"
         );
+        let text = told(|of| {
+            of.start_up.push_str("DMAR: [DMA Read NO_PASID] Request device [00:11.0] fault\n");
+        });
+        assert_eq!(text, "the IOMMU stopped 1 accesses of 0000:00:11.0 at its start");
         let text = told(|of| of.phone_mib = Mib::from_pairs(&[("MPTcpExtDSSNotMatching", 1)]));
         assert!(text.contains("no MPTcpExtMPJoinSynTx") && text.contains("DSSNotMatching +1"));
     }
