@@ -4,6 +4,7 @@
 #   DRIVER=tun   leave DPDK out          FEATURES=dpdk   make libdpdk required
 #   SEEDS=N      number of `sim` runs    TIME=SECONDS    per fuzz target    REPEAT=N  runs of a bench
 #   MOST=N       octets of a `sim` run at most, each way
+#   NIC=MODELS   cards of demo-nic, with commas between
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,6 +14,8 @@ SEEDS ?= 10000
 MOST ?= 67108864
 TIME ?= 60
 REPEAT ?= 3
+NIC ?= e1000e,vmxnet3,virtio-net-pci
+KERNEL = $(or $(CARGO_TARGET_DIR),target)/nic-kernel
 PLOT ?= $(or $(CARGO_TARGET_DIR),target)/relays.svg
 # Expanded when a recipe runs, so that what `deps` has just installed counts.
 FEATURES ?= $(if $(filter tun,$(DRIVER)),,$(shell pkg-config --exists libdpdk 2>/dev/null && echo dpdk))
@@ -24,7 +27,7 @@ V3 = $(or $(CARGO_TARGET_DIR),target)/x86-64-v3
 WORKLOADS = $(V3)/release/workloads
 FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help demo demo-short build deps test sim interop lint package fuzz bench bench-quick bench-instructions bench-paths bench-relays socks-checks
+.PHONY: help demo demo-short demo-nic build deps test sim interop lint package fuzz bench bench-quick bench-instructions bench-paths bench-relays socks-checks
 
 help:
 	@grep -hE '^# [a-z-]+: ' $(MAKEFILE_LIST) | sed 's/^# //'
@@ -38,6 +41,13 @@ demo: deps
 demo-short: deps
 	$(MAKE) build
 	$(BIN)/proxy-gw demo --driver $(DRIVER) --short --no-gates
+
+# demo-nic: a guest of QEMU's with emulated PCI cards and the gateway on them, for each of NIC; a minute once built (root)
+demo-nic:
+	scripts/install-deps nic
+	scripts/guest-kernel $(KERNEL)
+	$(MAKE) build FEATURES=dpdk
+	$(BIN)/proxy-gw demo nic --kernel $(KERNEL) --model $(NIC)
 
 # deps: install the Debian packages the tests and the demo use (root)
 deps:

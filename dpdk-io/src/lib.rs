@@ -13,6 +13,7 @@
 pub mod clock;
 pub mod config;
 pub mod counters;
+mod cpus;
 #[cfg(have_dpdk)]
 #[expect(unsafe_code, reason = "the one place that calls C")]
 pub mod dpdk;
@@ -32,6 +33,7 @@ pub mod shard;
 pub use clock::Clock;
 pub use config::{EalConfig, Hugepages, MacConfig, PortConfig, RouteConfig};
 pub use counters::{DropReason, L2Event, ShardCounters};
+pub use cpus::usable_cpus;
 #[cfg(have_dpdk)]
 pub use dpdk::{mbuf::Mbuf, pool::MbufPool};
 pub use driver::{Driver, PoolStatus, PortStatus, drivers};

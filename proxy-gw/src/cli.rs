@@ -84,6 +84,7 @@ The output is a configuration itself; it contains the users' password hashes.")]
   proxy-gw demo --driver tun                  # without DPDK
   proxy-gw demo --short --no-gates            # a quick look; speed is shown, not judged
   proxy-gw demo --log-dir /tmp/demo-logs
+  proxy-gw demo nic --kernel DIR              # on PCI cards that QEMU emulates; make demo-nic
 
 Exit codes: 0 every run took place and every check passed, 1 a check failed or a step could not be
 done, 3 something needed is missing (named, with the apt line) and what could run was in order,
@@ -147,11 +148,9 @@ fn check(arguments: &ConfigArgs) -> Exit {
     for warning in config.warnings() {
         eprintln!("warning: {warning}");
     }
-    if let Some(usable) = core_affinity::get_core_ids() {
-        let is_usable = |cpu: u16| usable.iter().any(|core| core.id == usize::from(cpu));
-        for cpu in config.driver.cores.iter().filter(|cpu| !is_usable(**cpu)) {
-            eprintln!("warning: driver.cores: CPU {cpu} is none that this process may use here");
-        }
+    let usable = dpdk_io::usable_cpus();
+    for cpu in config.driver.cores.iter().filter(|&&cpu| !usable.contains(&usize::from(cpu))) {
+        eprintln!("warning: driver.cores: CPU {cpu} is none that this process may use here");
     }
     let driver = config.driver.kind.name();
     if !crate::version::drivers().contains(&driver) {

@@ -1,8 +1,7 @@
 //! The running program on DPDK ports: what stdout carries, and exit codes, whatever the EAL prints.
 
 use gateway::Gateway;
-use skip::is_root_with;
-use std::io::Write;
+use skip::{is_root_with, skip};
 use std::process::Command;
 use support::Scratch;
 
@@ -42,9 +41,7 @@ fn can_run() -> bool {
     if String::from_utf8_lossy(&version.stdout).contains("tun, dpdk") {
         return true;
     }
-    let must_run = ["PLAIT_CI", "CI"].iter().any(|name| std::env::var_os(name).is_some());
-    assert!(!must_run, "may not be skipped in CI: built without libdpdk");
-    let _ = writeln!(std::io::stderr(), "SKIPPED: built without libdpdk");
+    skip("built without libdpdk");
     false
 }
 

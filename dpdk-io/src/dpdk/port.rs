@@ -122,10 +122,11 @@ impl Port {
             ret = configure(&conf);
         }
         steps.check("configuring its queues", ret, "lower `queues`, or raise driver.memory_mb")?;
-        let mac = apply_addressing(&steps, dpdk_id, &info)?;
+        let (mac, accepted) = apply_addressing(&steps, dpdk_id, &info)?;
         // SAFETY: the port was configured above.
         let ret = unsafe { dpdk_sys::dio_port_start(dpdk_id) };
         steps.check("starting it", ret, "see the EAL's messages above")?;
+        apply_filters(&steps, dpdk_id, accepted);
         let rss = conf.rx_queues > 1 && spread(&steps, dpdk_id, &info, redirection);
         if shards > 1 && !rss {
             let queues = config.queues;
@@ -470,12 +471,12 @@ fn check_limits(config: &PortConfig, info: &PortInfo) -> Result<(), DriverError>
     Ok(())
 }
 
-/// MTU, station address and filters; returns the address in use.
+/// MTU and station address; returns the address in use, and whether the port accepted it.
 fn apply_addressing(
     steps: &Steps<'_>,
     dpdk_id: u16,
     info: &PortInfo,
-) -> Result<[u8; 6], DriverError> {
+) -> Result<([u8; 6], bool), DriverError> {
     let config = steps.0;
     if config.mtu != info.mtu {
         // SAFETY: the port is configured.
@@ -487,23 +488,30 @@ fn apply_addressing(
         }
     }
     let mut mac = info.mac;
-    let mut filtered = true;
+    let mut accepted = true;
     if let MacConfig::Fixed(fixed) = config.mac {
         // SAFETY: the port is configured; the address is six bytes.
         let ret = unsafe { dpdk_sys::dio_port_set_mac(dpdk_id, &raw const fixed) };
         steps.warn("setting its station address", ret, "relying on promiscuous mode");
-        filtered = ret >= 0;
+        accepted = ret >= 0;
         mac = fixed;
     }
-    // SAFETY: the port is configured.
-    filtered &= unsafe { dpdk_sys::dio_port_allmulticast(dpdk_id) } >= 0;
+    Ok((mac, accepted))
+}
+
+/// Which frames come in. `accepted`: the port knows its station address.
+///
+/// The port runs: vmxnet3 tells its card at once, which before that would look for it at address 0, where an
+/// IOMMU stops it.
+fn apply_filters(steps: &Steps<'_>, dpdk_id: u16, accepted: bool) {
+    // SAFETY: the port is started.
+    let filtered = unsafe { dpdk_sys::dio_port_allmulticast(dpdk_id) } >= 0 && accepted;
     // What others say to others stays outside where the port can tell it apart.
     if !filtered {
         // SAFETY: as above.
         let ret = unsafe { dpdk_sys::dio_port_promiscuous(dpdk_id) };
         steps.warn("receiving every frame", ret, "frames for us may not reach it");
     }
-    Ok(mac)
 }
 
 fn claim(claims: &[AtomicBool], queue: u16) -> Option<()> {

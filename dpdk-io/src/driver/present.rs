@@ -4,6 +4,7 @@ use super::{PoolStatus, PortStatus};
 use crate::clock::Clock;
 use crate::config::{self, EalConfig, PortConfig, RouteConfig};
 use crate::counters::ShardCounters;
+use crate::cpus::usable_cpus;
 use crate::dpdk::eal::{Eal, Lcore};
 use crate::dpdk::mbuf::Mbuf;
 use crate::dpdk::pool::{MbufPool, PoolSize};
@@ -422,12 +423,11 @@ fn start_rules(ports: &[Arc<Port>], ties: &mut [Ties]) -> Option<JoinHandle<()>>
 }
 
 fn check_cores(cores: &[usize]) -> Result<(), DriverError> {
-    let available = core_affinity::get_core_ids().unwrap_or_default();
-    let Some(missing) = cores.iter().find(|&&core| !available.contains(&CoreId { id: core }))
-    else {
+    let available = usable_cpus();
+    let Some(missing) = cores.iter().find(|core| !available.contains(core)) else {
         return Ok(());
     };
-    let available: Vec<String> = available.iter().map(|core| core.id.to_string()).collect();
+    let available: Vec<String> = available.iter().map(usize::to_string).collect();
     Err(DriverError::Config {
         key: "driver.cores".to_owned(),
         value: missing.to_string(),

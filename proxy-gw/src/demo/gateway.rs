@@ -49,22 +49,32 @@ pub(super) fn tun_device(cable: &str) -> String {
 /// The gateway's configuration file.
 ///
 /// `cpu` is the one its shard is pinned to.
-pub(super) fn config(driver: Driver, cpu: usize, admin: &Path) -> String {
-    let cables = [
-        ("lte", Access::Lte.gateway_device(), GATEWAY_LTE, Some(topology::CORE_LTE)),
-        ("wifi", Access::Wifi.gateway_device(), topology::GATEWAY_WIFI, Some(topology::CORE_WIFI)),
-        ("exit", EXIT_DEVICE, GATEWAY_EXIT, None),
-    ];
-    let mut eal = vec!["--in-memory".to_owned(), "--no-pci".to_owned()];
-    let mut ports = String::new();
-    for (index, (name, cable, address, router)) in cables.into_iter().enumerate() {
-        let device = match driver {
-            Driver::Dpdk => format!("net_af_packet{index}"),
-            Driver::Tun => tun_device(cable),
-        };
-        if driver == Driver::Dpdk {
-            eal.push(format!("--vdev={device},iface={cable}"));
+fn config(driver: Driver, cpu: usize, admin: &Path) -> String {
+    let cables = [Access::Lte.gateway_device(), Access::Wifi.gateway_device(), EXIT_DEVICE];
+    let admin = format!("unix:{}", admin.display());
+    match driver {
+        Driver::Dpdk => {
+            let devices = [0, 1, 2].map(|index| format!("net_af_packet{index}"));
+            let vdevs = devices.iter().zip(cables);
+            let mut eal = vec!["--in-memory".to_owned(), "--no-pci".to_owned()];
+            eal.extend(vdevs.map(|(device, cable)| format!("--vdev={device},iface={cable}")));
+            let driver = format!("kind = \"dpdk\"\neal = {eal:?}\nmemory_mb = 512\n");
+            config_on(&driver, &devices, cpu, &admin)
         }
+        Driver::Tun => config_on("kind = \"tun\"\n", &cables.map(tun_device), cpu, &admin),
+    }
+}
+
+/// The same on any devices: those of LTE, Wi-Fi and the exit. `driver` is the `[driver]` table but
+/// for its cores.
+pub(super) fn config_on(driver: &str, devices: &[String; 3], cpu: usize, admin: &str) -> String {
+    let ports_of = [
+        ("lte", GATEWAY_LTE, Some(topology::CORE_LTE)),
+        ("wifi", topology::GATEWAY_WIFI, Some(topology::CORE_WIFI)),
+        ("exit", GATEWAY_EXIT, None),
+    ];
+    let mut ports = String::new();
+    for ((name, address, router), device) in ports_of.into_iter().zip(devices) {
         let gateway = router.map_or(String::new(), |router| format!("gateway = [\"{router}\"]\n"));
         // Formatting into a String cannot fail.
         let _ = write!(
@@ -73,20 +83,15 @@ pub(super) fn config(driver: Driver, cpu: usize, admin: &Path) -> String {
              addresses = [\"{address}/24\"]\n{gateway}mtu = 1500\n"
         );
     }
-    let (eal, memory) = match driver {
-        Driver::Dpdk => (format!("eal = {eal:?}\n"), "memory_mb = 512\n"),
-        Driver::Tun => (String::new(), ""),
-    };
     format!(
-        "[driver]\nkind = \"{driver}\"\n{eal}cores = [{cpu}]\n{memory}{ports}\n\
+        "[driver]\n{driver}cores = [{cpu}]\n{ports}\n\
          [[route]]\nto = \"0.0.0.0/0\"\nvia = \"{ORIGIN}\"\nport = \"exit\"\n\n\
          [limits]\nconnections = 10000\nhalf_open = 4096\n\n\
          [timeouts]\ndrain_s = 10\n\n\
          [socks5]\nlisten = [\"{GATEWAY_LTE}:{SOCKS_PORT}\"]\nauth = \"none\"\n\n\
          [egress]\nallow = [\"{ORIGIN}/32\"]\n\n\
          [hosts]\n\"{ORIGIN_NAME}\" = [\"{ORIGIN}\"]\n\n\
-         [admin]\nlisten = [{:?}]\n",
-        format!("unix:{}", admin.display())
+         [admin]\nlisten = [{admin:?}]\n"
     )
 }
 

@@ -11,6 +11,7 @@ mod content;
 mod counters;
 mod gateway;
 mod links;
+mod nic;
 mod origin;
 mod process;
 mod requirements;
@@ -24,7 +25,7 @@ use gateway::{Driver, Gateway};
 use links::{Links, Shape};
 use origin::Origin;
 use process::{Error, Interrupt};
-use requirements::Requirements;
+use requirements::{Missing, Requirements};
 use runs::Stage;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -67,9 +68,11 @@ pub struct Args {
     part: Option<Part>,
 }
 
-/// Processes of the demo that are this program again, inside a namespace.
+/// Another demo, and processes of this one that are this program again, inside a namespace.
 #[derive(clap::Subcommand, Debug)]
 enum Part {
+    /// The gateway on PCI network cards that QEMU emulates
+    Nic(nic::NicArgs),
     /// The web server
     #[command(hide = true)]
     Origin(origin::OriginArgs),
@@ -118,12 +121,13 @@ impl Sizes {
 
 /// Runs the demo, or the part of it this process was started for.
 pub fn run(args: Args) -> ExitCode {
-    match &args.part {
+    let performed = match &args.part {
         Some(Part::Origin(origin)) => return origin::serve(origin),
         Some(Part::Clients(clients)) => return clients::run(clients),
-        None => {}
-    }
-    match perform(&args) {
+        Some(Part::Nic(nic)) => nic::perform(nic),
+        None => perform(&args),
+    };
+    match performed {
         Ok(code) => code,
         Err(Error::Interrupted) => {
             eprintln!("\ndemo: interrupted; everything it made has been removed");
@@ -141,12 +145,7 @@ fn perform(args: &Args) -> Result<ExitCode, Error> {
     let emulator =
         args.netsim_live.clone().unwrap_or_else(|| executable.with_file_name("netsim-live"));
     let requirements = Requirements::probe(args.driver, &crate::version::drivers(), &emulator);
-    for missing in &requirements.missing {
-        eprintln!("demo: missing: {missing}");
-    }
-    if let Some(line) = requirements.apt_line() {
-        eprintln!("demo: to install what is missing: {line}");
-    }
+    report_missing(&requirements.missing);
     if !requirements.allow_a_run() {
         return Ok(ExitCode::from(EXIT_MISSING));
     }
@@ -170,6 +169,24 @@ fn perform(args: &Args) -> Result<ExitCode, Error> {
     })
 }
 
+/// Names what the machine lacks and what would install it.
+fn report_missing(missing: &[Missing]) {
+    for missing in missing {
+        eprintln!("demo: missing: {missing}");
+    }
+    if let Some(line) = requirements::apt_line(missing) {
+        eprintln!("demo: to install what is missing: {line}");
+    }
+}
+
+/// Where logs go: the directory asked for, or the one that is removed in the end.
+fn create_logs(wanted: Option<&Path>, dir: &TempDir) -> Result<PathBuf, Error> {
+    let logs = wanted.unwrap_or(&dir.path);
+    std::fs::create_dir_all(logs)
+        .map_err(Error::in_step(format!("creating {}", logs.display())))?;
+    Ok(logs.to_owned())
+}
+
 /// Sets the scene, plays every run and takes the scene down again, whatever happens.
 fn stage(
     args: &Args,
@@ -179,9 +196,7 @@ fn stage(
 ) -> Result<Report, Error> {
     let interrupt = Interrupt::install()?;
     let dir = TempDir::create()?;
-    let logs = args.log_dir.clone().unwrap_or_else(|| dir.path.clone());
-    std::fs::create_dir_all(&logs)
-        .map_err(Error::in_step(format!("creating {}", logs.display())))?;
+    let logs = create_logs(args.log_dir.as_deref(), &dir)?;
     let log = |name: &str| logs.join(format!("{name}.log"));
 
     println!("demo: the gateway runs on {}", requirements.driver);

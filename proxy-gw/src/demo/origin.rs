@@ -46,6 +46,12 @@ pub(super) enum Transfer {
 }
 
 impl Transfer {
+    pub(super) const fn digest(self) -> Digest {
+        match self {
+            Self::Sent { digest, .. } | Self::Received { digest, .. } => digest,
+        }
+    }
+
     fn to_line(self) -> String {
         match self {
             Self::Sent { seed, len, digest } => format!("sent {seed} {len} {digest}"),

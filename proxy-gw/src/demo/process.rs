@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{Read, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -115,6 +115,11 @@ impl Process {
 
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The pipe to the child's standard input; an error if it was not piped or already taken.
+    pub(super) fn take_stdin(&mut self) -> Result<ChildStdin, Error> {
+        self.child.stdin.take().ok_or_else(|| Error::new(&self.name, "no pipe to its stdin"))
     }
 
     /// The pipe from the child's standard output; an error if it was not piped or already taken.

@@ -60,10 +60,26 @@ struct Tool {
     cost: Cost,
 }
 
+impl Tool {
+    /// One that nothing can be shown without.
+    const fn vital(program: &'static str, package: &'static str) -> Self {
+        Self { program, package, cost: Cost::Everything }
+    }
+
+    fn missing(&self) -> Option<Missing> {
+        find_program(self.program).is_none().then(|| Missing {
+            what: self.program.to_owned(),
+            cost: self.cost,
+            package: Some(self.package),
+            remedy: None,
+        })
+    }
+}
+
 const TOOLS: [Tool; 6] = [
-    Tool { program: "ip", package: "iproute2", cost: Cost::Everything },
-    Tool { program: "setpriv", package: "util-linux", cost: Cost::Everything },
-    Tool { program: "sysctl", package: "procps", cost: Cost::Everything },
+    Tool::vital("ip", "iproute2"),
+    Tool::vital("setpriv", "util-linux"),
+    Tool::vital("sysctl", "procps"),
     Tool {
         program: "curl",
         package: "curl",
@@ -77,28 +93,22 @@ const TOOLS: [Tool; 6] = [
     Tool { program: "nft", package: "nftables", cost: Cost::Part("the Wi-Fi router is not a NAT") },
 ];
 
+const NIC_TOOLS: [Tool; 8] = [
+    Tool::vital("ip", "iproute2"),
+    Tool::vital("setpriv", "util-linux"),
+    Tool::vital("curl", "curl"),
+    Tool::vital("mptcpize", "mptcpize"),
+    Tool::vital("qemu-system-x86_64", "qemu-system-x86"),
+    Tool::vital("busybox", "busybox-static"),
+    Tool::vital("cpio", "cpio"),
+    Tool::vital("ldd", "libc-bin"),
+];
+
 impl Requirements {
     /// Looks at the machine; `drivers` are those of this build, `emulator` is the link emulator.
     pub(super) fn probe(driver: Driver, drivers: &[&str], emulator: &Path) -> Self {
-        let mut missing = Vec::new();
-        if !rustix::process::geteuid().is_root() {
-            missing.push(Missing {
-                what: "root's rights".to_owned(),
-                cost: Cost::Everything,
-                package: None,
-                remedy: Some("network namespaces and devices need them; use sudo"),
-            });
-        }
-        for tool in TOOLS {
-            if find_program(tool.program).is_none() {
-                missing.push(Missing {
-                    what: tool.program.to_owned(),
-                    cost: tool.cost,
-                    package: Some(tool.package),
-                    remedy: None,
-                });
-            }
-        }
+        let mut missing = missing_basics();
+        missing.extend(TOOLS.iter().filter_map(Tool::missing));
         if !emulator.exists() {
             missing.push(Missing {
                 what: format!("the link emulator {}", emulator.display()),
@@ -107,23 +117,9 @@ impl Requirements {
                 remedy: Some("cargo build --release --package netsim --features live"),
             });
         }
-        if !Path::new("/dev/net/tun").exists() {
-            missing.push(Missing {
-                what: "/dev/net/tun".to_owned(),
-                cost: Cost::Everything,
-                package: None,
-                remedy: Some("modprobe tun; in a container, pass the device in"),
-            });
-        }
-        let has_kernel_mptcp =
-            std::fs::read_to_string("/proc/sys/net/mptcp/enabled").is_ok_and(|on| on.trim() == "1");
+        let has_kernel_mptcp = has_kernel_mptcp();
         if !has_kernel_mptcp {
-            missing.push(Missing {
-                what: "MPTCP in this kernel".to_owned(),
-                cost: Cost::Part("every run over MPTCP is left out"),
-                package: None,
-                remedy: Some("CONFIG_MPTCP and sysctl net.mptcp.enabled=1"),
-            });
+            missing.push(no_kernel_mptcp(Cost::Part("every run over MPTCP is left out")));
         }
         let has_ethtool = find_program("ethtool").is_some();
         let driver = Self::choose_driver(driver, drivers, has_ethtool, &mut missing);
@@ -175,16 +171,77 @@ impl Requirements {
     pub(super) fn allow_a_run(&self) -> bool {
         self.missing.iter().all(|missing| missing.cost != Cost::Everything)
     }
+}
 
-    /// The line that installs every missing package; `None` if none would help.
-    pub(super) fn apt_line(&self) -> Option<String> {
-        let packages: Vec<_> = self.missing.iter().filter_map(|missing| missing.package).collect();
-        (!packages.is_empty()).then(|| format!("apt-get install {}", packages.join(" ")))
+/// The line that installs every missing package; `None` if none would help.
+pub(super) fn apt_line(missing: &[Missing]) -> Option<String> {
+    let packages: Vec<_> = missing.iter().filter_map(|missing| missing.package).collect();
+    (!packages.is_empty()).then(|| format!("apt-get install {}", packages.join(" ")))
+}
+
+/// What `demo nic` lacks; any of it stops it. `kernel` is the guest's, unpacked.
+pub(super) fn missing_for_nics(drivers: &[&str], kernel: &Path) -> Vec<Missing> {
+    let mut missing = missing_basics();
+    missing.extend(NIC_TOOLS.iter().filter_map(Tool::missing));
+    if !has_kernel_mptcp() {
+        missing.push(no_kernel_mptcp(Cost::Everything));
+    }
+    if !drivers.contains(&"dpdk") {
+        missing.push(Missing {
+            what: "the DPDK driver in this build".to_owned(),
+            cost: Cost::Everything,
+            package: Some("libdpdk-dev dpdk pkg-config"),
+            remedy: Some("install and build again with --features dpdk"),
+        });
+    }
+    if !kernel.join("vmlinuz").is_file() {
+        missing.push(Missing {
+            what: format!("the guest's kernel {}", kernel.join("vmlinuz").display()),
+            cost: Cost::Everything,
+            package: None,
+            remedy: Some("scripts/guest-kernel unpacks it"),
+        });
+    }
+    missing
+}
+
+/// Those of root's rights and devices that every demo needs and that are not there.
+fn missing_basics() -> Vec<Missing> {
+    let mut missing = Vec::new();
+    if !rustix::process::geteuid().is_root() {
+        missing.push(Missing {
+            what: "root's rights".to_owned(),
+            cost: Cost::Everything,
+            package: None,
+            remedy: Some("network namespaces and devices need them; use sudo"),
+        });
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        missing.push(Missing {
+            what: "/dev/net/tun".to_owned(),
+            cost: Cost::Everything,
+            package: None,
+            remedy: Some("modprobe tun; in a container, pass the device in"),
+        });
+    }
+    missing
+}
+
+fn has_kernel_mptcp() -> bool {
+    std::fs::read_to_string("/proc/sys/net/mptcp/enabled").is_ok_and(|on| on.trim() == "1")
+}
+
+fn no_kernel_mptcp(cost: Cost) -> Missing {
+    Missing {
+        what: "MPTCP in this kernel".to_owned(),
+        cost,
+        package: None,
+        remedy: Some("CONFIG_MPTCP and sysctl net.mptcp.enabled=1"),
     }
 }
 
 /// Looks along `PATH` and where Debian keeps root's programs.
-fn find_program(program: &str) -> Option<PathBuf> {
+pub(super) fn find_program(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
     std::env::split_paths(&path)
@@ -216,10 +273,18 @@ mod tests {
     fn a_build_without_dpdk_falls_back_to_tun_and_names_the_packages() {
         let requirements = probe(Driver::Dpdk, &["tun"]);
         assert_eq!(requirements.driver, Driver::Tun);
-        assert!(requirements.apt_line().unwrap().contains("libdpdk-dev"));
+        assert!(apt_line(&requirements.missing).unwrap().contains("libdpdk-dev"));
         let without_ethtool = find_program("ethtool").is_none();
         let expected = if without_ethtool { Driver::Tun } else { Driver::Dpdk };
         assert_eq!(probe(Driver::Dpdk, &["tun", "dpdk"]).driver, expected);
+    }
+
+    #[test]
+    fn nics_need_a_kernel_for_the_guest_and_dpdk() {
+        let missing = missing_for_nics(&["tun"], Path::new("/nonexistent"));
+        let told = missing.iter().map(Missing::to_string).collect::<Vec<_>>().join("\n");
+        assert!(told.contains("/nonexistent/vmlinuz (scripts/guest-kernel unpacks it)"), "{told}");
+        assert!(told.contains("the DPDK driver in this build"), "{told}");
     }
 
     #[test]
@@ -239,6 +304,6 @@ mod tests {
         assert_eq!(missing.to_string(), "nft: no NAT");
         let requirements = Requirements { missing: vec![missing], ..probe(Driver::Tun, &[]) };
         assert!(requirements.allow_a_run());
-        assert_eq!(requirements.apt_line().unwrap(), "apt-get install nftables");
+        assert_eq!(apt_line(&requirements.missing).unwrap(), "apt-get install nftables");
     }
 }

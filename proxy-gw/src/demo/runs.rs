@@ -106,7 +106,7 @@ impl<'a> Observer<'a> {
     }
 }
 
-fn read_links(phone: &Namespace) -> Result<[LinkBytes; 2], Error> {
+pub(super) fn read_links(phone: &Namespace) -> Result<[LinkBytes; 2], Error> {
     let read = |access: Access| LinkBytes::read(phone, access.phone_device());
     Ok([read(Access::Lte)?, read(Access::Wifi)?])
 }
@@ -312,9 +312,7 @@ impl<'a> Stage<'a> {
             &self.interrupt,
             |transfer| matches!(transfer, Carried::Sent { seed: of, .. } if *of == seed),
         )?;
-        let sent = sent.map(|transfer| match transfer {
-            Carried::Sent { digest, .. } | Carried::Received { digest, .. } => digest,
-        });
+        let sent = sent.map(Carried::digest);
         let received = Some(delivery.digest);
         self.record(run, len, delivery.len, (sent, received), &delivery, &observer);
         Ok(())

@@ -80,7 +80,7 @@ impl Transfer {
     }
 
     /// Why this transfer does not count as carried intact.
-    fn fault(&self) -> Option<String> {
+    pub(super) fn fault(&self) -> Option<String> {
         if let Some(error) = &self.error {
             return Some(error.clone());
         }

@@ -108,7 +108,7 @@ impl fmt::Display for Access {
 
 /// The gateway's device towards the web server, and the server's own.
 pub(super) const EXIT_DEVICE: &str = "gw-exit";
-const ORIGIN_DEVICE: &str = "eth0";
+pub(super) const ORIGIN_DEVICE: &str = "eth0";
 /// A router's device towards the phone, one end of the emulated link, and the one towards the gateway.
 pub(super) const ROUTER_DOWN: &str = "phone";
 const ROUTER_UP: &str = "core";
@@ -148,7 +148,7 @@ pub(super) struct Namespace {
 impl Namespace {
     /// Creates `plait-PID-role`, deleting a leftover of that name: only a dead process of the same
     /// id can have made it.
-    fn create(role: &str) -> Result<Self, Error> {
+    pub(super) fn create(role: &str) -> Result<Self, Error> {
         let name = format!("plait-{}-{role}", std::process::id());
         if Path::new(NETNS_DIR).join(&name).exists() {
             run("deleting a leftover namespace", Command::new("ip").args(["netns", "del", &name]))?;
@@ -181,7 +181,7 @@ impl Namespace {
     }
 
     /// Runs `ip -n NAME` with the words of `line`.
-    fn ip(&self, line: &str) -> Result<(), Error> {
+    pub(super) fn ip(&self, line: &str) -> Result<(), Error> {
         let mut command = Command::new("ip");
         command.args(["-n", &self.name]).args(line.split_whitespace());
         run("setting up the network", &mut command).map(drop)
@@ -251,37 +251,21 @@ impl Topology {
         Ok(topology)
     }
 
-    /// Addresses, routes and MPTCP endpoints of the phone, once its two links exist.
-    ///
-    /// A join leaves by its own access only with a rule on its source and a route bound to the
-    /// device; without them the counters look right while the second link carries nothing.
+    /// Addresses and routes of the phone, once its two links exist.
     pub(super) fn attach_phone(&self) -> Result<(), Error> {
         self.phone.ip("link set lo up")?;
         for access in Access::BOTH {
-            let (device, address) = (access.phone_device(), access.phone_address());
-            let (router, table) = (access.phone_router(), access.phone_table());
-            let net = Ipv4Addr::from(u32::from(address) & 0xffff_ff00);
+            let router = access.phone_router();
             self.router(access).ip(&format!("addr add {router}/24 dev {ROUTER_DOWN}"))?;
             self.router(access).ip(&format!("link set {ROUTER_DOWN} up"))?;
-            for line in [
-                format!("addr add {address}/24 dev {device}"),
-                format!("link set {device} up"),
-                format!("rule add from {address} table {table}"),
-                format!("route add {net}/24 dev {device} table {table}"),
-                format!("route add default via {router} dev {device} table {table}"),
-                format!("route add default via {router} dev {device} metric {table}"),
-            ] {
-                self.phone.ip(&line)?;
-            }
+            attach(&self.phone, access, access.phone_address(), router)?;
         }
         Ok(())
     }
 
     /// Lets the phone's kernel open its second subflow over Wi-Fi; fails where it has no MPTCP.
     pub(super) fn enable_mptcp(&self) -> Result<(), Error> {
-        self.phone.ip("mptcp limits set subflows 4 add_addr_accepted 0")?;
-        let device = Access::Wifi.phone_device();
-        self.phone.ip(&format!("mptcp endpoint add {PHONE_WIFI} dev {device} subflow"))
+        enable_mptcp(&self.phone, PHONE_WIFI)
     }
 
     /// For the TUN driver, once its devices exist: the gateway's kernel passes packets between each
@@ -406,6 +390,38 @@ impl Topology {
         let mut nft = in_netns(self.wifi.name(), "nft");
         run_with_input("setting up the Wi-Fi router's NAT", nft.args(["-f", "-"]), &rules)
     }
+}
+
+/// Gives the phone `address` on its device of this access, with a way back of its own.
+///
+/// A join leaves by its own access only with a rule on its source and a route bound to the device;
+/// without them the counters look right while the second link carries nothing.
+pub(super) fn attach(
+    phone: &Namespace,
+    access: Access,
+    address: Ipv4Addr,
+    router: Ipv4Addr,
+) -> Result<(), Error> {
+    let (device, table) = (access.phone_device(), access.phone_table());
+    let net = Ipv4Addr::from(u32::from(address) & 0xffff_ff00);
+    for line in [
+        format!("addr add {address}/24 dev {device}"),
+        format!("link set {device} up"),
+        format!("rule add from {address} table {table}"),
+        format!("route add {net}/24 dev {device} table {table}"),
+        format!("route add default via {router} dev {device} table {table}"),
+        format!("route add default via {router} dev {device} metric {table}"),
+    ] {
+        phone.ip(&line)?;
+    }
+    Ok(())
+}
+
+/// Lets the phone's kernel open subflows from `address`, that of its Wi-Fi.
+pub(super) fn enable_mptcp(phone: &Namespace, address: Ipv4Addr) -> Result<(), Error> {
+    phone.ip("mptcp limits set subflows 4 add_addr_accepted 0")?;
+    let device = Access::Wifi.phone_device();
+    phone.ip(&format!("mptcp endpoint add {address} dev {device} subflow"))
 }
 
 #[cfg(test)]
