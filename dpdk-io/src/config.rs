@@ -19,6 +19,18 @@ pub enum Hugepages {
     Off,
 }
 
+/// What a loop does that finds nothing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IdleMode {
+    /// Sleeps ever longer, up to half a millisecond.
+    #[default]
+    Adaptive,
+    /// Never sleeps: a core is always busy.
+    Latency,
+    /// Sleeps earlier and longer, up to two milliseconds.
+    Power,
+}
+
 /// The `[driver]` table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EalConfig {
@@ -30,11 +42,19 @@ pub struct EalConfig {
     pub hugepages: Hugepages,
     /// Memory for packet buffers and the ports' rings, MiB.
     pub memory_mb: u32,
+    /// What a shard does that finds nothing to do.
+    pub idle: IdleMode,
 }
 
 impl Default for EalConfig {
     fn default() -> Self {
-        Self { words: Vec::new(), cores: vec![0], hugepages: Hugepages::Auto, memory_mb: 512 }
+        Self {
+            words: Vec::new(),
+            cores: vec![0],
+            hugepages: Hugepages::Auto,
+            memory_mb: 512,
+            idle: IdleMode::default(),
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub mod nic;
 pub mod shard;
 
 pub use clock::Clock;
-pub use config::{EalConfig, Hugepages, MacConfig, PortConfig, RouteConfig};
+pub use config::{EalConfig, Hugepages, IdleMode, MacConfig, PortConfig, RouteConfig};
 pub use counters::{DropReason, L2Event, ShardCounters};
 #[cfg(have_dpdk)]
 pub use dpdk::{mbuf::Mbuf, pool::MbufPool};

@@ -4,6 +4,7 @@
 //! holds up its own packets, one that does not send loses them, and neither costs the others time.
 
 use crate::clock::Clock;
+use crate::config::IdleMode;
 use crate::counters::{DropReason, ShardCounters};
 use crate::idle::{Idle, MAX_SLEEP, Rest};
 use crate::l2::{L2, L2Io, NeighbourNews};
@@ -90,6 +91,7 @@ pub struct ShardLoop<B, N> {
     logs: TokenBucket,
     counters: Arc<ShardCounters>,
     news: Option<News>,
+    idle: Idle,
     frames: Vec<B>,
     packets: Vec<B>,
 }
@@ -105,6 +107,7 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
             logs: TokenBucket::new(LOGS_PER_S),
             counters,
             news: None,
+            idle: Idle::new(IdleMode::default()),
             frames: Vec::new(),
             packets: Vec::new(),
         }
@@ -120,9 +123,15 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         self
     }
 
+    /// What it does when there is nothing to do.
+    #[must_use]
+    pub fn with_idle(mut self, mode: IdleMode) -> Self {
+        self.idle = Idle::new(mode);
+        self
+    }
+
     /// Turns until `stop` is set or the worker stops, then sends what is left.
     pub fn run(&mut self, clock: Clock, worker: &mut impl Worker<B>, stop: &AtomicBool) {
-        let mut idle = Idle::default();
         let mut last = Spent::Asleep;
         let mut begun = clock.now();
         while !stop.load(Ordering::Relaxed) {
@@ -131,13 +140,15 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
             begun = now;
             last = match self.turn(now, worker) {
                 Turn::Busy => {
-                    idle.busy();
+                    self.idle.busy();
                     Spent::Busy
                 }
                 Turn::Stop => break,
                 Turn::Idle => {
                     self.counters.idle_turns.add(1);
-                    self.rest(idle.rest(now, self.poll_timeout(worker)))
+                    let deadline = self.poll_timeout(worker);
+                    let rest = self.idle.rest(now, deadline);
+                    self.rest(rest)
                 }
             };
         }

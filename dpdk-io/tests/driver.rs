@@ -154,6 +154,7 @@ mod driver {
             hugepages: Hugepages::Off,
             memory_mb: 128,
             cores: vec![cpu()],
+            ..EalConfig::default()
         };
         let port = PortConfig {
             addresses: vec!["10.1.0.1/24".parse().unwrap()],

@@ -2,7 +2,7 @@
 
 use super::{PoolStatus, PortStatus};
 use crate::clock::Clock;
-use crate::config::{self, EalConfig, PortConfig, RouteConfig};
+use crate::config::{self, EalConfig, IdleMode, PortConfig, RouteConfig};
 use crate::counters::ShardCounters;
 use crate::dpdk::eal::{Eal, Lcore};
 use crate::dpdk::mbuf::Mbuf;
@@ -38,6 +38,7 @@ pub struct Driver {
     counters: Vec<Arc<ShardCounters>>,
     news: Mutex<Vec<Option<News>>>,
     clock: Clock,
+    idle: IdleMode,
     stop: AtomicBool,
 }
 
@@ -85,6 +86,7 @@ impl Driver {
             counters: (0..shards).map(|_| Arc::new(ShardCounters::new(ports.len()))).collect(),
             news: Mutex::new(News::network(shards).into_iter().map(Some).collect()),
             clock: Clock::start(),
+            idle: eal.idle,
             stop: AtomicBool::new(false),
         })
     }
@@ -146,7 +148,7 @@ impl Driver {
         let config = L2Config { announce: shard == 0, ..self.l2.clone() };
         let l2 = L2::new(&config, Arc::clone(counters));
         log::info!("shard {shard} runs on CPU {core}, NUMA node {}", lcore.socket());
-        let mut shard = ShardLoop::new(l2, nic, Arc::clone(counters));
+        let mut shard = ShardLoop::new(l2, nic, Arc::clone(counters)).with_idle(self.idle);
         if let Some(news) = news {
             shard = shard.with_news(news);
         }

@@ -21,6 +21,7 @@ fn eal(shards: usize, vdevs: impl Iterator<Item = String>) -> EalConfig {
         hugepages: Hugepages::Off,
         memory_mb: 128,
         cores: vec![cpu(); shards],
+        ..EalConfig::default()
     }
 }
 

@@ -5,8 +5,8 @@ use super::problem::Problem;
 use super::reader::{Placed, Problems, Section, choose, integer, parsed, read_list, text};
 use super::tree::{Node, Value};
 use super::{
-    Admin, AdminAddress, Auth, Config, Driver, DriverKind, Egress, HostName, Hugepages, Limits,
-    Log, LogFormat, Mptcp, Socks5, Tcp, Timeouts, User,
+    Admin, AdminAddress, Auth, Config, Driver, DriverKind, Egress, HostName, Hugepages, Idle,
+    Limits, Log, LogFormat, Mptcp, Socks5, Tcp, Timeouts, User,
 };
 use crate::auth::PasswordHash;
 use crate::egress::Destination;
@@ -65,6 +65,11 @@ fn read_driver(mut section: Section<'_>) -> Driver {
             Hugepages::Auto,
         ),
         memory_mb: section.integer("memory_mb", 64..=1 << 20, 512),
+        idle: section.choice(
+            "idle",
+            &[Idle::Adaptive, Idle::Latency, Idle::Power].map(|idle| (idle.name(), idle)),
+            Idle::Adaptive,
+        ),
     };
     section.finish();
     driver

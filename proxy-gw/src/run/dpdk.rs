@@ -1,7 +1,7 @@
 //! The DPDK driver: its ports, one shard per core, each on a thread of its own.
 
 use super::{DriverError, Shards, spawn_shard};
-use crate::config::{Config, Hugepages};
+use crate::config::{Config, Hugepages, Idle};
 use crate::control::Waker;
 use crate::metrics::{DriverCounters, PortCounters};
 use dpdk_io::{
@@ -36,7 +36,7 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
     for (shard, &core) in config.driver.cores.iter().enumerate() {
         let driver = Arc::clone(&driver);
         let config = config.clone();
-        // A polling loop looks at its mailbox every turn and sleeps for a millisecond at most.
+        // A polling loop looks at its mailbox every turn and sleeps for two milliseconds at most.
         let wake: Waker = Arc::new(|| ());
         spawn_shard(shards.add(wake), move |cell| {
             let pool = Box::new(driver.pool(shard));
@@ -60,6 +60,11 @@ fn eal_config(config: &Config) -> EalConfig {
             Hugepages::Off => dpdk_io::Hugepages::Off,
         },
         memory_mb: config.driver.memory_mb,
+        idle: match config.driver.idle {
+            Idle::Adaptive => dpdk_io::IdleMode::Adaptive,
+            Idle::Latency => dpdk_io::IdleMode::Latency,
+            Idle::Power => dpdk_io::IdleMode::Power,
+        },
     }
 }
 
