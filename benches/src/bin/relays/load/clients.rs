@@ -190,8 +190,9 @@ pub(crate) fn ping_pong(target: Target, time: Duration) -> Result<Vec<u64>, Stri
 /// only being made.
 const FIRST_TRIPS: usize = 200;
 
-/// Round trips of an octet that begin at fixed times, in nanoseconds and in ascending order. One that had to
-/// wait for the one before counts from when it was due: what holds up many is not seen once.
+/// Round trips of an octet, one in every `every` of the time, in nanoseconds and in ascending order. Where one
+/// takes longer than that, those that would have begun meanwhile and ended with it are added: what holds up
+/// many is not seen once.
 pub(crate) fn probe(target: Target, time: Duration, every: Duration) -> Result<Vec<u64>, String> {
     let explain = |error: io::Error| format!("probe: {error}");
     let mut socket = &target.open(&[ECHO], None).map_err(explain)?;
@@ -199,22 +200,23 @@ pub(crate) fn probe(target: Target, time: Duration, every: Duration) -> Result<V
         exchange(&mut socket).map_err(explain)?;
     }
     let mut trips = Vec::new();
-    let mut due = Instant::now();
-    let end = due + time;
-    while due < end {
-        let early = due.saturating_duration_since(Instant::now());
-        std::thread::sleep(early);
-        // The timer's lateness is not the relay's.
-        let from = if early.is_zero() { due } else { Instant::now() };
-        // Those that were due and had no turn until the end have waited so long at least.
-        if Instant::now() < end {
-            exchange(&mut socket).map_err(explain)?;
-        }
-        trips.push(u64::try_from(from.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        due += every;
+    let start = Instant::now();
+    while start.elapsed() < time {
+        let sent = Instant::now();
+        exchange(&mut socket).map_err(explain)?;
+        let trip = sent.elapsed();
+        trips.extend(with_those_it_held_up(trip, every));
+        std::thread::sleep(every.saturating_sub(trip));
     }
     trips.sort_unstable();
     Ok(trips)
+}
+
+/// A trip, and what is left of it for each that would have begun while it went on.
+fn with_those_it_held_up(trip: Duration, every: Duration) -> impl Iterator<Item = u64> {
+    let next = move |trip: &Duration| trip.checked_sub(every).filter(|left| !left.is_zero());
+    let trips = core::iter::successors(Some(trip), next);
+    trips.map(|trip| u64::try_from(trip.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// Round trips of an octet after so long a silence each.
@@ -267,4 +269,20 @@ pub(crate) fn echo(target: Target, octets: &[u8]) -> Result<Vec<u8>, String> {
             _ => Ok(back),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_trip_stands_for_all_that_it_held_up() {
+        let trips = |us| {
+            let (trip, every) = (Duration::from_micros(us), Duration::from_micros(500));
+            with_those_it_held_up(trip, every).collect::<Vec<_>>()
+        };
+        assert_eq!(trips(80), [80_000]);
+        assert_eq!(trips(500), [500_000]);
+        assert_eq!(trips(1_700), [1_700_000, 1_200_000, 700_000, 200_000]);
+    }
 }
