@@ -27,7 +27,7 @@ V3 = $(or $(CARGO_TARGET_DIR),target)/x86-64-v3
 WORKLOADS = $(V3)/release/workloads
 FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help demo demo-short demo-nic build deps test sim interop lint package fuzz bench bench-quick bench-instructions bench-paths bench-relays socks-checks
+.PHONY: help demo demo-short demo-nic build deps test sim interop lint package fuzz bench bench-quick bench-instructions bench-latency bench-paths bench-relays socks-checks
 
 help:
 	@grep -hE '^# [a-z-]+: ' $(MAKEFILE_LIST) | sed 's/^# //'
@@ -103,6 +103,12 @@ workloads:
 bench-paths: deps
 	$(MAKE) build
 	$(BIN)/paths --repeat $(REPEAT)
+
+# bench-latency: what the gateway and relays add to a round trip under load and after silence; REPEAT=N runs (root)
+bench-latency:
+	scripts/install-deps $(filter tun,$(DRIVER)) bench
+	$(MAKE) build
+	$(BIN)/relays latency --repeat $(REPEAT)
 
 # bench-relays: the gateway beside other relays over veth; REPEAT=N runs of each, PLOT=FILE for the plot (root)
 bench-relays:

@@ -20,6 +20,18 @@ pub enum Hugepages {
     Off,
 }
 
+/// What a loop does that finds nothing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IdleMode {
+    /// Sleeps ever longer, up to half a millisecond.
+    #[default]
+    Adaptive,
+    /// Never sleeps: a core is always busy.
+    Latency,
+    /// Sleeps earlier and longer, up to two milliseconds.
+    Power,
+}
+
 /// The `[driver]` table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EalConfig {
@@ -33,6 +45,8 @@ pub struct EalConfig {
     pub memory_mb: u32,
     /// How many flows that other shards own each shard remembers.
     pub steering: SteeringLimits,
+    /// What a shard does that finds nothing to do.
+    pub idle: IdleMode,
 }
 
 impl Default for EalConfig {
@@ -43,6 +57,7 @@ impl Default for EalConfig {
             hugepages: Hugepages::Auto,
             memory_mb: 512,
             steering: SteeringLimits::default(),
+            idle: IdleMode::default(),
         }
     }
 }

@@ -31,7 +31,7 @@ mod rules;
 pub mod shard;
 
 pub use clock::Clock;
-pub use config::{EalConfig, Hugepages, MacConfig, PortConfig, RouteConfig};
+pub use config::{EalConfig, Hugepages, IdleMode, MacConfig, PortConfig, RouteConfig};
 pub use counters::{DropReason, L2Event, ShardCounters};
 pub use cpus::usable_cpus;
 #[cfg(have_dpdk)]

@@ -4,6 +4,7 @@
 //! holds up its own packets, one that does not send loses them, and neither costs the others time.
 
 use crate::clock::Clock;
+use crate::config::IdleMode;
 use crate::counters::{DropReason, ShardCounters};
 use crate::idle::{Idle, MAX_SLEEP, Rest};
 use crate::l2::{L2, L2Io, NeighbourNews};
@@ -95,6 +96,7 @@ pub struct ShardLoop<B, N> {
     counters: Arc<ShardCounters>,
     news: Option<News>,
     crossing: Option<Crossing<B>>,
+    idle: Idle,
     frames: Vec<B>,
     packets: Vec<B>,
 }
@@ -111,6 +113,7 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
             counters,
             news: None,
             crossing: None,
+            idle: Idle::new(IdleMode::default()),
             frames: Vec::new(),
             packets: Vec::new(),
         }
@@ -133,13 +136,19 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         self
     }
 
+    /// What it does when there is nothing to do.
+    #[must_use]
+    pub fn with_idle(mut self, mode: IdleMode) -> Self {
+        self.idle = Idle::new(mode);
+        self
+    }
+
     /// Turns until `stop` is set or the worker stops, then sends what is left. Beside other shards it goes
     /// on until the workers of all have stopped: what arrives here may be for one that still serves.
     pub fn run(&mut self, clock: Clock, worker: &mut impl Worker<B>, stop: &AtomicBool) {
         if let Some(crossing) = &mut self.crossing {
             crossing.begin();
         }
-        let mut idle = Idle::default();
         let mut last = Spent::Asleep;
         let mut begun = clock.now();
         while !stop.load(Ordering::Relaxed) {
@@ -148,13 +157,15 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
             begun = now;
             last = match self.turn(now, worker) {
                 Turn::Busy => {
-                    idle.busy();
+                    self.idle.busy();
                     Spent::Busy
                 }
                 Turn::Stop => break,
                 Turn::Idle => {
                     self.counters.idle_turns.add(1);
-                    self.rest(idle.rest(now, self.poll_timeout(worker)))
+                    let deadline = self.poll_timeout(worker);
+                    let rest = self.idle.rest(now, deadline);
+                    self.rest(rest)
                 }
             };
         }

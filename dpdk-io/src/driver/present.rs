@@ -2,7 +2,7 @@
 
 use super::{PoolStatus, PortStatus};
 use crate::clock::Clock;
-use crate::config::{self, EalConfig, PortConfig, RouteConfig};
+use crate::config::{self, EalConfig, IdleMode, PortConfig, RouteConfig};
 use crate::counters::ShardCounters;
 use crate::cpus::usable_cpus;
 use crate::dpdk::eal::{Eal, Lcore};
@@ -52,6 +52,7 @@ pub struct Driver {
     /// Makes rules on ports that have them, until nobody asks any more.
     rules: Option<JoinHandle<()>>,
     clock: Clock,
+    idle: IdleMode,
     stop: AtomicBool,
 }
 
@@ -120,6 +121,7 @@ impl Driver {
             layout,
             steering: eal.steering,
             clock: Clock::start(),
+            idle: eal.idle,
             stop: AtomicBool::new(false),
         })
     }
@@ -192,7 +194,8 @@ impl Driver {
         let config = L2Config { announce: shard == 0, ..self.l2.clone() };
         let l2 = L2::new(&config, Arc::clone(counters));
         log::info!("shard {shard} runs on CPU {core}, NUMA node {}", lcore.socket());
-        let mut turns = ShardLoop::new(l2, nic, Arc::clone(counters)).with_news(news);
+        let turns = ShardLoop::new(l2, nic, Arc::clone(counters)).with_idle(self.idle);
+        let mut turns = turns.with_news(news);
         if let Some(exchange) = exchange {
             let mut seed = [0; 32];
             if getrandom::fill(&mut seed).is_err() {

@@ -24,7 +24,7 @@ use receive::Realign;
 pub(crate) use receive::{Mapped, Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
 pub(crate) use signals::Signal;
-pub(crate) use subflow::{Carry, DssFormat, INFINITE_LEN, Probe, Stage, Subflow, Watch};
+pub(crate) use subflow::{Carry, DssFormat, INFINITE_LEN, Probe, Stage, Subflow, Watch, Word};
 
 use crate::buf::PacketBuf;
 use crate::config::{Marking, SchedulerKind, Scheduling, TcpConfig};

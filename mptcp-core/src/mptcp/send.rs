@@ -449,14 +449,12 @@ impl<B: PacketBuf> Connection<B> {
         }
         self.rtx_at = None;
         self.rtx_shift = 0;
-        self.repaired_by = u8::MAX;
         true
     }
 
     /// A subflow whose TCP acknowledged the head of the stream when it was sent again, a whole round of
-    /// the data-level timer ago, and did not deliver it: something on the way answers in the peer's
-    /// name (RFC 8684 §6). Only where another one is left.
-    pub(crate) fn false_witness(&self, tcbs: &Slab<Tcb<B>>) -> Option<u32> {
+    /// the data-level timer ago, while the peer's data level has it not. Only where another one is left.
+    pub(crate) fn doubtful_witness(&self, tcbs: &Slab<Tcb<B>>) -> Option<u32> {
         let numbered = |idx: &u32| {
             let subflow = tcbs.get(*idx).and_then(|tcb| tcb.subflow.as_ref());
             subflow.is_some_and(|subflow| subflow.id == self.repaired_by)

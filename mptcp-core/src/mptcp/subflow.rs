@@ -71,6 +71,19 @@ pub(crate) struct Watch {
     pub(crate) head_reinjected: bool,
 }
 
+/// What its word is worth that the peer has the head of the stream (`stack::multipath::witness`).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum Word {
+    #[default]
+    Good,
+    /// Its TCP acknowledged the head, the peer's data level did not: the next repair goes elsewhere.
+    Doubted,
+    /// The same, and that repair is on its way: should it arrive, the word was broken.
+    OnTrial,
+    /// Something on the way answers in the peer's name.
+    Broken,
+}
+
 /// Signals waiting per subflow; further ones are dropped (and repeated by their timers).
 const MAX_SIGNALS: usize = 8;
 /// Acknowledgements in a row that say nothing new to TCP and carry options alone (RFC 8684 §3, §4).
@@ -103,6 +116,7 @@ pub(crate) struct Subflow {
     pub(crate) mapped: bool,
     /// A `DATA_ACK` came on it: DSS options pass in both directions.
     pub(crate) proven: bool,
+    pub(crate) word: Word,
     pub(crate) mappings: MappingStore,
     signals: Signals,
     /// So many of them, from the front, are on the segment being sent.
@@ -165,6 +179,7 @@ impl Subflow {
             ask_checksum: false,
             mapped: false,
             proven: false,
+            word: Word::Good,
             mappings: MappingStore::new(),
             signals: Signals::default(),
             signals_written: 0,

@@ -9,7 +9,7 @@ use crate::buf::{PacketBuf, PortId};
 use crate::config::SchedulerKind;
 use crate::event_log::ReinjectCause;
 use crate::mptcp::scheduler::{self, Choice, Demand, Memory, PathView, Term};
-use crate::mptcp::{Connection, Next, Phase, Stage};
+use crate::mptcp::{Connection, Next, Phase, Stage, Word};
 use crate::tcp::Tcb;
 use crate::time::{Duration, Instant};
 use alloc::vec::Vec;
@@ -223,7 +223,8 @@ impl<B: PacketBuf> Stack<B> {
             if !may || !tcb.may_send() || tcb.write_closed() {
                 continue;
             }
-            let (stale, backup) = (subflow.stale, subflow.is_backup());
+            let in_vain = next.again && subflow.word != Word::Good;
+            let (stale, backup) = (subflow.stale || in_vain, subflow.is_backup());
             let served = subflow.served;
             let copied = subflow.reinjected;
             // Repairs go where the original is not still waiting.

@@ -135,6 +135,7 @@ fn driver(config: &Config) -> Table {
         ("cores", numbers(driver.cores.iter().map(|cpu| i64::from(*cpu)))),
         ("hugepages", Value::from(hugepages)),
         ("memory_mb", Value::from(driver.memory_mb)),
+        ("idle", Value::from(driver.idle.name())),
     ])
 }
 

@@ -83,6 +83,8 @@ pub struct Driver {
     pub hugepages: Hugepages,
     /// Memory of the EAL, MiB.
     pub memory_mb: u32,
+    /// What a DPDK shard does that finds nothing to do.
+    pub idle: Idle,
 }
 
 /// Packet drivers.
@@ -114,6 +116,29 @@ pub enum Hugepages {
     Require,
     /// Never.
     Off,
+}
+
+/// What a polling loop does that finds nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Sleeps ever longer, half a millisecond at most.
+    Adaptive,
+    /// Never sleeps.
+    Latency,
+    /// Sleeps earlier and longer.
+    Power,
+}
+
+impl Idle {
+    /// As `driver.idle` names it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Adaptive => "adaptive",
+            Self::Latency => "latency",
+            Self::Power => "power",
+        }
+    }
 }
 
 /// One access or exit.

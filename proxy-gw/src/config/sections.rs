@@ -6,7 +6,7 @@ use super::reader::{Placed, Problems, Section, choose, integer, parsed, read_lis
 use super::tree::{Node, Value};
 use super::{
     Admin, AdminAddress, Auth, Config, Convert, CookiePolicy, Dns, Driver, DriverKind, Egress,
-    Entry, HostName, Hugepages, Limits, Log, LogFormat, Mptcp, Tcp, Timeouts, Udp, User,
+    Entry, HostName, Hugepages, Idle, Limits, Log, LogFormat, Mptcp, Tcp, Timeouts, Udp, User,
 };
 use crate::auth::PasswordHash;
 use crate::egress::{Destination, Exits};
@@ -112,6 +112,11 @@ fn read_driver(mut section: Section<'_>) -> Driver {
             Hugepages::Auto,
         ),
         memory_mb: section.integer("memory_mb", 64..=1 << 20, 512),
+        idle: section.choice(
+            "idle",
+            &[Idle::Adaptive, Idle::Latency, Idle::Power].map(|idle| (idle.name(), idle)),
+            Idle::Adaptive,
+        ),
     };
     section.finish();
     driver

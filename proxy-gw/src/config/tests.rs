@@ -11,6 +11,7 @@ eal = ["--in-memory", "--no-pci", "--vdev=net_af_packet0,iface=gw-lte"]
 cores = [0]
 hugepages = "auto"
 memory_mb = 512
+idle = "adaptive"
 
 [[port]]
 name = "lte"
@@ -294,6 +295,10 @@ fn the_driver_section_is_checked() {
     assert_eq!(
         refused("driver.hugepages=on"),
         "driver.hugepages = \"on\": expected \"auto\" or \"require\" or \"off\""
+    );
+    assert_eq!(
+        refused("driver.idle=sleep"),
+        "driver.idle = \"sleep\": expected \"adaptive\" or \"latency\" or \"power\""
     );
 }
 

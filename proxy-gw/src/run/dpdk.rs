@@ -1,7 +1,7 @@
 //! The DPDK driver: its ports, one shard per core, each on a thread of its own.
 
 use super::{DriverError, Place, Shards, spawn_shard};
-use crate::config::{Config, Hugepages};
+use crate::config::{Config, Hugepages, Idle};
 use crate::control::Waker;
 use crate::metrics::{DriverCounters, PortCounters, Values};
 use dpdk_io::{
@@ -42,7 +42,7 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
         let place = Place { sharding, ..alone.clone() };
         let driver = Arc::clone(&driver);
         let config = config.clone();
-        // A polling loop looks at its mailbox every turn and sleeps for a millisecond at most.
+        // A polling loop looks at its mailbox every turn and sleeps for two milliseconds at most.
         let wake: Waker = Arc::new(|| ());
         spawn_shard(shards.add(wake), move |cell| {
             let pool = Box::new(driver.pool(shard));
@@ -67,6 +67,11 @@ fn eal_config(config: &Config) -> EalConfig {
         },
         memory_mb: config.driver.memory_mb,
         steering: steering_limits(config),
+        idle: match config.driver.idle {
+            Idle::Adaptive => dpdk_io::IdleMode::Adaptive,
+            Idle::Latency => dpdk_io::IdleMode::Latency,
+            Idle::Power => dpdk_io::IdleMode::Power,
+        },
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn run(lab: &Lab<'_>, peer: Peer, mptcp: bool) -> Result<(), String> 
         }
         for direction in [Direction::Down, Direction::Up] {
             let at_server = server.received();
-            let load = Bulk { target, direction, streams: 3, at_server };
+            let load = Bulk { target, direction, streams: 3, at_server, pace: None };
             bulk(&load, Duration::ZERO, interrupt, wait)?;
         }
         sessions(target, 3, Duration::ZERO, interrupt, wait)?;

@@ -8,6 +8,7 @@ mod bed;
 mod check;
 mod cpus;
 mod interrupt;
+mod latency;
 mod load;
 mod machine;
 mod measure;
@@ -15,6 +16,7 @@ mod peer;
 mod plot;
 mod polling;
 mod process;
+mod progress;
 mod relay;
 mod report;
 
@@ -26,6 +28,7 @@ use load::Direction;
 use measure::{Lab, Load, Plan};
 use peer::Peer;
 use process::Scratch;
+use progress::Progress;
 use report::Results;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -37,6 +40,7 @@ Examples:
   relays --peer splice --peer af_xdp --repeat 5
   relays --peer tun --load up-1 --load sessions
   relays --plot relays.svg > relays.md
+  relays latency                  round trips beside 10, 50 and 90 % of the load, and after silence
   relays check                    whether every relay works; says nothing about speed
   relays relay --listen 127.0.0.1:1080 --splice
                                   the relay of our own, as a SOCKS5 server
@@ -74,6 +78,18 @@ struct Cli {
 enum Role {
     /// A minimal relay on the kernel's sockets: one of the peers.
     Relay(relay::Options),
+    /// Round trips under load, and of a relay that was idle: about 8 minutes a run.
+    Latency {
+        /// Only these peers; may repeat.
+        #[arg(long, value_name = "NAME", value_parser = latency_peer)]
+        peer: Vec<Peer>,
+        /// Runs of each peer; medians are printed.
+        #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=99))]
+        repeat: u64,
+        /// Short runs: a look, not a measurement.
+        #[arg(long)]
+        quick: bool,
+    },
     /// Whether every relay carries what it is given: no measurement.
     Check {
         /// Only these peers; may repeat.
@@ -83,14 +99,24 @@ enum Role {
 }
 
 fn peer(name: &str) -> Result<Peer, String> {
-    let named = Peer::ALL.into_iter().find(|peer| peer.name() == name);
-    named.ok_or_else(|| format!("there are {}", Peer::ALL.map(Peer::name).join(", ")))
+    named(&Peer::ALL, name)
+}
+
+fn latency_peer(name: &str) -> Result<Peer, String> {
+    named(&Peer::LATENCY, name)
+}
+
+fn named(peers: &[Peer], name: &str) -> Result<Peer, String> {
+    let names = || peers.iter().map(|peer| peer.name()).collect::<Vec<_>>().join(", ");
+    let found = peers.iter().copied().find(|peer| peer.name() == name);
+    found.ok_or_else(|| format!("there are {}", names()))
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Some(Role::Relay(options)) => relay::run(options).map_err(|error| error.to_string()),
+        Some(Role::Latency { peer, repeat, quick }) => latency(peer, *repeat, *quick),
         Some(Role::Check { peer }) => check(peer),
         None => run(&cli),
     };
@@ -120,35 +146,68 @@ fn plan(quick: bool, wanted: &[String]) -> Result<Plan, String> {
 }
 
 fn run(cli: &Cli) -> Result<(), String> {
-    let peers = chosen(&cli.peer)?;
+    let mut peers = chosen(&Peer::ALL, &cli.peer)?;
+    peers.retain(|&(_, mptcp)| !(mptcp && cli.tcp));
     let interrupt = Interrupt::catch()?;
     let cpus = Cpus::divide()?;
     let scratch = Scratch::create()?;
     let lab = Lab { cpus: &cpus, scratch: &scratch, interrupt: &interrupt };
     let (plan, repeat) = (plan(cli.quick, &cli.load)?, if cli.quick { 1 } else { cli.repeat });
     let mut results = Results::default();
-    for round in 1..=repeat {
-        for &(peer, mptcp) in peers.iter().filter(|&&(_, mptcp)| !(mptcp && cli.tcp)) {
-            eprintln!("run {round} of {repeat}: {}, {}", peer.name(), client(mptcp));
-            match measure::run(&lab, peer, mptcp, &plan) {
-                Ok((outcomes, base)) => results.add(peer, mptcp, outcomes, base),
-                Err(message) => {
-                    interrupt.check()?;
-                    eprintln!("  failed: {message}");
-                }
-            }
-        }
-    }
+    each(&peers, repeat, &interrupt, |peer, mptcp| {
+        let (outcomes, base) = measure::run(&lab, peer, mptcp, &plan)?;
+        results.add(peer, mptcp, outcomes, base);
+        Ok(())
+    });
     println!("{}\n\n{}", machine::describe(repeat), report::tables(&results, &plan));
+    interrupt.check().map_err(|_| CUT_SHORT)?;
     let Some(file) = &cli.plot else { return Ok(()) };
     std::fs::write(file, report::plot(&results))
         .map_err(|error| format!("writing {}: {error}", file.display()))
 }
 
+const CUT_SHORT: &str = "interrupted: the tables have what was measured until then";
+
+/// Everything in its turn, until it is done or the user has seen enough.
+fn each(
+    peers: &[(Peer, bool)],
+    repeat: u64,
+    interrupt: &Interrupt,
+    mut step: impl FnMut(Peer, bool) -> Result<(), String>,
+) {
+    let mut progress = Progress::new(peers.len() * usize::try_from(repeat).unwrap_or(1));
+    for round in 1..=repeat {
+        for &(peer, mptcp) in peers {
+            progress.begin(&format!("run {round}, {}, {}", peer.name(), client(mptcp)));
+            let done = step(peer, mptcp);
+            if interrupt.check().is_err() {
+                return;
+            }
+            if let Err(message) = done {
+                eprintln!("  failed: {message}");
+            }
+        }
+    }
+}
+
+fn latency(wanted: &[Peer], repeat: u64, quick: bool) -> Result<(), String> {
+    let mut peers = chosen(&Peer::LATENCY, wanted)?;
+    // It is there for each of the others.
+    peers.retain(|&(peer, _)| peer != Peer::Routed);
+    let interrupt = Interrupt::catch()?;
+    let cpus = Cpus::divide()?;
+    let scratch = Scratch::create()?;
+    let lab = Lab { cpus: &cpus, scratch: &scratch, interrupt: &interrupt };
+    let (plan, mut results) = (latency::Plan::new(quick), latency::Results::default());
+    each(&peers, repeat, &interrupt, |peer, mptcp| results.measure(&lab, peer, mptcp, plan));
+    println!("{}\n\n{}", machine::describe(repeat), results.tables());
+    interrupt.check().map_err(|_| CUT_SHORT.to_owned())
+}
+
 /// What cannot run is said, and an error where nothing may be skipped.
 fn check(wanted: &[Peer]) -> Result<(), String> {
     let must_run = ["PLAIT_CI", "CI"].iter().any(|name| std::env::var_os(name).is_some());
-    let ready = chosen(wanted).and_then(|peers| Ok((peers, Cpus::divide()?)));
+    let ready = chosen(&Peer::ALL, wanted).and_then(|peers| Ok((peers, Cpus::divide()?)));
     let (peers, cpus) = match ready {
         Ok(ready) => ready,
         Err(reason) if must_run => return Err(reason),
@@ -176,8 +235,8 @@ const fn client(mptcp: bool) -> &'static str {
     if mptcp { "MPTCP" } else { "TCP" }
 }
 
-/// The peers that were asked for and can run here, each with and without MPTCP at the client.
-fn chosen(wanted: &[Peer]) -> Result<Vec<(Peer, bool)>, String> {
+/// Those of `all` that were asked for and can run here, each with and without MPTCP at the client.
+fn chosen(all: &[Peer], wanted: &[Peer]) -> Result<Vec<(Peer, bool)>, String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root: it makes network namespaces".to_owned());
     }
@@ -190,7 +249,7 @@ fn chosen(wanted: &[Peer]) -> Result<Vec<(Peer, bool)>, String> {
     let version = version.map_err(|error| format!("proxy-gw --version: {error}"))?;
     let has_dpdk = String::from_utf8_lossy(&version.stdout).contains("tun, dpdk");
     let mut chosen = Vec::new();
-    for peer in Peer::ALL {
+    for &peer in all {
         if peer != Peer::Routed && !wanted.is_empty() && !wanted.contains(&peer) {
             continue;
         }

@@ -84,11 +84,16 @@ pub(crate) fn run(
     let mut outcomes = Vec::new();
     for &load in &plan.loads {
         let sample = bench.measure(load, plan);
-        interrupt.check()?;
-        outcomes.push((load, sample));
+        let cut_short = interrupt.check().is_err();
+        if !cut_short || sample.is_ok() {
+            outcomes.push((load, sample));
+        }
+        if cut_short {
+            break;
+        }
         // What is still in its buffers is not the next load's.
-        interrupt.wait_for(SETTLE_MAX, || Ok(server.is_idle()))?;
-        interrupt.sleep(SETTLE)?;
+        let _ = interrupt.wait_for(SETTLE_MAX, || Ok(server.is_idle()));
+        let _ = interrupt.sleep(SETTLE);
     }
     Ok((outcomes, base))
 }
@@ -123,7 +128,7 @@ impl Bench<'_> {
         let sample = self.bed.client.enter(|| match load {
             Load::Bulk(direction, streams) => {
                 let at_server = self.server.received();
-                let load = Bulk { target, direction, streams, at_server };
+                let load = Bulk { target, direction, streams, at_server, pace: None };
                 bulk(&load, plan.warm_up, interrupt, |octets| {
                     let seen = self.watch(octets, plan)?;
                     // GB are 10^9 octets.

@@ -27,6 +27,9 @@ pub(crate) enum Peer {
     Tun,
     AfPacket,
     AfXdp,
+    /// The same with another `driver.idle`: in the table of latencies alone.
+    AfXdpLatency,
+    AfXdpPower,
     /// DPDK's own program passes frames between the first access and the exit: the ceiling of a device.
     TestpmdAfPacket,
     TestpmdAfXdp,
@@ -48,6 +51,19 @@ impl Peer {
         Self::TestpmdAfXdp,
     ];
 
+    /// Whose latency is looked at under load, too.
+    pub(crate) const LATENCY: [Self; 9] = [
+        Self::Routed,
+        Self::Splice,
+        Self::Haproxy,
+        Self::Dante,
+        Self::Tun,
+        Self::AfPacket,
+        Self::AfXdp,
+        Self::AfXdpLatency,
+        Self::AfXdpPower,
+    ];
+
     /// Its name on the command line.
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -61,6 +77,8 @@ impl Peer {
             Self::Tun => "tun",
             Self::AfPacket => "af_packet",
             Self::AfXdp => "af_xdp",
+            Self::AfXdpLatency => "af_xdp-latency",
+            Self::AfXdpPower => "af_xdp-power",
             Self::TestpmdAfPacket => "testpmd-af_packet",
             Self::TestpmdAfXdp => "testpmd-af_xdp",
         }
@@ -79,18 +97,24 @@ impl Peer {
             Self::Tun => "**Plait, TUN**",
             Self::AfPacket => "**Plait, af_packet**",
             Self::AfXdp => "**Plait, af_xdp**",
+            Self::AfXdpLatency => "**Plait, af_xdp, `latency`**",
+            Self::AfXdpPower => "**Plait, af_xdp, `power`**",
             Self::TestpmdAfPacket => "testpmd io, af_packet",
             Self::TestpmdAfXdp => "testpmd io, af_xdp",
         }
     }
 
     pub(crate) const fn is_ours(self) -> bool {
-        matches!(self, Self::Tun | Self::AfPacket | Self::AfXdp)
+        matches!(self, Self::Tun) || self.is_polling()
     }
 
     /// Whether it looks for packets all the time.
     pub(crate) const fn is_polling(self) -> bool {
-        matches!(self, Self::AfPacket | Self::AfXdp)
+        matches!(self, Self::AfPacket) || self.is_on_xdp()
+    }
+
+    const fn is_on_xdp(self) -> bool {
+        matches!(self, Self::AfXdp | Self::AfXdpLatency | Self::AfXdpPower)
     }
 
     pub(crate) const fn is_testpmd(self) -> bool {
@@ -119,7 +143,7 @@ impl Peer {
     pub(crate) const fn holder(self) -> Holder {
         match self {
             Self::Tun => Holder::Tun,
-            Self::AfPacket | Self::AfXdp => Holder::Devices,
+            Self::AfPacket | Self::AfXdp | Self::AfXdpLatency | Self::AfXdpPower => Holder::Devices,
             Self::TestpmdAfPacket | Self::TestpmdAfXdp => Holder::Bridge,
             _ => Holder::Kernel,
         }
@@ -185,7 +209,7 @@ impl Peer {
                 strings(["microsocks", "-i", &address, "-p", &port])
             }
             Self::TestpmdAfPacket | Self::TestpmdAfXdp => return Ok(Some(self.testpmd(cpu))),
-            Self::Tun | Self::AfPacket | Self::AfXdp => {
+            Self::Tun | Self::AfPacket | Self::AfXdp | Self::AfXdpLatency | Self::AfXdpPower => {
                 let gateway = sibling("proxy-gw")?.display().to_string();
                 let config = file("gateway.toml", self.gateway(cpu, &dir.join(ADMIN)))?;
                 return Ok(Some(strings([&gateway, "run", "-c", &config])));
@@ -196,12 +220,12 @@ impl Peer {
     }
 
     fn vdev(self, at: usize) -> String {
-        let is_xdp = matches!(self, Self::AfXdp | Self::TestpmdAfXdp);
+        let is_xdp = self.is_on_xdp() || self == Self::TestpmdAfXdp;
         format!("{}{at}", if is_xdp { "net_af_xdp" } else { "net_af_packet" })
     }
 
     fn vdev_word(self, at: usize) -> String {
-        let is_xdp = matches!(self, Self::AfXdp | Self::TestpmdAfXdp);
+        let is_xdp = self.is_on_xdp() || self == Self::TestpmdAfXdp;
         let copy = if is_xdp { ",force_copy=1" } else { "" };
         format!("--vdev={},iface={}{copy}", self.vdev(at), DEVICES[at])
     }
@@ -247,8 +271,13 @@ impl Peer {
             );
         }
         let eal = if self == Self::Tun { String::new() } else { format!("eal = {eal:?}\n") };
+        let idle = match self {
+            Self::AfXdpLatency => "idle = \"latency\"\n",
+            Self::AfXdpPower => "idle = \"power\"\n",
+            _ => "",
+        };
         format!(
-            "[driver]\nkind = \"{driver}\"\n{eal}cores = [{cpu}]\n{ports}\n\
+            "[driver]\nkind = \"{driver}\"\n{eal}cores = [{cpu}]\n{idle}{ports}\n\
              [[route]]\nto = \"0.0.0.0/0\"\nvia = \"{SERVER}\"\nport = \"g-exit\"\n\n\
              [timeouts]\ndrain_s = 1\n\n\
              [socks5]\nlisten = [\"{LISTEN}\"]\nauth = \"none\"\n\n\

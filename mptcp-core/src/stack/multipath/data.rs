@@ -34,6 +34,7 @@ impl<B: PacketBuf> Stack<B> {
             self.stats.mptcp_retrans += 1;
             self.observe_reinjection(owner, None, ReinjectCause::DataTimeout);
         }
+        self.hear_repair(now, owner);
         self.close_kept_subflows(owner);
         self.post_writable(now, Sock::Mptcp(owner));
         self.finish(now, owner);
@@ -274,10 +275,9 @@ impl<B: PacketBuf> Stack<B> {
                 }
             }
         }
-        let witness = self.connections.get(owner).and_then(|c| c.false_witness(&self.tcbs));
+        let witness = self.connections.get(owner).and_then(|c| c.doubtful_witness(&self.tcbs));
         if let Some(idx) = witness {
-            self.stats.dss_ack_missing_reset += 1;
-            self.reset_subflow(now, owner, idx, reset_reason::MIDDLEBOX_INTERFERENCE, false);
+            self.doubt_witness(now, owner, idx);
         }
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let fin = connection.fin_due();

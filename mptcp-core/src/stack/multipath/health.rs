@@ -325,6 +325,7 @@ impl<B: PacketBuf> Stack<B> {
             connection.health_at = None;
         }
         self.heed_verdicts(now, owner);
+        self.judge_witnesses(now, owner);
         for idx in self.subflows_of(owner) {
             let Some(subflow) = self.tcbs.get(idx).and_then(|tcb| tcb.subflow.as_ref()) else {
                 continue;

@@ -10,6 +10,7 @@ mod fast_open;
 mod health;
 mod opening;
 mod options;
+mod witness;
 
 pub(super) use addresses::is_dead;
 

@@ -4,6 +4,7 @@
 mod acknowledgements;
 mod mappings;
 mod windows;
+mod witnesses;
 
 use crate::harness::*;
 use mptcp_core::wire::CapableFlags;

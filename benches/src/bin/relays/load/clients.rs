@@ -1,6 +1,6 @@
 //! Clients: streams, sessions and single octets.
 
-use super::{CHUNK, DISCARD, ECHO, PATIENCE, SEND};
+use super::{CHUNK, DISCARD, ECHO, PACED, PATIENCE, SEND};
 use crate::interrupt::Interrupt;
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,10 +28,14 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// A connection to the server that has been told what is wanted.
-    fn open(&self, wish: u8) -> io::Result<Socket> {
+    /// A connection to the server that has been told what is wanted. A buffer that is set later would be
+    /// smaller than the window that was offered.
+    fn open(&self, wish: &[u8], buffer: Option<usize>) -> io::Result<Socket> {
         let protocol = if self.mptcp { Protocol::MPTCP } else { Protocol::TCP };
         let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, Some(protocol))?;
+        if let Some(octets) = buffer {
+            socket.set_recv_buffer_size(octets)?;
+        }
         socket.set_tcp_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
@@ -39,7 +43,7 @@ impl Target {
         if let Way::Socks5(destination) = self.way {
             ask(&socket, destination)?;
         }
-        (&socket).write_all(&[wish])?;
+        (&socket).write_all(wish)?;
         Ok(socket)
     }
 }
@@ -78,6 +82,8 @@ pub(crate) struct Bulk<'a> {
     pub(crate) streams: usize,
     /// What the server has received: an upload counts there.
     pub(crate) at_server: &'a AtomicU64,
+    /// Octets that each stream of a download is offered in a [`TICK`](super::TICK); `None`: as many as go.
+    pub(crate) pace: Option<u32>,
 }
 
 /// Runs the streams; once they have run for `warm_up`, calls `measure`, which gets the count of octets
@@ -88,8 +94,11 @@ pub(crate) fn bulk<T>(
     interrupt: &Interrupt,
     measure: impl FnOnce(&AtomicU64) -> Result<T, String>,
 ) -> Result<T, String> {
-    let wish = if load.direction == Direction::Down { SEND } else { DISCARD };
-    let open = |_| load.target.open(wish).map_err(|error| format!("connecting: {error}"));
+    let mut wish = vec![if load.direction == Direction::Down { SEND } else { DISCARD }];
+    if let Some(octets) = load.pace {
+        wish = [&[PACED][..], &octets.to_be_bytes()].concat();
+    }
+    let open = |_| load.target.open(&wish, None).map_err(|error| format!("connecting: {error}"));
     let sockets = (0..load.streams).map(open).collect::<Result<Vec<_>, _>>()?;
     for socket in &sockets {
         // Closed, they reset. Without that relays go on sending to MPTCP sockets that were shut down,
@@ -141,7 +150,7 @@ pub(crate) fn sessions<T>(
     let (is_over, done) = (AtomicBool::new(false), AtomicU64::new(0));
     let run = || -> io::Result<()> {
         while !is_over.load(Ordering::Relaxed) {
-            let mut socket = &target.open(ECHO)?;
+            let mut socket = &target.open(&[ECHO], None)?;
             exchange(&mut socket)?;
             done.fetch_add(1, Ordering::Relaxed);
         }
@@ -163,7 +172,7 @@ pub(crate) fn sessions<T>(
 /// Round trips of an octet for that long, in nanoseconds, in ascending order.
 pub(crate) fn ping_pong(target: Target, time: Duration) -> Result<Vec<u64>, String> {
     let explain = |error: io::Error| format!("ping-pong: {error}");
-    let mut socket = &target.open(ECHO).map_err(explain)?;
+    let mut socket = &target.open(&[ECHO], None).map_err(explain)?;
     let mut trips = Vec::new();
     let start = Instant::now();
     while start.elapsed() < time {
@@ -177,6 +186,62 @@ pub(crate) fn ping_pong(target: Target, time: Duration) -> Result<Vec<u64>, Stri
     Ok(trips)
 }
 
+/// Trips before those that count: they meet cold caches, and an MPTCP connection whose second subflow is
+/// only being made.
+const FIRST_TRIPS: usize = 200;
+
+/// Round trips of an octet, one in every `every` of the time, in nanoseconds and in ascending order. Where one
+/// takes longer than that, those that would have begun meanwhile and ended with it are added: what holds up
+/// many is not seen once.
+pub(crate) fn probe(target: Target, time: Duration, every: Duration) -> Result<Vec<u64>, String> {
+    let explain = |error: io::Error| format!("probe: {error}");
+    let mut socket = &target.open(&[ECHO], None).map_err(explain)?;
+    for _ in 0..FIRST_TRIPS {
+        exchange(&mut socket).map_err(explain)?;
+    }
+    let mut trips = Vec::new();
+    let start = Instant::now();
+    while start.elapsed() < time {
+        let sent = Instant::now();
+        exchange(&mut socket).map_err(explain)?;
+        let trip = sent.elapsed();
+        trips.extend(with_those_it_held_up(trip, every));
+        std::thread::sleep(every.saturating_sub(trip));
+    }
+    trips.sort_unstable();
+    Ok(trips)
+}
+
+/// A trip, and what is left of it for each that would have begun while it went on.
+fn with_those_it_held_up(trip: Duration, every: Duration) -> impl Iterator<Item = u64> {
+    let next = move |trip: &Duration| trip.checked_sub(every).filter(|left| !left.is_zero());
+    let trips = core::iter::successors(Some(trip), next);
+    trips.map(|trip| u64::try_from(trip.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Round trips of an octet after so long a silence each.
+pub(crate) fn after_silence(
+    target: Target,
+    trips: usize,
+    silence: Duration,
+    interrupt: &Interrupt,
+) -> Result<Vec<u64>, String> {
+    let explain = |error: io::Error| format!("after silence: {error}");
+    let mut socket = &target.open(&[ECHO], None).map_err(explain)?;
+    for _ in 0..FIRST_TRIPS {
+        exchange(&mut socket).map_err(explain)?;
+    }
+    let trip = |_| {
+        interrupt.sleep(silence)?;
+        let sent = Instant::now();
+        exchange(&mut socket).map_err(explain)?;
+        Ok(u64::try_from(sent.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    };
+    let mut trips = (0..trips).map(trip).collect::<Result<Vec<_>, String>>()?;
+    trips.sort_unstable();
+    Ok(trips)
+}
+
 fn exchange(socket: &mut &Socket) -> io::Result<()> {
     let mut octet = [0x33];
     socket.write_all(&octet)?;
@@ -185,17 +250,12 @@ fn exchange(socket: &mut &Socket) -> io::Result<()> {
     if octet == [0x33] { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-/// Sends `octets` and returns as many as came back, read late and, with TCP, through a small window: the
-/// relay has to hold what cannot go on. The end is not sent before: some relays take the end of one direction for that of
+/// Sends `octets` and returns as many as came back, read late and through a small window: the relay has to
+/// hold what cannot go on. The end is not sent before: some relays take the end of one direction for that of
 /// both.
 pub(crate) fn echo(target: Target, octets: &[u8]) -> Result<Vec<u8>, String> {
     let explain = |error: io::Error| format!("echo: {error}");
-    let socket = target.open(ECHO).map_err(explain)?;
-    if !target.mptcp {
-        // Not with MPTCP: data that came early by one path then fills what the kernel (6.18) needs to take
-        // what is missing from the other, and it waits for good.
-        socket.set_recv_buffer_size(16 << 10).map_err(explain)?;
-    }
+    let socket = target.open(&[ECHO], Some(16 << 10)).map_err(explain)?;
     std::thread::scope(|scope| {
         let sent = scope.spawn(|| (&socket).write_all(octets));
         std::thread::sleep(Duration::from_millis(100));
@@ -209,4 +269,20 @@ pub(crate) fn echo(target: Target, octets: &[u8]) -> Result<Vec<u8>, String> {
             _ => Ok(back),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_trip_stands_for_all_that_it_held_up() {
+        let trips = |us| {
+            let (trip, every) = (Duration::from_micros(us), Duration::from_micros(500));
+            with_those_it_held_up(trip, every).collect::<Vec<_>>()
+        };
+        assert_eq!(trips(80), [80_000]);
+        assert_eq!(trips(500), [500_000]);
+        assert_eq!(trips(1_700), [1_700_000, 1_200_000, 700_000, 200_000]);
+    }
 }

@@ -3,7 +3,9 @@
 mod clients;
 mod server;
 
-pub(crate) use clients::{Bulk, Direction, Target, Way, bulk, echo, ping_pong, sessions};
+pub(crate) use clients::{
+    Bulk, Direction, Target, Way, after_silence, bulk, echo, ping_pong, probe, sessions,
+};
 pub(crate) use server::{PORT, Server};
 
 use core::time::Duration;
@@ -17,3 +19,8 @@ const CHUNK: usize = 256 << 10;
 const SEND: u8 = b'D';
 const DISCARD: u8 = b'U';
 const ECHO: u8 = b'E';
+/// Behind it stands how many octets shall come in a tick.
+const PACED: u8 = b'P';
+
+/// What is sent at a rate, comes in pieces of this long.
+pub(crate) const TICK: Duration = Duration::from_millis(1);

@@ -1,6 +1,6 @@
 //! Sends, discards or echoes, as the client's first octet asks.
 
-use super::{CHUNK, DISCARD, ECHO, PATIENCE, SEND};
+use super::{CHUNK, DISCARD, ECHO, PACED, PATIENCE, SEND, TICK};
 use crate::bed::Bed;
 use core::net::{Ipv4Addr, SocketAddr};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -8,6 +8,7 @@ use socket2::{Domain, Socket, Type};
 use std::io::{self, Read as _, Write as _};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// Where it listens, on every address.
 pub(crate) const PORT: u16 = 9000;
@@ -94,6 +95,18 @@ fn serve(mut client: &Socket, buffer: &mut [u8], shared: &Shared) -> io::Result<
                 buffer.fill(0x5a);
                 while !shared.is_over.load(Ordering::Relaxed) {
                     client.write_all(buffer)?;
+                }
+            }
+            PACED => {
+                let mut octets = [0; 4];
+                client.read_exact(&mut octets)?;
+                let octets = usize::try_from(u32::from_be_bytes(octets)).unwrap_or(CHUNK);
+                let mut due = Instant::now();
+                while !shared.is_over.load(Ordering::Relaxed) {
+                    client.write_all(&buffer[..octets.min(CHUNK)])?;
+                    // What could not go in time is not offered again.
+                    due = (due + TICK).max(Instant::now());
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
                 }
             }
             wish @ (DISCARD | ECHO) => {
