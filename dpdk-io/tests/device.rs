@@ -27,6 +27,7 @@ mod device {
     use dpdk_io::nic::{Flushed, Pushed};
     use dpdk_io::{DriverError, EalConfig, Hugepages, PortConfig};
     use mptcp_core::buf::{BufPool, PacketBuf, PortId, TxMeta};
+    use mptcp_core::wire::checksum;
     use proptest::prelude::*;
     use proptest::test_runner::TestRunner;
     use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -464,6 +465,8 @@ mod device {
         Append(usize, usize, u8),
         Fill(usize, u8),
         Chain(usize, usize),
+        /// Notes the sum of what is in view.
+        Note(usize),
         Drop(usize),
         Send(usize),
     }
@@ -480,6 +483,7 @@ mod device {
             2 => (view.clone(), len(), any::<u8>()).prop_map(|(i, n, b)| Step::Append(i, n, b)),
             2 => (view.clone(), any::<u8>()).prop_map(|(i, b)| Step::Fill(i, b)),
             4 => (view.clone(), view.clone()).prop_map(|(i, j)| Step::Chain(i, j)),
+            3 => view.clone().prop_map(Step::Note),
             1 => view.clone().prop_map(Step::Drop),
             2 => view.prop_map(Step::Send),
         ]
@@ -549,6 +553,10 @@ mod device {
                 twins[head].view.chain(payload.view);
                 twins[head].bytes.extend(payload.bytes);
             }
+            Step::Note(i) if i < count => {
+                let sum = checksum::sum(twins[i].view.data());
+                twins[i].view.note_sum(sum);
+            }
             Step::Drop(i) if i < count => drop(twins.swap_remove(i)),
             Step::Send(i) if i < count => {
                 let twin = twins.swap_remove(i);
@@ -586,6 +594,8 @@ mod device {
                         prop_assert!(!twin.view.is_broken());
                         prop_assert_eq!(twin.view.packet_len(), twin.bytes.len());
                         prop_assert_eq!(content(&twin.view), &twin.bytes[..]);
+                        let sum = twin.view.noted_sum();
+                        prop_assert!(sum.is_none_or(|sum| sum == checksum::sum(twin.view.data())));
                     }
                 }
                 drop(twins);

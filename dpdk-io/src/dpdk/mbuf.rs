@@ -29,6 +29,16 @@ const PARTIAL_CHECKSUM: u8 = 1 << 3;
 
 /// The descriptor's `next` is another view's: never list the descriptor itself.
 const DETACHED: u8 = 1 << 4;
+/// `port` is the one it leaves by, not the one it came in on.
+const LEAVES: u8 = 1 << 5;
+
+/// What is known of the checksum: two bits.
+const CHECKSUM: u8 = 3 << 6;
+/// [`RxChecksum::Good`] and [`RxChecksum::Bad`]; else it is unknown.
+const GOOD: u8 = 1 << 6;
+const BAD: u8 = 2 << 6;
+/// The port did not verify it, the stack did, and `sum` is that of the view.
+const SUMMED: u8 = 3 << 6;
 
 /// Payloads up to this long are copied behind the headers: cheaper than a descriptor.
 const COPY_BREAK: u16 = 192;
@@ -43,9 +53,9 @@ pub struct Mbuf {
     raw: NonNull<RteMbuf>,
     off: u16,
     len: u16,
-    rx_port: PortId,
-    rx_checksum: RxChecksum,
-    tx_port: PortId,
+    /// With `SUMMED`.
+    sum: u16,
+    port: PortId,
     flags: u8,
 }
 
@@ -74,9 +84,8 @@ impl Mbuf {
             raw,
             off,
             len: 0,
-            rx_port: PortId::ROUTED,
-            rx_checksum: RxChecksum::Unknown,
-            tx_port: PortId::ROUTED,
+            sum: 0,
+            port: PortId::ROUTED,
             flags: if copies_chains { COPIES_CHAINS } else { 0 },
         }
     }
@@ -89,10 +98,8 @@ impl Mbuf {
         // SAFETY: rx_burst handed over the only reference, so that nobody writes the descriptor
         // while this one lives.
         let mbuf: &RteMbuf = unsafe { raw.as_ref() };
-        let (off, len) = (mbuf.data_off, mbuf.data_len);
-        let rx_checksum = checksum_result(mbuf.ol_flags);
-        let tx_port = PortId::ROUTED;
-        Some(Self { raw, off, len, rx_port: port, rx_checksum, tx_port, flags: 0 })
+        let (off, len, flags) = (mbuf.data_off, mbuf.data_len, checksum_result(mbuf.ol_flags));
+        Some(Self { raw, off, len, sum: 0, port, flags })
     }
 
     /// Writes what the next owner must know into the descriptor and gives the packet up, for a ring to
@@ -103,16 +110,17 @@ impl Mbuf {
             return None;
         }
         self.make_head()?;
-        let (port, checksum) = (self.rx_port, self.rx_checksum);
+        let (port, flags) = (self.port, self.flags);
         let raw = self.release();
         // SAFETY: `make_head` left us the only reference, which was given up to the result.
         let mbuf = unsafe { &mut *raw.as_ptr() };
         mbuf.port = u16::from(port.0);
         mbuf.ol_flags &= INDIRECT | EXTERNAL;
-        mbuf.ol_flags |= match checksum {
-            RxChecksum::Unknown => 0,
-            RxChecksum::Good => RX_L4_CKSUM_GOOD,
-            RxChecksum::Bad => RX_L4_CKSUM_BAD,
+        mbuf.ol_flags |= match flags & CHECKSUM {
+            GOOD => RX_L4_CKSUM_GOOD,
+            BAD => RX_L4_CKSUM_BAD,
+            // What was summed here is summed again there.
+            _ => 0,
         };
         Some(raw)
     }
@@ -128,10 +136,9 @@ impl Mbuf {
             raw,
             off: mbuf.data_off,
             len: mbuf.data_len,
-            rx_port: PortId(u8::try_from(mbuf.port).unwrap_or(PortId::ROUTED.0)),
-            rx_checksum: checksum_result(mbuf.ol_flags),
-            tx_port: PortId::ROUTED,
-            flags: 0,
+            sum: 0,
+            port: PortId(u8::try_from(mbuf.port).unwrap_or(PortId::ROUTED.0)),
+            flags: checksum_result(mbuf.ol_flags),
         }
     }
 
@@ -219,6 +226,13 @@ impl Mbuf {
         unsafe { (*mbuf).data_off = self.off };
         // SAFETY: as above.
         unsafe { (*mbuf).data_len = self.len };
+    }
+
+    /// The view or its bytes change: nobody knows their sum any more.
+    const fn forget_sum(&mut self) {
+        if self.flags & CHECKSUM == SUMMED {
+            self.flags &= !CHECKSUM;
+        }
     }
 
     /// Gives up the reference without dropping it.
@@ -334,7 +348,7 @@ impl Mbuf {
             return Err(Unsendable::TooLong);
         }
         self.make_head().ok_or(Unsendable::NoMemory)?;
-        let (tx_port, flags) = (self.tx_port, self.flags & PARTIAL_CHECKSUM);
+        let (port, flags) = (self.port, self.flags & (LEAVES | PARTIAL_CHECKSUM));
         let raw = self.release();
         // SAFETY: the head and its list are ours alone (`make_head`).
         unsafe { complete_head(raw.as_ptr()) };
@@ -346,7 +360,7 @@ impl Mbuf {
         let mut packet = Self::from_alloc(flat, false);
         // SAFETY: the copy is ours alone.
         packet.len = unsafe { (*flat.as_ptr()).data_len };
-        packet.tx_port = tx_port;
+        packet.port = port;
         packet.flags = flags;
         Ok(packet)
     }
@@ -397,6 +411,7 @@ impl PacketBuf for Mbuf {
     }
 
     fn data_mut(&mut self) -> Option<&mut [u8]> {
+        self.forget_sum();
         if !self.is_writable() {
             return None;
         }
@@ -417,19 +432,25 @@ impl PacketBuf for Mbuf {
             std::process::abort();
         }
         let detached = if self.flags & CHAINED != 0 { DETACHED } else { 0 };
-        Self {
+        let mut part = Self {
             raw: self.raw,
             off: self.off + to_u16(start),
             len: to_u16(end - start),
-            rx_port: self.rx_port,
-            rx_checksum: self.rx_checksum,
-            tx_port: self.tx_port,
-            flags: self.flags & (BROKEN | DETACHED) | detached,
+            sum: self.sum,
+            port: self.port,
+            flags: self.flags & (BROKEN | DETACHED | LEAVES | CHECKSUM) | detached,
+        };
+        if part.len != self.len {
+            part.forget_sum();
         }
+        part
     }
 
     fn trim_front(&mut self, n: usize) {
         let n = to_u16(n.min(usize::from(self.len)));
+        if n > 0 {
+            self.forget_sum();
+        }
         self.off += n;
         self.len -= n;
     }
@@ -440,7 +461,10 @@ impl PacketBuf for Mbuf {
                 let list = self.take_list();
                 // SAFETY: the list was unlinked: these are its only references; NULL is allowed.
                 unsafe { dpdk_sys::dio_free_chain(list) };
-                self.len = self.len.min(to_u16(len));
+                if len < usize::from(self.len) {
+                    self.forget_sum();
+                    self.len = to_u16(len);
+                }
             }
             Some(keep) if self.flags & CHAINED != 0 => {
                 if self.truncate_list(keep).is_none() {
@@ -509,20 +533,38 @@ impl PacketBuf for Mbuf {
         size
     }
 
+    fn noted_sum(&self) -> Option<u16> {
+        (self.flags & CHECKSUM == SUMMED).then_some(self.sum)
+    }
+
+    fn note_sum(&mut self, sum: u16) {
+        self.sum = sum;
+        self.flags |= SUMMED;
+    }
+
+    /// Until it is told by which port to leave.
     fn rx_meta(&self) -> RxMeta {
-        RxMeta { port: self.rx_port, checksum: self.rx_checksum }
+        let port = if self.flags & LEAVES == 0 { self.port } else { PortId::ROUTED };
+        let checksum = match self.flags & CHECKSUM {
+            GOOD => RxChecksum::Good,
+            BAD => RxChecksum::Bad,
+            _ => RxChecksum::Unknown,
+        };
+        RxMeta { port, checksum }
     }
 
     fn set_tx_meta(&mut self, meta: TxMeta) {
-        self.tx_port = meta.port;
+        self.port = meta.port;
         self.flags &= !PARTIAL_CHECKSUM;
+        self.flags |= LEAVES;
         if meta.partial_checksum {
             self.flags |= PARTIAL_CHECKSUM;
         }
     }
 
     fn tx_meta(&self) -> TxMeta {
-        TxMeta { port: self.tx_port, partial_checksum: self.flags & PARTIAL_CHECKSUM != 0 }
+        let port = if self.flags & LEAVES == 0 { PortId::ROUTED } else { self.port };
+        TxMeta { port, partial_checksum: self.flags & PARTIAL_CHECKSUM != 0 }
     }
 }
 
@@ -629,13 +671,13 @@ unsafe fn own_segment(segment: *mut RteMbuf) -> Option<*mut RteMbuf> {
     Some(clone.as_ptr())
 }
 
-/// What the receiving port found out about the L4 checksum.
-fn checksum_result(flags: u64) -> RxChecksum {
+/// What the receiving port found out about the L4 checksum, as a view keeps it.
+fn checksum_result(flags: u64) -> u8 {
     match flags & (RX_L4_CKSUM_BAD | RX_L4_CKSUM_GOOD) {
-        0 => RxChecksum::Unknown,
-        RX_L4_CKSUM_BAD => RxChecksum::Bad,
+        0 => 0,
+        RX_L4_CKSUM_BAD => BAD,
         // Good, or "not filled in, but the data is intact" (both bits).
-        _ => RxChecksum::Good,
+        _ => GOOD,
     }
 }
 

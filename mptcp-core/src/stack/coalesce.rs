@@ -104,8 +104,8 @@ impl<B: PacketBuf> Stack<B> {
     /// if it has any, is [kept](Self::keep_text) then.
     pub(super) fn follow(&mut self, packet: &B) -> Option<Joined> {
         let bytes = packet.data();
-        let is_next = |run: &Box<Run<B>>| run.ends.as_ref().is_some_and(|ends| ends.are_of(bytes));
-        let at = self.runs.open.iter().position(is_next)?;
+        let mut ends = self.runs.open.iter().map(|run| run.ends.as_ref());
+        let at = ends.position(|ends| ends.is_some_and(|ends| ends.are_of(bytes)))?;
         let run = self.runs.open.get_mut(at)?;
         let ends = run.ends.as_ref()?;
         let usual = Usual::read(bytes, ends)?;

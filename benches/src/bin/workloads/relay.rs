@@ -96,6 +96,50 @@ pub(crate) fn stream<W: Worker<Packet>>(worker: W, meter: &mut Meter, wish: Wish
     meter.note(format!("{octets} octets, {:?}", world.traffic));
 }
 
+/// A reordered stream: slower links, so that windows of the default size cover the longer round trip, and time for
+/// them to open. One path is 30 ms longer, and one packet in a hundred is lost.
+const REORDER_RATES: Rates = Rates { access: 2, exit: 4 };
+const REORDER_WARM_UP: u32 = 12_000;
+const REORDER_MEASURED: u32 = 6_000;
+const SKEW_TICKS: u64 = 750;
+const LOSSES: u32 = 100;
+
+fn reordered(meter: &mut Meter, load: Load, rough: bool) {
+    let (worker, _handle) = gateway("");
+    let mut world = World::new(worker, Wish { mptcp: true, socks5: true, load }, REORDER_RATES);
+    if rough {
+        world.roughen(SKEW_TICKS, LOSSES);
+    }
+    world.phone.start(world.now());
+    for _ in 0..REORDER_WARM_UP {
+        world.turn(None);
+    }
+    let before = world.delivered();
+    for _ in 0..REORDER_MEASURED {
+        world.turn(Some((meter, Part::Turn)));
+    }
+    let octets = world.delivered() - before;
+    assert!(octets > 0, "nothing arrives");
+    meter.add(octets as f64 / SEGMENT as f64);
+    meter.note(format!("{octets} octets, {:?}", world.traffic));
+}
+
+pub(crate) fn down_even(meter: &mut Meter) {
+    reordered(meter, Load::Download, false);
+}
+
+pub(crate) fn down_reordered(meter: &mut Meter) {
+    reordered(meter, Load::Download, true);
+}
+
+pub(crate) fn up_even(meter: &mut Meter) {
+    reordered(meter, Load::Upload, false);
+}
+
+pub(crate) fn up_reordered(meter: &mut Meter) {
+    reordered(meter, Load::Upload, true);
+}
+
 fn relay(meter: &mut Meter, mptcp: bool, load: Load, part: Part) {
     let (worker, _handle) = gateway("");
     stream(worker, meter, Wish { mptcp, socks5: true, load }, part);

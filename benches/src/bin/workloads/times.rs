@@ -98,6 +98,14 @@ const ROWS: &[Row] = &[
     row("S4", "1448 octets, MPTCP, down", relay::mptcp_down, "ours, TCP", relay::tcp_down),
     row("S4", "1448 octets, MPTCP, up", relay::mptcp_up, "ours, TCP", relay::tcp_up),
     row(
+        "S10",
+        "1448 octets reordered, down",
+        relay::down_reordered,
+        "ours, even",
+        relay::down_even,
+    ),
+    row("S10", "1448 octets reordered, up", relay::up_reordered, "ours, even", relay::up_even),
+    row(
         "S5",
         "SOCKS5 session, MPTCP + join",
         relay::mptcp_sessions,

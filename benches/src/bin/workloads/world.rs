@@ -106,6 +106,19 @@ impl<W: Worker<Packet>> World<W> {
         }
     }
 
+    /// Makes the second access later than the first one by `ticks`, and has both lose one packet in `losses` of
+    /// those that carry the stream.
+    pub(crate) fn roughen(&mut self, ticks: u64, losses: u32) {
+        for (access, ticks) in self.accesses.iter_mut().zip([0, ticks]) {
+            let (data, acks) = match self.load {
+                Load::Upload => (&mut access.out, &mut access.back),
+                Load::Download | Load::Echo { .. } => (&mut access.back, &mut access.out),
+            };
+            data.roughen(ticks, losses);
+            acks.roughen(0, u32::MAX);
+        }
+    }
+
     /// The time.
     pub(crate) fn now(&self) -> Instant {
         begin() + TICK * u32::try_from(self.tick).expect("days of virtual time")
