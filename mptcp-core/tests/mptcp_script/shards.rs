@@ -1,6 +1,8 @@
 //! A stack that is one shard of several: what it draws is its own, and homes are told of flows that are here all the
 //! same.
 
+#![expect(clippy::unwrap_used, reason = "a harness that fails is a test that fails")]
+
 use crate::harness::*;
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::config::{Limits, StackConfig};

@@ -187,7 +187,7 @@ impl Gateway {
             }
             let Some(remote) = attempts.pop() else {
                 if attempts.racing.is_empty() && attempts.awaited.is_empty() {
-                    let refusal = attempts.refusal.clone();
+                    let refusal = attempts.refusal;
                     let internal = || (EndReason::Internal, Failure::Internal).into();
                     return self.fail_after(now, shard, idx, &refusal.unwrap_or_else(internal));
                 }
