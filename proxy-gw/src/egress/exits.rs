@@ -90,6 +90,12 @@ impl Exits {
         if locals.is_empty() { Err(NoExit::NoAddress) } else { Ok(locals) }
     }
 
+    /// Whether there is more than one.
+    #[must_use]
+    pub fn has_choice(&self, destination: IpAddr) -> bool {
+        self.local_addresses(destination).is_ok_and(|locals| locals.len() > 1)
+    }
+
     /// The same, the one of `client` first: all connections of a client come from one address as long as
     /// that has ports left (RFC 4787 §4.1, RFC 6888 §3).
     pub fn pool(

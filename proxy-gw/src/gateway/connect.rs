@@ -4,7 +4,7 @@
 //! a quarter of a second after the one before or when that fails, the first connection that
 //! is established wins. An address is tried once: the client runs a race of its own.
 
-use super::deadlines::Class;
+use super::deadlines::{ATTEMPT_DELAY, Class, Pace};
 use super::handshake::Failed;
 use super::reason::of_failed_connect;
 use super::session::{Attempts, Phase};
@@ -183,7 +183,7 @@ impl Gateway {
             }
             if attempts.waits_for_v6(now) {
                 // IPv4's answer came first: IPv6's may be on its way (RFC 8305 §3).
-                return self.pace.arm(idx, Class::Resolution, now);
+                return self.pace.arm(idx, Pace::Resolution, now);
             }
             let Some(remote) = attempts.pop() else {
                 if attempts.racing.is_empty() && attempts.awaited.is_empty() {
@@ -200,7 +200,10 @@ impl Gateway {
             });
             let mptcp = wishes.is_some_and(|connect| connect.mptcp);
             let waiting = attempts.pending_for;
-            let client = waiting.or_else(|| Some(shard.info(session.inner)?.remote.ip()));
+            let client = match self.exits.has_choice(remote.ip()) {
+                true => waiting.or_else(|| Some(shard.info(session.inner)?.remote.ip())),
+                false => None,
+            };
             let with = |local| Connect {
                 local,
                 local_port: 0,
@@ -225,8 +228,8 @@ impl Gateway {
                     }
                     shard.fit_segments(outer, session.inner);
                     attempts.racing.push(outer);
-                    attempts.next_at = now + self.pace.duration(Class::Attempt);
-                    self.pace.arm(idx, Class::Attempt, now);
+                    attempts.next_at = now + ATTEMPT_DELAY;
+                    self.pace.arm(idx, Pace::Attempt, now);
                     return;
                 }
                 Err(error) => attempts.refuse(of_refused_exit(error).into()),

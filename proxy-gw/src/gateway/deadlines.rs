@@ -21,17 +21,36 @@ pub(super) enum Class {
     Idle,
     /// Without progress, one side having finished.
     HalfClosed,
+}
+
+/// Classes of what paces the attempts of a session on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Pace {
     /// IPv4 waits for IPv6's addresses.
     Resolution,
     /// The next attempt waits for the one before.
     Attempt,
 }
 
-const CLASSES: usize = 7;
+/// How many there are of [`Class`].
+pub(super) const CLASSES: usize = 5;
 
 /// RFC 8305 §8, and how long the next attempt waits for the one before.
 pub(super) const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+pub(super) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+impl From<Class> for u32 {
+    fn from(class: Class) -> Self {
+        class as Self
+    }
+}
+
+impl From<Pace> for u32 {
+    fn from(pace: Pace) -> Self {
+        pace as Self
+    }
+}
 
 const UNLINKED: u32 = u32::MAX;
 
@@ -43,46 +62,42 @@ struct Link {
     expires: Instant,
 }
 
-/// Deadlines of the sessions `0..capacity`.
-pub(super) struct Deadlines {
+/// Deadlines of the sessions `0..capacity`, of `N` classes.
+pub(super) struct Deadlines<const N: usize> {
     links: Vec<Link>,
     capacity: u32,
-    durations: [Duration; CLASSES],
+    durations: [Duration; N],
+    /// How many are armed.
+    armed: u32,
 }
 
-impl Deadlines {
-    /// Room for `capacity` sessions. `durations` are those of the classes up to [`Class::HalfClosed`].
-    pub(super) fn new(capacity: u32, durations: [Duration; CLASSES - 2]) -> Self {
-        let [handshake, connect, linger, idle, half_closed] = durations;
-        let durations =
-            [handshake, connect, linger, idle, half_closed, RESOLUTION_DELAY, ATTEMPT_DELAY];
+impl<const N: usize> Deadlines<N> {
+    /// Room for `capacity` sessions. `durations` are in the order of the classes.
+    pub(super) fn new(capacity: u32, durations: [Duration; N]) -> Self {
         let unlinked = Link { prev: UNLINKED, next: UNLINKED, expires: Instant::MAX };
         let mut links = vec![unlinked; capacity as usize];
-        links.extend((capacity..).take(CLASSES).map(|head| Link {
+        links.extend((capacity..).take(N).map(|head| Link {
             prev: head,
             next: head,
             expires: Instant::MAX,
         }));
-        Self { links, capacity, durations }
+        Self { links, capacity, durations, armed: 0 }
     }
 
     /// Replaces the deadline of `idx` by one of `class`, counted from `now`, which never decreases.
-    pub(super) fn arm(&mut self, idx: u32, class: Class, now: Instant) {
+    pub(super) fn arm(&mut self, idx: u32, class: impl Into<u32>, now: Instant) {
         if idx >= self.capacity {
             return;
         }
         self.disarm(idx);
-        let duration = self.duration(class);
-        let head = self.capacity + class as u32;
+        let class = class.into();
+        let duration = self.durations.get(class as usize).copied().unwrap_or(Duration::MAX);
+        let head = self.capacity + class;
         let prev = self.link(head).prev;
         self.set(idx, Link { prev, next: head, expires: now + duration });
         self.with(prev, |link| link.next = idx);
         self.with(head, |link| link.prev = idx);
-    }
-
-    /// How long a deadline of `class` is away.
-    pub(super) fn duration(&self, class: Class) -> Duration {
-        self.durations.get(class as usize).copied().unwrap_or(Duration::MAX)
+        self.armed += 1;
     }
 
     /// Removes the deadline of `idx`, if it has one.
@@ -94,6 +109,7 @@ impl Deadlines {
         self.with(prev, |link| link.next = next);
         self.with(next, |link| link.prev = prev);
         self.set(idx, Link { prev: UNLINKED, next: UNLINKED, expires: Instant::MAX });
+        self.armed -= 1;
     }
 
     /// Takes out one session whose deadline has passed.
@@ -106,12 +122,15 @@ impl Deadlines {
 
     /// When the next deadline passes.
     pub(super) fn next(&self) -> Option<Instant> {
+        if self.armed == 0 {
+            return None;
+        }
         self.heads().map(|(_, expires)| expires).min()
     }
 
     /// The first session of every class that has one.
     fn heads(&self) -> impl Iterator<Item = (u32, Instant)> {
-        let heads = (self.capacity..).take(CLASSES);
+        let heads = (self.capacity..).take(N);
         heads
             .map(|head| self.link(head).next)
             .filter(|idx| *idx < self.capacity)
@@ -140,23 +159,14 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    const DURATIONS: [u64; CLASSES] = [10, 30, 5, 100, 20, 50, 250];
+    const DURATIONS: [u64; CLASSES] = [10, 30, 5, 100, 20];
 
-    fn deadlines(capacity: u32) -> Deadlines {
-        let [handshake, connect, linger, idle, half_closed, ..] = DURATIONS;
-        let first = [handshake, connect, linger, idle, half_closed];
-        Deadlines::new(capacity, first.map(Duration::from_millis))
+    fn deadlines(capacity: u32) -> Deadlines<CLASSES> {
+        Deadlines::new(capacity, DURATIONS.map(Duration::from_millis))
     }
 
-    const ALL: [Class; CLASSES] = [
-        Class::Handshake,
-        Class::Connect,
-        Class::Linger,
-        Class::Idle,
-        Class::HalfClosed,
-        Class::Resolution,
-        Class::Attempt,
-    ];
+    const ALL: [Class; CLASSES] =
+        [Class::Handshake, Class::Connect, Class::Linger, Class::Idle, Class::HalfClosed];
 
     #[derive(Clone, Debug)]
     enum Op {

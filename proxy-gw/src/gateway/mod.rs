@@ -35,7 +35,7 @@ use crate::shard::Shard;
 use convert::Converter;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
-use deadlines::{Class, Deadlines};
+use deadlines::{ATTEMPT_DELAY, CLASSES, Class, Deadlines, RESOLUTION_DELAY};
 use ipnet::Ipv6Net;
 use mptcp_core::driver::Progress;
 use mptcp_core::error::{ConnectionError, OpenError};
@@ -80,9 +80,9 @@ pub struct Gateway {
     sessions: Slab<Session>,
     /// One above the highest position a session ever had.
     high_water: u32,
-    deadlines: Deadlines,
+    deadlines: Deadlines<CLASSES>,
     /// When sessions on their way try the next address.
-    pace: Deadlines,
+    pace: Deadlines<2>,
     resolver: Resolver,
     udp: Udp,
     /// Associations now, by client.
@@ -130,7 +130,7 @@ impl Gateway {
             sessions: Slab::with_capacity(capacity),
             high_water: 0,
             deadlines: Deadlines::new(capacity, durations),
-            pace: Deadlines::new(capacity, durations),
+            pace: Deadlines::new(capacity, [RESOLUTION_DELAY, ATTEMPT_DELAY]),
             listeners: Vec::new(),
             fast_open: if config.tcp.fast_open { (config.limits.half_open / 8).max(1) } else { 0 },
             draining: false,
@@ -230,6 +230,10 @@ impl Gateway {
         shard: &mut impl Shard,
         budget: usize,
     ) -> Progress {
+        let due = |next: Option<Instant>| next.is_some_and(|next| next <= now);
+        if !due(self.poll_timeout()) {
+            return Progress::Done;
+        }
         self.resolver.handle_timeouts(now, shard, budget);
         self.handle_answers(now, shard);
         for _ in 0..budget {
@@ -241,11 +245,7 @@ impl Gateway {
                 break;
             }
         }
-        if self.poll_timeout().is_some_and(|next| next <= now) {
-            Progress::More
-        } else {
-            Progress::Done
-        }
+        if due(self.poll_timeout()) { Progress::More } else { Progress::Done }
     }
 
     /// When `handle_timeouts` next has work.
