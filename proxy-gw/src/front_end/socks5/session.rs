@@ -150,39 +150,13 @@ impl Drop for Handshake {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::front_end::Host;
+    use crate::front_end::{FrontEnd, Host};
     use proptest::prelude::*;
 
-    /// Runs a handshake over `stream`, read in pieces of `piece` bytes at most; credentials are
-    /// always right. Returns every step that is not a read, and what was left unread.
+    /// Every step but the reads, and what was left unread.
     fn run(auth: Auth, stream: &[u8], piece: usize) -> (Vec<Step>, usize) {
-        let mut handshake = Handshake::new(auth);
-        let mut left = stream;
-        let mut steps = Vec::new();
-        loop {
-            match handshake.step() {
-                Step::Read(wanted) => {
-                    let count = wanted.min(piece).min(left.len());
-                    if count == 0 {
-                        return (steps, left.len());
-                    }
-                    let input = handshake.input(wanted);
-                    assert_eq!(input.len(), wanted);
-                    let (now, later) = left.split_at(count);
-                    input[..count].copy_from_slice(now);
-                    left = later;
-                    handshake.advance(count);
-                }
-                Step::Wait => return (steps, left.len()),
-                step => {
-                    if matches!(step, Step::Verify(_)) {
-                        assert!(handshake.is_verifying());
-                        handshake.verified();
-                    }
-                    steps.push(step);
-                }
-            }
-        }
+        let handshake = crate::front_end::Handshake::new(FrontEnd::Socks5, auth);
+        crate::front_end::tests::run(handshake, stream, piece)
     }
 
     const PIPELINED: &[u8] =
