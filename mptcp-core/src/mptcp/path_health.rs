@@ -122,8 +122,9 @@ struct Path {
     heard: Option<Instant>,
     rtt: Duration,
     min_rtt: Duration,
-    /// No probe before this.
-    probe_at: Instant,
+    /// No probe before this, by subflows that wait for an answer of their own (first) and by those that
+    /// do not: what the peer has forgotten says nothing about the path, and must not take every turn.
+    probe_at: [Instant; 2],
     /// It has answered since then, without a timeout in between.
     answering: Option<Instant>,
     /// How often it went down without having been steady before.
@@ -311,7 +312,7 @@ impl PathTable {
         }
         entry.verdict = PathVerdict::Down;
         entry.since = now;
-        entry.probe_at = now + interval;
+        entry.probe_at = [now + interval; 2];
     }
 
     /// It carries the data of many and loses much of it: a timeout says little.
@@ -349,18 +350,21 @@ impl PathTable {
     }
 
     /// Whoever asks first when a probe is due may send it: `None`. The others are told when the next
-    /// one is.
+    /// one is. `waits`: segments of the subflow itself are not acknowledged.
     pub(crate) fn take_probe(
         &mut self,
         now: Instant,
         path: PathRef,
+        waits: bool,
         interval: Duration,
     ) -> Option<Instant> {
         let entry = self.paths.get_mut(path.idx)?;
-        if entry.probe_at > now {
-            return Some(entry.probe_at);
+        let [waiting, idle] = &mut entry.probe_at;
+        let probe_at = if waits { waiting } else { idle };
+        if *probe_at > now {
+            return Some(*probe_at);
         }
-        entry.probe_at = now + interval;
+        *probe_at = now + interval;
         None
     }
 
@@ -412,7 +416,7 @@ impl Path {
             heard: None,
             rtt: Duration::ZERO,
             min_rtt: Duration::ZERO,
-            probe_at: now,
+            probe_at: [now; 2],
             answering: None,
             flaps: 0,
             timeouts: 0,
@@ -541,9 +545,12 @@ mod tests {
         assert_eq!(table.news(&mut late), Some(false));
         // One probe per interval, whoever sends it.
         let next = ms(1180);
-        assert_eq!(table.take_probe(ms(1000), first, INTERVAL), Some(next));
-        assert_eq!(table.take_probe(next, other, INTERVAL), None);
-        assert_eq!(table.take_probe(next, first, INTERVAL), Some(next + INTERVAL));
+        assert_eq!(table.take_probe(ms(1000), first, true, INTERVAL), Some(next));
+        assert_eq!(table.take_probe(next, first, true, INTERVAL), None);
+        assert_eq!(table.take_probe(next, late, true, INTERVAL), Some(next + INTERVAL));
+        // What waits itself does not take the turn of those that have nothing to wait for.
+        assert_eq!(table.take_probe(next, other, false, INTERVAL), None);
+        assert_eq!(table.take_probe(next, late, false, INTERVAL), Some(next + INTERVAL));
         table.answered(ms(1220), other, INTERVAL, &mut Counters::default());
         assert_eq!((table.news(&mut first), table.news(&mut late)), (Some(true), Some(true)));
     }

@@ -227,9 +227,11 @@ impl<B: PacketBuf> Stack<B> {
             let (stale, backup) = (subflow.stale || in_vain, subflow.is_backup());
             let served = subflow.served;
             let copied = subflow.reinjected;
-            // Repairs go where the original is not still waiting.
+            // Repairs go where the original is not still waiting. Sidelined with its path, one may have
+            // nothing that waits.
             let watched = subflow.watch.is_some();
-            let holds = next.again && (tcb.rto_count() > 0 || watched);
+            let waits = watched && !(subflow.stale && tcb.flight_size() == 0);
+            let holds = next.again && (tcb.rto_count() > 0 || waits);
             let starved = tcb.note_window(now, next.len);
             timed |= starved;
             let open = tcb.can_send() && !starved;

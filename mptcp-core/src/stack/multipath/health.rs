@@ -343,6 +343,7 @@ impl<B: PacketBuf> Stack<B> {
         let (interval, limit) = (self.config.mptcp.probe_interval, self.config.mptcp.stale_timeout);
         let working = self.has_working(owner);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let waits = tcb.flight_size() > 0;
         let Some(subflow) = &mut tcb.subflow else { return };
         let Some(watch) = &mut subflow.watch else { return };
         if now.since(watch.since) >= limit {
@@ -358,7 +359,7 @@ impl<B: PacketBuf> Stack<B> {
         let next = if self.path_table.is_up(subflow.path) {
             Some(watch.probe_at).filter(|at| *at > now)
         } else {
-            self.path_table.take_probe(now, subflow.path, interval)
+            self.path_table.take_probe(now, subflow.path, waits, interval)
         };
         if let Some(next) = next {
             if let Some(connection) = self.connections.get_mut(owner) {
