@@ -115,6 +115,7 @@ bench-relays:
 	scripts/install-deps $(filter tun,$(DRIVER)) bench
 	$(MAKE) build
 	$(BIN)/relays --repeat $(REPEAT) --plot $(PLOT)
+	$(BIN)/relays vhost --repeat $(REPEAT)
 
 # socks-checks: what SOCKS5 servers do with clients unlike curl: microsocks, Dante and ours, as a table (root)
 socks-checks:

@@ -18,7 +18,7 @@ pub(crate) fn run(lab: &Lab<'_>, peer: Peer, mptcp: bool) -> Result<(), String> 
     let Lab { cpus, scratch, interrupt } = *lab;
     let bed = Bed::create(peer.holder(), peer.frames(), cpus)?;
     let server = Server::start(&bed)?;
-    let relay = Running::start(peer, mptcp, &bed, cpus, scratch, interrupt)?;
+    let relay = Running::start(peer, mptcp, Some(&bed), cpus, scratch, interrupt)?;
     let target = peer.target(mptcp);
     let wait = |counter: &AtomicU64| -> Result<(), String> {
         let arrived = || Ok(counter.load(Ordering::Relaxed) > 0);

@@ -40,6 +40,12 @@ impl Cpus {
         mask(&[self.gateway])
     }
 
+    /// One of those for the load.
+    pub(crate) fn load(&self) -> usize {
+        // `divide` left at least one.
+        self.load.first().copied().unwrap_or(0)
+    }
+
     pub(crate) fn load_mask(&self) -> String {
         mask(&self.load)
     }

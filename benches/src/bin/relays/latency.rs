@@ -194,7 +194,7 @@ impl<'a> Bench<'a> {
         let Lab { cpus, scratch, interrupt } = *lab;
         let bed = Bed::create(peer.holder(), peer.frames(), cpus)?;
         let server = Server::start(&bed)?;
-        let relay = Running::start(peer, mptcp, &bed, cpus, scratch, interrupt)?;
+        let relay = Running::start(peer, mptcp, Some(&bed), cpus, scratch, interrupt)?;
         Ok(Self { lab, relay, server, bed, peer, mptcp })
     }
 

@@ -19,6 +19,7 @@ mod process;
 mod progress;
 mod relay;
 mod report;
+mod vhost;
 
 use clap::{Parser, Subcommand};
 use core::time::Duration;
@@ -41,6 +42,7 @@ Examples:
   relays --peer tun --load up-1 --load sessions
   relays --plot relays.svg > relays.md
   relays latency                  round trips beside 10, 50 and 90 % of the load, and after silence
+  relays vhost                    between stacks of ours, through memory: the engine without a kernel; no root
   relays check                    whether every relay works; says nothing about speed
   relays relay --listen 127.0.0.1:1080 --splice
                                   the relay of our own, as a SOCKS5 server
@@ -90,6 +92,16 @@ enum Role {
         #[arg(long)]
         quick: bool,
     },
+    /// The gateway between stacks of ours, packets passing through memory (vhost): about a minute a run. Needs
+    /// two CPUs and a build with DPDK.
+    Vhost {
+        /// Runs of each; medians are printed.
+        #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=99))]
+        repeat: u64,
+        /// Short runs: a look, not a measurement.
+        #[arg(long)]
+        quick: bool,
+    },
     /// Whether every relay carries what it is given: no measurement.
     Check {
         /// Only these peers; may repeat.
@@ -117,6 +129,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Some(Role::Relay(options)) => relay::run(options).map_err(|error| error.to_string()),
         Some(Role::Latency { peer, repeat, quick }) => latency(peer, *repeat, *quick),
+        Some(Role::Vhost { repeat, quick }) => through_memory(*repeat, *quick),
         Some(Role::Check { peer }) => check(peer),
         None => run(&cli),
     };
@@ -202,6 +215,16 @@ fn latency(wanted: &[Peer], repeat: u64, quick: bool) -> Result<(), String> {
     each(&peers, repeat, &interrupt, |peer, mptcp| results.measure(&lab, peer, mptcp, plan));
     println!("{}\n\n{}", machine::describe(repeat), results.tables());
     interrupt.check().map_err(|_| CUT_SHORT.to_owned())
+}
+
+fn through_memory(repeat: u64, quick: bool) -> Result<(), String> {
+    let interrupt = Interrupt::catch()?;
+    let cpus = Cpus::divide()?;
+    let (warm_up, watch) = if quick { (200, 300) } else { (500, 1500) };
+    let (warm_up, watch) = (Duration::from_millis(warm_up), Duration::from_millis(watch));
+    let table = vhost::run(&cpus, &interrupt, repeat, vhost::Plan { warm_up, watch })?;
+    println!("{}\n\n{table}", machine::describe(repeat));
+    Ok(())
 }
 
 /// What cannot run is said, and an error where nothing may be skipped.

@@ -79,7 +79,7 @@ pub(crate) fn run(
     interrupt.sleep(BASE)?;
     let after = cpus.read()?;
     let base = before.busy_s(&after) / before.until(&after).as_secs_f64();
-    let relay = Running::start(peer, mptcp, &bed, cpus, scratch, interrupt)?;
+    let relay = Running::start(peer, mptcp, Some(&bed), cpus, scratch, interrupt)?;
     let mut bench = Bench { lab, bed: &bed, relay, server: &server, peer, mptcp, base };
     let mut outcomes = Vec::new();
     for &load in &plan.loads {

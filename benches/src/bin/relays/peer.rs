@@ -2,6 +2,7 @@
 
 use crate::bed::{DEVICES, EXIT, Frames, GATEWAY, Holder, SERVER, SERVER_BRIDGED, tun_device};
 use crate::load::{PORT, Target, Way};
+use crate::vhost;
 use core::fmt::Write as _;
 use core::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,8 @@ pub(crate) enum Peer {
     /// DPDK's own program passes frames between the first access and the exit: the ceiling of a device.
     TestpmdAfPacket,
     TestpmdAfXdp,
+    /// Ours between stacks of ours, through memory: in a table of its own.
+    Vhost,
 }
 
 impl Peer {
@@ -81,6 +84,7 @@ impl Peer {
             Self::AfXdpPower => "af_xdp-power",
             Self::TestpmdAfPacket => "testpmd-af_packet",
             Self::TestpmdAfXdp => "testpmd-af_xdp",
+            Self::Vhost => "vhost",
         }
     }
 
@@ -101,6 +105,7 @@ impl Peer {
             Self::AfXdpPower => "**Plait, af_xdp, `power`**",
             Self::TestpmdAfPacket => "testpmd io, af_packet",
             Self::TestpmdAfXdp => "testpmd io, af_xdp",
+            Self::Vhost => "**Plait, vhost**",
         }
     }
 
@@ -110,7 +115,7 @@ impl Peer {
 
     /// Whether it looks for packets all the time.
     pub(crate) const fn is_polling(self) -> bool {
-        matches!(self, Self::AfPacket) || self.is_on_xdp()
+        matches!(self, Self::AfPacket | Self::Vhost) || self.is_on_xdp()
     }
 
     const fn is_on_xdp(self) -> bool {
@@ -143,8 +148,8 @@ impl Peer {
     pub(crate) const fn holder(self) -> Holder {
         match self {
             Self::Tun => Holder::Tun,
-            Self::AfPacket | Self::AfXdp | Self::AfXdpLatency | Self::AfXdpPower => Holder::Devices,
-            Self::TestpmdAfPacket | Self::TestpmdAfXdp => Holder::Bridge,
+            peer if peer.is_polling() => Holder::Devices,
+            peer if peer.is_testpmd() => Holder::Bridge,
             _ => Holder::Kernel,
         }
     }
@@ -157,9 +162,7 @@ impl Peer {
         let server = SocketAddr::from((SERVER, PORT));
         let (address, way) = match self {
             Self::Routed => (server, Way::Straight),
-            Self::TestpmdAfPacket | Self::TestpmdAfXdp => {
-                (SocketAddr::from((SERVER_BRIDGED, PORT)), Way::Straight)
-            }
+            peer if peer.is_testpmd() => (SocketAddr::from((SERVER_BRIDGED, PORT)), Way::Straight),
             Self::Haproxy => (LISTEN, Way::Straight),
             _ => (LISTEN, Way::Socks5(server)),
         };
@@ -172,7 +175,7 @@ impl Peer {
             Self::Haproxy => &["haproxy"],
             Self::Dante => &["danted"],
             Self::Microsocks => &["microsocks"],
-            Self::TestpmdAfPacket | Self::TestpmdAfXdp => &["dpdk-testpmd"],
+            peer if peer.is_testpmd() => &["dpdk-testpmd"],
             _ => &[],
         }
     }
@@ -209,9 +212,14 @@ impl Peer {
                 strings(["microsocks", "-i", &address, "-p", &port])
             }
             Self::TestpmdAfPacket | Self::TestpmdAfXdp => return Ok(Some(self.testpmd(cpu))),
-            Self::Tun | Self::AfPacket | Self::AfXdp | Self::AfXdpLatency | Self::AfXdpPower => {
+            Self::Tun
+            | Self::AfPacket
+            | Self::AfXdp
+            | Self::AfXdpLatency
+            | Self::AfXdpPower
+            | Self::Vhost => {
                 let gateway = sibling("proxy-gw")?.display().to_string();
-                let config = file("gateway.toml", self.gateway(cpu, &dir.join(ADMIN)))?;
+                let config = file("gateway.toml", self.gateway(cpu, dir))?;
                 return Ok(Some(strings([&gateway, "run", "-c", &config])));
             }
         };
@@ -220,14 +228,26 @@ impl Peer {
     }
 
     fn vdev(self, at: usize) -> String {
-        let is_xdp = self.is_on_xdp() || self == Self::TestpmdAfXdp;
-        format!("{}{at}", if is_xdp { "net_af_xdp" } else { "net_af_packet" })
+        let driver = match self {
+            Self::Vhost => "net_virtio_user",
+            Self::TestpmdAfXdp => "net_af_xdp",
+            _ if self.is_on_xdp() => "net_af_xdp",
+            _ => "net_af_packet",
+        };
+        format!("{driver}{at}")
     }
 
-    fn vdev_word(self, at: usize) -> String {
-        let is_xdp = self.is_on_xdp() || self == Self::TestpmdAfXdp;
-        let copy = if is_xdp { ",force_copy=1" } else { "" };
-        format!("--vdev={},iface={}{copy}", self.vdev(at), DEVICES[at])
+    fn vdev_word(self, at: usize, dir: &Path) -> String {
+        let vdev = self.vdev(at);
+        match self {
+            Self::Vhost => {
+                format!("--vdev={vdev},path={},queues=1", vhost::socket(dir, at).display())
+            }
+            _ if vdev.starts_with("net_af_xdp") => {
+                format!("--vdev={vdev},iface={},force_copy=1", DEVICES[at])
+            }
+            _ => format!("--vdev={vdev},iface={}", DEVICES[at]),
+        }
     }
 
     /// Its command line sleeps on the same CPU as the loop that forwards; what it prints comes line by line.
@@ -243,7 +263,7 @@ impl Peer {
             "512",
         ]);
         words.extend(["--log-level=4".to_owned(), format!("--lcores=0@{cpu},1@{cpu}")]);
-        words.extend([0, 2].map(|at| self.vdev_word(at)));
+        words.extend([0, 2].map(|at| self.vdev_word(at, Path::new(""))));
         words.extend(strings(["--", "-i", "--auto-start", "--record-core-cycles"]));
         words.extend(strings(["--forward-mode=io", "--nb-cores=1", "--no-lsc-interrupt"]));
         words.push("--total-num-mbufs=32768".to_owned());
@@ -251,9 +271,9 @@ impl Peer {
     }
 
     /// The configuration of ours: everything that is not named is at its default.
-    fn gateway(self, cpu: usize, admin: &Path) -> String {
+    fn gateway(self, cpu: usize, dir: &Path) -> String {
         let driver = if self == Self::Tun { "tun" } else { "dpdk" };
-        let mut eal = vec!["--in-memory".to_owned(), "--no-pci".to_owned()];
+        let mut eal = strings(["--in-memory", "--no-pci"]);
         let mut ports = String::new();
         let addresses = [GATEWAY[0], GATEWAY[1], EXIT];
         for (at, (near, address)) in DEVICES.into_iter().zip(addresses).enumerate() {
@@ -262,7 +282,7 @@ impl Peer {
                 _ => self.vdev(at),
             };
             if self != Self::Tun {
-                eal.push(self.vdev_word(at));
+                eal.push(self.vdev_word(at, dir));
             }
             // Formatting into a String cannot fail.
             let _ = write!(
@@ -271,19 +291,21 @@ impl Peer {
             );
         }
         let eal = if self == Self::Tun { String::new() } else { format!("eal = {eal:?}\n") };
-        let idle = match self {
+        let setting = match self {
             Self::AfXdpLatency => "idle = \"latency\"\n",
             Self::AfXdpPower => "idle = \"power\"\n",
+            // What needs no privileges is enough.
+            Self::Vhost => "hugepages = \"off\"\n",
             _ => "",
         };
         format!(
-            "[driver]\nkind = \"{driver}\"\n{eal}cores = [{cpu}]\n{idle}{ports}\n\
+            "[driver]\nkind = \"{driver}\"\n{eal}cores = [{cpu}]\n{setting}{ports}\n\
              [[route]]\nto = \"0.0.0.0/0\"\nvia = \"{SERVER}\"\nport = \"g-exit\"\n\n\
              [timeouts]\ndrain_s = 1\n\n\
              [socks5]\nlisten = [\"{LISTEN}\"]\nauth = \"none\"\n\n\
              [egress]\nallow = [\"{SERVER}/32\"]\n\n\
              [admin]\nlisten = [{:?}]\n",
-            format!("unix:{}", admin.display())
+            format!("unix:{}", dir.join(ADMIN).display())
         )
     }
 }

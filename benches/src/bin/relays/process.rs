@@ -51,11 +51,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts the relay and waits until it takes connections.
+    /// Starts the relay, in the gateway's namespace where there is a network, and waits until it takes
+    /// connections.
     pub(crate) fn start(
         peer: Peer,
         mptcp: bool,
-        bed: &Bed,
+        bed: Option<&Bed>,
         cpus: &Cpus,
         scratch: &Scratch,
         interrupt: &Interrupt,
@@ -65,9 +66,13 @@ impl Running {
             return Ok(Self { process: None, log, polling: None });
         };
         let file = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", bed.gateway.name(), "setpriv", "--pdeathsig", "KILL"]);
-        command.args(["taskset", "-c", &cpus.gateway().to_string()]).args(&words);
+        let cpu = cpus.gateway().to_string();
+        let mut prefix = vec!["setpriv", "--pdeathsig", "KILL", "taskset", "-c", &cpu];
+        if let Some(bed) = bed {
+            prefix.splice(0..0, ["ip", "netns", "exec", bed.gateway.name()]);
+        }
+        let mut command = Command::new(prefix[0]);
+        command.args(&prefix[1..]).args(&words);
         // A group of its own: what the relay forks ends with it, and Ctrl-C is ours to answer.
         command.process_group(0).stderr(file);
         // testpmd is told by its standard input, and ends where that does.
@@ -81,6 +86,7 @@ impl Running {
             running.wait_for_word(interrupt)?;
         }
         running.polling = running.listen_to(peer, scratch)?;
+        let Some(bed) = bed else { return Ok(running) };
         if peer == Peer::Tun {
             bed.forward_to_tun()?;
         }
