@@ -1,41 +1,14 @@
 //! The running program on DPDK ports: what stdout carries, and exit codes, whatever the EAL prints.
 
-use gateway::Gateway;
-use skip::{is_root_with, skip};
+use crate::support::{Bed, Setup, beside, skip};
 use std::process::Command;
-use support::Scratch;
 
-#[path = "support/gateway.rs"]
-mod gateway;
-#[path = "support/skip.rs"]
-mod skip;
-mod support;
+/// Starts a bed on DPDK's ports, if this program has the driver.
+fn start(setup: Setup) -> Option<Bed> {
+    has_dpdk().then_some(setup)?.start()
+}
 
-const CONFIG: &str = r#"
-[driver]
-kind = "dpdk"
-eal = ["--in-memory", "--no-pci", "--no-telemetry", "--vdev=net_af_packet0,iface=gw0"]
-hugepages = "off"
-memory_mb = 128
-[[port]]
-name = "lte"
-device = "net_af_packet0"
-addresses = ["10.1.0.1/24"]
-[socks5]
-listen = ["10.1.0.1:1080"]
-"#;
-
-/// The interface the port sits on, with its checksums computed.
-const SETUP: &str = "ip link add gw0 type veth peer name far0
-ethtool -K far0 tx off >/dev/null
-ip link set gw0 up
-ip link set far0 up";
-
-/// True when this program has the driver and the test may run.
-fn can_run() -> bool {
-    if !is_root_with(&["unshare", "ip", "ethtool"]) {
-        return false;
-    }
+fn has_dpdk() -> bool {
     let version = Command::new(env!("CARGO_BIN_EXE_proxy-gw")).arg("--version").output();
     let version = version.expect("it runs");
     if String::from_utf8_lossy(&version.stdout).contains("tun, dpdk") {
@@ -47,85 +20,28 @@ fn can_run() -> bool {
 
 #[test]
 fn ready_is_all_that_is_printed_and_sigterm_drains() {
-    if !can_run() {
-        return;
+    if let Some(bed) = start(Setup::dpdk("dpdk-ready")) {
+        bed.finish();
     }
-    let scratch = Scratch::new("dpdk-ready");
-    let config = scratch.file("gw.toml", CONFIG);
-    let mut gateway = Gateway::start_after(SETUP, &config, &[]).ready(&[]);
-    gateway.terminate();
-    let (code, log) = gateway.end();
-    assert_eq!(code, Some(0), "{log}");
 }
 
 #[test]
 fn words_the_eal_does_not_know_are_code_2_and_a_missing_interface_code_3() {
-    if !can_run() {
+    if !has_dpdk() {
         return;
     }
-    let scratch = Scratch::new("dpdk-codes");
-    let config = scratch.file("gw.toml", CONFIG);
     for (eal, expected, said) in [
         ("['--in-memory', '--no-pci', '--bogus']", 2, "driver.eal"),
         ("['--in-memory', '--no-pci', '--vdev=net_af_packet0,iface=none0']", 3, "net_af_packet0"),
         ("['--help']", 2, "print its help"),
     ] {
-        let mut gateway = Gateway::start(&config, &[&format!("driver.eal={eal}")]);
         // Fails if anything was printed.
-        let (code, log) = gateway.end();
+        let failed = Setup::dpdk("dpdk-codes").set(format!("driver.eal={eal}")).fail();
+        let Some((code, log)) = failed else { return };
         assert_eq!(code, Some(expected), "{eal}: {log}");
         assert!(log.contains(said), "{eal}: {log}");
     }
 }
-
-/// Two accesses and an exit, four shards, one queue on each port.
-const FOUR_SHARDS: &str = r#"
-[driver]
-kind = "dpdk"
-eal = ["--in-memory", "--no-pci", "--no-telemetry", "--vdev=net_af_packet0,iface=gw0", "--vdev=net_af_packet1,iface=gw1", "--vdev=net_af_packet2,iface=gw2"]
-cores = [0, 0, 0, 0]
-hugepages = "off"
-memory_mb = 256
-[[port]]
-name = "lte"
-device = "net_af_packet0"
-addresses = ["10.1.0.1/24"]
-[[port]]
-name = "wifi"
-device = "net_af_packet1"
-addresses = ["10.2.0.1/24"]
-[[port]]
-name = "exit"
-device = "net_af_packet2"
-addresses = ["10.9.0.1/24"]
-[[route]]
-to = "0.0.0.0/0"
-via = "10.9.0.2"
-port = "exit"
-[socks5]
-listen = ["10.1.0.1:1080"]
-[egress]
-allow = ["10.9.0.0/24"]
-[timeouts]
-drain_s = 30
-"#;
-
-/// The kernel at the other end of all three, as a client with two addresses and as a server.
-const TWO_ACCESSES: &str = "for i in 0 1 2; do
-ip link add gw$i type veth peer name far$i
-echo 1 > /proc/sys/net/ipv6/conf/gw$i/disable_ipv6
-ethtool -K far$i tx off tso off gso off gro off >/dev/null
-ip link set gw$i up
-ip link set far$i up
-done
-ip link set lo up
-ip addr add 10.1.0.2/24 dev far0
-ip addr add 10.2.0.2/24 dev far1
-ip addr add 10.9.0.2/24 dev far2
-ip mptcp limits set subflow 8 add_addr_accepted 8
-ip mptcp endpoint add 10.2.0.2 dev far1 subflow
-ip rule add from 10.2.0.2 table 102
-ip route add default via 10.2.0.1 dev far1 table 102";
 
 /// CPUs of four shards: those that may be used, in turn.
 fn cores() -> String {
@@ -135,23 +51,12 @@ fn cores() -> String {
 }
 
 fn sessions_over_four_shards(name: &str, qpairs: u32) {
-    let scratch = Scratch::new(name);
-    let config = FOUR_SHARDS.replace("iface=gw", &format!("qpairs={qpairs},iface=gw"));
-    let config = scratch.file("gw.toml", &config);
-    let socket = scratch.0.join("admin.sock").display().to_string();
-    let admin = format!("admin.listen=['unix:{socket}']");
-    let queues = [0, 1, 2].map(|port| format!("port.{port}.queues={qpairs}"));
-    let [lte, wifi, exit] = queues.each_ref().map(String::as_str);
-    let mut gateway =
-        Gateway::start_after(TWO_ACCESSES, &config, &[&cores(), &admin, lte, wifi, exit])
-            .ready(&[]);
-    let client = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/many_sessions.py");
-    let output = gateway.inside(&format!("python3 {client} {socket}")).output().expect("python3");
-    gateway.terminate();
-    let (code, log) = gateway.end();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{complaint}\n{said}\n{log}");
+    let setup = Setup::dpdk(name).queues(qpairs).set(cores()).set("timeouts.drain_s=30");
+    let Some(mut bed) = start(setup) else { return };
+    let client = beside("many_sessions.py");
+    let said = bed.said(&format!("python3 {client} {}", bed.scratch.path("admin.sock")));
+    bed.terminate();
+    let (code, log) = bed.end();
     let value = |name: &str| -> u64 {
         let line = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name} in {said}")).parse().expect("a number")
@@ -169,14 +74,10 @@ fn sessions_over_four_shards(name: &str, qpairs: u32) {
 
 #[test]
 fn four_shards_behind_one_queue_carry_joins_to_their_connections() {
-    if can_run() && is_root_with(&["python3"]) {
-        sessions_over_four_shards("dpdk-one-queue", 1);
-    }
+    sessions_over_four_shards("dpdk-one-queue", 1);
 }
 
 #[test]
 fn four_shards_and_the_kernel_s_own_spreading_carry_joins_to_their_connections() {
-    if can_run() && is_root_with(&["python3"]) {
-        sessions_over_four_shards("dpdk-four-queues", 4);
-    }
+    sessions_over_four_shards("dpdk-four-queues", 4);
 }

@@ -1,27 +1,33 @@
-//! What the tests of the program share: temporary directories.
+//! What the tests of the program share.
 
-use std::path::PathBuf;
+mod bed;
+mod gateway;
+mod helper;
+mod scratch;
+mod skip;
 
-/// A directory of one test's own, removed at its end.
-pub(crate) struct Scratch(pub(crate) PathBuf);
+pub(crate) use bed::{Bed, Setup};
+pub(crate) use helper::Helper;
+pub(crate) use scratch::Scratch;
+pub(crate) use skip::skip;
 
-impl Scratch {
-    pub(crate) fn new(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("plait-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("a temporary directory");
-        Self(dir)
-    }
+use core::time::Duration;
 
-    /// A file in it with this content.
-    pub(crate) fn file(&self, name: &str, content: &str) -> String {
-        let path = self.0.join(name);
-        std::fs::write(&path, content).expect("a temporary file");
-        path.to_str().expect("a plain path").to_owned()
-    }
+/// Only how long a broken test hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A file beside the tests.
+pub(crate) fn beside(name: &str) -> String {
+    format!("{}/tests/program/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+/// Looks until `found` answers; what it waits for takes no time on a machine that is not overloaded.
+pub(crate) fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..3000 {
+        if let Some(found) = found() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
+    panic!("did not happen: {what}")
 }
