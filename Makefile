@@ -126,6 +126,7 @@ socks-checks:
 lint: package
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets $(CARGO_FEATURES) --features mptcp-tun/interop,plait-bench/workloads -- -D warnings
+	cargo clippy -p proxy-gw --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps $(CARGO_FEATURES)
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check; \
 	else echo "lint: cargo-deny is not installed, deny.toml was not checked"; fi
