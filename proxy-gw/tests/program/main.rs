@@ -2,6 +2,7 @@
 //! and with clients that others wrote.
 
 mod cli;
+mod clients;
 mod convert;
 mod documented_configuration;
 mod dpdk;

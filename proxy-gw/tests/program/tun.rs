@@ -98,7 +98,7 @@ fn an_association_follows_its_client_from_network_to_network() {
 fn slow_download(bed: &Bed) -> Helper {
     let line = "curl -q -s --noproxy x --limit-rate 100k --socks5 10.1.0.1:1080 -o /dev/null \
                 http://10.9.0.2:8000/object";
-    let download = Helper(bed.inside(line).spawn().expect("nsenter runs"));
+    let download = Helper::start(bed.inside(line));
     let connections = eventually("the session shows up", || {
         let connections = bed.get("/connections");
         connections.contains("\"destination\":\"10.9.0.2:8000\"").then_some(connections)
@@ -125,7 +125,7 @@ fn sessions_that_outlast_the_drain_are_reset_and_the_code_is_4() {
         let (code, log) = bed.end();
         assert_eq!(code, Some(4), "{log}");
         assert!(log.contains("1 sessions were reset"), "{log}");
-        assert!(!download.0.wait().expect("curl ends").success(), "curl heard of it");
+        assert!(!download.wait(), "curl heard of it");
     }
 }
 

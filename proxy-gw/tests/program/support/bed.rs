@@ -218,7 +218,7 @@ impl Bed {
 
     /// Starts a program in the namespace that runs as long as the bed, and waits until it has said `sign`.
     pub(crate) fn serve(&mut self, line: &str, sign: &str) {
-        let helper = Helper::start(self.inside(line), sign);
+        let helper = Helper::serving(self.inside(line), sign);
         self.helpers.push(helper);
     }
 

@@ -1,11 +1,14 @@
 //! A running gateway in a network namespace of its own.
 
-use super::PATIENCE;
+use core::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
+
+/// Only how long a broken test hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A gateway in a namespace of its own; killed when dropped. Its log goes to a file, which a test that
 /// fails shows.

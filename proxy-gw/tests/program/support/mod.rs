@@ -13,9 +13,6 @@ pub(crate) use skip::skip;
 
 use core::time::Duration;
 
-/// Only how long a broken test hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
 /// A file beside the tests.
 pub(crate) fn beside(name: &str) -> String {
     format!("{}/tests/program/{name}", env!("CARGO_MANIFEST_DIR"))
