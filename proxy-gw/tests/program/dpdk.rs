@@ -1,35 +1,16 @@
 //! The running program on DPDK ports: what stdout carries, and exit codes, whatever the EAL prints.
 
-use crate::support::{Bed, Setup, beside, skip};
-use std::process::Command;
-
-/// Starts a bed on DPDK's ports, if this program has the driver.
-fn start(setup: Setup) -> Option<Bed> {
-    has_dpdk().then_some(setup)?.start()
-}
-
-fn has_dpdk() -> bool {
-    let version = Command::new(env!("CARGO_BIN_EXE_proxy-gw")).arg("--version").output();
-    let version = version.expect("it runs");
-    if String::from_utf8_lossy(&version.stdout).contains("tun, dpdk") {
-        return true;
-    }
-    skip("built without libdpdk");
-    false
-}
+use crate::support::{Setup, beside};
 
 #[test]
 fn ready_is_all_that_is_printed_and_sigterm_drains() {
-    if let Some(bed) = start(Setup::dpdk("dpdk-ready")) {
+    if let Some(bed) = Setup::dpdk("dpdk-ready").start() {
         bed.finish();
     }
 }
 
 #[test]
 fn words_the_eal_does_not_know_are_code_2_and_a_missing_interface_code_3() {
-    if !has_dpdk() {
-        return;
-    }
     for (eal, expected, said) in [
         ("['--in-memory', '--no-pci', '--bogus']", 2, "driver.eal"),
         ("['--in-memory', '--no-pci', '--vdev=net_af_packet0,iface=none0']", 3, "net_af_packet0"),
@@ -52,7 +33,7 @@ fn cores() -> String {
 
 fn sessions_over_four_shards(name: &str, qpairs: u32) {
     let setup = Setup::dpdk(name).queues(qpairs).set(cores()).set("timeouts.drain_s=30");
-    let Some(mut bed) = start(setup) else { return };
+    let Some(mut bed) = setup.start() else { return };
     let client = beside("many_sessions.py");
     let said = bed.said(&format!("python3 {client} {}", bed.scratch.path("admin.sock")));
     bed.terminate();

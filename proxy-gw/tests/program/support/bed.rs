@@ -5,7 +5,7 @@
 //! Everything ends with the bed: its programs are killed, and the namespace goes with the last of them.
 
 use super::gateway::Gateway;
-use super::skip::is_root_with;
+use super::skip::{is_root_with, skip};
 use super::{Helper, Scratch};
 use core::fmt::Write as _;
 use std::io::{Read, Write};
@@ -52,21 +52,15 @@ ip mptcp endpoint add 10.2.0.2 dev far1 subflow
 ip rule add from 10.2.0.2 table 102
 ip route add default via 10.2.0.1 dev far1 table 102";
 
-/// What gives the kernel its addresses and its routes to the gateway's TUN devices.
-const BEHIND_TUN: [&str; 5] = [
-    "ip link set lo up",
-    "ip addr add 10.1.0.2/32 dev lo",
-    "ip addr add 10.9.0.2/32 dev lo",
-    "ip route add 10.1.0.1/32 dev tlte src 10.1.0.2",
-    "ip route add 10.9.0.1/32 dev texit src 10.9.0.2",
-];
+/// What gives the kernel its addresses on TUN devices.
+const BEHIND_TUN: [&str; 3] =
+    ["ip link set lo up", "ip addr add 10.1.0.2/24 dev tlte", "ip addr add 10.9.0.2/24 dev texit"];
 
 /// The second access of clients, from which their MPTCP joins.
-const BEHIND_WIFI: [&str; 6] = [
-    "ip addr add 10.2.0.2/32 dev twifi",
+const BEHIND_WIFI: [&str; 5] = [
+    "ip addr add 10.2.0.2/24 dev twifi",
     "ip rule add from 10.2.0.2 table 102",
-    "ip route add default dev twifi src 10.2.0.2 table 102",
-    "ip route add 10.2.0.1/32 dev twifi src 10.2.0.2",
+    "ip route add default dev twifi table 102",
     "ip mptcp limits set subflows 4 add_addr_accepted 0",
     "ip mptcp endpoint add 10.2.0.2 dev twifi subflow",
 ];
@@ -82,6 +76,8 @@ pub(crate) struct Setup {
     needs: Vec<&'static str>,
     config: String,
     settings: Vec<String>,
+    /// The kernel's devices of `lte` and `wifi`.
+    accesses: [&'static str; 2],
     /// Shell lines in the namespace before the gateway starts.
     before: &'static str,
     /// Commands in the namespace once it is ready.
@@ -97,6 +93,7 @@ impl Setup {
             needs: vec!["unshare", "nsenter", "ip", "curl", "python3", "/dev/net/tun"],
             config: format!("[driver]\nkind = \"tun\"\n{ports}{TABLES}"),
             settings: Vec::new(),
+            accesses: ["tlte", "twifi"],
             before: "",
             after: BEHIND_TUN.map(str::to_owned).to_vec(),
         }
@@ -112,6 +109,7 @@ impl Setup {
             needs: vec!["unshare", "nsenter", "ip", "ethtool", "python3"],
             config: format!("{DPDK}{ports}{TABLES}"),
             settings: Vec::new(),
+            accesses: ["far0", "far1"],
             before: BEHIND_DPDK,
             after: Vec::new(),
         }
@@ -173,7 +171,7 @@ impl Setup {
     }
 
     fn launch(self) -> Option<Bed> {
-        if !is_root_with(&self.needs) {
+        if !is_root_with(&self.needs) || !has_driver(&self.config) {
             return None;
         }
         let scratch = Scratch::new(&self.name);
@@ -182,8 +180,21 @@ impl Setup {
         let settings = [vec![admin], self.settings].concat();
         let log = scratch.path("gw.log");
         let gateway = Gateway::start(self.before, &config, &settings, log);
-        Some(Bed { helpers: Vec::new(), gateway, scratch })
+        Some(Bed { helpers: Vec::new(), gateway, scratch, accesses: self.accesses })
     }
+}
+
+/// True when the program has the driver that the configuration asks for; it is said when not.
+fn has_driver(config: &str) -> bool {
+    let version = Command::new(env!("CARGO_BIN_EXE_proxy-gw")).arg("--version").output();
+    let version = version.expect("it runs").stdout;
+    if !config.contains("kind = \"dpdk\"")
+        || String::from_utf8_lossy(&version).contains("tun, dpdk")
+    {
+        return true;
+    }
+    skip("built without libdpdk");
+    false
 }
 
 /// A running gateway with what is beside it.
@@ -191,6 +202,8 @@ pub(crate) struct Bed {
     helpers: Vec<Helper>,
     gateway: Gateway,
     pub(crate) scratch: Scratch,
+    /// The kernel's devices of `lte` and `wifi`.
+    pub(crate) accesses: [&'static str; 2],
 }
 
 impl Bed {

@@ -9,7 +9,6 @@ mod skip;
 pub(crate) use bed::{Bed, Setup};
 pub(crate) use helper::Helper;
 pub(crate) use scratch::Scratch;
-pub(crate) use skip::skip;
 
 use core::time::Duration;
 
