@@ -204,21 +204,34 @@ fn ssh_through_netcat() {
     }
 }
 
-/// Chromium asks for the name, too, at the gateway: there is no other resolver here.
+/// Chromium asks for the name, too, at the gateway: there is no other resolver here. A page with TLS is what it
+/// uses CONNECT for.
 #[test]
 #[ignore = "make interop"]
 fn chromium_loads_a_page_with_a_hundred_objects() {
-    for bed in beds("chromium", &[CHROMIUM]) {
+    for mut bed in beds("chromium", &[CHROMIUM, "openssl"]) {
+        let certificate = bed.scratch.path("certificate.pem");
+        bed.said(&format!(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
+             -subj /CN=www.plait.test -keyout {certificate} -out {certificate}"
+        ));
+        let origin = beside("clients/origin.py");
+        bed.serve(&format!("{PYTHON} {origin} 10.9.0.2 8443 {certificate}"), "Serving");
         for kind in KINDS {
-            let data = bed.scratch.path("chromium");
-            let line = format!(
-                "{kind}{CHROMIUM} --no-sandbox --disable-dev-shm-usage --disable-gpu --user-data-dir={data} \
-             --proxy-server=socks5://10.1.0.1:1080 --dump-dom http://www.plait.test:8000/"
-            );
-            let said = bed.said(&format!("timeout 100 {line}"));
-            assert!(said.contains("100 objects are right"), "{kind}: {said}");
+            for (proxy, page) in [
+                ("socks5://10.1.0.1:1080", "http://www.plait.test:8000/"),
+                ("http://10.1.0.1:8080", "https://www.plait.test:8443/"),
+            ] {
+                let data = bed.scratch.path("chromium");
+                let said = bed.said(&format!(
+                    "timeout 100 {kind}{CHROMIUM} --no-sandbox --disable-dev-shm-usage --disable-gpu \
+                     --ignore-certificate-errors --user-data-dir={data} --proxy-server={proxy} \
+                     --dump-dom {page}"
+                ));
+                assert!(said.contains("100 objects are right"), "{kind}{page}: {said}");
+            }
         }
-        finish_with_joins(bed, 1);
+        finish_with_joins(bed, 2);
     }
 }
 

@@ -1,10 +1,11 @@
-"""An HTTP origin. Usage: origin.py HOST PORT
+"""An HTTP origin, with TLS where it is given a key and certificate. Usage: origin.py HOST PORT [FILE]
 
 GET /        a page with a hundred scripts, each of which brings a text of its own; the page knows what it
              must be, and says how many were right once all have come
 POST /echo   what was sent
 """
 import http.server
+import ssl
 import sys
 
 OBJECTS = 100
@@ -63,5 +64,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 server = http.server.ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Handler)
+if len(sys.argv) > 3:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(sys.argv[3])
+    server.socket = context.wrap_socket(server.socket, server_side=True)
 print("Serving", flush=True)
 server.serve_forever()

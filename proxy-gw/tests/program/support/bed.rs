@@ -35,10 +35,15 @@ hugepages = "off"
 memory_mb = 256
 "#;
 
+/// Nothing here is IPv6. An address of its own that an interface gets a second later has Chromium begin anew with
+/// every connection, and give up those it is just opening.
+const WITHOUT_IPV6: &str = "for i in all default; do
+echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6
+done";
+
 /// The interfaces of DPDK's ports, with their checksums computed, and the kernel behind them.
 const BEHIND_DPDK: &str = "for i in 0 1 2; do
 ip link add gw$i type veth peer name far$i
-echo 1 > /proc/sys/net/ipv6/conf/gw$i/disable_ipv6
 ethtool -K far$i tx off tso off gso off gro off >/dev/null
 ip link set gw$i up
 ip link set far$i up
@@ -179,7 +184,8 @@ impl Setup {
         let admin = format!("admin.listen=['unix:{}']", scratch.path("admin.sock"));
         let settings = [vec![admin], self.settings].concat();
         let log = scratch.path("gw.log");
-        let gateway = Gateway::start(self.before, &config, &settings, log);
+        let before = format!("{WITHOUT_IPV6}\n{}", self.before);
+        let gateway = Gateway::start(&before, &config, &settings, log);
         Some(Bed { helpers: Vec::new(), gateway, scratch, accesses: self.accesses })
     }
 }
