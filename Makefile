@@ -72,8 +72,8 @@ sim:
 	# The bench profile is the release one with overflow checks.
 	PLAIT_SIM_SEEDS=$(SEEDS) PLAIT_SIM_MOST=$(MOST) cargo test --profile bench -p mptcp-core --test sim -- --nocapture
 
-# interop: the tests against the Linux kernel, in network namespaces, PLAIT_INTEROP=full for every
-#   combination; clients that others wrote before the gateway: curl, PySocks, ssh, Chromium, dig (root)
+# interop: the tests against the Linux kernel, and curl, PySocks, ssh, Chromium and dig as clients of the gateway, in
+#   network namespaces; PLAIT_INTEROP=full for every combination (root)
 interop:
 	@scripts/install-deps $(filter tun,$(DRIVER)) clients \
 	  || echo "tests that need what is missing print SKIPPED" >&2
