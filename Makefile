@@ -72,10 +72,14 @@ sim:
 	# The bench profile is the release one with overflow checks.
 	PLAIT_SIM_SEEDS=$(SEEDS) PLAIT_SIM_MOST=$(MOST) cargo test --profile bench -p mptcp-core --test sim -- --nocapture
 
-# interop: the tests against the Linux kernel, in network namespaces; PLAIT_INTEROP=full for every
-#   combination (root)
+# interop: the tests against the Linux kernel, and curl, PySocks, ssh, Chromium and dig as clients of the gateway, in
+#   network namespaces; PLAIT_INTEROP=full for every combination (root)
 interop:
+	@scripts/install-deps $(filter tun,$(DRIVER)) clients \
+	  || echo "tests that need what is missing print SKIPPED" >&2
 	cargo test -p mptcp-tun --features interop --test interop --test interop_kernel -- --test-threads=1
+	# Built as `make test` does it, so that nothing is built twice.
+	cargo test --workspace $(CARGO_FEATURES) --features plait-bench/workloads --test program -- --ignored clients::
 
 # bench: all measurements: instructions, times beside peers, 100,000 sessions, relays, and paths; about an hour (root)
 bench: bench-instructions
@@ -127,6 +131,7 @@ socks-checks:
 lint: package
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets $(CARGO_FEATURES) --features mptcp-tun/interop,plait-bench/workloads -- -D warnings
+	cargo clippy -p proxy-gw --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps $(CARGO_FEATURES)
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check; \
 	else echo "lint: cargo-deny is not installed, deny.toml was not checked"; fi

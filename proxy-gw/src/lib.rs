@@ -20,6 +20,6 @@ pub mod report;
 pub mod run;
 pub mod shard;
 #[cfg(test)]
-#[path = "../tests/support/skip.rs"]
+#[path = "../tests/program/support/skip.rs"]
 mod skip;
 mod version;

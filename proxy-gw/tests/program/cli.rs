@@ -1,10 +1,8 @@
 //! The program as scripts see it: exit codes, what goes to stdout and what to stderr.
 
+use crate::support::Scratch;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
-use support::Scratch;
-
-mod support;
 
 const MINIMAL: &str = "[driver]\nkind = 'tun'\n[[port]]\nname = 'p'\ndevice = 'tun0'\n\
                        addresses = ['10.1.0.1/24']\n[socks5]\nlisten = ['10.1.0.1:1080']\n";

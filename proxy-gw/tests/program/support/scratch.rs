@@ -1,9 +1,9 @@
-//! What the tests of the program share: temporary directories.
+//! Temporary directories.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A directory of one test's own, removed at its end.
-pub(crate) struct Scratch(pub(crate) PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(crate) fn new(name: &str) -> Self {
@@ -12,11 +12,20 @@ impl Scratch {
         Self(dir)
     }
 
+    pub(crate) fn dir(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where a file of this name is, or would be.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("a plain path").to_owned()
+    }
+
     /// A file in it with this content.
     pub(crate) fn file(&self, name: &str, content: &str) -> String {
-        let path = self.0.join(name);
+        let path = self.path(name);
         std::fs::write(&path, content).expect("a temporary file");
-        path.to_str().expect("a plain path").to_owned()
+        path
     }
 }
 

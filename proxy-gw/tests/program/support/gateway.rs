@@ -2,34 +2,35 @@
 
 use core::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
 /// Only how long a broken test hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A gateway in a namespace of its own; killed when dropped.
+/// A gateway in a namespace of its own; killed when dropped. Its log goes to a file, which a test that
+/// fails shows.
 pub(crate) struct Gateway {
-    pub(crate) child: Child,
+    child: Child,
     lines: mpsc::Receiver<String>,
+    log: String,
 }
 
 impl Gateway {
-    pub(crate) fn start(config: &str, settings: &[&str]) -> Self {
-        Self::start_after("", config, settings)
-    }
-
-    /// As [`Gateway::start`], in a namespace that the shell lines `setup` have prepared.
-    pub(crate) fn start_after(setup: &str, config: &str, settings: &[&str]) -> Self {
-        let script = format!("set -e\n{setup}\nexec \"$@\"\n");
+    /// Starts it with the configuration in a file and `settings`, in a namespace that the shell lines
+    /// `before` have prepared.
+    pub(crate) fn start(before: &str, config: &str, settings: &[String], log: String) -> Self {
+        let script = format!("set -e\n{before}\nexec \"$@\"\n");
         let program = env!("CARGO_BIN_EXE_proxy-gw");
         let mut command = Command::new("unshare");
         command.args(["-n", "sh", "-c", &script, "sh", program, "run", "-c", config]);
         for setting in settings {
             command.args(["--set", setting]);
         }
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let stderr = File::create(&log).expect("a log file");
+        let child = command.stdout(Stdio::piped()).stderr(stderr).spawn();
         let mut child = child.expect("unshare runs");
         let stdout = child.stdout.take().expect("a pipe");
         let (sender, lines) = mpsc::channel();
@@ -40,20 +41,12 @@ impl Gateway {
                 }
             }
         });
-        Self { child, lines }
+        Self { child, lines, log }
     }
 
-    /// Waits for `ready`, then runs `commands` in the namespace.
-    pub(crate) fn ready(mut self, commands: &[&str]) -> Self {
-        match self.lines.recv_timeout(PATIENCE) {
-            Ok(line) => assert_eq!(line, "ready"),
-            Err(_) => panic!("not ready: {}", self.end().1),
-        }
-        for command in commands {
-            let output = self.inside(command).output().expect(command);
-            assert!(output.status.success(), "{command}: {output:?}");
-        }
-        self
+    pub(crate) fn wait_until_ready(&self) {
+        let line = self.lines.recv_timeout(PATIENCE).expect("it gets ready");
+        assert_eq!(line, "ready");
     }
 
     /// A command in the gateway's namespace.
@@ -71,13 +64,15 @@ impl Gateway {
 
     /// Waits for the end: exit code and log. Nothing but `ready` may have been printed.
     pub(crate) fn end(&mut self) -> (Option<i32>, String) {
-        let mut log = String::new();
-        let mut stderr = self.child.stderr.take().expect("asked once");
-        stderr.read_to_string(&mut log).expect("text");
         let status = self.child.wait().expect("it ends");
         let printed: Vec<String> = self.lines.iter().collect();
         assert!(printed.is_empty(), "printed: {printed:?}");
-        (status.code(), log)
+        (status.code(), self.log())
+    }
+
+    fn log(&self) -> String {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
     }
 }
 
@@ -85,5 +80,8 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the gateway's log:\n{}", self.log());
+        }
     }
 }

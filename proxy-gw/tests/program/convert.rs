@@ -1,52 +1,7 @@
 //! Convert (RFC 8803) with the Linux kernel as client, in a namespace of the gateway's: its MPTCP and
 //! its TCP put the message into their SYN, or send it behind the handshake.
 
-use gateway::Gateway;
-use skip::is_root_with;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Child, Stdio};
-use support::Scratch;
-
-#[path = "support/gateway.rs"]
-mod gateway;
-#[path = "support/skip.rs"]
-mod skip;
-mod support;
-
-const NEEDS: [&str; 5] = ["unshare", "nsenter", "ip", "python3", "/dev/net/tun"];
-
-const CONFIG: &str = r#"
-[driver]
-kind = "tun"
-[[port]]
-name = "lte"
-device = "tlte"
-addresses = ["10.1.0.1/24"]
-[[port]]
-name = "exit"
-device = "texit"
-addresses = ["10.9.0.1/24"]
-[[route]]
-to = "0.0.0.0/0"
-via = "10.9.0.2"
-port = "exit"
-[convert]
-listen = ["10.1.0.1:1234"]
-[egress]
-allow = ["10.9.0.0/24"]
-"#;
-
-/// As in `tests/tun.rs`; and clients may put data into a SYN without a cookie of Fast Open.
-const KERNEL: [&str; 6] = [
-    "ip link set lo up",
-    "ip addr add 10.1.0.2/32 dev lo",
-    "ip addr add 10.9.0.2/32 dev lo",
-    "ip route add 10.1.0.1/32 dev tlte src 10.1.0.2",
-    "ip route add 10.9.0.1/32 dev texit src 10.9.0.2",
-    "sysctl -q -w net.ipv4.tcp_fastopen=5",
-];
+use crate::support::Setup;
 
 /// Usage: protocol, `syn` or `later`, message in hex. Prints what came, in hex.
 const CLIENT: &str = r#"
@@ -90,70 +45,35 @@ while True:
 const TCP: u16 = 6;
 const MPTCP: u16 = 262;
 
-struct Origin(Child);
-
-impl Drop for Origin {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A gateway, an origin, and where clients run.
+/// A bed with an origin and the program that clients run.
 struct Bed {
-    gateway: Gateway,
-    scratch: Scratch,
+    bed: crate::support::Bed,
     client: String,
-    _origin: Origin,
 }
 
 impl Bed {
-    fn new(name: &str, settings: &[&str]) -> Self {
-        let scratch = Scratch::new(name);
-        let config = scratch.file("gw.toml", CONFIG);
-        let admin = format!("admin.listen=['unix:{}']", scratch.0.join("admin.sock").display());
-        let settings = [&[admin.as_str()], settings].concat();
-        let gateway = Gateway::start(&config, &settings).ready(&KERNEL);
-        let origin = scratch.file("origin.py", ORIGIN);
-        let mut command = gateway.inside(&format!("python3 -u {origin}"));
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("python3 runs");
-        let mut first = String::new();
-        let stdout = child.stdout.take().expect("a pipe");
-        BufReader::new(stdout).read_line(&mut first).expect("it says that it serves");
-        assert!(first.starts_with("Serving"), "{first}");
-        let client = scratch.file("client.py", CLIENT);
-        Self { gateway, scratch, client, _origin: Origin(child) }
+    fn start(setup: Setup) -> Option<Self> {
+        // Clients may put data into a SYN without a cookie of Fast Open.
+        let mut bed = setup.commands(&["sysctl -q -w net.ipv4.tcp_fastopen=5"]).start()?;
+        let origin = bed.scratch.file("origin.py", ORIGIN);
+        bed.serve(&format!("python3 -u {origin}"), "Serving");
+        let client = bed.scratch.file("client.py", CLIENT);
+        Some(Self { bed, client })
     }
 
     fn ask(&self, protocol: u16, how: &str, message: &[u8]) -> Vec<u8> {
         let line = format!("python3 {} {protocol} {how} {}", self.client, hex(message));
-        let output = self.gateway.inside(&line).output().expect("python3 runs");
-        assert!(output.status.success(), "{output:?}");
-        unhex(String::from_utf8_lossy(&output.stdout).trim())
+        unhex(self.bed.said(&line).trim())
+    }
+
+    fn counter(&self, name: &str) -> u64 {
+        self.bed.metric(name)
     }
 
     /// Nothing holds the end up: every session is over.
-    fn finish(mut self) {
-        self.gateway.terminate();
-        let (code, log) = self.gateway.end();
-        assert_eq!(code, Some(0), "{log}");
+    fn finish(self) {
+        self.bed.finish();
     }
-
-    /// The value of a counter.
-    fn counter(&self, name: &str) -> u64 {
-        let metrics = get(&self.scratch.0.join("admin.sock"), "/metrics");
-        let mut lines = metrics.lines().filter(|line| line.starts_with(name));
-        let line = lines.next().unwrap_or_else(|| panic!("no {name}: {metrics}"));
-        line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
-    }
-}
-
-fn get(socket: &Path, target: &str) -> String {
-    let mut stream = UnixStream::connect(socket).expect("the admin endpoint");
-    write!(stream, "GET {target} HTTP/1.0\r\n\r\n").expect("a request");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    answer
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -185,10 +105,7 @@ fn connect_to(host: u8, port: u16, options: &[u8]) -> Vec<u8> {
 
 #[test]
 fn linux_puts_its_message_into_the_syn() {
-    if !is_root_with(&NEEDS) {
-        return;
-    }
-    let bed = Bed::new("convert", &[]);
+    let Some(bed) = Bed::start(Setup::tun("convert")) else { return };
     let answer = b"hello\n".repeat(20_000);
     let mut in_syn = 0;
     for protocol in [TCP, MPTCP] {
@@ -210,10 +127,7 @@ fn linux_puts_its_message_into_the_syn() {
 
 #[test]
 fn linux_hears_what_its_server_answered() {
-    if !is_root_with(&NEEDS) {
-        return;
-    }
-    let bed = Bed::new("convert-options", &[]);
+    let Some(bed) = Bed::start(Setup::tun("convert-options")) else { return };
     for (options, has_mptcp) in [(&[30, 2, 0, 0][..], true), (&[4, 2, 8, 2], false)] {
         let text = [message(&connect(8000, options)), b"x\n".to_vec()].concat();
         let heard = bed.ask(MPTCP, "syn", &text);
@@ -244,10 +158,9 @@ fn kinds(mut options: &[u8]) -> Vec<u8> {
 
 #[test]
 fn linux_hears_of_errors_before_the_end() {
-    if !is_root_with(&NEEDS) {
+    let Some(bed) = Bed::start(Setup::tun("convert-errors").set("convert.cookie='require'")) else {
         return;
-    }
-    let bed = Bed::new("convert-errors", &["convert.cookie='require'"]);
+    };
     let heard = bed.ask(MPTCP, "syn", &message(&connect(8000, &[])));
     let [1, 6, 0x22, 0x63, 30, 5, 3, 0, cookie @ ..] = heard.as_slice() else {
         panic!("{heard:?}");
@@ -269,10 +182,9 @@ fn linux_hears_of_errors_before_the_end() {
 /// that acknowledges it. It never shows its MPTCP key then, and goes on with TCP.
 #[test]
 fn linux_waits_for_a_destination_that_does_not_answer() {
-    if !is_root_with(&NEEDS) {
+    let Some(bed) = Bed::start(Setup::tun("convert-slow").set("timeouts.connect_s=2")) else {
         return;
-    }
-    let bed = Bed::new("convert-slow", &["timeouts.connect_s=2"]);
+    };
     let text = message(&connect_to(77, 80, &[]));
     for (n, protocol) in [(1, TCP), (2, MPTCP)] {
         assert_eq!(bed.ask(protocol, "syn", &text), message(&[30, 1, 65, 0]), "{protocol}");
