@@ -52,6 +52,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         ("pending_per_client", Value::from(config.convert.pending_per_client)),
     ];
     push(&mut text, FrontEnd::Convert.name(), table(convert));
+    push(&mut text, FrontEnd::Transparent.name(), transparent(config));
     for user in &config.users {
         let entries = [
             ("name", Value::from(user.name.as_str())),
@@ -200,6 +201,20 @@ fn tcp(config: &Config) -> Table {
         ("recv_buffer_max", Value::from(show_size(config.tcp.recv_buffer_max))),
         ("send_buffer_max", Value::from(show_size(config.tcp.send_buffer_max))),
     ])
+}
+
+fn transparent(config: &Config) -> Table {
+    let transparent = &config.transparent;
+    let ports = transparent.ports.iter().filter_map(|idx| config.ports.get(*idx));
+    let names: Vec<&str> = ports.map(|port| port.name.as_str()).collect();
+    let mut entries = table([
+        ("ports", list(&names)),
+        ("pending_per_client", Value::from(transparent.pending_per_client)),
+    ]);
+    if let Some(port) = transparent.join_port {
+        entries.insert("join_port".to_owned(), Value::from(i64::from(port)));
+    }
+    entries
 }
 
 fn timeouts(config: &Config) -> Table {

@@ -79,6 +79,11 @@ listen = ["10.1.0.1:1234"]
 cookie = "require"
 pending_per_client = 7
 
+[transparent]
+ports = ["lte"]
+join_port = 443
+pending_per_client = 256
+
 [http]
 listen = ["10.1.0.1:8080"]
 auth = "password"
@@ -215,7 +220,7 @@ fn unknown_keys_name_file_line_and_the_nearest_key() {
     assert_eq!(
         problems(&text),
         "gw.toml:1: drivr: unknown key; the nearest known key is driver (known: admin, convert, dns, \
-         driver, egress, hosts, http, limits, log, mptcp, port, route, socks5, tcp, timeouts, udp, user)\n\
+         driver, egress, hosts, http, limits, log, mptcp, port, route, socks5, tcp, timeouts, transparent, udp, user)\n\
          gw.toml:11: socks5.auht: unknown key; the nearest known key is socks5.auth \
          (known: auth, listen)"
     );
@@ -232,8 +237,8 @@ fn one_run_reports_everything() {
     assert_eq!(
         problems(text),
         "gw.toml:1: port: missing; write a [[port]] for every access and exit\n\
-         gw.toml:1: socks5.listen: missing; where clients connect, such as [\"10.1.0.1:1080\"]; or http.listen or \
-         convert.listen\n\
+         gw.toml:1: socks5.listen: missing; where clients connect, such as [\"10.1.0.1:1080\"]; or http.listen, \
+         convert.listen or transparent.ports\n\
          gw.toml:2: driver.kind = \"dpkd\": expected \"dpdk\" or \"tun\"; did you mean \"dpdk\"?\n\
          gw.toml:4: log.level = 7: expected \"off\" or \"error\" or \"warn\" or \"info\" or \
          \"debug\" or \"trace\"\n\
