@@ -19,6 +19,16 @@ pub trait Shard {
     /// See [`OpenError`].
     fn listen(&mut self, local: SocketAddr, options: &Listen) -> Result<SocketId, OpenError>;
 
+    /// Opens a listener for every address but ours, for what comes in by `ports`.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    fn listen_transparent(
+        &mut self,
+        ports: &[PortId],
+        options: &Listen,
+    ) -> Result<SocketId, OpenError>;
+
     /// Starts a connection; [`Ready::CONNECTED`](mptcp_core::stack::Ready::CONNECTED) or
     /// [`Ready::CLOSED`](mptcp_core::stack::Ready::CLOSED) follows.
     ///
@@ -42,6 +52,9 @@ pub trait Shard {
     /// connection.
     fn deferred_origin(&self, request: SocketId) -> Option<(SocketAddr, PortId)>;
 
+    /// The address that the client of a request or connection connected to.
+    fn connected_to(&self, id: SocketId) -> Option<SocketAddr>;
+
     /// What the SYN of a deferred request brought.
     fn deferred_text(&self, request: SocketId) -> Option<&[u8]>;
 
@@ -51,6 +64,9 @@ pub trait Shard {
 
     /// Resets a deferred request.
     fn refuse_deferred(&mut self, now: Instant, request: SocketId);
+
+    /// Forgets a deferred request without an answer.
+    fn ignore_deferred(&mut self, request: SocketId);
 
     /// The next established connection of `listener`, or the next request where it defers those with
     /// text.
@@ -133,6 +149,14 @@ impl<B: PacketBuf> Shard for Stack<B> {
         Self::listen(self, local, options)
     }
 
+    fn listen_transparent(
+        &mut self,
+        ports: &[PortId],
+        options: &Listen,
+    ) -> Result<SocketId, OpenError> {
+        Self::listen_transparent(self, ports, options)
+    }
+
     fn connect(&mut self, now: Instant, with: &Connect) -> Result<SocketId, OpenError> {
         Self::connect(self, now, with)
     }
@@ -158,6 +182,13 @@ impl<B: PacketBuf> Shard for Stack<B> {
         Some((client, Self::deferred_port(self, request)?))
     }
 
+    fn connected_to(&self, id: SocketId) -> Option<SocketAddr> {
+        match Self::deferred_addresses(self, id) {
+            Some((_, local)) => Some(local),
+            None => Some(Self::info(self, id)?.local),
+        }
+    }
+
     fn deferred_text(&self, request: SocketId) -> Option<&[u8]> {
         Self::deferred_text(self, request)
     }
@@ -168,6 +199,10 @@ impl<B: PacketBuf> Shard for Stack<B> {
 
     fn refuse_deferred(&mut self, now: Instant, request: SocketId) {
         Self::refuse_deferred(self, now, request);
+    }
+
+    fn ignore_deferred(&mut self, request: SocketId) {
+        Self::ignore_deferred(self, request);
     }
 
     fn accept(&mut self, listener: SocketId) -> Option<SocketId> {

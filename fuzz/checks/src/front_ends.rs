@@ -26,7 +26,8 @@ pub fn convert(data: &[u8]) {
 fn check(front_end: FrontEnd, data: &[u8]) {
     let Some((choice, stream)) = data.split_first() else { return };
     let auth = if choice & 1 == 0 { Auth::None } else { Auth::Password };
-    let run = |piece| run(Handshake::new(front_end, auth), stream, piece);
+    let at = ([10, 1, 0, 1], 1080).into();
+    let run = |piece| run(Handshake::new(front_end, auth, at), stream, piece);
     let whole = run(usize::MAX);
     let piece = usize::from(choice >> 1).max(1);
     assert_eq!(run(piece), whole, "in pieces of {piece}");

@@ -477,7 +477,8 @@ impl Config {
                     .to_owned(),
             );
         }
-        if !self.transparent.ports.is_empty() && self.mptcp.path_manager == PathManagerKind::Server {
+        if !self.transparent.ports.is_empty() && self.mptcp.path_manager == PathManagerKind::Server
+        {
             warnings.push(
                 "mptcp.path_manager = \"server\" announces no address: clients of [transparent] have one \
                  path each; set mptcp.path_manager = \"fullmesh\""

@@ -616,3 +616,39 @@ fn no_text_panics() {
         let _ = parse("f", FULL, &[set]);
     });
 }
+
+#[test]
+fn ports_for_connections_to_others_are_access_ports() {
+    assert_eq!(
+        refused("transparent.ports=['q']"),
+        "transparent.ports.0 = \"q\": expected \"p\""
+    );
+    assert_eq!(
+        refused("transparent.ports=['p','p']"),
+        "transparent.ports.1 = \"p\": named twice; once is enough"
+    );
+    assert_eq!(
+        refused("transparent.join_port=0"),
+        "transparent.join_port = 0: expected a whole number from 1 to 65535"
+    );
+    assert_eq!(
+        refused("transparent.pending_per_client=0"),
+        "transparent.pending_per_client = 0: expected a whole number from 1 to 65536"
+    );
+    let set = settings(&["transparent.ports=['exit']"]);
+    assert_eq!(
+        parse("gw.toml", FULL, &set).unwrap_err()[0].to_string(),
+        "--set transparent.ports=['exit']: transparent.ports.0 = \"exit\": a [[route]] leaves by this port: \
+         what comes in there are answers; name access ports"
+    );
+    // No front end need listen beside it.
+    let alone =
+        MINIMAL.replace("[socks5]\nlisten = [\"10.1.0.1:1080\"]", "[transparent]\nports = [\"p\"]");
+    let config = parse("gw.toml", &alone, &[]).unwrap();
+    assert_eq!(config.transparent.ports, [0]);
+    assert!(config.is_access(0) && config.warnings().is_empty());
+    assert_eq!(parse("resolved", &config.to_toml(), &[]).unwrap(), config);
+    let set = settings(&["mptcp.path_manager='server'"]);
+    let [warning] = &parse("gw.toml", &alone, &set).unwrap().warnings()[..] else { panic!() };
+    assert!(warning.contains("announces no address"), "{warning}");
+}

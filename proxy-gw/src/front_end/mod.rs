@@ -9,7 +9,7 @@ pub mod convert;
 pub mod http;
 pub mod socks5;
 mod target;
-mod transparent;
+pub mod transparent;
 pub mod udp;
 
 pub use target::{BadHost, Host, Target};

@@ -6,7 +6,6 @@ use super::deadlines::RESOLUTION_DELAY;
 use super::handshake::Failed;
 use super::reason::{EndReason, Side};
 use super::udp::Association;
-use crate::config::Auth;
 use crate::dns::Family;
 use crate::front_end::convert::Asked;
 use crate::front_end::{Failure, FrontEnd, Handshake};
@@ -190,9 +189,9 @@ impl Session {
         inner: SocketId,
         opened: Instant,
         front_end: FrontEnd,
-        auth: Auth,
+        handshake: Handshake,
     ) -> Self {
-        let phase = Phase::Handshake(Box::new(Handshake::new(front_end, auth)));
+        let phase = Phase::Handshake(Box::new(handshake));
         let ends = Ends::default();
         let deferred = false;
         Self { inner, outer: None, opened, number, front_end, subflows: 1, deferred, ends, phase }

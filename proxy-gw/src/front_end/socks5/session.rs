@@ -155,7 +155,8 @@ mod tests {
 
     /// Every step but the reads, and what was left unread.
     fn run(auth: Auth, stream: &[u8], piece: usize) -> (Vec<Step>, usize) {
-        let handshake = crate::front_end::Handshake::new(FrontEnd::Socks5, auth);
+        let at = ([10, 1, 0, 1], 1080).into();
+        let handshake = crate::front_end::Handshake::new(FrontEnd::Socks5, auth, at);
         crate::front_end::tests::run(handshake, stream, piece)
     }
 

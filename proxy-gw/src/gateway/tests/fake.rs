@@ -66,6 +66,7 @@ pub(super) struct FakeShard {
     /// The connections that requests became.
     pub(super) opened: BTreeMap<SocketId, SocketId>,
     pub(super) refused: Vec<SocketId>,
+    pub(super) ignored: Vec<SocketId>,
     /// What those heard that were closed.
     pub(super) farewells: BTreeMap<SocketId, Vec<u8>>,
     /// No request can be opened.
@@ -165,6 +166,28 @@ impl FakeShard {
         };
         self.requests.insert(id, request);
         self.listeners.get_mut(&listener).unwrap().1.push_back(id);
+        id
+    }
+
+    /// A client's SYN to somebody else waits; or its handshake is over already.
+    pub(super) fn passing(&mut self, remote: &str, to: &str, waits: bool) -> SocketId {
+        let at_once = (!waits).then(|| self.add(to.parse().unwrap(), remote.parse().unwrap(), 0));
+        let mut listeners = self.listeners.values_mut();
+        let (_, queue) = listeners.find(|(local, _)| local.port() == 0).unwrap();
+        let id = at_once.unwrap_or_else(|| {
+            self.next += 1;
+            let request = FakeRequest {
+                remote: remote.parse().unwrap(),
+                local: to.parse().unwrap(),
+                port: PortId(0),
+                text: Vec::new(),
+                user_data: 0,
+                pending: Ready::empty(),
+            };
+            self.requests.insert(SocketId(self.next), request);
+            SocketId(self.next)
+        });
+        queue.push_back(id);
         id
     }
 
@@ -288,12 +311,24 @@ impl FakeShard {
 
 impl Shard for FakeShard {
     fn listen(&mut self, local: SocketAddr, options: &Listen) -> Result<SocketId, OpenError> {
-        assert!(options.mptcp && options.deferred == options.only_text);
+        assert!(options.mptcp && options.deferred == options.only_text && !options.or_at_once);
         if self.listeners.values().any(|(other, _)| *other == local) {
             return Err(OpenError::AddressInUse);
         }
         self.next += 1;
         self.listeners.insert(SocketId(self.next), (local, VecDeque::new()));
+        Ok(SocketId(self.next))
+    }
+
+    fn listen_transparent(
+        &mut self,
+        ports: &[PortId],
+        options: &Listen,
+    ) -> Result<SocketId, OpenError> {
+        assert!(options.mptcp && options.deferred && !options.only_text && options.or_at_once);
+        assert_eq!(ports, [PortId(0)]);
+        self.next += 1;
+        self.listeners.insert(SocketId(self.next), (([0; 4], 0).into(), VecDeque::new()));
         Ok(SocketId(self.next))
     }
 
@@ -334,6 +369,11 @@ impl Shard for FakeShard {
         self.requests.get(&request).map(|request| (request.remote, request.port))
     }
 
+    fn connected_to(&self, id: SocketId) -> Option<SocketAddr> {
+        let waiting = self.requests.get(&id).map(|request| request.local);
+        waiting.or_else(|| self.sockets.get(&id).map(|socket| socket.local))
+    }
+
     fn deferred_text(&self, request: SocketId) -> Option<&[u8]> {
         self.requests.get(&request).map(|request| request.text.as_slice())
     }
@@ -352,6 +392,11 @@ impl Shard for FakeShard {
     fn refuse_deferred(&mut self, _now: Instant, request: SocketId) {
         assert!(self.requests.remove(&request).is_some(), "{request:?} is no request");
         self.refused.push(request);
+    }
+
+    fn ignore_deferred(&mut self, request: SocketId) {
+        assert!(self.requests.remove(&request).is_some(), "{request:?} is no request");
+        self.ignored.push(request);
     }
 
     fn accept(&mut self, listener: SocketId) -> Option<SocketId> {

@@ -11,6 +11,7 @@ mod http;
 mod lifecycle;
 mod names;
 mod shards;
+mod transparent;
 
 use super::*;
 use crate::config;
@@ -153,7 +154,8 @@ impl World {
     fn assert_empty(&self) {
         assert_eq!(self.gateway.session_count(), 0);
         assert_eq!(self.shard.held(), 0, "sockets are left");
-        assert_eq!(self.gateway.converter.pending_count(), 0, "clients are counted wrongly");
+        let pending = [&self.gateway.converter.pending, &self.gateway.passing].map(Pending::count);
+        assert_eq!(pending, [0, 0], "clients are counted wrongly");
         assert_eq!(self.gateway.poll_timeout(), None, "deadlines are left");
     }
 }
