@@ -619,10 +619,7 @@ fn no_text_panics() {
 
 #[test]
 fn ports_for_connections_to_others_are_access_ports() {
-    assert_eq!(
-        refused("transparent.ports=['q']"),
-        "transparent.ports.0 = \"q\": expected \"p\""
-    );
+    assert_eq!(refused("transparent.ports=['q']"), "transparent.ports.0 = \"q\": expected \"p\"");
     assert_eq!(
         refused("transparent.ports=['p','p']"),
         "transparent.ports.1 = \"p\": named twice; once is enough"

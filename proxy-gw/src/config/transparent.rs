@@ -2,7 +2,8 @@
 
 use super::Route;
 use super::ports::{Ports, find_port};
-use super::reader::{Problems, Section};
+use super::reader::{Problems, Section, text};
+use core::fmt;
 
 /// Access ports behind which routers send connections to anybody through the gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,24 +16,40 @@ pub struct Transparent {
     pub pending_per_client: u32,
 }
 
+/// A port as it is written, for what is said about it.
+struct Named {
+    idx: usize,
+    name: String,
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
 pub(super) fn read(
     mut section: Section<'_>,
     ports: &Ports,
     routes: &[Route],
     problems: &Problems,
 ) -> Transparent {
-    let named = section.list("ports", |value| find_port(value, ports)).unwrap_or_default();
+    let named = section.list("ports", |value| {
+        let idx = find_port(value, ports)?;
+        Ok(Named { idx, name: text(value, "expected the name of a port")?.to_owned() })
+    });
     let mut seen = Vec::new();
-    for port in &named {
-        if seen.contains(&port.value) {
+    for port in &named.unwrap_or_default() {
+        let idx = port.value.idx;
+        if seen.contains(&idx) {
             port.refuse(problems, "named twice; once is enough");
-        } else if routes.iter().any(|route| route.port == port.value) {
+        } else if routes.iter().any(|route| route.port == idx) {
             port.refuse(
                 problems,
                 "a [[route]] leaves by this port: what comes in there are answers; name access ports",
             );
         }
-        seen.push(port.value);
+        seen.push(idx);
     }
     let join_port = section.read("join_port", |value| super::reader::integer(value, &(1..=65_535)));
     let transparent = Transparent {
