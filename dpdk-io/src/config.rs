@@ -89,6 +89,8 @@ pub struct PortConfig {
     pub mac: MacConfig,
     /// 802.1Q VLAN id; 0: untagged.
     pub vlan: u16,
+    /// Routers send packets for others here, and the worker takes those, too.
+    pub transit: bool,
     /// Receive queues. Queue q belongs to shard q modulo the number of shards.
     pub queues: u16,
 }
@@ -105,6 +107,7 @@ impl PortConfig {
             mtu: 1500,
             mac: MacConfig::Auto,
             vlan: 0,
+            transit: false,
             queues: 1,
         }
     }

@@ -503,6 +503,7 @@ fn l2_config(ports: &[PortConfig], routes: &[RouteConfig], opened: &[Arc<Port>])
         mtu: config.mtu,
         addresses: config.addresses.clone(),
         gateway: config.gateway.clone(),
+        transit: config.transit,
     };
     let id = |name: &str| (0_u8..).zip(ports).find(|(_, port)| port.name == name);
     let route = |route: &RouteConfig| {

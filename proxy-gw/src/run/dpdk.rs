@@ -84,7 +84,7 @@ fn steering_limits(config: &Config) -> SteeringLimits {
 }
 
 fn port_configs(config: &Config) -> Vec<PortConfig> {
-    let port = |port: &crate::config::Port| PortConfig {
+    let port = |(idx, port): (usize, &crate::config::Port)| PortConfig {
         name: port.name.clone(),
         device: port.device.clone(),
         addresses: port.addresses.clone(),
@@ -93,8 +93,9 @@ fn port_configs(config: &Config) -> Vec<PortConfig> {
         mac: port.mac.map_or(MacConfig::Auto, MacConfig::Fixed),
         vlan: port.vlan,
         queues: port.queues,
+        transit: config.transparent.ports.contains(&idx),
     };
-    config.ports.iter().map(port).collect()
+    config.ports.iter().enumerate().map(port).collect()
 }
 
 /// The sum over all shards, and what the devices say.
