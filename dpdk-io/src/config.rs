@@ -6,6 +6,7 @@
 use crate::error::DriverError;
 use core::net::IpAddr;
 use ipnet::IpNet;
+use mptcp_core::config::EphemeralPorts;
 use mptcp_core::steering::{MAX_SHARDS, SteeringLimits};
 
 /// How memory is backed.
@@ -47,6 +48,8 @@ pub struct EalConfig {
     pub steering: SteeringLimits,
     /// What a shard does that finds nothing to do.
     pub idle: IdleMode,
+    /// Ports of ours at which single shards listen.
+    pub listening: Option<EphemeralPorts>,
 }
 
 impl Default for EalConfig {
@@ -58,6 +61,7 @@ impl Default for EalConfig {
             memory_mb: 512,
             steering: SteeringLimits::default(),
             idle: IdleMode::default(),
+            listening: None,
         }
     }
 }

@@ -3,8 +3,9 @@
 //! The stack implements it; the unit tests' scripted double does too. All calls of one shard come
 //! from one thread, at non-decreasing `now`.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use mptcp_core::buf::{PacketBuf, PortId};
+use mptcp_core::config::EphemeralPorts;
 use mptcp_core::error::{ConnectionError, OpenError, RecvError, RelayError, SendError};
 use mptcp_core::stack::{Connect, ConnectionInfo, Event, Listen, SocketId, Stack, SynAnswer};
 use mptcp_core::tcp::SynTerms;
@@ -28,6 +29,20 @@ pub trait Shard {
         ports: &[PortId],
         options: &Listen,
     ) -> Result<SocketId, OpenError>;
+
+    /// Opens a listener at `local`, on a port of `ports` where this shard hears whoever comes.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    fn listen_at(
+        &mut self,
+        local: IpAddr,
+        ports: EphemeralPorts,
+        options: &Listen,
+    ) -> Result<SocketId, OpenError>;
+
+    /// Where a listener listens.
+    fn listening_at(&self, listener: SocketId) -> Option<SocketAddr>;
 
     /// Starts a connection; [`Ready::CONNECTED`](mptcp_core::stack::Ready::CONNECTED) or
     /// [`Ready::CLOSED`](mptcp_core::stack::Ready::CLOSED) follows.
@@ -155,6 +170,19 @@ impl<B: PacketBuf> Shard for Stack<B> {
         options: &Listen,
     ) -> Result<SocketId, OpenError> {
         Self::listen_transparent(self, ports, options)
+    }
+
+    fn listen_at(
+        &mut self,
+        local: IpAddr,
+        ports: EphemeralPorts,
+        options: &Listen,
+    ) -> Result<SocketId, OpenError> {
+        Self::listen_at(self, local, ports, options)
+    }
+
+    fn listening_at(&self, listener: SocketId) -> Option<SocketAddr> {
+        Self::listening_at(self, listener)
     }
 
     fn connect(&mut self, now: Instant, with: &Connect) -> Result<SocketId, OpenError> {

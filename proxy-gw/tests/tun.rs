@@ -268,6 +268,23 @@ fn an_association_follows_its_client_from_network_to_network() {
     assert!(!metrics.contains("fate=\"strangers\"} 0\n"), "{metrics}");
 }
 
+/// A client of the kernel's MPTCP waits, and the peer that it named comes, as an FTP server's data would.
+#[test]
+fn a_peer_comes_to_a_client_that_waits() {
+    if !is_root_with(&NEEDS) {
+        return;
+    }
+    let scratch = Scratch::new("bind");
+    let config = scratch.file("gw.toml", CONFIG);
+    let commands = [&KERNEL[..], &["ip addr add 10.9.0.3/32 dev lo"]].concat();
+    let gateway = Gateway::start(&config, &["bind.waiting=4"]).ready(&commands);
+    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
+    let line = format!("python3 -u {here}/bind.py 10.1.0.1 1080 10.9.0.2 10.9.0.3");
+    let ran = gateway.inside(&line).output().expect("python3 runs");
+    assert!(ran.status.success(), "{ran:?}");
+    assert_eq!(ran.stdout, b"waits\nrefused\nconnected\nthrough\n");
+}
+
 /// A running curl.
 struct Download(Child);
 

@@ -82,6 +82,7 @@ impl Driver {
         // `validate` has bounded their number.
         let layout =
             u8::try_from(shards).ok().and_then(Layout::new).ok_or_else(|| too_many(shards))?;
+        let layout = layout.with_listening(eal.listening);
         let running = Eal::start(&eal)?;
         port::check_vdevs(running, &eal.words)?;
         let (pools, reserve) = make_pools(running, &eal, &ports)?;

@@ -60,7 +60,12 @@ fn run(mut handshake: Handshake, stream: &[u8], piece: usize) -> (Vec<Step>, Opt
             Step::Wait => {
                 let is_served = matches!(
                     steps.last(),
-                    Some(Step::Connect { .. } | Step::Associate { .. } | Step::Convert(_))
+                    Some(
+                        Step::Connect { .. }
+                            | Step::Bind { .. }
+                            | Step::Associate { .. }
+                            | Step::Convert(_)
+                    )
                 );
                 return (steps, is_served.then_some(left.len()));
             }
@@ -97,7 +102,7 @@ fn check_step(front_end: FrontEnd, step: &Step) {
             assert!(reply.len() <= 1020);
         }
         Step::Refuse(_, reply) => assert!(reply.len() <= 300),
-        Step::Verify(_) | Step::Associate { .. } | Step::Read(_) | Step::Reset(_) | Step::Wait => {}
+        Step::Verify(_) | Step::Bind { .. } | Step::Associate { .. } | Step::Read(_) | Step::Reset(_) | Step::Wait => {}
     }
 }
 

@@ -63,7 +63,7 @@ use crate::util::wheel::TimerWheel;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use demux::{Demux, Flow, Node, Numbering, TokenOwner};
 use relay::Relay;
 
@@ -753,6 +753,14 @@ impl<B: PacketBuf> Stack<B> {
 
     fn tuple_free(&self, tuple: &crate::tcp::Tuple) -> bool {
         self.demux.find(tuple).is_none()
+    }
+}
+
+/// Of the same family.
+const fn unspecified(addr: IpAddr) -> IpAddr {
+    match addr {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     }
 }
 

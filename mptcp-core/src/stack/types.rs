@@ -114,6 +114,8 @@ pub struct Listen {
     /// the network or the peer repeats its SYN late (RFC 7413 §6.1): only for protocols to which that
     /// does no harm. Has no effect where requests are deferred.
     pub fast_open: u32,
+    /// Nobody but this peer: to others it is as if nobody listened.
+    pub from: Option<IpAddr>,
     /// Copied into events and accepted sockets.
     pub user_data: u64,
 }

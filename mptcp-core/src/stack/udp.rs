@@ -189,7 +189,7 @@ impl<B: PacketBuf> Stack<B> {
         for _ in 0..PORT_TRIES * self.demux.shards() {
             let ports = self.config.ephemeral_ports;
             let port = ports.first + self.rng.below(ports.count()) as u16;
-            if self.demux.has_udp_port(port) && self.udp_port_is_free(SocketAddr::new(addr, port)) {
+            if self.demux.has_port(port) && self.udp_port_is_free(SocketAddr::new(addr, port)) {
                 return Some(port);
             }
         }

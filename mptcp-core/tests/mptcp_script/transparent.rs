@@ -21,6 +21,7 @@ const OPTIONS: Listen = Listen {
     only_text: false,
     or_at_once: true,
     fast_open: 0,
+    from: None,
     user_data: 0,
 };
 

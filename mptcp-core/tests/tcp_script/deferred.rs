@@ -19,6 +19,7 @@ const DEFAULT: Listen = Listen {
     only_text: false,
     or_at_once: false,
     fast_open: 0,
+    from: None,
     user_data: 0,
 };
 

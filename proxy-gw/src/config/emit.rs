@@ -5,7 +5,7 @@ use super::{Auth, Config, CookiePolicy, Hugepages, LogFormat, Port};
 use crate::front_end::FrontEnd;
 use core::fmt::Display;
 use core::time::Duration;
-use mptcp_core::config::{ChecksumPolicy, PathManagerKind};
+use mptcp_core::config::{ChecksumPolicy, EphemeralPorts, PathManagerKind};
 use mptcp_core::wire::Version;
 use toml::{Table, Value};
 
@@ -71,6 +71,14 @@ pub(super) fn to_toml(config: &Config) -> String {
         ("per_client", Value::from(config.udp.per_client)),
     ];
     push(&mut text, "udp", table(udp));
+    let EphemeralPorts { first, last } = config.bind.ports;
+    let bind = [
+        ("waiting", Value::from(config.bind.waiting)),
+        ("per_client", Value::from(config.bind.per_client)),
+        ("ports", Value::from(format!("{first}-{last}"))),
+        ("timeout_s", seconds(config.bind.timeout)),
+    ];
+    push(&mut text, "bind", table(bind));
     let dns = &config.dns;
     let entries = [
         ("servers", list(&dns.servers)),

@@ -4,6 +4,7 @@
 //! Invariant: a [`Config`] is only made by [`load`], and everything in it fits together: names are
 //! unique, routes leave by ports that exist, listeners are on addresses of ours.
 
+mod bind;
 mod emit;
 mod hosts;
 mod ports;
@@ -15,6 +16,7 @@ mod tests;
 mod transparent;
 mod tree;
 
+pub use bind::Bind;
 pub use hosts::{BadName, HostName};
 pub use problem::{Origin, Problem};
 pub use transparent::Transparent;
@@ -64,6 +66,8 @@ pub struct Config {
     pub egress: Egress,
     /// Datagrams of clients.
     pub udp: Udp,
+    /// Connections that clients wait for.
+    pub bind: Bind,
     /// Names that `hosts` does not have.
     pub dns: Dns,
     /// Names served without DNS, in lower case.

@@ -34,6 +34,9 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
     let transparent = root.section("transparent");
     let front_ends = read_front_ends(&mut root, &ports, transparent.lacks("ports"), problems);
     let transparent = super::transparent::read(transparent, &ports, &routes, problems);
+    let listen = [&front_ends.socks5, &front_ends.http, &front_ends.convert.entry];
+    let listen = listen.into_iter().flat_map(|entry| entry.listen.iter().copied());
+    let bind = super::bind::read(root.section("bind"), listen);
     let users = read_users(&mut root, problems);
     let (dns, servers) = read_dns(root.section("dns"));
     let ports_complete = ports.complete;
@@ -53,6 +56,7 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
         egress: read_egress(root.section("egress")),
         dns,
         udp: read_udp(root.section("udp")),
+        bind,
         hosts: read_hosts(&root.section("hosts"), problems),
         admin: read_admin(root.section("admin"), problems),
         log: read_log(root.section("log")),

@@ -100,6 +100,12 @@ deny = []
 associations = 1000
 per_client = 64
 
+[bind]
+waiting = 10
+per_client = 2
+ports = "50000-50099"
+timeout_s = 60
+
 [dns]
 servers = ["10.9.0.53:53"]
 timeout_s = 5
@@ -219,8 +225,8 @@ fn unknown_keys_name_file_line_and_the_nearest_key() {
     let text = "[drivr]\nkind='tun'\n".to_owned() + MINIMAL + "auht = 'none'\n";
     assert_eq!(
         problems(&text),
-        "gw.toml:1: drivr: unknown key; the nearest known key is driver (known: admin, convert, dns, \
-         driver, egress, hosts, http, limits, log, mptcp, port, route, socks5, tcp, timeouts, transparent, udp, user)\n\
+        "gw.toml:1: drivr: unknown key; the nearest known key is driver (known: admin, bind, convert, \
+         dns, driver, egress, hosts, http, limits, log, mptcp, port, route, socks5, tcp, timeouts, transparent, udp, user)\n\
          gw.toml:11: socks5.auht: unknown key; the nearest known key is socks5.auth \
          (known: auth, listen)"
     );
@@ -648,4 +654,25 @@ fn ports_for_connections_to_others_are_access_ports() {
     let set = settings(&["mptcp.path_manager='server'"]);
     let [warning] = &parse("gw.toml", &alone, &set).unwrap().warnings()[..] else { panic!() };
     assert!(warning.contains("announces no address"), "{warning}");
+}
+
+#[test]
+fn ports_to_wait_at_are_set_aside() {
+    let bad = "expected a first and a last port from 1024 on, such as \"61000-61999\"";
+    for ports in ["61000", "80-1999", "61999-61000", "a-b", "61000-70000"] {
+        let message = format!("bind.ports = \"{ports}\": {bad}");
+        assert_eq!(refused(&format!("bind.ports='{ports}'")), message);
+    }
+    let set = settings(&["bind.waiting=1", "bind.ports='1024-2000'"]);
+    let problems = parse("gw.toml", MINIMAL, &set).unwrap_err();
+    let [one] = problems.as_slice() else { panic!("{problems:?}") };
+    let said = one.to_string();
+    let why =
+        "bind: a front end listens at 10.1.0.1:1080, within ports = \"1024-2000\"; choose others";
+    assert!(said.ends_with(why), "{said}");
+    // Nobody waits: nothing is set aside.
+    let config = parse("gw.toml", MINIMAL, &settings(&["bind.ports='1024-2000'"])).unwrap();
+    assert_eq!(config.bind.listening(), None);
+    let full = parse("gw.toml", FULL, &[]).unwrap();
+    assert_eq!(full.bind.listening().map(|ports| ports.count()), Some(100));
 }

@@ -82,6 +82,13 @@ pub enum Step {
         /// SOCKS5: the reserved byte was not zero; tolerated, to be counted.
         reserved_set: bool,
     },
+    /// SOCKS5: wait for a connection, answer with the address to connect to, and with the peer's when it has come.
+    Bind {
+        /// From where; its port says nothing, and an unspecified address is anybody's.
+        target: Target,
+        /// The reserved byte was not zero.
+        reserved_set: bool,
+    },
     /// SOCKS5: open a relay for datagrams, then answer as for a connection, with the relay's address.
     Associate {
         /// The reserved byte was not zero.

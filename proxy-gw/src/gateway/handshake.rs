@@ -92,6 +92,10 @@ impl Gateway {
                 Step::Reset(why) => {
                     return self.end(now, shard, idx, why.into(), Farewell::Abort);
                 }
+                Step::Bind { target, reserved_set } => {
+                    self.counters.requests_reserved_set += u64::from(reserved_set);
+                    return self.bind(now, shard, idx, &target);
+                }
                 Step::Associate { reserved_set } => {
                     self.counters.requests_reserved_set += u64::from(reserved_set);
                     return self.associate(now, shard, idx, None);

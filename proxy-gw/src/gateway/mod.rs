@@ -6,6 +6,7 @@
 //! Invariant: every session is in the slab, has one deadline, ends with one [`EndReason`], and
 //! gives up both its sockets when it does.
 
+mod bind;
 mod common;
 mod connect;
 mod convert;
@@ -27,7 +28,7 @@ pub use snapshot::SessionSnapshot;
 pub use udp::UdpCounters;
 
 use crate::auth::{Authenticator, VerifyRequest};
-use crate::config::{Auth, Config, Entry, HostName, Udp};
+use crate::config::{Auth, Bind, Config, Entry, HostName, Udp};
 use crate::dns::Resolver;
 use crate::egress::{Exits, Policy};
 use crate::front_end::{FrontEnd, Handshake};
@@ -103,6 +104,9 @@ pub struct Gateway {
     /// When sessions on their way try the next address.
     pace: Deadlines<2>,
     resolver: Resolver,
+    bind: Bind,
+    /// Clients that wait for a connection, by where they are.
+    binding: Pending,
     udp: Udp,
     /// Associations now, by client.
     associations_of: HashMap<u128, u32>,
@@ -128,8 +132,14 @@ impl Gateway {
     #[must_use]
     pub fn beside(config: &Config, common: Arc<Common>, rng: &mut Rng) -> Self {
         let timeouts = &config.timeouts;
-        let durations =
-            [timeouts.handshake, timeouts.connect, LINGER, timeouts.idle, timeouts.half_closed];
+        let durations = [
+            timeouts.handshake,
+            timeouts.connect,
+            LINGER,
+            timeouts.idle,
+            timeouts.half_closed,
+            config.bind.timeout,
+        ];
         let capacity = config.limits.connections;
         let exits = Exits::new(config);
         let mut entries: Vec<_> =
@@ -145,6 +155,8 @@ impl Gateway {
             connect_timeout: timeouts.connect,
             hosts: config.hosts.clone(),
             policy: Policy::new(config),
+            bind: config.bind,
+            binding: Pending::new(config.bind.per_client),
             udp: config.udp,
             associations_of: HashMap::new(),
             datagram: vec![0; MAX_DATAGRAM],
@@ -195,6 +207,7 @@ impl Gateway {
                 deferred,
                 only_text: deferred,
                 or_at_once: false,
+                from: None,
                 fast_open: self.fast_open,
                 user_data: LISTENER,
             };
@@ -236,6 +249,11 @@ impl Gateway {
         {
             return self.handle_connecting(now, shard, idx, event.socket, event.ready);
         }
+        if let Phase::Binding(binding) = &session.phase
+            && event.socket == binding.listener
+        {
+            return self.handle_caller(now, shard, idx);
+        }
         let side = if event.socket == session.inner {
             Side::Inner
         } else if Some(event.socket) == session.outer {
@@ -249,7 +267,9 @@ impl Gateway {
                 self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
             }
             (Phase::Handshake(_), _) => self.drive(now, shard, idx),
-            (Phase::Connecting(_), Side::Inner) if session.ends.inner_closed => {
+            (Phase::Connecting(_) | Phase::Binding(_), Side::Inner)
+                if session.ends.inner_closed =>
+            {
                 self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
             }
             (Phase::Connecting(attempts), _) => {
@@ -259,7 +279,7 @@ impl Gateway {
                     }
                 }
             }
-            (Phase::Associated(_), _) => {}
+            (Phase::Binding(_) | Phase::Associated(_), _) => {}
             (Phase::Relaying, _) => self.handle_relaying(now, shard, idx, event.ready),
             (Phase::Lingering(_), _) => self.discard(now, shard, idx),
         }
@@ -420,6 +440,7 @@ impl Gateway {
                 self.end(now, shard, idx, EndReason::HandshakeTimedOut, Farewell::Close);
             }
             Phase::Connecting(_) => self.connect_timed_out(now, shard, idx),
+            Phase::Binding(_) => self.bind_timed_out(now, shard, idx),
             Phase::Associated(_) => {
                 self.end(now, shard, idx, EndReason::Idle, Farewell::Abort);
             }
@@ -458,6 +479,7 @@ impl Gateway {
                     shard.abort(now, *racing);
                 }
             }
+            Phase::Binding(binding) => self.unbind(now, shard, binding),
             Phase::Associated(association) => self.dissociate(now, shard, association),
             Phase::Handshake(_) | Phase::Relaying | Phase::Lingering(_) => {}
         }

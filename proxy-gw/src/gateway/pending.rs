@@ -31,7 +31,7 @@ impl Pending {
         allowed
     }
 
-    fn leave(&mut self, source: IpAddr) {
+    pub(super) fn leave(&mut self, source: IpAddr) {
         let prefix = source_prefix(source);
         if let Some(count) = self.of.get_mut(&prefix) {
             *count = count.saturating_sub(1);

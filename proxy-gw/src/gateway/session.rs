@@ -2,6 +2,7 @@
 //!
 //! Invariant: a socket id that is here is ours to close, abort or release, exactly once.
 
+use super::bind::Binding;
 use super::deadlines::RESOLUTION_DELAY;
 use super::handshake::Failed;
 use super::reason::{EndReason, Side};
@@ -72,6 +73,8 @@ pub(super) enum Phase {
     Handshake(Box<Handshake>),
     /// Reaching the destination.
     Connecting(Box<Attempts>),
+    /// Waiting for somebody to connect.
+    Binding(Box<Binding>),
     /// Forwarding datagrams.
     Associated(Box<Association>),
     /// The stack moves bytes.

@@ -67,6 +67,7 @@ fn eal_config(config: &Config) -> EalConfig {
         },
         memory_mb: config.driver.memory_mb,
         steering: steering_limits(config),
+        listening: config.bind.listening(),
         idle: match config.driver.idle {
             Idle::Adaptive => dpdk_io::IdleMode::Adaptive,
             Idle::Latency => dpdk_io::IdleMode::Latency,

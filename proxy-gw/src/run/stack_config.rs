@@ -112,8 +112,10 @@ fn limits(config: &Config) -> Limits {
         tcbs: sessions.saturating_mul(TCBS_PER_SESSION),
         half_open,
         time_wait: sessions.saturating_mul(2).clamp(1024, MAX_TIME_WAIT),
-        // One more for the addresses of others.
-        listeners: u32::try_from(config.listen_addresses().count() + 1).unwrap_or(u32::MAX),
+        // One more for the addresses of others, and those of clients that wait.
+        listeners: u32::try_from(config.listen_addresses().count() + 1)
+            .unwrap_or(u32::MAX)
+            .saturating_add(config.bind.waiting),
         // An association has a socket for its client, and one for each exit it uses: two, rarely more.
         udp_sockets: config.dns.lookups.saturating_add(config.udp.associations.saturating_mul(3)),
         backlog: half_open.min(sessions),

@@ -11,7 +11,7 @@ mod request;
 
 use super::demux::{Flow, Node, TokenOwner};
 use super::options::{self, Handshake};
-use super::{Ready, Sock, Stack, env};
+use super::{Ready, Sock, Stack, env, unspecified};
 use crate::buf::{PacketBuf, PortId};
 use crate::config::ChecksumPolicy;
 use crate::mptcp::key;
@@ -21,7 +21,7 @@ use crate::tcp::request::{RequestFlags, Wanted};
 use crate::tcp::{Agreed, Segment, Tcb, Tuple};
 use crate::time::Instant;
 use crate::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, TcpFlags, Version};
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::SocketAddr;
 use join::JoinSyn;
 pub(super) use request::Shown;
 
@@ -38,12 +38,10 @@ impl<B: PacketBuf> Stack<B> {
         if self.local_address(local.ip()).is_none() {
             return self.find_transparent(tuple, port);
         }
-        let unspecified: IpAddr = match local.ip() {
-            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let any = SocketAddr::new(unspecified, local.port());
-        self.listening.get(&local).or_else(|| self.listening.get(&any)).copied()
+        let any = SocketAddr::new(unspecified(local.ip()), local.port());
+        let found = self.listening.get(&local).or_else(|| self.listening.get(&any)).copied()?;
+        let from = self.listeners.get(found)?.options.from;
+        from.is_none_or(|peer| peer == tuple.remote_addr).then_some(found)
     }
 
     /// A segment whose 4-tuple is unknown.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: at most one message is buffered, and never a byte beyond it.
 
-use super::parser::{self, MAX_MESSAGE_LEN, NO_AUTHENTICATION, Parsed, USERNAME_PASSWORD};
+use super::parser::{self, Command, MAX_MESSAGE_LEN, NO_AUTHENTICATION, Parsed, USERNAME_PASSWORD};
 use super::reply::{self, Rep};
 use crate::config::Auth;
 use crate::front_end::{Reject, Step};
@@ -69,9 +69,10 @@ impl Handshake {
                 Parsed::Complete(request) => {
                     self.enter(Stage::Done);
                     let reserved_set = request.reserved_set;
-                    match request.target {
-                        Some(target) => Step::Connect { target, reserved_set },
-                        None => Step::Associate { reserved_set },
+                    match request.command {
+                        Command::Connect(target) => Step::Connect { target, reserved_set },
+                        Command::Bind(target) => Step::Bind { target, reserved_set },
+                        Command::Associate => Step::Associate { reserved_set },
                     }
                 }
                 Parsed::Rejected(why) => self.refuse(why),

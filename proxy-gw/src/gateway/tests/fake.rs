@@ -3,8 +3,9 @@
 //! Using an id that was given up, or giving one up twice, panics.
 
 use crate::shard::Shard;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use mptcp_core::buf::PortId;
+use mptcp_core::config::EphemeralPorts;
 use mptcp_core::error::{ConnectionError, OpenError, RecvError, RelayError, SendError};
 use mptcp_core::stack::{
     Connect, ConnectionInfo, Event, Listen, Ready, SocketId, SubflowInfo, SynAnswer,
@@ -80,13 +81,15 @@ pub(super) struct FakeShard {
     sockets: BTreeMap<SocketId, FakeSocket>,
     listeners: BTreeMap<SocketId, (SocketAddr, VecDeque<SocketId>)>,
     next: u64,
+    /// Listeners of clients that wait for a connection.
+    pub(super) waits: BTreeMap<SocketId, Listen>,
     pub(super) fates: BTreeMap<SocketId, Fate>,
     /// Every exit asked for.
     pub(super) connects: Vec<(SocketId, Connect)>,
     /// What `connect` answers instead of working.
     pub(super) refuse_connect: Option<OpenError>,
     /// Addresses of ours without a free port.
-    pub(super) exhausted: Vec<core::net::IpAddr>,
+    pub(super) exhausted: Vec<IpAddr>,
     /// Sends take no byte.
     pub(super) no_memory: bool,
     /// Sends take so many bytes, and no more.
@@ -131,7 +134,13 @@ impl FakeShard {
     }
 
     fn give_up(&mut self, id: SocketId, fate: Fate) {
-        if self.listeners.remove(&id).is_none() {
+        if let Some((_, backlog)) = self.listeners.remove(&id) {
+            for waiting in backlog {
+                if self.sockets.remove(&waiting).is_some() {
+                    self.fates.insert(waiting, Fate::Aborted);
+                }
+            }
+        } else {
             let socket = self.sockets.remove(&id);
             let socket = socket.unwrap_or_else(|| panic!("{id:?} was given up twice"));
             let closed = socket.closed;
@@ -188,6 +197,14 @@ impl FakeShard {
             SocketId(self.next)
         });
         queue.push_back(id);
+        id
+    }
+
+    /// Somebody connects to a client that waits.
+    pub(super) fn caller(&mut self, listener: SocketId, remote: &str) -> SocketId {
+        let (local, user_data) = (self.listeners[&listener].0, self.waits[&listener].user_data);
+        let id = self.add(local, remote.parse().unwrap(), user_data);
+        self.listeners.get_mut(&listener).unwrap().1.push_back(id);
         id
     }
 
@@ -330,6 +347,29 @@ impl Shard for FakeShard {
         self.next += 1;
         self.listeners.insert(SocketId(self.next), (([0; 4], 0).into(), VecDeque::new()));
         Ok(SocketId(self.next))
+    }
+
+    fn listen_at(
+        &mut self,
+        local: IpAddr,
+        ports: EphemeralPorts,
+        options: &Listen,
+    ) -> Result<SocketId, OpenError> {
+        if let Some(error) = self.refuse_connect {
+            return Err(error);
+        }
+        if self.exhausted.contains(&local) {
+            return Err(OpenError::PortsExhausted);
+        }
+        self.next += 1;
+        let at = SocketAddr::new(local, ports.first);
+        self.listeners.insert(SocketId(self.next), (at, VecDeque::new()));
+        self.waits.insert(SocketId(self.next), *options);
+        Ok(SocketId(self.next))
+    }
+
+    fn listening_at(&self, listener: SocketId) -> Option<SocketAddr> {
+        self.listeners.get(&listener).map(|(local, _)| *local)
     }
 
     fn connect(&mut self, _now: Instant, with: &Connect) -> Result<SocketId, OpenError> {
@@ -531,7 +571,8 @@ impl Shard for FakeShard {
     fn poll_event(&mut self) -> Option<Event> {
         for (id, (_, backlog)) in &self.listeners {
             if !backlog.is_empty() {
-                return Some(Event { socket: *id, ready: Ready::ACCEPT, user_data: 0 });
+                let user_data = self.waits.get(id).map_or(0, |options| options.user_data);
+                return Some(Event { socket: *id, ready: Ready::ACCEPT, user_data });
             }
         }
         if let Some(event) = self.gone.pop_front() {
