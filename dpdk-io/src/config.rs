@@ -6,6 +6,7 @@
 use crate::error::DriverError;
 use core::net::IpAddr;
 use ipnet::IpNet;
+use mptcp_core::config::EphemeralPorts;
 use mptcp_core::steering::{MAX_SHARDS, SteeringLimits};
 
 /// How memory is backed.
@@ -47,6 +48,8 @@ pub struct EalConfig {
     pub steering: SteeringLimits,
     /// What a shard does that finds nothing to do.
     pub idle: IdleMode,
+    /// Ports of ours at which single shards listen.
+    pub listening: Option<EphemeralPorts>,
 }
 
 impl Default for EalConfig {
@@ -58,6 +61,7 @@ impl Default for EalConfig {
             memory_mb: 512,
             steering: SteeringLimits::default(),
             idle: IdleMode::default(),
+            listening: None,
         }
     }
 }
@@ -89,6 +93,8 @@ pub struct PortConfig {
     pub mac: MacConfig,
     /// 802.1Q VLAN id; 0: untagged.
     pub vlan: u16,
+    /// Routers send packets for others here, and the worker takes those, too.
+    pub transit: bool,
     /// Receive queues. Queue q belongs to shard q modulo the number of shards.
     pub queues: u16,
 }
@@ -105,6 +111,7 @@ impl PortConfig {
             mtu: 1500,
             mac: MacConfig::Auto,
             vlan: 0,
+            transit: false,
             queues: 1,
         }
     }

@@ -262,6 +262,10 @@ pub struct MptcpConfig {
     /// A sidelined subflow is reset after so long without an answer, where another one works; our
     /// path manager opens it again.
     pub stale_timeout: Duration,
+    /// The port that is announced with our IPv4 addresses to peers who connected to somebody else's
+    /// ([`crate::stack::Stack::listen_transparent`]); `None`: none, and they join the port they connected to.
+    /// Joins are taken on any port, and nobody need listen there.
+    pub join_port: Option<u16>,
 }
 
 impl Default for MptcpConfig {
@@ -281,6 +285,7 @@ impl Default for MptcpConfig {
             max_half_open_joins: 8,
             probe_interval: Duration::from_secs(1),
             stale_timeout: Duration::from_secs(60),
+            join_port: None,
         }
     }
 }

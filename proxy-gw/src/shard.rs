@@ -3,8 +3,9 @@
 //! The stack implements it; the unit tests' scripted double does too. All calls of one shard come
 //! from one thread, at non-decreasing `now`.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use mptcp_core::buf::{PacketBuf, PortId};
+use mptcp_core::config::EphemeralPorts;
 use mptcp_core::error::{ConnectionError, OpenError, RecvError, RelayError, SendError};
 use mptcp_core::stack::{Connect, ConnectionInfo, Event, Listen, SocketId, Stack, SynAnswer};
 use mptcp_core::tcp::SynTerms;
@@ -18,6 +19,30 @@ pub trait Shard {
     /// # Errors
     /// See [`OpenError`].
     fn listen(&mut self, local: SocketAddr, options: &Listen) -> Result<SocketId, OpenError>;
+
+    /// Opens a listener for every address but ours, for what comes in by `ports`.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    fn listen_transparent(
+        &mut self,
+        ports: &[PortId],
+        options: &Listen,
+    ) -> Result<SocketId, OpenError>;
+
+    /// Opens a listener at `local`, on a port of `ports` where this shard hears whoever comes.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    fn listen_at(
+        &mut self,
+        local: IpAddr,
+        ports: EphemeralPorts,
+        options: &Listen,
+    ) -> Result<SocketId, OpenError>;
+
+    /// Where a listener listens.
+    fn listening_at(&self, listener: SocketId) -> Option<SocketAddr>;
 
     /// Starts a connection; [`Ready::CONNECTED`](mptcp_core::stack::Ready::CONNECTED) or
     /// [`Ready::CLOSED`](mptcp_core::stack::Ready::CLOSED) follows.
@@ -42,6 +67,9 @@ pub trait Shard {
     /// connection.
     fn deferred_origin(&self, request: SocketId) -> Option<(SocketAddr, PortId)>;
 
+    /// The address that the client of a request or connection connected to.
+    fn connected_to(&self, id: SocketId) -> Option<SocketAddr>;
+
     /// What the SYN of a deferred request brought.
     fn deferred_text(&self, request: SocketId) -> Option<&[u8]>;
 
@@ -51,6 +79,9 @@ pub trait Shard {
 
     /// Resets a deferred request.
     fn refuse_deferred(&mut self, now: Instant, request: SocketId);
+
+    /// Forgets a deferred request without an answer.
+    fn ignore_deferred(&mut self, request: SocketId);
 
     /// The next established connection of `listener`, or the next request where it defers those with
     /// text.
@@ -133,6 +164,27 @@ impl<B: PacketBuf> Shard for Stack<B> {
         Self::listen(self, local, options)
     }
 
+    fn listen_transparent(
+        &mut self,
+        ports: &[PortId],
+        options: &Listen,
+    ) -> Result<SocketId, OpenError> {
+        Self::listen_transparent(self, ports, options)
+    }
+
+    fn listen_at(
+        &mut self,
+        local: IpAddr,
+        ports: EphemeralPorts,
+        options: &Listen,
+    ) -> Result<SocketId, OpenError> {
+        Self::listen_at(self, local, ports, options)
+    }
+
+    fn listening_at(&self, listener: SocketId) -> Option<SocketAddr> {
+        Self::listening_at(self, listener)
+    }
+
     fn connect(&mut self, now: Instant, with: &Connect) -> Result<SocketId, OpenError> {
         Self::connect(self, now, with)
     }
@@ -158,6 +210,13 @@ impl<B: PacketBuf> Shard for Stack<B> {
         Some((client, Self::deferred_port(self, request)?))
     }
 
+    fn connected_to(&self, id: SocketId) -> Option<SocketAddr> {
+        match Self::deferred_addresses(self, id) {
+            Some((_, local)) => Some(local),
+            None => Some(Self::info(self, id)?.local),
+        }
+    }
+
     fn deferred_text(&self, request: SocketId) -> Option<&[u8]> {
         Self::deferred_text(self, request)
     }
@@ -168,6 +227,10 @@ impl<B: PacketBuf> Shard for Stack<B> {
 
     fn refuse_deferred(&mut self, now: Instant, request: SocketId) {
         Self::refuse_deferred(self, now, request);
+    }
+
+    fn ignore_deferred(&mut self, request: SocketId) {
+        Self::ignore_deferred(self, request);
     }
 
     fn accept(&mut self, listener: SocketId) -> Option<SocketId> {

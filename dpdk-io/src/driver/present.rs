@@ -82,6 +82,7 @@ impl Driver {
         // `validate` has bounded their number.
         let layout =
             u8::try_from(shards).ok().and_then(Layout::new).ok_or_else(|| too_many(shards))?;
+        let layout = layout.with_listening(eal.listening);
         let running = Eal::start(&eal)?;
         port::check_vdevs(running, &eal.words)?;
         let (pools, reserve) = make_pools(running, &eal, &ports)?;
@@ -503,6 +504,7 @@ fn l2_config(ports: &[PortConfig], routes: &[RouteConfig], opened: &[Arc<Port>])
         mtu: config.mtu,
         addresses: config.addresses.clone(),
         gateway: config.gateway.clone(),
+        transit: config.transit,
     };
     let id = |name: &str| (0_u8..).zip(ports).find(|(_, port)| port.name == name);
     let route = |route: &RouteConfig| {

@@ -191,7 +191,8 @@ impl<B: PacketBuf> L2<B> {
         mut packet: B,
         io: &mut impl L2Io<B>,
     ) -> Option<B> {
-        if !self.links.accepts(port, summary.dst) {
+        let ours = self.links.accepts(port, summary.dst);
+        if !ours && !self.links.passes(port, summary.dst) {
             return self.refuse(port, DropReason::NotForUs);
         }
         if station.is_multicast() {
@@ -201,7 +202,7 @@ impl<B: PacketBuf> L2<B> {
             return self.refuse(port, DropReason::Martian);
         }
         packet.truncate(summary.total_len);
-        if summary.echo_request {
+        if summary.echo_request && ours {
             self.echo(now, port, packet, io);
             return None;
         }

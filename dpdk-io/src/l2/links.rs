@@ -2,7 +2,8 @@
 //!
 //! Invariant: ARP and NDISC speak for the addresses of the link they came in on
 //! ([`Link::owns`]), while IP accepts any of our addresses on any port ([`Links::accepts`]): a
-//! fullmesh phone joins the initial address over its other access too.
+//! fullmesh phone joins the initial address over its other access too. What else passes, on links of transit,
+//! is for hosts that are not us ([`Links::passes`]).
 
 use super::L2Port;
 use super::frame::{Framing, Mac};
@@ -16,6 +17,7 @@ use smoltcp::wire::EthernetAddress;
 pub(crate) struct Link {
     pub(crate) framing: Framing,
     pub(crate) mtu: usize,
+    transit: bool,
     v4: Vec<Ipv4Net>,
     v6: Vec<Ipv6Net>,
     /// Made from the station address where the link has IPv6 at all (RFC 4291 appendix A).
@@ -28,6 +30,7 @@ impl Link {
         let mut link = Self {
             framing: Framing { mac, vlan: port.vlan },
             mtu: usize::from(port.mtu),
+            transit: port.transit,
             v4: Vec::new(),
             v6: Vec::new(),
             link_local: None,
@@ -164,6 +167,22 @@ impl Links {
                         && self.get(port).is_some_and(|link| link.owns(addr)))
             }
         }
+    }
+
+    /// True for addresses of hosts that are not us, where packets for them are taken.
+    pub(crate) fn passes(&self, port: PortId, addr: IpAddr) -> bool {
+        let is_host = match addr {
+            IpAddr::V4(v4) => {
+                let none = v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast();
+                !none && !v4.is_loopback() && !v4.is_link_local()
+            }
+            IpAddr::V6(v6) => {
+                let none = v6.is_unspecified() || v6.is_multicast();
+                !none && !v6.is_loopback() && !v6.is_unicast_link_local()
+            }
+        };
+        let transit = |link: &Link| link.transit && !link.is_broadcast(addr);
+        is_host && self.get(port).is_some_and(transit) && !self.accepts(port, addr)
     }
 
     /// True when no packet to us can come from `addr`.

@@ -50,6 +50,8 @@ pub struct L2Port {
     pub addresses: Vec<IpNet>,
     /// Next hop of replies to peers that are not on-link, at most one per family.
     pub gateway: Vec<IpAddr>,
+    /// Packets for hosts that are not us pass, too.
+    pub transit: bool,
 }
 
 impl Default for L2Port {
@@ -60,6 +62,7 @@ impl Default for L2Port {
             mtu: 1500,
             addresses: Vec::new(),
             gateway: Vec::new(),
+            transit: false,
         }
     }
 }

@@ -26,7 +26,8 @@ pub fn convert(data: &[u8]) {
 fn check(front_end: FrontEnd, data: &[u8]) {
     let Some((choice, stream)) = data.split_first() else { return };
     let auth = if choice & 1 == 0 { Auth::None } else { Auth::Password };
-    let run = |piece| run(Handshake::new(front_end, auth), stream, piece);
+    let at = ([10, 1, 0, 1], 1080).into();
+    let run = |piece| run(Handshake::new(front_end, auth, at), stream, piece);
     let whole = run(usize::MAX);
     let piece = usize::from(choice >> 1).max(1);
     assert_eq!(run(piece), whole, "in pieces of {piece}");
@@ -59,7 +60,12 @@ fn run(mut handshake: Handshake, stream: &[u8], piece: usize) -> (Vec<Step>, Opt
             Step::Wait => {
                 let is_served = matches!(
                     steps.last(),
-                    Some(Step::Connect { .. } | Step::Associate { .. } | Step::Convert(_))
+                    Some(
+                        Step::Connect { .. }
+                            | Step::Bind { .. }
+                            | Step::Associate { .. }
+                            | Step::Convert(_)
+                    )
                 );
                 return (steps, is_served.then_some(left.len()));
             }
@@ -96,7 +102,12 @@ fn check_step(front_end: FrontEnd, step: &Step) {
             assert!(reply.len() <= 1020);
         }
         Step::Refuse(_, reply) => assert!(reply.len() <= 300),
-        Step::Verify(_) | Step::Associate { .. } | Step::Read(_) | Step::Reset(_) | Step::Wait => {}
+        Step::Verify(_)
+        | Step::Bind { .. }
+        | Step::Associate { .. }
+        | Step::Read(_)
+        | Step::Reset(_)
+        | Step::Wait => {}
     }
 }
 

@@ -40,7 +40,10 @@ pub(crate) enum Carry<'a> {
     Nothing,
     Syn,
     /// Of a connection that its listener gave out before the third ACK (Fast Open).
-    SynAck,
+    SynAck {
+        /// The peer is not to join the address it connected to.
+        denies: bool,
+    },
     /// No payload.
     Ack,
     Data(&'a TxMapping),
@@ -380,8 +383,11 @@ impl Subflow {
                 let option = self.capable(form, self.ask_checksum);
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
-            (Stage::Active, Carry::SynAck) => {
-                let option = self.capable(CapableForm::Key(data.local_key), data.format.checksum);
+            (Stage::Active, Carry::SynAck { denies }) => {
+                let mut option =
+                    self.capable(CapableForm::Key(data.local_key), data.format.checksum);
+                // Version 0 has no such flag.
+                option.flags.set(CapableFlags::DENY_JOIN, *denies && version == Version::V1);
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
             (Stage::JoinSyn { token, nonce }, Carry::Syn) => {

@@ -81,38 +81,45 @@ impl<B: PacketBuf> Stack<B> {
         true
     }
 
-    /// Makes a connection of a deferred request whose SYN brought text, which can be read at once: the
-    /// SYN/ACK acknowledges it, as with Fast Open. The id is the application's, with the word that was
+    /// Makes a connection of a deferred request before its third ACK. Text of the SYN can be read at once:
+    /// the SYN/ACK acknowledges it, as with Fast Open. The id is the application's, with the word that was
     /// attached to the request; it does not come through `accept`. What the application sends leaves
-    /// with or behind the SYN/ACK, of an MPTCP connection of version 1 behind the third ACK.
+    /// with or behind the SYN/ACK, of an MPTCP connection of version 1 behind the third ACK. Until then it
+    /// counts among the listener's undecided requests.
     ///
     /// The same text may come again, as another request, when the network repeats a SYN late (RFC 7413
     /// §6.1).
     ///
-    /// `None`, and nothing has changed, when the id is stale, the SYN brought no text, or a limit or
-    /// memory does not allow it: [`Stack::accept_deferred`] or [`Stack::refuse_deferred`] is left.
+    /// `None`, and nothing has changed, when the id is stale, or a limit or memory does not allow it, not
+    /// even to keep the text: [`Stack::accept_deferred`] or [`Stack::refuse_deferred`] is left.
     pub fn open_deferred(&mut self, now: Instant, request: SocketId) -> Option<SocketId> {
         let Some(Sock::Request(idx)) = self.resolve(request) else { return None };
         let entry = *self.requests.get(idx)?;
         let full =
             self.tcbs.len() == self.tcbs.capacity() || self.sockets_full() || self.pool.is_low();
-        let has_text = self.deferrals.entries.get(&idx)?.text.is_some();
         let listener = self.listeners.id(entry.listener)?;
-        if full || !has_text {
+        let deferred = self.deferrals.entries.get(&idx)?;
+        if full || deferred.text.is_none() && deferred.segment.len > 0 {
             return None;
         }
         let Deferred { segment, text, bare, user_data, .. } =
             self.deferrals.entries.remove(&idx)?;
         self.remove_request(idx);
         let mut pending = Pending::new(listener, &segment, None);
+        pending.denies = self.is_foreign(&entry.tuple);
         // Linux 6.18 shows its keys where the SYN that it sent last ended, and nowhere else: never, when
         // that one had no text and this one's is acknowledged.
-        pending.keys_at_once = bare;
-        let (sock, _) = self.give_out(now, &entry, &segment, pending, text?)?;
+        pending.keys_at_once = bare && segment.len > 0;
+        let (sock, _) = self.give_out(now, &entry, &segment, pending, text)?;
+        if let Some(listener) = self.listeners.get_mut(entry.listener) {
+            listener.fast_open.enter();
+        }
         if let Some(app) = self.app(sock) {
             app.user_data = user_data;
         }
-        self.post_readable(now, sock, false);
+        if segment.len > 0 {
+            self.post_readable(now, sock, false);
+        }
         self.socket_id(sock)
     }
 
@@ -135,6 +142,15 @@ impl<B: PacketBuf> Stack<B> {
                 options: OptionWriter::new(),
             },
         );
+        true
+    }
+
+    /// Forgets a deferred request without an answer: its SYN will come again, as another request. False when
+    /// the id is stale.
+    pub fn ignore_deferred(&mut self, request: SocketId) -> bool {
+        let Some(Sock::Request(idx)) = self.resolve(request) else { return false };
+        self.deferrals.entries.remove(&idx);
+        self.remove_request(idx);
         true
     }
 
@@ -182,10 +198,16 @@ impl<B: PacketBuf> Stack<B> {
 
     /// A request begins to wait for its decision.
     pub(super) fn keep_deferred(&mut self, idx: u32, segment: &Segment, text: B) {
+        let listener = self.requests.get(idx).map(|request| request.listener);
+        let user_data = listener.and_then(|listener| self.listeners.get(listener));
+        let mut segment = *segment;
+        if listener.is_some_and(|listener| self.is_transparent(listener)) {
+            // Whether its cookie is any good only the peer's own server could say.
+            segment.len = 0;
+        }
         let kept = segment.len > 0 && !self.pool.is_low();
-        let user_data = self.requests.get(idx).and_then(|r| self.listeners.get(r.listener));
         let entry = Deferred {
-            segment: *segment,
+            segment,
             text: Some(text).filter(|_| kept),
             bare: false,
             user_data: user_data.map_or(0, |listener| listener.options.user_data),

@@ -226,7 +226,7 @@ const fn largest_mss(remote: &IpAddr) -> u16 {
 }
 
 /// Connections of one listener that were given out before their third ACK: `PendingFastOpenRequests`
-/// of RFC 7413.
+/// of RFC 7413, and what became of deferred requests.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     pending: u32,
@@ -245,6 +245,10 @@ impl Backlog {
 
     pub(super) fn enter(&mut self) {
         self.pending += 1;
+    }
+
+    pub(super) const fn pending(&self) -> u32 {
+        self.pending
     }
 
     fn leave(&mut self, reset_at: Option<Instant>) {
@@ -409,10 +413,10 @@ impl<B: PacketBuf> Stack<B> {
         let Some(listener) = tcb.pending().map(|pending| pending.listener) else { return };
         let _over = tcb.take_opening();
         let now = self.observer.now;
-        if let Some(listener) = self.listeners.get_id_mut(listener)
-            && !listener.options.deferred
-        {
-            listener.fast_open.leave(reset.then_some(now));
+        if let Some(listener) = self.listeners.get_id_mut(listener) {
+            // Without a cookie there is nothing that a reset could show to be stolen.
+            let counts = reset && !listener.options.deferred;
+            listener.fast_open.leave(counts.then_some(now));
         }
     }
 }

@@ -46,7 +46,7 @@ impl<B: PacketBuf> Stack<B> {
         let Ok(header) = IpHeader::parse(packet.data()) else {
             return self.stats.drop(DropReason::IpMalformed);
         };
-        if self.local_address(header.dst).is_none() {
+        if self.local_address(header.dst).is_none() && !self.passes(&header) {
             return self.stats.drop(DropReason::NotOurs);
         }
         if header.fragment {
@@ -338,7 +338,7 @@ impl<B: PacketBuf> Stack<B> {
                 }
                 self.remove_time_wait(idx);
             }
-            Verdict::Reopen if self.takes_syn(&tuple, segment) => {
+            Verdict::Reopen if self.takes_syn(&tuple, port, segment) => {
                 self.remove_time_wait(idx);
                 self.listener_segment(now, &tuple, port, segment, payload);
                 self.raise_iss(&tuple, entry.snd_nxt);
@@ -353,14 +353,14 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Somebody here would take this SYN: a listener, or the connection that its token names; or another
     /// shard may, once the flow is no longer ours.
-    fn takes_syn(&self, tuple: &Tuple, segment: &Segment) -> bool {
+    fn takes_syn(&self, tuple: &Tuple, port: crate::buf::PortId, segment: &Segment) -> bool {
         let joins = match options::handshake(segment.options.as_bytes()) {
             Handshake::Join(MpJoin::Syn { token, .. }) => {
                 self.demux.connection_of(token).is_some() || !self.demux.has_token(token)
             }
             _ => false,
         };
-        joins || self.find_listener(tuple.local()).is_some()
+        joins || self.find_listener(tuple, port).is_some()
     }
 
     // Answers without state.
@@ -402,7 +402,7 @@ impl<B: PacketBuf> Stack<B> {
             (SeqNum(0), segment.end(), TcpFlags::RST | TcpFlags::ACK)
         };
         let tuple = *tuple;
-        let marking = self.marking_of(&tuple);
+        let marking = self.marking_of(&tuple, port);
         self.reply(now, Stateless { tuple, port, seq, ack, flags, window: 0, marking, options });
     }
 

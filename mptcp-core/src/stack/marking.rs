@@ -3,7 +3,7 @@
 
 use super::demux::{Flow, Node};
 use super::{Sock, SocketId, Stack};
-use crate::buf::PacketBuf;
+use crate::buf::{PacketBuf, PortId};
 use crate::config::Marking;
 use crate::tcp::request::{Request, Wanted};
 use crate::tcp::{Tcb, Tuple};
@@ -71,13 +71,13 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Marking of what answers a segment: that of whoever has its 4-tuple, or else listens there.
-    pub(super) fn marking_of(&self, tuple: &Tuple) -> Marking {
+    pub(super) fn marking_of(&self, tuple: &Tuple, port: PortId) -> Marking {
         let found = match self.demux.find(tuple) {
             Some(Flow::Tcb(idx)) => self.tcbs.get(idx).map(|tcb| tcb.marking),
             Some(Flow::Request(idx)) => self.requests.get(idx).map(|r| self.request_marking(r)),
             Some(Flow::TimeWait(idx)) => self.time_waits.get(idx).map(|entry| entry.marking),
             None => {
-                let listener = self.find_listener(tuple.local());
+                let listener = self.find_listener(tuple, port);
                 listener.and_then(|idx| self.listeners.get(idx)).map(|l| l.marking)
             }
         };

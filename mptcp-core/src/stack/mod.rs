@@ -30,6 +30,7 @@ mod scheduling;
 mod socket;
 mod steering;
 mod timers;
+mod transparent;
 mod types;
 mod udp;
 mod usual;
@@ -62,7 +63,7 @@ use crate::util::wheel::TimerWheel;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use demux::{Demux, Flow, Node, Numbering, TokenOwner};
 use relay::Relay;
 
@@ -263,6 +264,7 @@ pub struct Stack<B: PacketBuf> {
     udp: Slab<UdpSocket<B>>,
     /// Listening addresses and their listeners.
     listening: BTreeMap<SocketAddr, u32>,
+    transparent: transparent::Transparent,
     relays: Slab<Relay>,
     /// A burst is being taken in; relays that it concerns move when all of it is in.
     taking_burst: bool,
@@ -374,6 +376,7 @@ impl<B: PacketBuf> Stack<B> {
             listeners: Slab::with_capacity(limits.listeners),
             udp: Slab::with_capacity(limits.udp_sockets),
             listening: BTreeMap::new(),
+            transparent: transparent::Transparent::default(),
             relays: Slab::with_capacity(limits.connections),
             taking_burst: false,
             relays_due: Vec::new(),
@@ -474,6 +477,20 @@ impl<B: PacketBuf> Stack<B> {
 
     fn mtu_of(&self, addr: IpAddr) -> u16 {
         self.local_address(addr).map_or(1280, |local| local.mtu)
+    }
+
+    /// MTU towards the peer of a flow that came in by `port`.
+    fn mtu_towards(&self, tuple: &crate::tcp::Tuple, port: PortId) -> u16 {
+        match self.local_address(tuple.local_addr) {
+            Some(local) => local.mtu,
+            None => self.mtu_of_port(port).unwrap_or(1280),
+        }
+    }
+
+    /// The smallest that an address on `port` has.
+    fn mtu_of_port(&self, port: PortId) -> Option<u16> {
+        let of_port = self.config.addresses.iter().filter(|local| local.port == port);
+        of_port.map(|local| local.mtu).min()
     }
 
     // Readiness.
@@ -736,6 +753,14 @@ impl<B: PacketBuf> Stack<B> {
 
     fn tuple_free(&self, tuple: &crate::tcp::Tuple) -> bool {
         self.demux.find(tuple).is_none()
+    }
+}
+
+/// Of the same family.
+const fn unspecified(addr: IpAddr) -> IpAddr {
+    match addr {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     }
 }
 

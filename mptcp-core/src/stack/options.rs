@@ -37,15 +37,18 @@ pub(super) fn push_fastclose(options: &mut OptionWriter, key: u64, version: Vers
     push(options, &MptcpOption::Fastclose { key }, version);
 }
 
-/// The answer to `MP_CAPABLE` (RFC 8684 §3.1): our key, one algorithm.
+/// The answer to `MP_CAPABLE` (RFC 8684 §3.1): our key, one algorithm. `denies`: the peer is not to join the
+/// address it connected to, for which version 0 has no flag.
 pub(super) fn push_capable_syn_ack(
     options: &mut OptionWriter,
     version: Version,
     key: u64,
     checksum: bool,
+    denies: bool,
 ) {
     let mut flags = CapableFlags::HMAC;
     flags.set(CapableFlags::CHECKSUM, checksum);
+    flags.set(CapableFlags::DENY_JOIN, denies && version == Version::V1);
     let capable = MpCapable { version: version as u8, flags, form: CapableForm::Key(key) };
     push(options, &MptcpOption::Capable(capable), version);
 }

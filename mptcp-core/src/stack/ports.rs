@@ -1,9 +1,11 @@
 //! Which port a connection of ours has: a free one that nobody can foresee and that brings the answers
 //! home, or one whose last connection may give way (RFC 6056, RFC 6191).
 
-use super::Stack;
 use super::demux::{Flow, Node};
+use super::{Listen, Sock, SocketId, Stack};
 use crate::buf::PacketBuf;
+use crate::config::EphemeralPorts;
+use crate::error::OpenError;
 use crate::seq::SeqNum;
 use crate::tcp::Tuple;
 use crate::time::{Duration, Instant};
@@ -57,6 +59,37 @@ impl<B: PacketBuf> Stack<B> {
         }
         self.stats.ports_exhausted += u64::from(second.is_none());
         second
+    }
+
+    /// Listens at `local`, on a port of `ports` that nobody can foresee and where this shard hears whoever comes
+    /// ([`crate::steering::Layout::with_listening`]); [`Stack::listening_at`] says which.
+    ///
+    /// # Errors
+    /// [`OpenError::PortsExhausted`] when none was found, otherwise as [`Stack::listen`].
+    pub fn listen_at(
+        &mut self,
+        local: IpAddr,
+        ports: EphemeralPorts,
+        options: &Listen,
+    ) -> Result<SocketId, OpenError> {
+        for _ in 0..PORT_TRIES * self.demux.shards() {
+            let port = ports.first + self.rng.below(ports.count()) as u16;
+            let at = SocketAddr::new(local, port);
+            let unspecified = SocketAddr::new(super::unspecified(local), port);
+            let taken = [at, unspecified].iter().any(|at| self.listening.contains_key(at));
+            if !taken && self.demux.has_listening(port) {
+                return self.listen(at, options);
+            }
+        }
+        self.stats.ports_exhausted += 1;
+        Err(OpenError::PortsExhausted)
+    }
+
+    /// Where a listener listens.
+    #[must_use]
+    pub fn listening_at(&self, listener: SocketId) -> Option<SocketAddr> {
+        let Some(Sock::Listener(idx)) = self.resolve(listener) else { return None };
+        self.listeners.get(idx).map(|listener| listener.local)
     }
 
     /// In TIME-WAIT, long enough for the timestamps of a new connection to be above those of the old one.

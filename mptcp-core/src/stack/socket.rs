@@ -2,7 +2,7 @@
 
 use super::demux::{Node, TokenOwner};
 use super::memory::FAIR_SHARE;
-use super::{Connect, Listen, Listener, Ready, Sock, SocketId, Stack, env};
+use super::{Connect, Listen, Ready, Sock, SocketId, Stack, env};
 use crate::buf::PacketBuf;
 use crate::config::Scheduling;
 use crate::error::{ConnectionError, OpenError, RecvError, SendError};
@@ -12,7 +12,6 @@ use crate::tcp::request::{RequestFlags, Wanted};
 use crate::tcp::{State, Tcb, Tuple};
 use crate::time::Instant;
 use crate::wire::{OptionWriter, Version};
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
@@ -31,18 +30,7 @@ impl<B: PacketBuf> Stack<B> {
         if self.listening.contains_key(&local) {
             return Err(OpenError::AddressInUse);
         }
-        let listener = Listener {
-            local,
-            options: *options,
-            marking: self.config.tcp.marking,
-            pending: Ready::empty(),
-            queue: VecDeque::new(),
-            stale: 0,
-            deferred: 0,
-            fast_open: super::fast_open::Backlog::default(),
-            congestion: None,
-        };
-        let idx = self.listeners.insert(listener).ok_or(OpenError::LimitReached)?;
+        let idx = self.add_listener(local, options)?;
         self.listening.insert(local, idx);
         self.socket_id(Sock::Listener(idx)).ok_or(OpenError::LimitReached)
     }
@@ -198,6 +186,7 @@ impl<B: PacketBuf> Stack<B> {
         self.observer.forget(self.numbering.number(Node::Listener(idx)));
         if let Some(listener) = self.listeners.remove(idx) {
             self.listening.remove(&listener.local);
+            self.transparent.forget(idx);
         }
     }
 

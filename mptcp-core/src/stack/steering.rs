@@ -48,9 +48,14 @@ impl Shard {
         self.sharding.layout.shard_of_flow(tuple) == self.sharding.own
     }
 
-    /// What others send to this UDP port comes here.
-    pub(super) fn has_udp_port(&self, port: u16) -> bool {
-        self.sharding.layout.shard_of_udp_port(port) == self.sharding.own
+    /// Datagrams that others send to this port come here.
+    pub(super) fn has_port(&self, port: u16) -> bool {
+        self.sharding.layout.shard_of_port(port) == self.sharding.own
+    }
+
+    /// So do SYNs, from wherever.
+    pub(super) fn has_listening(&self, port: u16) -> bool {
+        self.sharding.layout.goes_by_port(port) && self.has_port(port)
     }
 
     pub(super) fn has_token(&self, token: u32) -> bool {
@@ -68,8 +73,13 @@ impl Demux {
         self.shard.as_ref().is_none_or(|shard| shard.is_home(tuple))
     }
 
-    pub(super) fn has_udp_port(&self, port: u16) -> bool {
-        self.shard.as_ref().is_none_or(|shard| shard.has_udp_port(port))
+    pub(super) fn has_port(&self, port: u16) -> bool {
+        self.shard.as_ref().is_none_or(|shard| shard.has_port(port))
+    }
+
+    /// A listener of this shard alone may be here.
+    pub(super) fn has_listening(&self, port: u16) -> bool {
+        self.shard.as_ref().is_none_or(|shard| shard.has_listening(port))
     }
 
     pub(super) fn has_token(&self, token: u32) -> bool {

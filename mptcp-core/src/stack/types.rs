@@ -105,12 +105,17 @@ pub struct Listen {
     /// memory is short, is answered at once, by a SYN cookie where need be: what the peer has to say
     /// comes again after the handshake, through a connection from `accept`.
     pub only_text: bool,
+    /// Of these, a SYN for which the table of requests has no room, or that comes while memory is short, is
+    /// answered at once as well, by a SYN cookie where need be; otherwise it is dropped.
+    pub or_at_once: bool,
     /// Fast Open (RFC 7413): so many connections at once are given out, with the data of their SYN,
     /// before their handshake is over, to peers that show a cookie of ours; beyond it, as with 0 (the
     /// default), a handshake comes first. The same SYN data may arrive twice, as two connections, when
     /// the network or the peer repeats its SYN late (RFC 7413 §6.1): only for protocols to which that
     /// does no harm. Has no effect where requests are deferred.
     pub fast_open: u32,
+    /// Nobody but this peer: to others it is as if nobody listened.
+    pub from: Option<IpAddr>,
     /// Copied into events and accepted sockets.
     pub user_data: u64,
 }

@@ -189,7 +189,7 @@ impl<B: PacketBuf> Stack<B> {
         for _ in 0..PORT_TRIES * self.demux.shards() {
             let ports = self.config.ephemeral_ports;
             let port = ports.first + self.rng.below(ports.count()) as u16;
-            if self.demux.has_udp_port(port) && self.udp_port_is_free(SocketAddr::new(addr, port)) {
+            if self.demux.has_port(port) && self.udp_port_is_free(SocketAddr::new(addr, port)) {
                 return Some(port);
             }
         }
@@ -259,8 +259,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// The longest payload from `local` by `via`: the smaller of the MTUs of both.
     fn udp_limit(&self, local: IpAddr, via: PortId) -> usize {
-        let by_port = |address: &&LocalAddress| via != PortId::ROUTED && address.port == via;
-        let of_port = self.config.addresses.iter().filter(by_port).map(|address| address.mtu).min();
+        let of_port = if via == PortId::ROUTED { None } else { self.mtu_of_port(via) };
         let mtu = of_port.unwrap_or(u16::MAX).min(self.mtu_of(local));
         let headers = if local.is_ipv4() { 20 } else { 40 } + UDP_HEADER_LEN;
         usize::from(mtu).saturating_sub(headers)

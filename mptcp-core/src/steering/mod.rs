@@ -4,7 +4,8 @@
 //! there: a listener's connections come into being where the first SYN goes, and a stack that opens one picks
 //! a port that brings the answers home ([`crate::config::StackConfig::sharding`]). A subflow that joins a
 //! connection belongs to that connection's shard, which the low bits of the token name; if it is not the home
-//! of the subflow, the home keeps an entry for it. Datagrams go by the port of ours they are sent to.
+//! of the subflow, the home keeps an entry for it. Datagrams go by the port of ours they are sent to, and so does TCP
+//! to ports that are set aside for listeners of single shards ([`Layout::with_listening`]).
 //!
 //! Where a packet arrives changes nothing but the cost: [`Steering::arrived`] sends it home, and there
 //! [`Steering::forwarded`] sends it on to whom the home knows as the owner. So a packet crosses twice at
@@ -19,6 +20,7 @@ mod table;
 mod tests;
 pub mod toeplitz;
 
+use crate::config::EphemeralPorts;
 use crate::rng::Rng;
 pub use crate::tcp::Tuple;
 use crate::time::Instant;
@@ -36,6 +38,8 @@ pub struct Layout {
     shards: u8,
     /// Shards of the buckets of hashes; tokens and ports use the first half.
     buckets: [u8; HASH_BUCKETS],
+    /// Ports of ours to which TCP goes by the port.
+    listening: Option<EphemeralPorts>,
 }
 
 impl Layout {
@@ -46,7 +50,23 @@ impl Layout {
             return None;
         }
         let buckets = core::array::from_fn(|bucket| bucket as u8 % shards);
-        Some(Self { shards, buckets })
+        Some(Self { shards, buckets, listening: None })
+    }
+
+    /// TCP to these ports of ours, too, goes by the port: a listener there is at one shard, whoever comes. Ports
+    /// spread packets without knowing that, so what comes in at another queue crosses.
+    #[must_use]
+    pub const fn with_listening(self, listening: Option<EphemeralPorts>) -> Self {
+        Self { listening, ..self }
+    }
+
+    /// Whether TCP to this port of ours goes by it.
+    #[must_use]
+    pub const fn goes_by_port(&self, port: u16) -> bool {
+        match self.listening {
+            Some(ports) => ports.first <= port && port <= ports.last,
+            None => false,
+        }
     }
 
     /// How many shards.
@@ -71,6 +91,9 @@ impl Layout {
     /// The home of a flow.
     #[must_use]
     pub fn shard_of_flow(&self, tuple: &Tuple) -> u8 {
+        if self.goes_by_port(tuple.local_port) {
+            return self.shard_of_port(tuple.local_port);
+        }
         self.shard_of_hash(toeplitz::of_tuple(tuple))
     }
 
@@ -80,9 +103,9 @@ impl Layout {
         self.buckets[token as usize % MAX_SHARDS as usize]
     }
 
-    /// The owner of the datagram sockets with this port.
+    /// The owner of the datagram sockets with this port, and of listeners that were put there for one shard.
     #[must_use]
-    pub const fn shard_of_udp_port(&self, port: u16) -> u8 {
+    pub const fn shard_of_port(&self, port: u16) -> u8 {
         self.buckets[port as usize % MAX_SHARDS as usize]
     }
 }
@@ -186,7 +209,7 @@ impl Steering {
         }
         let (tuple, tcp) = match Flow::of(packet) {
             Flow::Tcp(tuple, tcp) => (tuple, tcp),
-            Flow::Udp(port) => return self.sent_home(self.layout.shard_of_udp_port(port)),
+            Flow::Udp(port) => return self.sent_home(self.layout.shard_of_port(port)),
             Flow::Nobody => return self.own,
         };
         let home = self.layout.shard_of_flow(&tuple);

@@ -144,7 +144,7 @@ fn only_numbers_of_shards_that_have_buckets_make_a_layout() {
             *share.entry(shard).or_insert(0_u32) += 1;
             // The bits above name nothing.
             assert_eq!(layout.shard_of_token(0xffff_ffc0 | bucket), shard);
-            assert_eq!(layout.shard_of_udp_port(0xffc0 | bucket as u16), shard);
+            assert_eq!(layout.shard_of_port(0xffc0 | bucket as u16), shard);
         }
         assert!(share.len() == usize::from(shards) && share.keys().all(|own| *own < shards));
         assert!(share.values().max().unwrap() - share.values().min().unwrap() <= 1);
@@ -424,6 +424,35 @@ fn headers_of_any_length_hide_no_flow() {
             let mut host = Host::new(shards);
             assert_eq!(host.owner(0, &plain), host.owner(0, &other));
             assert_eq!(host.owner(1, &plain), host.owner(1, &other));
+        }
+    }
+}
+
+/// Who comes is not known in advance, but the port is.
+#[test]
+fn listeners_of_single_shards_hear_whoever_comes() {
+    let set_aside = Some(EphemeralPorts { first: 61_000, last: 61_099 });
+    let layout = Layout::new(4).unwrap().with_listening(set_aside);
+    let steering = |own| {
+        let sharding = Sharding { layout: layout.clone(), own };
+        let limits = SteeringLimits { pending: 8, confirmed: 8 };
+        Steering::new(&sharding, limits, &mut Rng::from_seed([own; 32]))
+    };
+    let mut host = Host((0..4).map(steering).collect());
+    for port in 60_990..61_110_u16 {
+        let dst = SocketAddr::from(([10, 0, 0, 1], port));
+        let mut owners = Vec::new();
+        for n in 0..20 {
+            let src = SocketAddr::from(([192, 0, 2, n], 2_000 + u16::from(n) * 7));
+            let syn = segment(src, dst, TcpFlags::SYN, &OptionWriter::new());
+            owners.push(host.owner(n % 4, &syn));
+            assert_eq!(owners.last(), Some(&layout.shard_of_flow(&tuple(dst, src))));
+        }
+        owners.sort_unstable();
+        owners.dedup();
+        match (61_000..61_100).contains(&port) {
+            true => assert_eq!(owners, [layout.shard_of_port(port)], "{port}"),
+            false => assert!(owners.len() > 1, "{port}"),
         }
     }
 }

@@ -60,12 +60,21 @@ pub(crate) struct Pending {
     repeated: bool,
     /// Keys that do not come with the third ACK will not come later either.
     pub(crate) keys_at_once: bool,
+    /// Joins must not go to the address that the peer connected to.
+    pub(crate) denies: bool,
 }
 
 impl Pending {
     pub(crate) const fn new(listener: SlabId, segment: &Segment, grant: Option<u64>) -> Self {
-        let syn = segment.seq;
-        Self { listener, syn, grant, sent_at: None, repeated: false, keys_at_once: false }
+        Self {
+            listener,
+            syn: segment.seq,
+            grant,
+            sent_at: None,
+            repeated: false,
+            keys_at_once: false,
+            denies: false,
+        }
     }
 }
 

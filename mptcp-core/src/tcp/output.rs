@@ -258,7 +258,7 @@ impl<B: PacketBuf> Tcb<B> {
         let flags = if passive { TcpFlags::SYN | TcpFlags::ACK } else { TcpFlags::SYN };
         let fast_opened = self.is_fast_opened();
         let carry = if fast_opened {
-            Carry::SynAck
+            Carry::SynAck { denies: self.pending().is_some_and(|pending| pending.denies) }
         } else if passive || self.flags.contains(TcbFlags::PLAIN_SYN) {
             Carry::Nothing
         } else {

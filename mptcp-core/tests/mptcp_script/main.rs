@@ -28,3 +28,4 @@ mod shards;
 mod signals;
 mod silence;
 mod suites;
+mod transparent;

@@ -5,8 +5,9 @@
 
 use crate::harness::*;
 use core::net::{IpAddr, SocketAddr};
-use mptcp_core::config::{Limits, StackConfig};
-use mptcp_core::stack::Connect;
+use mptcp_core::config::{EphemeralPorts, Limits, StackConfig};
+use mptcp_core::error::OpenError;
+use mptcp_core::stack::{Connect, Listen};
 use mptcp_core::steering::{Layout, Sharding, SteeringNote, Tuple};
 use mptcp_core::udp::UdpOptions;
 use mptcp_core::wire::{CapableFlags, MpJoin, MptcpOption, TcpFlags, Version};
@@ -176,7 +177,7 @@ fn datagram_ports_that_are_drawn_are_the_shards() {
             ports.push(script.stack.udp_info(id).unwrap().local.port());
             script.stack.close(script.now, id);
         }
-        assert!(ports.iter().all(|port| layout(shards).shard_of_udp_port(*port) == own));
+        assert!(ports.iter().all(|port| layout(shards).shard_of_port(*port) == own));
         ports.sort_unstable();
         ports.dedup();
         assert!(ports.len() > 50, "{}", ports.len());
@@ -353,4 +354,58 @@ fn alone_a_stack_tells_nobody() {
         script.send(&flow, &flow.seg().flags(TcpFlags::ACK));
         assert_eq!(notes(&mut script), []);
     }
+}
+
+#[test]
+fn a_listener_of_one_shard_is_at_a_port_that_comes_home() {
+    let ports = EphemeralPorts { first: 61_000, last: 61_063 };
+    for shards in [1, 3, 4] {
+        let layout = layout(shards).with_listening(Some(ports));
+        let of_shard = (61_000..61_064).filter(|port| layout.shard_of_port(*port) == shards - 1);
+        let sharding = Sharding { layout: layout.clone(), own: shards - 1 };
+        let mut script = Script::new(Version::V1, |config| {
+            config.sharding = Some(sharding);
+            config.limits.listeners = 64;
+        });
+        let mut listen = || script.stack.listen_at(A1, ports, &Listen::default());
+        let mut drawn: Vec<_> = (0..10).map(|_| listen().expect("there are more")).collect();
+        // All there are, if need be.
+        drawn.extend((10..of_shard.clone().count()).map(|_| listen().expect("there are more")));
+        assert_eq!(listen(), Err(OpenError::PortsExhausted));
+        let at: Vec<_> = drawn.iter().map(|id| script.stack.listening_at(*id).unwrap()).collect();
+        let mut found: Vec<u16> = at.iter().map(SocketAddr::port).collect();
+        assert!(
+            shards == 1 || found.windows(2).any(|pair| pair[0] > pair[1]),
+            "in no order: {found:?}"
+        );
+        found.sort_unstable();
+        assert_eq!(found, of_shard.collect::<Vec<_>>());
+        for (id, at) in drawn.into_iter().zip(at) {
+            assert_eq!(at.ip(), A1);
+            script.stack.close(script.now, id);
+            assert_eq!(script.stack.listening_at(id), None);
+        }
+    }
+    // Where no ports are set aside, nobody could be heard there.
+    let mut script = Script::new(Version::V1, shard(0, 2));
+    let drawn = script.stack.listen_at(A1, ports, &Listen::default());
+    assert_eq!(drawn, Err(OpenError::PortsExhausted));
+}
+
+#[test]
+fn a_listener_for_one_peer_is_none_for_others() {
+    let mut script = Script::new(Version::V1, |config| config.limits.half_open = 8);
+    let options = Listen { from: Some(P2), ..Listen::default() };
+    script.listener = Some(script.stack.listen(at(A1, PORT), &options).unwrap());
+    let stranger = Flow::new(at(P1, 5000), at(A1, PORT));
+    assert!(script.send(&stranger, &stranger.syn())[0].rst());
+    assert!(script.send(&stranger, &stranger.seg())[0].rst());
+    let mut peer = Flow::new(at(P2, 5000), at(A1, PORT));
+    let out = script.send(&peer, &peer.syn());
+    assert!(out[0].is(TcpFlags::SYN | TcpFlags::ACK), "{out:?}");
+    peer.hears(&out);
+    peer.snd_nxt = peer.isn.wrapping_add(1);
+    script.send(&peer, &peer.seg());
+    let id = script.accept().expect("it is the peer");
+    assert_eq!(script.info(id).remote, at(P2, 5000));
 }

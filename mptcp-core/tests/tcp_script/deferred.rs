@@ -13,8 +13,15 @@ use mptcp_core::wire::{FastOpenCookie, TcpFlags};
 
 const ALL: Listen = Listen { deferred: true, only_text: false, ..DEFAULT };
 const TEXT: Listen = Listen { only_text: true, ..ALL };
-const DEFAULT: Listen =
-    Listen { mptcp: false, deferred: false, only_text: false, fast_open: 0, user_data: 0 };
+const DEFAULT: Listen = Listen {
+    mptcp: false,
+    deferred: false,
+    only_text: false,
+    or_at_once: false,
+    fast_open: 0,
+    from: None,
+    user_data: 0,
+};
 
 mod requests {
     use super::*;

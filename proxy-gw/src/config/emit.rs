@@ -5,7 +5,7 @@ use super::{Auth, Config, CookiePolicy, Hugepages, LogFormat, Port};
 use crate::front_end::FrontEnd;
 use core::fmt::Display;
 use core::time::Duration;
-use mptcp_core::config::{ChecksumPolicy, PathManagerKind};
+use mptcp_core::config::{ChecksumPolicy, EphemeralPorts, PathManagerKind};
 use mptcp_core::wire::Version;
 use toml::{Table, Value};
 
@@ -52,6 +52,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         ("pending_per_client", Value::from(config.convert.pending_per_client)),
     ];
     push(&mut text, FrontEnd::Convert.name(), table(convert));
+    push(&mut text, FrontEnd::Transparent.name(), transparent(config));
     for user in &config.users {
         let entries = [
             ("name", Value::from(user.name.as_str())),
@@ -70,6 +71,14 @@ pub(super) fn to_toml(config: &Config) -> String {
         ("per_client", Value::from(config.udp.per_client)),
     ];
     push(&mut text, "udp", table(udp));
+    let EphemeralPorts { first, last } = config.bind.ports;
+    let bind = [
+        ("waiting", Value::from(config.bind.waiting)),
+        ("per_client", Value::from(config.bind.per_client)),
+        ("ports", Value::from(format!("{first}-{last}"))),
+        ("timeout_s", seconds(config.bind.timeout)),
+    ];
+    push(&mut text, "bind", table(bind));
     let dns = &config.dns;
     let entries = [
         ("servers", list(&dns.servers)),
@@ -200,6 +209,20 @@ fn tcp(config: &Config) -> Table {
         ("recv_buffer_max", Value::from(show_size(config.tcp.recv_buffer_max))),
         ("send_buffer_max", Value::from(show_size(config.tcp.send_buffer_max))),
     ])
+}
+
+fn transparent(config: &Config) -> Table {
+    let transparent = &config.transparent;
+    let ports = transparent.ports.iter().filter_map(|idx| config.ports.get(*idx));
+    let names: Vec<&str> = ports.map(|port| port.name.as_str()).collect();
+    let mut entries = table([
+        ("ports", list(&names)),
+        ("pending_per_client", Value::from(transparent.pending_per_client)),
+    ]);
+    if let Some(port) = transparent.join_port {
+        entries.insert("join_port".to_owned(), Value::from(i64::from(port)));
+    }
+    entries
 }
 
 fn timeouts(config: &Config) -> Table {

@@ -4,6 +4,7 @@
 //! Invariant: a [`Config`] is only made by [`load`], and everything in it fits together: names are
 //! unique, routes leave by ports that exist, listeners are on addresses of ours.
 
+mod bind;
 mod emit;
 mod hosts;
 mod ports;
@@ -12,10 +13,13 @@ mod reader;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod transparent;
 mod tree;
 
+pub use bind::Bind;
 pub use hosts::{BadName, HostName};
 pub use problem::{Origin, Problem};
+pub use transparent::Transparent;
 
 use crate::auth::PasswordHash;
 use crate::front_end::FrontEnd;
@@ -54,12 +58,16 @@ pub struct Config {
     pub http: Entry,
     /// The Convert front end.
     pub convert: Convert,
+    /// Connections to others that routers send here.
+    pub transparent: Transparent,
     /// Who may use it; names are unique.
     pub users: Vec<User>,
     /// Destinations beyond, and short of, the public Internet.
     pub egress: Egress,
     /// Datagrams of clients.
     pub udp: Udp,
+    /// Connections that clients wait for.
+    pub bind: Bind,
     /// Names that `hosts` does not have.
     pub dns: Dns,
     /// Names served without DNS, in lower case.
@@ -407,7 +415,7 @@ pub fn parse(file: &str, text: &str, settings: &[String]) -> Result<Config, Vec<
 }
 
 impl Config {
-    /// Every front end, served or not.
+    /// Every front end with addresses of its own, served or not.
     pub fn entries(&self) -> impl Iterator<Item = (FrontEnd, &Entry)> {
         let entries = [
             (FrontEnd::Socks5, &self.socks5),
@@ -432,6 +440,7 @@ impl Config {
             .iter()
             .any(|net| self.listen_addresses().any(|listen| listen.ip() == net.addr()));
         let is_exit = self.routes.iter().any(|route| route.port == idx);
+        let listens = listens || self.transparent.ports.contains(&idx);
         listens || !port.gateway.is_empty() || !is_exit
     }
 
@@ -469,6 +478,14 @@ impl Config {
             warnings.push(
                 "socks5.auth = \"none\" lets everybody in although users are configured; \
                  set socks5.auth = \"password\""
+                    .to_owned(),
+            );
+        }
+        if !self.transparent.ports.is_empty() && self.mptcp.path_manager == PathManagerKind::Server
+        {
+            warnings.push(
+                "mptcp.path_manager = \"server\" announces no address: clients of [transparent] have one \
+                 path each; set mptcp.path_manager = \"fullmesh\""
                     .to_owned(),
             );
         }

@@ -254,7 +254,7 @@ fn check_next_hop(
 }
 
 /// Position of the named port; of a left-out port, a position that no port has.
-fn find_port(value: &Value, ports: &Ports) -> Result<usize, String> {
+pub(super) fn find_port(value: &Value, ports: &Ports) -> Result<usize, String> {
     let named = ports.all.iter().enumerate();
     let names: Vec<(&str, usize)> =
         named.map(|(idx, port)| (port.name.value.as_str(), idx)).collect();

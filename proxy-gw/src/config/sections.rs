@@ -31,7 +31,12 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
     let driver = read_driver(root.section("driver"));
     let ports = read_ports(&mut root, driver.kind, problems);
     let routes = read_routes(&mut root, &ports, problems);
-    let front_ends = read_front_ends(&mut root, &ports, problems);
+    let transparent = root.section("transparent");
+    let front_ends = read_front_ends(&mut root, &ports, transparent.lacks("ports"), problems);
+    let transparent = super::transparent::read(transparent, &ports, &routes, problems);
+    let listen = [&front_ends.socks5, &front_ends.http, &front_ends.convert.entry];
+    let listen = listen.into_iter().flat_map(|entry| entry.listen.iter().copied());
+    let bind = super::bind::read(root.section("bind"), listen);
     let users = read_users(&mut root, problems);
     let (dns, servers) = read_dns(root.section("dns"));
     let ports_complete = ports.complete;
@@ -45,11 +50,13 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
         socks5: front_ends.socks5,
         http: front_ends.http,
         convert: front_ends.convert,
+        transparent,
         ports: ports.all.into_iter().map(PlacedPort::into_port).collect(),
         users,
         egress: read_egress(root.section("egress")),
         dns,
         udp: read_udp(root.section("udp")),
+        bind,
         hosts: read_hosts(&root.section("hosts"), problems),
         admin: read_admin(root.section("admin"), problems),
         log: read_log(root.section("log")),
@@ -301,14 +308,19 @@ struct FrontEnds {
     convert: Convert,
 }
 
-/// All front ends: one of them at least listens, and no two at one address.
-fn read_front_ends(root: &mut Section<'_>, ports: &Ports, problems: &Problems) -> FrontEnds {
+/// All front ends: one of them at least listens where there is no other way in, and no two at one address.
+fn read_front_ends(
+    root: &mut Section<'_>,
+    ports: &Ports,
+    needed: bool,
+    problems: &Problems,
+) -> FrontEnds {
     let nobody = root.lacks("user");
     let [mut socks5, mut http, mut convert] =
         ["socks5", "http", "convert"].map(|name| root.section(name));
-    if socks5.lacks("listen") && http.lacks("listen") && convert.lacks("listen") {
-        let expected =
-            "where clients connect, such as [\"10.1.0.1:1080\"]; or http.listen or convert.listen";
+    if needed && socks5.lacks("listen") && http.lacks("listen") && convert.lacks("listen") {
+        let expected = "where clients connect, such as [\"10.1.0.1:1080\"]; or http.listen, convert.listen or \
+                        transparent.ports";
         socks5.missing("listen", expected);
     }
     let sections = [(&mut socks5, 1080), (&mut http, 8080), (&mut convert, 1234)];

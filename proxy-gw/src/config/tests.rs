@@ -79,6 +79,11 @@ listen = ["10.1.0.1:1234"]
 cookie = "require"
 pending_per_client = 7
 
+[transparent]
+ports = ["lte"]
+join_port = 443
+pending_per_client = 256
+
 [http]
 listen = ["10.1.0.1:8080"]
 auth = "password"
@@ -94,6 +99,12 @@ deny = []
 [udp]
 associations = 1000
 per_client = 64
+
+[bind]
+waiting = 10
+per_client = 2
+ports = "50000-50099"
+timeout_s = 60
 
 [dns]
 servers = ["10.9.0.53:53"]
@@ -214,8 +225,8 @@ fn unknown_keys_name_file_line_and_the_nearest_key() {
     let text = "[drivr]\nkind='tun'\n".to_owned() + MINIMAL + "auht = 'none'\n";
     assert_eq!(
         problems(&text),
-        "gw.toml:1: drivr: unknown key; the nearest known key is driver (known: admin, convert, dns, \
-         driver, egress, hosts, http, limits, log, mptcp, port, route, socks5, tcp, timeouts, udp, user)\n\
+        "gw.toml:1: drivr: unknown key; the nearest known key is driver (known: admin, bind, convert, \
+         dns, driver, egress, hosts, http, limits, log, mptcp, port, route, socks5, tcp, timeouts, transparent, udp, user)\n\
          gw.toml:11: socks5.auht: unknown key; the nearest known key is socks5.auth \
          (known: auth, listen)"
     );
@@ -232,8 +243,8 @@ fn one_run_reports_everything() {
     assert_eq!(
         problems(text),
         "gw.toml:1: port: missing; write a [[port]] for every access and exit\n\
-         gw.toml:1: socks5.listen: missing; where clients connect, such as [\"10.1.0.1:1080\"]; or http.listen or \
-         convert.listen\n\
+         gw.toml:1: socks5.listen: missing; where clients connect, such as [\"10.1.0.1:1080\"]; or http.listen, \
+         convert.listen or transparent.ports\n\
          gw.toml:2: driver.kind = \"dpkd\": expected \"dpdk\" or \"tun\"; did you mean \"dpdk\"?\n\
          gw.toml:4: log.level = 7: expected \"off\" or \"error\" or \"warn\" or \"info\" or \
          \"debug\" or \"trace\"\n\
@@ -610,4 +621,58 @@ fn no_text_panics() {
         let _ = parse("f", &text, &[]);
         let _ = parse("f", FULL, &[set]);
     });
+}
+
+#[test]
+fn ports_for_connections_to_others_are_access_ports() {
+    assert_eq!(refused("transparent.ports=['q']"), "transparent.ports.0 = \"q\": expected \"p\"");
+    assert_eq!(
+        refused("transparent.ports=['p','p']"),
+        "transparent.ports.1 = \"p\": named twice; once is enough"
+    );
+    assert_eq!(
+        refused("transparent.join_port=0"),
+        "transparent.join_port = 0: expected a whole number from 1 to 65535"
+    );
+    assert_eq!(
+        refused("transparent.pending_per_client=0"),
+        "transparent.pending_per_client = 0: expected a whole number from 1 to 65536"
+    );
+    let set = settings(&["transparent.ports=['exit']"]);
+    assert_eq!(
+        parse("gw.toml", FULL, &set).unwrap_err()[0].to_string(),
+        "--set transparent.ports=['exit']: transparent.ports.0 = \"exit\": a [[route]] leaves by this port: \
+         what comes in there are answers; name access ports"
+    );
+    // No front end need listen beside it.
+    let alone =
+        MINIMAL.replace("[socks5]\nlisten = [\"10.1.0.1:1080\"]", "[transparent]\nports = [\"p\"]");
+    let config = parse("gw.toml", &alone, &[]).unwrap();
+    assert_eq!(config.transparent.ports, [0]);
+    assert!(config.is_access(0) && config.warnings().is_empty());
+    assert_eq!(parse("resolved", &config.to_toml(), &[]).unwrap(), config);
+    let set = settings(&["mptcp.path_manager='server'"]);
+    let [warning] = &parse("gw.toml", &alone, &set).unwrap().warnings()[..] else { panic!() };
+    assert!(warning.contains("announces no address"), "{warning}");
+}
+
+#[test]
+fn ports_to_wait_at_are_set_aside() {
+    let bad = "expected a first and a last port from 1024 on, such as \"61000-61999\"";
+    for ports in ["61000", "80-1999", "61999-61000", "a-b", "61000-70000"] {
+        let message = format!("bind.ports = \"{ports}\": {bad}");
+        assert_eq!(refused(&format!("bind.ports='{ports}'")), message);
+    }
+    let set = settings(&["bind.waiting=1", "bind.ports='1024-2000'"]);
+    let problems = parse("gw.toml", MINIMAL, &set).unwrap_err();
+    let [one] = problems.as_slice() else { panic!("{problems:?}") };
+    let said = one.to_string();
+    let why =
+        "bind: a front end listens at 10.1.0.1:1080, within ports = \"1024-2000\"; choose others";
+    assert!(said.ends_with(why), "{said}");
+    // Nobody waits: nothing is set aside.
+    let config = parse("gw.toml", MINIMAL, &settings(&["bind.ports='1024-2000'"])).unwrap();
+    assert_eq!(config.bind.listening(), None);
+    let full = parse("gw.toml", FULL, &[]).unwrap();
+    assert_eq!(full.bind.listening().map(|ports| ports.count()), Some(100));
 }

@@ -120,6 +120,14 @@ impl Exits {
         locals.any(|local| Family::of(*local) == family)
     }
 
+    /// An address behind the exit that leads furthest.
+    #[must_use]
+    pub fn widest(&self, family: Family) -> Option<IpAddr> {
+        let usable = self.entries.iter().rev().filter(|entry| !entry.locals.is_empty());
+        let mut networks = usable.map(|entry| entry.to.network());
+        networks.find(|network| Family::of(*network) == family)
+    }
+
     /// Every prefix with its port, longest first.
     pub fn prefixes(&self) -> impl Iterator<Item = (IpNet, PortId)> {
         self.entries.iter().map(|entry| (entry.to, entry.port))

@@ -9,6 +9,7 @@ pub mod convert;
 pub mod http;
 pub mod socks5;
 mod target;
+pub mod transparent;
 pub mod udp;
 
 pub use target::{BadHost, Host, Target};
@@ -26,6 +27,8 @@ pub enum FrontEnd {
     Http,
     /// RFC 8803.
     Convert,
+    /// Nothing: where a client connects to is where it wants to go.
+    Transparent,
 }
 
 impl FrontEnd {
@@ -36,6 +39,7 @@ impl FrontEnd {
             Self::Socks5 => "socks5",
             Self::Http => "http",
             Self::Convert => "convert",
+            Self::Transparent => "transparent",
         }
     }
 
@@ -46,6 +50,7 @@ impl FrontEnd {
             Self::Socks5 => socks5::connected(bound),
             Self::Http => http::connected(),
             Self::Convert => convert::connected(false, None),
+            Self::Transparent => Vec::new(),
         }
     }
 
@@ -56,6 +61,7 @@ impl FrontEnd {
             Self::Socks5 => socks5::failed(failure),
             Self::Http => http::failed(failure),
             Self::Convert => convert::failed(failure, icmp_code),
+            Self::Transparent => Vec::new(),
         }
     }
 }
@@ -74,6 +80,13 @@ pub enum Step {
         /// Where to.
         target: Target,
         /// SOCKS5: the reserved byte was not zero; tolerated, to be counted.
+        reserved_set: bool,
+    },
+    /// SOCKS5: wait for a connection, answer with the address to connect to, and with the peer's when it has come.
+    Bind {
+        /// From where; its port says nothing, and an unspecified address is anybody's.
+        target: Target,
+        /// The reserved byte was not zero.
         reserved_set: bool,
     },
     /// SOCKS5: open a relay for datagrams, then answer as for a connection, with the relay's address.
@@ -200,6 +213,8 @@ pub enum Handshake {
     Http(http::Handshake),
     /// See [`convert`].
     Convert(convert::Handshake),
+    /// The destination is known before the first byte.
+    Transparent(transparent::Handshake),
 }
 
 /// Calls the same method on whichever is inside.
@@ -209,18 +224,20 @@ macro_rules! each {
             Self::Socks5($handshake) => $call,
             Self::Http($handshake) => $call,
             Self::Convert($handshake) => $call,
+            Self::Transparent($handshake) => $call,
         }
     };
 }
 
 impl Handshake {
-    /// A handshake that has seen nothing yet.
+    /// A handshake that has seen nothing yet, of a client that connected to `at`.
     #[must_use]
-    pub fn new(front_end: FrontEnd, auth: Auth) -> Self {
+    pub fn new(front_end: FrontEnd, auth: Auth, at: SocketAddr) -> Self {
         match front_end {
             FrontEnd::Socks5 => Self::Socks5(socks5::Handshake::new(auth)),
             FrontEnd::Http => Self::Http(http::Handshake::new(auth)),
             FrontEnd::Convert => Self::Convert(convert::Handshake::new()),
+            FrontEnd::Transparent => Self::Transparent(transparent::Handshake::new(at)),
         }
     }
 
@@ -244,7 +261,7 @@ impl Handshake {
         match self {
             Self::Socks5(handshake) => handshake.verified(),
             Self::Http(handshake) => handshake.verified(),
-            Self::Convert(_) => {}
+            Self::Convert(_) | Self::Transparent(_) => {}
         }
     }
 
@@ -254,7 +271,7 @@ impl Handshake {
         match self {
             Self::Socks5(handshake) => handshake.is_verifying(),
             Self::Http(handshake) => handshake.is_verifying(),
-            Self::Convert(_) => false,
+            Self::Convert(_) | Self::Transparent(_) => false,
         }
     }
 
@@ -263,7 +280,7 @@ impl Handshake {
     pub fn seen(&self) -> usize {
         match self {
             Self::Convert(handshake) => handshake.seen(),
-            Self::Socks5(_) | Self::Http(_) => 0,
+            Self::Socks5(_) | Self::Http(_) | Self::Transparent(_) => 0,
         }
     }
 }

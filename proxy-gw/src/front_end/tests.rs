@@ -69,7 +69,7 @@ proptest! {
     ) {
         let auth = if password { Auth::Password } else { Auth::None };
         let front_end = [FrontEnd::Socks5, FrontEnd::Http, FrontEnd::Convert][which];
-        let handshake = || Handshake::new(front_end, auth);
+        let handshake = || Handshake::new(front_end, auth, SocketAddr::from(([10, 9, 0, 2], 80)));
         let (whole, left) = run(handshake(), &stream, usize::MAX);
         let (split, left_split) = run(handshake(), &stream, piece);
         prop_assert_eq!(&whole, &split);

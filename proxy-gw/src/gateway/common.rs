@@ -11,6 +11,7 @@ use mptcp_core::rng::Rng;
 pub struct Common {
     sessions: Places,
     associations: Places,
+    binds: Places,
     /// Sessions there were.
     numbered: AtomicU64,
     limiter: Limiter,
@@ -49,6 +50,7 @@ impl Common {
         Self {
             sessions: Places::new(config.limits.connections),
             associations: Places::new(config.udp.associations),
+            binds: Places::new(config.bind.waiting),
             numbered: AtomicU64::new(0),
             limiter: Limiter::new(key),
         }
@@ -62,6 +64,11 @@ impl Common {
     /// The places of `udp.associations`.
     pub(super) fn associations(&self) -> &Places {
         &self.associations
+    }
+
+    /// The places of `bind.waiting`.
+    pub(super) fn binds(&self) -> &Places {
+        &self.binds
     }
 
     /// The number of a new session: unique, from 1.

@@ -43,15 +43,16 @@ impl Gateway {
         {
             return self.associate(now, shard, idx, Some(stream));
         }
-        let deferred = self.sessions.get(idx).is_some_and(|session| session.deferred);
+        let Some(session) = self.sessions.get(idx) else { return };
+        let (deferred, front_end) = (session.deferred, session.front_end);
         let origin = if deferred { self.origin(shard, idx) } else { None };
         let pending_for = origin.map(|(client, _)| client);
-        if pending_for.is_some_and(|client| !self.converter.enter(client)) {
+        if pending_for.is_some_and(|client| !self.pending(front_end).enter(client)) {
             let (reason, failure) = (EndReason::PendingLimited, Failure::Exhausted);
             return self.fail(now, shard, idx, reason, failure);
         }
         let Some(session) = self.sessions.get_mut(idx) else { return };
-        self.counters.requests_in_syn += u64::from(deferred);
+        self.counters.requests_in_syn += u64::from(deferred && asked.is_some());
         let deadline = now + self.connect_timeout;
         let mut attempts = Attempts::new(target.port, deadline);
         (attempts.asked, attempts.pending_for) = (asked, pending_for);
@@ -194,9 +195,10 @@ impl Gateway {
                 return;
             };
             let wishes = attempts.asked.as_deref().and_then(|asked| asked.connect.as_ref());
-            let terms = wishes.map(|connect| SynTerms {
+            // Who has heard nothing yet repeats its SYN, and the exit's goes out again with it.
+            let terms = (wishes.is_some() || session.deferred).then(|| SynTerms {
                 on_demand: session.deferred,
-                fast_open: connect.fast_open,
+                fast_open: wishes.and_then(|connect| connect.fast_open),
             });
             let mptcp = wishes.is_some_and(|connect| connect.mptcp);
             let waiting = attempts.pending_for;
@@ -293,7 +295,10 @@ impl Gateway {
             }
             None => (0, session.front_end.connected(bound)),
         };
-        if !self.answer_syn(now, shard, idx, len) || !self.say(now, shard, idx, &reply) {
+        if !self.answer_syn(now, shard, idx, len) {
+            return;
+        }
+        if !reply.is_empty() && !self.say(now, shard, idx, &reply) {
             return;
         }
         let Some(session) = self.sessions.get_mut(idx) else { return };

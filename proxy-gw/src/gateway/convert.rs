@@ -1,13 +1,10 @@
 //! Convert clients (RFC 8803): requests that wait for their destination before anything answers their
 //! SYN, who may have them, and what is said about them.
-//!
-//! Invariant: a request counts for its client from the start of its exit until its SYN is answered or
-//! it is gone.
 
 use super::handshake::read;
-use super::session::{Phase, Session};
+use super::pending::Pending;
 use super::{EndReason, Farewell, Gateway};
-use crate::auth::{Limiter, source_prefix};
+use crate::auth::Limiter;
 use crate::config::{Config, CookiePolicy};
 use crate::front_end::convert::{self, Asked, Cookies, Worth};
 use crate::front_end::{Failure, FrontEnd};
@@ -18,7 +15,6 @@ use mptcp_core::buf::PortId;
 use mptcp_core::rng::Rng;
 use mptcp_core::stack::SocketId;
 use mptcp_core::time::Instant;
-use std::collections::HashMap;
 
 /// Error messages that one client (an IPv4 address, an IPv6 /64) may have in one go, and how soon
 /// another one (RFC 8803 §6.2.5).
@@ -29,9 +25,7 @@ const ERROR_REFILL: Duration = Duration::from_millis(200);
 pub(super) struct Converter {
     cookies: Cookies,
     policy: CookiePolicy,
-    pending_per_client: u32,
-    /// By client. As many entries as there are sessions at most; the keys go through a keyed hash.
-    pending: HashMap<u128, u32>,
+    pub(super) pending: Pending,
     errors: Limiter,
     /// Ports that only exits use.
     external: Vec<PortId>,
@@ -45,47 +39,13 @@ impl Converter {
         Self {
             cookies: Cookies::new(rng),
             policy: config.convert.cookie,
-            pending_per_client: config.convert.pending_per_client,
-            pending: HashMap::new(),
+            pending: Pending::new(config.convert.pending_per_client),
             errors: Limiter::with_rate(key, ERROR_BURST, ERROR_REFILL),
             external: ports
                 .filter(|idx| !config.is_access(usize::from(*idx)))
                 .map(PortId)
                 .collect(),
         }
-    }
-
-    /// One more request of `source` waits; false when it has too many.
-    pub(super) fn enter(&mut self, source: IpAddr) -> bool {
-        let count = self.pending.entry(source_prefix(source)).or_default();
-        let allowed = *count < self.pending_per_client;
-        *count += u32::from(allowed);
-        allowed
-    }
-
-    fn leave(&mut self, source: IpAddr) {
-        let prefix = source_prefix(source);
-        if let Some(count) = self.pending.get_mut(&prefix) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.pending.remove(&prefix);
-            }
-        }
-    }
-
-    /// The request of a session waits no longer.
-    pub(super) fn settle(&mut self, session: &mut Session) {
-        if let Phase::Connecting(attempts) = &mut session.phase
-            && let Some(source) = attempts.pending_for.take()
-        {
-            self.leave(source);
-        }
-    }
-
-    /// Clients with requests that wait.
-    #[cfg(test)]
-    pub(super) fn pending_count(&self) -> usize {
-        self.pending.len()
     }
 }
 
@@ -168,12 +128,16 @@ impl Gateway {
         if !session.deferred {
             return true;
         }
-        self.converter.settle(session);
-        let Some(inner) = shard.open_deferred(now, session.inner) else {
-            self.end(now, shard, idx, EndReason::NoMemory, Farewell::Abort);
+        let (front_end, request, source) =
+            (session.front_end, session.inner, session.take_pending());
+        self.settle(front_end, source);
+        let Some(inner) = shard.open_deferred(now, request) else {
+            self.end(now, shard, idx, EndReason::NoMemory, Farewell::when_full(front_end));
             return false;
         };
-        (session.inner, session.deferred) = (inner, false);
+        if let Some(session) = self.sessions.get_mut(idx) {
+            (session.inner, session.deferred) = (inner, false);
+        }
         let mut bytes = [0; convert::MAX_MESSAGE_LEN];
         let mut left = bytes.get_mut(..read_ahead).unwrap_or_default();
         while !left.is_empty() {
@@ -193,10 +157,12 @@ impl Gateway {
         inner: SocketId,
         front_end: FrontEnd,
     ) {
-        if front_end != FrontEnd::Convert {
-            return shard.abort(now, inner);
-        }
         let origin = shard.deferred_origin(inner).map(|(client, _)| client);
+        match (front_end, origin) {
+            (FrontEnd::Convert, _) => {}
+            (_, Some(_)) => return shard.ignore_deferred(inner),
+            (_, None) => return shard.abort(now, inner),
+        }
         let client = origin.or_else(|| Some(shard.info(inner)?.remote));
         let allowed = client.is_some_and(|client| self.converter.errors.take(now, client.ip()));
         let opened = match origin {

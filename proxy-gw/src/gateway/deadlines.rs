@@ -21,6 +21,8 @@ pub(super) enum Class {
     Idle,
     /// Without progress, one side having finished.
     HalfClosed,
+    /// A client that waits for a connection.
+    Bind,
 }
 
 /// Classes of what paces the attempts of a session on its way.
@@ -34,7 +36,7 @@ pub(super) enum Pace {
 }
 
 /// How many there are of [`Class`].
-pub(super) const CLASSES: usize = 5;
+pub(super) const CLASSES: usize = 6;
 
 /// RFC 8305 §8, and how long the next attempt waits for the one before.
 pub(super) const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
@@ -159,14 +161,20 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    const DURATIONS: [u64; CLASSES] = [10, 30, 5, 100, 20];
+    const DURATIONS: [u64; CLASSES] = [10, 30, 5, 100, 20, 40];
 
     fn deadlines(capacity: u32) -> Deadlines<CLASSES> {
         Deadlines::new(capacity, DURATIONS.map(Duration::from_millis))
     }
 
-    const ALL: [Class; CLASSES] =
-        [Class::Handshake, Class::Connect, Class::Linger, Class::Idle, Class::HalfClosed];
+    const ALL: [Class; CLASSES] = [
+        Class::Handshake,
+        Class::Connect,
+        Class::Linger,
+        Class::Idle,
+        Class::HalfClosed,
+        Class::Bind,
+    ];
 
     #[derive(Clone, Debug)]
     enum Op {

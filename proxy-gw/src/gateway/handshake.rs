@@ -4,7 +4,7 @@ use super::deadlines::Class;
 use super::session::{Lingering, Phase};
 use super::{EndReason, Farewell, Gateway};
 use crate::auth::{Decision, VerifyResult};
-use crate::front_end::{Credentials, Failure, Step};
+use crate::front_end::{Credentials, Failure, FrontEnd, Step};
 use crate::shard::Shard;
 use mptcp_core::error::RecvError;
 use mptcp_core::time::Instant;
@@ -91,6 +91,10 @@ impl Gateway {
                 Step::Convert(asked) => return self.convert(now, shard, idx, asked),
                 Step::Reset(why) => {
                     return self.end(now, shard, idx, why.into(), Farewell::Abort);
+                }
+                Step::Bind { target, reserved_set } => {
+                    self.counters.requests_reserved_set += u64::from(reserved_set);
+                    return self.bind(now, shard, idx, &target);
                 }
                 Step::Associate { reserved_set } => {
                     self.counters.requests_reserved_set += u64::from(reserved_set);
@@ -223,6 +227,14 @@ impl Gateway {
         failed: &Failed,
     ) {
         let Some(session) = self.sessions.get(idx) else { return };
+        if session.front_end == FrontEnd::Transparent {
+            // There are no words for it but a reset, and what is wrong with us alone is no answer at all.
+            let how = match failed.failure {
+                Failure::Exhausted | Failure::Internal => Farewell::Ignore,
+                _ => Farewell::Abort,
+            };
+            return self.end(now, shard, idx, failed.reason, how);
+        }
         let reply = session.front_end.failed(failed.failure, failed.icmp_code);
         self.refuse(now, shard, idx, failed.reason, &reply);
     }

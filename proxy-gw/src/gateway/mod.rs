@@ -6,12 +6,14 @@
 //! Invariant: every session is in the slab, has one deadline, ends with one [`EndReason`], and
 //! gives up both its sockets when it does.
 
+mod bind;
 mod common;
 mod connect;
 mod convert;
 mod counters;
 mod deadlines;
 mod handshake;
+mod pending;
 mod reason;
 mod session;
 mod snapshot;
@@ -26,10 +28,10 @@ pub use snapshot::SessionSnapshot;
 pub use udp::UdpCounters;
 
 use crate::auth::{Authenticator, VerifyRequest};
-use crate::config::{Config, Entry, HostName, Udp};
+use crate::config::{Auth, Bind, Config, Entry, HostName, Udp};
 use crate::dns::Resolver;
 use crate::egress::{Exits, Policy};
-use crate::front_end::FrontEnd;
+use crate::front_end::{FrontEnd, Handshake};
 use crate::log_limit::LogLimit;
 use crate::shard::Shard;
 use convert::Converter;
@@ -37,12 +39,14 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use deadlines::{ATTEMPT_DELAY, CLASSES, Class, Deadlines, RESOLUTION_DELAY};
 use ipnet::Ipv6Net;
+use mptcp_core::buf::PortId;
 use mptcp_core::driver::Progress;
 use mptcp_core::error::{ConnectionError, OpenError};
 use mptcp_core::rng::Rng;
 use mptcp_core::stack::{Event, Listen, Ready, SocketId};
 use mptcp_core::time::Instant;
 use mptcp_core::util::slab::{Slab, SlabId};
+use pending::Pending;
 use reason::Side;
 use session::{Phase, Session};
 use std::collections::{BTreeMap, HashMap};
@@ -64,6 +68,19 @@ enum Farewell {
     Close,
     /// By a reset.
     Abort,
+    /// By nothing, as long as nothing has answered its SYN: it comes again. Otherwise by a reset.
+    Ignore,
+}
+
+impl Farewell {
+    /// To a client for whom there is no room.
+    const fn when_full(front_end: FrontEnd) -> Self {
+        match front_end {
+            // It takes a reset for the destination's.
+            FrontEnd::Transparent => Self::Ignore,
+            FrontEnd::Socks5 | FrontEnd::Http | FrontEnd::Convert => Self::Abort,
+        }
+    }
 }
 
 /// See the module.
@@ -77,6 +94,9 @@ pub struct Gateway {
     authenticator: Authenticator,
     common: Arc<Common>,
     converter: Converter,
+    /// Ports whose clients' connections to others end here, and how many of each client wait.
+    transparent: Vec<PortId>,
+    passing: Pending,
     sessions: Slab<Session>,
     /// One above the highest position a session ever had.
     high_water: u32,
@@ -84,6 +104,9 @@ pub struct Gateway {
     /// When sessions on their way try the next address.
     pace: Deadlines<2>,
     resolver: Resolver,
+    bind: Bind,
+    /// Clients that wait for a connection, by where they are.
+    binding: Pending,
     udp: Udp,
     /// Associations now, by client.
     associations_of: HashMap<u128, u32>,
@@ -109,15 +132,31 @@ impl Gateway {
     #[must_use]
     pub fn beside(config: &Config, common: Arc<Common>, rng: &mut Rng) -> Self {
         let timeouts = &config.timeouts;
-        let durations =
-            [timeouts.handshake, timeouts.connect, LINGER, timeouts.idle, timeouts.half_closed];
+        let durations = [
+            timeouts.handshake,
+            timeouts.connect,
+            LINGER,
+            timeouts.idle,
+            timeouts.half_closed,
+            config.bind.timeout,
+        ];
         let capacity = config.limits.connections;
         let exits = Exits::new(config);
+        let mut entries: Vec<_> =
+            config.entries().map(|(kind, entry)| (kind, entry.clone())).collect();
+        entries.push((FrontEnd::Transparent, Entry { listen: Vec::new(), auth: Auth::None }));
+        let transparent = config.transparent.ports.iter();
         Self {
-            entries: config.entries().map(|(kind, entry)| (kind, entry.clone())).collect(),
+            entries,
+            transparent: transparent
+                .filter_map(|idx| u8::try_from(*idx).ok().map(PortId))
+                .collect(),
+            passing: Pending::new(config.transparent.pending_per_client),
             connect_timeout: timeouts.connect,
             hosts: config.hosts.clone(),
             policy: Policy::new(config),
+            bind: config.bind,
+            binding: Pending::new(config.bind.per_client),
             udp: config.udp,
             associations_of: HashMap::new(),
             datagram: vec![0; MAX_DATAGRAM],
@@ -142,8 +181,22 @@ impl Gateway {
     /// Opens the listeners.
     ///
     /// # Errors
-    /// The address that could not be listened on.
+    /// The address that could not be listened on; an unspecified one for those of others.
     pub fn listen(&mut self, shard: &mut impl Shard) -> Result<(), (SocketAddr, OpenError)> {
+        if !self.transparent.is_empty() {
+            let options = Listen {
+                mptcp: true,
+                deferred: true,
+                or_at_once: true,
+                user_data: LISTENER,
+                ..Listen::default()
+            };
+            let everybody = SocketAddr::from(([0; 4], 0));
+            let id = shard.listen_transparent(&self.transparent, &options);
+            let id = id.map_err(|error| (everybody, error))?;
+            let at = self.entries.iter().position(|(kind, _)| *kind == FrontEnd::Transparent);
+            self.listeners.extend(at.map(|at| (id, at)));
+        }
         let entries = self.entries.iter().enumerate();
         for (at, front_end, address) in entries.flat_map(|(at, (front_end, entry))| {
             entry.listen.iter().map(move |one| (at, *front_end, *one))
@@ -153,6 +206,8 @@ impl Gateway {
                 mptcp: true,
                 deferred,
                 only_text: deferred,
+                or_at_once: false,
+                from: None,
                 fast_open: self.fast_open,
                 user_data: LISTENER,
             };
@@ -194,6 +249,11 @@ impl Gateway {
         {
             return self.handle_connecting(now, shard, idx, event.socket, event.ready);
         }
+        if let Phase::Binding(binding) = &session.phase
+            && event.socket == binding.listener
+        {
+            return self.handle_caller(now, shard, idx);
+        }
         let side = if event.socket == session.inner {
             Side::Inner
         } else if Some(event.socket) == session.outer {
@@ -207,7 +267,9 @@ impl Gateway {
                 self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
             }
             (Phase::Handshake(_), _) => self.drive(now, shard, idx),
-            (Phase::Connecting(_), Side::Inner) if session.ends.inner_closed => {
+            (Phase::Connecting(_) | Phase::Binding(_), Side::Inner)
+                if session.ends.inner_closed =>
+            {
                 self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
             }
             (Phase::Connecting(attempts), _) => {
@@ -217,7 +279,7 @@ impl Gateway {
                     }
                 }
             }
-            (Phase::Associated(_), _) => {}
+            (Phase::Binding(_) | Phase::Associated(_), _) => {}
             (Phase::Relaying, _) => self.handle_relaying(now, shard, idx, event.ready),
             (Phase::Lingering(_), _) => self.discard(now, shard, idx),
         }
@@ -325,10 +387,17 @@ impl Gateway {
         while let Some(inner) = shard.accept(listener) {
             let admitted =
                 self.sessions.len() < self.sessions.capacity() && self.common.sessions().enter();
-            let deferred = front_end == FrontEnd::Convert && shard.deferred_origin(inner).is_some();
+            let may_wait = matches!(front_end, FrontEnd::Convert | FrontEnd::Transparent);
+            let deferred = may_wait && shard.deferred_origin(inner).is_some();
+            let at = match front_end {
+                FrontEnd::Transparent => shard.connected_to(inner),
+                _ => None,
+            };
             let session = || {
                 let number = self.common.next_number();
-                let session = Session::new(number, inner, now, front_end, auth);
+                let at = at.unwrap_or(SocketAddr::from(([0; 4], 0)));
+                let handshake = Handshake::new(front_end, auth, at);
+                let session = Session::new(number, inner, now, front_end, handshake);
                 Session { deferred, ..session }
             };
             let named = admitted
@@ -371,6 +440,7 @@ impl Gateway {
                 self.end(now, shard, idx, EndReason::HandshakeTimedOut, Farewell::Close);
             }
             Phase::Connecting(_) => self.connect_timed_out(now, shard, idx),
+            Phase::Binding(_) => self.bind_timed_out(now, shard, idx),
             Phase::Associated(_) => {
                 self.end(now, shard, idx, EndReason::Idle, Farewell::Abort);
             }
@@ -401,13 +471,15 @@ impl Gateway {
         self.pace.disarm(idx);
         let Some(mut session) = self.sessions.remove(idx) else { return };
         self.common.sessions().leave();
-        self.converter.settle(&mut session);
+        let source = session.take_pending();
+        self.settle(session.front_end, source);
         match &session.phase {
             Phase::Connecting(attempts) => {
                 for racing in &attempts.racing {
                     shard.abort(now, *racing);
                 }
             }
+            Phase::Binding(binding) => self.unbind(now, shard, binding),
             Phase::Associated(association) => self.dissociate(now, shard, association),
             Phase::Handshake(_) | Phase::Relaying | Phase::Lingering(_) => {}
         }
@@ -416,10 +488,11 @@ impl Gateway {
         match (session.ends.inner_closed, farewell) {
             // A request has no id any more when it is closed.
             (true, _) if session.deferred => {}
+            (false, Farewell::Ignore) if session.deferred => shard.ignore_deferred(session.inner),
             (false, _) if session.deferred => shard.refuse_deferred(now, session.inner),
             (true, _) => shard.release(session.inner),
             (false, Farewell::Close) => shard.close(now, session.inner),
-            (false, Farewell::Abort) => shard.abort(now, session.inner),
+            (false, Farewell::Abort | Farewell::Ignore) => shard.abort(now, session.inner),
         }
         match session.outer {
             Some(outer) if session.ends.outer_closed => shard.release(outer),

@@ -104,6 +104,10 @@ reasons! {
     ConnectTimedOut = "connect_timed_out",
     /// ICMP, ARP or NDISC: the destination cannot be reached.
     Unreachable = "unreachable",
+    /// Too many wait for a connection, in all or of one client, or there are no ports to wait at.
+    BindLimited = "bind_limited",
+    /// Nobody connected to a client that waited.
+    BindTimedOut = "bind_timed_out",
     /// Too many UDP associations.
     UdpLimited = "udp_limited",
     /// The exit could not be opened: ports or sockets are used up.

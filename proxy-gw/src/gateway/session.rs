@@ -2,11 +2,11 @@
 //!
 //! Invariant: a socket id that is here is ours to close, abort or release, exactly once.
 
+use super::bind::Binding;
 use super::deadlines::RESOLUTION_DELAY;
 use super::handshake::Failed;
 use super::reason::{EndReason, Side};
 use super::udp::Association;
-use crate::config::Auth;
 use crate::dns::Family;
 use crate::front_end::convert::Asked;
 use crate::front_end::{Failure, FrontEnd, Handshake};
@@ -73,6 +73,8 @@ pub(super) enum Phase {
     Handshake(Box<Handshake>),
     /// Reaching the destination.
     Connecting(Box<Attempts>),
+    /// Waiting for somebody to connect.
+    Binding(Box<Binding>),
     /// Forwarding datagrams.
     Associated(Box<Association>),
     /// The stack moves bytes.
@@ -190,9 +192,9 @@ impl Session {
         inner: SocketId,
         opened: Instant,
         front_end: FrontEnd,
-        auth: Auth,
+        handshake: Handshake,
     ) -> Self {
-        let phase = Phase::Handshake(Box::new(Handshake::new(front_end, auth)));
+        let phase = Phase::Handshake(Box::new(handshake));
         let ends = Ends::default();
         let deferred = false;
         Self { inner, outer: None, opened, number, front_end, subflows: 1, deferred, ends, phase }

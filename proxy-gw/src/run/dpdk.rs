@@ -67,6 +67,7 @@ fn eal_config(config: &Config) -> EalConfig {
         },
         memory_mb: config.driver.memory_mb,
         steering: steering_limits(config),
+        listening: config.bind.listening(),
         idle: match config.driver.idle {
             Idle::Adaptive => dpdk_io::IdleMode::Adaptive,
             Idle::Latency => dpdk_io::IdleMode::Latency,
@@ -84,7 +85,7 @@ fn steering_limits(config: &Config) -> SteeringLimits {
 }
 
 fn port_configs(config: &Config) -> Vec<PortConfig> {
-    let port = |port: &crate::config::Port| PortConfig {
+    let port = |(idx, port): (usize, &crate::config::Port)| PortConfig {
         name: port.name.clone(),
         device: port.device.clone(),
         addresses: port.addresses.clone(),
@@ -93,8 +94,9 @@ fn port_configs(config: &Config) -> Vec<PortConfig> {
         mac: port.mac.map_or(MacConfig::Auto, MacConfig::Fixed),
         vlan: port.vlan,
         queues: port.queues,
+        transit: config.transparent.ports.contains(&idx),
     };
-    config.ports.iter().map(port).collect()
+    config.ports.iter().enumerate().map(port).collect()
 }
 
 /// The sum over all shards, and what the devices say.

@@ -35,6 +35,7 @@ pub fn stack_config(config: &Config, seed: [u8; 32]) -> Result<StackConfig, Conf
             close_timeout: config.mptcp.close_timeout,
             probe_interval: config.mptcp.probe_interval,
             stale_timeout: config.mptcp.stale_timeout,
+            join_port: config.transparent.join_port,
             ..MptcpConfig::default()
         },
         tcp: tcp(config),
@@ -111,7 +112,10 @@ fn limits(config: &Config) -> Limits {
         tcbs: sessions.saturating_mul(TCBS_PER_SESSION),
         half_open,
         time_wait: sessions.saturating_mul(2).clamp(1024, MAX_TIME_WAIT),
-        listeners: u32::try_from(config.listen_addresses().count()).unwrap_or(u32::MAX),
+        // One more for the addresses of others, and those of clients that wait.
+        listeners: u32::try_from(config.listen_addresses().count() + 1)
+            .unwrap_or(u32::MAX)
+            .saturating_add(config.bind.waiting),
         // An association has a socket for its client, and one for each exit it uses: two, rarely more.
         udp_sockets: config.dns.lookups.saturating_add(config.udp.associations.saturating_mul(3)),
         backlog: half_open.min(sessions),

@@ -7,4 +7,5 @@ mod convert;
 mod documented_configuration;
 mod dpdk;
 mod support;
+mod transparent;
 mod tun;

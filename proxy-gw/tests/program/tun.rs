@@ -94,6 +94,15 @@ fn an_association_follows_its_client_from_network_to_network() {
     assert!(!metrics.contains("fate=\"strangers\"} 0\n"), "{metrics}");
 }
 
+/// A client of the kernel's MPTCP waits, and the peer that it named comes, as an FTP server's data would.
+#[test]
+fn a_peer_comes_to_a_client_that_waits() {
+    let setup = Setup::tun("bind").wifi().set("bind.waiting=4");
+    let Some(bed) = setup.commands(&["ip addr add 10.9.0.3/32 dev lo"]).start() else { return };
+    let line = format!("python3 -u {} 10.1.0.1 1080 10.9.0.2 10.9.0.3", beside("bind.py"));
+    assert_eq!(bed.said(&line), "waits\nrefused\nconnected\nthrough\n");
+}
+
 /// Starts a download that takes its time and waits until it is in the list of sessions.
 fn slow_download(bed: &Bed) -> Helper {
     let line = "curl -q -s --noproxy x --limit-rate 100k --socks5 10.1.0.1:1080 -o /dev/null \

@@ -74,6 +74,48 @@ fn packets_for_any_of_our_addresses_pass_without_padding() {
     assert_eq!((bench.counters.all_drops(), bench.sent().len()), (0, 0));
 }
 
+/// Where routers send what is for others, the stack sees it; pings are theirs to answer.
+#[test]
+fn packets_for_others_pass_on_links_of_transit() {
+    let mut config = config();
+    config.ports[0].transit = true;
+    let mut bench = Bench::starting(&config);
+    bench.l2.handle_timeouts(at(0), &mut bench.wire);
+    bench.wire.sent.clear();
+    for (src, dst) in [("10.1.0.7", "198.51.100.7"), ("2001:db8::7", "2001:db8:1::1")] {
+        let packet = segment(src, dst);
+        let frame = ip_frame(LTE, ROUTER, &packet);
+        assert_eq!(bench.receive(at(0), LTE, &frame), Some(packet), "{dst}");
+    }
+    let no_hosts = [
+        "224.0.0.1",
+        "255.255.255.255",
+        "10.1.255.255",
+        "10.1.0.0",
+        "0.0.0.0",
+        "127.0.0.1",
+        "169.254.0.1",
+    ];
+    for dst in no_hosts {
+        let frame = ip_frame(LTE, ROUTER, &segment("10.1.0.7", dst));
+        bench.refused(LTE, &frame, DropReason::NotForUs);
+    }
+    // Our own exits', led back here.
+    let frame = ip_frame(LTE, ROUTER, &segment("10.9.0.1", "198.51.100.7"));
+    bench.refused(LTE, &frame, DropReason::Martian);
+    let group = ethernet(
+        LTE,
+        ROUTER,
+        EVERYBODY,
+        EthernetProtocol::Ipv4,
+        &segment("10.1.0.7", "198.51.100.7"),
+    );
+    bench.refused(LTE, &group, DropReason::LinkBroadcast);
+    let elsewhere = ip_frame(WIFI, ROUTER, &segment("10.2.0.7", "198.51.100.7"));
+    bench.refused(WIFI, &elsewhere, DropReason::NotForUs);
+    assert!(bench.sent().is_empty());
+}
+
 #[test]
 fn what_is_not_ours_is_counted_once() {
     let mut bench = Bench::new();

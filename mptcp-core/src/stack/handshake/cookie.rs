@@ -49,7 +49,7 @@ impl<B: PacketBuf> Stack<B> {
         let local = tuple.local();
         let iss = self.cookies.make(now, local, tuple.remote(), segment.seq, mss);
         let mut options = OptionWriter::new();
-        let local_mss = mss_for(self.mtu_of(tuple.local_addr), &tuple.remote_addr);
+        let local_mss = mss_for(self.mtu_towards(tuple, port), &tuple.remote_addr);
         let stamped = segment.timestamps.filter(|_| self.config.tcp.timestamps);
         // What has no room in a cookie is kept by the timestamp, or not at all.
         let sack = stamped.is_some() && segment.sack_permitted && self.config.tcp.sack;
@@ -63,10 +63,11 @@ impl<B: PacketBuf> Stack<B> {
             self.stats.mp_capable_syn_rx += 1;
             if let Some(key) = self.cookie_key(tuple, [segment.seq, iss], version) {
                 let checksum = self.wants_checksum(capable.flags);
-                options::push_capable_syn_ack(&mut options, version, key, checksum);
+                let denies = self.is_foreign(tuple);
+                options::push_capable_syn_ack(&mut options, version, key, checksum, denies);
             }
         }
-        let marking = self.marking_of(tuple);
+        let marking = self.marking_of(tuple, port);
         self.replies.push_back(Stateless {
             tuple: *tuple,
             port,
@@ -165,7 +166,7 @@ impl<B: PacketBuf> Stack<B> {
             iss,
             irs,
             peer_mss: Some(mss),
-            local_mss: mss_for(self.mtu_of(tuple.local_addr), &tuple.remote_addr),
+            local_mss: mss_for(self.mtu_towards(tuple, port), &tuple.remote_addr),
             snd_wscale,
             rcv_wscale: self.rcv_wscale,
             sack,

@@ -61,7 +61,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         let grant = (worth == Worth::Former).then(|| self.fast_open.mac(local, remote));
         let pending = Pending::new(listener, segment, grant);
-        let Some((sock, _)) = self.give_out(now, request, segment, pending, text) else {
+        let Some((sock, _)) = self.give_out(now, request, segment, pending, Some(text)) else {
             return false;
         };
         if let Some(listener) = self.listeners.get_mut(request.listener) {
@@ -84,7 +84,7 @@ impl<B: PacketBuf> Stack<B> {
         request: &Request,
         segment: &Segment,
         pending: Pending,
-        text: B,
+        text: Option<B>,
     ) -> Option<(Sock, u32)> {
         let level = match request.wanted {
             Wanted::Capable { version, local_key, remote_key, .. } => {
@@ -99,7 +99,7 @@ impl<B: PacketBuf> Stack<B> {
         let (sock, idx) =
             self.create(now, &request.tuple, request.port, request.listener, &agreed, level)?;
         let tcb = self.tcbs.get_mut(idx)?;
-        let text = Some(text).filter(|_| segment.len > 0);
+        let text = text.filter(|_| segment.len > 0);
         let plain = match (sock, text) {
             (Sock::Mptcp(owner), text) => {
                 if let Some(connection) = self.connections.get_mut(owner) {

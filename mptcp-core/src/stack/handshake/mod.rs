@@ -11,7 +11,7 @@ mod request;
 
 use super::demux::{Flow, Node, TokenOwner};
 use super::options::{self, Handshake};
-use super::{Ready, Sock, Stack, env};
+use super::{Ready, Sock, Stack, env, unspecified};
 use crate::buf::{PacketBuf, PortId};
 use crate::config::ChecksumPolicy;
 use crate::mptcp::key;
@@ -21,7 +21,7 @@ use crate::tcp::request::{RequestFlags, Wanted};
 use crate::tcp::{Agreed, Segment, Tcb, Tuple};
 use crate::time::Instant;
 use crate::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, TcpFlags, Version};
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::SocketAddr;
 use join::JoinSyn;
 pub(super) use request::Shown;
 
@@ -32,13 +32,16 @@ const KEY_TRIES: u32 = 64;
 const MAX_BUCKET_BITS: u32 = 10;
 
 impl<B: PacketBuf> Stack<B> {
-    pub(super) fn find_listener(&self, local: SocketAddr) -> Option<u32> {
-        let unspecified: IpAddr = match local.ip() {
-            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let any = SocketAddr::new(unspecified, local.port());
-        self.listening.get(&local).or_else(|| self.listening.get(&any)).copied()
+    /// Who listens for a segment that came in by `port`.
+    pub(super) fn find_listener(&self, tuple: &Tuple, port: PortId) -> Option<u32> {
+        let local = tuple.local();
+        if self.local_address(local.ip()).is_none() {
+            return self.find_transparent(tuple, port);
+        }
+        let any = SocketAddr::new(unspecified(local.ip()), local.port());
+        let found = self.listening.get(&local).or_else(|| self.listening.get(&any)).copied()?;
+        let from = self.listeners.get(found)?.options.from;
+        from.is_none_or(|peer| peer == tuple.remote_addr).then_some(found)
     }
 
     /// A segment whose 4-tuple is unknown.
@@ -50,7 +53,11 @@ impl<B: PacketBuf> Stack<B> {
         segment: &Segment,
         payload: B,
     ) {
-        self.stray_segment(now, tuple, port, segment, payload);
+        if self.is_foreign(tuple) && self.find_transparent(tuple, port).is_none() {
+            self.stats.drop(DropReason::NotOurs);
+        } else {
+            self.stray_segment(now, tuple, port, segment, payload);
+        }
         self.demux.note_stray(tuple);
     }
 
@@ -68,7 +75,7 @@ impl<B: PacketBuf> Stack<B> {
         if segment.has(TcpFlags::SYN) && !segment.has(TcpFlags::ACK) {
             return self.syn_arrives(now, tuple, port, segment, payload);
         }
-        let listener = self.find_listener(tuple.local());
+        let listener = self.find_listener(tuple, port);
         if listener.is_some() && !segment.has(TcpFlags::ACK) {
             return self.stats.drop(DropReason::ListenerState);
         }
@@ -101,7 +108,7 @@ impl<B: PacketBuf> Stack<B> {
             let join = JoinSyn { backup, address_id, token, nonce };
             return self.join_arrives(now, tuple, port, segment, &join);
         }
-        let Some(listener) = self.find_listener(tuple.local()) else {
+        let Some(listener) = self.find_listener(tuple, port) else {
             self.stats.drop(DropReason::NoSocket);
             return self.reply_rst(now, tuple, port, segment);
         };
@@ -124,11 +131,11 @@ impl<B: PacketBuf> Stack<B> {
             _ => Err(options.mptcp.then_some(FallbackReason::SynWithoutCapable)),
         };
         let full = self.requests.len() >= self.requests.capacity() - self.join_reserve();
-        let undecided = full || entry.deferred >= self.max_deferred();
-        let deferred = match (options.deferred, options.only_text) {
-            (true, true) => segment.len > 0 && !undecided && !self.pool.is_low(),
-            (deferred, _) => deferred,
-        };
+        let unproven = entry.deferred.saturating_add(entry.fast_open.pending());
+        let undecided = full || unproven >= self.max_deferred();
+        let waits = options.deferred && (segment.len > 0 || !options.only_text);
+        let may_pass = options.only_text || options.or_at_once;
+        let deferred = waits && !(may_pass && (undecided || self.pool.is_low()));
         if deferred && undecided {
             return self.stats.drop(DropReason::RequestQueueFull);
         }

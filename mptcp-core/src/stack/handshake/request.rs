@@ -50,7 +50,7 @@ impl<B: PacketBuf> Stack<B> {
             retries: 0,
             keyless: 0,
             peer_mss: segment.mss.unwrap_or(0),
-            local_mss: mss_for(self.mtu_of(tuple.local_addr), &tuple.remote_addr),
+            local_mss: mss_for(self.mtu_towards(tuple, port), &tuple.remote_addr),
             iss: self.isn.isn(now, tuple.local(), tuple.remote()),
             irs: segment.seq,
             ts_recent: segment.timestamps.map_or(0, |(tsval, _)| tsval),
@@ -144,7 +144,8 @@ impl<B: PacketBuf> Stack<B> {
             Wanted::Plain(_) => {}
             Wanted::Capable { version, local_key, .. } => {
                 let checksum = request.flags.contains(RequestFlags::ASK_CHECKSUM);
-                options::push_capable_syn_ack(&mut options, version, local_key, checksum);
+                let denies = self.is_foreign(&request.tuple);
+                options::push_capable_syn_ack(&mut options, version, local_key, checksum, denies);
             }
             Wanted::Join { connection, local_nonce, remote_nonce, local_id, .. } => {
                 let connection = self.connections.get(connection)?;

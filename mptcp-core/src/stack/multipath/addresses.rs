@@ -280,22 +280,27 @@ impl<B: PacketBuf> Stack<B> {
 
     pub(super) fn announce(&mut self, owner: u32, endpoint: Endpoint, before: usize) {
         self.observe(owner, Event::AddressAnnounced { id: endpoint.id, addr: endpoint.addr });
+        let first = self.connections.get(owner).map(|connection| connection.first);
+        let foreign = first.is_some_and(|first| self.is_foreign(&first));
+        let join_port = self.config.mptcp.join_port.filter(|_| foreign);
         let Some(connection) = self.connections.get_mut(owner) else { return };
         if before == 0 {
             connection.announced = connection.announced.saturating_add(1);
         }
+        // Of an IPv6 address it would not fit beside timestamps.
+        let port = join_port.filter(|_| endpoint.addr.is_ipv4());
         let hmac = key::add_addr_hmac(
             connection.version,
             connection.keys.local,
             connection.keys.remote,
             endpoint.id,
             endpoint.addr,
-            None,
+            port,
         );
         let add_addr = AddAddr {
             address_id: endpoint.id,
             addr: endpoint.addr,
-            port: None,
+            port,
             echo: false,
             hmac: (connection.version == Version::V1).then_some(hmac),
         };

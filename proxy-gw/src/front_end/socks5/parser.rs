@@ -27,12 +27,22 @@ pub(super) enum Parsed<T> {
     Rejected(Reject),
 }
 
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// A connection to there.
+    Connect(Target),
+    /// A connection from there, whose port is not known; from anybody when the address is unspecified.
+    Bind(Target),
+    /// A relay for datagrams. Its address says where the client means to send from: it rarely knows, and is
+    /// known better by its connection.
+    Associate,
+}
+
 /// A request that is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
-    /// CONNECT's; `None` is UDP ASSOCIATE, whose address says where the client means to send from: it
-    /// rarely knows, and is known better by its connection.
-    pub(super) target: Option<Target>,
+    pub(super) command: Command,
     /// The reserved byte was not zero: tolerated, counted.
     pub(super) reserved_set: bool,
 }
@@ -91,18 +101,18 @@ pub(super) fn request(bytes: &[u8]) -> Parsed<Request> {
         return Parsed::Rejected(Reject::Request);
     }
     let Some((command, rest)) = rest.split_first() else { return Parsed::Needs(4) };
-    let associate = match command {
-        1 => false,
-        3 => true,
-        _ => return Parsed::Rejected(Reject::Command),
-    };
+    if !(1..=3).contains(command) {
+        return Parsed::Rejected(Reject::Command);
+    }
     let Some((&[reserved, address_type], rest)) = rest.split_first_chunk() else {
         return Parsed::Needs(4);
     };
     let reserved_set = reserved != 0;
-    if associate {
+    if *command == 3 {
         return match skipped(address_type, rest) {
-            Parsed::Complete(()) => Parsed::Complete(Request { target: None, reserved_set }),
+            Parsed::Complete(()) => {
+                Parsed::Complete(Request { command: Command::Associate, reserved_set })
+            }
             Parsed::Needs(len) => Parsed::Needs(4 + len),
             Parsed::Rejected(why) => Parsed::Rejected(why),
         };
@@ -114,10 +124,11 @@ pub(super) fn request(bytes: &[u8]) -> Parsed<Request> {
         _ => Parsed::Rejected(Reject::AddressType),
     };
     match target {
-        Parsed::Complete(target) if target.port == 0 => Parsed::Rejected(Reject::Request),
-        Parsed::Complete(target) => {
-            Parsed::Complete(Request { target: Some(target), reserved_set })
-        }
+        Parsed::Complete(target) => match command {
+            2 => Parsed::Complete(Request { command: Command::Bind(target), reserved_set }),
+            _ if target.port == 0 => Parsed::Rejected(Reject::Request),
+            _ => Parsed::Complete(Request { command: Command::Connect(target), reserved_set }),
+        },
         Parsed::Needs(len) => Parsed::Needs(4 + len),
         Parsed::Rejected(why) => Parsed::Rejected(why),
     }
@@ -174,7 +185,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn connect(host: Host, port: u16) -> Parsed<Request> {
-        Parsed::Complete(Request { target: Some(Target { host, port }), reserved_set: false })
+        let command = Command::Connect(Target { host, port });
+        Parsed::Complete(Request { command, reserved_set: false })
     }
 
     fn by_name(name: &[u8]) -> Parsed<Request> {
@@ -248,16 +260,28 @@ mod tests {
     #[test]
     fn what_is_not_served_is_told_by_the_first_byte_that_shows_it() {
         assert_eq!(request(&[1]), Parsed::Rejected(Reject::Request));
-        assert_eq!(request(&[5, 2]), Parsed::Rejected(Reject::Command));
+        assert_eq!(request(&[5, 4]), Parsed::Rejected(Reject::Command));
         assert_eq!(request(&[5, 0]), Parsed::Rejected(Reject::Command));
         assert_eq!(request(&[5, 1, 0, 2]), Parsed::Rejected(Reject::AddressType));
         assert_eq!(request(&[5, 3, 0, 2]), Parsed::Rejected(Reject::AddressType));
     }
 
+    /// The peer's port is rarely known.
+    #[test]
+    fn binds_name_a_peer_or_nobody() {
+        for (address, port) in [([192, 0, 2, 1], 20), ([192, 0, 2, 1], 0), ([0; 4], 0)] {
+            let bytes = [&[5, 2, 0, 1][..], &address, &u16::to_be_bytes(port)].concat();
+            let command = Command::Bind(Target { host: Host::Address(address.into()), port });
+            assert_eq!(request(&bytes), Parsed::Complete(Request { command, reserved_set: false }));
+        }
+        assert_eq!(request(&[5, 2, 0, 2]), Parsed::Rejected(Reject::AddressType));
+    }
+
     #[test]
     fn associations_may_name_any_address_or_none() {
         let associate = |rest: &[u8]| request(&[&[5, 3, 0], rest].concat());
-        let complete = Parsed::Complete(Request { target: None, reserved_set: false });
+        let complete =
+            Parsed::Complete(Request { command: Command::Associate, reserved_set: false });
         assert_eq!(associate(&[1, 0, 0, 0, 0, 0, 0]), complete);
         assert_eq!(associate(&[1, 10, 1, 0, 2, 0x9d, 0x78]), complete);
         assert_eq!(associate(&[&[4][..], &[0; 18]].concat()), complete);

@@ -2,7 +2,7 @@
 //!
 //! Invariant: at most one message is buffered, and never a byte beyond it.
 
-use super::parser::{self, MAX_MESSAGE_LEN, NO_AUTHENTICATION, Parsed, USERNAME_PASSWORD};
+use super::parser::{self, Command, MAX_MESSAGE_LEN, NO_AUTHENTICATION, Parsed, USERNAME_PASSWORD};
 use super::reply::{self, Rep};
 use crate::config::Auth;
 use crate::front_end::{Reject, Step};
@@ -69,9 +69,10 @@ impl Handshake {
                 Parsed::Complete(request) => {
                     self.enter(Stage::Done);
                     let reserved_set = request.reserved_set;
-                    match request.target {
-                        Some(target) => Step::Connect { target, reserved_set },
-                        None => Step::Associate { reserved_set },
+                    match request.command {
+                        Command::Connect(target) => Step::Connect { target, reserved_set },
+                        Command::Bind(target) => Step::Bind { target, reserved_set },
+                        Command::Associate => Step::Associate { reserved_set },
                     }
                 }
                 Parsed::Rejected(why) => self.refuse(why),
@@ -155,7 +156,8 @@ mod tests {
 
     /// Every step but the reads, and what was left unread.
     fn run(auth: Auth, stream: &[u8], piece: usize) -> (Vec<Step>, usize) {
-        let handshake = crate::front_end::Handshake::new(FrontEnd::Socks5, auth);
+        let at = ([10, 1, 0, 1], 1080).into();
+        let handshake = crate::front_end::Handshake::new(FrontEnd::Socks5, auth, at);
         crate::front_end::tests::run(handshake, stream, piece)
     }
 

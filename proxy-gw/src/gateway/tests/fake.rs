@@ -3,8 +3,9 @@
 //! Using an id that was given up, or giving one up twice, panics.
 
 use crate::shard::Shard;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use mptcp_core::buf::PortId;
+use mptcp_core::config::EphemeralPorts;
 use mptcp_core::error::{ConnectionError, OpenError, RecvError, RelayError, SendError};
 use mptcp_core::stack::{
     Connect, ConnectionInfo, Event, Listen, Ready, SocketId, SubflowInfo, SynAnswer,
@@ -66,6 +67,7 @@ pub(super) struct FakeShard {
     /// The connections that requests became.
     pub(super) opened: BTreeMap<SocketId, SocketId>,
     pub(super) refused: Vec<SocketId>,
+    pub(super) ignored: Vec<SocketId>,
     /// What those heard that were closed.
     pub(super) farewells: BTreeMap<SocketId, Vec<u8>>,
     /// No request can be opened.
@@ -79,13 +81,15 @@ pub(super) struct FakeShard {
     sockets: BTreeMap<SocketId, FakeSocket>,
     listeners: BTreeMap<SocketId, (SocketAddr, VecDeque<SocketId>)>,
     next: u64,
+    /// Listeners of clients that wait for a connection.
+    pub(super) waits: BTreeMap<SocketId, Listen>,
     pub(super) fates: BTreeMap<SocketId, Fate>,
     /// Every exit asked for.
     pub(super) connects: Vec<(SocketId, Connect)>,
     /// What `connect` answers instead of working.
     pub(super) refuse_connect: Option<OpenError>,
     /// Addresses of ours without a free port.
-    pub(super) exhausted: Vec<core::net::IpAddr>,
+    pub(super) exhausted: Vec<IpAddr>,
     /// Sends take no byte.
     pub(super) no_memory: bool,
     /// Sends take so many bytes, and no more.
@@ -130,7 +134,13 @@ impl FakeShard {
     }
 
     fn give_up(&mut self, id: SocketId, fate: Fate) {
-        if self.listeners.remove(&id).is_none() {
+        if let Some((_, backlog)) = self.listeners.remove(&id) {
+            for waiting in backlog {
+                if self.sockets.remove(&waiting).is_some() {
+                    self.fates.insert(waiting, Fate::Aborted);
+                }
+            }
+        } else {
             let socket = self.sockets.remove(&id);
             let socket = socket.unwrap_or_else(|| panic!("{id:?} was given up twice"));
             let closed = socket.closed;
@@ -164,6 +174,36 @@ impl FakeShard {
             pending: Ready::empty(),
         };
         self.requests.insert(id, request);
+        self.listeners.get_mut(&listener).unwrap().1.push_back(id);
+        id
+    }
+
+    /// A client's SYN to somebody else waits; or its handshake is over already.
+    pub(super) fn passing(&mut self, remote: &str, to: &str, waits: bool) -> SocketId {
+        let at_once = (!waits).then(|| self.add(to.parse().unwrap(), remote.parse().unwrap(), 0));
+        let mut listeners = self.listeners.values_mut();
+        let (_, queue) = listeners.find(|(local, _)| local.port() == 0).unwrap();
+        let id = at_once.unwrap_or_else(|| {
+            self.next += 1;
+            let request = FakeRequest {
+                remote: remote.parse().unwrap(),
+                local: to.parse().unwrap(),
+                port: PortId(0),
+                text: Vec::new(),
+                user_data: 0,
+                pending: Ready::empty(),
+            };
+            self.requests.insert(SocketId(self.next), request);
+            SocketId(self.next)
+        });
+        queue.push_back(id);
+        id
+    }
+
+    /// Somebody connects to a client that waits.
+    pub(super) fn caller(&mut self, listener: SocketId, remote: &str) -> SocketId {
+        let (local, user_data) = (self.listeners[&listener].0, self.waits[&listener].user_data);
+        let id = self.add(local, remote.parse().unwrap(), user_data);
         self.listeners.get_mut(&listener).unwrap().1.push_back(id);
         id
     }
@@ -288,13 +328,48 @@ impl FakeShard {
 
 impl Shard for FakeShard {
     fn listen(&mut self, local: SocketAddr, options: &Listen) -> Result<SocketId, OpenError> {
-        assert!(options.mptcp && options.deferred == options.only_text);
+        assert!(options.mptcp && options.deferred == options.only_text && !options.or_at_once);
         if self.listeners.values().any(|(other, _)| *other == local) {
             return Err(OpenError::AddressInUse);
         }
         self.next += 1;
         self.listeners.insert(SocketId(self.next), (local, VecDeque::new()));
         Ok(SocketId(self.next))
+    }
+
+    fn listen_transparent(
+        &mut self,
+        ports: &[PortId],
+        options: &Listen,
+    ) -> Result<SocketId, OpenError> {
+        assert!(options.mptcp && options.deferred && !options.only_text && options.or_at_once);
+        assert_eq!(ports, [PortId(0)]);
+        self.next += 1;
+        self.listeners.insert(SocketId(self.next), (([0; 4], 0).into(), VecDeque::new()));
+        Ok(SocketId(self.next))
+    }
+
+    fn listen_at(
+        &mut self,
+        local: IpAddr,
+        ports: EphemeralPorts,
+        options: &Listen,
+    ) -> Result<SocketId, OpenError> {
+        if let Some(error) = self.refuse_connect {
+            return Err(error);
+        }
+        if self.exhausted.contains(&local) {
+            return Err(OpenError::PortsExhausted);
+        }
+        self.next += 1;
+        let at = SocketAddr::new(local, ports.first);
+        self.listeners.insert(SocketId(self.next), (at, VecDeque::new()));
+        self.waits.insert(SocketId(self.next), *options);
+        Ok(SocketId(self.next))
+    }
+
+    fn listening_at(&self, listener: SocketId) -> Option<SocketAddr> {
+        self.listeners.get(&listener).map(|(local, _)| *local)
     }
 
     fn connect(&mut self, _now: Instant, with: &Connect) -> Result<SocketId, OpenError> {
@@ -334,6 +409,11 @@ impl Shard for FakeShard {
         self.requests.get(&request).map(|request| (request.remote, request.port))
     }
 
+    fn connected_to(&self, id: SocketId) -> Option<SocketAddr> {
+        let waiting = self.requests.get(&id).map(|request| request.local);
+        waiting.or_else(|| self.sockets.get(&id).map(|socket| socket.local))
+    }
+
     fn deferred_text(&self, request: SocketId) -> Option<&[u8]> {
         self.requests.get(&request).map(|request| request.text.as_slice())
     }
@@ -352,6 +432,11 @@ impl Shard for FakeShard {
     fn refuse_deferred(&mut self, _now: Instant, request: SocketId) {
         assert!(self.requests.remove(&request).is_some(), "{request:?} is no request");
         self.refused.push(request);
+    }
+
+    fn ignore_deferred(&mut self, request: SocketId) {
+        assert!(self.requests.remove(&request).is_some(), "{request:?} is no request");
+        self.ignored.push(request);
     }
 
     fn accept(&mut self, listener: SocketId) -> Option<SocketId> {
@@ -486,7 +571,8 @@ impl Shard for FakeShard {
     fn poll_event(&mut self) -> Option<Event> {
         for (id, (_, backlog)) in &self.listeners {
             if !backlog.is_empty() {
-                return Some(Event { socket: *id, ready: Ready::ACCEPT, user_data: 0 });
+                let user_data = self.waits.get(id).map_or(0, |options| options.user_data);
+                return Some(Event { socket: *id, ready: Ready::ACCEPT, user_data });
             }
         }
         if let Some(event) = self.gone.pop_front() {

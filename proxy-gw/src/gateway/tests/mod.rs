@@ -2,6 +2,7 @@
 //! a session can end, and that nothing is left behind.
 
 mod auth;
+mod bind;
 mod convert;
 mod datagrams;
 mod destinations;
@@ -11,6 +12,7 @@ mod http;
 mod lifecycle;
 mod names;
 mod shards;
+mod transparent;
 
 use super::*;
 use crate::config;
@@ -153,7 +155,10 @@ impl World {
     fn assert_empty(&self) {
         assert_eq!(self.gateway.session_count(), 0);
         assert_eq!(self.shard.held(), 0, "sockets are left");
-        assert_eq!(self.gateway.converter.pending_count(), 0, "clients are counted wrongly");
+        let gateway = &self.gateway;
+        let pending = [&gateway.converter.pending, &gateway.passing, &gateway.binding];
+        let pending = pending.map(Pending::count);
+        assert_eq!(pending, [0; 3], "clients are counted wrongly");
         assert_eq!(self.gateway.poll_timeout(), None, "deadlines are left");
     }
 }

@@ -92,8 +92,7 @@ pub(super) struct Cores {
 }
 
 impl Cores {
-    pub(super) fn new(cores: Vec<Core>, spread: Spread, seed: u64) -> Self {
-        let layout = Layout::new(spread.shards).unwrap();
+    pub(super) fn new(cores: Vec<Core>, spread: Spread, layout: Layout, seed: u64) -> Self {
         let served_at = Instant::from_nanos(1);
         Self { cores, spread, layout, rng: Rng::new(seed), served_at, dropped: 0 }
     }

@@ -1,9 +1,11 @@
 //! The whole gateway in the simulator: phones with two access links each, the gateway's real stack and
 //! worker, and an origin; virtual time, faults on every link.
 
+mod bind;
 mod convert;
 mod cores;
 mod peers;
 mod scenarios;
 mod shards;
+mod transparent;
 mod world;

@@ -65,16 +65,21 @@ pub(super) struct Client {
     closed: bool,
     /// Bytes a slow reader still reads in this second.
     allowance: usize,
+    /// It knows of no gateway, and asks the server itself.
+    direct: bool,
 }
 
 /// Bytes of method selection and success reply.
 pub(super) const REPLIES: usize = 2 + 10;
 
 impl Client {
-    fn new(id: u64, wish: Wish) -> Self {
-        let mut output = b"\x05\x01\x00\x05\x01\x00\x01".to_vec();
-        output.extend(wish.destination);
-        output.extend(wish.port.to_be_bytes());
+    fn new(id: u64, wish: Wish, direct: bool) -> Self {
+        let mut output = Vec::new();
+        if !direct {
+            output.extend(b"\x05\x01\x00\x05\x01\x00\x01");
+            output.extend(wish.destination);
+            output.extend(wish.port.to_be_bytes());
+        }
         match wish.manners {
             Manners::Garbage => output = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
             Manners::Silent => output.truncate(6),
@@ -96,15 +101,17 @@ impl Client {
             error: None,
             closed: false,
             allowance: 0,
+            direct,
         }
     }
 
     /// The whole download came, after a success reply, and then the end.
     pub(super) fn is_satisfied(&self) -> bool {
-        let body = self.received.get(REPLIES..).unwrap_or_default();
+        let replies = if self.direct { 0 } else { REPLIES };
+        let body = self.received.get(replies..).unwrap_or_default();
         self.finished
             && self.error.is_none()
-            && self.received.get(2..4) == Some(&[5, 0])
+            && (self.direct || self.received.get(2..4) == Some(&[5, 0]))
             && body == pattern_range(!self.id, 0, usize::try_from(self.wish.download).unwrap())
     }
 
@@ -124,6 +131,8 @@ pub(super) struct Phone {
     count: u64,
     /// Octets that a client has ready for its SYN.
     pub(super) early: usize,
+    /// Clients know of no gateway.
+    pub(super) direct: bool,
     /// When the slow readers read on.
     reads_at: Instant,
 }
@@ -132,20 +141,26 @@ impl Phone {
     /// Its clients have the numbers above `count`.
     pub(super) fn new(stack: Stack<HeapBuf>, local: IpAddr, count: u64) -> Self {
         let reads_at = Instant::from_nanos(1);
-        Self { stack, clients: BTreeMap::new(), done: Vec::new(), local, count, early: 0, reads_at }
+        let (early, direct) = (0, false);
+        let (clients, done) = (BTreeMap::new(), Vec::new());
+        Self { stack, clients, done, local, count, early, direct, reads_at }
     }
 
     pub(super) fn start(&mut self, now: Instant, wish: Wish) {
+        let remote = match self.direct {
+            true => SocketAddr::from((wish.destination, wish.port)),
+            false => "10.1.0.1:1080".parse().unwrap(),
+        };
         let with = Connect {
             local: self.local,
             local_port: 0,
-            remote: "10.1.0.1:1080".parse().unwrap(),
+            remote,
             mptcp: wish.mptcp,
             timeout: None,
             user_data: 0,
         };
         self.count += 1;
-        let mut client = Client::new(self.count, wish);
+        let mut client = Client::new(self.count, wish, self.direct);
         let id = if self.early == 0 {
             self.stack.connect(now, &with).unwrap()
         } else {

@@ -3,7 +3,7 @@
 use super::cores::{Rings, Rss, Spread};
 use super::peers::{Client, Manners, Wish};
 use super::world::World;
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use mptcp_core::buf::PortId;
 use mptcp_core::seq::SeqNum;
@@ -14,10 +14,10 @@ use mptcp_core::wire::{
 };
 use netsim::rng::Rng;
 
-const SESSIONS: u64 = 240;
+pub(super) const SESSIONS: u64 = 240;
 
 /// Both phones' sessions, of both versions and without MPTCP, up and down, begun within a few seconds.
-fn start_all(world: &mut World, between: impl Fn(&mut World, u64)) {
+pub(super) fn start_all(world: &mut World, between: impl Fn(&mut World, u64)) {
     let mut rng = Rng::new(7);
     for n in 0..SESSIONS {
         let wish = Wish {
@@ -37,7 +37,7 @@ fn start_all(world: &mut World, between: impl Fn(&mut World, u64)) {
 }
 
 /// Every stream came whole and unchanged, in both directions.
-fn finish_all(world: &mut World) {
+pub(super) fn finish_all(world: &mut World) {
     let over = world.run_until(Duration::from_secs(600), |world| {
         world.phone.worker.clients.is_empty() && world.old_phone.worker.clients.is_empty()
     });
@@ -53,17 +53,17 @@ fn finish_all(world: &mut World) {
 
 /// What the phones asked for, and what the shards together did.
 #[derive(Debug)]
-struct Tally {
-    joins_asked: u64,
-    joins_made: u64,
+pub(super) struct Tally {
+    pub(super) joins_asked: u64,
+    pub(super) joins_made: u64,
     tokens_unknown: u64,
     /// Sessions of each shard.
-    sessions: Vec<u64>,
+    pub(super) sessions: Vec<u64>,
     steering: Vec<SteeringStats>,
 }
 
 impl Tally {
-    fn of(world: &mut World) -> Self {
+    pub(super) fn of(world: &mut World) -> Self {
         let phones = [&world.phone, &world.old_phone].map(|phone| phone.worker.stack.counters());
         let joins_asked = phones.iter().map(|counters| counters.mp_join_syn_tx).sum();
         let shards = world.counters_of_all();
@@ -195,34 +195,41 @@ fn flood(world: &mut World, rng: &mut Rng, count: u64) {
         let mut options = OptionWriter::new();
         let join = MpJoin::Syn { backup: false, address_id: 2, token, nonce: word };
         assert!(options.push_mptcp(&MptcpOption::Join(join), Version::V1));
-        let header = TcpHeader {
-            src_port: 1024 | u16::from_be_bytes([c, d]),
-            dst_port: 1080,
-            seq: SeqNum(word),
-            flags: TcpFlags::SYN,
-            window: 1000,
-            ..TcpHeader::default()
-        };
-        let mut bytes = [0; 60];
-        let len = header.emit(&options, &mut bytes);
-        let tcp = &mut bytes[..len];
-        let sum = checksum::tcp_checksum(src, dst, tcp);
-        set_checksum(tcp, sum);
-        let ip = IpEmit {
-            src,
-            dst,
-            protocol: 6,
-            traffic_class: 0,
-            hop_limit: 64,
-            payload_len: tcp.len(),
-            identification: 0,
-            dont_fragment: true,
-        };
-        let mut packet = vec![0; ip.header_len()];
-        ip.emit(&mut packet);
-        packet.extend_from_slice(tcp);
+        let from = SocketAddr::new(src, 1024 | u16::from_be_bytes([c, d]));
+        let packet = syn(from, SocketAddr::new(dst, 1080), word, &options);
         world.gateway.arrive(world.now, &packet, PortId(0));
     }
+}
+
+/// A SYN with these options.
+pub(super) fn syn(from: SocketAddr, to: SocketAddr, seq: u32, options: &OptionWriter) -> Vec<u8> {
+    let header = TcpHeader {
+        src_port: from.port(),
+        dst_port: to.port(),
+        seq: SeqNum(seq),
+        flags: TcpFlags::SYN,
+        window: 1000,
+        ..TcpHeader::default()
+    };
+    let mut bytes = [0; 60];
+    let len = header.emit(options, &mut bytes);
+    let tcp = &mut bytes[..len];
+    let sum = checksum::tcp_checksum(from.ip(), to.ip(), tcp);
+    set_checksum(tcp, sum);
+    let ip = IpEmit {
+        src: from.ip(),
+        dst: to.ip(),
+        protocol: 6,
+        traffic_class: 0,
+        hop_limit: 64,
+        payload_len: tcp.len(),
+        identification: 0,
+        dont_fragment: true,
+    };
+    let mut packet = vec![0; ip.header_len()];
+    ip.emit(&mut packet);
+    packet.extend_from_slice(tcp);
+    packet
 }
 
 /// Joins to guessed tokens displace each other. Those of phones, and what is joined, do not notice.

@@ -250,6 +250,7 @@ impl World {
         server.routes.insert(gateway_addrs[2], path);
         let gateway_pool = HeapPool::new(100_000, 1600);
         let layout = Layout::new(spread.shards).unwrap();
+        let layout = layout.with_listening(config.bind.listening());
         let cores = (0..spread.shards).map(|own| {
             let sharding = Sharding { layout: layout.clone(), own };
             let (worker, handle) = gateway_worker(&config, seed, &sharding, &gateway_pool);
@@ -259,7 +260,7 @@ impl World {
             let steering = Steering::new(&sharding, spread.limits, &mut rng);
             Core::new(host, handle, steering, spread.shards)
         });
-        let gateway = Cores::new(cores.collect(), spread, u64::from(seed));
+        let gateway = Cores::new(cores.collect(), spread, layout, u64::from(seed));
         net.set_referee(Referee::new());
         let now = Instant::from_nanos(1);
         let stopped = false;

@@ -57,6 +57,13 @@ ip mptcp endpoint add 10.2.0.2 dev far1 subflow
 ip rule add from 10.2.0.2 table 102
 ip route add default via 10.2.0.1 dev far1 table 102";
 
+/// The origin's address where nothing else is.
+const ORIGIN: [&str; 3] = [
+    "ip link set lo up",
+    "ip addr add 10.9.0.2/32 dev lo",
+    "ip route add 10.9.0.1/32 dev texit src 10.9.0.2",
+];
+
 /// What gives the kernel its addresses on TUN devices.
 const BEHIND_TUN: [&str; 3] =
     ["ip link set lo up", "ip addr add 10.1.0.2/24 dev tlte", "ip addr add 10.9.0.2/24 dev texit"];
@@ -131,6 +138,18 @@ impl Setup {
         let exit = "[[port]]\nname = \"exit\"";
         self.config = self.config.replacen(exit, &(port("wifi", "twifi", 2) + exit), 1);
         self.commands(&BEHIND_WIFI)
+    }
+
+    /// Clients are in a namespace of their own, which has the gateway for its router: here is the origin alone.
+    pub(crate) fn transparent(mut self) -> Self {
+        let exit = "[[port]]\nname = \"exit\"";
+        self.config = self.config.replacen(exit, &(port("wifi", "twifi", 2) + exit), 1);
+        let served = self.config.split("[socks5]").next().unwrap_or_default();
+        self.config = format!(
+            "{served}[transparent]\nports = [\"lte\", \"wifi\"]\n[egress]\nallow = [\"10.9.0.0/24\"]\n"
+        );
+        self.after = ORIGIN.map(str::to_owned).to_vec();
+        self.needs("ss")
     }
 
     /// So many queues on each of DPDK's ports.

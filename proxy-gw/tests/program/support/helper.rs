@@ -35,6 +35,10 @@ impl Helper {
         helper
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it ends by itself: whether with success.
     pub(crate) fn wait(&mut self) -> bool {
         self.child.wait().expect("it ends").success()
