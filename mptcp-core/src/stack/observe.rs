@@ -253,7 +253,7 @@ impl<B: PacketBuf> Stack<B> {
             Some(subflow) => Sock::Mptcp(subflow.connection),
             None => Sock::Plain(idx),
         };
-        let (cwnd, ssthresh) = (tcb.congestion.cwnd(), tcb.congestion.ssthresh());
+        let (cwnd, ssthresh) = (tcb.cwnd(), tcb.ssthresh());
         let subflow = self.subflow_id(idx);
         if state != before.0 {
             self.observe_sock(sock, Event::TcpState { subflow, state });

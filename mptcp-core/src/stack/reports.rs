@@ -132,7 +132,7 @@ fn subflow_info<B: PacketBuf>(tcb: &Tcb<B>) -> SubflowInfo {
         backup: extension.is_some_and(Subflow::is_backup),
         stale: extension.is_some_and(|s| s.stale),
         srtt: tcb.rtt.srtt().unwrap_or_default(),
-        cwnd: tcb.congestion.cwnd(),
+        cwnd: tcb.cwnd(),
         bytes_sent: tcb.counters.bytes_sent,
         bytes_received: tcb.counters.bytes_received,
         retransmitted: u64::from(tcb.counters.retransmitted),

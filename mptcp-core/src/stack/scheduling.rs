@@ -246,7 +246,7 @@ impl<B: PacketBuf> Stack<B> {
             let whole = if next.again { Instant::MIN } else { open_new };
             let capped = policy.map(|p| p.next_on(port).max(whole)).filter(|at| *at > now);
             if sendable && let Some(at) = capped {
-                tcb.note_app_limited();
+                tcb.note_app_limited(now);
                 open_at = Some(open_at.map_or(at, |other| other.min(at)));
             }
             let asked = policy.map(|p| p.of(port));
@@ -266,14 +266,12 @@ impl<B: PacketBuf> Stack<B> {
                         || tcb.rtt.srtt().is_none()
                         || now.since(tcb.last_received()) > MEMORY),
                 // Without a sample nobody knows how far it is: the initial timeout, not next door.
-                opening: long
-                    && copied < opening
-                    && tcb.congestion.cwnd() < tcb.congestion.ssthresh(),
+                opening: long && copied < opening && tcb.cwnd() < tcb.ssthresh(),
                 srtt,
                 one_way: srtt - tcb.rtt.min_rtt().unwrap_or_default().min(srtt) / 2,
-                rate: tcb.congestion.bandwidth(srtt).unwrap_or(1),
+                rate: tcb.bandwidth(srtt).unwrap_or(1),
                 rttvar: tcb.rtt.rttvar().unwrap_or_default(),
-                cwnd: tcb.congestion.cwnd(),
+                cwnd: tcb.cwnd(),
                 in_flight: tcb.pipe(),
                 mss: tcb.payload_mss(),
                 priority: asked.map_or(0, |path| path.priority),
@@ -357,8 +355,8 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         subflow.penalised_at = Some(now);
-        let half = tcb.congestion.cwnd() / 2;
-        tcb.congestion.set_cwnd(half.max(2 * tcb.payload_mss()));
+        let half = tcb.cwnd() / 2;
+        tcb.set_cwnd(now, half.max(2 * tcb.payload_mss()));
         self.stats.mptcp_penalised += 1;
     }
 
@@ -383,7 +381,7 @@ impl<B: PacketBuf> Stack<B> {
             self.arm(Node::Connection(owner), Some(open_at));
             for (idx, _) in views.paths.iter().filter(|(_, view)| view.room) {
                 if let Some(tcb) = self.tcbs.get_mut(*idx) {
-                    tcb.note_app_limited();
+                    tcb.note_app_limited(now);
                 }
             }
         }

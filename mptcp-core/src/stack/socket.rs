@@ -403,11 +403,11 @@ impl<B: PacketBuf> Stack<B> {
         }
         let limit = |cwnd: u32| cwnd.saturating_mul(3).saturating_add(256 << 10).min(max);
         match sock {
-            Sock::Plain(idx) => self.tcbs.get(idx).map_or(0, |t| limit(t.congestion.cwnd())),
+            Sock::Plain(idx) => self.tcbs.get(idx).map_or(0, |t| limit(t.cwnd())),
             Sock::Mptcp(idx) => {
                 let Some(connection) = self.connections.get(idx) else { return 0 };
                 let subflows = connection.subflows.iter().filter_map(|&i| self.tcbs.get(i));
-                let cwnd = subflows.clone().map(|t| t.congestion.cwnd());
+                let cwnd = subflows.clone().map(|t| t.cwnd());
                 let cwnd = cwnd.fold(0, u32::saturating_add).max(reach(subflows));
                 limit(cwnd)
             }
@@ -716,7 +716,7 @@ fn reach<'a, B: PacketBuf + 'a>(subflows: impl Iterator<Item = &'a Tcb<B>>) -> u
     let (mut rate, mut longest) = (0_u64, core::time::Duration::ZERO);
     for tcb in subflows {
         let Some(srtt) = tcb.rtt.srtt() else { continue };
-        rate = rate.saturating_add(tcb.congestion.bandwidth(srtt).unwrap_or(0));
+        rate = rate.saturating_add(tcb.bandwidth(srtt).unwrap_or(0));
         longest = longest.max(srtt);
     }
     let octets = u128::from(rate) * longest.as_nanos() / 1_000_000_000;

@@ -193,7 +193,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.rtt.reset_back_off();
             self.rtt.on_syn_timeout();
         }
-        self.limit_initial_window(self.retries);
+        self.limit_initial_window(env.now, self.retries);
         self.retries = 0;
         self.rtx_at = None;
         if self.flags.contains(TcbFlags::SYN_NOW) {
@@ -384,8 +384,10 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Fifth step, second half: acknowledgement, selective acknowledgement and window.
     fn process_ack(&mut self, env: &mut Env<'_>, segment: &Segment, outcome: &mut Outcome) {
-        if self.pipe() + self.payload_mss() > self.congestion.cwnd() {
-            self.open_since = env.now;
+        if self.pipe() + self.payload_mss() > self.cwnd()
+            && let Some(sender) = &mut self.sender
+        {
+            sender.open_since = env.now;
         }
         let prior_flight = self.flight_size();
         let prior_window = self.snd_wnd;

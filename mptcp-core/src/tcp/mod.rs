@@ -22,12 +22,13 @@ pub(crate) mod request;
 pub mod rtt;
 mod segment;
 mod send_queue;
+mod sender;
 pub(crate) mod time_wait;
 mod urgent;
 mod window;
 
 use crate::buf::{PacketBuf, PortId};
-use crate::config::{EcnPolicy, Marking, TcpConfig};
+use crate::config::{CongestionAlgorithm, EcnPolicy, Marking, TcpConfig};
 use crate::error::ConnectionError;
 use crate::mptcp::Subflow;
 use crate::seq::{DataSeq, SeqNum};
@@ -38,21 +39,20 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 pub(crate) use behalf::Behalf;
 pub use behalf::SynTerms;
-use congestion::Congestion;
+use congestion::initial_window;
 use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU32;
-use delivery::Delivery;
 pub(crate) use fast_open::{COOKIE_LENGTHS, Early, Opening, Pending, push_grant};
 pub use info::{CongestionState, TcpInfo};
 pub(crate) use input::RunBounds;
 use mtu::PathMtu;
 pub(crate) use output::{Burst, DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for, sum_of};
-use pacing::Pacer;
-use recovery::{Rack, Recovery};
+use recovery::Recovery;
 pub(crate) use recv_queue::{Inserted, RecvQueue};
 use rtt::RttEstimator;
 pub(crate) use segment::Segment;
 pub(crate) use send_queue::{SendQueue, TxMapping, TxSegment};
+use sender::Sender;
 use time_wait::TimeWait;
 use urgent::Urgent;
 pub(crate) use window::{Autotune, scale_for};
@@ -300,14 +300,11 @@ pub(crate) struct Tcb<B> {
     ts_recent_at_s: u32,
     // Round trip, recovery, congestion.
     pub(crate) rtt: RttEstimator,
-    pub(crate) congestion: Congestion,
-    pub(crate) pacer: Pacer,
-    delivery: Delivery,
-    /// Since when the congestion window has had room.
-    open_since: Instant,
-    /// What `SendQueue::lost_total` was when the congestion control was told.
-    lost_told: u32,
-    rack: Rack,
+    /// Congestion window, octets.
+    cwnd: u32,
+    /// The congestion control that a sender begins with.
+    algorithm: CongestionAlgorithm,
+    sender: Option<Box<Sender>>,
     recovery: Option<Box<Recovery>>,
     /// The path takes less than both ends do, or may.
     mtu: Option<Box<PathMtu>>,
@@ -316,8 +313,6 @@ pub(crate) struct Tcb<B> {
     rtx_kind: RtxKind,
     /// Since when the retransmission timeout counts (RFC 6298 §5.1, §5.3): the last progress or later.
     rto_base: Instant,
-    /// End of the tail loss probe.
-    tlp_end: SeqNum,
     delayed_ack_at: Option<Instant>,
     /// Keep-alive, FIN-WAIT-2 or handshake deadline.
     slow_at: Option<Instant>,
@@ -448,7 +443,7 @@ impl<B: PacketBuf> Tcb<B> {
         if agreed.syn_ack_timeouts > 0 {
             tcb.rtt.on_syn_timeout();
         }
-        tcb.limit_initial_window(agreed.syn_ack_timeouts);
+        tcb.limit_initial_window(env.now, agreed.syn_ack_timeouts);
         if let Some(rtt) = agreed.rtt {
             tcb.rtt.on_sample(rtt, env.now);
         }
@@ -496,18 +491,14 @@ impl<B: PacketBuf> Tcb<B> {
             ts_offset,
             ts_recent_at_s: seconds(env.now),
             rtt: RttEstimator::new(config.rto_min, config.rto_max),
-            congestion: Congestion::new(config.congestion, u32::from(local_mss), env.now),
-            pacer: Pacer::new(env.now),
-            delivery: Delivery::new(env.now),
-            open_since: env.now,
-            lost_told: 0,
-            rack: Rack::default(),
+            cwnd: initial_window(u32::from(local_mss)),
+            algorithm: config.congestion,
+            sender: None,
             recovery: None,
             mtu: None,
             rtx_at: None,
             rtx_kind: RtxKind::Rto,
             rto_base: env.now,
-            tlp_end: iss,
             delayed_ack_at: None,
             slow_at: None,
             last_sent: env.now,
@@ -547,9 +538,9 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// A handshake that took more than one retransmission starts with one segment (RFC 5681 §3.1; one
     /// may have been spurious, RFC 6928 §2).
-    fn limit_initial_window(&mut self, syn_timeouts: u8) {
+    fn limit_initial_window(&mut self, now: Instant, syn_timeouts: u8) {
         if syn_timeouts > 1 {
-            self.congestion.set_cwnd(self.payload_mss());
+            self.set_cwnd(now, self.payload_mss());
         }
     }
 
@@ -605,15 +596,18 @@ impl<B: PacketBuf> Tcb<B> {
         self.flags.remove(TcbFlags::PACED);
     }
 
-    /// Nothing is due: queues that nobody uses give their memory back.
-    pub(crate) fn rest(&mut self) {
+    /// Nothing is due: what nobody uses gives its memory back. Answers when more of it may.
+    pub(crate) fn rest(&mut self, now: Instant) -> Option<Instant> {
         self.received.rest();
         self.unsent.rest();
-        if self.queue.rest() {
+        if self.queue.rest()
+            && let Some(sender) = &mut self.sender
+        {
             // The next one counts anew.
-            self.rack.forget_transmissions();
-            self.lost_told = 0;
+            sender.rack.forget_transmissions();
+            sender.lost_told = 0;
         }
+        self.rest_sender(now)
     }
 
     /// The third ACK of a join was answered: it need not be repeated.
@@ -711,7 +705,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Earliest deadline of any timer.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let paced = self.flags.contains(TcbFlags::PACED).then(|| self.pacer.release_at());
+        let paced = self.flags.contains(TcbFlags::PACED).then(|| self.release_at()).flatten();
         let signal = self.subflow.as_ref().and_then(|subflow| subflow.next_signal());
         [self.rtx_at, self.delayed_ack_at, self.slow_at, paced, signal].into_iter().flatten().min()
     }

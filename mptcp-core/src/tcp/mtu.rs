@@ -140,11 +140,14 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// RFC 8899 §3: a larger size must not let more octets out.
     fn set_segment_size(&mut self, mss: u16) {
-        let cwnd = self.congestion.cwnd();
+        let cwnd = self.cwnd();
         self.mss = mss;
-        let payload = self.payload_mss();
-        self.congestion.set_mss(payload);
-        self.congestion.set_cwnd(cwnd.max(payload));
+        self.refresh_mss();
+        let cwnd = cwnd.max(self.payload_mss());
+        if let Some(sender) = &mut self.sender {
+            sender.congestion.set_cwnd(cwnd);
+            self.cwnd = sender.congestion.cwnd();
+        }
     }
 
     /// Segments begin small where every path is searched.
@@ -188,7 +191,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         if told < self.mss {
             self.mss = told;
-            self.congestion.set_mss(self.payload_mss());
+            self.refresh_mss();
         }
         // What is in flight at a larger size was dropped where the ICMP came from.
         let fits = u32::from(told).saturating_sub(options);
@@ -199,7 +202,8 @@ impl<B: PacketBuf> Tcb<B> {
             }
         }
         // By a router that was not congested.
-        self.lost_told = self.lost_told.wrapping_add(self.queue.lost_total().wrapping_sub(lost));
+        let lost = self.queue.lost_total().wrapping_sub(lost);
+        self.excuse_lost(lost);
     }
 
     // Black holes.
@@ -304,9 +308,9 @@ impl<B: PacketBuf> Tcb<B> {
     /// The timeouts were no congestion: what they did to the window is undone.
     fn undo_timeout(&mut self, now: Instant) {
         if self.recovery.as_ref().is_some_and(|recovery| recovery.kind == Kind::Timeout) {
-            self.congestion.undo(now);
+            self.tell_congestion(now, |congestion| congestion.undo(now));
             self.flags.remove(TcbFlags::ECN_REDUCED);
-            self.lost_told = self.queue.lost_total();
+            self.sender(now).lost_told = self.queue.lost_total();
         }
     }
 
@@ -335,7 +339,7 @@ impl<B: PacketBuf> Tcb<B> {
         };
         let payload = u32::from(size).saturating_sub(self.option_len());
         let run = payload + FOLLOWERS * self.payload_mss();
-        let room = waiting.min(self.usable_window()).min(self.congestion.cwnd());
+        let room = waiting.min(self.usable_window()).min(self.cwnd());
         (run <= room).then_some(payload)
     }
 
@@ -384,7 +388,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         if !probe.lost {
             self.probe_was_lost(env);
-            self.lost_told = self.lost_told.wrapping_add(octets);
+            self.excuse_lost(octets);
         }
         true
     }

@@ -310,7 +310,7 @@ impl<B: PacketBuf> Stack<B> {
                     if let Some(tcb) = self.tcbs.get_mut(idx)
                         && tcb.flight_size() > 0
                     {
-                        tcb.repeat_head();
+                        tcb.repeat_head(now);
                     }
                     self.touch_tcb(idx);
                 }
@@ -368,7 +368,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         watch.probe_at = now + interval;
         self.stats.path_probe += 1;
-        tcb.repeat_head();
+        tcb.repeat_head(now);
         self.touch_tcb(idx);
         if let Some(connection) = self.connections.get_mut(owner) {
             connection.look_again(now + interval);

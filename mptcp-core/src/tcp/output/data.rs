@@ -163,7 +163,7 @@ impl<B: PacketBuf> Tcb<B> {
         if len == 0 {
             return 0;
         }
-        if self.pipe() >= self.congestion.cwnd() {
+        if self.pipe() >= self.cwnd() {
             self.flags.insert(TcbFlags::CWND_LIMITED);
             return 0;
         }
@@ -254,7 +254,8 @@ impl<B: PacketBuf> Tcb<B> {
         if self.queue.is_empty() {
             self.rto_base = env.now;
         }
-        let stamp = self.delivery.stamp(env.now, self.pipe(), 1);
+        let pipe = self.pipe();
+        let stamp = self.sender(env.now).delivery.stamp(env.now, pipe, 1);
         self.queue.push(TxSegment {
             seq: self.snd_nxt,
             len: 0,
@@ -277,8 +278,9 @@ impl<B: PacketBuf> Tcb<B> {
     fn restart_after_idle(&mut self, now: Instant) {
         if self.queue.is_empty() {
             let idle = now.since(self.last_sent);
-            if idle > self.rtt.rto() {
-                self.congestion.on_idle(now, idle, self.rtt.rto());
+            let rto = self.rtt.rto();
+            if idle > rto && self.sender.is_some() {
+                self.tell_congestion(now, |congestion| congestion.on_idle(now, idle, rto));
             }
         }
     }

@@ -18,7 +18,7 @@ impl<B: PacketBuf> Tcb<B> {
         budget: &mut usize,
     ) -> Progress {
         while let Some(idx) = self.queue.first_lost() {
-            if self.pipe() >= self.congestion.cwnd() {
+            if self.pipe() >= self.cwnd() {
                 self.flags.insert(TcbFlags::CWND_LIMITED);
                 break;
             }
@@ -119,7 +119,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.rto_base = env.now;
         self.flags.remove(TcbFlags::TLP_NOW);
         self.flags.insert(TcbFlags::TLP_OUT.union(TcbFlags::TLP_SPENT));
-        self.tlp_end = self.snd_nxt;
+        self.sender(env.now).tlp_end = self.snd_nxt;
         Progress::Done
     }
 }
