@@ -11,6 +11,7 @@ use crate::seq::DataSeq;
 use crate::stats::Counters;
 use crate::tcp::{DataLevel, TxMapping};
 use crate::time::{Duration, Instant};
+use crate::util::on_demand::OnDemand;
 use crate::wire::{
     AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpCapable, MpJoin, MptcpOption,
     OptionWriter, Prio, Version, WireSeq,
@@ -25,13 +26,39 @@ pub(crate) enum Stage {
     /// Initiator: both keys go with every segment until the peer proves it has them.
     CapableAck,
     /// Initiator: the SYN carries `MP_JOIN`.
-    JoinSyn { token: u32, nonce: u32 },
+    JoinSyn,
     /// Initiator: PRE_ESTABLISHED, the HMAC goes out until the fourth ACK arrives.
-    JoinAck { hmac: [u8; 20], tries: u8 },
+    JoinAck,
     /// Mapped data flows.
     Active,
     /// Plain TCP from here on.
     Fallback,
+}
+
+/// What the initiator of a join says until it is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Joining {
+    pub(crate) token: u32,
+    pub(crate) nonce: u32,
+    /// Of the third ACK, once the second came.
+    pub(crate) hmac: [u8; 20],
+    /// How often that ACK was sent.
+    tries: u8,
+}
+
+/// What few subflows ever have.
+#[derive(Clone, Copy, Default, Debug)]
+struct Uncommon {
+    /// There were enough acknowledgements in a row: none is sent for options alone before this.
+    held_until: Option<Instant>,
+    /// When it last gave half of its window up for holding up the stream.
+    penalised_at: Option<Instant>,
+    /// Octets that went out on it again.
+    reinjected: u64,
+    /// Octets it was given divided by its weight, for weighted shares.
+    served: u64,
+    /// The reason in the peer's `MP_TCPRST`.
+    reset_reason: Option<u8>,
 }
 
 /// What a segment about to be sent can carry.
@@ -117,7 +144,7 @@ pub(crate) struct Subflow {
     /// A `DATA_ACK` came on it: DSS options pass in both directions.
     pub(crate) proven: bool,
     pub(crate) word: Word,
-    pub(crate) mappings: MappingStore,
+    pub(crate) mappings: OnDemand<MappingStore>,
     signals: Signals,
     /// So many of them, from the front, are on the segment being sent.
     signals_written: u8,
@@ -126,8 +153,6 @@ pub(crate) struct Subflow {
     dss_missed: bool,
     /// Acknowledgements without news for TCP since the last one with any.
     row: u8,
-    /// There were enough of them: none is sent for options alone before this.
-    held_until: Option<Instant>,
     /// The last third ACK of a first subflow had both keys.
     keys_told: bool,
     /// A REMOVE_ADDR named its address, or its place is wanted: it is closed unless the peer answers.
@@ -139,17 +164,13 @@ pub(crate) struct Subflow {
     pub(crate) path: PathRef,
     /// The peer reset it and said that the reason will stay (RFC 8684 §3.6).
     pub(crate) refused: bool,
-    /// The reason in the peer's `MP_TCPRST`.
-    pub(crate) reset_reason: Option<u8>,
     /// A RST answered the SYN with `MP_CAPABLE`: it was repeated without.
     pub(crate) syn_reset: bool,
-    pub(crate) reinjected: u64,
-    /// Octets it was given divided by its weight, for weighted shares.
-    pub(crate) served: u64,
+    /// Until it joined.
+    joining: Option<Box<Joining>>,
+    uncommon: Option<Box<Uncommon>>,
     /// Redundant scheduling: everything below this offset was sent on it, or needs not be.
     pub(crate) copied_to: u64,
-    /// When it last gave half of its window up for holding up the stream.
-    pub(crate) penalised_at: Option<Instant>,
     format: DssFormat,
 }
 
@@ -180,27 +201,105 @@ impl Subflow {
             mapped: false,
             proven: false,
             word: Word::Good,
-            mappings: MappingStore::new(),
+            mappings: OnDemand::new(),
             signals: Signals::default(),
             signals_written: 0,
             infinite_written: false,
             dss_missed: false,
             row: 0,
-            held_until: None,
             keys_told: false,
             probe: None,
             watch: None,
             delivered_at: None,
             path: PathRef::UNKNOWN,
             refused: false,
-            reset_reason: None,
             syn_reset: false,
-            reinjected: 0,
-            served: 0,
+            joining: None,
+            uncommon: None,
             copied_to: 0,
-            penalised_at: None,
             format: DssFormat::default(),
         }
+    }
+
+    /// One that we join with.
+    pub(crate) fn joining(
+        connection: u32,
+        id: u8,
+        version: Version,
+        token: u32,
+        nonce: u32,
+    ) -> Self {
+        let mut subflow = Self::new(connection, id, version, Stage::JoinSyn);
+        subflow.joining = Some(Box::new(Joining { token, nonce, hmac: [0; 20], tries: 0 }));
+        subflow
+    }
+
+    /// The second ACK of a join came, and `hmac` answers it until the fourth does.
+    pub(crate) fn answer_join(&mut self, hmac: [u8; 20]) {
+        self.stage = Stage::JoinAck;
+        if let Some(joining) = &mut self.joining {
+            joining.hmac = hmac;
+        }
+    }
+
+    /// The handshake is over.
+    pub(crate) fn activate(&mut self) {
+        self.stage = Stage::Active;
+        self.joining = None;
+    }
+
+    /// Nothing is due: what nobody uses gives its memory back.
+    pub(crate) fn rest(&mut self) {
+        self.mappings.rest();
+    }
+
+    /// The peer reset it for `reason`.
+    pub(crate) fn note_reset(&mut self, reason: u8) {
+        self.uncommon.get_or_insert_default().reset_reason = Some(reason);
+    }
+
+    /// `octets` that were sent elsewhere before went out on it.
+    pub(crate) fn note_reinjected(&mut self, octets: u64) {
+        self.uncommon.get_or_insert_default().reinjected += octets;
+    }
+
+    /// It was given so many octets, divided by its weight.
+    pub(crate) fn serve(&mut self, octets: u64) {
+        self.uncommon.get_or_insert_default().served += octets;
+    }
+
+    /// It holds up the stream: false when it has been punished for that within `srtt`.
+    pub(crate) fn penalise(&mut self, now: Instant, srtt: Duration) -> bool {
+        let uncommon = self.uncommon.get_or_insert_default();
+        if uncommon.penalised_at.is_some_and(|at| now.since(at) < srtt) {
+            return false;
+        }
+        uncommon.penalised_at = Some(now);
+        true
+    }
+
+    /// The reason in the peer's `MP_TCPRST`.
+    pub(crate) fn reset_reason(&self) -> Option<u8> {
+        self.uncommon.as_ref()?.reset_reason
+    }
+
+    /// Octets that went out on it again.
+    pub(crate) fn reinjected(&self) -> u64 {
+        self.uncommon.as_ref().map_or(0, |uncommon| uncommon.reinjected)
+    }
+
+    /// Octets it was given divided by its weight, where shares are weighted.
+    pub(crate) fn served(&self) -> u64 {
+        self.uncommon.as_ref().map_or(0, |uncommon| uncommon.served)
+    }
+
+    /// Our nonce in a join that is not answered yet.
+    pub(crate) fn nonce(&self) -> Option<u32> {
+        self.joining.as_ref().map(|joining| joining.nonce)
+    }
+
+    fn held_until(&self) -> Option<Instant> {
+        self.uncommon.as_ref()?.held_until
     }
 
     /// What every DSS of this connection looks like; decides the room for payload. True when that
@@ -266,18 +365,15 @@ impl Subflow {
 
     /// PRE_ESTABLISHED: how long until the third ACK is repeated, doubling (RFC 8684 §3.2).
     pub(crate) fn third_ack_wait(&mut self, rto: Duration) -> Option<Duration> {
-        let Stage::JoinAck { tries, .. } = &mut self.stage else { return None };
-        let wait = rto * (1 << u32::from(*tries).min(6));
-        *tries = tries.saturating_add(1);
+        let joining = self.joining.as_mut().filter(|_| self.stage == Stage::JoinAck)?;
+        let wait = rto * (1 << u32::from(joining.tries).min(6));
+        joining.tries = joining.tries.saturating_add(1);
         Some(wait)
     }
 
     /// How often the third ACK of a join was sent without an answer; 0 in any other stage.
-    pub(crate) const fn third_acks_sent(&self) -> u8 {
-        match self.stage {
-            Stage::JoinAck { tries, .. } => tries,
-            _ => 0,
-        }
+    pub(crate) fn third_acks_sent(&self) -> u8 {
+        self.joining.as_ref().map_or(0, |joining| joining.tries)
     }
 
     /// An option waits that an acknowledgement should carry.
@@ -293,19 +389,21 @@ impl Subflow {
 
     /// An acknowledgement may go out for the sake of its options now.
     pub(crate) fn wants_ack(&self, now: Instant) -> bool {
-        self.pending() && self.held_until.is_none_or(|at| at <= now)
+        self.pending() && self.held_until().is_none_or(|at| at <= now)
     }
 
     /// When it may, if it has to wait.
     pub(crate) fn next_signal(&self) -> Option<Instant> {
-        self.held_until.filter(|_| self.pending())
+        self.held_until().filter(|_| self.pending())
     }
 
     /// What waited for the end of a row may go.
     pub(crate) fn end_row(&mut self, now: Instant) {
-        if self.held_until.is_some_and(|at| at <= now) {
+        if let Some(uncommon) = &mut self.uncommon
+            && uncommon.held_until.is_some_and(|at| at <= now)
+        {
             self.row = 0;
-            self.held_until = None;
+            uncommon.held_until = None;
         }
     }
 
@@ -313,13 +411,16 @@ impl Subflow {
     pub(crate) fn acknowledged(&mut self, now: Instant, news: bool, rto: Duration) {
         if news {
             self.row = 0;
-            // Whoever waits is looked at again.
-            self.held_until = self.held_until.map(|at| at.min(now));
+            if let Some(uncommon) = &mut self.uncommon {
+                // Whoever waits is looked at again.
+                uncommon.held_until = uncommon.held_until.map(|at| at.min(now));
+            }
             return;
         }
         self.row = self.row.saturating_add(1);
         if self.row >= MAX_ROW {
-            self.held_until = Some(now + rto.min(ROW_PAUSE));
+            let until = now + rto.min(ROW_PAUSE);
+            self.uncommon.get_or_insert_default().held_until = Some(until);
         }
     }
 
@@ -384,13 +485,8 @@ impl Subflow {
                 let option = self.capable(CapableForm::Key(data.local_key), data.format.checksum);
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
-            (Stage::JoinSyn { token, nonce }, Carry::Syn) => {
-                let (backup, address_id) = (self.local_backup, self.local_id);
-                let join = MpJoin::Syn { backup, address_id, token, nonce };
-                fits = writer.push_mptcp(&MptcpOption::Join(join), version);
-            }
-            (Stage::JoinAck { hmac, .. }, Carry::Ack) => {
-                fits = writer.push_mptcp(&MptcpOption::Join(MpJoin::Ack { hmac }), version);
+            (Stage::JoinSyn | Stage::JoinAck, Carry::Syn | Carry::Ack) => {
+                fits = self.write_join(writer, carry);
             }
             // A DATA_FIN before any data alternates with the keys: one proves that they arrived, the
             // other repairs it when they did not.
@@ -434,6 +530,21 @@ impl Subflow {
             _ => {}
         }
         debug_assert!(fits, "handshake and data options fit beside timestamps");
+    }
+
+    fn write_join(&self, writer: &mut OptionWriter, carry: &Carry<'_>) -> bool {
+        let Some(joining) = &self.joining else { return true };
+        let join = match (self.stage, carry) {
+            (Stage::JoinSyn, Carry::Syn) => MpJoin::Syn {
+                backup: self.local_backup,
+                address_id: self.local_id,
+                token: joining.token,
+                nonce: joining.nonce,
+            },
+            (Stage::JoinAck, Carry::Ack) => MpJoin::Ack { hmac: joining.hmac },
+            _ => return true,
+        };
+        writer.push_mptcp(&MptcpOption::Join(join), self.version)
     }
 
     fn capable(&self, form: CapableForm, checksum: bool) -> MpCapable {
@@ -557,7 +668,7 @@ impl Subflow {
         if let Some((dsn, ssn)) = infinite {
             self.signals.insert(self.signals.len(), Signal::Infinite { dsn, ssn });
         }
-        self.mappings.clear();
+        self.mappings.forget();
     }
 }
 

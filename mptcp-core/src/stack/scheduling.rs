@@ -225,8 +225,8 @@ impl<B: PacketBuf> Stack<B> {
             }
             let in_vain = next.again && subflow.word != Word::Good;
             let (stale, backup) = (subflow.stale || in_vain, subflow.is_backup());
-            let served = subflow.served;
-            let copied = subflow.reinjected;
+            let served = subflow.served();
+            let copied = subflow.reinjected();
             // Repairs go where the original is not still waiting.
             let watched = subflow.watch.is_some();
             let holds = next.again && (tcb.rto_count() > 0 || watched);
@@ -351,10 +351,9 @@ impl<B: PacketBuf> Stack<B> {
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let srtt = tcb.rtt.srtt().unwrap_or(UNKNOWN_RTT);
         let Some(subflow) = &mut tcb.subflow else { return };
-        if subflow.penalised_at.is_some_and(|at| now.since(at) < srtt) {
+        if !subflow.penalise(now, srtt) {
             return;
         }
-        subflow.penalised_at = Some(now);
         let half = tcb.cwnd() / 2;
         tcb.set_cwnd(now, half.max(2 * tcb.payload_mss()));
         self.stats.mptcp_penalised += 1;
@@ -418,11 +417,13 @@ pub(super) fn account<B: PacketBuf>(
         policy.charge(port, octets, next.again, now);
     }
     if let Some(subflow) = &mut tcb.subflow {
-        subflow.served += octets / u64::from(weight);
+        if connection.scheduler == SchedulerKind::Weighted {
+            subflow.serve(octets / u64::from(weight));
+        }
         subflow.copied_to = subflow.copied_to.max(next.start + octets);
         if next.again {
             connection.bytes_retrans += octets;
-            subflow.reinjected += octets;
+            subflow.note_reinjected(octets);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::demux::{Node, TokenOwner};
 use super::memory::FAIR_SHARE;
-use super::{Connect, Listen, Listener, Ready, Sock, SocketId, Stack, env};
+use super::{AppFlags, Connect, Listen, Listener, Ready, Sock, SocketId, Stack, env};
 use crate::buf::PacketBuf;
 use crate::config::Scheduling;
 use crate::error::{ConnectionError, OpenError, RecvError, SendError};
@@ -104,7 +104,11 @@ impl<B: PacketBuf> Stack<B> {
         }
         if let Some(app) = self.app(sock) {
             app.user_data = with.user_data;
-            app.fallback = fallback;
+        }
+        if let Sock::Plain(idx) = sock
+            && let Some(tcb) = self.tcbs.get_mut(idx)
+        {
+            tcb.fallback = fallback;
         }
         let tcb_idx = match sock {
             Sock::Mptcp(idx) => self.subflows_of(idx).first().copied(),
@@ -224,7 +228,7 @@ impl<B: PacketBuf> Stack<B> {
             Some(error) => Err(RecvError::Failed(error)),
             None if closed => Ok(None),
             None => {
-                app.read_armed = true;
+                app.is.insert(AppFlags::READ_ARMED);
                 Err(RecvError::WouldBlock)
             }
         }
@@ -370,8 +374,8 @@ impl<B: PacketBuf> Stack<B> {
     fn connected(&self, id: SocketId) -> Option<Sock> {
         let sock = self.resolve(id)?;
         let relayed = match sock {
-            Sock::Plain(idx) => self.tcbs.get(idx)?.app.relay,
-            Sock::Mptcp(idx) => self.connections.get(idx)?.app.relay,
+            Sock::Plain(idx) => self.tcbs.get(idx)?.app.relay(),
+            Sock::Mptcp(idx) => self.connections.get(idx)?.app.relay(),
             Sock::Listener(_) | Sock::Request(_) | Sock::Udp(_) => return None,
         };
         relayed.is_none().then_some(sock)
@@ -449,7 +453,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         if self.send_room(sock) == 0 {
             if let Some(app) = self.app(sock) {
-                app.write_armed = true;
+                app.is.insert(AppFlags::WRITE_ARMED);
             }
             return Err((SendError::WouldBlock, buf));
         }
@@ -503,7 +507,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         if sent == 0 && !from.is_empty() {
             if let Some(app) = self.app(sock) {
-                app.write_armed = true;
+                app.is.insert(AppFlags::WRITE_ARMED);
             }
             return Err(SendError::WouldBlock);
         }
@@ -631,7 +635,7 @@ impl<B: PacketBuf> Stack<B> {
     fn detach(&mut self, sock: Sock) {
         self.uncouple(sock);
         if let Some(app) = self.app(sock) {
-            app.attached = false;
+            app.is.remove(AppFlags::ATTACHED);
             app.pending = Ready::empty();
         }
     }

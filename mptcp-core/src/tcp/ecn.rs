@@ -53,7 +53,7 @@ impl<B: PacketBuf> Tcb<B> {
         // The peer echoes until the segment with our CWR, the first behind `rack.reduced`, is there.
         let answered =
             self.flags.contains(TcbFlags::ECN_REDUCED) && self.snd_una.le(self.reduced());
-        if !answered && self.recovery.is_none() && flight > 0 {
+        if !answered && !self.in_recovery() && flight > 0 {
             env.stats.tcp_ecn_reduced += 1;
             self.tell_congestion(env.now, |congestion| congestion.on_ecn(env.now, flight));
             self.note_reduction(env.now);

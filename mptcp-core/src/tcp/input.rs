@@ -72,7 +72,7 @@ impl<B: PacketBuf> Tcb<B> {
         };
         let whole = !self.received.has_out_of_order()
             && !self.flags.intersects(TcbFlags::FIN_SEEN | TcbFlags::READ_SHUT);
-        let repairs = self.recovery.is_some()
+        let repairs = self.in_recovery()
             || self.dup_acks > 0
             || self.queue.sacked_bytes() > 0
             || self.flags.contains(TcbFlags::TLP_OUT);
@@ -525,7 +525,7 @@ impl<B: PacketBuf> Tcb<B> {
                 let segments = delivered.bytes.div_ceil(self.payload_mss().max(1)).max(1);
                 let counted = u32::from(self.dup_acks).min(segments - 1);
                 delivered.bytes -= (counted * self.payload_mss()).min(delivered.bytes);
-                if self.recovery.is_some() {
+                if self.in_recovery() {
                     // The rest of them left the network and is still not acknowledged.
                     self.dup_acks -= u8::try_from(counted).unwrap_or(self.dup_acks);
                     return;
@@ -716,7 +716,7 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     fn duplicate(&mut self, start: SeqNum, end: SeqNum) {
-        self.dsack = NonZeroU32::new(end.since(start)).map(|len| (start, len));
+        self.rare().dsack = NonZeroU32::new(end.since(start)).map(|len| (start, len));
     }
 
     /// Text is always answered: the peer retransmits until it is. What carries none may be an

@@ -16,6 +16,7 @@ pub mod isn;
 mod mtu;
 mod output;
 mod pacing;
+mod rare;
 mod recovery;
 mod recv_queue;
 pub(crate) mod request;
@@ -30,7 +31,7 @@ mod window;
 use crate::buf::{PacketBuf, PortId};
 use crate::config::{CongestionAlgorithm, EcnPolicy, Marking, TcpConfig};
 use crate::error::ConnectionError;
-use crate::mptcp::Subflow;
+use crate::mptcp::{FallbackReason, Subflow};
 use crate::seq::{DataSeq, SeqNum};
 use crate::stats::Counters;
 use crate::time::{Duration, Instant};
@@ -47,14 +48,13 @@ pub use info::{CongestionState, TcpInfo};
 pub(crate) use input::RunBounds;
 use mtu::PathMtu;
 pub(crate) use output::{Burst, DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for, sum_of};
-use recovery::Recovery;
+use rare::Rare;
 pub(crate) use recv_queue::{Inserted, RecvQueue};
 use rtt::RttEstimator;
 pub(crate) use segment::Segment;
 pub(crate) use send_queue::{SendQueue, TxMapping, TxSegment};
 use sender::Sender;
 use time_wait::TimeWait;
-use urgent::Urgent;
 pub(crate) use window::{Autotune, scale_for};
 
 /// Connection states of RFC 9293 §3.3.2. LISTEN and SYN-RECEIVED of passive opens live outside the
@@ -226,6 +226,8 @@ bitflags::bitflags! {
         const KEEP_ALIVE = 1 << 22;
         /// Data on the SYN was acknowledged (RFC 7413).
         const SYN_DATA = 1 << 24;
+        /// Something sent before `Recovery::recover` is unrepaired: `Sender::recovery` is there.
+        const RECOVERY = 1 << 30;
         /// The peer's SYN had a window scale.
         const SCALED = 1 << 31;
         /// Something could be sent now if the pace allowed it.
@@ -305,7 +307,6 @@ pub(crate) struct Tcb<B> {
     /// The congestion control that a sender begins with.
     algorithm: CongestionAlgorithm,
     sender: Option<Box<Sender>>,
-    recovery: Option<Box<Recovery>>,
     /// The path takes less than both ends do, or may.
     mtu: Option<Box<PathMtu>>,
     // Timers: deadlines; one node of the stack's wheel serves them all.
@@ -335,20 +336,19 @@ pub(crate) struct Tcb<B> {
     /// How much smaller than what our end of the path takes the MSS is that we announce, in words of four octets.
     asked_less: u8,
     dup_acks: u8,
-    dsack: Dsack,
     // Data.
     pub(crate) queue: OnDemand<SendQueue<B>>,
     pub(crate) unsent: OnDemand<VecDeque<B>>,
     pub(crate) unsent_len: u32,
     pub(crate) received: OnDemand<RecvQueue<B>>,
     autotune: Autotune,
-    urgent: Option<Box<Urgent>>,
     pub(crate) counters: TcbCounters,
-    /// During the handshake of a Fast Open; of an open for somebody else until its outcome is asked for.
-    opening: Option<Box<Opening<B>>>,
+    rare: Option<Box<Rare<B>>>,
     // Multipath and application.
     pub(crate) subflow: Option<Box<Subflow>>,
     pub(crate) app: crate::stack::AppState,
+    /// A plain socket that was to be an MPTCP connection: why it is not.
+    pub(crate) fallback: Option<FallbackReason>,
 }
 
 /// Per-connection totals for reports.
@@ -356,9 +356,6 @@ pub(crate) struct Tcb<B> {
 pub(crate) struct TcbCounters {
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_received: u64,
-    pub(crate) bytes_retrans: u64,
-    /// Segments.
-    pub(crate) retransmitted: u32,
     pub(crate) segs_out: u32,
     pub(crate) segs_in: u32,
     /// When data last arrived in order, the low bits of milliseconds.
@@ -494,7 +491,6 @@ impl<B: PacketBuf> Tcb<B> {
             cwnd: initial_window(u32::from(local_mss)),
             algorithm: config.congestion,
             sender: None,
-            recovery: None,
             mtu: None,
             rtx_at: None,
             rtx_kind: RtxKind::Rto,
@@ -513,17 +509,16 @@ impl<B: PacketBuf> Tcb<B> {
             challenges: 0,
             asked_less: 0,
             dup_acks: 0,
-            dsack: None,
             queue: OnDemand::new(),
             unsent: OnDemand::new(),
             unsent_len: 0,
             received: OnDemand::new(),
             autotune: Autotune::new(config),
-            urgent: None,
             counters: TcbCounters::default(),
-            opening: None,
+            rare: None,
             subflow: None,
             app: crate::stack::AppState::default(),
+            fallback: None,
         }
     }
 
@@ -600,6 +595,9 @@ impl<B: PacketBuf> Tcb<B> {
     pub(crate) fn rest(&mut self, now: Instant) -> Option<Instant> {
         self.received.rest();
         self.unsent.rest();
+        if let Some(subflow) = &mut self.subflow {
+            subflow.rest();
+        }
         if self.queue.rest()
             && let Some(sender) = &mut self.sender
         {
@@ -607,6 +605,7 @@ impl<B: PacketBuf> Tcb<B> {
             sender.rack.forget_transmissions();
             sender.lost_told = 0;
         }
+        self.rest_rare();
         self.rest_sender(now)
     }
 

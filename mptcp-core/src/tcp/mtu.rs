@@ -307,7 +307,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// The timeouts were no congestion: what they did to the window is undone.
     fn undo_timeout(&mut self, now: Instant) {
-        if self.recovery.as_ref().is_some_and(|recovery| recovery.kind == Kind::Timeout) {
+        if self.recovery().is_some_and(|recovery| recovery.kind == Kind::Timeout) {
             self.tell_congestion(now, |congestion| congestion.undo(now));
             self.flags.remove(TcbFlags::ECN_REDUCED);
             self.sender(now).lost_told = self.queue.lost_total();
@@ -319,10 +319,11 @@ impl<B: PacketBuf> Tcb<B> {
     /// Payload octets of the next segment of new data, if it can be a probe: `waiting` octets are there
     /// to be sent.
     pub(crate) fn probe_payload(&mut self, now: Instant, waiting: u32) -> Option<u32> {
+        let in_recovery = self.in_recovery();
         let mtu = self.mtu.as_deref_mut()?;
         let busy = matches!(mtu.stage, Stage::Cut { .. } | Stage::Dead) || mtu.probe.is_some();
         // Without SACK the loss of one segment looks like that of any other.
-        let trouble = self.recovery.is_some()
+        let trouble = in_recovery
             || self.retries > 0
             || self.queue.lost_bytes() > 0
             || !self.flags.contains(TcbFlags::SACK);

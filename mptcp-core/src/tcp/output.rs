@@ -300,7 +300,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.rtx_at = Some(env.now + self.rtt.rto());
         }
         if self.retries > 0 {
-            self.counters.retransmitted += 1;
+            self.rare().retransmitted += 1;
             env.stats.retrans_segs += 1;
         }
         Progress::Done

@@ -1,7 +1,7 @@
 //! Loss detection and recovery: RACK-TLP (RFC 8985), PRR (RFC 6937), NewReno without SACK
 //! (RFC 6582), and the undoing of spurious reductions by timestamps (RFC 3522).
 //!
-//! Invariant: `recovery` is present exactly while something sent before `recover` is unrepaired.
+//! Invariant: `Sender::recovery` is present exactly while something sent before `recover` is unrepaired.
 
 use super::congestion::AckSample;
 use super::send_queue::{Delivered, Transmission};
@@ -10,7 +10,6 @@ use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
-use alloc::boxed::Box;
 
 /// Longest time between two window probes.
 const PERSIST_MAX: Duration = Duration::from_secs(60);
@@ -93,7 +92,7 @@ pub(crate) struct Recovery {
 
 impl<B: PacketBuf> Tcb<B> {
     pub(crate) fn congestion_state(&self) -> CongestionState {
-        match self.recovery.as_ref().map(|recovery| recovery.kind) {
+        match self.recovery().map(|recovery| recovery.kind) {
             None => CongestionState::Open,
             Some(Kind::Fast) => CongestionState::Recovery,
             Some(Kind::Timeout) => CongestionState::Loss,
@@ -113,11 +112,11 @@ impl<B: PacketBuf> Tcb<B> {
         self.forget_reduction();
         self.rack_update(env.now, segment, delivered, dsack);
         self.finish_tail_loss_probe(env, segment, arrival);
-        if self.recovery.is_some() {
+        if self.in_recovery() {
             self.try_undo(env, segment, advanced);
         }
         self.digest_mtu(env, segment, advanced);
-        if self.recovery.is_some() {
+        if self.in_recovery() {
             self.try_exit(env.now, dsack);
         }
         self.detect_losses(env.now);
@@ -128,10 +127,10 @@ impl<B: PacketBuf> Tcb<B> {
         let echoed = self.answer_echo(env, segment, prior_flight);
         let newest = delivered.newest.map(|newest| (newest.sent_at, newest.stamp));
         let pipe = self.pipe();
+        let fast = self.recovery().is_some_and(|r| r.kind == Kind::Fast);
         let Some(sender) = &mut self.sender else { return 0 };
         let rate = sender.delivery.on_delivered(env.now, delivered.bytes, newest);
         let governs = sender.congestion.governs();
-        let fast = self.recovery.as_ref().is_some_and(|r| r.kind == Kind::Fast);
         if fast && !governs {
             self.proportional_rate_reduction(env.now, delivered.bytes);
         } else if delivered.bytes > 0 && (advanced || governs) {
@@ -204,7 +203,7 @@ impl<B: PacketBuf> Tcb<B> {
     fn reordering_window(&self) -> Duration {
         let sacked = self.queue.sacked_count();
         if !self.flags.contains(TcbFlags::REORDERING)
-            && (self.recovery.is_some() || sacked >= DUP_THRESH)
+            && (self.in_recovery() || sacked >= DUP_THRESH)
         {
             return Duration::ZERO;
         }
@@ -218,7 +217,7 @@ impl<B: PacketBuf> Tcb<B> {
         let Some(sender) = &mut self.sender else { return };
         sender.rack.reorder_at = None;
         if !self.flags.contains(TcbFlags::SACK)
-            || (self.queue.sacked_bytes() == 0 && self.recovery.is_none())
+            || (self.queue.sacked_bytes() == 0 && !self.in_recovery())
         {
             return;
         }
@@ -246,9 +245,9 @@ impl<B: PacketBuf> Tcb<B> {
         // Duplicates that our own retransmissions caused do not start another recovery (RFC 6582
         // §3.2 step 1).
         let fresh = !self.flags.contains(TcbFlags::RENO_RECOVER);
-        let enter = self.recovery.is_none() && self.dup_acks >= 3 && fresh;
+        let enter = !self.in_recovery() && self.dup_acks >= 3 && fresh;
         // After a timeout everything is marked already, and what was sent again is on its way.
-        let fast = self.recovery.as_ref().is_some_and(|r| r.kind == Kind::Fast);
+        let fast = self.recovery().is_some_and(|r| r.kind == Kind::Fast);
         let partial = fast && advanced;
         if enter || partial {
             self.queue.mark_lost(0);
@@ -258,7 +257,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// Something is lost and not being repaired: true when a recovery begins.
     fn enter_recovery_if_due(&mut self, env: &mut Env<'_>) -> bool {
         let due =
-            self.queue.lost_bytes() > 0 && self.recovery.is_none() && !self.lost_only_a_probe(env);
+            self.queue.lost_bytes() > 0 && !self.in_recovery() && !self.lost_only_a_probe(env);
         if due {
             self.enter_fast_recovery(env);
         }
@@ -273,14 +272,17 @@ impl<B: PacketBuf> Tcb<B> {
             self.note_reduction(env.now);
         }
         self.flags.remove(TcbFlags::TLP_OUT);
-        self.recovery = Some(Box::new(Recovery {
-            kind: Kind::Fast,
-            recover: self.snd_nxt,
-            recover_fs: flight.max(1),
-            prr_delivered: 0,
-            prr_out: 0,
-            undo_ts: None,
-        }));
+        self.begin_recovery(
+            env.now,
+            Recovery {
+                kind: Kind::Fast,
+                recover: self.snd_nxt,
+                recover_fs: flight.max(1),
+                prr_delivered: 0,
+                prr_out: 0,
+                undo_ts: None,
+            },
+        );
     }
 
     /// RFC 6937: as many octets out as keep `cwnd` converging on `ssthresh`.
@@ -289,7 +291,7 @@ impl<B: PacketBuf> Tcb<B> {
             return;
         }
         let (pipe, mss, ssthresh) = (self.pipe(), self.payload_mss(), self.ssthresh());
-        let Some(recovery) = &mut self.recovery else { return };
+        let Some(recovery) = self.recovery_mut() else { return };
         recovery.prr_delivered = recovery.prr_delivered.saturating_add(delivered);
         let sent = recovery.prr_out;
         let allowed = if pipe > ssthresh {
@@ -307,7 +309,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// RFC 3522: an echo older than the first retransmission acknowledges the original.
     fn try_undo(&mut self, env: &mut Env<'_>, segment: &Segment, advanced: bool) {
-        let Some(recovery) = &self.recovery else { return };
+        let Some(recovery) = self.recovery() else { return };
         let (Some(undo_ts), Some((_, tsecr))) = (recovery.undo_ts, segment.timestamps) else {
             return;
         };
@@ -323,14 +325,14 @@ impl<B: PacketBuf> Tcb<B> {
         self.flags.remove(TcbFlags::ECN_REDUCED);
         self.queue.clear_lost();
         self.flags.insert(TcbFlags::REORDERING);
-        self.recovery = None;
+        self.end_recovery();
         self.long_segment_arrived();
         // Without SACK they would begin the next recovery at once.
         self.dup_acks = 0;
     }
 
     fn try_exit(&mut self, now: Instant, dsack: bool) {
-        let Some(recovery) = &self.recovery else { return };
+        let Some(recovery) = self.recovery() else { return };
         if self.snd_una.lt(recovery.recover) {
             return;
         }
@@ -343,7 +345,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.set_cwnd(now, self.ssthresh().max(self.payload_mss()));
         }
         self.tell_congestion(now, |congestion| congestion.on_recovery_exit(now));
-        self.recovery = None;
+        self.end_recovery();
         if !dsack {
             let rack = &mut self.sender(now).rack;
             rack.reo_wnd_persist = rack.reo_wnd_persist.saturating_sub(1);
@@ -371,7 +373,7 @@ impl<B: PacketBuf> Tcb<B> {
                 // Original or probe? The next acknowledgement tells.
                 return;
             }
-            if self.recovery.is_none() {
+            if !self.in_recovery() {
                 env.stats.tcp_loss_probe_recovery += 1;
                 let flight = self.flight_size();
                 self.tell_congestion(env.now, |c| c.on_congestion_event(env.now, flight));
@@ -386,7 +388,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Notes octets sent during a recovery.
     pub(super) fn on_recovery_sent(&mut self, octets: u32, retransmission_ts: Option<u32>) {
-        if let Some(recovery) = &mut self.recovery {
+        if let Some(recovery) = self.recovery_mut() {
             recovery.prr_out = recovery.prr_out.saturating_add(octets);
             if recovery.undo_ts.is_none() {
                 recovery.undo_ts = retransmission_ts;
@@ -443,7 +445,7 @@ impl<B: PacketBuf> Tcb<B> {
             && !self
                 .flags
                 .intersects(TcbFlags::TLP_OUT.union(TcbFlags::TLP_NOW).union(TcbFlags::TLP_SPENT))
-            && self.recovery.is_none()
+            && !self.in_recovery()
             && self.retries == 0
             && self.queue.sacked_bytes() == 0
             && self.queue.lost_bytes() == 0
@@ -579,7 +581,7 @@ impl<B: PacketBuf> Tcb<B> {
         // One segment, beside what was sent too recently to be lost.
         self.set_cwnd(env.now, self.pipe() + self.payload_mss());
         let (mut recover, mut undo_ts) = (self.snd_nxt, None);
-        if let Some(recovery) = &self.recovery {
+        if let Some(recovery) = self.recovery() {
             recover = recover.max(recovery.recover);
             if recovery.kind == Kind::Timeout {
                 // The window was reduced by the first timeout: what acknowledges its retransmission
@@ -587,14 +589,17 @@ impl<B: PacketBuf> Tcb<B> {
                 undo_ts = recovery.undo_ts;
             }
         }
-        self.recovery = Some(Box::new(Recovery {
-            kind: Kind::Timeout,
-            recover,
-            recover_fs: flight.max(1),
-            prr_delivered: 0,
-            prr_out: 0,
-            undo_ts,
-        }));
+        self.begin_recovery(
+            env.now,
+            Recovery {
+                kind: Kind::Timeout,
+                recover,
+                recover_fs: flight.max(1),
+                prr_delivered: 0,
+                prr_out: 0,
+                undo_ts,
+            },
+        );
         self.sender(env.now).rack.reorder_at = None;
         self.dup_acks = 0;
         self.arm_rtx(env.now);

@@ -8,7 +8,7 @@ use super::congestion::{Congestion, CongestionChoice, initial_window};
 use super::delivery::Delivery;
 use super::output::payload_of;
 use super::pacing::Pacer;
-use super::recovery::Rack;
+use super::recovery::{Rack, Recovery};
 use super::{CongestionState, Tcb, TcbFlags};
 use crate::buf::PacketBuf;
 use crate::config::CongestionAlgorithm;
@@ -29,9 +29,11 @@ pub(crate) struct Sender {
     /// End of the tail loss probe.
     pub(super) tlp_end: SeqNum,
     pub(super) congestion: Congestion,
+    /// With `RECOVERY`.
+    recovery: Option<Box<Recovery>>,
 }
 
-const _: () = assert!(size_of::<Sender>() <= 184);
+const _: () = assert!(size_of::<Sender>() <= 192);
 
 impl Sender {
     fn new(congestion: Congestion, now: Instant) -> Self {
@@ -43,6 +45,7 @@ impl Sender {
             lost_told: 0,
             tlp_end: SeqNum(0),
             congestion,
+            recovery: None,
         }
     }
 }
@@ -153,6 +156,32 @@ impl<B: PacketBuf> Tcb<B> {
         self.tell_congestion(now, |congestion| *congestion = next);
     }
 
+    #[inline]
+    pub(super) fn in_recovery(&self) -> bool {
+        self.flags.contains(TcbFlags::RECOVERY)
+    }
+
+    pub(super) fn recovery(&self) -> Option<&Recovery> {
+        self.sender.as_ref().filter(|_| self.in_recovery())?.recovery.as_deref()
+    }
+
+    pub(super) fn recovery_mut(&mut self) -> Option<&mut Recovery> {
+        let in_recovery = self.in_recovery();
+        self.sender.as_mut().filter(|_| in_recovery)?.recovery.as_deref_mut()
+    }
+
+    pub(super) fn begin_recovery(&mut self, now: Instant, recovery: Recovery) {
+        self.sender(now).recovery = Some(Box::new(recovery));
+        self.flags.insert(TcbFlags::RECOVERY);
+    }
+
+    pub(super) fn end_recovery(&mut self) {
+        self.flags.remove(TcbFlags::RECOVERY);
+        if let Some(sender) = &mut self.sender {
+            sender.recovery = None;
+        }
+    }
+
     /// What it knows as a sender, from now on if not yet.
     #[inline]
     pub(super) fn sender(&mut self, now: Instant) -> &mut Sender {
@@ -177,7 +206,7 @@ impl<B: PacketBuf> Tcb<B> {
             .union(TcbFlags::RENO_RECOVER)
             .union(TcbFlags::ECN_REDUCED);
         if !self.queue.is_empty()
-            || self.recovery.is_some()
+            || self.in_recovery()
             || self.flags.intersects(unfinished)
             || !sender.rack.is_unused()
             || !sender.congestion.is_unused(self.payload_mss())

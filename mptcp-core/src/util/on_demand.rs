@@ -41,6 +41,11 @@ impl<T: Empty> OnDemand<T> {
         Self(None)
     }
 
+    /// As it was made.
+    pub(crate) fn forget(&mut self) {
+        self.0 = None;
+    }
+
     /// Gives its memory back if nobody uses it, and answers whether it did.
     pub(crate) fn rest(&mut self) -> bool {
         self.0.take_if(|value| value.is_unused()).is_some()

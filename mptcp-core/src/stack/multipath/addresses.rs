@@ -326,9 +326,9 @@ impl<B: PacketBuf> Stack<B> {
         };
         let nonce = self.rng.next_u32();
         let Some(connection) = self.connections.get_mut(owner) else { return false };
-        let stage = Stage::JoinSyn { token: connection.remote_token, nonce };
-        let mut subflow =
-            Subflow::new(owner, connection.new_subflow_id(&self.tcbs), connection.version, stage);
+        let id = connection.new_subflow_id(&self.tcbs);
+        let token = connection.remote_token;
+        let mut subflow = Subflow::joining(owner, id, connection.version, token, nonce);
         subflow.local_id = join.local_id;
         subflow.remote_id = join.remote_id;
         subflow.local_backup = join.backup;

@@ -22,7 +22,7 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn data_acked(&mut self, now: Instant, owner: u32) {
         let linger = self.config.tcp.fin_wait_2;
         if let Some(connection) = self.connections.get_mut(owner)
-            && !connection.app.attached
+            && !connection.app.is_attached()
             && connection.close_at.is_some()
         {
             // Nobody holds it any more, but its peer still takes what is left.
@@ -65,7 +65,7 @@ impl<B: PacketBuf> Stack<B> {
             tcb.ack_now();
         }
         let advanced = connection.data_rcv_nxt != before || finished;
-        if pulled.data && !connection.app.attached {
+        if pulled.data && !connection.app.is_attached() {
             // Nobody reads any more (RFC 8684 §3.5).
             self.abort_connection(now, owner, ConnectionError::Aborted);
             return false;

@@ -38,7 +38,7 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         if connection.phase == Phase::Fallback {
             connection.peer_finished = true;
-            let attached = connection.app.attached;
+            let attached = connection.app.is_attached();
             if attached {
                 self.post_readable(now, Sock::Mptcp(owner), true);
             }
@@ -154,8 +154,9 @@ impl<B: PacketBuf> Stack<B> {
     fn is_stranger(&self, idx: u32) -> bool {
         let Some(tcb) = self.tcbs.get(idx) else { return false };
         tcb.subflow.as_ref().is_some_and(|subflow| {
-            let unknown = matches!(subflow.reset_reason, None | Some(reset_reason::MPTCP_SPECIFIC));
-            matches!(subflow.stage, Stage::JoinSyn { .. }) && unknown
+            let unknown =
+                matches!(subflow.reset_reason(), None | Some(reset_reason::MPTCP_SPECIFIC));
+            subflow.stage == Stage::JoinSyn && unknown
         })
     }
 

@@ -83,7 +83,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// How a subflow ended that the TCP engine closed with `error`.
     fn end_of(&self, idx: u32, error: Option<ConnectionError>) -> SubflowEnd {
-        let reason = || self.tcbs.get(idx)?.subflow.as_ref()?.reset_reason;
+        let reason = || self.tcbs.get(idx)?.subflow.as_ref()?.reset_reason();
         match error {
             None => SubflowEnd::Closed,
             Some(ConnectionError::Reset | ConnectionError::Refused) => {

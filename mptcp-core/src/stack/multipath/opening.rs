@@ -22,14 +22,15 @@ impl<B: PacketBuf> Stack<B> {
     ) -> bool {
         let Some(tcb) = self.tcbs.get(idx) else { return false };
         let plain = tcb.is_plain_syn();
-        let Some(stage) = tcb.subflow.as_ref().map(|s| s.stage) else { return false };
+        let Some(subflow) = &tcb.subflow else { return false };
+        let (stage, nonce) = (subflow.stage, subflow.nonce().unwrap_or_default());
         let handshake = options::handshake(segment.options.as_bytes());
         match stage {
             Stage::CapableSyn => {
                 self.capable_syn_ack(now, owner, idx, segment, handshake, plain);
                 true
             }
-            Stage::JoinSyn { nonce, .. } => self.join_syn_ack(now, owner, idx, nonce, handshake),
+            Stage::JoinSyn => self.join_syn_ack(now, owner, idx, nonce, handshake),
             _ => true,
         }
     }
@@ -144,7 +145,7 @@ impl<B: PacketBuf> Stack<B> {
         let max_remotes = self.config.mptcp.max_remote_addresses;
         connection.paths.on_joined(address_id, tcb.tuple.remote(), max_remotes);
         if let Some(subflow) = &mut tcb.subflow {
-            subflow.stage = Stage::JoinAck { hmac, tries: 0 };
+            subflow.answer_join(hmac);
             subflow.remote_id = address_id;
             subflow.backup = backup;
             subflow.set_format(format);

@@ -29,13 +29,13 @@ impl<B: PacketBuf> Stack<B> {
         if stage == Stage::Fallback {
             return self.read_fallen_back(owner, idx, segment);
         }
-        if let Stage::JoinAck { .. } = stage
+        if stage == Stage::JoinAck
             && outcome.closed.is_none()
             && let Some(tcb) = self.tcbs.get_mut(idx)
             && let Some(subflow) = &mut tcb.subflow
         {
             // Any segment after the SYN/ACK is the fourth ACK (RFC 8684 §3.2).
-            subflow.stage = Stage::Active;
+            subflow.activate();
             tcb.third_ack_answered();
             self.subflow_joined(now, owner, idx);
         }
@@ -220,7 +220,7 @@ impl<B: PacketBuf> Stack<B> {
                 self.stats.reset_received(reset.reason);
                 if let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut()) {
                     subflow.refused = !reset.transient;
-                    subflow.reset_reason = Some(reset.reason);
+                    subflow.note_reset(reset.reason);
                 }
             }
             _ => {}
