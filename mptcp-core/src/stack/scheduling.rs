@@ -212,7 +212,7 @@ impl<B: PacketBuf> Stack<B> {
         let opening = (connection.data_snd_nxt / OPENING_SHARE).min(OPENING);
         let mut open_at: Option<Instant> = None;
         let mut timed = false;
-        for &idx in &connection.subflows {
+        for &idx in connection.subflows.iter() {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let Some(subflow) = &tcb.subflow else { continue };
             let may = match subflow.stage {
@@ -226,9 +226,9 @@ impl<B: PacketBuf> Stack<B> {
             let in_vain = next.again && subflow.word != Word::Good;
             let (stale, backup) = (subflow.stale || in_vain, subflow.is_backup());
             let served = subflow.served();
-            let copied = subflow.reinjected();
+            let copied = subflow.reinjected;
             // Repairs go where the original is not still waiting.
-            let watched = subflow.watch.is_some();
+            let watched = subflow.rare.watch.is_some();
             let holds = next.again && (tcb.rto_count() > 0 || watched);
             let starved = tcb.note_window(now, next.len);
             timed |= starved;
@@ -286,7 +286,7 @@ impl<B: PacketBuf> Stack<B> {
         for (_, view) in views.paths.iter_mut().filter(|(_, view)| view.served == 0) {
             view.served = round.unwrap_or(0);
         }
-        connection.capped_until = open_at;
+        connection.set_capped_until(open_at);
         self.arm(Node::Connection(owner), open_at);
         for (idx, _) in views.paths.iter().filter(|_| timed) {
             // Its peer has shut it, and is asked about that, or its pace holds it.
@@ -313,7 +313,7 @@ impl<B: PacketBuf> Stack<B> {
             && connection.phase == Phase::Confirmed
             && blocked
             && connection.subflows.len() > 1
-            && connection.repeated_to <= head;
+            && connection.rare.repeated_to <= head;
         if !due {
             return None;
         }
@@ -339,7 +339,7 @@ impl<B: PacketBuf> Stack<B> {
         let next = Next { len: u32::try_from(left).ok()?, ..next };
         let idx = *idx;
         let connection = self.connections.get_mut(owner)?;
-        connection.repeated_to = head + left;
+        connection.rare.repeated_to = head + left;
         connection.passage.spread();
         self.observe_reinjection(owner, Some(holder), ReinjectCause::WindowBlocked);
         self.penalise(now, holder);
@@ -375,8 +375,8 @@ impl<B: PacketBuf> Stack<B> {
         let capped = fresh.is_some() && open_new > now;
         let fresh = fresh.filter(|_| !capped);
         if capped {
-            let open_at = connection.capped_until.map_or(open_new, |at| at.min(open_new));
-            connection.capped_until = Some(open_at);
+            let open_at = connection.rare.capped_until.map_or(open_new, |at| at.min(open_new));
+            connection.set_capped_until(Some(open_at));
             self.arm(Node::Connection(owner), Some(open_at));
             for (idx, _) in views.paths.iter().filter(|(_, view)| view.room) {
                 if let Some(tcb) = self.tcbs.get_mut(*idx) {
@@ -423,7 +423,7 @@ pub(super) fn account<B: PacketBuf>(
         subflow.copied_to = subflow.copied_to.max(next.start + octets);
         if next.again {
             connection.bytes_retrans += octets;
-            subflow.note_reinjected(octets);
+            subflow.reinjected += octets;
         }
     }
 }

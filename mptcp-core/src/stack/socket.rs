@@ -7,7 +7,9 @@ use crate::buf::PacketBuf;
 use crate::config::Scheduling;
 use crate::error::{ConnectionError, OpenError, RecvError, SendError};
 use crate::mptcp::key::KeyPair;
-use crate::mptcp::{Connection, FallbackReason, Negotiated, Paths, Phase, Signal, Stage, Subflow};
+use crate::mptcp::{
+    Connection, FallbackReason, Marks, Negotiated, Paths, Phase, Signal, Stage, Subflow,
+};
 use crate::tcp::request::{RequestFlags, Wanted};
 use crate::tcp::{State, Tcb, Tuple};
 use crate::time::Instant;
@@ -147,7 +149,7 @@ impl<B: PacketBuf> Stack<B> {
         let token = connection.local_token;
         let owner = self.connections.insert(connection).ok_or(OpenError::LimitReached)?;
         let mut subflow = Subflow::new(owner, id, version, Stage::CapableSyn);
-        subflow.ask_checksum = require;
+        subflow.marks.set(Marks::ASKS_CHECKSUM, require);
         let Some(tcb_idx) = self.open_tcb(now, tuple, Some(subflow)) else {
             self.connections.remove(owner);
             return Err(OpenError::LimitReached);
@@ -327,7 +329,7 @@ impl<B: PacketBuf> Stack<B> {
     fn announce_window(&mut self, owner: u32) {
         let Some(connection) = self.connections.get(owner) else { return };
         let promised = connection.promised();
-        for &idx in &connection.subflows {
+        for &idx in connection.subflows.iter() {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             // Without window scaling there may be nothing new to say.
             if tcb.state.synchronized() && tcb.largest_window() > promised {
@@ -563,7 +565,7 @@ impl<B: PacketBuf> Stack<B> {
         if let Sock::Mptcp(idx) = sock {
             let linger = self.config.tcp.fin_wait_2;
             if let Some(connection) = self.connections.get_mut(idx) {
-                connection.close_at = Some(now + linger);
+                connection.rare.close_at = Some(now + linger);
             }
             self.touch_connection(idx);
         }

@@ -114,7 +114,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.rcv_adv = self.rcv_nxt.add(window);
         self.last_ack_sent = self.rcv_nxt;
         self.counters.bytes_received += u64::from(segment.len);
-        self.counters.data_in_ms = now.as_millis() as u32;
+        self.data_in_ms = now.as_millis() as u32;
         if self.subflow.is_some() {
             // Subflow sequence number 1 is the first octet behind it (RFC 8684 Appendix B.2).
             self.irs = self.rcv_nxt.sub(1);
@@ -126,7 +126,10 @@ impl<B: PacketBuf> Tcb<B> {
     pub(crate) fn restart_at(&mut self, iss: SeqNum) {
         self.iss = iss;
         self.snd_una = iss.add(1);
-        (self.snd_nxt, self.snd_sml, self.snd_wl2) = (self.snd_una, self.snd_una, self.snd_una);
+        (self.snd_nxt, self.snd_wl2) = (self.snd_una, self.snd_una);
+        if let Some(sender) = &mut self.sender {
+            sender.snd_sml = self.snd_una;
+        }
     }
 
     /// A listener's connection before its third ACK.

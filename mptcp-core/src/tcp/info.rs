@@ -209,7 +209,7 @@ impl<B: PacketBuf> Tcb<B> {
             return None;
         }
         let last = self.last_received.as_millis();
-        let ago = (last as u32).wrapping_sub(self.counters.data_in_ms);
+        let ago = (last as u32).wrapping_sub(self.data_in_ms);
         Some(Instant::from_millis(last.saturating_sub(u64::from(ago))))
     }
 }

@@ -90,7 +90,7 @@ impl<B: PacketBuf> Tcb<B> {
             Some(subflow) => {
                 segment.dss.is_some()
                     && subflow.stage == Stage::Active
-                    && subflow.watch.is_none()
+                    && subflow.rare.watch.is_none()
                     && !subflow.stale
             }
             None => segment.dss.is_none(),
@@ -200,9 +200,6 @@ impl<B: PacketBuf> Tcb<B> {
             // A SYN/ACK (or a retransmission) still in the queue has nothing to say any more.
             self.flags.remove(TcbFlags::SYN_NOW);
             self.ack_now();
-        }
-        if !outcome.fast_opened {
-            self.snd_sml = self.snd_una;
         }
         self.state = State::Established;
         self.rto_base = env.now;
@@ -426,8 +423,8 @@ impl<B: PacketBuf> Tcb<B> {
         self.retries = 0;
         self.soft_error = None;
         self.flags.remove(TcbFlags::SILENT);
-        if self.snd_sml.lt(self.snd_una) {
-            self.snd_sml = self.snd_una;
+        if let Some(sender) = &mut self.sender {
+            sender.snd_sml = sender.snd_sml.max(self.snd_una);
         }
     }
 
@@ -646,7 +643,7 @@ impl<B: PacketBuf> Tcb<B> {
             Inserted::InOrder(octets) => {
                 self.rcv_nxt = self.rcv_nxt.add(octets);
                 self.counters.bytes_received += u64::from(octets);
-                self.counters.data_in_ms = env.now.as_millis() as u32;
+                self.data_in_ms = env.now.as_millis() as u32;
                 outcome.data = true;
                 self.delay_ack(env, filled_hole);
             }

@@ -46,7 +46,6 @@ use core::num::NonZeroU32;
 pub(crate) use fast_open::{COOKIE_LENGTHS, Early, Opening, Pending, push_grant};
 pub use info::{CongestionState, TcpInfo};
 pub(crate) use input::RunBounds;
-use mtu::PathMtu;
 pub(crate) use output::{Burst, DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for, sum_of};
 use rare::Rare;
 pub(crate) use recv_queue::{Inserted, RecvQueue};
@@ -284,15 +283,13 @@ pub(crate) struct Tcb<B> {
     snd_wl1: SeqNum,
     snd_wl2: SeqNum,
     max_snd_wnd: u32,
-    /// End of the last segment sent smaller than the MSS (Minshall's form of Nagle).
-    snd_sml: SeqNum,
     // Receive sequence variables.
     pub(crate) irs: SeqNum,
     pub(crate) rcv_nxt: SeqNum,
     /// Right edge of the window as advertised; never moves left.
     rcv_adv: SeqNum,
-    /// Window of the last segment sent, scaled out.
-    last_window: u32,
+    /// Window field of the last segment sent.
+    last_window: u16,
     last_ack_sent: SeqNum,
     /// Where the peer's stream ends; with `FIN_SEEN`.
     fin_at: SeqNum,
@@ -307,8 +304,6 @@ pub(crate) struct Tcb<B> {
     /// The congestion control that a sender begins with.
     algorithm: CongestionAlgorithm,
     sender: Option<Box<Sender>>,
-    /// The path takes less than both ends do, or may.
-    mtu: Option<Box<PathMtu>>,
     // Timers: deadlines; one node of the stack's wheel serves them all.
     rtx_at: Option<Instant>,
     rtx_kind: RtxKind,
@@ -343,6 +338,8 @@ pub(crate) struct Tcb<B> {
     pub(crate) received: OnDemand<RecvQueue<B>>,
     autotune: Autotune,
     pub(crate) counters: TcbCounters,
+    /// When data last arrived in order, the low bits of milliseconds.
+    data_in_ms: u32,
     rare: Option<Box<Rare<B>>>,
     // Multipath and application.
     pub(crate) subflow: Option<Box<Subflow>>,
@@ -358,8 +355,6 @@ pub(crate) struct TcbCounters {
     pub(crate) bytes_received: u64,
     pub(crate) segs_out: u32,
     pub(crate) segs_in: u32,
-    /// When data last arrived in order, the low bits of milliseconds.
-    pub(crate) data_in_ms: u32,
 }
 
 /// What both SYNs agreed on, for a block made from a request entry.
@@ -413,7 +408,6 @@ impl<B: PacketBuf> Tcb<B> {
         tcb.state = State::Established;
         tcb.snd_una = agreed.iss.add(1);
         tcb.snd_nxt = tcb.snd_una;
-        tcb.snd_sml = tcb.snd_una;
         tcb.irs = agreed.irs;
         tcb.rcv_nxt = agreed.irs.add(1);
         tcb.last_ack_sent = tcb.rcv_nxt;
@@ -477,7 +471,6 @@ impl<B: PacketBuf> Tcb<B> {
             snd_wl1: SeqNum(0),
             snd_wl2: SeqNum(0),
             max_snd_wnd: 0,
-            snd_sml: iss,
             irs: SeqNum(0),
             rcv_nxt: SeqNum(0),
             rcv_adv: SeqNum(0),
@@ -491,7 +484,6 @@ impl<B: PacketBuf> Tcb<B> {
             cwnd: initial_window(u32::from(local_mss)),
             algorithm: config.congestion,
             sender: None,
-            mtu: None,
             rtx_at: None,
             rtx_kind: RtxKind::Rto,
             rto_base: env.now,
@@ -515,6 +507,7 @@ impl<B: PacketBuf> Tcb<B> {
             received: OnDemand::new(),
             autotune: Autotune::new(config),
             counters: TcbCounters::default(),
+            data_in_ms: 0,
             rare: None,
             subflow: None,
             app: crate::stack::AppState::default(),

@@ -176,7 +176,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// the first one carries an infinite mapping.
     pub(crate) fn varies(&self) -> bool {
         let infinite = |subflow: &Subflow| subflow.infinite().is_some();
-        self.mtu.is_some() || self.subflow.as_deref().is_some_and(infinite)
+        self.mtu().is_some() || self.subflow.as_deref().is_some_and(infinite)
     }
 
     /// The pace does not let anything out now: asks to be woken when it does. With nothing in flight

@@ -3,6 +3,7 @@
 //! Invariant: what is not there reads as empty.
 
 use super::fast_open::Opening;
+use super::mtu::PathMtu;
 use super::urgent::Urgent;
 use super::{Dsack, Tcb};
 use crate::buf::PacketBuf;
@@ -16,21 +17,35 @@ pub(super) struct Rare<B> {
     pub(super) urgent: Option<Urgent>,
     /// During the handshake of a Fast Open; of an open for somebody else until its outcome is asked for.
     opening: Option<Box<Opening<B>>>,
+    /// The path takes less than both ends do, or may.
+    pub(super) mtu: Option<Box<PathMtu>>,
     pub(super) bytes_retrans: u64,
     /// Segments.
     pub(super) retransmitted: u32,
 }
 
 impl<B: PacketBuf> Rare<B> {
-    const NONE: Self =
-        Self { dsack: None, urgent: None, opening: None, bytes_retrans: 0, retransmitted: 0 };
+    const NONE: Self = Self {
+        dsack: None,
+        urgent: None,
+        opening: None,
+        mtu: None,
+        bytes_retrans: 0,
+        retransmitted: 0,
+    };
 
     const fn is_unused(&self) -> bool {
         self.dsack.is_none()
             && self.urgent.is_none()
             && self.opening.is_none()
+            && self.mtu.is_none()
             && self.retransmitted == 0
     }
+}
+
+/// To be changed beside the rest of a block.
+pub(super) fn mtu_of<B>(rare: &mut Option<Box<Rare<B>>>) -> Option<&mut PathMtu> {
+    rare.as_mut()?.mtu.as_deref_mut()
 }
 
 impl<B: PacketBuf> Tcb<B> {
@@ -59,6 +74,10 @@ impl<B: PacketBuf> Tcb<B> {
 
     pub(super) fn dsack(&self) -> Dsack {
         self.rare.as_ref()?.dsack
+    }
+
+    pub(super) fn mtu(&self) -> Option<&PathMtu> {
+        self.rare.as_ref()?.mtu.as_deref()
     }
 
     pub(super) fn urgent(&self) -> Option<&Urgent> {

@@ -28,15 +28,17 @@ pub(crate) struct Sender {
     pub(super) lost_told: u32,
     /// End of the tail loss probe.
     pub(super) tlp_end: SeqNum,
+    /// End of the last segment sent smaller than the MSS (Minshall's form of Nagle).
+    pub(super) snd_sml: SeqNum,
     pub(super) congestion: Congestion,
     /// With `RECOVERY`.
     recovery: Option<Box<Recovery>>,
 }
 
-const _: () = assert!(size_of::<Sender>() <= 192);
+const _: () = assert!(size_of::<Sender>() <= 200);
 
 impl Sender {
-    fn new(congestion: Congestion, now: Instant) -> Self {
+    fn new(congestion: Congestion, una: SeqNum, now: Instant) -> Self {
         Self {
             pacer: Pacer::new(now),
             delivery: Delivery::new(now),
@@ -44,6 +46,7 @@ impl Sender {
             rack: Rack::default(),
             lost_told: 0,
             tlp_end: SeqNum(0),
+            snd_sml: una,
             congestion,
             recovery: None,
         }
@@ -52,8 +55,8 @@ impl Sender {
 
 #[cold]
 #[inline(never)]
-fn begin(congestion: Congestion, now: Instant) -> Box<Sender> {
-    Box::new(Sender::new(congestion, now))
+fn begin(congestion: Congestion, una: SeqNum, now: Instant) -> Box<Sender> {
+    Box::new(Sender::new(congestion, una, now))
 }
 
 impl<B: PacketBuf> Tcb<B> {
@@ -161,13 +164,20 @@ impl<B: PacketBuf> Tcb<B> {
         self.flags.contains(TcbFlags::RECOVERY)
     }
 
+    #[inline]
     pub(super) fn recovery(&self) -> Option<&Recovery> {
-        self.sender.as_ref().filter(|_| self.in_recovery())?.recovery.as_deref()
+        if !self.in_recovery() {
+            return None;
+        }
+        self.sender.as_ref()?.recovery.as_deref()
     }
 
+    #[inline]
     pub(super) fn recovery_mut(&mut self) -> Option<&mut Recovery> {
-        let in_recovery = self.in_recovery();
-        self.sender.as_mut().filter(|_| in_recovery)?.recovery.as_deref_mut()
+        if !self.in_recovery() {
+            return None;
+        }
+        self.sender.as_mut()?.recovery.as_deref_mut()
     }
 
     pub(super) fn begin_recovery(&mut self, now: Instant, recovery: Recovery) {
@@ -185,10 +195,10 @@ impl<B: PacketBuf> Tcb<B> {
     /// What it knows as a sender, from now on if not yet.
     #[inline]
     pub(super) fn sender(&mut self, now: Instant) -> &mut Sender {
-        let Self { sender, algorithm, mss, flags, subflow, .. } = self;
+        let Self { sender, algorithm, mss, flags, subflow, snd_una, .. } = self;
         sender.get_or_insert_with(|| {
             let payload = payload_of(*mss, *flags, subflow.as_deref());
-            begin(Congestion::new(*algorithm, payload, now), now)
+            begin(Congestion::new(*algorithm, payload, now), *snd_una, now)
         })
     }
 

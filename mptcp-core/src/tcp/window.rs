@@ -133,7 +133,7 @@ impl<B: PacketBuf> Tcb<B> {
         let field = field(floor, wanted, self.rcv_wscale);
         let edge = self.rcv_nxt.add(u32::from(field) << self.rcv_wscale);
         self.rcv_adv = self.rcv_adv.max(edge);
-        self.last_window = u32::from(field) << self.rcv_wscale;
+        self.last_window = field;
         field
     }
 
@@ -144,7 +144,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Octets the last segment offered beyond its acknowledgement.
     pub(crate) fn last_window(&self) -> u32 {
-        self.last_window
+        u32::from(self.last_window) << self.rcv_wscale
     }
 
     /// `RCV.NXT` without the peer's FIN: where its data ends so far.

@@ -41,6 +41,11 @@ impl<T: Empty> OnDemand<T> {
         Self(None)
     }
 
+    /// The value, if it is there: what would only make it emptier needs none.
+    pub(crate) fn there(&mut self) -> Option<&mut T> {
+        self.0.as_deref_mut()
+    }
+
     /// As it was made.
     pub(crate) fn forget(&mut self) {
         self.0 = None;

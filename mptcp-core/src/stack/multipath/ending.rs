@@ -44,7 +44,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             return;
         }
-        if connection.peer_fin.is_some() && !connection.fin_acked {
+        if connection.peer_fin().is_some() && !connection.fin_acked {
             // The peer only stopped sending: what we still have goes on over this subflow.
             return;
         }
@@ -69,7 +69,7 @@ impl<B: PacketBuf> Stack<B> {
     /// nothing is, or there is another one.
     pub(in crate::stack) fn close_kept_subflows(&mut self, owner: u32) {
         let Some(connection) = self.connections.get(owner) else { return };
-        let kept = connection.phase == Phase::Confirmed && connection.peer_fin.is_none();
+        let kept = connection.phase == Phase::Confirmed && connection.peer_fin().is_none();
         if !kept || connection.owes_data() && !self.others_work(owner) {
             return;
         }
@@ -141,7 +141,7 @@ impl<B: PacketBuf> Stack<B> {
             Phase::Confirmed if left == 0 => {
                 let wait = self.config.mptcp.close_timeout;
                 if let Some(connection) = self.connections.get_mut(owner) {
-                    connection.close_at.get_or_insert(now + wait);
+                    connection.rare.close_at.get_or_insert(now + wait);
                 }
                 self.touch_connection(owner);
             }

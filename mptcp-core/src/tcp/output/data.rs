@@ -109,7 +109,8 @@ impl<B: PacketBuf> Tcb<B> {
         self.snd_nxt = self.snd_nxt.add(octets);
         // The first bound is less work, and a full segment is not below it.
         if len < u32::from(self.mss) * 7 / 8 && len < self.payload_mss() * 7 / 8 {
-            self.snd_sml = self.snd_nxt;
+            let snd_nxt = self.snd_nxt;
+            self.sender(env.now).snd_sml = snd_nxt;
         }
         self.queue.push(segment);
         self.counters.bytes_sent += u64::from(len);
@@ -176,13 +177,13 @@ impl<B: PacketBuf> Tcb<B> {
         if len == mss {
             return len;
         }
-        let outstanding = self.snd_nxt != self.snd_una;
         if len < self.unsent_len {
             // The window cuts it: wait for more of it rather than send slivers.
             let sliver = self.window_blocks() && !self.flags.contains(TcbFlags::OVERRIDE);
             return if sliver { 0 } else { len };
         }
-        let small_outstanding = outstanding && self.snd_sml.gt(self.snd_una);
+        let small_outstanding = self.snd_nxt != self.snd_una
+            && self.sender.as_ref().is_some_and(|s| s.snd_sml.gt(self.snd_una));
         let delay = small_outstanding
             && !self.flags.intersects(TcbFlags::NO_DELAY.union(TcbFlags::FIN_QUEUED));
         if delay { 0 } else { len }
