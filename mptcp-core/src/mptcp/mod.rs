@@ -296,6 +296,12 @@ impl<B: PacketBuf> Connection<B> {
         self.rare.rest();
     }
 
+    /// It keeps nothing beside itself.
+    #[cfg(test)]
+    pub(crate) const fn rests(&self) -> bool {
+        !self.received.is_there() && !self.chunks.is_there() && !self.rare.is_there()
+    }
+
     /// Spreads the data over the paths as `asked` from now on.
     pub(crate) fn set_scheduling(&mut self, now: Instant, asked: &Scheduling) {
         self.scheduler = asked.kind;

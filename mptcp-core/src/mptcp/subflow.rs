@@ -239,6 +239,12 @@ impl Subflow {
         self.rare.rest();
     }
 
+    /// It keeps nothing beside itself.
+    #[cfg(test)]
+    pub(crate) const fn rests(&self) -> bool {
+        !self.mappings.is_there() && !self.rare.is_there()
+    }
+
     /// The peer reset it for `reason`.
     pub(crate) fn note_reset(&mut self, reason: u8) {
         self.rare.reset_reason = Some(reason);

@@ -14,6 +14,8 @@ mod destinations;
 mod egress;
 mod fast_open;
 mod handshake;
+#[cfg(test)]
+mod idle;
 mod ingress;
 mod marking;
 mod memory;

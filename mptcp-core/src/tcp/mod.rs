@@ -28,7 +28,7 @@ pub(crate) mod time_wait;
 mod urgent;
 mod window;
 
-use crate::buf::{PacketBuf, PortId};
+use crate::buf::{HeapBuf, PacketBuf, PortId};
 use crate::config::{CongestionAlgorithm, EcnPolicy, Marking, TcpConfig};
 use crate::error::ConnectionError;
 use crate::mptcp::{FallbackReason, Subflow};
@@ -41,6 +41,7 @@ use alloc::collections::VecDeque;
 pub(crate) use behalf::Behalf;
 pub use behalf::SynTerms;
 use congestion::initial_window;
+use core::mem::offset_of;
 use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU32;
 pub(crate) use fast_open::{COOKIE_LENGTHS, Early, Opening, Pending, push_grant};
@@ -259,94 +260,98 @@ pub(crate) enum RtxKind {
 /// First octet and length of a duplicate to report once (RFC 2883).
 type Dsack = Option<(SeqNum, NonZeroU32)>;
 
-/// Transmission control block.
+/// Transmission control block. The order is that of use: a packet touches what stands first, and of the rest
+/// little more than the addresses.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Tcb<B> {
-    // Demultiplexing and identity.
-    pub(crate) tuple: Tuple,
-    /// Access port the flow lives on.
-    pub(crate) port: PortId,
-    pub(crate) state: State,
+    // What is there while it is used.
+    pub(crate) subflow: Option<Box<Subflow>>,
+    sender: Option<Box<Sender>>,
+    rare: Option<Box<Rare<B>>>,
+    pub(crate) queue: OnDemand<SendQueue<B>>,
+    pub(crate) unsent: OnDemand<VecDeque<B>>,
+    pub(crate) received: OnDemand<RecvQueue<B>>,
+    // Timers: deadlines; one node of the stack's wheel serves them all.
+    rtx_at: Option<Instant>,
+    delayed_ack_at: Option<Instant>,
+    /// Since when the retransmission timeout counts (RFC 6298 §5.1, §5.3): the last progress or later.
+    rto_base: Instant,
+    last_sent: Instant,
+    last_received: Instant,
+    pub(crate) counters: TcbCounters,
     pub(crate) flags: TcbFlags,
-    snd_wscale: u8,
-    rcv_wscale: u8,
-    /// Segment size, options included: the peer's MSS or the path's, whichever is smaller.
-    pub(crate) mss: u16,
-    /// MSS we announce.
-    local_mss: u16,
-    pub(crate) marking: Marking,
+    pub(crate) unsent_len: u32,
     // Send sequence variables.
-    pub(crate) iss: SeqNum,
     pub(crate) snd_una: SeqNum,
     pub(crate) snd_nxt: SeqNum,
     snd_wnd: u32,
     snd_wl1: SeqNum,
     snd_wl2: SeqNum,
     max_snd_wnd: u32,
+    /// Congestion window, octets.
+    cwnd: u32,
     // Receive sequence variables.
-    pub(crate) irs: SeqNum,
     pub(crate) rcv_nxt: SeqNum,
     /// Right edge of the window as advertised; never moves left.
     rcv_adv: SeqNum,
-    /// Window field of the last segment sent.
-    last_window: u16,
     last_ack_sent: SeqNum,
-    /// Where the peer's stream ends; with `FIN_SEEN`.
-    fin_at: SeqNum,
     ts_recent: u32,
-    ts_offset: u32,
     /// When `ts_recent` was set, in seconds.
     ts_recent_at_s: u32,
-    // Round trip, recovery, congestion.
+    ts_offset: u32,
+    /// When data last arrived in order, the low bits of milliseconds.
+    data_in_ms: u32,
+    autotune: Autotune,
     pub(crate) rtt: RttEstimator,
-    /// Congestion window, octets.
-    cwnd: u32,
-    /// The congestion control that a sender begins with.
-    algorithm: CongestionAlgorithm,
-    sender: Option<Box<Sender>>,
-    // Timers: deadlines; one node of the stack's wheel serves them all.
-    rtx_at: Option<Instant>,
+    /// Segment size, options included: the peer's MSS or the path's, whichever is smaller.
+    pub(crate) mss: u16,
+    /// Window field of the last segment sent.
+    last_window: u16,
+    pub(crate) state: State,
+    snd_wscale: u8,
+    rcv_wscale: u8,
     rtx_kind: RtxKind,
-    /// Since when the retransmission timeout counts (RFC 6298 §5.1, §5.3): the last progress or later.
-    rto_base: Instant,
-    delayed_ack_at: Option<Instant>,
-    /// Keep-alive, FIN-WAIT-2 or handshake deadline.
-    slow_at: Option<Instant>,
-    last_sent: Instant,
-    last_received: Instant,
     retries: u8,
-    /// Retransmissions, or window probes, in a row after which it is given up: R2 of RFC 9293 §3.8.3.
-    retry_limit: u8,
-    /// What casts doubt on the path since the last progress.
-    soft_error: Option<ConnectionError>,
     /// Window probes since the window was last open: the back-off.
     probes: u8,
     /// Window probes since anything acceptable arrived.
     unanswered_probes: u8,
+    dup_acks: u8,
     // Delayed acknowledgement.
     unacked_segments: u8,
     quick_acks: u8,
+    /// Access port the flow lives on.
+    pub(crate) port: PortId,
+    // From here on what is seldom looked at, or once for many packets.
+    /// What casts doubt on the path since the last progress.
+    soft_error: Option<ConnectionError>,
+    pub(crate) marking: Marking,
     /// Challenges in a second: the low bits of that and, in the last four, how many.
     challenges: u16,
+    /// Keep-alive, FIN-WAIT-2 or handshake deadline.
+    slow_at: Option<Instant>,
+    pub(crate) app: crate::stack::AppState,
+    pub(crate) iss: SeqNum,
+    pub(crate) irs: SeqNum,
+    /// Where the peer's stream ends; with `FIN_SEEN`.
+    fin_at: SeqNum,
+    pub(crate) tuple: Tuple,
+    /// MSS we announce.
+    local_mss: u16,
     /// How much smaller than what our end of the path takes the MSS is that we announce, in words of four octets.
     asked_less: u8,
-    dup_acks: u8,
-    // Data.
-    pub(crate) queue: OnDemand<SendQueue<B>>,
-    pub(crate) unsent: OnDemand<VecDeque<B>>,
-    pub(crate) unsent_len: u32,
-    pub(crate) received: OnDemand<RecvQueue<B>>,
-    autotune: Autotune,
-    pub(crate) counters: TcbCounters,
-    /// When data last arrived in order, the low bits of milliseconds.
-    data_in_ms: u32,
-    rare: Option<Box<Rare<B>>>,
-    // Multipath and application.
-    pub(crate) subflow: Option<Box<Subflow>>,
-    pub(crate) app: crate::stack::AppState,
+    /// Retransmissions, or window probes, in a row after which it is given up: R2 of RFC 9293 §3.8.3.
+    retry_limit: u8,
+    /// The congestion control that a sender begins with.
+    algorithm: CongestionAlgorithm,
     /// A plain socket that was to be an MPTCP connection: why it is not.
     pub(crate) fallback: Option<FallbackReason>,
 }
+
+/// Four lines of a cache, and no holes.
+const _: () = assert!(offset_of!(Tcb<HeapBuf>, soft_error) < 256);
+const _: () = assert!(size_of::<Tcb<HeapBuf>>() <= 336);
 
 /// Per-connection totals for reports.
 #[derive(Clone, Copy, Debug, Default)]

@@ -159,6 +159,14 @@ impl<B: PacketBuf> Tcb<B> {
         self.tell_congestion(now, |congestion| *congestion = next);
     }
 
+    /// It keeps nothing beside itself.
+    #[cfg(test)]
+    pub(crate) fn rests(&self) -> bool {
+        let queues = self.queue.is_there() || self.unsent.is_there() || self.received.is_there();
+        let subflow = self.subflow.as_ref().is_none_or(|subflow| subflow.rests());
+        !queues && subflow && self.sender.is_none() && self.rare.is_none()
+    }
+
     #[inline]
     pub(super) fn in_recovery(&self) -> bool {
         self.flags.contains(TcbFlags::RECOVERY)

@@ -46,6 +46,11 @@ impl<T: Empty> OnDemand<T> {
         self.0.as_deref_mut()
     }
 
+    #[cfg(test)]
+    pub(crate) const fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// As it was made.
     pub(crate) fn forget(&mut self) {
         self.0 = None;
