@@ -6,6 +6,7 @@
 //! empty; a byte that has a mapping keeps it until it is released, whatever the peer says later.
 
 use crate::seq::{DataSeq, SeqNum};
+use crate::util::on_demand::Empty;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::num::NonZeroU32;
@@ -71,6 +72,15 @@ pub struct MappingStore {
 }
 
 const _: () = assert!(size_of::<MappingStore>() <= 40);
+
+impl Empty for MappingStore {
+    const EMPTY: Self = Self::new();
+    const ABSENT: &'static Self = &Self::new();
+
+    fn is_unused(&self) -> bool {
+        self.is_empty()
+    }
+}
 
 impl MappingStore {
     /// An empty store.

@@ -10,6 +10,7 @@ pub mod mapping;
 mod passage;
 pub mod path_health;
 pub(crate) mod path_manager;
+mod rare;
 mod receive;
 pub(crate) mod scheduler;
 mod send;
@@ -20,11 +21,12 @@ pub use fallback::FallbackReason;
 use passage::Passage;
 pub(crate) use passage::Silence;
 pub(crate) use path_manager::{Announced, Endpoint, Join, PathManager, Paths};
-use receive::Realign;
 pub(crate) use receive::{Mapped, Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
 pub(crate) use signals::Signal;
-pub(crate) use subflow::{Carry, DssFormat, INFINITE_LEN, Probe, Stage, Subflow, Watch, Word};
+pub(crate) use subflow::{
+    Carry, DssFormat, INFINITE_LEN, Marks, Probe, Stage, Subflow, Watch, Word,
+};
 
 use crate::buf::PacketBuf;
 use crate::config::{Marking, SchedulerKind, Scheduling, TcpConfig};
@@ -33,16 +35,19 @@ use crate::event_log::SubflowEnd;
 use crate::seq::{DataSeq, SeqNum};
 use crate::stack::AppState;
 use crate::tcp::congestion::CongestionChoice;
-use crate::tcp::{Autotune, DataLevel, RecvQueue, Tcb};
+use crate::tcp::{Autotune, DataLevel, RecvQueue, Tcb, Tuple};
 use crate::time::{Duration, Instant};
+use crate::util::few::Few;
 use crate::util::on_demand::OnDemand;
-use crate::util::range_set::RangeSet;
 use crate::util::slab::Slab;
 use crate::wire::{Version, WireSeq};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr};
+use core::num::{NonZeroU32, NonZeroU64};
+
 use key::KeyPair;
+use rare::Rare;
 
 /// How far a connection got.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +79,39 @@ const FIN_RTO_MIN: Duration = Duration::from_millis(200);
 const DATA_RTO_MIN: Duration = Duration::from_millis(500);
 /// Back-off goes no further, as that of TCP (RFC 6298 (2.5)).
 const DATA_RTO_MAX: Duration = Duration::from_secs(120);
+
+/// Both ends of a first subflow, which nothing but reports and path management asks for.
+#[derive(Debug)]
+enum First {
+    V4 {
+        addrs: [Ipv4Addr; 2],
+        ports: [u16; 2],
+    },
+    /// Longer than is worth keeping in every connection.
+    V6(Box<Tuple>),
+}
+
+impl First {
+    fn new(tuple: Tuple) -> Self {
+        let ports = [tuple.local_port, tuple.remote_port];
+        match (tuple.local_addr, tuple.remote_addr) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => Self::V4 { addrs: [local, remote], ports },
+            _ => Self::V6(Box::new(tuple)),
+        }
+    }
+
+    fn tuple(&self) -> Tuple {
+        match self {
+            Self::V4 { addrs: [local, remote], ports: [local_port, remote_port] } => Tuple {
+                local_addr: IpAddr::V4(*local),
+                remote_addr: IpAddr::V4(*remote),
+                local_port: *local_port,
+                remote_port: *remote_port,
+            },
+            Self::V6(tuple) => **tuple,
+        }
+    }
+}
 
 /// One MPTCP connection.
 #[derive(Debug)]
@@ -118,13 +156,9 @@ pub(crate) struct Connection<B> {
     small_end: u64,
     /// Largest window the peer ever offered.
     max_window: u32,
-    /// What is to be sent again; none while there is nothing.
-    reinject: Option<Box<RangeSet>>,
     /// So many `DATA_ACK`s more may end in front of something that TCP delivered and the peer's data level
     /// lost.
     gap_acks: u8,
-    /// What was sent again for the sake of the peer's window lies below this offset.
-    pub(crate) repeated_to: u64,
     pub(crate) fin_queued: bool,
     pub(crate) fin_acked: bool,
     /// The `DATA_FIN` was handed to the subflows once; its timer runs.
@@ -134,7 +168,8 @@ pub(crate) struct Connection<B> {
     /// Window probes since a peer last answered.
     unanswered: u8,
     wide: bool,
-    wide_since: Option<Instant>,
+    /// When it was last judged how fast the stream grows, the low bits of milliseconds, and how far it was.
+    wide_since: Option<NonZeroU32>,
     wide_base: u64,
     // Receiving.
     pub(crate) data_rcv_nxt: u64,
@@ -143,27 +178,21 @@ pub(crate) struct Connection<B> {
     widest: u32,
     pub(crate) received: OnDemand<RecvQueue<B>>,
     autotune: Autotune,
-    pub(crate) peer_fin: Option<u64>,
+    /// Where the peer's stream ends, once it said so: one more than the offset.
+    peer_fin: Option<NonZeroU64>,
     /// That end is not waiting for a checksum to confirm it.
     fin_sure: bool,
     pub(crate) peer_finished: bool,
-    /// An infinite mapping says that something is sent again.
-    realign: Option<Box<Realign>>,
     peer_wide: bool,
     /// End of what came with 64-bit numbers and no `DATA_ACK` of ours covered yet; 0 when there is
     /// nothing.
     wide_owed: u64,
     // Subflows, timers, application.
-    pub(crate) subflows: Vec<u32>,
+    pub(crate) subflows: Few,
     pub(crate) rtx_at: Option<Instant>,
     pub(crate) rtx_shift: u8,
-    pub(crate) close_at: Option<Instant>,
-    /// When the first subflow that is asked for a sign of life must have given it.
-    pub(crate) probe_at: Option<Instant>,
     /// When the first subflow that is in doubt, or sidelined, is looked at.
     pub(crate) health_at: Option<Instant>,
-    /// When data that waits for its mapping has waited long enough to doubt that options pass.
-    pub(crate) unmapped_at: Option<Instant>,
     /// Number of the subflow that carried the head of the stream when that was last sent again; 255
     /// when it was not.
     pub(crate) repaired_by: u8,
@@ -171,11 +200,9 @@ pub(crate) struct Connection<B> {
     pub(crate) scheduler: SchedulerKind,
     pub(crate) memory: scheduler::Memory,
     pub(crate) policy: Option<Box<scheduler::Policy>>,
-    /// When a rate cap lets something go again.
-    pub(crate) capped_until: Option<Instant>,
+    pub(crate) rare: OnDemand<Rare>,
     pub(crate) app: AppState,
-    /// The socket's addresses as the first subflow had them.
-    pub(crate) first: crate::tcp::Tuple,
+    first: First,
 }
 
 /// What both ends agreed on.
@@ -191,7 +218,7 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn new(
         config: &TcpConfig,
         negotiated: &Negotiated,
-        first: crate::tcp::Tuple,
+        first: Tuple,
         paths: Paths,
     ) -> Self {
         let version = negotiated.version;
@@ -223,9 +250,7 @@ impl<B: PacketBuf> Connection<B> {
             data_end: 0,
             bytes_retrans: 0,
             snd_edge: 0,
-            reinject: None,
             gap_acks: 0,
-            repeated_to: 0,
             fin_queued: false,
             fin_acked: false,
             fin_announced: false,
@@ -244,25 +269,21 @@ impl<B: PacketBuf> Connection<B> {
             peer_fin: None,
             fin_sure: false,
             peer_finished: false,
-            realign: None,
             // Version 0 peers may not read 64 bits: they get them once they use them.
             peer_wide: version == Version::V1,
             wide_owed: 0,
-            subflows: Vec::new(),
+            subflows: Few::new(),
             rtx_at: None,
             rtx_shift: 0,
-            close_at: None,
-            probe_at: None,
             health_at: None,
-            unmapped_at: None,
             repaired_by: u8::MAX,
             paths,
             scheduler: SchedulerKind::default(),
             memory: scheduler::Memory::default(),
             policy: None,
-            capped_until: None,
+            rare: OnDemand::new(),
             app: AppState::default(),
-            first,
+            first: First::new(first),
         };
         connection.set_remote_key(negotiated.keys.remote);
         connection
@@ -272,6 +293,13 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn rest(&mut self) {
         self.received.rest();
         self.chunks.rest();
+        self.rare.rest();
+    }
+
+    /// It keeps nothing beside itself.
+    #[cfg(test)]
+    pub(crate) const fn rests(&self) -> bool {
+        !self.received.is_there() && !self.chunks.is_there() && !self.rare.is_there()
     }
 
     /// Spreads the data over the paths as `asked` from now on.
@@ -283,7 +311,9 @@ impl<B: PacketBuf> Connection<B> {
             policy = policy.succeeding(*former, now);
         }
         self.policy = Some(policy).filter(|policy| !policy.is_empty()).map(Box::new);
-        self.capped_until = None;
+        if let Some(rare) = self.rare.there() {
+            rare.capped_until = None;
+        }
     }
 
     /// Congestion control of its subflows where it is not the stack's.
@@ -362,6 +392,16 @@ impl<B: PacketBuf> Connection<B> {
     /// What a `DATA_ACK` says: everything in order, the `DATA_FIN` included.
     fn acknowledged(&self) -> u64 {
         self.data_rcv_nxt + u64::from(self.peer_finished)
+    }
+
+    /// The socket's addresses as the first subflow had them.
+    pub(crate) fn first(&self) -> Tuple {
+        self.first.tuple()
+    }
+
+    /// Offset at which the peer's stream ends, once it said so.
+    pub(crate) fn peer_fin(&self) -> Option<u64> {
+        self.peer_fin.map(|fin| fin.get() - 1)
     }
 
     /// Our `DATA_FIN` wants to go out with every acknowledgement.
@@ -484,11 +524,11 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let own = [
             self.rtx_at,
-            self.close_at,
-            self.probe_at,
             self.health_at,
-            self.unmapped_at,
-            self.capped_until,
+            self.rare.close_at,
+            self.rare.probe_at,
+            self.rare.unmapped_at,
+            self.rare.capped_until,
             self.paths.next_timeout(),
         ];
         own.into_iter().flatten().min()
@@ -501,15 +541,15 @@ impl<B: PacketBuf> Connection<B> {
             self.app.error = error;
         }
         self.rtx_at = None;
-        self.close_at = None;
-        self.unmapped_at = None;
         self.health_at = None;
-        self.capped_until = None;
+        if let Some(rare) = self.rare.there() {
+            (rare.close_at, rare.unmapped_at, rare.capped_until) = (None, None, None);
+        }
         self.paths.stop();
         if error.is_some() {
             self.chunks.clear();
             self.pinned = 0;
-            self.reinject = None;
+            self.forget_reinjections();
         }
     }
 
@@ -524,16 +564,36 @@ impl<B: PacketBuf> Connection<B> {
         }
         self.passage.fall_back(reason);
         self.rtx_at = None;
-        self.unmapped_at = None;
         self.health_at = None;
-        self.reinject = None;
+        self.set_unmapped_at(None);
+        self.forget_reinjections();
         self.paths.stop();
     }
 
     /// A subflow joined: the wait for one is over, unless it is the application that left.
     pub(crate) fn survives(&mut self) {
-        if self.app.is_attached() {
-            self.close_at = None;
+        if self.app.is_attached()
+            && let Some(rare) = self.rare.there()
+        {
+            rare.close_at = None;
+        }
+    }
+
+    /// When data that waits for its mapping has waited long enough, if any does.
+    pub(crate) fn set_unmapped_at(&mut self, at: Option<Instant>) {
+        if at.is_some() {
+            self.rare.unmapped_at = at;
+        } else if let Some(rare) = self.rare.there() {
+            rare.unmapped_at = None;
+        }
+    }
+
+    /// When a rate cap lets something go again, if it holds anything.
+    pub(crate) fn set_capped_until(&mut self, at: Option<Instant>) {
+        if at.is_some() {
+            self.rare.capped_until = at;
+        } else if let Some(rare) = self.rare.there() {
+            rare.capped_until = None;
         }
     }
 

@@ -11,7 +11,7 @@ use crate::time::Instant;
 use crate::wire::{
     CapableForm, Dss, Mapping, MptcpOption, OptionIter, TcpOption, WireSeq, checksum,
 };
-use alloc::boxed::Box;
+use core::num::NonZeroU64;
 
 /// Pool bytes that a segment with a mapping of its own pins, at least.
 const MAPPED_MEMORY: u32 = 1024;
@@ -125,7 +125,7 @@ impl<B: PacketBuf> Connection<B> {
     /// end than the one that is sure is ignored.
     fn on_data_fin(&mut self, offset: u64, sure: bool) {
         if !self.fin_sure && offset >= self.data_rcv_nxt {
-            self.peer_fin = Some(offset);
+            self.peer_fin = NonZeroU64::new(offset.saturating_add(1));
             self.fin_sure = sure;
         }
     }
@@ -133,7 +133,7 @@ impl<B: PacketBuf> Connection<B> {
     /// True once, when everything up to the peer's `DATA_FIN` is in order.
     pub(crate) fn reached_fin(&mut self) -> bool {
         let reached =
-            self.fin_sure && !self.peer_finished && self.peer_fin == Some(self.data_rcv_nxt);
+            self.fin_sure && !self.peer_finished && self.peer_fin() == Some(self.data_rcv_nxt);
         self.peer_finished |= reached;
         reached
     }
@@ -164,7 +164,7 @@ impl<B: PacketBuf> Connection<B> {
                     Verified::Good(Some(end)) => {
                         let end = end.diff(self.remote_idsn.add(1));
                         self.fin_sure |=
-                            self.peer_fin.is_some_and(|fin| u64::try_from(end) == Ok(fin));
+                            self.peer_fin().is_some_and(|fin| u64::try_from(end) == Ok(fin));
                     }
                     Verified::Incomplete => break,
                     Verified::Bad(dsn) => {
@@ -211,7 +211,7 @@ impl<B: PacketBuf> Connection<B> {
         if at.ge(head)
             && let Some(offset) = self.remote_offset(mapping.dsn)
         {
-            self.realign = Some(Box::new(Realign { at, offset, again: None }));
+            self.rare.realign = Some(Realign { at, offset, again: None });
         }
     }
 
@@ -220,7 +220,8 @@ impl<B: PacketBuf> Connection<B> {
         loop {
             let head = tcb.rcv_nxt_data().sub(tcb.received.in_order_len());
             let mut buf = tcb.received.pop()?;
-            let Some(realign) = &mut self.realign else { return Some(buf) };
+            let realign = self.rare.there().and_then(|rare| rare.realign.as_mut());
+            let Some(realign) = realign else { return Some(buf) };
             let (len, before) = (buf.data().len(), realign.at.diff(head));
             if let Ok(before @ 1..) = usize::try_from(before)
                 && realign.again.is_none()
@@ -235,8 +236,10 @@ impl<B: PacketBuf> Connection<B> {
             let again = realign.again.get_or_insert(known);
             let skip = usize::try_from(*again).unwrap_or(usize::MAX).min(len);
             *again -= skip as u64;
-            if *again == 0 {
-                self.realign = None;
+            if *again == 0
+                && let Some(rare) = self.rare.there()
+            {
+                rare.realign = None;
             }
             buf.trim_front(skip);
             if skip < len {
@@ -266,9 +269,9 @@ impl<B: PacketBuf> Connection<B> {
             pulled.duplicate = true;
             return;
         }
-        if self.peer_finished || self.fin_sure && self.peer_fin.is_some_and(|fin| end > fin) {
+        if self.peer_finished || self.fin_sure && self.peer_fin().is_some_and(|fin| end > fin) {
             stats.no_dss_in_window += 1;
-            let fin = self.peer_fin.unwrap_or(self.data_rcv_nxt);
+            let fin = self.peer_fin().unwrap_or(self.data_rcv_nxt);
             buf.truncate(usize::try_from(fin.saturating_sub(offset)).unwrap_or(0));
             end = end.min(fin.max(offset));
             if buf.data().is_empty() {

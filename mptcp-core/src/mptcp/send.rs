@@ -10,7 +10,7 @@ use crate::util::on_demand::ROOMY;
 use crate::util::range_set::RangeSet;
 use crate::util::slab::Slab;
 use crate::wire::{Version, WireSeq, checksum};
-use alloc::boxed::Box;
+use core::num::NonZeroU32;
 
 /// Written data with its place in the stream.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ const MAX_REINJECTIONS: usize = 1024;
 /// 32-bit sequence numbers are safe below this many octets per two minutes (half a wrap in one
 /// MSL).
 const NARROW_OCTETS: u64 = 1 << 31;
-const MSL: Duration = Duration::from_secs(120);
+const MSL_MS: u32 = 120_000;
 
 /// What is to be sent next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,7 +98,7 @@ impl<B: PacketBuf> Connection<B> {
 
     /// What wants to be sent next: repairs first, then new data within the peer's window.
     pub(crate) fn next_to_send(&self) -> Option<Next> {
-        if let Some(range) = self.reinject.as_ref().and_then(|ranges| ranges.first()) {
+        if let Some(range) = self.rare.reinject.as_ref().and_then(|ranges| ranges.first()) {
             let len = u32::try_from(range.end - range.start).unwrap_or(MAX_MAPPING);
             return Some(Next { start: range.start, len: len.min(MAX_MAPPING), again: true });
         }
@@ -241,10 +241,11 @@ impl<B: PacketBuf> Connection<B> {
             // Deployed version 0 phones may not read them, and use none themselves.
             return;
         }
-        let since = *self.wide_since.get_or_insert(now);
-        if now.since(since) > MSL {
+        let now_ms = NonZeroU32::MIN | now.as_millis() as u32;
+        let since = *self.wide_since.get_or_insert(now_ms);
+        if now_ms.get().wrapping_sub(since.get()) > MSL_MS {
             self.wide = start.saturating_sub(self.wide_base) > NARROW_OCTETS;
-            self.wide_since = Some(now);
+            self.wide_since = Some(now_ms);
             self.wide_base = start;
         } else if start.saturating_sub(self.wide_base) > NARROW_OCTETS {
             self.wide = true;
@@ -289,11 +290,19 @@ impl<B: PacketBuf> Connection<B> {
 
     /// Nothing below `offset` is to be sent again.
     fn repaired_below(&mut self, offset: u64) {
-        if let Some(ranges) = &mut self.reinject {
+        let Some(rare) = self.rare.there() else { return };
+        if let Some(ranges) = &mut rare.reinject {
             ranges.remove_below(offset);
             if ranges.first().is_none() {
-                self.reinject = None;
+                rare.reinject = None;
             }
+        }
+    }
+
+    /// Nothing is to be sent again.
+    pub(super) fn forget_reinjections(&mut self) {
+        if let Some(rare) = self.rare.there() {
+            rare.reinject = None;
         }
     }
 
@@ -305,7 +314,7 @@ impl<B: PacketBuf> Connection<B> {
             return;
         }
         let (una, nxt) = (self.data_snd_una, self.data_snd_nxt);
-        let ranges = self.reinject.get_or_insert_with(|| Box::new(RangeSet::new(MAX_REINJECTIONS)));
+        let ranges = self.rare.reinject.get_or_insert_with(|| RangeSet::new(MAX_REINJECTIONS));
         if !ranges.insert(start, end) {
             // Too scattered to remember: everything outstanding is one range.
             ranges.clear();
@@ -346,13 +355,14 @@ impl<B: PacketBuf> Connection<B> {
     /// yet, stays with it.
     pub(crate) fn keep_on(&mut self, tcb: &Tcb<B>) {
         let origin = self.local_dsn(0);
-        let Some(ranges) = &mut self.reinject else { return };
+        let Some(rare) = self.rare.there() else { return };
+        let Some(ranges) = &mut rare.reinject else { return };
         for mapping in tcb.queue.iter().filter_map(|segment| segment.mapping) {
             let start = mapping.dsn.since(origin);
             ranges.remove(start, start + u64::from(mapping.len));
         }
         if ranges.is_empty() {
-            self.reinject = None;
+            rare.reinject = None;
         }
     }
 
@@ -498,7 +508,7 @@ impl<B: PacketBuf> Connection<B> {
     /// timeout has shown that there is such: a `DATA_ACK` that ends in front of more of it is answered at
     /// once. True when something was put up.
     pub(crate) fn repair_on(&mut self, tcbs: &Slab<Tcb<B>>) -> bool {
-        if self.gap_acks == 0 || self.phase != Phase::Confirmed || self.reinject.is_some() {
+        if self.gap_acks == 0 || self.phase != Phase::Confirmed || self.rare.reinject.is_some() {
             return false;
         }
         self.gap_acks -= 1;
@@ -509,7 +519,7 @@ impl<B: PacketBuf> Connection<B> {
             self.gap_acks = GAP_ACKS;
             self.reinject_range(una, next.min(una + u64::from(MAX_MAPPING)));
         }
-        self.reinject.is_some()
+        self.rare.reinject.is_some()
     }
 
     /// The data-level timer fired: the head goes out again, on whatever subflow is best. `repairs` tells

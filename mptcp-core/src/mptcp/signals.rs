@@ -38,6 +38,8 @@ pub(crate) enum Signal {
 pub(super) struct Signals(Option<Box<Vec<Signal>>>);
 
 impl Signals {
+    pub(super) const NONE: Self = Self(None);
+
     /// Puts one in at `at`, which is not behind the end.
     pub(super) fn insert(&mut self, at: usize, signal: Signal) {
         let list = self.0.get_or_insert_default();

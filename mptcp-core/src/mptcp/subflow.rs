@@ -6,16 +6,19 @@
 
 use super::mapping::MappingStore;
 use super::path_health::PathRef;
-use super::signals::{Signal, Signals};
+use super::rare::RareOfSubflow;
+use super::signals::Signal;
 use crate::seq::DataSeq;
 use crate::stats::Counters;
 use crate::tcp::{DataLevel, TxMapping};
 use crate::time::{Duration, Instant};
+use crate::util::on_demand::OnDemand;
 use crate::wire::{
     AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpCapable, MpJoin, MptcpOption,
     OptionWriter, Prio, Version, WireSeq,
 };
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 /// Where a subflow's handshake stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,13 +28,24 @@ pub(crate) enum Stage {
     /// Initiator: both keys go with every segment until the peer proves it has them.
     CapableAck,
     /// Initiator: the SYN carries `MP_JOIN`.
-    JoinSyn { token: u32, nonce: u32 },
+    JoinSyn,
     /// Initiator: PRE_ESTABLISHED, the HMAC goes out until the fourth ACK arrives.
-    JoinAck { hmac: [u8; 20], tries: u8 },
+    JoinAck,
     /// Mapped data flows.
     Active,
     /// Plain TCP from here on.
     Fallback,
+}
+
+/// What the initiator of a join says until it is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Joining {
+    pub(crate) token: u32,
+    pub(crate) nonce: u32,
+    /// Of the third ACK, once the second came.
+    pub(crate) hmac: [u8; 20],
+    /// How often that ACK was sent.
+    tries: u8,
 }
 
 /// What a segment about to be sent can carry.
@@ -94,6 +108,22 @@ const MAX_ROW: u8 = 2;
 /// A row is over after a retransmission timeout, and after this at the latest.
 const ROW_PAUSE: Duration = Duration::from_secs(1);
 
+bitflags::bitflags! {
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(crate) struct Marks: u8 {
+        /// The segment being sent has the infinite mapping.
+        const INFINITE_WRITTEN = 1;
+        /// The last acknowledgement had no room for all of the DSS: another one follows.
+        const DSS_MISSED = 1 << 1;
+        /// The last third ACK of a first subflow had both keys.
+        const KEYS_TOLD = 1 << 2;
+        /// The SYN asked for checksums.
+        const ASKS_CHECKSUM = 1 << 3;
+        /// A RST answered the SYN with `MP_CAPABLE`: it was repeated without.
+        const SYN_RESET = 1 << 4;
+    }
+}
+
 /// The MPTCP extension of a control block.
 #[derive(Debug)]
 pub(crate) struct Subflow {
@@ -113,46 +143,27 @@ pub(crate) struct Subflow {
     pub(crate) stale: bool,
     /// Stream data waits, nothing is in flight, and its own window has no room: it is probed.
     pub(crate) starved: bool,
-    /// The SYN asked for checksums.
-    pub(crate) ask_checksum: bool,
     /// A mapping was received: unmapped data is an error from here on.
     pub(crate) mapped: bool,
     /// A `DATA_ACK` came on it: DSS options pass in both directions.
     pub(crate) proven: bool,
     pub(crate) word: Word,
-    pub(crate) mappings: MappingStore,
-    signals: Signals,
+    pub(crate) mappings: OnDemand<MappingStore>,
     /// So many of them, from the front, are on the segment being sent.
     signals_written: u8,
-    infinite_written: bool,
-    /// The last acknowledgement had no room for all of the DSS: another one follows.
-    dss_missed: bool,
+    pub(crate) marks: Marks,
     /// Acknowledgements without news for TCP since the last one with any.
     row: u8,
-    /// There were enough of them: none is sent for options alone before this.
-    held_until: Option<Instant>,
-    /// The last third ACK of a first subflow had both keys.
-    keys_told: bool,
-    /// A REMOVE_ADDR named its address, or its place is wanted: it is closed unless the peer answers.
-    pub(crate) probe: Option<Box<Probe>>,
-    /// Its silence, while there is doubt about it.
-    pub(crate) watch: Option<Box<Watch>>,
     /// When something it sent was last acknowledged.
     pub(crate) delivered_at: Option<Instant>,
     pub(crate) path: PathRef,
     /// The peer reset it and said that the reason will stay (RFC 8684 §3.6).
     pub(crate) refused: bool,
-    /// The reason in the peer's `MP_TCPRST`.
-    pub(crate) reset_reason: Option<u8>,
-    /// A RST answered the SYN with `MP_CAPABLE`: it was repeated without.
-    pub(crate) syn_reset: bool,
+    pub(crate) rare: OnDemand<RareOfSubflow>,
+    /// Octets that went out on it again.
     pub(crate) reinjected: u64,
-    /// Octets it was given divided by its weight, for weighted shares.
-    pub(crate) served: u64,
     /// Redundant scheduling: everything below this offset was sent on it, or needs not be.
     pub(crate) copied_to: u64,
-    /// When it last gave half of its window up for holding up the stream.
-    pub(crate) penalised_at: Option<Instant>,
     format: DssFormat,
 }
 
@@ -179,31 +190,106 @@ impl Subflow {
             local_backup: false,
             stale: false,
             starved: false,
-            ask_checksum: false,
             mapped: false,
             proven: false,
             word: Word::Good,
-            mappings: MappingStore::new(),
-            signals: Signals::default(),
+            mappings: OnDemand::new(),
             signals_written: 0,
-            infinite_written: false,
-            dss_missed: false,
+            marks: Marks::empty(),
             row: 0,
-            held_until: None,
-            keys_told: false,
-            probe: None,
-            watch: None,
             delivered_at: None,
             path: PathRef::UNKNOWN,
             refused: false,
-            reset_reason: None,
-            syn_reset: false,
+            rare: OnDemand::new(),
             reinjected: 0,
-            served: 0,
             copied_to: 0,
-            penalised_at: None,
             format: DssFormat::default(),
         }
+    }
+
+    /// One that we join with.
+    pub(crate) fn joining(
+        connection: u32,
+        id: u8,
+        version: Version,
+        token: u32,
+        nonce: u32,
+    ) -> Self {
+        let mut subflow = Self::new(connection, id, version, Stage::JoinSyn);
+        subflow.rare.joining = Some(Box::new(Joining { token, nonce, hmac: [0; 20], tries: 0 }));
+        subflow
+    }
+
+    /// The second ACK of a join came, and `hmac` answers it until the fourth does.
+    pub(crate) fn answer_join(&mut self, hmac: [u8; 20]) {
+        self.stage = Stage::JoinAck;
+        if let Some(joining) = &mut self.rare.joining {
+            joining.hmac = hmac;
+        }
+    }
+
+    /// The handshake is over.
+    pub(crate) fn activate(&mut self) {
+        self.stage = Stage::Active;
+        if let Some(rare) = self.rare.there() {
+            rare.joining = None;
+        }
+    }
+
+    /// Nothing is due: what nobody uses gives its memory back.
+    pub(crate) fn rest(&mut self) {
+        self.mappings.rest();
+        self.rare.rest();
+    }
+
+    /// It keeps nothing beside itself.
+    #[cfg(test)]
+    pub(crate) const fn rests(&self) -> bool {
+        !self.mappings.is_there() && !self.rare.is_there()
+    }
+
+    /// The peer reset it for `reason`.
+    pub(crate) fn note_reset(&mut self, reason: u8) {
+        self.rare.reset_reason = Some(reason);
+    }
+
+    /// It was given so many octets, divided by its weight.
+    pub(crate) fn serve(&mut self, octets: u64) {
+        self.rare.served += octets;
+    }
+
+    /// It holds up the stream: false when it has been punished for that within `srtt`.
+    pub(crate) fn penalise(&mut self, now: Instant, srtt: Duration) -> bool {
+        if self.rare.penalised_at.is_some_and(|at| now.since(at) < srtt) {
+            return false;
+        }
+        self.rare.penalised_at = Some(now);
+        true
+    }
+
+    /// The reason in the peer's `MP_TCPRST`.
+    pub(crate) fn reset_reason(&self) -> Option<u8> {
+        self.rare.reset_reason
+    }
+
+    /// Octets it was given divided by its weight, where shares are weighted.
+    pub(crate) fn served(&self) -> u64 {
+        self.rare.served
+    }
+
+    /// Our nonce in a join that is not answered yet.
+    pub(crate) fn nonce(&self) -> Option<u32> {
+        self.rare.joining.as_ref().map(|joining| joining.nonce)
+    }
+
+    fn retain_signals(&mut self, keep: impl Fn(&Signal) -> bool) {
+        if let Some(rare) = self.rare.there() {
+            rare.signals.retain(keep);
+        }
+    }
+
+    fn drain_signals(&mut self, count: usize) -> Vec<Signal> {
+        self.rare.there().map_or_else(Vec::new, |rare| rare.signals.drain(count))
     }
 
     /// What every DSS of this connection looks like; decides the room for payload. True when that
@@ -244,16 +330,16 @@ impl Subflow {
 
     /// No further signal finds room.
     pub(crate) fn is_full(&self) -> bool {
-        self.signals.len() >= MAX_SIGNALS
+        self.rare.signals.len() >= MAX_SIGNALS
     }
 
     /// Queues a signal unless it waits already; false when there is no room.
     pub(crate) fn signal(&mut self, signal: Signal) -> bool {
         if matches!(signal, Signal::Prio { .. }) {
             // The last word counts.
-            self.signals.retain(|other| !matches!(other, Signal::Prio { .. }));
+            self.retain_signals(|other| !matches!(other, Signal::Prio { .. }));
         }
-        if self.signals.contains(&signal) {
+        if self.rare.signals.contains(&signal) {
             return true;
         }
         if self.is_full() {
@@ -261,34 +347,34 @@ impl Subflow {
         }
         match signal {
             // Nothing else is said after fallback, or matters before it.
-            Signal::Fail { .. } => self.signals.insert(0, signal),
-            _ => self.signals.insert(self.signals.len(), signal),
+            Signal::Fail { .. } => self.rare.signals.insert(0, signal),
+            _ => self.rare.signals.insert(usize::MAX, signal),
         }
         true
     }
 
     /// PRE_ESTABLISHED: how long until the third ACK is repeated, doubling (RFC 8684 §3.2).
     pub(crate) fn third_ack_wait(&mut self, rto: Duration) -> Option<Duration> {
-        let Stage::JoinAck { tries, .. } = &mut self.stage else { return None };
-        let wait = rto * (1 << u32::from(*tries).min(6));
-        *tries = tries.saturating_add(1);
+        let joining =
+            self.rare.there().filter(|_| self.stage == Stage::JoinAck)?.joining.as_mut()?;
+        let wait = rto * (1 << u32::from(joining.tries).min(6));
+        joining.tries = joining.tries.saturating_add(1);
         Some(wait)
     }
 
     /// How often the third ACK of a join was sent without an answer; 0 in any other stage.
-    pub(crate) const fn third_acks_sent(&self) -> u8 {
-        match self.stage {
-            Stage::JoinAck { tries, .. } => tries,
-            _ => 0,
-        }
+    pub(crate) fn third_acks_sent(&self) -> u8 {
+        self.rare.joining.as_ref().map_or(0, |joining| joining.tries)
     }
 
     /// An option waits that an acknowledgement should carry.
     fn pending(&self) -> bool {
         match self.stage {
-            Stage::Active => !self.signals.is_empty() || self.dss_missed,
+            Stage::Active => {
+                !self.rare.signals.is_empty() || self.marks.contains(Marks::DSS_MISSED)
+            }
             Stage::Fallback => {
-                matches!(self.signals.first(), Some(Signal::Fail { told: false, .. }))
+                matches!(self.rare.signals.first(), Some(Signal::Fail { told: false, .. }))
             }
             _ => false,
         }
@@ -296,19 +382,21 @@ impl Subflow {
 
     /// An acknowledgement may go out for the sake of its options now.
     pub(crate) fn wants_ack(&self, now: Instant) -> bool {
-        self.pending() && self.held_until.is_none_or(|at| at <= now)
+        self.pending() && self.rare.held_until.is_none_or(|at| at <= now)
     }
 
     /// When it may, if it has to wait.
     pub(crate) fn next_signal(&self) -> Option<Instant> {
-        self.held_until.filter(|_| self.pending())
+        self.rare.held_until.filter(|_| self.pending())
     }
 
     /// What waited for the end of a row may go.
     pub(crate) fn end_row(&mut self, now: Instant) {
-        if self.held_until.is_some_and(|at| at <= now) {
+        if let Some(rare) = self.rare.there()
+            && rare.held_until.is_some_and(|at| at <= now)
+        {
             self.row = 0;
-            self.held_until = None;
+            rare.held_until = None;
         }
     }
 
@@ -316,20 +404,23 @@ impl Subflow {
     pub(crate) fn acknowledged(&mut self, now: Instant, news: bool, rto: Duration) {
         if news {
             self.row = 0;
-            // Whoever waits is looked at again.
-            self.held_until = self.held_until.map(|at| at.min(now));
+            if let Some(rare) = self.rare.there() {
+                // Whoever waits is looked at again.
+                rare.held_until = rare.held_until.map(|at| at.min(now));
+            }
             return;
         }
         self.row = self.row.saturating_add(1);
         if self.row >= MAX_ROW {
-            self.held_until = Some(now + rto.min(ROW_PAUSE));
+            let until = now + rto.min(ROW_PAUSE);
+            self.rare.held_until = Some(until);
         }
     }
 
     /// The infinite mapping that the next new data, or the FIN, must carry: from the last octet
     /// known to be intact on (RFC 8684 §3.7).
     pub(crate) fn infinite(&self) -> Option<TxMapping> {
-        let infinite = self.signals.iter().find_map(|signal| match *signal {
+        let infinite = self.rare.signals.iter().find_map(|signal| match *signal {
             Signal::Infinite { dsn, ssn } => Some((dsn, ssn)),
             _ => None,
         });
@@ -341,17 +432,19 @@ impl Subflow {
     /// mapping. True when an `MP_FAIL` is to be answered.
     pub(crate) fn told_of_fallback(&mut self, fail: bool) -> bool {
         let waiting = |s: &Signal| matches!(s, Signal::Fail { answer: false, .. });
-        let waited = self.signals.iter().any(waiting);
-        self.signals
-            .retain(|signal| !waiting(signal) && !matches!(signal, Signal::Reminder { .. }));
+        let waited = self.rare.signals.iter().any(waiting);
+        self.retain_signals(|signal| {
+            !waiting(signal) && !matches!(signal, Signal::Reminder { .. })
+        });
         fail && !waited
     }
 
     /// After fallback: the peer goes on mapping, so the next acknowledgement tells it once more.
     pub(crate) fn remind(&mut self, (dsn, ssn): (DataSeq, u32)) {
         // An `MP_FAIL` says it already.
-        if !matches!(self.signals.first(), Some(Signal::Fail { .. } | Signal::Reminder { .. })) {
-            self.signals.insert(0, Signal::Reminder { dsn, ssn });
+        if !matches!(self.rare.signals.first(), Some(Signal::Fail { .. } | Signal::Reminder { .. }))
+        {
+            self.rare.signals.insert(0, Signal::Reminder { dsn, ssn });
         }
     }
 
@@ -369,10 +462,9 @@ impl Subflow {
         data: &DataLevel,
     ) {
         self.signals_written = 0;
-        self.infinite_written = false;
+        self.marks.remove(Marks::INFINITE_WRITTEN.union(Marks::DSS_MISSED));
         let version = self.version;
         let mut fits = true;
-        self.dss_missed = false;
         match (self.stage, carry) {
             (_, Carry::Nothing) => {}
             (Stage::CapableSyn, Carry::Syn) => {
@@ -380,7 +472,7 @@ impl Subflow {
                     Version::V0 => CapableForm::Key(data.local_key),
                     Version::V1 => CapableForm::Syn,
                 };
-                let option = self.capable(form, self.ask_checksum);
+                let option = self.capable(form, self.marks.contains(Marks::ASKS_CHECKSUM));
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
             (Stage::Active, Carry::SynAck { denies }) => {
@@ -390,22 +482,19 @@ impl Subflow {
                 option.flags.set(CapableFlags::DENY_JOIN, *denies && version == Version::V1);
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
-            (Stage::JoinSyn { token, nonce }, Carry::Syn) => {
-                let (backup, address_id) = (self.local_backup, self.local_id);
-                let join = MpJoin::Syn { backup, address_id, token, nonce };
-                fits = writer.push_mptcp(&MptcpOption::Join(join), version);
-            }
-            (Stage::JoinAck { hmac, .. }, Carry::Ack) => {
-                fits = writer.push_mptcp(&MptcpOption::Join(MpJoin::Ack { hmac }), version);
+            (Stage::JoinSyn | Stage::JoinAck, Carry::Syn | Carry::Ack) => {
+                fits = self.write_join(writer, carry);
             }
             // A DATA_FIN before any data alternates with the keys: one proves that they arrived, the
             // other repairs it when they did not.
-            (Stage::CapableAck, Carry::Ack) if self.keys_told && data.data_fin.is_some() => {
-                self.keys_told = false;
+            (Stage::CapableAck, Carry::Ack)
+                if self.marks.contains(Marks::KEYS_TOLD) && data.data_fin.is_some() =>
+            {
+                self.marks.remove(Marks::KEYS_TOLD);
                 self.write_ack(writer, data);
             }
             (Stage::CapableAck, Carry::Ack) => {
-                self.keys_told = true;
+                self.marks.insert(Marks::KEYS_TOLD);
                 let form = CapableForm::Keys { sender: data.local_key, receiver: data.remote_key };
                 let option = self.capable(form, data.format.checksum);
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
@@ -432,7 +521,7 @@ impl Subflow {
             (Stage::Fallback, Carry::Data(mapping)) => self.write_infinite(writer, mapping),
             (Stage::Fallback, Carry::Ack) => {
                 if let Some(signal @ (Signal::Fail { .. } | Signal::Reminder { .. })) =
-                    self.signals.first()
+                    self.rare.signals.first()
                 {
                     self.signals_written = u8::from(self.write_signal(writer, signal));
                 }
@@ -440,6 +529,21 @@ impl Subflow {
             _ => {}
         }
         debug_assert!(fits, "handshake and data options fit beside timestamps");
+    }
+
+    fn write_join(&self, writer: &mut OptionWriter, carry: &Carry<'_>) -> bool {
+        let Some(joining) = &self.rare.joining else { return true };
+        let join = match (self.stage, carry) {
+            (Stage::JoinSyn, Carry::Syn) => MpJoin::Syn {
+                backup: self.local_backup,
+                address_id: self.local_id,
+                token: joining.token,
+                nonce: joining.nonce,
+            },
+            (Stage::JoinAck, Carry::Ack) => MpJoin::Ack { hmac: joining.hmac },
+            _ => return true,
+        };
+        writer.push_mptcp(&MptcpOption::Join(join), self.version)
     }
 
     fn capable(&self, form: CapableForm, checksum: bool) -> MpCapable {
@@ -451,19 +555,19 @@ impl Subflow {
     /// A pure acknowledgement: the first signal if any waits, the DSS beside it where it fits, and what
     /// other signals still do, in their order.
     fn write_ack(&mut self, writer: &mut OptionWriter, data: &DataLevel) {
-        if let Some(signal) = self.signals.first() {
+        if let Some(signal) = self.rare.signals.first() {
             self.signals_written = u8::from(self.write_signal(writer, signal));
             if self.signals_written == 0 {
                 // Nothing but timestamps is before it: it will never fit, or its version has no such
                 // form.
-                self.signals.drain(1);
+                self.drain_signals(1);
             }
         }
         if !self.write_dss(writer, data) {
             return;
         }
         while self.signals_written > 0
-            && let Some(signal) = self.signals.get(usize::from(self.signals_written))
+            && let Some(signal) = self.rare.signals.get(usize::from(self.signals_written))
             && self.write_signal(writer, signal)
         {
             self.signals_written += 1;
@@ -481,7 +585,7 @@ impl Subflow {
         if writer.push_mptcp(&MptcpOption::Dss(dss), self.version) {
             return true;
         }
-        self.dss_missed = true;
+        self.marks.insert(Marks::DSS_MISSED);
         if fin.is_some() {
             let dss = Dss { data_ack: data.data_ack, mapping: None, data_fin: false };
             let _fits = writer.push_mptcp(&MptcpOption::Dss(dss), self.version);
@@ -524,24 +628,27 @@ impl Subflow {
         let told = || self.infinite().filter(reaches);
         let Some(mapping) = own.then_some(*mapping).or_else(told) else { return };
         let dss = self.infinite_dss(mapping.dsn, mapping.ssn);
-        self.infinite_written = writer.push_mptcp(&MptcpOption::Dss(dss), self.version) && own;
+        let written = writer.push_mptcp(&MptcpOption::Dss(dss), self.version) && own;
+        self.marks.set(Marks::INFINITE_WRITTEN, written);
     }
 
     /// The segment that `write_options` prepared was sent.
     pub(crate) fn options_sent(&mut self, stats: &mut Counters) {
-        if core::mem::take(&mut self.infinite_written) {
-            self.signals.retain(|signal| !matches!(signal, Signal::Infinite { .. }));
+        if self.marks.contains(Marks::INFINITE_WRITTEN) {
+            self.marks.remove(Marks::INFINITE_WRITTEN);
+            self.retain_signals(|signal| !matches!(signal, Signal::Infinite { .. }));
             stats.infinite_map_tx += 1;
         }
         let written = usize::from(core::mem::take(&mut self.signals_written));
-        if let Some(Signal::Fail { told, answer: false, .. }) = self.signals.first_mut()
+        if let Some(Signal::Fail { told, answer: false, .. }) =
+            self.rare.there().and_then(|rare| rare.signals.first_mut())
             && written > 0
         {
             *told = true;
             stats.mp_fail_tx += 1;
             return;
         }
-        for signal in self.signals.drain(written) {
+        for signal in self.drain_signals(written) {
             match signal {
                 Signal::AddAddr(a) if a.echo => stats.echo_add_tx += 1,
                 Signal::AddAddr(_) => stats.add_addr_tx += 1,
@@ -558,12 +665,12 @@ impl Subflow {
     /// begins, if the peer is to hear of it.
     pub(crate) fn fall_back(&mut self, infinite: Option<(DataSeq, u32)>) {
         self.stage = Stage::Fallback;
-        self.dss_missed = false;
-        self.signals.retain(|s| matches!(s, Signal::Fail { .. }));
+        self.marks.remove(Marks::DSS_MISSED);
+        self.retain_signals(|s| matches!(s, Signal::Fail { .. }));
         if let Some((dsn, ssn)) = infinite {
-            self.signals.insert(self.signals.len(), Signal::Infinite { dsn, ssn });
+            self.rare.signals.insert(usize::MAX, Signal::Infinite { dsn, ssn });
         }
-        self.mappings.clear();
+        self.mappings.forget();
     }
 }
 

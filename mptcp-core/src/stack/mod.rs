@@ -14,6 +14,8 @@ mod destinations;
 mod egress;
 mod fast_open;
 mod handshake;
+#[cfg(test)]
+mod idle;
 mod ingress;
 mod marking;
 mod memory;
@@ -46,7 +48,7 @@ use crate::config::{LocalAddress, Marking, StackConfig};
 use crate::error::ConnectionError;
 use crate::mptcp::path_health::PathTable;
 use crate::mptcp::path_manager::path_manager;
-use crate::mptcp::{Connection, FallbackReason, PathManager};
+use crate::mptcp::{Connection, PathManager};
 use crate::rng::Rng;
 use crate::stats::Counters;
 use crate::tcp::congestion::CongestionChoice;
@@ -64,6 +66,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::num::NonZeroU32;
 use demux::{Demux, Flow, Node, Numbering, TokenOwner};
 use relay::Relay;
 
@@ -83,25 +86,48 @@ pub(crate) struct AppState {
     pub(crate) user_data: u64,
     /// Readiness not reported yet.
     pending: Ready,
-    /// The application holds the id (or will get it from `accept`).
-    attached: bool,
-    /// The next arrival of data is an edge.
-    read_armed: bool,
-    /// The next room in the send buffer is an edge.
-    write_armed: bool,
-    /// Ended, but a relay still has to pass on what it received: `CLOSED` waits for that.
-    close_pending: bool,
-    /// Coupled to this relay.
-    relay: Option<u32>,
+    /// Number of the relay it is coupled to, from 1 on.
+    relay: Option<NonZeroU32>,
+    is: AppFlags,
     pub(crate) error: Option<ConnectionError>,
-    /// A plain socket that was to be an MPTCP connection: why it is not.
-    pub(crate) fallback: Option<FallbackReason>,
+}
+
+const _: () = assert!(size_of::<AppState>() <= 16);
+
+bitflags::bitflags! {
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(crate) struct AppFlags: u8 {
+        /// The application holds the id (or will get it from `accept`).
+        const ATTACHED = 1;
+        /// The next arrival of data is an edge.
+        const READ_ARMED = 1 << 1;
+        /// The next room in the send buffer is an edge.
+        const WRITE_ARMED = 1 << 2;
+        /// Ended, but a relay still has to pass on what it received: `CLOSED` waits for that.
+        const CLOSE_PENDING = 1 << 3;
+    }
 }
 
 impl AppState {
     /// The application still holds the connection.
     pub(crate) const fn is_attached(&self) -> bool {
-        self.attached
+        self.is.contains(AppFlags::ATTACHED)
+    }
+
+    /// The relay it is coupled to.
+    fn relay(&self) -> Option<u32> {
+        self.relay.map(|number| number.get() - 1)
+    }
+
+    /// From its relay, if it has one.
+    fn uncouple(&mut self) -> Option<u32> {
+        let relay = self.relay();
+        self.relay = None;
+        relay
+    }
+
+    fn couple(&mut self, relay: u32) {
+        self.relay = NonZeroU32::new(relay.wrapping_add(1));
     }
 }
 
@@ -110,13 +136,9 @@ impl Default for AppState {
         Self {
             user_data: 0,
             pending: Ready::empty(),
-            attached: true,
-            read_armed: true,
-            write_armed: false,
-            close_pending: false,
             relay: None,
+            is: AppFlags::ATTACHED.union(AppFlags::READ_ARMED),
             error: None,
-            fallback: None,
         }
     }
 }
@@ -535,7 +557,7 @@ impl<B: PacketBuf> Stack<B> {
     /// Reports readiness of a connection, once per edge.
     fn post(&mut self, sock: Sock, ready: Ready) {
         let Some(app) = self.app(sock) else { return };
-        if !app.attached {
+        if !app.is_attached() {
             return;
         }
         app.pending |= ready;
@@ -561,8 +583,8 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         let mut ready = Ready::empty();
-        if app.read_armed || closed {
-            app.read_armed = false;
+        if app.is.contains(AppFlags::READ_ARMED) || closed {
+            app.is.remove(AppFlags::READ_ARMED);
             ready |= Ready::READABLE;
         }
         if closed {
@@ -578,8 +600,8 @@ impl<B: PacketBuf> Stack<B> {
         let Some(app) = self.app(sock) else { return };
         if app.relay.is_some() {
             self.relay_due(now, sock, true);
-        } else if app.write_armed {
-            app.write_armed = false;
+        } else if app.is.contains(AppFlags::WRITE_ARMED) {
+            app.is.remove(AppFlags::WRITE_ARMED);
             self.post(sock, Ready::WRITABLE);
         }
     }
@@ -689,7 +711,7 @@ impl<B: PacketBuf> Stack<B> {
         if tcb.app.error.is_none() {
             tcb.app.error = error;
         }
-        let attached = tcb.app.attached;
+        let attached = tcb.app.is_attached();
         let ended = crate::event_log::Event::Closed { error: tcb.app.error };
         // A relay moves the rest of a stream that ended, but a failed leg takes the other with it.
         if attached && (error.is_none() || tcb.app.relay.is_none()) {
@@ -715,10 +737,10 @@ impl<B: PacketBuf> Stack<B> {
         let unread = self.unread(sock);
         let Some(app) = self.app(sock) else { return };
         if app.relay.is_some() && unread && app.error.is_none() {
-            app.close_pending = true;
+            app.is.insert(AppFlags::CLOSE_PENDING);
             return;
         }
-        app.close_pending = false;
+        app.is.remove(AppFlags::CLOSE_PENDING);
         self.post(sock, Ready::CLOSED | Ready::READABLE);
     }
 
@@ -734,7 +756,7 @@ impl<B: PacketBuf> Stack<B> {
     /// A connection that nobody holds and that has no subflow left is freed.
     fn reap_connection(&mut self, idx: u32) {
         let Some(connection) = self.connections.get(idx) else { return };
-        if connection.app.attached
+        if connection.app.is_attached()
             || !connection.subflows.is_empty()
             || connection.half_open > 0
             || connection.phase != crate::mptcp::Phase::Closed
@@ -778,4 +800,4 @@ pub(crate) const IDLE_SESSION: usize = 3 * size_of::<Tcb<HeapBuf>>()
     + 2 * size_of::<crate::mptcp::Subflow>()
     + size_of::<Connection<HeapBuf>>()
     + size_of::<Relay>();
-const _: () = assert!(IDLE_SESSION <= 2_576);
+const _: () = assert!(IDLE_SESSION <= 1_512);

@@ -154,7 +154,9 @@ impl<B: PacketBuf> Stack<B> {
     fn observe_start(&mut self, sock: Sock, client: bool) {
         let start = match sock {
             Sock::Plain(idx) => self.tcbs.get(idx).map(|t| (t.tuple, None)),
-            Sock::Mptcp(idx) => self.connections.get(idx).map(|c| (c.first, Some(c.version as u8))),
+            Sock::Mptcp(idx) => {
+                self.connections.get(idx).map(|c| (c.first(), Some(c.version as u8)))
+            }
             _ => None,
         };
         if let Some((tuple, version)) = start {
@@ -253,7 +255,7 @@ impl<B: PacketBuf> Stack<B> {
             Some(subflow) => Sock::Mptcp(subflow.connection),
             None => Sock::Plain(idx),
         };
-        let (cwnd, ssthresh) = (tcb.congestion.cwnd(), tcb.congestion.ssthresh());
+        let (cwnd, ssthresh) = (tcb.cwnd(), tcb.ssthresh());
         let subflow = self.subflow_id(idx);
         if state != before.0 {
             self.observe_sock(sock, Event::TcpState { subflow, state });

@@ -3,7 +3,7 @@
 //! resets pass through.
 
 use super::demux::Node;
-use super::{Ready, Sock, SocketId, Stack};
+use super::{AppFlags, Ready, Sock, SocketId, Stack};
 use crate::buf::PacketBuf;
 use crate::error::{ConnectionError, RelayError};
 use crate::mptcp::Phase;
@@ -55,7 +55,7 @@ impl<B: PacketBuf> Stack<B> {
         let idx = self.relays.insert(relay).ok_or(RelayError::InvalidSocket)?;
         for sock in [inner, outer] {
             if let Some(app) = self.app(sock) {
-                app.relay = Some(idx);
+                app.couple(idx);
             }
         }
         self.advance_relay(now, idx);
@@ -64,7 +64,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Something happened on one side of a relay: moves what can be moved, both ways.
     pub(super) fn relay_progress(&mut self, now: Instant, sock: Sock) {
-        if let Some(idx) = self.app(sock).and_then(|app| app.relay) {
+        if let Some(idx) = self.app(sock).and_then(|app| app.relay()) {
             self.advance_relay(now, idx);
         }
     }
@@ -75,7 +75,7 @@ impl<B: PacketBuf> Stack<B> {
     /// a relay looks at both legs once and not after each packet; not so where memory is short, for
     /// what is moved on does not count against its reader.
     pub(super) fn relay_due(&mut self, now: Instant, sock: Sock, acked: bool) {
-        let Some(idx) = self.app(sock).and_then(|app| app.relay) else { return };
+        let Some(idx) = self.app(sock).and_then(|app| app.relay()) else { return };
         let Some(relay) = self.relays.get_mut(idx) else { return };
         relay.acked |= acked;
         if !self.taking_burst || self.pool.is_low() {
@@ -102,7 +102,7 @@ impl<B: PacketBuf> Stack<B> {
         self.pass_failure(now, inner, outer);
         self.pass_failure(now, outer, inner);
         for sock in [inner, outer] {
-            if self.app(sock).is_some_and(|app| app.close_pending) {
+            if self.app(sock).is_some_and(|app| app.is.contains(AppFlags::CLOSE_PENDING)) {
                 self.post_closed(sock);
             }
         }
@@ -243,12 +243,12 @@ impl<B: PacketBuf> Stack<B> {
     /// Takes a socket out of its relay. The other leg stays a socket of its own; its application
     /// decides what becomes of it.
     pub(super) fn uncouple(&mut self, sock: Sock) {
-        let Some(idx) = self.app(sock).and_then(|app| app.relay.take()) else { return };
+        let Some(idx) = self.app(sock).and_then(|app| app.uncouple()) else { return };
         let Some(relay) = self.relays.remove(idx) else { return };
         let other = if relay.inner == sock { relay.outer } else { relay.inner };
         if let Some(app) = self.app(other) {
             app.relay = None;
-            if app.close_pending {
+            if app.is.contains(AppFlags::CLOSE_PENDING) {
                 self.post_closed(other);
             }
         }

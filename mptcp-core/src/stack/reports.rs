@@ -46,7 +46,7 @@ impl<B: PacketBuf> Stack<B> {
                     local: tcb.tuple.local(),
                     remote: tcb.tuple.remote(),
                     mptcp: None,
-                    fallback: tcb.app.fallback,
+                    fallback: tcb.fallback,
                     bytes_sent: tcb.counters.bytes_sent + u64::from(tcb.unsent_len),
                     bytes_acked: tcb.bytes_acked(),
                     bytes_received: tcb.counters.bytes_received,
@@ -59,8 +59,8 @@ impl<B: PacketBuf> Stack<B> {
                 let connection = self.connections.get(idx)?;
                 let subflows = connection.subflows.iter().filter_map(|&i| self.tcbs.get(i));
                 Some(ConnectionInfo {
-                    local: connection.first.local(),
-                    remote: connection.first.remote(),
+                    local: connection.first().local(),
+                    remote: connection.first().remote(),
                     mptcp: connection.fallback.is_none().then_some(connection.version as u8),
                     fallback: connection.fallback,
                     bytes_sent: connection.data_end + u64::from(connection.early_sent),
@@ -132,10 +132,10 @@ fn subflow_info<B: PacketBuf>(tcb: &Tcb<B>) -> SubflowInfo {
         backup: extension.is_some_and(Subflow::is_backup),
         stale: extension.is_some_and(|s| s.stale),
         srtt: tcb.rtt.srtt().unwrap_or_default(),
-        cwnd: tcb.congestion.cwnd(),
+        cwnd: tcb.cwnd(),
         bytes_sent: tcb.counters.bytes_sent,
         bytes_received: tcb.counters.bytes_received,
-        retransmitted: u64::from(tcb.counters.retransmitted),
+        retransmitted: u64::from(tcb.retransmitted().0),
         reinjected: extension.map_or(0, |s| s.reinjected),
         local_id: extension.map_or(0, |s| s.local_id),
         remote_id: extension.map_or(0, |s| s.remote_id),

@@ -212,7 +212,7 @@ impl<B: PacketBuf> Stack<B> {
         let opening = (connection.data_snd_nxt / OPENING_SHARE).min(OPENING);
         let mut open_at: Option<Instant> = None;
         let mut timed = false;
-        for &idx in &connection.subflows {
+        for &idx in connection.subflows.iter() {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let Some(subflow) = &tcb.subflow else { continue };
             let may = match subflow.stage {
@@ -225,11 +225,11 @@ impl<B: PacketBuf> Stack<B> {
             }
             let in_vain = next.again && subflow.word != Word::Good;
             let (stale, backup) = (subflow.stale || in_vain, subflow.is_backup());
-            let served = subflow.served;
+            let served = subflow.served();
             let copied = subflow.reinjected;
             // Repairs go where the original is not still waiting. Sidelined with its path, one may have
             // nothing that waits.
-            let watched = subflow.watch.is_some();
+            let watched = subflow.rare.watch.is_some();
             let waits = watched && !(subflow.stale && tcb.flight_size() == 0);
             let holds = next.again && (tcb.rto_count() > 0 || waits);
             let starved = tcb.note_window(now, next.len);
@@ -248,7 +248,7 @@ impl<B: PacketBuf> Stack<B> {
             let whole = if next.again { Instant::MIN } else { open_new };
             let capped = policy.map(|p| p.next_on(port).max(whole)).filter(|at| *at > now);
             if sendable && let Some(at) = capped {
-                tcb.note_app_limited();
+                tcb.note_app_limited(now);
                 open_at = Some(open_at.map_or(at, |other| other.min(at)));
             }
             let asked = policy.map(|p| p.of(port));
@@ -268,14 +268,12 @@ impl<B: PacketBuf> Stack<B> {
                         || tcb.rtt.srtt().is_none()
                         || now.since(tcb.last_received()) > MEMORY),
                 // Without a sample nobody knows how far it is: the initial timeout, not next door.
-                opening: long
-                    && copied < opening
-                    && tcb.congestion.cwnd() < tcb.congestion.ssthresh(),
+                opening: long && copied < opening && tcb.cwnd() < tcb.ssthresh(),
                 srtt,
                 one_way: srtt - tcb.rtt.min_rtt().unwrap_or_default().min(srtt) / 2,
-                rate: tcb.congestion.bandwidth(srtt).unwrap_or(1),
+                rate: tcb.bandwidth(srtt).unwrap_or(1),
                 rttvar: tcb.rtt.rttvar().unwrap_or_default(),
-                cwnd: tcb.congestion.cwnd(),
+                cwnd: tcb.cwnd(),
                 in_flight: tcb.pipe(),
                 mss: tcb.payload_mss(),
                 priority: asked.map_or(0, |path| path.priority),
@@ -290,7 +288,7 @@ impl<B: PacketBuf> Stack<B> {
         for (_, view) in views.paths.iter_mut().filter(|(_, view)| view.served == 0) {
             view.served = round.unwrap_or(0);
         }
-        connection.capped_until = open_at;
+        connection.set_capped_until(open_at);
         self.arm(Node::Connection(owner), open_at);
         for (idx, _) in views.paths.iter().filter(|_| timed) {
             // Its peer has shut it, and is asked about that, or its pace holds it.
@@ -317,7 +315,7 @@ impl<B: PacketBuf> Stack<B> {
             && connection.phase == Phase::Confirmed
             && blocked
             && connection.subflows.len() > 1
-            && connection.repeated_to <= head;
+            && connection.rare.repeated_to <= head;
         if !due {
             return None;
         }
@@ -343,7 +341,7 @@ impl<B: PacketBuf> Stack<B> {
         let next = Next { len: u32::try_from(left).ok()?, ..next };
         let idx = *idx;
         let connection = self.connections.get_mut(owner)?;
-        connection.repeated_to = head + left;
+        connection.rare.repeated_to = head + left;
         connection.passage.spread();
         self.observe_reinjection(owner, Some(holder), ReinjectCause::WindowBlocked);
         self.penalise(now, holder);
@@ -355,12 +353,11 @@ impl<B: PacketBuf> Stack<B> {
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let srtt = tcb.rtt.srtt().unwrap_or(UNKNOWN_RTT);
         let Some(subflow) = &mut tcb.subflow else { return };
-        if subflow.penalised_at.is_some_and(|at| now.since(at) < srtt) {
+        if !subflow.penalise(now, srtt) {
             return;
         }
-        subflow.penalised_at = Some(now);
-        let half = tcb.congestion.cwnd() / 2;
-        tcb.congestion.set_cwnd(half.max(2 * tcb.payload_mss()));
+        let half = tcb.cwnd() / 2;
+        tcb.set_cwnd(now, half.max(2 * tcb.payload_mss()));
         self.stats.mptcp_penalised += 1;
     }
 
@@ -380,12 +377,12 @@ impl<B: PacketBuf> Stack<B> {
         let capped = fresh.is_some() && open_new > now;
         let fresh = fresh.filter(|_| !capped);
         if capped {
-            let open_at = connection.capped_until.map_or(open_new, |at| at.min(open_new));
-            connection.capped_until = Some(open_at);
+            let open_at = connection.rare.capped_until.map_or(open_new, |at| at.min(open_new));
+            connection.set_capped_until(Some(open_at));
             self.arm(Node::Connection(owner), Some(open_at));
             for (idx, _) in views.paths.iter().filter(|(_, view)| view.room) {
                 if let Some(tcb) = self.tcbs.get_mut(*idx) {
-                    tcb.note_app_limited();
+                    tcb.note_app_limited(now);
                 }
             }
         }
@@ -422,7 +419,9 @@ pub(super) fn account<B: PacketBuf>(
         policy.charge(port, octets, next.again, now);
     }
     if let Some(subflow) = &mut tcb.subflow {
-        subflow.served += octets / u64::from(weight);
+        if connection.scheduler == SchedulerKind::Weighted {
+            subflow.serve(octets / u64::from(weight));
+        }
         subflow.copied_to = subflow.copied_to.max(next.start + octets);
         if next.again {
             connection.bytes_retrans += octets;

@@ -2,12 +2,14 @@
 
 use super::demux::{Node, TokenOwner};
 use super::memory::FAIR_SHARE;
-use super::{Connect, Listen, Ready, Sock, SocketId, Stack, env};
+use super::{AppFlags, Connect, Listen, Ready, Sock, SocketId, Stack, env};
 use crate::buf::PacketBuf;
 use crate::config::Scheduling;
 use crate::error::{ConnectionError, OpenError, RecvError, SendError};
 use crate::mptcp::key::KeyPair;
-use crate::mptcp::{Connection, FallbackReason, Negotiated, Paths, Phase, Signal, Stage, Subflow};
+use crate::mptcp::{
+    Connection, FallbackReason, Marks, Negotiated, Paths, Phase, Signal, Stage, Subflow,
+};
 use crate::tcp::request::{RequestFlags, Wanted};
 use crate::tcp::{State, Tcb, Tuple};
 use crate::time::Instant;
@@ -92,7 +94,11 @@ impl<B: PacketBuf> Stack<B> {
         }
         if let Some(app) = self.app(sock) {
             app.user_data = with.user_data;
-            app.fallback = fallback;
+        }
+        if let Sock::Plain(idx) = sock
+            && let Some(tcb) = self.tcbs.get_mut(idx)
+        {
+            tcb.fallback = fallback;
         }
         let tcb_idx = match sock {
             Sock::Mptcp(idx) => self.subflows_of(idx).first().copied(),
@@ -131,7 +137,7 @@ impl<B: PacketBuf> Stack<B> {
         let token = connection.local_token;
         let owner = self.connections.insert(connection).ok_or(OpenError::LimitReached)?;
         let mut subflow = Subflow::new(owner, id, version, Stage::CapableSyn);
-        subflow.ask_checksum = require;
+        subflow.marks.set(Marks::ASKS_CHECKSUM, require);
         let Some(tcb_idx) = self.open_tcb(now, tuple, Some(subflow)) else {
             self.connections.remove(owner);
             return Err(OpenError::LimitReached);
@@ -213,7 +219,7 @@ impl<B: PacketBuf> Stack<B> {
             Some(error) => Err(RecvError::Failed(error)),
             None if closed => Ok(None),
             None => {
-                app.read_armed = true;
+                app.is.insert(AppFlags::READ_ARMED);
                 Err(RecvError::WouldBlock)
             }
         }
@@ -312,7 +318,7 @@ impl<B: PacketBuf> Stack<B> {
     fn announce_window(&mut self, owner: u32) {
         let Some(connection) = self.connections.get(owner) else { return };
         let promised = connection.promised();
-        for &idx in &connection.subflows {
+        for &idx in connection.subflows.iter() {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             // Without window scaling there may be nothing new to say.
             if tcb.state.synchronized() && tcb.largest_window() > promised {
@@ -359,8 +365,8 @@ impl<B: PacketBuf> Stack<B> {
     fn connected(&self, id: SocketId) -> Option<Sock> {
         let sock = self.resolve(id)?;
         let relayed = match sock {
-            Sock::Plain(idx) => self.tcbs.get(idx)?.app.relay,
-            Sock::Mptcp(idx) => self.connections.get(idx)?.app.relay,
+            Sock::Plain(idx) => self.tcbs.get(idx)?.app.relay(),
+            Sock::Mptcp(idx) => self.connections.get(idx)?.app.relay(),
             Sock::Listener(_) | Sock::Request(_) | Sock::Udp(_) => return None,
         };
         relayed.is_none().then_some(sock)
@@ -392,11 +398,11 @@ impl<B: PacketBuf> Stack<B> {
         }
         let limit = |cwnd: u32| cwnd.saturating_mul(3).saturating_add(256 << 10).min(max);
         match sock {
-            Sock::Plain(idx) => self.tcbs.get(idx).map_or(0, |t| limit(t.congestion.cwnd())),
+            Sock::Plain(idx) => self.tcbs.get(idx).map_or(0, |t| limit(t.cwnd())),
             Sock::Mptcp(idx) => {
                 let Some(connection) = self.connections.get(idx) else { return 0 };
                 let subflows = connection.subflows.iter().filter_map(|&i| self.tcbs.get(i));
-                let cwnd = subflows.clone().map(|t| t.congestion.cwnd());
+                let cwnd = subflows.clone().map(|t| t.cwnd());
                 let cwnd = cwnd.fold(0, u32::saturating_add).max(reach(subflows));
                 limit(cwnd)
             }
@@ -438,7 +444,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         if self.send_room(sock) == 0 {
             if let Some(app) = self.app(sock) {
-                app.write_armed = true;
+                app.is.insert(AppFlags::WRITE_ARMED);
             }
             return Err((SendError::WouldBlock, buf));
         }
@@ -492,7 +498,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         if sent == 0 && !from.is_empty() {
             if let Some(app) = self.app(sock) {
-                app.write_armed = true;
+                app.is.insert(AppFlags::WRITE_ARMED);
             }
             return Err(SendError::WouldBlock);
         }
@@ -548,7 +554,7 @@ impl<B: PacketBuf> Stack<B> {
         if let Sock::Mptcp(idx) = sock {
             let linger = self.config.tcp.fin_wait_2;
             if let Some(connection) = self.connections.get_mut(idx) {
-                connection.close_at = Some(now + linger);
+                connection.rare.close_at = Some(now + linger);
             }
             self.touch_connection(idx);
         }
@@ -620,7 +626,7 @@ impl<B: PacketBuf> Stack<B> {
     fn detach(&mut self, sock: Sock) {
         self.uncouple(sock);
         if let Some(app) = self.app(sock) {
-            app.attached = false;
+            app.is.remove(AppFlags::ATTACHED);
             app.pending = Ready::empty();
         }
     }
@@ -705,7 +711,7 @@ fn reach<'a, B: PacketBuf + 'a>(subflows: impl Iterator<Item = &'a Tcb<B>>) -> u
     let (mut rate, mut longest) = (0_u64, core::time::Duration::ZERO);
     for tcb in subflows {
         let Some(srtt) = tcb.rtt.srtt() else { continue };
-        rate = rate.saturating_add(tcb.congestion.bandwidth(srtt).unwrap_or(0));
+        rate = rate.saturating_add(tcb.bandwidth(srtt).unwrap_or(0));
         longest = longest.max(srtt);
     }
     let octets = u128::from(rate) * longest.as_nanos() / 1_000_000_000;

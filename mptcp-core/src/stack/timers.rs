@@ -38,12 +38,12 @@ impl<B: PacketBuf> Stack<B> {
         let deadline = tcb.next_timeout();
         if deadline.is_none_or(|at| at > now) {
             // It was armed for what has been done since: a while has passed.
-            tcb.rest();
+            let again = tcb.rest(now);
             let owner = tcb.subflow.as_ref().map(|subflow| subflow.connection);
             if let Some(connection) = owner.and_then(|owner| self.connections.get_mut(owner)) {
                 connection.rest();
             }
-            self.arm(Node::Tcb(idx), deadline);
+            self.arm(Node::Tcb(idx), [deadline, again].into_iter().flatten().min());
             return;
         }
         let before = self.watch(idx);

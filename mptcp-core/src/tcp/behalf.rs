@@ -7,7 +7,6 @@ use crate::tcp::segment::RawOptions;
 use crate::tcp::{Env, Segment};
 use crate::time::Duration;
 use crate::wire::FastOpenCookie;
-use alloc::boxed::Box;
 
 /// A SYN that is asked for sooner is the same one: the network repeated what asked for it.
 const LEAST_PAUSE: Duration = Duration::from_millis(500);
@@ -48,19 +47,19 @@ impl<B: PacketBuf> Tcb<B> {
     /// Before the first SYN is out.
     pub(crate) fn open_on(&mut self, terms: SynTerms) {
         let behalf = Behalf { terms, withdrawn: false, answer: RawOptions::EMPTY, icmp_code: None };
-        self.opening = Some(Box::new(Opening::Behalf(behalf)));
+        self.set_opening(Opening::Behalf(behalf));
     }
 
     /// No SYN of an active open is out yet.
     pub(crate) fn is_syn_due(&self) -> bool {
         self.state == State::SynSent
             && self.snd_nxt == self.iss
-            && self.opening.is_none()
+            && self.opening().is_none()
             && self.flags.contains(TcbFlags::SYN_NOW)
     }
 
     pub(crate) fn behalf(&mut self) -> Option<&mut Behalf> {
-        match self.opening.as_deref_mut() {
+        match self.opening_mut() {
             Some(Opening::Behalf(behalf)) => Some(behalf),
             _ => None,
         }
@@ -69,7 +68,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// No timer repeats the SYN.
     pub(super) fn waits_for_demand(&self) -> bool {
         let on_demand = matches!(
-            self.opening.as_deref(),
+            self.opening(),
             Some(Opening::Behalf(Behalf { terms: SynTerms { on_demand: true, .. }, .. }))
         );
         on_demand && self.state == State::SynSent

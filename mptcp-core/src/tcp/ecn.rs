@@ -7,6 +7,7 @@
 use super::{Env, Segment, State, Tcb, TcbFlags};
 use crate::buf::PacketBuf;
 use crate::stats::Counters;
+use crate::time::Instant;
 use crate::wire::{ECN_ECT0, TcpFlags};
 
 impl<B: PacketBuf> Tcb<B> {
@@ -51,31 +52,31 @@ impl<B: PacketBuf> Tcb<B> {
         env.stats.tcp_ecn_echo_recv += 1;
         // The peer echoes until the segment with our CWR, the first behind `rack.reduced`, is there.
         let answered =
-            self.flags.contains(TcbFlags::ECN_REDUCED) && self.snd_una.le(self.rack.reduced);
-        if !answered && self.recovery.is_none() && flight > 0 {
+            self.flags.contains(TcbFlags::ECN_REDUCED) && self.snd_una.le(self.reduced());
+        if !answered && !self.in_recovery() && flight > 0 {
             env.stats.tcp_ecn_reduced += 1;
-            self.congestion.on_ecn(env.now, flight);
-            self.note_reduction();
+            self.tell_congestion(env.now, |congestion| congestion.on_ecn(env.now, flight));
+            self.note_reduction(env.now);
         }
         true
     }
 
     /// The window was reduced, for whatever reason: the peer is told.
-    pub(super) fn note_reduction(&mut self) {
+    pub(super) fn note_reduction(&mut self, now: Instant) {
         if self.flags.contains(TcbFlags::ECN) {
             self.flags.insert(TcbFlags::CWR | TcbFlags::ECN_REDUCED);
-            self.rack.reduced = self.snd_nxt;
+            self.sender(now).rack.reduced = self.snd_nxt;
         }
     }
 
     /// The window was already reduced since the oldest outstanding segment was sent.
     pub(super) fn is_reduced_for_flight(&self) -> bool {
-        self.flags.contains(TcbFlags::ECN_REDUCED) && self.snd_una.lt(self.rack.reduced)
+        self.flags.contains(TcbFlags::ECN_REDUCED) && self.snd_una.lt(self.reduced())
     }
 
     /// Beyond `rack.reduced` it says nothing any more; kept, its sequence number would come round.
     pub(super) fn forget_reduction(&mut self) {
-        if self.flags.contains(TcbFlags::ECN_REDUCED) && self.snd_una.gt(self.rack.reduced) {
+        if self.flags.contains(TcbFlags::ECN_REDUCED) && self.snd_una.gt(self.reduced()) {
             self.flags.remove(TcbFlags::ECN_REDUCED);
         }
     }

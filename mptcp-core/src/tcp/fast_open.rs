@@ -13,7 +13,6 @@ use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 use crate::util::slab::SlabId;
 use crate::wire::{FastOpenCookie, OptionWriter, TcpFlags, TcpOption, Version};
-use alloc::boxed::Box;
 
 /// Octets of a cookie that we grant, and of a shorter one where a SYN/ACK has no room for that: with
 /// `MP_CAPABLE` nine octets are left (RFC 8684 Appendix B.1).
@@ -89,14 +88,14 @@ impl<B: PacketBuf> Tcb<B> {
     /// The SYN asks for a cookie, or shows one and carries `data` with it, or `data` alone. Data of a
     /// plain connection is queued as well.
     pub(crate) fn open_fast(&mut self, cookie: Option<FastOpenCookie>, data: Option<B>) {
-        self.opening = Some(Box::new(Opening::Client(Early {
+        self.set_opening(Opening::Client(Early {
             cookie,
             payload: data,
             asked: false,
             sent: false,
             withdrawn: false,
             accepted: 0,
-        })));
+        }));
     }
 
     /// A block that [`Tcb::accepted`] made is given out before its third ACK: our SYN/ACK is due, and
@@ -124,19 +123,22 @@ impl<B: PacketBuf> Tcb<B> {
         self.rcv_adv = self.rcv_nxt.add(window);
         self.last_ack_sent = self.rcv_nxt;
         self.counters.bytes_received += u64::from(segment.len);
-        self.counters.data_in_ms = now.as_millis() as u32;
+        self.data_in_ms = now.as_millis() as u32;
         if self.subflow.is_some() {
             // Subflow sequence number 1 is the first octet behind it (RFC 8684 Appendix B.2).
             self.irs = self.rcv_nxt.sub(1);
         }
-        self.opening = Some(Box::new(Opening::Server(pending)));
+        self.set_opening(Opening::Server(pending));
     }
 
     /// The SYN/ACK begins at `iss`, which no segment has shown yet.
     pub(crate) fn restart_at(&mut self, iss: SeqNum) {
         self.iss = iss;
         self.snd_una = iss.add(1);
-        (self.snd_nxt, self.snd_sml, self.snd_wl2) = (self.snd_una, self.snd_una, self.snd_una);
+        (self.snd_nxt, self.snd_wl2) = (self.snd_una, self.snd_una);
+        if let Some(sender) = &mut self.sender {
+            sender.snd_sml = self.snd_una;
+        }
     }
 
     /// A listener's connection before its third ACK.
@@ -145,19 +147,14 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     pub(crate) fn pending(&self) -> Option<&Pending> {
-        match self.opening.as_deref() {
+        match self.opening() {
             Some(Opening::Server(pending)) => Some(pending),
             _ => None,
         }
     }
 
-    /// The handshake is over, or the block is.
-    pub(crate) fn take_opening(&mut self) -> Option<Opening<B>> {
-        self.opening.take().map(|opening| *opening)
-    }
-
     fn early(&mut self) -> Option<&mut Early<B>> {
-        match self.opening.as_deref_mut() {
+        match self.opening_mut() {
             Some(Opening::Client(early)) => Some(early),
             _ => None,
         }
@@ -186,7 +183,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// SYNs leave option and data out from here on.
     pub(crate) fn withdraw_early(&mut self) {
-        match self.opening.as_deref_mut() {
+        match self.opening_mut() {
             Some(Opening::Client(early)) => early.withdrawn = true,
             Some(Opening::Behalf(behalf)) => behalf.withdraw(),
             _ => {}
@@ -209,7 +206,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// left out, and the data with it (RFC 7413 §4.2.2): what the other options do lasts longer.
     pub(super) fn write_fast_open(&mut self, writer: &mut OptionWriter) {
         let (first, opens) = (self.retries == 0, self.state == State::SynSent);
-        match self.opening.as_deref_mut() {
+        match self.opening_mut() {
             Some(Opening::Client(early)) if opens && !early.withdrawn => {
                 let Some(cookie) = early.cookie else { return };
                 early.asked = writer.push(&TcpOption::FastOpen(cookie));
@@ -229,7 +226,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// A SYN or SYN/ACK left, with `octets` of data.
     pub(super) fn note_syn_sent(&mut self, now: Instant, octets: u32) {
-        match self.opening.as_deref_mut() {
+        match self.opening_mut() {
             Some(Opening::Client(early)) => early.sent |= octets > 0,
             Some(Opening::Server(pending)) => pending.sent_at = Some(now),
             Some(Opening::Behalf(_)) | None => {}
@@ -262,7 +259,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// The SYN again: our SYN/ACK was lost, or the peer left the option out. True when it was.
     pub(crate) fn syn_came_again(&mut self, segment: &Segment) -> bool {
-        let Some(Opening::Server(pending)) = self.opening.as_deref_mut() else { return false };
+        let Some(Opening::Server(pending)) = self.opening_mut() else { return false };
         let bare = segment.flags & (TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST) == TcpFlags::SYN;
         if !bare || segment.seq != pending.syn {
             return false;

@@ -156,11 +156,11 @@ impl<B: PacketBuf> Tcb<B> {
     /// Everything at once.
     pub(crate) fn info(&self) -> TcpInfo {
         let headers: u16 = if self.tuple.remote_addr.is_ipv4() { 40 } else { 60 };
-        let ssthresh = self.congestion.ssthresh();
+        let ssthresh = self.ssthresh();
         let rcv_rtt_us = self.receiver_rtt_us();
         TcpInfo {
             congestion_state: self.congestion_state(),
-            congestion: self.congestion.name(),
+            congestion: self.with_congestion(|congestion| congestion.name()),
             retransmits: self.retries,
             probes: self.probes,
             backoff: self.rtt.backoff(),
@@ -186,16 +186,16 @@ impl<B: PacketBuf> Tcb<B> {
             min_rtt: self.rtt.min_rtt(),
             rcv_rtt: (rcv_rtt_us > 0).then(|| Duration::from_micros(u64::from(rcv_rtt_us))),
             snd_ssthresh: (ssthresh != u32::MAX).then_some(ssthresh),
-            cwnd: self.congestion.cwnd(),
-            pacing_rate: self.pacer.rate(),
-            delivery_rate: self.rtt.srtt().and_then(|srtt| self.congestion.bandwidth(srtt)),
+            cwnd: self.cwnd(),
+            pacing_rate: self.sender.as_ref().and_then(|sender| sender.pacer.rate()),
+            delivery_rate: self.rtt.srtt().and_then(|srtt| self.bandwidth(srtt)),
             snd_wnd: self.snd_wnd,
             rcv_wnd: self.rcv_wnd(),
             rcv_space: self.autotune.limit(),
             reordering: self.flags.contains(TcbFlags::REORDERING),
-            total_retrans: self.counters.retransmitted,
+            total_retrans: self.retransmitted().0,
             bytes_sent: self.counters.bytes_sent,
-            bytes_retrans: self.counters.bytes_retrans,
+            bytes_retrans: self.retransmitted().1,
             bytes_acked: self.bytes_acked(),
             bytes_received: self.counters.bytes_received,
             segs_out: self.counters.segs_out,
@@ -209,7 +209,7 @@ impl<B: PacketBuf> Tcb<B> {
             return None;
         }
         let last = self.last_received.as_millis();
-        let ago = (last as u32).wrapping_sub(self.counters.data_in_ms);
+        let ago = (last as u32).wrapping_sub(self.data_in_ms);
         Some(Instant::from_millis(last.saturating_sub(u64::from(ago))))
     }
 }

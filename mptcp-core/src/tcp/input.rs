@@ -72,7 +72,7 @@ impl<B: PacketBuf> Tcb<B> {
         };
         let whole = !self.received.has_out_of_order()
             && !self.flags.intersects(TcbFlags::FIN_SEEN | TcbFlags::READ_SHUT);
-        let repairs = self.recovery.is_some()
+        let repairs = self.in_recovery()
             || self.dup_acks > 0
             || self.queue.sacked_bytes() > 0
             || self.flags.contains(TcbFlags::TLP_OUT);
@@ -90,7 +90,7 @@ impl<B: PacketBuf> Tcb<B> {
             Some(subflow) => {
                 segment.dss.is_some()
                     && subflow.stage == Stage::Active
-                    && subflow.watch.is_none()
+                    && subflow.rare.watch.is_none()
                     && !subflow.stale
             }
             None => segment.dss.is_none(),
@@ -193,16 +193,13 @@ impl<B: PacketBuf> Tcb<B> {
             self.rtt.reset_back_off();
             self.rtt.on_syn_timeout();
         }
-        self.limit_initial_window(self.retries);
+        self.limit_initial_window(env.now, self.retries);
         self.retries = 0;
         self.rtx_at = None;
         if self.flags.contains(TcbFlags::SYN_NOW) {
             // A SYN/ACK (or a retransmission) still in the queue has nothing to say any more.
             self.flags.remove(TcbFlags::SYN_NOW);
             self.ack_now();
-        }
-        if !outcome.fast_opened {
-            self.snd_sml = self.snd_una;
         }
         self.state = State::Established;
         self.rto_base = env.now;
@@ -384,8 +381,10 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Fifth step, second half: acknowledgement, selective acknowledgement and window.
     fn process_ack(&mut self, env: &mut Env<'_>, segment: &Segment, outcome: &mut Outcome) {
-        if self.pipe() + self.payload_mss() > self.congestion.cwnd() {
-            self.open_since = env.now;
+        if self.pipe() + self.payload_mss() > self.cwnd()
+            && let Some(sender) = &mut self.sender
+        {
+            sender.open_since = env.now;
         }
         let prior_flight = self.flight_size();
         let prior_window = self.snd_wnd;
@@ -424,8 +423,8 @@ impl<B: PacketBuf> Tcb<B> {
         self.retries = 0;
         self.soft_error = None;
         self.flags.remove(TcbFlags::SILENT);
-        if self.snd_sml.lt(self.snd_una) {
-            self.snd_sml = self.snd_una;
+        if let Some(sender) = &mut self.sender {
+            sender.snd_sml = sender.snd_sml.max(self.snd_una);
         }
     }
 
@@ -523,7 +522,7 @@ impl<B: PacketBuf> Tcb<B> {
                 let segments = delivered.bytes.div_ceil(self.payload_mss().max(1)).max(1);
                 let counted = u32::from(self.dup_acks).min(segments - 1);
                 delivered.bytes -= (counted * self.payload_mss()).min(delivered.bytes);
-                if self.recovery.is_some() {
+                if self.in_recovery() {
                     // The rest of them left the network and is still not acknowledged.
                     self.dup_acks -= u8::try_from(counted).unwrap_or(self.dup_acks);
                     return;
@@ -644,7 +643,7 @@ impl<B: PacketBuf> Tcb<B> {
             Inserted::InOrder(octets) => {
                 self.rcv_nxt = self.rcv_nxt.add(octets);
                 self.counters.bytes_received += u64::from(octets);
-                self.counters.data_in_ms = env.now.as_millis() as u32;
+                self.data_in_ms = env.now.as_millis() as u32;
                 outcome.data = true;
                 self.delay_ack(env, filled_hole);
             }
@@ -714,7 +713,7 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     fn duplicate(&mut self, start: SeqNum, end: SeqNum) {
-        self.dsack = NonZeroU32::new(end.since(start)).map(|len| (start, len));
+        self.rare().dsack = NonZeroU32::new(end.since(start)).map(|len| (start, len));
     }
 
     /// Text is always answered: the peer retransmits until it is. What carries none may be an

@@ -16,20 +16,22 @@ pub mod isn;
 mod mtu;
 mod output;
 mod pacing;
+mod rare;
 mod recovery;
 mod recv_queue;
 pub(crate) mod request;
 pub mod rtt;
 mod segment;
 mod send_queue;
+mod sender;
 pub(crate) mod time_wait;
 mod urgent;
 mod window;
 
-use crate::buf::{PacketBuf, PortId};
-use crate::config::{EcnPolicy, Marking, TcpConfig};
+use crate::buf::{HeapBuf, PacketBuf, PortId};
+use crate::config::{CongestionAlgorithm, EcnPolicy, Marking, TcpConfig};
 use crate::error::ConnectionError;
-use crate::mptcp::Subflow;
+use crate::mptcp::{FallbackReason, Subflow};
 use crate::seq::{DataSeq, SeqNum};
 use crate::stats::Counters;
 use crate::time::{Duration, Instant};
@@ -38,23 +40,21 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 pub(crate) use behalf::Behalf;
 pub use behalf::SynTerms;
-use congestion::Congestion;
+use congestion::initial_window;
+use core::mem::offset_of;
 use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU32;
-use delivery::Delivery;
 pub(crate) use fast_open::{COOKIE_LENGTHS, Early, Opening, Pending, push_grant};
 pub use info::{CongestionState, TcpInfo};
 pub(crate) use input::RunBounds;
-use mtu::PathMtu;
 pub(crate) use output::{Burst, DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for, sum_of};
-use pacing::Pacer;
-use recovery::{Rack, Recovery};
+use rare::Rare;
 pub(crate) use recv_queue::{Inserted, RecvQueue};
 use rtt::RttEstimator;
 pub(crate) use segment::Segment;
 pub(crate) use send_queue::{SendQueue, TxMapping, TxSegment};
+use sender::Sender;
 use time_wait::TimeWait;
-use urgent::Urgent;
 pub(crate) use window::{Autotune, scale_for};
 
 /// Connection states of RFC 9293 §3.3.2. LISTEN and SYN-RECEIVED of passive opens live outside the
@@ -226,6 +226,8 @@ bitflags::bitflags! {
         const KEEP_ALIVE = 1 << 22;
         /// Data on the SYN was acknowledged (RFC 7413).
         const SYN_DATA = 1 << 24;
+        /// Something sent before `Recovery::recover` is unrepaired: `Sender::recovery` is there.
+        const RECOVERY = 1 << 30;
         /// The peer's SYN had a window scale.
         const SCALED = 1 << 31;
         /// Something could be sent now if the pace allowed it.
@@ -258,116 +260,106 @@ pub(crate) enum RtxKind {
 /// First octet and length of a duplicate to report once (RFC 2883).
 type Dsack = Option<(SeqNum, NonZeroU32)>;
 
-/// Transmission control block.
+/// Transmission control block. The order is that of use: a packet touches what stands first, and of the rest
+/// little more than the addresses.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Tcb<B> {
-    // Demultiplexing and identity.
-    pub(crate) tuple: Tuple,
-    /// Access port the flow lives on.
-    pub(crate) port: PortId,
-    pub(crate) state: State,
+    // What is there while it is used.
+    pub(crate) subflow: Option<Box<Subflow>>,
+    sender: Option<Box<Sender>>,
+    rare: Option<Box<Rare<B>>>,
+    pub(crate) queue: OnDemand<SendQueue<B>>,
+    pub(crate) unsent: OnDemand<VecDeque<B>>,
+    pub(crate) received: OnDemand<RecvQueue<B>>,
+    // Timers: deadlines; one node of the stack's wheel serves them all.
+    rtx_at: Option<Instant>,
+    delayed_ack_at: Option<Instant>,
+    /// Since when the retransmission timeout counts (RFC 6298 §5.1, §5.3): the last progress or later.
+    rto_base: Instant,
+    last_sent: Instant,
+    last_received: Instant,
+    pub(crate) counters: TcbCounters,
     pub(crate) flags: TcbFlags,
-    snd_wscale: u8,
-    rcv_wscale: u8,
-    /// Segment size, options included: the peer's MSS or the path's, whichever is smaller.
-    pub(crate) mss: u16,
-    /// MSS we announce.
-    local_mss: u16,
-    pub(crate) marking: Marking,
+    pub(crate) unsent_len: u32,
     // Send sequence variables.
-    pub(crate) iss: SeqNum,
     pub(crate) snd_una: SeqNum,
     pub(crate) snd_nxt: SeqNum,
     snd_wnd: u32,
     snd_wl1: SeqNum,
     snd_wl2: SeqNum,
     max_snd_wnd: u32,
-    /// End of the last segment sent smaller than the MSS (Minshall's form of Nagle).
-    snd_sml: SeqNum,
+    /// Congestion window, octets.
+    cwnd: u32,
     // Receive sequence variables.
-    pub(crate) irs: SeqNum,
     pub(crate) rcv_nxt: SeqNum,
     /// Right edge of the window as advertised; never moves left.
     rcv_adv: SeqNum,
-    /// Window of the last segment sent, scaled out.
-    last_window: u32,
     last_ack_sent: SeqNum,
-    /// Where the peer's stream ends; with `FIN_SEEN`.
-    fin_at: SeqNum,
     ts_recent: u32,
-    ts_offset: u32,
     /// When `ts_recent` was set, in seconds.
     ts_recent_at_s: u32,
-    // Round trip, recovery, congestion.
+    ts_offset: u32,
+    /// When data last arrived in order, the low bits of milliseconds.
+    data_in_ms: u32,
+    autotune: Autotune,
     pub(crate) rtt: RttEstimator,
-    pub(crate) congestion: Congestion,
-    pub(crate) pacer: Pacer,
-    delivery: Delivery,
-    /// Since when the congestion window has had room.
-    open_since: Instant,
-    /// What `SendQueue::lost_total` was when the congestion control was told.
-    lost_told: u32,
-    rack: Rack,
-    recovery: Option<Box<Recovery>>,
-    /// The path takes less than both ends do, or may.
-    mtu: Option<Box<PathMtu>>,
-    // Timers: deadlines; one node of the stack's wheel serves them all.
-    rtx_at: Option<Instant>,
+    /// Segment size, options included: the peer's MSS or the path's, whichever is smaller.
+    pub(crate) mss: u16,
+    /// Window field of the last segment sent.
+    last_window: u16,
+    pub(crate) state: State,
+    snd_wscale: u8,
+    rcv_wscale: u8,
     rtx_kind: RtxKind,
-    /// Since when the retransmission timeout counts (RFC 6298 §5.1, §5.3): the last progress or later.
-    rto_base: Instant,
-    /// End of the tail loss probe.
-    tlp_end: SeqNum,
-    delayed_ack_at: Option<Instant>,
-    /// Keep-alive, FIN-WAIT-2 or handshake deadline.
-    slow_at: Option<Instant>,
-    last_sent: Instant,
-    last_received: Instant,
     retries: u8,
-    /// Retransmissions, or window probes, in a row after which it is given up: R2 of RFC 9293 §3.8.3.
-    retry_limit: u8,
-    /// What casts doubt on the path since the last progress.
-    soft_error: Option<ConnectionError>,
     /// Window probes since the window was last open: the back-off.
     probes: u8,
     /// Window probes since anything acceptable arrived.
     unanswered_probes: u8,
+    dup_acks: u8,
     // Delayed acknowledgement.
     unacked_segments: u8,
     quick_acks: u8,
+    /// Access port the flow lives on.
+    pub(crate) port: PortId,
+    // From here on what is seldom looked at, or once for many packets.
+    /// What casts doubt on the path since the last progress.
+    soft_error: Option<ConnectionError>,
+    pub(crate) marking: Marking,
     /// Challenges in a second: the low bits of that and, in the last four, how many.
     challenges: u16,
+    /// Keep-alive, FIN-WAIT-2 or handshake deadline.
+    slow_at: Option<Instant>,
+    pub(crate) app: crate::stack::AppState,
+    pub(crate) iss: SeqNum,
+    pub(crate) irs: SeqNum,
+    /// Where the peer's stream ends; with `FIN_SEEN`.
+    fin_at: SeqNum,
+    pub(crate) tuple: Tuple,
+    /// MSS we announce.
+    local_mss: u16,
     /// How much smaller than what our end of the path takes the MSS is that we announce, in words of four octets.
     asked_less: u8,
-    dup_acks: u8,
-    dsack: Dsack,
-    // Data.
-    pub(crate) queue: OnDemand<SendQueue<B>>,
-    pub(crate) unsent: OnDemand<VecDeque<B>>,
-    pub(crate) unsent_len: u32,
-    pub(crate) received: OnDemand<RecvQueue<B>>,
-    autotune: Autotune,
-    urgent: Option<Box<Urgent>>,
-    pub(crate) counters: TcbCounters,
-    /// During the handshake of a Fast Open; of an open for somebody else until its outcome is asked for.
-    opening: Option<Box<Opening<B>>>,
-    // Multipath and application.
-    pub(crate) subflow: Option<Box<Subflow>>,
-    pub(crate) app: crate::stack::AppState,
+    /// Retransmissions, or window probes, in a row after which it is given up: R2 of RFC 9293 §3.8.3.
+    retry_limit: u8,
+    /// The congestion control that a sender begins with.
+    algorithm: CongestionAlgorithm,
+    /// A plain socket that was to be an MPTCP connection: why it is not.
+    pub(crate) fallback: Option<FallbackReason>,
 }
+
+/// Four lines of a cache, and no holes.
+const _: () = assert!(offset_of!(Tcb<HeapBuf>, soft_error) < 256);
+const _: () = assert!(size_of::<Tcb<HeapBuf>>() <= 336);
 
 /// Per-connection totals for reports.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TcbCounters {
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_received: u64,
-    pub(crate) bytes_retrans: u64,
-    /// Segments.
-    pub(crate) retransmitted: u32,
     pub(crate) segs_out: u32,
     pub(crate) segs_in: u32,
-    /// When data last arrived in order, the low bits of milliseconds.
-    pub(crate) data_in_ms: u32,
 }
 
 /// What both SYNs agreed on, for a block made from a request entry.
@@ -421,7 +413,6 @@ impl<B: PacketBuf> Tcb<B> {
         tcb.state = State::Established;
         tcb.snd_una = agreed.iss.add(1);
         tcb.snd_nxt = tcb.snd_una;
-        tcb.snd_sml = tcb.snd_una;
         tcb.irs = agreed.irs;
         tcb.rcv_nxt = agreed.irs.add(1);
         tcb.last_ack_sent = tcb.rcv_nxt;
@@ -448,7 +439,7 @@ impl<B: PacketBuf> Tcb<B> {
         if agreed.syn_ack_timeouts > 0 {
             tcb.rtt.on_syn_timeout();
         }
-        tcb.limit_initial_window(agreed.syn_ack_timeouts);
+        tcb.limit_initial_window(env.now, agreed.syn_ack_timeouts);
         if let Some(rtt) = agreed.rtt {
             tcb.rtt.on_sample(rtt, env.now);
         }
@@ -485,7 +476,6 @@ impl<B: PacketBuf> Tcb<B> {
             snd_wl1: SeqNum(0),
             snd_wl2: SeqNum(0),
             max_snd_wnd: 0,
-            snd_sml: iss,
             irs: SeqNum(0),
             rcv_nxt: SeqNum(0),
             rcv_adv: SeqNum(0),
@@ -496,18 +486,12 @@ impl<B: PacketBuf> Tcb<B> {
             ts_offset,
             ts_recent_at_s: seconds(env.now),
             rtt: RttEstimator::new(config.rto_min, config.rto_max),
-            congestion: Congestion::new(config.congestion, u32::from(local_mss), env.now),
-            pacer: Pacer::new(env.now),
-            delivery: Delivery::new(env.now),
-            open_since: env.now,
-            lost_told: 0,
-            rack: Rack::default(),
-            recovery: None,
-            mtu: None,
+            cwnd: initial_window(u32::from(local_mss)),
+            algorithm: config.congestion,
+            sender: None,
             rtx_at: None,
             rtx_kind: RtxKind::Rto,
             rto_base: env.now,
-            tlp_end: iss,
             delayed_ack_at: None,
             slow_at: None,
             last_sent: env.now,
@@ -522,17 +506,17 @@ impl<B: PacketBuf> Tcb<B> {
             challenges: 0,
             asked_less: 0,
             dup_acks: 0,
-            dsack: None,
             queue: OnDemand::new(),
             unsent: OnDemand::new(),
             unsent_len: 0,
             received: OnDemand::new(),
             autotune: Autotune::new(config),
-            urgent: None,
             counters: TcbCounters::default(),
-            opening: None,
+            data_in_ms: 0,
+            rare: None,
             subflow: None,
             app: crate::stack::AppState::default(),
+            fallback: None,
         }
     }
 
@@ -547,9 +531,9 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// A handshake that took more than one retransmission starts with one segment (RFC 5681 §3.1; one
     /// may have been spurious, RFC 6928 §2).
-    fn limit_initial_window(&mut self, syn_timeouts: u8) {
+    fn limit_initial_window(&mut self, now: Instant, syn_timeouts: u8) {
         if syn_timeouts > 1 {
-            self.congestion.set_cwnd(self.payload_mss());
+            self.set_cwnd(now, self.payload_mss());
         }
     }
 
@@ -605,15 +589,22 @@ impl<B: PacketBuf> Tcb<B> {
         self.flags.remove(TcbFlags::PACED);
     }
 
-    /// Nothing is due: queues that nobody uses give their memory back.
-    pub(crate) fn rest(&mut self) {
+    /// Nothing is due: what nobody uses gives its memory back. Answers when more of it may.
+    pub(crate) fn rest(&mut self, now: Instant) -> Option<Instant> {
         self.received.rest();
         self.unsent.rest();
-        if self.queue.rest() {
-            // The next one counts anew.
-            self.rack.forget_transmissions();
-            self.lost_told = 0;
+        if let Some(subflow) = &mut self.subflow {
+            subflow.rest();
         }
+        if self.queue.rest()
+            && let Some(sender) = &mut self.sender
+        {
+            // The next one counts anew.
+            sender.rack.forget_transmissions();
+            sender.lost_told = 0;
+        }
+        self.rest_rare();
+        self.rest_sender(now)
     }
 
     /// The third ACK of a join was answered: it need not be repeated.
@@ -711,7 +702,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Earliest deadline of any timer.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let paced = self.flags.contains(TcbFlags::PACED).then(|| self.pacer.release_at());
+        let paced = self.flags.contains(TcbFlags::PACED).then(|| self.release_at()).flatten();
         let signal = self.subflow.as_ref().and_then(|subflow| subflow.next_signal());
         [self.rtx_at, self.delayed_ack_at, self.slow_at, paced, signal].into_iter().flatten().min()
     }

@@ -9,6 +9,7 @@
 //! Invariant: `Tcb::mss` is a size that passes as far as is known; `PathMtu` exists only while it is
 //! smaller than what both ends take. A lost probe alone reduces no window.
 
+use super::rare::mtu_of;
 use super::recovery::Kind;
 use super::{Env, Segment, Tcb, TcbFlags};
 use crate::buf::PacketBuf;
@@ -140,11 +141,14 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// RFC 8899 §3: a larger size must not let more octets out.
     fn set_segment_size(&mut self, mss: u16) {
-        let cwnd = self.congestion.cwnd();
+        let cwnd = self.cwnd();
         self.mss = mss;
-        let payload = self.payload_mss();
-        self.congestion.set_mss(payload);
-        self.congestion.set_cwnd(cwnd.max(payload));
+        self.refresh_mss();
+        let cwnd = cwnd.max(self.payload_mss());
+        if let Some(sender) = &mut self.sender {
+            sender.congestion.set_cwnd(cwnd);
+            self.cwnd = sender.congestion.cwnd();
+        }
     }
 
     /// Segments begin small where every path is searched.
@@ -153,7 +157,8 @@ impl<B: PacketBuf> Tcb<B> {
             return;
         }
         if let Some(floor) = self.floor_below(u32::MAX) {
-            self.mtu = Some(PathMtu::new(self.mss, env.now));
+            let mss = self.mss;
+            self.rare().mtu = Some(PathMtu::new(mss, env.now));
             self.mss = floor;
         }
     }
@@ -166,15 +171,16 @@ impl<B: PacketBuf> Tcb<B> {
             return;
         }
         let told = mtu.saturating_sub(self.header_len()).max(ICMP_MSS_MIN);
-        let high = self.mtu.as_ref().map_or(self.mss, |mtu| mtu.high);
+        let high = self.mtu().map_or(self.mss, |mtu| mtu.high);
         if told >= high {
             return;
         }
-        if self.mtu.is_none() && env.config.mtu_probing != MtuProbing::Off {
-            self.mtu = Some(PathMtu::new(self.mss, env.now));
+        if self.mtu().is_none() && env.config.mtu_probing != MtuProbing::Off {
+            let mss = self.mss;
+            self.rare().mtu = Some(PathMtu::new(mss, env.now));
         }
         let options = self.option_len();
-        if let Some(state) = &mut self.mtu {
+        if let Some(state) = mtu_of(&mut self.rare) {
             state.probe = state.probe.map(|probe| Probe { lost: true, ..probe });
             if told <= self.mss {
                 state.search(told);
@@ -188,7 +194,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         if told < self.mss {
             self.mss = told;
-            self.congestion.set_mss(self.payload_mss());
+            self.refresh_mss();
         }
         // What is in flight at a larger size was dropped where the ICMP came from.
         let fits = u32::from(told).saturating_sub(options);
@@ -199,21 +205,22 @@ impl<B: PacketBuf> Tcb<B> {
             }
         }
         // By a router that was not congested.
-        self.lost_told = self.lost_told.wrapping_add(self.queue.lost_total().wrapping_sub(lost));
+        let lost = self.queue.lost_total().wrapping_sub(lost);
+        self.excuse_lost(lost);
     }
 
     // Black holes.
 
     /// The retransmission timer fired for the oldest segment: is it its length?
     pub(super) fn doubt_segment_size(&mut self, env: &Env<'_>) {
-        if let Some(mtu) = &mut self.mtu {
+        if let Some(mtu) = mtu_of(&mut self.rare) {
             // Nothing is excused any more.
             mtu.probe = None;
         }
         if env.config.mtu_probing == MtuProbing::Off || self.retries < TIMEOUTS {
             return;
         }
-        let stage = self.mtu.as_ref().map_or(Stage::Rest, |mtu| mtu.stage);
+        let stage = self.mtu().map_or(Stage::Rest, |mtu| mtu.stage);
         let (from, before) = match stage {
             Stage::Dead => return,
             Stage::Cut { from, retries, .. } => (from, Some(retries)),
@@ -227,7 +234,7 @@ impl<B: PacketBuf> Tcb<B> {
                 self.mss = floor;
                 self.refresh_mss();
                 let (retries, end) = (self.retries, start.add(self.payload_mss()));
-                let mtu = self.mtu.get_or_insert_with(|| PathMtu::new(limit, env.now));
+                let mtu = self.rare().mtu.get_or_insert_with(|| PathMtu::new(limit, env.now));
                 mtu.stage = Stage::Cut { at: env.now, from, end, retries };
             }
             (_, Some(before)) if self.retries >= before.saturating_add(TIMEOUTS) => {
@@ -239,7 +246,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// The segment size was not to blame.
     fn take_cut_back(&mut self, stage: Stage) {
-        let Some(mtu) = &mut self.mtu else { return };
+        let Some(mtu) = mtu_of(&mut self.rare) else { return };
         let Stage::Cut { from, .. } = mtu.stage else { return };
         mtu.stage = stage;
         let mss = from.min(mtu.high);
@@ -250,8 +257,10 @@ impl<B: PacketBuf> Tcb<B> {
     /// With nothing left to find out there is nothing to remember, but for a path that is dead.
     fn forget_search_at_limit(&mut self) {
         let mss = self.mss;
-        if self.mtu.as_ref().is_some_and(|mtu| mss >= mtu.limit && mtu.stage != Stage::Dead) {
-            self.mtu = None;
+        if self.mtu().is_some_and(|mtu| mss >= mtu.limit && mtu.stage != Stage::Dead) {
+            if let Some(rare) = &mut self.rare {
+                rare.mtu = None;
+            }
         }
     }
 
@@ -262,7 +271,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// What an acknowledgement says about the size of segments.
     pub(super) fn digest_mtu(&mut self, env: &mut Env<'_>, segment: &Segment, advanced: bool) {
-        let Some(mtu) = &mut self.mtu else { return };
+        let Some(mtu) = mtu_of(&mut self.rare) else { return };
         match mtu.stage {
             Stage::Cut { at, from, end, .. } if advanced => {
                 // What acknowledges more than was sent short, or answers what was sent before, is
@@ -292,7 +301,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// Short segments arrive where long ones, of size `from`, did not. Timeouts are as good as probes,
     /// but the last one is yet to come: the path may just have been dead.
     fn black_hole_found(&mut self, env: &mut Env<'_>, from: u16) {
-        if let Some(mtu) = &mut self.mtu {
+        if let Some(mtu) = mtu_of(&mut self.rare) {
             mtu.search(from.min(mtu.high));
             mtu.lost = MAX_PROBES - 1;
             mtu.next_at = env.now;
@@ -303,10 +312,10 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// The timeouts were no congestion: what they did to the window is undone.
     fn undo_timeout(&mut self, now: Instant) {
-        if self.recovery.as_ref().is_some_and(|recovery| recovery.kind == Kind::Timeout) {
-            self.congestion.undo(now);
+        if self.recovery().is_some_and(|recovery| recovery.kind == Kind::Timeout) {
+            self.tell_congestion(now, |congestion| congestion.undo(now));
             self.flags.remove(TcbFlags::ECN_REDUCED);
-            self.lost_told = self.queue.lost_total();
+            self.sender(now).lost_told = self.queue.lost_total();
         }
     }
 
@@ -315,10 +324,11 @@ impl<B: PacketBuf> Tcb<B> {
     /// Payload octets of the next segment of new data, if it can be a probe: `waiting` octets are there
     /// to be sent.
     pub(crate) fn probe_payload(&mut self, now: Instant, waiting: u32) -> Option<u32> {
-        let mtu = self.mtu.as_deref_mut()?;
+        let in_recovery = self.in_recovery();
+        let mtu = mtu_of(&mut self.rare)?;
         let busy = matches!(mtu.stage, Stage::Cut { .. } | Stage::Dead) || mtu.probe.is_some();
         // Without SACK the loss of one segment looks like that of any other.
-        let trouble = self.recovery.is_some()
+        let trouble = in_recovery
             || self.retries > 0
             || self.queue.lost_bytes() > 0
             || !self.flags.contains(TcbFlags::SACK);
@@ -335,17 +345,17 @@ impl<B: PacketBuf> Tcb<B> {
         };
         let payload = u32::from(size).saturating_sub(self.option_len());
         let run = payload + FOLLOWERS * self.payload_mss();
-        let room = waiting.min(self.usable_window()).min(self.congestion.cwnd());
+        let room = waiting.min(self.usable_window()).min(self.cwnd());
         (run <= room).then_some(payload)
     }
 
     /// New data left in `start..end`; what is longer than usual is a probe.
     pub(super) fn note_probe(&mut self, start: SeqNum, end: SeqNum) {
-        if self.mtu.is_none() {
+        if self.mtu().is_none() {
             return;
         }
         let (mss, options) = (self.mss, self.option_len());
-        let Some(mtu) = &mut self.mtu else { return };
+        let Some(mtu) = mtu_of(&mut self.rare) else { return };
         let size = u16::try_from(end.since(start) + options).unwrap_or(u16::MAX);
         if size > mss {
             mtu.probe = Some(Probe { start, end, size, lost: false });
@@ -353,7 +363,7 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     fn digest_probe(&mut self, env: &mut Env<'_>) {
-        let Some(mtu) = &mut self.mtu else { return };
+        let Some(mtu) = mtu_of(&mut self.rare) else { return };
         let Some(probe) = mtu.probe else { return };
         let acknowledged = self.snd_una.ge(probe.end);
         if probe.lost {
@@ -374,7 +384,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// Losses were found: true when they are no congestion, because nothing but a probe is missing
     /// (RFC 4821 §7.5).
     pub(super) fn lost_only_a_probe(&mut self, env: &mut Env<'_>) -> bool {
-        let Some(mtu) = &mut self.mtu else { return false };
+        let Some(mtu) = mtu_of(&mut self.rare) else { return false };
         let Some(probe) = mtu.probe else { return false };
         let octets = self.queue.lost_once(probe.start, probe.end);
         if octets == 0 || octets != self.queue.lost_bytes() {
@@ -384,7 +394,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         if !probe.lost {
             self.probe_was_lost(env);
-            self.lost_told = self.lost_told.wrapping_add(octets);
+            self.excuse_lost(octets);
         }
         true
     }
@@ -392,7 +402,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// What becomes of a probe says nothing once its octets were sent again among others (RFC 4821
     /// §7.6.3).
     pub(super) fn forget_probe(&mut self, idx: usize) {
-        let Some(mtu) = &mut self.mtu else { return };
+        let Some(mtu) = mtu_of(&mut self.rare) else { return };
         let Some(segment) = self.queue.get(idx) else { return };
         let other =
             |probe: &Probe| probe.lost || segment.seq.lt(probe.start) || segment.seq.ge(probe.end);
@@ -402,7 +412,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// The segment at `seq` goes out again to find out what became of it. True when it is a probe, which
     /// counts as lost.
     pub(super) fn gives_up_probe(&mut self, env: &mut Env<'_>, seq: SeqNum) -> bool {
-        let probe = self.mtu.as_ref().and_then(|mtu| mtu.probe);
+        let probe = self.mtu().and_then(|mtu| mtu.probe);
         let repeated = probe.filter(|probe| seq.ge(probe.start) && seq.lt(probe.end));
         if repeated.is_some_and(|probe| !probe.lost) {
             self.probe_was_lost(env);
@@ -413,7 +423,7 @@ impl<B: PacketBuf> Tcb<B> {
     fn probe_was_lost(&mut self, env: &mut Env<'_>) {
         let low = self.mss;
         let srtt = self.rtt.srtt().unwrap_or_default();
-        let Some(mtu) = &mut self.mtu else { return };
+        let Some(mtu) = mtu_of(&mut self.rare) else { return };
         let Some(probe) = &mut mtu.probe else { return };
         probe.lost = true;
         env.stats.tcp_mtup_fail += 1;

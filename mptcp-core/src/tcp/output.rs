@@ -11,6 +11,7 @@ mod repair;
 mod room;
 
 use super::delivery::Stamp;
+use super::sender::Sender;
 use super::{Env, State, Tcb, TcbFlags};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::driver::Progress;
@@ -22,6 +23,7 @@ pub(crate) use burst::Burst;
 use emission::Emission;
 pub(super) use packet::consume;
 pub(crate) use packet::{PROTOCOL_TCP, Stateless, gather, mss_for, sum_of};
+pub(super) use room::payload_of;
 
 /// A sender that was able to send and silent for longer is limited by its application.
 const APP_LIMITED_PAUSE: Duration = Duration::from_millis(2);
@@ -71,8 +73,9 @@ impl<B: PacketBuf> Tcb<B> {
             self.set_dss_format(data.format);
         }
         let progress = self.output_steps(env, tx, data, budget);
-        let open = self.pipe() + self.payload_mss() <= self.congestion.cwnd();
-        if open && !self.pacer.limits(env.now) {
+        let open = self.pipe() + self.payload_mss() <= self.cwnd();
+        let limits = |sender: &Sender| sender.pacer.limits(env.now);
+        if open && !self.sender.as_deref().is_some_and(limits) {
             // Not when acknowledgements come: a burst brings many before there is a chance to send.
             self.flags.remove(TcbFlags::CWND_LIMITED);
         }
@@ -160,29 +163,27 @@ impl<B: PacketBuf> Tcb<B> {
             && !self.flags.contains(TcbFlags::SILENT)
             && self.queue.lost_bytes() == 0
             && self.usable_window() > 0
-            && self.pipe() < self.congestion.cwnd()
+            && self.pipe() < self.cwnd()
     }
 
     /// What chose this subflow for a whole segment, of `mss` octets, would choose it again: there is room for
     /// one more.
     pub(crate) fn may_send_on(&self, now: Instant, mss: u32) -> bool {
-        self.usable_window() >= mss
-            && self.pipe() < self.congestion.cwnd()
-            && !self.pacer.holds(now)
+        self.usable_window() >= mss && self.pipe() < self.cwnd() && !self.pace_holds(now)
     }
 
     /// The next segment may be of another length than the one behind it: what the path takes is looked for, or
     /// the first one carries an infinite mapping.
     pub(crate) fn varies(&self) -> bool {
         let infinite = |subflow: &Subflow| subflow.infinite().is_some();
-        self.mtu.is_some() || self.subflow.as_deref().is_some_and(infinite)
+        self.mtu().is_some() || self.subflow.as_deref().is_some_and(infinite)
     }
 
     /// The pace does not let anything out now: asks to be woken when it does. With nothing in flight
     /// there is no burst to spread, and a round trip that was once measured across an outage must not
     /// space the samples that would correct it.
     pub(crate) fn held_by_pace(&mut self, now: Instant) -> bool {
-        let held = self.pacer.holds(now) && self.pipe() > 0;
+        let held = self.pace_holds(now) && self.pipe() > 0;
         if held {
             self.flags.insert(TcbFlags::PACED);
         }
@@ -191,55 +192,59 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// What waited for its release time may go.
     pub(crate) fn is_released(&self, now: Instant) -> bool {
-        self.flags.contains(TcbFlags::PACED) && self.pacer.release_at() <= now
+        self.flags.contains(TcbFlags::PACED) && self.release_at().is_none_or(|at| at <= now)
     }
 
     /// Something beside the path keeps data back, a rate cap: what is delivered says little about it.
-    pub(crate) fn note_app_limited(&mut self) {
+    pub(crate) fn note_app_limited(&mut self, now: Instant) {
         // A cap holds on average: a burst that it let through is no proof of anything either.
-        let window = self.pipe().max(self.congestion.cwnd());
-        self.delivery.note_app_limited(window);
+        let window = self.pipe().max(self.cwnd());
+        self.sender(now).delivery.note_app_limited(window);
     }
 
     /// Stamps `octets` that leave now and charges them to the pace. Who could have sent for a while and
     /// did not was short of data, or its scheduler chose another path.
     fn depart(&mut self, now: Instant, octets: u32) -> Stamp {
         let pipe = self.pipe();
-        let able_since = self.pacer.release_at().max(self.open_since);
         let pause = self.rtt.srtt().unwrap_or_default() / 8;
+        let sender = self.sender(now);
+        let able_since = sender.pacer.release_at().max(sender.open_since);
         if now.since(able_since) > pause.max(APP_LIMITED_PAUSE) {
-            self.delivery.note_app_limited(pipe);
+            sender.delivery.note_app_limited(pipe);
         }
-        self.pacer.charge(now, octets);
-        self.delivery.stamp(now, pipe, octets)
+        sender.pacer.charge(now, octets);
+        sender.delivery.stamp(now, pipe, octets)
     }
 
     /// The same right behind another segment, whose stamp is `last`.
     fn depart_behind(&mut self, now: Instant, octets: u32, last: Stamp) -> Stamp {
         let pipe = self.pipe();
-        if pipe == 0 || self.pacer.release_at() + APP_LIMITED_PAUSE < now {
+        let pacer = &mut self.sender(now).pacer;
+        if pipe == 0 || pacer.release_at() + APP_LIMITED_PAUSE < now {
             return self.depart(now, octets);
         }
-        self.pacer.charge(now, octets);
+        pacer.charge(now, octets);
         last.behind(pipe + octets)
     }
 
     /// The first window is not paced, and the rate follows what is known of the path.
     pub(super) fn update_pace(&mut self, env: &Env<'_>) {
-        let wanted = env.config.pacing || self.congestion.governs();
         let first = u64::from(super::congestion::initial_window(self.payload_mss()));
+        let flight_size = self.flight_size();
+        let Some(sender) = &mut self.sender else { return };
+        let wanted = env.config.pacing || sender.congestion.governs();
         let rate = match self.rtt.srtt() {
             Some(srtt) if wanted && self.counters.bytes_sent >= first => {
-                self.congestion.pacing_rate(srtt, self.flight_size())
+                sender.congestion.pacing_rate(srtt, flight_size)
             }
             _ => None,
         };
-        self.pacer.set_rate(rate);
+        sender.pacer.set_rate(rate);
     }
 
     /// Notes that data was there but the congestion window was not.
     pub(crate) fn note_cwnd_limited(&mut self) {
-        if self.pipe() + self.payload_mss() > self.congestion.cwnd() {
+        if self.pipe() + self.payload_mss() > self.cwnd() {
             self.flags.insert(TcbFlags::CWND_LIMITED);
         }
     }
@@ -295,7 +300,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.rtx_at = Some(env.now + self.rtt.rto());
         }
         if self.retries > 0 {
-            self.counters.retransmitted += 1;
+            self.rare().retransmitted += 1;
             env.stats.retrans_segs += 1;
         }
         Progress::Done

@@ -1,16 +1,15 @@
 //! Loss detection and recovery: RACK-TLP (RFC 8985), PRR (RFC 6937), NewReno without SACK
 //! (RFC 6582), and the undoing of spurious reductions by timestamps (RFC 3522).
 //!
-//! Invariant: `recovery` is present exactly while something sent before `recover` is unrepaired.
+//! Invariant: `Sender::recovery` is present exactly while something sent before `recover` is unrepaired.
 
-use super::congestion::{AckSample, CongestionChoice};
+use super::congestion::AckSample;
 use super::send_queue::{Delivered, Transmission};
 use super::{CongestionState, Env, Outcome, RtxKind, Segment, State, Tcb, TcbFlags};
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
-use alloc::boxed::Box;
 
 /// Longest time between two window probes.
 const PERSIST_MAX: Duration = Duration::from_secs(60);
@@ -46,6 +45,11 @@ pub(crate) struct Rack {
 }
 
 impl Rack {
+    /// A new one would be the same, once nothing is in flight.
+    pub(super) const fn is_unused(&self) -> bool {
+        self.reo_wnd_mult <= 1
+    }
+
     /// Nothing is in flight, and transmissions are counted anew.
     pub(super) fn forget_transmissions(&mut self) {
         self.newest = Transmission::default();
@@ -88,26 +92,11 @@ pub(crate) struct Recovery {
 
 impl<B: PacketBuf> Tcb<B> {
     pub(crate) fn congestion_state(&self) -> CongestionState {
-        match self.recovery.as_ref().map(|recovery| recovery.kind) {
+        match self.recovery().map(|recovery| recovery.kind) {
             None => CongestionState::Open,
             Some(Kind::Fast) => CongestionState::Recovery,
             Some(Kind::Timeout) => CongestionState::Loss,
         }
-    }
-
-    /// Another congestion control from now on. It goes on with the window there is, in slow start, and
-    /// a recovery under way is its own.
-    pub(crate) fn set_congestion(&mut self, now: Instant, choice: &CongestionChoice) {
-        let mut next = choice.make(self.payload_mss(), now);
-        if self.state.synchronized() {
-            match self.congestion_state() {
-                CongestionState::Open => {}
-                CongestionState::Recovery => next.on_congestion_event(now, self.flight_size()),
-                CongestionState::Loss => next.on_rto(now, self.flight_size()),
-            }
-            next.set_cwnd(self.congestion.cwnd());
-        }
-        self.congestion = next;
     }
 
     /// Digests what an acknowledgement delivered; answers how many octets congestion control learnt
@@ -123,11 +112,11 @@ impl<B: PacketBuf> Tcb<B> {
         self.forget_reduction();
         self.rack_update(env.now, segment, delivered, dsack);
         self.finish_tail_loss_probe(env, segment, arrival);
-        if self.recovery.is_some() {
+        if self.in_recovery() {
             self.try_undo(env, segment, advanced);
         }
         self.digest_mtu(env, segment, advanced);
-        if self.recovery.is_some() {
+        if self.in_recovery() {
             self.try_exit(env.now, dsack);
         }
         self.detect_losses(env.now);
@@ -137,18 +126,20 @@ impl<B: PacketBuf> Tcb<B> {
         self.enter_recovery_if_due(env);
         let echoed = self.answer_echo(env, segment, prior_flight);
         let newest = delivered.newest.map(|newest| (newest.sent_at, newest.stamp));
-        let rate = self.delivery.on_delivered(env.now, delivered.bytes, newest);
-        let governs = self.congestion.governs();
-        let fast = self.recovery.as_ref().is_some_and(|r| r.kind == Kind::Fast);
+        let pipe = self.pipe();
+        let fast = self.recovery().is_some_and(|r| r.kind == Kind::Fast);
+        let Some(sender) = &mut self.sender else { return 0 };
+        let rate = sender.delivery.on_delivered(env.now, delivered.bytes, newest);
+        let governs = sender.congestion.governs();
         if fast && !governs {
-            self.proportional_rate_reduction(delivered.bytes);
+            self.proportional_rate_reduction(env.now, delivered.bytes);
         } else if delivered.bytes > 0 && (advanced || governs) {
             // RFC 5681 §3.2: duplicates alone do not open the window.
-            let lost = self.queue.lost_total().wrapping_sub(self.lost_told).cast_signed();
-            self.lost_told = self.queue.lost_total();
+            let lost = self.queue.lost_total().wrapping_sub(sender.lost_told).cast_signed();
+            sender.lost_told = self.queue.lost_total();
             // Taken back are more than were found: none.
             let lost = lost.max(0).unsigned_abs();
-            self.congestion.on_ack(&AckSample {
+            sender.congestion.on_ack(&AckSample {
                 now: env.now,
                 acked: delivered.bytes,
                 acknowledgements: u32::from(segment.parts),
@@ -157,11 +148,12 @@ impl<B: PacketBuf> Tcb<B> {
                 flight_size: prior_flight,
                 cwnd_limited: self.flags.contains(TcbFlags::CWND_LIMITED),
                 in_recovery: fast || echoed,
-                pipe: self.pipe(),
+                pipe,
                 lost,
-                delivered: self.delivery.delivered(),
+                delivered: sender.delivery.delivered(),
                 rate,
             });
+            self.cwnd = sender.congestion.cwnd();
             return lost;
         }
         0
@@ -173,14 +165,18 @@ impl<B: PacketBuf> Tcb<B> {
         if delivered.reordered || repeated {
             self.flags.insert(TcbFlags::REORDERING);
         }
-        if self.snd_una.ge(self.rack.dsack_round) {
+        if self.flags.contains(TcbFlags::DSACK_ROUND)
+            && self.sender.as_ref().is_none_or(|s| self.snd_una.ge(s.rack.dsack_round))
+        {
             self.flags.remove(TcbFlags::DSACK_ROUND);
         }
         if repeated && !self.flags.contains(TcbFlags::DSACK_ROUND) {
             self.flags.insert(TcbFlags::DSACK_ROUND);
-            self.rack.dsack_round = self.snd_nxt;
-            self.rack.reo_wnd_mult = self.rack.reo_wnd_mult.max(1).saturating_add(1);
-            self.rack.reo_wnd_persist = REO_WND_PERSIST;
+            let snd_nxt = self.snd_nxt;
+            let rack = &mut self.sender(now).rack;
+            rack.dsack_round = snd_nxt;
+            rack.reo_wnd_mult = rack.reo_wnd_mult.max(1).saturating_add(1);
+            rack.reo_wnd_persist = REO_WND_PERSIST;
         }
         let Some(newest) = delivered.newest else { return };
         let rtt = now.since(newest.sent_at);
@@ -196,9 +192,10 @@ impl<B: PacketBuf> Tcb<B> {
                 return;
             }
         }
-        self.rack.rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
-        if self.rack.newest.before(newest.transmission) {
-            self.rack.newest = newest.transmission;
+        let rack = &mut self.sender(now).rack;
+        rack.rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+        if rack.newest.before(newest.transmission) {
+            rack.newest = newest.transmission;
         }
     }
 
@@ -206,30 +203,34 @@ impl<B: PacketBuf> Tcb<B> {
     fn reordering_window(&self) -> Duration {
         let sacked = self.queue.sacked_count();
         if !self.flags.contains(TcbFlags::REORDERING)
-            && (self.recovery.is_some() || sacked >= DUP_THRESH)
+            && (self.in_recovery() || sacked >= DUP_THRESH)
         {
             return Duration::ZERO;
         }
         let min = self.rtt.min_rtt().unwrap_or(Duration::from_millis(1));
-        let quarters = u32::from(self.rack.reo_wnd_mult.max(1));
+        let quarters = self.sender.as_ref().map_or(1, |s| u32::from(s.rack.reo_wnd_mult.max(1)));
         (min / 4 * quarters).min(self.rtt.srtt().unwrap_or(min))
     }
 
     /// RFC 8985 §6.2 step 5: marks what was sent long enough before something delivered.
     fn detect_losses(&mut self, now: Instant) {
-        self.rack.reorder_at = None;
+        let Some(sender) = &mut self.sender else { return };
+        sender.rack.reorder_at = None;
         if !self.flags.contains(TcbFlags::SACK)
-            || (self.queue.sacked_bytes() == 0 && self.recovery.is_none())
+            || (self.queue.sacked_bytes() == 0 && !self.in_recovery())
         {
             return;
         }
         let window = self.rack_window();
-        self.rack.reorder_at = self.queue.mark_overtaken(self.rack.newest, window, now);
+        if let Some(sender) = &mut self.sender {
+            let rack = &mut sender.rack;
+            rack.reorder_at = self.queue.mark_overtaken(rack.newest, window, now);
+        }
     }
 
     /// How long ago what was overtaken must have been sent to be lost.
     fn rack_window(&self) -> Duration {
-        let rtt = match self.rack.rtt_us {
+        let rtt = match self.sender.as_ref().map_or(0, |sender| sender.rack.rtt_us) {
             0 => self.rtt.srtt().unwrap_or_default(),
             us => Duration::from_micros(u64::from(us)),
         };
@@ -238,15 +239,15 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// RFC 6582 without SACK: three duplicate ACKs, then one segment per partial ACK.
     fn newreno_detect(&mut self, advanced: bool) {
-        if advanced && self.snd_una.gt(self.rack.reduced) {
+        if advanced && self.snd_una.gt(self.reduced()) {
             self.flags.remove(TcbFlags::RENO_RECOVER);
         }
         // Duplicates that our own retransmissions caused do not start another recovery (RFC 6582
         // §3.2 step 1).
         let fresh = !self.flags.contains(TcbFlags::RENO_RECOVER);
-        let enter = self.recovery.is_none() && self.dup_acks >= 3 && fresh;
+        let enter = !self.in_recovery() && self.dup_acks >= 3 && fresh;
         // After a timeout everything is marked already, and what was sent again is on its way.
-        let fast = self.recovery.as_ref().is_some_and(|r| r.kind == Kind::Fast);
+        let fast = self.recovery().is_some_and(|r| r.kind == Kind::Fast);
         let partial = fast && advanced;
         if enter || partial {
             self.queue.mark_lost(0);
@@ -256,7 +257,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// Something is lost and not being repaired: true when a recovery begins.
     fn enter_recovery_if_due(&mut self, env: &mut Env<'_>) -> bool {
         let due =
-            self.queue.lost_bytes() > 0 && self.recovery.is_none() && !self.lost_only_a_probe(env);
+            self.queue.lost_bytes() > 0 && !self.in_recovery() && !self.lost_only_a_probe(env);
         if due {
             self.enter_fast_recovery(env);
         }
@@ -267,27 +268,30 @@ impl<B: PacketBuf> Tcb<B> {
         env.stats.tcp_sack_recovery += 1;
         let flight = self.flight_size();
         if !self.is_reduced_for_flight() {
-            self.congestion.on_congestion_event(env.now, flight);
-            self.note_reduction();
+            self.tell_congestion(env.now, |c| c.on_congestion_event(env.now, flight));
+            self.note_reduction(env.now);
         }
         self.flags.remove(TcbFlags::TLP_OUT);
-        self.recovery = Some(Box::new(Recovery {
-            kind: Kind::Fast,
-            recover: self.snd_nxt,
-            recover_fs: flight.max(1),
-            prr_delivered: 0,
-            prr_out: 0,
-            undo_ts: None,
-        }));
+        self.begin_recovery(
+            env.now,
+            Recovery {
+                kind: Kind::Fast,
+                recover: self.snd_nxt,
+                recover_fs: flight.max(1),
+                prr_delivered: 0,
+                prr_out: 0,
+                undo_ts: None,
+            },
+        );
     }
 
     /// RFC 6937: as many octets out as keep `cwnd` converging on `ssthresh`.
-    fn proportional_rate_reduction(&mut self, delivered: u32) {
-        if self.congestion.governs() {
+    fn proportional_rate_reduction(&mut self, now: Instant, delivered: u32) {
+        if self.governs() {
             return;
         }
-        let (pipe, mss, ssthresh) = (self.pipe(), self.payload_mss(), self.congestion.ssthresh());
-        let Some(recovery) = &mut self.recovery else { return };
+        let (pipe, mss, ssthresh) = (self.pipe(), self.payload_mss(), self.ssthresh());
+        let Some(recovery) = self.recovery_mut() else { return };
         recovery.prr_delivered = recovery.prr_delivered.saturating_add(delivered);
         let sent = recovery.prr_out;
         let allowed = if pipe > ssthresh {
@@ -300,12 +304,12 @@ impl<B: PacketBuf> Tcb<B> {
         };
         // The first retransmission of a recovery always goes out.
         let allowed = if sent == 0 { allowed.max(mss) } else { allowed };
-        self.congestion.set_cwnd((pipe + allowed).max(mss));
+        self.set_cwnd(now, (pipe + allowed).max(mss));
     }
 
     /// RFC 3522: an echo older than the first retransmission acknowledges the original.
     fn try_undo(&mut self, env: &mut Env<'_>, segment: &Segment, advanced: bool) {
-        let Some(recovery) = &self.recovery else { return };
+        let Some(recovery) = self.recovery() else { return };
         let (Some(undo_ts), Some((_, tsecr))) = (recovery.undo_ts, segment.timestamps) else {
             return;
         };
@@ -317,34 +321,36 @@ impl<B: PacketBuf> Tcb<B> {
             return;
         }
         env.stats.tcp_undo += 1;
-        self.congestion.undo(env.now);
+        self.tell_congestion(env.now, |congestion| congestion.undo(env.now));
         self.flags.remove(TcbFlags::ECN_REDUCED);
         self.queue.clear_lost();
         self.flags.insert(TcbFlags::REORDERING);
-        self.recovery = None;
+        self.end_recovery();
         self.long_segment_arrived();
         // Without SACK they would begin the next recovery at once.
         self.dup_acks = 0;
     }
 
     fn try_exit(&mut self, now: Instant, dsack: bool) {
-        let Some(recovery) = &self.recovery else { return };
+        let Some(recovery) = self.recovery() else { return };
         if self.snd_una.lt(recovery.recover) {
             return;
         }
-        if !self.flags.contains(TcbFlags::SACK) && recovery.recover == self.snd_una {
+        let (kind, recover) = (recovery.kind, recovery.recover);
+        if !self.flags.contains(TcbFlags::SACK) && recover == self.snd_una {
             self.flags.insert(TcbFlags::RENO_RECOVER);
-            self.rack.reduced = recovery.recover;
+            self.sender(now).rack.reduced = recover;
         }
-        if recovery.kind == Kind::Fast && !self.congestion.governs() {
-            self.congestion.set_cwnd(self.congestion.ssthresh().max(self.payload_mss()));
+        if kind == Kind::Fast && !self.governs() {
+            self.set_cwnd(now, self.ssthresh().max(self.payload_mss()));
         }
-        self.congestion.on_recovery_exit(now);
-        self.recovery = None;
+        self.tell_congestion(now, |congestion| congestion.on_recovery_exit(now));
+        self.end_recovery();
         if !dsack {
-            self.rack.reo_wnd_persist = self.rack.reo_wnd_persist.saturating_sub(1);
-            if self.rack.reo_wnd_persist == 0 {
-                self.rack.reo_wnd_mult = 1;
+            let rack = &mut self.sender(now).rack;
+            rack.reo_wnd_persist = rack.reo_wnd_persist.saturating_sub(1);
+            if rack.reo_wnd_persist == 0 {
+                rack.reo_wnd_mult = 1;
             }
         }
         self.dup_acks = 0;
@@ -353,22 +359,27 @@ impl<B: PacketBuf> Tcb<B> {
     /// RFC 8985 §7.4.2: an acknowledgement beyond a probe that nobody reported as a duplicate means
     /// that the probe repaired a loss, which the window must answer for.
     fn finish_tail_loss_probe(&mut self, env: &mut Env<'_>, segment: &Segment, arrival: &Arrival) {
-        if !self.flags.contains(TcbFlags::TLP_OUT) || self.snd_una.lt(self.tlp_end) {
+        if !self.flags.contains(TcbFlags::TLP_OUT) {
+            return;
+        }
+        let tlp_end = self.sender(env.now).tlp_end;
+        if self.snd_una.lt(tlp_end) {
             return;
         }
         let repeated = self.flags.contains(TcbFlags::TLP_RETRANS);
         let duplicate = !arrival.advanced && segment.len == 0 && segment.sack_blocks().is_empty();
         if repeated && !arrival.dsack && !duplicate {
-            if self.snd_una == self.tlp_end {
+            if self.snd_una == tlp_end {
                 // Original or probe? The next acknowledgement tells.
                 return;
             }
-            if self.recovery.is_none() {
+            if !self.in_recovery() {
                 env.stats.tcp_loss_probe_recovery += 1;
-                self.congestion.on_congestion_event(env.now, self.flight_size());
-                self.note_reduction();
-                if !self.congestion.governs() {
-                    self.congestion.set_cwnd(self.congestion.ssthresh());
+                let flight = self.flight_size();
+                self.tell_congestion(env.now, |c| c.on_congestion_event(env.now, flight));
+                self.note_reduction(env.now);
+                if !self.governs() {
+                    self.set_cwnd(env.now, self.ssthresh());
                 }
             }
         }
@@ -377,11 +388,18 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Notes octets sent during a recovery.
     pub(super) fn on_recovery_sent(&mut self, octets: u32, retransmission_ts: Option<u32>) {
-        if let Some(recovery) = &mut self.recovery {
+        if let Some(recovery) = self.recovery_mut() {
             recovery.prr_out = recovery.prr_out.saturating_add(octets);
             if recovery.undo_ts.is_none() {
                 recovery.undo_ts = retransmission_ts;
             }
+        }
+    }
+
+    /// Octets found lost that the congestion control is not told of.
+    pub(super) fn excuse_lost(&mut self, octets: u32) {
+        if let Some(sender) = &mut self.sender {
+            sender.lost_told = sender.lost_told.wrapping_add(octets);
         }
     }
 
@@ -404,7 +422,7 @@ impl<B: PacketBuf> Tcb<B> {
             return;
         }
         let rto_at = self.rto_base + self.rtt.rto();
-        let (at, kind) = match self.rack.reorder_at {
+        let (at, kind) = match self.sender.as_ref().and_then(|sender| sender.rack.reorder_at) {
             Some(at) if at < rto_at => (at.max(now), RtxKind::Reordering),
             _ if self.tail_loss_probe_wanted() => {
                 // Where the timeout comes first, the probe takes its place (RFC 8985 §7.2).
@@ -427,7 +445,7 @@ impl<B: PacketBuf> Tcb<B> {
             && !self
                 .flags
                 .intersects(TcbFlags::TLP_OUT.union(TcbFlags::TLP_NOW).union(TcbFlags::TLP_SPENT))
-            && self.recovery.is_none()
+            && !self.in_recovery()
             && self.retries == 0
             && self.queue.sacked_bytes() == 0
             && self.queue.lost_bytes() == 0
@@ -444,12 +462,12 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Asks whether the path is back: the oldest segment in flight goes out again outside of its
     /// timer's back-off, or a segment without data.
-    pub(crate) fn repeat_head(&mut self) {
+    pub(crate) fn repeat_head(&mut self, now: Instant) {
         if self.queue.is_empty() {
             return self.probe_now();
         }
         self.queue.mark_lost(0);
-        self.congestion.set_cwnd(self.congestion.cwnd().max(self.pipe() + self.payload_mss()));
+        self.set_cwnd(now, self.cwnd().max(self.pipe() + self.payload_mss()));
     }
 
     /// Since when the retransmission timer counts: the last progress, timeout or repair of the head.
@@ -480,7 +498,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         if self.is_released(env.now) {
             self.flags.remove(TcbFlags::PACED);
-            self.pacer.wake(env.now);
+            self.sender(env.now).pacer.wake(env.now);
         }
         if self.rtx_at.is_some_and(|at| at <= env.now) {
             self.rtx_at = None;
@@ -490,7 +508,7 @@ impl<B: PacketBuf> Tcb<B> {
                 RtxKind::Reordering => {
                     self.detect_losses(env.now);
                     if self.enter_recovery_if_due(env) {
-                        self.proportional_rate_reduction(0);
+                        self.proportional_rate_reduction(env.now, 0);
                     }
                     self.arm_rtx(env.now);
                 }
@@ -554,16 +572,16 @@ impl<B: PacketBuf> Tcb<B> {
         let window = self.flags.contains(TcbFlags::SACK).then(|| self.rack_window());
         self.queue.mark_timed_out(window, env.now);
         if self.retries == 1 {
-            self.congestion.on_rto(env.now, flight);
-            self.note_reduction();
+            self.tell_congestion(env.now, |congestion| congestion.on_rto(env.now, flight));
+            self.note_reduction(env.now);
         }
         if !shut {
             self.doubt_segment_size(env);
         }
         // One segment, beside what was sent too recently to be lost.
-        self.congestion.set_cwnd(self.pipe() + self.payload_mss());
+        self.set_cwnd(env.now, self.pipe() + self.payload_mss());
         let (mut recover, mut undo_ts) = (self.snd_nxt, None);
-        if let Some(recovery) = &self.recovery {
+        if let Some(recovery) = self.recovery() {
             recover = recover.max(recovery.recover);
             if recovery.kind == Kind::Timeout {
                 // The window was reduced by the first timeout: what acknowledges its retransmission
@@ -571,15 +589,18 @@ impl<B: PacketBuf> Tcb<B> {
                 undo_ts = recovery.undo_ts;
             }
         }
-        self.recovery = Some(Box::new(Recovery {
-            kind: Kind::Timeout,
-            recover,
-            recover_fs: flight.max(1),
-            prr_delivered: 0,
-            prr_out: 0,
-            undo_ts,
-        }));
-        self.rack.reorder_at = None;
+        self.begin_recovery(
+            env.now,
+            Recovery {
+                kind: Kind::Timeout,
+                recover,
+                recover_fs: flight.max(1),
+                prr_delivered: 0,
+                prr_out: 0,
+                undo_ts,
+            },
+        );
+        self.sender(env.now).rack.reorder_at = None;
         self.dup_acks = 0;
         self.arm_rtx(env.now);
     }

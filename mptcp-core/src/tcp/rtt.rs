@@ -43,7 +43,8 @@ enum Initial {
 /// RTT estimator and retransmission timeout of one connection.
 #[derive(Clone, Debug)]
 pub struct RttEstimator {
-    round_start: Instant,
+    /// The low bits of microseconds.
+    round_start_us: u32,
     /// µs << SCALE; meaningful once `latest_us > 0`.
     srtt_scaled: u32,
     /// µs << SCALE.
@@ -61,7 +62,7 @@ pub struct RttEstimator {
     initial: Initial,
 }
 
-const _: () = assert!(size_of::<RttEstimator>() <= 48);
+const _: () = assert!(size_of::<RttEstimator>() <= 44);
 
 impl RttEstimator {
     /// Bounds of [`Self::rto`], back-off included. A maximum below the minimum counts as the
@@ -70,7 +71,7 @@ impl RttEstimator {
     pub fn new(rto_min: Duration, rto_max: Duration) -> Self {
         let rto_min_us = micros(rto_min).max(1);
         Self {
-            round_start: Instant::MIN,
+            round_start_us: 0,
             srtt_scaled: 0,
             rttvar_scaled: 0,
             latest_us: 0,
@@ -94,7 +95,7 @@ impl RttEstimator {
         if self.latest_us == 0 {
             self.srtt_scaled = sample;
             self.rttvar_scaled = sample / 2;
-            self.round_start = now;
+            self.round_start_us = now.as_micros() as u32;
         } else {
             self.count_sample(now);
             let expected = u32::from(self.samples_expected);
@@ -187,11 +188,11 @@ impl RttEstimator {
 
     /// Keeps `samples_expected` at the number of samples of the last complete round trip.
     fn count_sample(&mut self, now: Instant) {
-        let srtt = Duration::from_micros(u64::from(self.srtt_scaled >> SCALE));
-        if now.since(self.round_start) >= srtt {
+        let now_us = now.as_micros() as u32;
+        if now_us.wrapping_sub(self.round_start_us) >= self.srtt_scaled >> SCALE {
             self.samples_expected = self.samples_in_round.clamp(1, EXPECTED_SAMPLES_MAX);
             self.samples_in_round = 0;
-            self.round_start = now;
+            self.round_start_us = now_us;
         }
         self.samples_in_round = self.samples_in_round.saturating_add(1);
     }

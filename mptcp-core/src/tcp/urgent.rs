@@ -19,13 +19,15 @@ impl<B: PacketBuf> Tcb<B> {
     /// Everything that was queued so far is urgent.
     pub(crate) fn mark_urgent(&mut self) {
         let end = self.snd_nxt.add(self.unsent_len);
-        self.urgent.get_or_insert_default().sent = Some(end);
+        self.rare().urgent.get_or_insert_default().sent = Some(end);
     }
 
     /// URG and the pointer of a segment that begins at `seq`, while urgent data is not acknowledged.
     pub(super) fn urgent_pointer(&mut self, seq: SeqNum) -> (TcpFlags, u16) {
-        let Some(urgent) = &mut self.urgent else { return (TcpFlags::empty(), 0) };
-        urgent.sent = urgent.sent.filter(|end| end.gt(self.snd_una));
+        let una = self.snd_una;
+        let urgent = self.rare.as_mut().and_then(|rare| rare.urgent.as_mut());
+        let Some(urgent) = urgent else { return (TcpFlags::empty(), 0) };
+        urgent.sent = urgent.sent.filter(|end| end.gt(una));
         match urgent.sent {
             // Further ahead than the field can say, it says as much as it can.
             Some(end) if end.gt(seq) => {
@@ -41,16 +43,16 @@ impl<B: PacketBuf> Tcb<B> {
             return;
         }
         let end = segment.seq.add(u32::from(segment.urgent));
-        let known = self.urgent.as_ref().and_then(|urgent| urgent.received);
+        let known = self.urgent().and_then(|urgent| urgent.received);
         if end.gt(self.read_to()) && known.is_none_or(|known| end.gt(known)) {
-            self.urgent.get_or_insert_default().received = Some(end);
+            self.rare().urgent.get_or_insert_default().received = Some(end);
             outcome.urgent = true;
         }
     }
 
     /// Octets from the next one to be read to the end of the urgent data.
     pub(crate) fn urgent_ahead(&self) -> Option<u32> {
-        let end = self.urgent.as_ref()?.received?;
+        let end = self.urgent()?.received?;
         let ahead = end.diff(self.read_to());
         u32::try_from(ahead).ok().filter(|&ahead| ahead > 0)
     }

@@ -6,6 +6,7 @@ use crate::buf::PacketBuf;
 use crate::config::TcpConfig;
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
+use core::num::NonZeroU32;
 
 /// Round trip of a peer that never let us measure one.
 const UNKNOWN_RTT: Duration = Duration::from_millis(100);
@@ -17,17 +18,16 @@ pub(crate) struct Autotune {
     limit: u32,
     /// Octets read since `mark`.
     read: u32,
-    /// Most octets read in one round trip so far.
-    best: u32,
     /// Receiver's estimate of the round trip, microseconds; 0 while unknown.
     rtt_us: u32,
-    mark: Option<Instant>,
+    /// The low bits of microseconds.
+    mark: Option<NonZeroU32>,
 }
 
 impl Autotune {
     pub(crate) fn new(config: &TcpConfig) -> Self {
         let limit = config.recv_buffer_initial.min(config.recv_buffer_max);
-        Self { limit, read: 0, best: 0, rtt_us: 0, mark: None }
+        Self { limit, read: 0, rtt_us: 0, mark: None }
     }
 
     /// A round-trip sample as the receiver sees it (timestamp echo).
@@ -48,20 +48,14 @@ impl Autotune {
     /// The reader took `n` octets.
     pub(crate) fn on_read(&mut self, now: Instant, n: u32, max: u32) {
         self.read = self.read.saturating_add(n);
-        let rtt = Duration::from_micros(u64::from(self.rtt_us.max(1_000)));
-        let Some(mark) = self.mark else {
-            self.mark = Some(now);
-            return;
-        };
-        if now.since(mark) < rtt {
+        let now = NonZeroU32::MIN | now.as_micros() as u32;
+        let mark = *self.mark.get_or_insert(now);
+        if now.get().wrapping_sub(mark.get()) < self.rtt_us.max(1_000) {
             return;
         }
-        if self.read > self.best {
-            self.best = self.read;
-            // Twice what arrived covers a sender in slow start, once more what is unread.
-            let wanted = self.read.saturating_mul(3).saturating_add(32 << 10);
-            self.limit = self.limit.max(wanted.min(max));
-        }
+        // Twice what arrived covers a sender in slow start, once more what is unread.
+        let wanted = self.read.saturating_mul(3).saturating_add(32 << 10);
+        self.limit = self.limit.max(wanted.min(max));
         self.read = 0;
         self.mark = Some(now);
     }
@@ -139,7 +133,7 @@ impl<B: PacketBuf> Tcb<B> {
         let field = field(floor, wanted, self.rcv_wscale);
         let edge = self.rcv_nxt.add(u32::from(field) << self.rcv_wscale);
         self.rcv_adv = self.rcv_adv.max(edge);
-        self.last_window = u32::from(field) << self.rcv_wscale;
+        self.last_window = field;
         field
     }
 
@@ -150,7 +144,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Octets the last segment offered beyond its acknowledgement.
     pub(crate) fn last_window(&self) -> u32 {
-        self.last_window
+        u32::from(self.last_window) << self.rcv_wscale
     }
 
     /// `RCV.NXT` without the peer's FIN: where its data ends so far.

@@ -41,6 +41,21 @@ impl<T: Empty> OnDemand<T> {
         Self(None)
     }
 
+    /// The value, if it is there: what would only make it emptier needs none.
+    pub(crate) fn there(&mut self) -> Option<&mut T> {
+        self.0.as_deref_mut()
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// As it was made.
+    pub(crate) fn forget(&mut self) {
+        self.0 = None;
+    }
+
     /// Gives its memory back if nobody uses it, and answers whether it did.
     pub(crate) fn rest(&mut self) -> bool {
         self.0.take_if(|value| value.is_unused()).is_some()

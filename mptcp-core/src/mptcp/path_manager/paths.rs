@@ -50,23 +50,24 @@ struct Announcement {
     next: Instant,
 }
 
-/// What is to be announced, and what waits for its echo.
+/// The subflows that are to be, and what is to be announced or waits for its echo.
 #[derive(Debug)]
-struct Announcements {
+struct Plan {
+    pairs: Vec<Pair>,
     waiting: VecDeque<Endpoint>,
     current: Option<Announcement>,
 }
 
-impl Announcements {
-    const NONE: Self = Self { waiting: VecDeque::new(), current: None };
+impl Plan {
+    const NONE: Self = Self { pairs: Vec::new(), waiting: VecDeque::new(), current: None };
 }
 
-impl Empty for Announcements {
+impl Empty for Plan {
     const EMPTY: Self = Self::NONE;
     const ABSENT: &'static Self = &Self::NONE;
 
     fn is_unused(&self) -> bool {
-        self.waiting.is_empty() && self.current.is_none()
+        self.pairs.is_empty() && self.waiting.is_empty() && self.current.is_none()
     }
 }
 
@@ -109,10 +110,9 @@ pub(crate) enum Announced {
 pub(crate) struct Paths {
     /// The peer's addresses beyond its initial one, announced or told with a join.
     remotes: Vec<(u8, SocketAddr)>,
-    /// The address that the id 0 names, until the peer removes it.
-    first_remote: Option<IpAddr>,
-    pairs: Vec<Pair>,
-    announcements: OnDemand<Announcements>,
+    plan: OnDemand<Plan>,
+    /// The id 0 names the address of the first subflow: until the peer removes it.
+    begun: bool,
     /// The peer set the C flag: no joins to its initial address.
     pub(crate) deny_initial: bool,
     /// We are the initiator and may join the peer's initial address.
@@ -151,7 +151,7 @@ impl Paths {
             self.plan(first, remote, 0, per_pair);
             // Announcements may have come before.
             let is_first = |p: &&mut Pair| p.join.local == used && p.join.remote == remote;
-            if let Some(pair) = self.pairs.iter_mut().find(is_first) {
+            if let Some(pair) = self.plan.pairs.iter_mut().find(is_first) {
                 pair.state = PairState::Open { since: None };
             }
         }
@@ -173,7 +173,7 @@ impl Paths {
         }
         if !client {
             if policy.announces() {
-                self.announcements.waiting.push_back(endpoint);
+                self.plan.waiting.push_back(endpoint);
             }
             return;
         }
@@ -201,16 +201,16 @@ impl Paths {
             return;
         }
         let same = |p: &&Pair| p.join.local == join.local && p.join.remote == remote;
-        for _ in self.pairs.iter().filter(same).count()..usize::from(count) {
-            if self.pairs.len() < MAX_PAIRS {
-                self.pairs.push(Pair { join, state: PairState::Due, fails: 0 });
+        for _ in self.plan.pairs.iter().filter(same).count()..usize::from(count) {
+            if self.plan.pairs.len() < MAX_PAIRS {
+                self.plan.pairs.push(Pair { join, state: PairState::Due, fails: 0 });
             }
         }
     }
 
-    /// The first subflow leads to `remote`, which thus has the id 0 (RFC 8684 §3.2).
-    pub(crate) fn begin_at(&mut self, remote: IpAddr) {
-        self.first_remote = Some(remote);
+    /// There is a first subflow, and where it leads has the id 0 (RFC 8684 §3.2).
+    pub(crate) fn begin(&mut self) {
+        self.begun = true;
     }
 
     /// The peer told with a join that `id` names the address we reached it at.
@@ -222,12 +222,12 @@ impl Paths {
     }
 
     /// The peer announced an address (its HMAC was good): `per_pair` subflows go to it from each of
-    /// ours, unless `max_remotes` are known already.
+    /// ours, unless `max_remotes` are known already. The first subflow leads to `initial`.
     pub(crate) fn on_add_addr(
         &mut self,
         now: Instant,
-        id: u8,
-        remote: SocketAddr,
+        (id, remote): (u8, SocketAddr),
+        initial: IpAddr,
         join_from: impl Iterator<Item = Endpoint>,
         (per_pair, max_remotes): (u8, u8),
     ) -> Announced {
@@ -240,7 +240,7 @@ impl Paths {
         }
         // An id keeps its address until it is removed; only the port may differ.
         let moved = self.remotes.iter().any(|(known, a)| *known == id && a.ip() != remote.ip())
-            || id == 0 && self.first_remote.is_some_and(|initial| initial != remote.ip());
+            || id == 0 && self.begun && initial != remote.ip();
         if moved || !joinable(remote) || self.remotes.len() >= usize::from(max_remotes) {
             return Announced::Refused;
         }
@@ -253,7 +253,8 @@ impl Paths {
 
     /// The peer repeats that it is there: what was lost need not wait long, unless it was refused.
     fn hasten(&mut self, now: Instant, remote: SocketAddr) {
-        for pair in self.pairs.iter_mut().filter(|p| p.join.remote == remote) {
+        let Some(plan) = self.plan.there() else { return };
+        for pair in plan.pairs.iter_mut().filter(|p| p.join.remote == remote) {
             if let PairState::Waiting { until, refused: false } = &mut pair.state {
                 *until = (*until).min(now + RETRY);
             }
@@ -269,7 +270,8 @@ impl Paths {
         remote: SocketAddr,
         refused: bool,
     ) {
-        let open = self.pairs.iter_mut().find_map(|pair| match pair.state {
+        let Some(plan) = self.plan.there() else { return };
+        let open = plan.pairs.iter_mut().find_map(|pair| match pair.state {
             PairState::Open { since } if pair.join.local == local && pair.join.remote == remote => {
                 Some((pair, since))
             }
@@ -287,33 +289,36 @@ impl Paths {
 
     /// The peer withdrew an address.
     pub(crate) fn on_remove_addr(&mut self, id: u8) {
-        self.first_remote = self.first_remote.filter(|_| id != 0);
+        self.begun &= id != 0;
         self.remotes.retain(|(known, _)| *known != id);
-        self.pairs.retain(|pair| pair.join.remote_id != id);
+        if let Some(plan) = self.plan.there() {
+            plan.pairs.retain(|pair| pair.join.remote_id != id);
+        }
     }
 
     /// The peer echoed an announcement of ours.
     pub(crate) fn on_echo(&mut self, id: u8) {
-        if self.announcements.current.is_some_and(|a| a.endpoint.id == id) {
-            self.announcements.current = None;
-            self.announcements.rest();
+        if let Some(plan) = self.plan.there() {
+            plan.current.take_if(|current| current.endpoint.id == id);
+            self.plan.rest();
         }
     }
 
     /// One of our addresses is gone.
     pub(crate) fn forget_endpoint(&mut self, id: u8, addr: IpAddr) {
-        self.pairs.retain(|pair| pair.join.local != addr);
-        if !self.announcements.is_unused() {
-            self.announcements.waiting.retain(|endpoint| endpoint.id != id);
-            self.announcements.current.take_if(|current| current.endpoint.id == id);
-            self.announcements.rest();
+        if let Some(plan) = self.plan.there() {
+            plan.pairs.retain(|pair| pair.join.local != addr);
+            plan.waiting.retain(|endpoint| endpoint.id != id);
+            plan.current.take_if(|current| current.endpoint.id == id);
+            self.plan.rest();
         }
     }
 
     /// Pairs whose wait is over become due; true when any is, whether or not there is room for it.
     pub(crate) fn join_due(&mut self, now: Instant) -> bool {
         let mut due = false;
-        for pair in &mut self.pairs {
+        let Some(plan) = self.plan.there() else { return false };
+        for pair in &mut plan.pairs {
             if let PairState::Waiting { until, .. } = pair.state
                 && until <= now
             {
@@ -326,7 +331,8 @@ impl Paths {
 
     /// The next join to make.
     pub(crate) fn next_join(&mut self, now: Instant) -> Option<Join> {
-        let pair = self.pairs.iter_mut().find(|p| matches!(p.state, PairState::Due))?;
+        let pair =
+            self.plan.there()?.pairs.iter_mut().find(|p| matches!(p.state, PairState::Due))?;
         pair.state = PairState::Open { since: Some(now) };
         Some(pair.join)
     }
@@ -338,10 +344,7 @@ impl Paths {
         now: Instant,
         timeout: Duration,
     ) -> Option<(Endpoint, u8)> {
-        if self.announcements.is_unused() {
-            return None;
-        }
-        let Announcements { waiting, current: announcing } = &mut *self.announcements;
+        let Plan { waiting, current: announcing, .. } = self.plan.there()?;
         if let Some(current) = announcing {
             if now < current.next {
                 return None;
@@ -355,33 +358,33 @@ impl Paths {
         }
         let next = waiting.pop_front();
         *announcing = next.map(|endpoint| Announcement { endpoint, tries: 1, next: now + timeout });
-        self.announcements.rest();
+        self.plan.rest();
         next.map(|endpoint| (endpoint, 0))
     }
 
     /// Where nobody echoes: what is left to be announced waits for room until then, or not at all.
     pub(crate) fn put_off_announcements(&mut self, until: Option<Instant>) {
-        let next = until.zip(self.announcements.waiting.front().copied());
+        let Some(plan) = self.plan.there() else { return };
+        let next = until.zip(plan.waiting.front().copied());
         let put_off = |(next, endpoint)| Announcement { endpoint, tries: ANNOUNCE_TRIES, next };
-        self.announcements.current = next.map(put_off);
-        self.announcements.rest();
+        plan.current = next.map(put_off);
+        self.plan.rest();
     }
 
     /// When an echo or a lost pair was waited for long enough. What is due already waits for room,
     /// not for time.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let waiting = self.pairs.iter().filter_map(|pair| match pair.state {
+        let waiting = self.plan.pairs.iter().filter_map(|pair| match pair.state {
             PairState::Waiting { until, .. } => Some(until),
             PairState::Due | PairState::Open { .. } => None,
         });
-        waiting.chain(self.announcements.current.map(|a| a.next)).min()
+        waiting.chain(self.plan.current.map(|a| a.next)).min()
     }
 
     /// No further joins or announcements.
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
-        self.pairs.clear();
-        self.announcements = OnDemand::new();
+        self.plan.forget();
     }
 }
 
@@ -423,7 +426,8 @@ mod tests {
         assert_eq!(client.next_join(NOW).unwrap().local_id, 2);
         assert_eq!(client.next_join(NOW).unwrap().local_id, 3);
         assert_eq!(client.next_join(NOW), None);
-        let mut add = || client.on_add_addr(NOW, 7, remote(9), mine.into_iter(), LIMITS);
+        let mut add =
+            || client.on_add_addr(NOW, (7, remote(9)), remote(1).ip(), mine.into_iter(), LIMITS);
         assert_eq!((add(), add()), (Announced::Taken, Announced::Known));
         assert_eq!(core::iter::from_fn(|| client.next_join(NOW)).count(), 3);
 
@@ -456,7 +460,13 @@ mod tests {
     fn what_a_peer_announces_is_bounded() {
         let mut paths = Paths::default();
         for id in 0..=255 {
-            paths.on_add_addr(NOW, id, remote(id), [endpoint(1)].into_iter(), LIMITS);
+            paths.on_add_addr(
+                NOW,
+                (id, remote(id)),
+                remote(1).ip(),
+                [endpoint(1)].into_iter(),
+                LIMITS,
+            );
         }
         assert!(paths.remotes.len() <= usize::from(LIMITS.1));
         assert!(core::iter::from_fn(|| paths.next_join(NOW)).count() <= usize::from(LIMITS.1));
@@ -500,12 +510,18 @@ mod tests {
         for refused in [false, true] {
             let mut paths = Paths::default();
             let add = |paths: &mut Paths, now| {
-                paths.on_add_addr(now, 3, remote(9), [endpoint(1)].into_iter(), LIMITS)
+                paths.on_add_addr(
+                    now,
+                    (3, remote(9)),
+                    remote(1).ip(),
+                    [endpoint(1)].into_iter(),
+                    LIMITS,
+                )
             };
             assert_eq!(add(&mut paths, NOW), Announced::Taken);
             let join = paths.next_join(NOW).expect("a pair");
             let lost = NOW + LASTING / 2;
-            paths.pairs[0].fails = 5;
+            paths.plan.pairs[0].fails = 5;
             paths.on_lost(lost, join.local, join.remote, refused);
             let wait = if refused { REFUSED_RETRY } else { RETRY * 32 };
             assert_eq!(paths.next_timeout(), Some(lost + wait));
@@ -536,7 +552,7 @@ mod tests {
         paths.add_endpoint(&policy, true, endpoint(3), remote(1));
         assert_eq!(core::iter::from_fn(|| paths.next_join(NOW)).count(), 3);
         let limits = (policy.subflows_per_pair(), 8);
-        paths.on_add_addr(NOW, 9, remote(2), [endpoint(1)].into_iter(), limits);
+        paths.on_add_addr(NOW, (9, remote(2)), remote(1).ip(), [endpoint(1)].into_iter(), limits);
         assert_eq!(core::iter::from_fn(|| paths.next_join(NOW)).count(), 3);
     }
 
@@ -545,9 +561,15 @@ mod tests {
         let mut paths = Paths::default();
         let mine: Vec<_> = (1..=200).map(endpoint).collect();
         for id in 0..=255 {
-            paths.on_add_addr(NOW, id, remote(id), mine.iter().copied(), (32, 32));
+            paths.on_add_addr(
+                NOW,
+                (id, remote(id)),
+                remote(1).ip(),
+                mine.iter().copied(),
+                (32, 32),
+            );
         }
-        assert_eq!((paths.remotes.len(), paths.pairs.len()), (32, MAX_PAIRS));
+        assert_eq!((paths.remotes.len(), paths.plan.pairs.len()), (32, MAX_PAIRS));
     }
 
     #[test]
@@ -558,7 +580,7 @@ mod tests {
         paths.start(&Fullmesh, true, mine.into_iter(), mine[0].addr, remote(1));
         assert_eq!(paths.next_join(NOW), None);
         let theirs = SocketAddr::new(v6(9), 8443);
-        paths.on_add_addr(NOW, 3, theirs, mine.into_iter(), LIMITS);
+        paths.on_add_addr(NOW, (3, theirs), remote(1).ip(), mine.into_iter(), LIMITS);
         let join = paths.next_join(NOW).expect("the other family joins");
         assert_eq!((join.local, join.remote), (v6(2), theirs));
         assert_eq!(paths.next_join(NOW), None);

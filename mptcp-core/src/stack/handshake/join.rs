@@ -54,8 +54,8 @@ impl<B: PacketBuf> Stack<B> {
         let room = self.join_room(connection_idx, tuple, join.address_id);
         let Some(connection) = self.connections.get(connection_idx) else { return };
         let version = connection.version;
-        let first = connection.first.local_addr;
-        let other_port = tuple.local_port != connection.first.local_port;
+        let first = connection.first().local_addr;
+        let other_port = tuple.local_port != connection.first().local_port;
         self.stats.mp_join_port_syn_rx += u64::from(other_port);
         let refusal = if connection.phase == Phase::Unconfirmed {
             Some((reset_reason::PROHIBITED, true))
@@ -178,7 +178,7 @@ impl<B: PacketBuf> Stack<B> {
         let verified = match options::handshake(segment.options.as_bytes()) {
             Handshake::Join(MpJoin::Ack { hmac }) => {
                 self.stats.mp_join_ack_rx += 1;
-                let other_port = request.tuple.local_port != connection.first.local_port;
+                let other_port = request.tuple.local_port != connection.first().local_port;
                 self.stats.mp_join_port_ack_rx += u64::from(other_port);
                 let verified = key::verify_join(&expected, ReceivedHmac::Full(&hmac));
                 if verified.is_none() {

@@ -320,7 +320,7 @@ impl<B: PacketBuf> Stack<B> {
         };
         let connection = match level {
             Level::Plain(fallback) => {
-                tcb.app.fallback = fallback;
+                tcb.fallback = fallback;
                 None
             }
             Level::Mptcp(negotiated) => {

@@ -77,17 +77,17 @@ impl<B: PacketBuf> Stack<B> {
         // Only an initiator opens subflows: a gateway must not be made to connect anywhere.
         let ours = self.config.addresses.iter().any(|local| local.addr == addr);
         // The C flag is about address and port, however often they are announced (§3.1).
-        let denied = connection.paths.deny_initial && remote == connection.first.remote();
+        let denied = connection.paths.deny_initial && remote == connection.first().remote();
         let mut accepted = true;
         let per_pair = self.path_manager.subflows_per_pair();
         if connection.client && per_pair > 0 && !ours {
-            let first = connection.first.local_addr;
+            let (first, initial) = (connection.first().local_addr, connection.first().remote_addr);
             // The address the connection began on has the id 0, whatever its place (§3.2).
             let endpoints = endpoints(&self.config.addresses)
                 .map(|e| if e.addr == first { Endpoint { id: 0, ..e } } else { e });
             let limits = (per_pair, self.config.mptcp.max_remote_addresses);
             if denied
-                || connection.paths.on_add_addr(now, id, remote, endpoints, limits)
+                || connection.paths.on_add_addr(now, (id, remote), initial, endpoints, limits)
                     == Announced::Refused
             {
                 self.stats.add_addr_drop += 1;
@@ -139,14 +139,15 @@ impl<B: PacketBuf> Stack<B> {
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let due = now + probe_wait(tcb.rtt.rto(), 0);
         let Some(subflow) = &mut tcb.subflow else { return };
-        if subflow.probe.is_some() {
+        if subflow.rare.probe.is_some() {
             return;
         }
-        subflow.probe = Some(Box::new(Probe { since: now, due, sent: 1 }));
+        subflow.rare.probe = Some(Probe { since: now, due, sent: 1 });
         tcb.probe_now();
         self.touch_tcb(idx);
         if let Some(connection) = self.connections.get_mut(owner) {
-            connection.probe_at = Some(connection.probe_at.map_or(due, |at| at.min(due)));
+            let at = connection.rare.probe_at.map_or(due, |at| at.min(due));
+            connection.rare.probe_at = Some(at);
         }
         self.touch_connection(owner);
     }
@@ -158,9 +159,10 @@ impl<B: PacketBuf> Stack<B> {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let (received, rto) = (tcb.last_received(), tcb.rtt.rto());
             let Some(subflow) = &mut tcb.subflow else { continue };
-            let Some(probe) = &mut subflow.probe else { continue };
+            let Some(rare) = subflow.rare.there() else { continue };
+            let Some(probe) = &mut rare.probe else { continue };
             if received > probe.since {
-                subflow.probe = None;
+                rare.probe = None;
                 continue;
             }
             if probe.due <= now {
@@ -178,8 +180,10 @@ impl<B: PacketBuf> Stack<B> {
                 next = Some(next.map_or(probe.due, |at| at.min(probe.due)));
             }
         }
-        if let Some(connection) = self.connections.get_mut(owner) {
-            connection.probe_at = next;
+        if let Some(connection) = self.connections.get_mut(owner)
+            && let Some(rare) = connection.rare.there()
+        {
+            rare.probe_at = next;
         }
     }
 
@@ -280,7 +284,7 @@ impl<B: PacketBuf> Stack<B> {
 
     pub(super) fn announce(&mut self, owner: u32, endpoint: Endpoint, before: usize) {
         self.observe(owner, Event::AddressAnnounced { id: endpoint.id, addr: endpoint.addr });
-        let first = self.connections.get(owner).map(|connection| connection.first);
+        let first = self.connections.get(owner).map(|connection| connection.first());
         let foreign = first.is_some_and(|first| self.is_foreign(&first));
         let join_port = self.config.mptcp.join_port.filter(|_| foreign);
         let Some(connection) = self.connections.get_mut(owner) else { return };
@@ -331,9 +335,9 @@ impl<B: PacketBuf> Stack<B> {
         };
         let nonce = self.rng.next_u32();
         let Some(connection) = self.connections.get_mut(owner) else { return false };
-        let stage = Stage::JoinSyn { token: connection.remote_token, nonce };
-        let mut subflow =
-            Subflow::new(owner, connection.new_subflow_id(&self.tcbs), connection.version, stage);
+        let id = connection.new_subflow_id(&self.tcbs);
+        let token = connection.remote_token;
+        let mut subflow = Subflow::joining(owner, id, connection.version, token, nonce);
         subflow.local_id = join.local_id;
         subflow.remote_id = join.remote_id;
         subflow.local_backup = join.backup;
@@ -445,9 +449,9 @@ impl<B: PacketBuf> Stack<B> {
             }
             let policy = self.path_manager.as_ref();
             // The address it began on has the id 0 (RFC 8684 §3.2).
-            let first = connection.first.local_addr == local.addr;
+            let first = connection.first().local_addr == local.addr;
             let endpoint = if first { Endpoint { id: 0, ..endpoint } } else { endpoint };
-            let initial = connection.first.remote();
+            let initial = connection.first().remote();
             connection.paths.add_endpoint(policy, connection.client, endpoint, initial);
             self.touch_connection(owner);
         }
@@ -465,7 +469,7 @@ impl<B: PacketBuf> Stack<B> {
                 continue;
             }
             connection.paths.forget_endpoint(id, addr);
-            let id = if connection.first.local_addr == addr { 0 } else { id };
+            let id = if connection.first().local_addr == addr { 0 } else { id };
             for idx in self.subflows_of(owner) {
                 if self.tcbs.get(idx).is_some_and(|t| t.tuple.local_addr == addr) {
                     self.reset_subflow(now, owner, idx, reset_reason::UNSPECIFIED, false);

@@ -9,22 +9,21 @@ use crate::time::Instant;
 impl<B: PacketBuf> Stack<B> {
     /// Subflow `idx` got an acknowledgement: what it knows of the others is renewed if it is old.
     pub(super) fn couple(&mut self, now: Instant, owner: u32, idx: u32) {
-        let wants =
-            |congestion: &crate::tcp::congestion::Congestion| congestion.wants_siblings(now);
-        if !self.tcbs.get(idx).is_some_and(|tcb| wants(&tcb.congestion)) {
+        if !self.tcbs.get(idx).is_some_and(|tcb| tcb.wants_siblings(now)) {
             return;
         }
         let Some(connection) = self.connections.get(owner) else { return };
         let tcbs = &self.tcbs;
         let member = |other: u32| -> Option<(u32, Member)> {
             let tcb = tcbs.get(other).filter(|tcb| tcb.state.sending())?;
-            Some((other, tcb.congestion.member(tcb.rtt.srtt()?)?))
+            let srtt = tcb.rtt.srtt()?;
+            Some((other, tcb.with_congestion(|congestion| congestion.member(srtt))?))
         };
         let members = connection.subflows.iter().filter_map(|&other| member(other));
         let Some(own) = members.clone().position(|(other, _)| other == idx) else { return };
         let siblings = Siblings::of(members.map(|(_, member)| member), own);
         if let Some(tcb) = self.tcbs.get_mut(idx) {
-            tcb.congestion.set_siblings(now, siblings);
+            tcb.tell_congestion(now, |congestion| congestion.set_siblings(now, siblings));
         }
     }
 }

@@ -22,11 +22,11 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn data_acked(&mut self, now: Instant, owner: u32) {
         let linger = self.config.tcp.fin_wait_2;
         if let Some(connection) = self.connections.get_mut(owner)
-            && !connection.app.attached
-            && connection.close_at.is_some()
+            && !connection.app.is_attached()
+            && connection.rare.close_at.is_some()
         {
             // Nobody holds it any more, but its peer still takes what is left.
-            connection.close_at = Some(now + linger);
+            connection.rare.close_at = Some(now + linger);
         }
         if let Some(connection) = self.connections.get_mut(owner)
             && connection.repair_on(&self.tcbs)
@@ -65,7 +65,7 @@ impl<B: PacketBuf> Stack<B> {
             tcb.ack_now();
         }
         let advanced = connection.data_rcv_nxt != before || finished;
-        if pulled.data && !connection.app.attached {
+        if pulled.data && !connection.app.is_attached() {
             // Nobody reads any more (RFC 8684 §3.5).
             self.abort_connection(now, owner, ConnectionError::Aborted);
             return false;
@@ -90,20 +90,21 @@ impl<B: PacketBuf> Stack<B> {
             other => other,
         };
         let wait = (self.largest_rto(owner) * 2).max(UNMAPPED_WAIT);
-        let waits = |s: &Self| s.connections.get(owner).is_some_and(|c| c.unmapped_at.is_some());
+        let waits =
+            |s: &Self| s.connections.get(owner).is_some_and(|c| c.rare.unmapped_at.is_some());
         let doubted = unmapped == Some(Unmapped::Held) || waits(self);
         let hopeless = doubted && self.lost_mapping(owner).is_some();
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         if unmapped != Some(Unmapped::Held) && !hopeless {
-            connection.unmapped_at = None;
+            connection.set_unmapped_at(None);
         }
         let heard = hopeless || connection.passage.heard_waiting();
         match unmapped {
             None => true,
             Some(Unmapped::Held) => {
                 let doubted = connection.unproven() || hopeless;
-                if doubted && connection.unmapped_at.is_none() {
-                    connection.unmapped_at = Some(now + wait);
+                if doubted && connection.rare.unmapped_at.is_none() {
+                    connection.set_unmapped_at(Some(now + wait));
                     connection.passage.await_mapping();
                     self.touch_connection(owner);
                 }
@@ -172,7 +173,7 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn unmapped_timeout(&mut self, now: Instant, owner: u32) {
         let lost = self.lost_mapping(owner);
         let Some(connection) = self.connections.get_mut(owner) else { return };
-        connection.unmapped_at = None;
+        connection.set_unmapped_at(None);
         let heard = connection.passage.heard_waiting();
         let first = connection.subflows.first().copied().filter(|_| connection.unproven());
         let Some(idx) = lost.or(first) else { return };
@@ -221,7 +222,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     pub(in crate::stack) fn subflows_of(&self, owner: u32) -> Vec<u32> {
-        self.connections.get(owner).map(|c| c.subflows.clone()).unwrap_or_default()
+        self.connections.get(owner).map(|c| c.subflows.to_vec()).unwrap_or_default()
     }
 
     /// No `DATA_ACK` came in time: the head of the stream, the `DATA_FIN` or a window probe goes

@@ -38,13 +38,13 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         if connection.phase == Phase::Fallback {
             connection.peer_finished = true;
-            let attached = connection.app.attached;
+            let attached = connection.app.is_attached();
             if attached {
                 self.post_readable(now, Sock::Mptcp(owner), true);
             }
             return;
         }
-        if connection.peer_fin.is_some() && !connection.fin_acked {
+        if connection.peer_fin().is_some() && !connection.fin_acked {
             // The peer only stopped sending: what we still have goes on over this subflow.
             return;
         }
@@ -69,7 +69,7 @@ impl<B: PacketBuf> Stack<B> {
     /// nothing is, or there is another one.
     pub(in crate::stack) fn close_kept_subflows(&mut self, owner: u32) {
         let Some(connection) = self.connections.get(owner) else { return };
-        let kept = connection.phase == Phase::Confirmed && connection.peer_fin.is_none();
+        let kept = connection.phase == Phase::Confirmed && connection.peer_fin().is_none();
         if !kept || connection.owes_data() && !self.others_work(owner) {
             return;
         }
@@ -141,7 +141,7 @@ impl<B: PacketBuf> Stack<B> {
             Phase::Confirmed if left == 0 => {
                 let wait = self.config.mptcp.close_timeout;
                 if let Some(connection) = self.connections.get_mut(owner) {
-                    connection.close_at.get_or_insert(now + wait);
+                    connection.rare.close_at.get_or_insert(now + wait);
                 }
                 self.touch_connection(owner);
             }
@@ -154,8 +154,9 @@ impl<B: PacketBuf> Stack<B> {
     fn is_stranger(&self, idx: u32) -> bool {
         let Some(tcb) = self.tcbs.get(idx) else { return false };
         tcb.subflow.as_ref().is_some_and(|subflow| {
-            let unknown = matches!(subflow.reset_reason, None | Some(reset_reason::MPTCP_SPECIFIC));
-            matches!(subflow.stage, Stage::JoinSyn { .. }) && unknown
+            let unknown =
+                matches!(subflow.reset_reason(), None | Some(reset_reason::MPTCP_SPECIFIC));
+            subflow.stage == Stage::JoinSyn && unknown
         })
     }
 

@@ -3,7 +3,7 @@
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::event_log::SubflowEnd;
-use crate::mptcp::{FallbackReason, Phase, Signal};
+use crate::mptcp::{FallbackReason, Marks, Phase, Signal};
 use crate::stack::demux::TokenOwner;
 use crate::stack::options::{self};
 use crate::stack::{Sock, Stack};
@@ -49,7 +49,7 @@ impl<B: PacketBuf> Stack<B> {
             return false;
         }
         if let Some(subflow) = &mut tcb.subflow {
-            subflow.syn_reset = true;
+            subflow.marks.insert(Marks::SYN_RESET);
         }
         tcb.repeat_plain_syn(now);
         // The engine counted an attempt that is not over.
@@ -81,7 +81,7 @@ impl<B: PacketBuf> Stack<B> {
         let token = connection.local_token;
         let infinite = self.tcbs.get(survivor).filter(|_| tell).map(|tcb| connection.intact(tcb));
         connection.fall_back(reason);
-        let first = connection.first;
+        let first = connection.first();
         let others: Vec<u32> =
             connection.subflows.iter().copied().filter(|&idx| idx != survivor).collect();
         self.demux.remove_token(token, TokenOwner::Connection(owner));

@@ -13,7 +13,6 @@ use crate::stack::Stack;
 use crate::tcp::{Outcome, Tcb};
 use crate::time::{Duration, Instant};
 use crate::wire::reset_reason;
-use alloc::boxed::Box;
 
 /// A subflow of a crowd that times out more often in a row is taken for dead all the same.
 const CROWD_TIMEOUTS: u8 = 4;
@@ -91,7 +90,7 @@ impl<B: PacketBuf> Stack<B> {
         let others = connection.subflows.iter().filter(|other| **other != idx);
         let faster = others.filter_map(|other| self.tcbs.get(*other)).any(|other| {
             let Some(subflow) = &other.subflow else { return false };
-            let works = !subflow.stale && subflow.watch.is_none() && other.rto_count() == 0;
+            let works = !subflow.stale && subflow.rare.watch.is_none() && other.rto_count() == 0;
             let allowed = this.is_backup() || !subflow.is_backup();
             let fast = other.rtt.srtt().is_some_and(|fast| fast * 2 <= slow);
             works && allowed && fast && other.may_send() && !other.write_closed()
@@ -112,14 +111,16 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         let Some(subflow) = &mut tcb.subflow else { return };
-        subflow.probe = None;
+        if let Some(rare) = subflow.rare.there() {
+            rare.probe = None;
+        }
         if subflow.stale {
             if self.path_table.is_up(subflow.path) {
                 self.recover(owner, idx);
             }
             return;
         }
-        if let Some(watch) = subflow.watch.take()
+        if let Some(watch) = subflow.rare.there().and_then(|rare| rare.watch.take())
             && watch.reinjected
         {
             connection.keep_on(tcb);
@@ -133,7 +134,7 @@ impl<B: PacketBuf> Stack<B> {
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let idle = tcb.flight_size() == 0;
         let Some(subflow) = &mut tcb.subflow else { return };
-        let probed = subflow.watch.as_ref().is_some_and(|watch| watch.probe_at > watch.since);
+        let probed = subflow.rare.watch.as_ref().is_some_and(|watch| watch.probe_at > watch.since);
         if !subflow.stale || !idle || !probed {
             return;
         }
@@ -149,8 +150,11 @@ impl<B: PacketBuf> Stack<B> {
         let since = tcb.head_sent_at().unwrap_or(now);
         let Some(subflow) = &mut tcb.subflow else { return };
         let since = subflow.delivered_at.map_or(since, |at| at.max(since));
-        subflow.watch.get_or_insert_with(|| {
-            Box::new(Watch { since, probe_at: since, reinjected: false, head_reinjected: false })
+        subflow.rare.watch.get_or_insert_with(|| Watch {
+            since,
+            probe_at: since,
+            reinjected: false,
+            head_reinjected: false,
         });
         self.judge_silence(now, owner, idx);
         self.touch_connection(owner);
@@ -158,7 +162,7 @@ impl<B: PacketBuf> Stack<B> {
 
     fn finding(&self, now: Instant, tcb: &Tcb<B>) -> Option<Finding> {
         let subflow = tcb.subflow.as_ref().filter(|subflow| !subflow.stale)?;
-        let watch = subflow.watch.as_ref()?;
+        let watch = subflow.rare.watch.as_ref()?;
         let (heard, path_rtt) = self.path_table.last_heard(subflow.path);
         let rtt = tcb.rtt.srtt().unwrap_or_else(|| tcb.rtt.rto()).max(path_rtt);
         let since = subflow.delivered_at.map_or(watch.since, |at| at.max(watch.since));
@@ -205,7 +209,9 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let alone = connection.is_alone(&self.tcbs);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
-        let Some(watch) = tcb.subflow.as_mut().and_then(|s| s.watch.as_deref_mut()) else { return };
+        let Some(watch) = tcb.subflow.as_mut().and_then(|s| s.rare.there()?.watch.as_mut()) else {
+            return;
+        };
         match finding {
             Finding::Wait(at) => connection.look_again(at),
             Finding::Gap(at) => {
@@ -237,7 +243,7 @@ impl<B: PacketBuf> Stack<B> {
     fn path_timed_out(&mut self, now: Instant, idx: u32, patience: Duration) {
         let interval = self.config.mptcp.probe_interval;
         let Some(subflow) = self.tcbs.get(idx).and_then(|tcb| tcb.subflow.as_ref()) else { return };
-        let Some(watch) = &subflow.watch else { return };
+        let Some(watch) = &subflow.rare.watch else { return };
         let (path, since) = (subflow.path, watch.since);
         self.path_table.timed_out(now, path, since, patience, interval, &mut self.stats);
     }
@@ -258,8 +264,11 @@ impl<B: PacketBuf> Stack<B> {
         let mut news = subflow.path;
         let _verdict = self.path_table.news(&mut news);
         subflow.path = news;
-        let watch = subflow.watch.get_or_insert_with(|| {
-            Box::new(Watch { since: now, probe_at: now, reinjected: false, head_reinjected: false })
+        let watch = subflow.rare.watch.get_or_insert_with(|| Watch {
+            since: now,
+            probe_at: now,
+            reinjected: false,
+            head_reinjected: false,
         });
         watch.probe_at = now + interval;
         let subflow = subflow.id;
@@ -279,7 +288,9 @@ impl<B: PacketBuf> Stack<B> {
             return;
         };
         subflow.stale = false;
-        subflow.watch = None;
+        if let Some(rare) = subflow.rare.there() {
+            rare.watch = None;
+        }
         let mut news = subflow.path;
         let _verdict = self.path_table.news(&mut news);
         subflow.path = news;
@@ -310,7 +321,7 @@ impl<B: PacketBuf> Stack<B> {
                     if let Some(tcb) = self.tcbs.get_mut(idx)
                         && tcb.flight_size() > 0
                     {
-                        tcb.repeat_head();
+                        tcb.repeat_head(now);
                     }
                     self.touch_tcb(idx);
                 }
@@ -330,7 +341,7 @@ impl<B: PacketBuf> Stack<B> {
             let Some(subflow) = self.tcbs.get(idx).and_then(|tcb| tcb.subflow.as_ref()) else {
                 continue;
             };
-            match (&subflow.watch, subflow.stale) {
+            match (&subflow.rare.watch, subflow.stale) {
                 (None, _) => {}
                 (Some(_), false) => self.judge_silence(now, owner, idx),
                 (Some(_), true) => self.look_after(now, owner, idx),
@@ -345,7 +356,7 @@ impl<B: PacketBuf> Stack<B> {
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let waits = tcb.flight_size() > 0;
         let Some(subflow) = &mut tcb.subflow else { return };
-        let Some(watch) = &mut subflow.watch else { return };
+        let Some(watch) = subflow.rare.there().and_then(|rare| rare.watch.as_mut()) else { return };
         if now.since(watch.since) >= limit {
             if working {
                 // What it carries the peer has by other ways: better begin anew (RFC 8684 §3.6).
@@ -369,7 +380,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         watch.probe_at = now + interval;
         self.stats.path_probe += 1;
-        tcb.repeat_head();
+        tcb.repeat_head(now);
         self.touch_tcb(idx);
         if let Some(connection) = self.connections.get_mut(owner) {
             connection.look_again(now + interval);
@@ -380,7 +391,7 @@ impl<B: PacketBuf> Stack<B> {
     fn has_working(&self, owner: u32) -> bool {
         let Some(connection) = self.connections.get(owner) else { return false };
         connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx)).any(|tcb| {
-            let fresh = tcb.subflow.as_ref().is_some_and(|s| !s.stale && s.watch.is_none());
+            let fresh = tcb.subflow.as_ref().is_some_and(|s| !s.stale && s.rare.watch.is_none());
             fresh && tcb.state.sending() && !tcb.write_closed()
         })
     }

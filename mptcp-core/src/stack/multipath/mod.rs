@@ -83,7 +83,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// How a subflow ended that the TCP engine closed with `error`.
     fn end_of(&self, idx: u32, error: Option<ConnectionError>) -> SubflowEnd {
-        let reason = || self.tcbs.get(idx)?.subflow.as_ref()?.reset_reason;
+        let reason = || self.tcbs.get(idx)?.subflow.as_ref()?.reset_reason();
         match error {
             None => SubflowEnd::Closed,
             Some(ConnectionError::Reset | ConnectionError::Refused) => {
@@ -143,7 +143,7 @@ impl<B: PacketBuf> Stack<B> {
             connection.rest();
             return self.arm(Node::Connection(owner), deadline);
         }
-        if connection.close_at.is_some_and(|at| at <= now) {
+        if connection.rare.close_at.is_some_and(|at| at <= now) {
             let error = if connection.subflows.is_empty() {
                 ConnectionError::NoSubflows
             } else {
@@ -154,15 +154,20 @@ impl<B: PacketBuf> Stack<B> {
         if connection.rtx_at.is_some_and(|at| at <= now) {
             self.data_timeout(now, owner);
         }
-        if self.connections.get(owner).is_some_and(|c| c.unmapped_at.is_some_and(|at| at <= now)) {
+        if self
+            .connections
+            .get(owner)
+            .is_some_and(|c| c.rare.unmapped_at.is_some_and(|at| at <= now))
+        {
             self.unmapped_timeout(now, owner);
         }
-        if self.connections.get(owner).is_some_and(|c| c.probe_at.is_some_and(|at| at <= now)) {
+        if self.connections.get(owner).is_some_and(|c| c.rare.probe_at.is_some_and(|at| at <= now))
+        {
             self.close_silent_subflows(now, owner);
         }
         if let Some(connection) = self.connections.get_mut(owner) {
             // It is asked again when it transmits.
-            connection.capped_until = connection.capped_until.filter(|at| *at > now);
+            connection.set_capped_until(connection.rare.capped_until.filter(|at| *at > now));
         }
         if self.connections.get(owner).is_some_and(|c| c.health_at.is_some_and(|at| at <= now)) {
             self.health_timeout(now, owner);

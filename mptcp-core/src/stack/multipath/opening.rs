@@ -4,7 +4,7 @@
 use crate::buf::PacketBuf;
 use crate::config::ChecksumPolicy;
 use crate::mptcp::key::{self, ReceivedHmac};
-use crate::mptcp::{FallbackReason, Phase, Stage};
+use crate::mptcp::{FallbackReason, Marks, Phase, Stage};
 use crate::stack::options::{self, Handshake};
 use crate::stack::{Ready, Sock, Stack};
 use crate::tcp::Segment;
@@ -22,14 +22,15 @@ impl<B: PacketBuf> Stack<B> {
     ) -> bool {
         let Some(tcb) = self.tcbs.get(idx) else { return false };
         let plain = tcb.is_plain_syn();
-        let Some(stage) = tcb.subflow.as_ref().map(|s| s.stage) else { return false };
+        let Some(subflow) = &tcb.subflow else { return false };
+        let (stage, nonce) = (subflow.stage, subflow.nonce().unwrap_or_default());
         let handshake = options::handshake(segment.options.as_bytes());
         match stage {
             Stage::CapableSyn => {
                 self.capable_syn_ack(now, owner, idx, segment, handshake, plain);
                 true
             }
-            Stage::JoinSyn { nonce, .. } => self.join_syn_ack(now, owner, idx, nonce, handshake),
+            Stage::JoinSyn => self.join_syn_ack(now, owner, idx, nonce, handshake),
             _ => true,
         }
     }
@@ -62,7 +63,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             _ => None,
         };
-        let (local, remote) = (connection.first.local_addr, connection.first.remote());
+        let (local, remote) = (connection.first().local_addr, connection.first().remote());
         let version = connection.version;
         match usable {
             Some((remote_key, flags)) => {
@@ -74,7 +75,7 @@ impl<B: PacketBuf> Stack<B> {
                 // In version 0 this bit names an algorithm.
                 connection.paths.deny_initial =
                     version == Version::V1 && flags.contains(CapableFlags::DENY_JOIN);
-                connection.paths.begin_at(remote.ip());
+                connection.paths.begin();
                 connection.phase = Phase::Unconfirmed;
                 let format = connection.dss_format();
                 if let Some(subflow) = &mut tcb.subflow {
@@ -89,7 +90,8 @@ impl<B: PacketBuf> Stack<B> {
             }
             None => {
                 self.stats.mp_capable_fallback_syn_ack += 1;
-                let reset = tcb.subflow.as_ref().is_some_and(|s| s.syn_reset);
+                let reset =
+                    tcb.subflow.as_ref().is_some_and(|s| s.marks.contains(Marks::SYN_RESET));
                 let reason = match (segment.has(TcpFlags::SYN), plain) {
                     (false, _) => FallbackReason::SimultaneousOpen,
                     (true, true) if reset => FallbackReason::CapableSynReset,
@@ -129,7 +131,7 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         let (keys, version) = (connection.keys, connection.version);
         let port = self.tcbs.get(idx).map(|t| t.tuple.remote_port);
-        let other_port = port.is_some_and(|port| port != connection.first.remote_port);
+        let other_port = port.is_some_and(|port| port != connection.first().remote_port);
         self.stats.mp_join_port_syn_ack_rx += u64::from(other_port);
         let expected = keys.expected_join_hmac(version, nonce, theirs);
         if key::verify_join(&expected, ReceivedHmac::Truncated64(hmac)).is_none() {
@@ -144,7 +146,7 @@ impl<B: PacketBuf> Stack<B> {
         let max_remotes = self.config.mptcp.max_remote_addresses;
         connection.paths.on_joined(address_id, tcb.tuple.remote(), max_remotes);
         if let Some(subflow) = &mut tcb.subflow {
-            subflow.stage = Stage::JoinAck { hmac, tries: 0 };
+            subflow.answer_join(hmac);
             subflow.remote_id = address_id;
             subflow.backup = backup;
             subflow.set_format(format);

@@ -29,13 +29,13 @@ impl<B: PacketBuf> Stack<B> {
         if stage == Stage::Fallback {
             return self.read_fallen_back(owner, idx, segment);
         }
-        if let Stage::JoinAck { .. } = stage
+        if stage == Stage::JoinAck
             && outcome.closed.is_none()
             && let Some(tcb) = self.tcbs.get_mut(idx)
             && let Some(subflow) = &mut tcb.subflow
         {
             // Any segment after the SYN/ACK is the fourth ACK (RFC 8684 §3.2).
-            subflow.stage = Stage::Active;
+            subflow.activate();
             tcb.third_ack_answered();
             self.subflow_joined(now, owner, idx);
         }
@@ -220,7 +220,7 @@ impl<B: PacketBuf> Stack<B> {
                 self.stats.reset_received(reset.reason);
                 if let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut()) {
                     subflow.refused = !reset.transient;
-                    subflow.reset_reason = Some(reset.reason);
+                    subflow.note_reset(reset.reason);
                 }
             }
             _ => {}
@@ -270,7 +270,7 @@ impl<B: PacketBuf> Stack<B> {
             (true, None) => return Effect::Reset(reset_reason::MPTCP_SPECIFIC),
             _ => {}
         }
-        let known = connection.peer_fin.is_some();
+        let known = connection.peer_fin().is_some();
         match connection.on_mapping(tcb, &mapping, dss.data_fin, &mut self.stats) {
             Mapped::Taken => {}
             Mapped::Conflict => return Effect::Reset(reset_reason::MPTCP_SPECIFIC),
@@ -278,7 +278,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         // New or in order, the peer waits for an answer. A repetition in front of which something is missing
         // says nothing, and an answer with a `DATA_FIN` of ours would be answered in turn, for ever.
-        if dss.data_fin && (!known || connection.peer_fin == Some(connection.data_rcv_nxt)) {
+        if dss.data_fin && (!known || connection.peer_fin() == Some(connection.data_rcv_nxt)) {
             tcb.ack_now();
         }
         Effect::None
@@ -384,7 +384,7 @@ impl<B: PacketBuf> Stack<B> {
             return Effect::FallBack(FallbackReason::FirstDataUnmapped);
         }
         // A peer that maps its data ends it with a DATA_FIN, and its FINs carry a DATA_ACK.
-        let ends = outcome.fin && connection.peer_fin.is_none();
+        let ends = outcome.fin && connection.peer_fin().is_none();
         let acks_data = segment.ack.gt(tcb.iss.add(1)) && (outcome.acked || segment.len == 0);
         if segment.signals || !ends && !acks_data {
             return Effect::None;
@@ -409,7 +409,7 @@ impl<B: PacketBuf> Stack<B> {
             subflow.stage = Stage::Active;
         }
         let endpoints = super::addresses::endpoints(&self.config.addresses);
-        let (client, first) = (connection.client, connection.first);
+        let (client, first) = (connection.client, connection.first());
         let policy = self.path_manager.as_ref();
         connection.paths.start(policy, client, endpoints, first.local_addr, first.remote());
     }

@@ -229,6 +229,12 @@ impl Bbr {
         }
     }
 
+    /// Nothing has bounded the start yet.
+    pub(super) const fn is_beginning(&self) -> bool {
+        let bounded = self.bw_lo != NO_BOUND || self.inflight_hi != NO_BOUND;
+        !self.full && !self.careful() && !bounded && self.prior_cwnd == 0
+    }
+
     /// The queue grows: the start goes on with care.
     const fn careful(&self) -> bool {
         self.risen >= RISEN_SAMPLES

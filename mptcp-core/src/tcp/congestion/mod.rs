@@ -200,6 +200,20 @@ impl Congestion {
         each!(self, algorithm => algorithm.set_mss(mss));
     }
 
+    /// Nothing is in flight, and a new one for segments of `mss` octets would know as much within a round trip
+    /// or two: it is still in its start and has not lost anything.
+    pub(super) fn is_unused(&self, mss: u32) -> bool {
+        let first = initial_window(mss);
+        let begun = match self {
+            Self::Bbr(bbr) => bbr.is_beginning(),
+            Self::Custom(_) => false,
+            Self::NewReno(_) | Self::Cubic(_) | Self::Coupled(_) => true,
+        };
+        begun
+            && self.ssthresh() == SSTHRESH_INFINITE
+            && (first..=first.saturating_mul(2)).contains(&self.cwnd())
+    }
+
     /// See [`CongestionControl::governs`].
     #[must_use]
     pub fn governs(&self) -> bool {
@@ -261,7 +275,7 @@ pub fn initial_window(mss: u32) -> u32 {
 }
 
 /// Octets per second that a window gives; `None` without a round trip.
-fn window_rate(window: u32, srtt: Duration) -> Option<u64> {
+pub(super) fn window_rate(window: u32, srtt: Duration) -> Option<u64> {
     let nanos = u64::try_from(srtt.as_nanos()).unwrap_or(u64::MAX);
     // 2^30 octets times 10^9 fit 64 bits.
     (u64::from(window.min(CWND_MAX)) * 1_000_000_000).checked_div(nanos)

@@ -109,7 +109,8 @@ impl<B: PacketBuf> Tcb<B> {
         self.snd_nxt = self.snd_nxt.add(octets);
         // The first bound is less work, and a full segment is not below it.
         if len < u32::from(self.mss) * 7 / 8 && len < self.payload_mss() * 7 / 8 {
-            self.snd_sml = self.snd_nxt;
+            let snd_nxt = self.snd_nxt;
+            self.sender(env.now).snd_sml = snd_nxt;
         }
         self.queue.push(segment);
         self.counters.bytes_sent += u64::from(len);
@@ -163,7 +164,7 @@ impl<B: PacketBuf> Tcb<B> {
         if len == 0 {
             return 0;
         }
-        if self.pipe() >= self.congestion.cwnd() {
+        if self.pipe() >= self.cwnd() {
             self.flags.insert(TcbFlags::CWND_LIMITED);
             return 0;
         }
@@ -176,13 +177,13 @@ impl<B: PacketBuf> Tcb<B> {
         if len == mss {
             return len;
         }
-        let outstanding = self.snd_nxt != self.snd_una;
         if len < self.unsent_len {
             // The window cuts it: wait for more of it rather than send slivers.
             let sliver = self.window_blocks() && !self.flags.contains(TcbFlags::OVERRIDE);
             return if sliver { 0 } else { len };
         }
-        let small_outstanding = outstanding && self.snd_sml.gt(self.snd_una);
+        let small_outstanding = self.snd_nxt != self.snd_una
+            && self.sender.as_ref().is_some_and(|s| s.snd_sml.gt(self.snd_una));
         let delay = small_outstanding
             && !self.flags.intersects(TcbFlags::NO_DELAY.union(TcbFlags::FIN_QUEUED));
         if delay { 0 } else { len }
@@ -254,7 +255,8 @@ impl<B: PacketBuf> Tcb<B> {
         if self.queue.is_empty() {
             self.rto_base = env.now;
         }
-        let stamp = self.delivery.stamp(env.now, self.pipe(), 1);
+        let pipe = self.pipe();
+        let stamp = self.sender(env.now).delivery.stamp(env.now, pipe, 1);
         self.queue.push(TxSegment {
             seq: self.snd_nxt,
             len: 0,
@@ -277,8 +279,9 @@ impl<B: PacketBuf> Tcb<B> {
     fn restart_after_idle(&mut self, now: Instant) {
         if self.queue.is_empty() {
             let idle = now.since(self.last_sent);
-            if idle > self.rtt.rto() {
-                self.congestion.on_idle(now, idle, self.rtt.rto());
+            let rto = self.rtt.rto();
+            if idle > rto && self.sender.is_some() {
+                self.tell_congestion(now, |congestion| congestion.on_idle(now, idle, rto));
             }
         }
     }

@@ -104,7 +104,11 @@ impl<B: PacketBuf> Tcb<B> {
             if sack_told || bare {
                 self.flags.remove(TcbFlags::ACK_NOW);
             }
-            if sack_told && self.dsack.take().is_some() && self.flags.contains(TcbFlags::SACK) {
+            if sack_told
+                && let Some(rare) = &mut self.rare
+                && rare.dsack.take().is_some()
+                && self.flags.contains(TcbFlags::SACK)
+            {
                 env.stats.tcp_dsack_sent += 1;
             }
         }
@@ -131,9 +135,8 @@ impl<B: PacketBuf> Tcb<B> {
             && emission.fresh
             && !emission.flags.intersects(TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST)
             && !self.flags.contains(TcbFlags::CWR)
-            && self.urgent.is_none()
+            && self.rare.as_ref().is_none_or(|rare| rare.urgent.is_none() && rare.dsack.is_none())
             && self.fin_ahead().is_none()
-            && self.dsack.is_none()
             && !self.received.has_out_of_order()
     }
 
@@ -172,7 +175,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         let payload = emission.payload.as_ref().map_or(0, |(b, _)| b.data().len());
         let space = usize::from(self.mss).saturating_sub(payload + writer.padded_len());
-        let dsack = self.dsack.map(|(start, len)| (start, start.add(len.get())));
+        let dsack = self.dsack().map(|(start, len)| (start, start.add(len.get())));
         let told = push_sack(&mut writer, space, dsack, self.sack_blocks());
         (writer, told, mapping_at)
     }

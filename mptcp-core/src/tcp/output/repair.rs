@@ -18,7 +18,7 @@ impl<B: PacketBuf> Tcb<B> {
         budget: &mut usize,
     ) -> Progress {
         while let Some(idx) = self.queue.first_lost() {
-            if self.pipe() >= self.congestion.cwnd() {
+            if self.pipe() >= self.cwnd() {
                 self.flags.insert(TcbFlags::CWND_LIMITED);
                 break;
             }
@@ -71,8 +71,9 @@ impl<B: PacketBuf> Tcb<B> {
             self.rto_base = env.now;
         }
         self.last_sent = env.now;
-        self.counters.retransmitted += 1;
-        self.counters.bytes_retrans += u64::from(len);
+        let rare = self.rare();
+        rare.retransmitted += 1;
+        rare.bytes_retrans += u64::from(len);
         env.stats.retrans_segs += 1;
         true
     }
@@ -88,7 +89,7 @@ impl<B: PacketBuf> Tcb<B> {
         if !self.flags.contains(TcbFlags::TLP_NOW) {
             return Progress::Done;
         }
-        if self.queue.is_empty() || self.recovery.is_some() || self.queue.lost_bytes() > 0 {
+        if self.queue.is_empty() || self.in_recovery() || self.queue.lost_bytes() > 0 {
             self.flags.remove(TcbFlags::TLP_NOW);
             return Progress::Done;
         }
@@ -119,7 +120,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.rto_base = env.now;
         self.flags.remove(TcbFlags::TLP_NOW);
         self.flags.insert(TcbFlags::TLP_OUT.union(TcbFlags::TLP_SPENT));
-        self.tlp_end = self.snd_nxt;
+        self.sender(env.now).tlp_end = self.snd_nxt;
         Progress::Done
     }
 }

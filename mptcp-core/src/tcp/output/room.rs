@@ -1,7 +1,7 @@
 //! How much payload a segment takes beside its options.
 
 use crate::buf::PacketBuf;
-use crate::mptcp::DssFormat;
+use crate::mptcp::{DssFormat, Subflow};
 use crate::tcp::send_queue::TxMapping;
 use crate::tcp::{State, Tcb, TcbFlags};
 
@@ -11,7 +11,7 @@ const MSS_ASKED_MIN: u16 = 536;
 impl<B: PacketBuf> Tcb<B> {
     /// Payload octets of a full segment of new data, the options it always carries taken off.
     pub(crate) fn payload_mss(&self) -> u32 {
-        self.payload_beside(self.subflow.as_ref().map_or(0, |subflow| subflow.dss_len()))
+        payload_of(self.mss, self.flags, self.subflow.as_deref())
     }
 
     /// The same of one that carries `mapping` again: its sequence number keeps its width.
@@ -21,13 +21,7 @@ impl<B: PacketBuf> Tcb<B> {
             (Some(subflow), None) => subflow.dss_len(),
             (None, _) => 0,
         };
-        self.payload_beside(len)
-    }
-
-    /// Room beside so many octets of the data level's option.
-    fn payload_beside(&self, dss: u32) -> u32 {
-        let timestamps = if self.flags.contains(TcbFlags::TIMESTAMPS) { 12 } else { 0 };
-        u32::from(self.mss).saturating_sub(timestamps + dss).max(1)
+        payload_beside(self.mss, self.flags, len)
     }
 
     /// What the DSS of this subflow's segments looks like from now on.
@@ -58,12 +52,17 @@ impl<B: PacketBuf> Tcb<B> {
         self.local_mss -= 4 * less;
         self.asked_less += less as u8;
     }
+}
 
-    /// The options of every segment changed: what a full segment carries did too.
-    pub(crate) fn refresh_mss(&mut self) {
-        let payload = self.payload_mss();
-        self.congestion.set_mss(payload);
-    }
+/// See [`Tcb::payload_mss`].
+pub(in crate::tcp) fn payload_of(mss: u16, flags: TcbFlags, subflow: Option<&Subflow>) -> u32 {
+    payload_beside(mss, flags, subflow.map_or(0, Subflow::dss_len))
+}
+
+/// Room beside so many octets of the data level's option.
+fn payload_beside(mss: u16, flags: TcbFlags, dss: u32) -> u32 {
+    let timestamps = if flags.contains(TcbFlags::TIMESTAMPS) { 12 } else { 0 };
+    u32::from(mss).saturating_sub(timestamps + dss).max(1)
 }
 
 #[cfg(test)]
