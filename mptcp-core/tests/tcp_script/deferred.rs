@@ -105,13 +105,17 @@ mod requests {
     }
 
     #[test]
-    fn a_syn_without_text_cannot_be_opened() {
+    fn a_syn_without_text_is_opened_in_the_same_way() {
         let mut s = asked(ALL, 0);
         assert_eq!(s.stack.deferred_text(s.id()), None);
-        assert_eq!(s.stack.open_deferred(s.now, s.id()), None);
-        assert!(s.stack.accept_deferred(s.now, s.id()));
-        s.flush().expect(syn_ack()).inject(ack(1, 1)).accept();
+        open(&mut s);
+        s.expect(syn_ack());
+        assert_eq!((s.state(), s.ready()), (State::SynReceived, Ready::empty()));
+        s.write(20).expect(data(1, 1, 20));
+        s.inject(ack(1, 21)).expect_nothing();
         assert_eq!(s.state(), State::Established);
+        s.inject(data(1, 21, 10)).read(10);
+        assert_eq!(s.stack.accept(s.listener.unwrap()), None, "it is the application's already");
     }
 
     #[test]

@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(refusal(b"\x16\x03\x01"), (Reject::NotSocks, vec![]));
         assert_eq!(refusal(b"\x05\x00"), (Reject::NoMethod, vec![5, 0xff]));
         assert_eq!(refusal(b"\x05\x01\x02"), (Reject::NoMethod, vec![5, 0xff]));
-        assert_eq!(refusal(b"\x05\x01\x00\x05\x02").1, failure(7));
+        assert_eq!(refusal(b"\x05\x01\x00\x05\x04").1, failure(7));
         assert_eq!(refusal(b"\x05\x01\x00\x05\x01\x00\x07"), (Reject::AddressType, failure(8)));
         assert_eq!(refusal(b"\x05\x01\x00\x05\x01\x00\x03\x00"), (Reject::Request, failure(1)));
         assert_eq!(
