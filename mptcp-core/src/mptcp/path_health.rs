@@ -12,6 +12,8 @@ use crate::stats::Counters;
 use crate::tcp::Tuple;
 use crate::time::{Duration, Instant};
 use crate::util::slab::Slab;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hashbrown::HashTable;
 
@@ -23,6 +25,8 @@ const TRAFFIC_PERIOD: Duration = Duration::from_secs(1);
 const CROWD_DIVISOR: u64 = 16;
 /// ... if so many subflows share it: fewer have the rate of a bad path to blame.
 const CROWD_SUBFLOWS: u32 = 4;
+/// Changes that wait to be read, at most; further ones are counted and not told.
+const MAX_EVENTS: usize = 256;
 /// A path that keeps going down must answer for at most so many probe intervals.
 const PROBATION_MAX: u32 = 8;
 
@@ -74,6 +78,64 @@ pub struct PathInfo {
     pub resets: u64,
     /// How often it went down.
     pub downs: u64,
+}
+
+/// A path's verdict changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PathEvent {
+    /// The peers' network: an IPv4 /24 or an IPv6 /48.
+    pub network: IpAddr,
+    /// The access port.
+    pub port: PortId,
+    /// Our address, where the routing table chooses the port.
+    pub local: Option<IpAddr>,
+    /// What it was.
+    pub before: PathVerdict,
+    /// What it is now.
+    pub verdict: PathVerdict,
+    /// How long it was as it was before.
+    pub lasted: Duration,
+    /// Subflows on it.
+    pub subflows: u32,
+}
+
+/// The paths over one access port, as they are and as they were.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AccessHealth {
+    /// Paths that are up, down, and on probation.
+    pub up: u32,
+    /// See `up`.
+    pub down: u32,
+    /// See `up`.
+    pub probation: u32,
+    /// How often a path went down.
+    pub downs: u64,
+    /// How often one came up again.
+    pub ups: u64,
+    /// Timeouts of subflows.
+    pub timeouts: u64,
+    /// Subflows that peers reset.
+    pub resets: u64,
+}
+
+impl AccessHealth {
+    /// Paths with this verdict.
+    #[must_use]
+    pub const fn count(&self, verdict: PathVerdict) -> u32 {
+        match verdict {
+            PathVerdict::Up => self.up,
+            PathVerdict::Down => self.down,
+            PathVerdict::Probation => self.probation,
+        }
+    }
+
+    const fn count_mut(&mut self, verdict: PathVerdict) -> &mut u32 {
+        match verdict {
+            PathVerdict::Up => &mut self.up,
+            PathVerdict::Down => &mut self.down,
+            PathVerdict::Probation => &mut self.probation,
+        }
+    }
 }
 
 /// What connections share a verdict by.
@@ -190,6 +252,9 @@ pub(crate) struct PathTable {
     keyed: KeyedHash,
     by_key: HashTable<(u64, u32)>,
     paths: Slab<Path>,
+    /// By port, as far as there were paths: 256 at most.
+    accesses: Vec<AccessHealth>,
+    events: VecDeque<PathEvent>,
 }
 
 impl PathTable {
@@ -198,7 +263,75 @@ impl PathTable {
             keyed: KeyedHash::new(rng),
             by_key: HashTable::with_capacity(2 * capacity as usize),
             paths: Slab::with_capacity(capacity),
+            accesses: Vec::new(),
+            events: VecDeque::new(),
         }
+    }
+
+    fn access(&mut self, port: PortId) -> &mut AccessHealth {
+        let at = usize::from(port.0);
+        if at >= self.accesses.len() {
+            self.accesses.resize(at + 1, AccessHealth::default());
+        }
+        &mut self.accesses[at]
+    }
+
+    /// The paths by port.
+    pub(crate) fn accesses(&self) -> impl Iterator<Item = (PortId, AccessHealth)> + '_ {
+        (0..=u8::MAX).map(PortId).zip(self.accesses.iter().copied())
+    }
+
+    /// The next change that nobody has read.
+    pub(crate) fn poll_event(&mut self) -> Option<PathEvent> {
+        self.events.pop_front()
+    }
+
+    /// Tells of what became of a path that was `(before, since)`.
+    fn tell(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        (before, since): (PathVerdict, Instant),
+        stats: &mut Counters,
+    ) {
+        let Some(path) = self.paths.get(idx).filter(|path| path.verdict != before) else { return };
+        let (key, verdict, subflows) = (path.key, path.verdict, path.subflows);
+        let access = self.access(key.port);
+        *access.count_mut(before) -= 1;
+        *access.count_mut(verdict) += 1;
+        match (before, verdict) {
+            (_, PathVerdict::Up) => {
+                access.ups += 1;
+                stats.path_up += 1;
+            }
+            (PathVerdict::Up, _) => {
+                access.downs += 1;
+                stats.path_down += 1;
+            }
+            _ => {}
+        }
+        if self.events.len() >= MAX_EVENTS {
+            stats.path_event_drop += 1;
+            return;
+        }
+        let PathKey { network, port, local } = key;
+        let lasted = now.since(since);
+        let event = PathEvent { network, port, local, before, verdict, lasted, subflows };
+        self.events.push_back(event);
+    }
+
+    /// It was heard of over a path at `heard`.
+    fn note_answer(
+        &mut self,
+        heard: Instant,
+        idx: u32,
+        interval: Duration,
+        stats: &mut Counters,
+    ) {
+        let Some(path) = self.paths.get_mut(idx).filter(|path| !path.up()) else { return };
+        let was = (path.verdict, path.since);
+        path.answered(heard, interval);
+        self.tell(heard, idx, was, stats);
     }
 
     /// Counts a subflow in; `heard` is when it last received something. When the table is full, which
@@ -222,10 +355,13 @@ impl PathTable {
         {
             path.subflows += 1;
             if heard > path.since {
-                stats.path_up += u64::from(path.answered(heard, interval));
+                self.note_answer(heard, idx, interval, stats);
             }
             // Not yet acted upon, if it is not up.
-            let seen = path.generation.wrapping_sub(u32::from(!path.up()));
+            let seen = self
+                .paths
+                .get(idx)
+                .map_or(0, |path| path.generation.wrapping_sub(u32::from(!path.up())));
             return PathRef { idx, seen };
         }
         let Some(idx) = self.paths.insert(Path::new(key, hash, now)) else {
@@ -233,6 +369,7 @@ impl PathTable {
             return PathRef::NONE;
         };
         self.by_key.insert_unique(hash, (hash, idx), |&(hash, _)| hash);
+        self.access(port).up += 1;
         PathRef { idx, seen: 0 }
     }
 
@@ -243,7 +380,8 @@ impl PathTable {
         if entry.subflows > 0 {
             return;
         }
-        let hash = entry.hash;
+        let (hash, port, verdict) = (entry.hash, entry.key.port, entry.verdict);
+        *self.access(port).count_mut(verdict) -= 1;
         if let Ok(found) = self.by_key.find_entry(hash, |&(_, idx)| idx == path.idx) {
             found.remove();
         }
@@ -268,7 +406,7 @@ impl PathTable {
             entry.rtt = rtt;
             entry.min_rtt = if entry.min_rtt.is_zero() { rtt } else { entry.min_rtt.min(rtt) };
         }
-        stats.path_up += u64::from(entry.answered(now, interval));
+        self.note_answer(now, path.idx, interval, stats);
     }
 
     /// A probe over it was answered.
@@ -279,9 +417,7 @@ impl PathTable {
         interval: Duration,
         stats: &mut Counters,
     ) {
-        if let Some(entry) = self.paths.get_mut(path.idx) {
-            stats.path_up += u64::from(entry.answered(now, interval));
-        }
+        self.note_answer(now, path.idx, interval, stats);
     }
 
     /// A subflow timed out that has waited since `since`; `patience` is how long nobody may have
@@ -297,8 +433,10 @@ impl PathTable {
     ) {
         let Some(entry) = self.paths.get_mut(path.idx) else { return };
         entry.timeouts += 1;
+        let (port, was) = (entry.key.port, (entry.verdict, entry.since));
         let quiet = now.since(entry.heard.map_or(since, |heard| heard.max(since)));
         if quiet < patience || entry.verdict == PathVerdict::Down {
+            self.access(port).timeouts += 1;
             return;
         }
         let steady = entry.up() && now.since(entry.since) >= STEADY;
@@ -307,11 +445,12 @@ impl PathTable {
             entry.flaps = if steady { 1 } else { entry.flaps.saturating_add(1) };
             entry.generation = entry.generation.wrapping_add(1);
             entry.downs += 1;
-            stats.path_down += 1;
         }
         entry.verdict = PathVerdict::Down;
         entry.since = now;
         entry.probe_at = now + interval;
+        self.access(port).timeouts += 1;
+        self.tell(now, path.idx, was, stats);
     }
 
     /// It carries the data of many and loses much of it: a timeout says little.
@@ -324,6 +463,8 @@ impl PathTable {
     pub(crate) fn reset(&mut self, path: PathRef) {
         if let Some(entry) = self.paths.get_mut(path.idx) {
             entry.resets += 1;
+            let port = entry.key.port;
+            self.access(port).resets += 1;
         }
     }
 
@@ -426,11 +567,8 @@ impl Path {
         self.verdict == PathVerdict::Up
     }
 
-    /// It answers: up at once, unless it went down again and again. True when it came up.
-    fn answered(&mut self, now: Instant, interval: Duration) -> bool {
-        if self.up() {
-            return false;
-        }
+    /// It answers: up at once, unless it went down again and again.
+    fn answered(&mut self, now: Instant, interval: Duration) {
         let first = *self.answering.get_or_insert(now);
         let intervals = match self.flaps {
             0..=2 => 0,
@@ -440,13 +578,10 @@ impl Path {
             self.verdict = PathVerdict::Up;
             self.since = now;
             self.generation = self.generation.wrapping_add(1);
-            return true;
-        }
-        if self.verdict == PathVerdict::Down {
+        } else if self.verdict == PathVerdict::Down {
             self.verdict = PathVerdict::Probation;
             self.since = now;
         }
-        false
     }
 }
 

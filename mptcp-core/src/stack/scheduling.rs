@@ -210,6 +210,7 @@ impl<B: PacketBuf> Stack<B> {
         let long = connection.data_end - connection.data_snd_una > LONG;
         let open_new = connection.policy.as_ref().map_or(Instant::MIN, |p| p.next_new());
         let opening = (connection.data_snd_nxt / OPENING_SHARE).min(OPENING);
+        let repair = connection.is_repair(next);
         let mut open_at: Option<Instant> = None;
         let mut timed = false;
         for &idx in &connection.subflows {
@@ -244,7 +245,9 @@ impl<B: PacketBuf> Stack<B> {
             let port_room = room_on(port) > 0;
             views.port_full |= sendable && !holds && !port_room;
             let whole = if next.again { Instant::MIN } else { open_new };
-            let capped = policy.map(|p| p.next_on(port).max(whole)).filter(|at| *at > now);
+            let own = policy.map(|p| p.next_on(port).max(whole));
+            let shared = policy.filter(|_| !repair).map(|p| p.waits_on(port));
+            let capped = own.max(shared).filter(|at| *at > now);
             if sendable && let Some(at) = capped {
                 tcb.note_app_limited();
                 open_at = Some(open_at.map_or(at, |other| other.min(at)));
@@ -295,6 +298,26 @@ impl<B: PacketBuf> Stack<B> {
             let deadline = self.tcbs.get(*idx).and_then(Tcb::next_timeout);
             self.arm(Node::Tcb(*idx), deadline);
         }
+    }
+
+    /// Whether what was chosen may go now, as far as caps are concerned that the connection shares with
+    /// others. When not, it has a place in line: its subflow is no choice before that is due.
+    pub(super) fn admit(&mut self, now: Instant, owner: u32, assignment: &Assignment) -> bool {
+        let Assignment { next, idx, .. } = assignment;
+        let Some(connection) = self.connections.get_mut(owner) else { return false };
+        let repair = connection.is_repair(next);
+        let (Some(policy), Some(tcb)) = (&mut connection.policy, self.tcbs.get_mut(*idx)) else {
+            return true;
+        };
+        let due = if repair { now } else { policy.admit(tcb.port, u64::from(next.len), now) };
+        if due <= now {
+            return true;
+        }
+        tcb.note_app_limited();
+        let capped_until = connection.capped_until.map_or(due, |at| at.min(due));
+        connection.capped_until = Some(capped_until);
+        self.arm(Node::Connection(owner), Some(capped_until));
+        false
     }
 
     /// The peer's window is used up: while a slower path holds its first octet, that goes again on
@@ -416,8 +439,9 @@ pub(super) fn account<B: PacketBuf>(
 ) {
     let (port, octets) = (tcb.port, u64::from(len));
     let weight = connection.policy.as_ref().map_or(1, |p| p.of(port).weight.max(1));
+    let repair = connection.is_repair(next);
     if let Some(policy) = &mut connection.policy {
-        policy.charge(port, octets, next.again, now);
+        policy.charge(port, octets, (next.again, repair), now);
     }
     if let Some(subflow) = &mut tcb.subflow {
         subflow.served += octets / u64::from(weight);

@@ -385,7 +385,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// What is left of a send buffer of `limit` octets.
-    fn send_left(&self, sock: Sock, limit: u32) -> u32 {
+    pub(super) fn send_left(&self, sock: Sock, limit: u32) -> u32 {
         match sock {
             Sock::Plain(idx) => self.tcbs.get(idx).map_or(0, |t| t.send_room(limit)),
             Sock::Mptcp(idx) => {

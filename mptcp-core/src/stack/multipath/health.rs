@@ -7,7 +7,8 @@
 
 use crate::buf::PacketBuf;
 use crate::event_log::{Event, ReinjectCause};
-use crate::mptcp::path_health::{PathInfo, PathRef};
+use crate::mptcp::path_health::{AccessHealth, PathEvent, PathInfo, PathRef};
+use crate::buf::PortId;
 use crate::mptcp::{Phase, Watch};
 use crate::stack::Stack;
 use crate::tcp::{Outcome, Tcb};
@@ -46,6 +47,17 @@ impl<B: PacketBuf> Stack<B> {
         most: u32,
     ) -> (impl Iterator<Item = PathInfo> + '_, Option<u32>) {
         self.path_table.page(from, most)
+    }
+
+    /// The paths of each port in numbers, by port.
+    pub fn accesses(&self) -> impl Iterator<Item = (PortId, AccessHealth)> + '_ {
+        self.path_table.accesses()
+    }
+
+    /// The next change of a path's verdict. A few hundred wait to be read; further ones are counted
+    /// (`path_event_drop`).
+    pub fn poll_path_event(&mut self) -> Option<PathEvent> {
+        self.path_table.poll_event()
     }
 
     /// Finds a subflow's place in the table of paths, once.
