@@ -105,8 +105,8 @@ impl SharedCap {
 #[derive(Clone, Debug)]
 pub(crate) struct Lease {
     cap: SharedCap,
-    /// Octets of the place that are left; below zero what was sent beyond it, which the next one pays.
-    left: i64,
+    /// Octets of the place that are left.
+    left: u64,
     due: Instant,
 }
 
@@ -129,10 +129,9 @@ impl Lease {
         if self.left > 0 && now.since(self.due) > KEPT {
             self.left = 0;
         }
-        if self.left <= 0 {
-            let octets = self.left.unsigned_abs() + wanted.clamp(1, self.cap.turn());
-            self.due = self.cap.reserve(now, octets);
-            self.left = self.left.saturating_add_unsigned(octets);
+        if self.left == 0 {
+            self.left = wanted.clamp(1, self.cap.turn());
+            self.due = self.cap.reserve(now, self.left);
         }
         self.due
     }
@@ -148,13 +147,18 @@ impl Lease {
     }
 
     /// Octets that may go once the place is due.
-    pub(crate) fn left(&self) -> u64 {
-        u64::try_from(self.left).unwrap_or(0)
+    pub(crate) const fn left(&self) -> u64 {
+        self.left
     }
 
-    /// So many went.
-    pub(crate) fn spend(&mut self, octets: u64) {
-        self.left = self.left.saturating_sub_unsigned(octets);
+    /// So many went. Segments are whole: what the last one has beyond the place, others wait for; whoever
+    /// sent it may have nothing more to send, and nothing to pay with.
+    pub(crate) fn spend(&mut self, now: Instant, octets: u64) {
+        let beyond = octets.saturating_sub(self.left);
+        self.left = self.left.saturating_sub(octets);
+        if beyond > 0 {
+            self.cap.reserve(now, beyond);
+        }
     }
 
     /// So many went that could not wait: others wait for them.
@@ -178,7 +182,7 @@ mod tests {
             for (lease, octets) in leases.iter_mut().zip(&mut octets) {
                 let mut due = lease.ask(now, 1 << 20);
                 while due <= now {
-                    lease.spend(1_400);
+                    lease.spend(now, 1_400);
                     *octets += 1_400;
                     due = lease.ask(now, 1 << 20);
                 }
@@ -227,16 +231,15 @@ mod tests {
     }
 
     #[test]
-    fn what_went_beyond_a_place_is_paid_by_the_next() {
+    fn what_went_beyond_a_place_is_paid_at_once() {
         let cap = SharedCap::new(1_000_000);
         let mut lease = Lease::new(cap.clone());
         let now = Instant::from_millis(1_000);
         lease.ask(now, 1_000);
-        lease.spend(21_000);
+        lease.spend(now, 21_000);
+        assert_eq!(cap.reserve(now, 1), now + Duration::from_millis(21));
         let due = lease.ask(now, 1_000);
-        assert_eq!((due, lease.left()), (now + Duration::from_millis(1), 1_000));
-        // 20,000 octets of debt and these: the next place is 21 ms behind.
-        assert_eq!(cap.reserve(now, 1), due + Duration::from_millis(21));
+        assert_eq!((due, lease.left()), (now + Duration::from_micros(21_001), 1_000));
     }
 
     #[test]

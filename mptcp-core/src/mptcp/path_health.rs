@@ -42,6 +42,9 @@ pub enum PathVerdict {
 }
 
 impl PathVerdict {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Up, Self::Down, Self::Probation];
+
     /// Name in logs and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -147,8 +150,8 @@ struct PathKey {
 }
 
 impl PathKey {
-    fn new(tuple: &Tuple, port: PortId) -> Self {
-        let network = match tuple.remote_addr {
+    fn new(local: IpAddr, remote: IpAddr, port: PortId) -> Self {
+        let network = match remote {
             IpAddr::V4(v4) => {
                 let [a, b, c, _] = v4.octets();
                 IpAddr::V4(Ipv4Addr::new(a, b, c, 0))
@@ -156,7 +159,7 @@ impl PathKey {
             IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80)),
         };
         // Without a port of its own it is our address that tells one access from the other.
-        let local = (port == PortId::ROUTED).then_some(tuple.local_addr);
+        let local = (port == PortId::ROUTED).then_some(local);
         Self { network, port, local }
     }
 
@@ -268,6 +271,23 @@ impl PathTable {
         }
     }
 
+    fn find(&self, key: &PathKey, hash: u64) -> Option<u32> {
+        let is_it = |&(_, idx): &(u64, u32)| self.paths.get(idx).is_some_and(|p| p.key == *key);
+        self.by_key.find(hash, is_it).map(|(_, idx)| *idx)
+    }
+
+    /// What is held of the path between two addresses over a port, if it is in use.
+    pub(crate) fn verdict(
+        &self,
+        local: IpAddr,
+        remote: IpAddr,
+        port: PortId,
+    ) -> Option<PathVerdict> {
+        let key = PathKey::new(local, remote, port);
+        let idx = self.find(&key, key.hash(&self.keyed))?;
+        Some(self.paths.get(idx)?.verdict)
+    }
+
     fn access(&mut self, port: PortId) -> &mut AccessHealth {
         let at = usize::from(port.0);
         if at >= self.accesses.len() {
@@ -321,13 +341,7 @@ impl PathTable {
     }
 
     /// It was heard of over a path at `heard`.
-    fn note_answer(
-        &mut self,
-        heard: Instant,
-        idx: u32,
-        interval: Duration,
-        stats: &mut Counters,
-    ) {
+    fn note_answer(&mut self, heard: Instant, idx: u32, interval: Duration, stats: &mut Counters) {
         let Some(path) = self.paths.get_mut(idx).filter(|path| !path.up()) else { return };
         let was = (path.verdict, path.since);
         path.answered(heard, interval);
@@ -345,12 +359,9 @@ impl PathTable {
         interval: Duration,
         stats: &mut Counters,
     ) -> PathRef {
-        let key = PathKey::new(tuple, port);
+        let key = PathKey::new(tuple.local_addr, tuple.remote_addr, port);
         let hash = key.hash(&self.keyed);
-        let found = self
-            .by_key
-            .find(hash, |&(_, idx)| self.paths.get(idx).is_some_and(|path| path.key == key));
-        if let Some(&(_, idx)) = found
+        if let Some(idx) = self.find(&key, hash)
             && let Some(path) = self.paths.get_mut(idx)
         {
             path.subflows += 1;

@@ -36,8 +36,8 @@ mod udp;
 mod usual;
 
 pub use behalf::SynAnswer;
-pub use relay_caps::RelayCaps;
 pub(crate) use options::{Handshake, handshake};
+pub use relay_caps::RelayCaps;
 pub use types::{
     Connect, ConnectionInfo, DataLevelInfo, Event, Listen, Ready, SocketId, SubflowInfo,
 };

@@ -138,9 +138,7 @@ impl<B: PacketBuf> Stack<B> {
             let limit = self.send_limit(to);
             let mut received = self.exchange_received(from, OnDemand::new());
             moved = match meter {
-                Some(meter) => {
-                    self.queue_metered(now, to, &mut received, limit, (meter, inward))
-                }
+                Some(meter) => self.queue_metered(now, to, &mut received, limit, (meter, inward)),
                 None => self.queue_all(to, &mut received, limit, u32::MAX),
             };
             self.exchange_received(from, received);
@@ -189,7 +187,7 @@ impl<B: PacketBuf> Stack<B> {
             if went == 0 {
                 return moved;
             }
-            meter.spend(inward, went);
+            meter.spend(now, inward, went);
             moved += went;
         }
     }

@@ -67,9 +67,9 @@ impl Meter {
     }
 
     /// So many moved.
-    pub(super) fn spend(&mut self, inward: bool, octets: u32) {
+    pub(super) fn spend(&mut self, now: Instant, inward: bool, octets: u32) {
         for lease in self.leases(inward) {
-            lease.spend(u64::from(octets));
+            lease.spend(now, u64::from(octets));
         }
     }
 }

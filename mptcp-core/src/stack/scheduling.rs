@@ -248,8 +248,10 @@ impl<B: PacketBuf> Stack<B> {
             let own = policy.map(|p| p.next_on(port).max(whole));
             let shared = policy.filter(|_| !repair).map(|p| p.waits_on(port));
             let capped = own.max(shared).filter(|at| *at > now);
-            if sendable && let Some(at) = capped {
+            if open && capped.is_some() {
                 tcb.note_app_limited();
+            }
+            if sendable && let Some(at) = capped {
                 open_at = Some(open_at.map_or(at, |other| other.min(at)));
             }
             let asked = policy.map(|p| p.of(port));
@@ -288,8 +290,12 @@ impl<B: PacketBuf> Stack<B> {
         // A path that came later has the others' rounds behind it.
         let round =
             views.paths.iter().map(|(_, view)| view.served).filter(|&served| served > 0).min();
-        for (_, view) in views.paths.iter_mut().filter(|(_, view)| view.served == 0) {
+        for (idx, view) in views.paths.iter_mut().filter(|(_, view)| view.served == 0) {
             view.served = round.unwrap_or(0);
+            // From here on it is served as they are.
+            if let Some(subflow) = self.tcbs.get_mut(*idx).and_then(|tcb| tcb.subflow.as_mut()) {
+                subflow.served = view.served;
+            }
         }
         connection.capped_until = open_at;
         self.arm(Node::Connection(owner), open_at);
@@ -442,6 +448,11 @@ pub(super) fn account<B: PacketBuf>(
     let repair = connection.is_repair(next);
     if let Some(policy) = &mut connection.policy {
         policy.charge(port, octets, (next.again, repair), now);
+        let more = connection.data_end.saturating_sub(next.start + octets);
+        if !repair && more > 0 {
+            // It waits for its next place while it waits for its pace.
+            policy.admit(port, more, now);
+        }
     }
     if let Some(subflow) = &mut tcb.subflow {
         subflow.served += octets / u64::from(weight);

@@ -644,6 +644,12 @@ impl<B: PacketBuf> Stack<B> {
         let Some(Sock::Mptcp(owner)) = self.resolve(id) else { return false };
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         connection.set_scheduling(now, asked);
+        // Shares count from here on: what was sent by other rules is nothing to catch up with.
+        for idx in self.subflows_of(owner) {
+            if let Some(subflow) = self.tcbs.get_mut(idx).and_then(|tcb| tcb.subflow.as_mut()) {
+                subflow.served = 1;
+            }
+        }
         self.touch_connection(owner);
         true
     }

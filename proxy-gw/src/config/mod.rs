@@ -8,6 +8,7 @@ mod emit;
 mod hosts;
 mod ports;
 mod problem;
+mod profiles;
 mod reader;
 mod sections;
 #[cfg(test)]
@@ -16,6 +17,8 @@ mod tree;
 
 pub use hosts::{BadName, HostName};
 pub use problem::{Origin, Problem};
+pub use profiles::{Mode, Plan, Profile, rate_from_json, unknown_key};
+pub use reader::show_rate;
 
 use crate::auth::PasswordHash;
 use crate::front_end::FrontEnd;
@@ -40,6 +43,8 @@ pub struct Config {
     pub ports: Vec<Port>,
     /// Where exits go beyond the ports' own subnets.
     pub routes: Vec<Route>,
+    /// Ways of spreading data that listeners and users may go by; names are unique.
+    pub profiles: Vec<Profile>,
     /// MPTCP settings.
     pub mptcp: Mptcp,
     /// TCP settings, for subflows and exits alike.
@@ -173,6 +178,8 @@ pub struct PathSettings {
     pub weight: u16,
     /// Most that one connection sends over it, bits of the stream per second.
     pub rate: Option<u64>,
+    /// Most that goes over it to clients, all of them together.
+    pub total_rate: Option<u64>,
 }
 
 /// One route of exits.
@@ -263,6 +270,8 @@ pub struct Entry {
     pub listen: Vec<SocketAddr>,
     /// Who may connect.
     pub auth: Auth,
+    /// Position in [`Config::profiles`]; `None`: `mptcp.scheduler` and what the ports say.
+    pub profile: Option<usize>,
 }
 
 /// The Convert front end.
@@ -301,6 +310,8 @@ pub struct User {
     pub name: String,
     /// What its password is checked against.
     pub password_hash: PasswordHash,
+    /// What its sessions may do.
+    pub plan: Plan,
 }
 
 /// Destinations, relative to the public Internet. `deny` wins.

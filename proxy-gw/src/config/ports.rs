@@ -111,6 +111,7 @@ fn read_port(
             priority: section.integer("priority", 0..=u8::MAX, 0),
             weight: section.integer("weight", 1..=u16::MAX, 1),
             rate: section.rate("rate"),
+            total_rate: section.rate("total_rate"),
         },
     };
     for (key, expected) in [
@@ -254,7 +255,7 @@ fn check_next_hop(
 }
 
 /// Position of the named port; of a left-out port, a position that no port has.
-fn find_port(value: &Value, ports: &Ports) -> Result<usize, String> {
+pub(super) fn find_port(value: &Value, ports: &Ports) -> Result<usize, String> {
     let named = ports.all.iter().enumerate();
     let names: Vec<(&str, usize)> =
         named.map(|(idx, port)| (port.name.value.as_str(), idx)).collect();

@@ -29,6 +29,9 @@ pub enum FrontEnd {
 }
 
 impl FrontEnd {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Socks5, Self::Http, Self::Convert];
+
     /// Its name in the configuration, reports and logs.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -12,9 +12,11 @@ mod convert;
 mod counters;
 mod deadlines;
 mod handshake;
+mod path_log;
 mod reason;
 mod session;
 mod snapshot;
+mod terms;
 #[cfg(test)]
 pub(crate) mod tests;
 mod udp;
@@ -31,6 +33,7 @@ use crate::dns::Resolver;
 use crate::egress::{Exits, Policy};
 use crate::front_end::FrontEnd;
 use crate::log_limit::LogLimit;
+use crate::policies::InForce;
 use crate::shard::Shard;
 use convert::Converter;
 use core::net::{IpAddr, SocketAddr};
@@ -39,10 +42,12 @@ use deadlines::{ATTEMPT_DELAY, CLASSES, Class, Deadlines, RESOLUTION_DELAY};
 use ipnet::Ipv6Net;
 use mptcp_core::driver::Progress;
 use mptcp_core::error::{ConnectionError, OpenError};
+use mptcp_core::mptcp::path_health::PathEvent;
 use mptcp_core::rng::Rng;
 use mptcp_core::stack::{Event, Listen, Ready, SocketId};
 use mptcp_core::time::Instant;
 use mptcp_core::util::slab::{Slab, SlabId};
+use path_log::PathLog;
 use reason::Side;
 use session::{Phase, Session};
 use std::collections::{BTreeMap, HashMap};
@@ -76,6 +81,8 @@ pub struct Gateway {
     nat64: Option<Ipv6Net>,
     authenticator: Authenticator,
     common: Arc<Common>,
+    policies: Arc<InForce>,
+    walk: Option<terms::Walk>,
     converter: Converter,
     sessions: Slab<Session>,
     /// One above the highest position a session ever had.
@@ -96,6 +103,7 @@ pub struct Gateway {
     draining: bool,
     counters: Counters,
     log_limit: LogLimit,
+    path_log: PathLog,
 }
 
 impl Gateway {
@@ -125,6 +133,8 @@ impl Gateway {
             exits,
             nat64: config.egress.nat64,
             authenticator: Authenticator::new(Arc::clone(&common), rng),
+            policies: Arc::clone(common.policies()),
+            walk: None,
             common,
             converter: Converter::new(config, rng),
             sessions: Slab::with_capacity(capacity),
@@ -136,6 +146,7 @@ impl Gateway {
             draining: false,
             counters: Counters::default(),
             log_limit: LogLimit::new(100, Duration::from_millis(20)),
+            path_log: PathLog::new(config.ports.iter().map(|port| port.name.clone()).collect()),
         }
     }
 
@@ -203,11 +214,11 @@ impl Gateway {
         };
         session.ends.note(side, event.ready);
         match (&session.phase, side) {
-            (Phase::Handshake(_), _) if session.ends.inner_closed => {
+            (Phase::Handshake(_), _) if session.ends.inner_closed() => {
                 self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
             }
             (Phase::Handshake(_), _) => self.drive(now, shard, idx),
-            (Phase::Connecting(_), Side::Inner) if session.ends.inner_closed => {
+            (Phase::Connecting(_), Side::Inner) if session.ends.inner_closed() => {
                 self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
             }
             (Phase::Connecting(attempts), _) => {
@@ -253,6 +264,11 @@ impl Gateway {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let timers = [self.deadlines.next(), self.pace.next(), self.resolver.poll_timeout()];
         timers.into_iter().flatten().min()
+    }
+
+    /// Logs that a path went down or came back.
+    pub fn log_path(&mut self, now: Instant, event: &PathEvent) {
+        self.path_log.write(now, event);
     }
 
     /// Credentials for the verifier, which owes an answer ([`Gateway::handle_verified`]) to each.
@@ -354,7 +370,7 @@ impl Gateway {
     fn handle_relaying(&mut self, now: Instant, shard: &mut impl Shard, idx: u32, ready: Ready) {
         let Some(session) = self.sessions.get_mut(idx) else { return };
         let ends = session.ends;
-        if ends.inner_closed && ends.outer_closed {
+        if ends.inner_closed() && ends.outer_closed() {
             let reason = relay_result(shard, session);
             return self.end(now, shard, idx, reason, Farewell::Abort);
         }
@@ -413,7 +429,7 @@ impl Gateway {
         }
         self.counters.count_end(reason);
         self.account(now, shard, &session, reason);
-        match (session.ends.inner_closed, farewell) {
+        match (session.ends.inner_closed(), farewell) {
             // A request has no id any more when it is closed.
             (true, _) if session.deferred => {}
             (false, _) if session.deferred => shard.refuse_deferred(now, session.inner),
@@ -422,7 +438,7 @@ impl Gateway {
             (false, Farewell::Abort) => shard.abort(now, session.inner),
         }
         match session.outer {
-            Some(outer) if session.ends.outer_closed => shard.release(outer),
+            Some(outer) if session.ends.outer_closed() => shard.release(outer),
             Some(outer) => shard.abort(now, outer),
             None => {}
         }
@@ -431,9 +447,18 @@ impl Gateway {
     /// Adds the session's bytes up and writes its log line.
     fn account(&mut self, now: Instant, shard: &impl Shard, session: &Session, reason: EndReason) {
         let exit = session.outer.and_then(|outer| shard.info(outer));
-        let (up, down) = exit.map_or((0, 0), |info| (info.bytes_sent, info.bytes_received));
+        let (mut up, mut down) = exit.map_or((0, 0), |info| (info.bytes_sent, info.bytes_received));
+        if let Phase::Associated(association) = &session.phase {
+            (up, down) = (association.bytes_up, association.bytes_down);
+        }
         self.counters.bytes_up += up;
         self.counters.bytes_down += down;
+        let began = matches!(session.phase, Phase::Relaying | Phase::Associated(_));
+        if let Some(usage) = session.user.and_then(|user| self.policies.usage(user))
+            && began
+        {
+            usage.end(up, down);
+        }
         if !log::log_enabled!(log::Level::Info) {
             return;
         }

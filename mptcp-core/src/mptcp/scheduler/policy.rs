@@ -116,7 +116,7 @@ impl Policy {
             if repair {
                 lease.push_in(now, octets);
             } else {
-                lease.spend(octets);
+                lease.spend(now, octets);
             }
         }
         let path = self.paths.iter_mut().find(|(path, _)| path.port == port);

@@ -6,15 +6,16 @@
 //! or segments without data; the stream never waits for them.
 
 use crate::buf::PacketBuf;
-use crate::event_log::{Event, ReinjectCause};
-use crate::mptcp::path_health::{AccessHealth, PathEvent, PathInfo, PathRef};
 use crate::buf::PortId;
+use crate::event_log::{Event, ReinjectCause};
+use crate::mptcp::path_health::{AccessHealth, PathEvent, PathInfo, PathRef, PathVerdict};
 use crate::mptcp::{Phase, Watch};
 use crate::stack::Stack;
 use crate::tcp::{Outcome, Tcb};
 use crate::time::{Duration, Instant};
 use crate::wire::reset_reason;
 use alloc::boxed::Box;
+use core::net::IpAddr;
 
 /// A subflow of a crowd that times out more often in a row is taken for dead all the same.
 const CROWD_TIMEOUTS: u8 = 4;
@@ -47,6 +48,12 @@ impl<B: PacketBuf> Stack<B> {
         most: u32,
     ) -> (impl Iterator<Item = PathInfo> + '_, Option<u32>) {
         self.path_table.page(from, most)
+    }
+
+    /// What connections hold of the path between two addresses over a port; `None` where none uses it.
+    #[must_use]
+    pub fn path_verdict(&self, local: IpAddr, remote: IpAddr, port: PortId) -> Option<PathVerdict> {
+        self.path_table.verdict(local, remote, port)
     }
 
     /// The paths of each port in numbers, by port.
@@ -292,6 +299,8 @@ impl<B: PacketBuf> Stack<B> {
         };
         subflow.stale = false;
         subflow.watch = None;
+        // What it missed is nothing to catch up with: the others would wait for it.
+        subflow.served = 0;
         let mut news = subflow.path;
         let _verdict = self.path_table.news(&mut news);
         subflow.path = news;

@@ -11,6 +11,7 @@ mod http;
 mod lifecycle;
 mod names;
 mod shards;
+mod terms;
 
 use super::*;
 use crate::config;

@@ -6,4 +6,5 @@ mod cores;
 mod peers;
 mod scenarios;
 mod shards;
+mod terms;
 mod world;
