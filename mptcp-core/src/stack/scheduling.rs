@@ -312,10 +312,9 @@ impl<B: PacketBuf> Stack<B> {
         let Assignment { next, idx, .. } = assignment;
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         let repair = connection.is_repair(next);
-        let (Some(policy), Some(tcb)) = (&mut connection.policy, self.tcbs.get_mut(*idx)) else {
-            return true;
-        };
-        let due = if repair { now } else { policy.admit(tcb.port, u64::from(next.len), now) };
+        let Some(policy) = &mut connection.policy else { return true };
+        let Some(tcb) = self.tcbs.get_mut(*idx).filter(|_| !repair) else { return true };
+        let due = policy.admit(tcb.port, u64::from(next.len), now);
         if due <= now {
             return true;
         }
