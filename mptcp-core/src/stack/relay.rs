@@ -179,10 +179,11 @@ impl<B: PacketBuf> Stack<B> {
         let mut moved = 0;
         loop {
             let waiting = received.in_order_len().min(self.send_left(to, limit));
+            let first = received.iter().next().map_or(0, |buf| buf.data().len() as u32);
             if waiting == 0 {
                 return moved;
             }
-            let most = meter.allowed(now, inward, waiting);
+            let most = meter.allowed(now, inward, (first, waiting));
             let went = if most > 0 { self.queue_all(to, received, limit, most) } else { 0 };
             if went == 0 {
                 return moved;
@@ -192,16 +193,15 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Moves what is in order to a leg's send queue until that has `limit` octets, or `most` have moved, if
-    /// the last buffer ends there; answers how many moved.
+    /// Moves what is in order to a leg's send queue until that has `limit` octets, or the next buffer would make
+    /// it more than `most` that move; answers how many moved.
     fn queue_all(&mut self, to: Sock, received: &mut RecvQueue<B>, limit: u32, most: u32) -> u32 {
         let mut moved = 0;
         let node = match to {
             Sock::Plain(idx) => {
                 let Some(tcb) = self.tcbs.get_mut(idx) else { return 0 };
-                while moved < most
-                    && tcb.send_room(limit) > 0
-                    && let Some(buf) = received.pop()
+                while tcb.send_room(limit) > 0
+                    && let Some(buf) = pop_within(received, most - moved)
                 {
                     moved += buf.data().len() as u32;
                     tcb.send(buf);
@@ -210,9 +210,8 @@ impl<B: PacketBuf> Stack<B> {
             }
             Sock::Mptcp(idx) => {
                 let Some(connection) = self.connections.get_mut(idx) else { return 0 };
-                while moved < most
-                    && connection.send_buffered() < limit
-                    && let Some(buf) = received.pop()
+                while connection.send_buffered() < limit
+                    && let Some(buf) = pop_within(received, most - moved)
                 {
                     moved += buf.data().len() as u32;
                     connection.write(buf);
@@ -301,4 +300,14 @@ impl<B: PacketBuf> Stack<B> {
             }
         }
     }
+}
+
+/// The next buffer in order, unless it is longer than that.
+fn pop_within<B: PacketBuf>(received: &mut RecvQueue<B>, most: u32) -> Option<B> {
+    let buf = received.pop()?;
+    if buf.data().len() as u32 > most {
+        received.unpop(buf);
+        return None;
+    }
+    Some(buf)
 }

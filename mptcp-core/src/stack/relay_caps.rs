@@ -50,12 +50,17 @@ impl Meter {
         if inward { &mut self.to_inner } else { &mut self.to_outer }
     }
 
-    /// Of `waiting` octets so many may move now; 0 when it has to wait.
-    pub(super) fn allowed(&mut self, now: Instant, inward: bool, waiting: u32) -> u32 {
-        let mut allowed = u64::from(waiting);
+    /// Of `waiting` octets, the `first` of which go together, so many may move now; 0 when it has to wait.
+    pub(super) fn allowed(
+        &mut self,
+        now: Instant,
+        inward: bool,
+        (first, waiting): (u32, u32),
+    ) -> u32 {
+        let mut allowed = u64::from(waiting.max(first));
         let mut due = Instant::MIN;
         for lease in self.leases(inward) {
-            due = due.max(lease.ask(now, u64::from(waiting)));
+            due = due.max(lease.ask(now, u64::from(first), u64::from(waiting)));
             allowed = allowed.min(lease.left());
         }
         if due > now {

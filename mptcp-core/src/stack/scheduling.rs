@@ -314,7 +314,8 @@ impl<B: PacketBuf> Stack<B> {
         let repair = connection.is_repair(next);
         let Some(policy) = &mut connection.policy else { return true };
         let Some(tcb) = self.tcbs.get_mut(*idx).filter(|_| !repair) else { return true };
-        let due = policy.admit(tcb.port, u64::from(next.len), now);
+        let first = next.len.min(tcb.payload_mss());
+        let due = policy.admit(tcb.port, (first, u64::from(next.len)), now);
         if due <= now {
             return true;
         }
@@ -450,7 +451,8 @@ pub(super) fn account<B: PacketBuf>(
         let more = connection.data_end.saturating_sub(next.start + octets);
         if !repair && more > 0 {
             // It waits for its next place while it waits for its pace.
-            policy.admit(port, more, now);
+            let first = u32::try_from(more).unwrap_or(u32::MAX).min(tcb.payload_mss());
+            policy.admit(port, (first, more), now);
         }
     }
     if let Some(subflow) = &mut tcb.subflow {

@@ -84,12 +84,17 @@ impl Policy {
         places.map(|(_, lease)| lease.waits_until()).max().unwrap_or(Instant::MIN)
     }
 
-    /// When `octets` that are ready to go over `port`, or the first of them, may do so as far as the caps
-    /// are concerned that it shares; takes places in their lines where it has none.
-    pub(crate) fn admit(&mut self, port: PortId, octets: u64, now: Instant) -> Instant {
+    /// When the `first` of `wanted` octets that are ready to go over `port` may do so, as far as the caps are
+    /// concerned that it shares; takes places in their lines where it has none.
+    pub(crate) fn admit(
+        &mut self,
+        port: PortId,
+        (first, wanted): (u32, u64),
+        now: Instant,
+    ) -> Instant {
         let mut due = Instant::MIN;
         for (_, lease) in self.shared.iter_mut().filter(|(other, _)| *other == port) {
-            due = due.max(lease.ask(now, octets));
+            due = due.max(lease.ask(now, u64::from(first), wanted));
         }
         if due > now {
             let places = self.shared.iter_mut().filter(|(other, _)| *other == port);
