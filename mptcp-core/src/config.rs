@@ -2,6 +2,7 @@
 //! otherwise; whatever is sized by the number of connections is reserved when the stack is made.
 
 use crate::buf::PortId;
+use crate::cap::SharedCap;
 use crate::steering::{MAX_SHARDS, Sharding};
 use crate::time::Duration;
 use crate::wire::Version;
@@ -215,6 +216,9 @@ pub struct Scheduling {
     pub rate: Option<u64>,
     /// Paths of which something is asked.
     pub paths: Vec<PathPolicy>,
+    /// Caps on what goes over a port that the connection shares with others, of other stacks too; repairs
+    /// are charged to them and do not wait.
+    pub caps: Vec<(PortId, SharedCap)>,
 }
 
 /// Who opens further subflows.

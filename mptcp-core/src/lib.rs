@@ -20,6 +20,7 @@ extern crate std;
 #[doc(hidden)]
 pub mod bench;
 pub mod buf;
+pub mod cap;
 pub mod config;
 pub mod driver;
 pub mod error;

@@ -281,6 +281,8 @@ counters! {
     path_down,
     /// Paths that came up again.
     path_up,
+    /// Changes of paths that were not told: nobody had read those before.
+    path_event_drop,
     /// Subflows without a place in the table of paths.
     path_table_full,
     /// Probes sent over sidelined subflows.

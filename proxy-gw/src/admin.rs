@@ -3,13 +3,17 @@
 //! Invariant: nothing here can make a shard wait; a shard that does not answer in time is a 503.
 //! Whoever connects holds one of a few places, for a bounded time.
 
+mod terms;
+
+pub use terms::Terms;
+
 use crate::config::AdminAddress;
 use crate::control::{ShardHandle, Unreachable};
 use crate::metrics::{self, ReadDriver};
 use crate::report::{self, Connection};
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -37,6 +41,9 @@ const SHARD_PATIENCE: Duration = Duration::from_secs(5);
 /// Connections served at a time; more wait in the kernel's queue.
 const CONNECTIONS: usize = 32;
 
+/// Longest change, bytes.
+const MAX_BODY: usize = 64 << 10;
+
 /// How long a client may take.
 #[derive(Clone, Copy)]
 struct Patience {
@@ -61,6 +68,8 @@ pub struct Source {
     pub read_driver: ReadDriver,
     /// Whether new sessions are taken.
     pub ready: Arc<AtomicBool>,
+    /// What is in force, and can be changed.
+    pub terms: Terms,
 }
 
 /// The running endpoint. Dropping it closes the listeners and removes the socket files.
@@ -237,7 +246,7 @@ impl Server {
         let router = if is_loopback {
             router.layer(middleware::from_fn(refuse_foreign_names))
         } else {
-            router
+            router.layer(middleware::from_fn(refuse_changes))
         };
         self.serve(router, || async { Ok(listener.accept().await?.0) }).await;
     }
@@ -297,6 +306,16 @@ async fn refuse_foreign_names(request: Request, next: Next) -> Response {
     }
 }
 
+/// Whoever reaches an address that others can reach may read there, and change nothing.
+async fn refuse_changes(request: Request, next: Next) -> Response {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        next.run(request).await
+    } else {
+        let text = "changes are taken on a Unix socket or a loopback address only\n";
+        (StatusCode::FORBIDDEN, text).into_response()
+    }
+}
+
 /// An address or `localhost`, with or without a port.
 fn is_local_name(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
@@ -325,6 +344,8 @@ fn router(source: Source) -> Router {
         .route("/metrics", get(metrics))
         .route("/connections", get(connections))
         .route("/paths", get(paths))
+        .merge(terms::routes())
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Arc::new(source))
 }
 
@@ -344,12 +365,15 @@ async fn metrics(State(source): Shared) -> Response {
         for shard in &source.shards {
             shards.push(*shard.counters().await?);
         }
-        Ok(shards)
+        let failing = metrics::has_failing_paths(&shards);
+        let paths = if failing { collect_paths(&source).await? } else { Vec::new() };
+        Ok((shards, paths))
     };
     match in_time(collected).await {
-        Ok(shards) => {
+        Ok((shards, paths)) => {
             let is_ready = source.ready.load(Ordering::Acquire);
-            let text = metrics::render(is_ready, &shards, &(source.read_driver)());
+            let driver = (source.read_driver)();
+            let text = metrics::render(is_ready, &shards, &driver, &source.ports, &paths);
             let kind = "text/plain; version=0.0.4; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
         }
@@ -366,7 +390,11 @@ async fn connections(State(source): Shared) -> Response {
                 let page = shard.sessions(position).await?;
                 let ports = &source.ports;
                 let listed = page.sessions.into_iter();
-                connections.extend(listed.map(|session| Connection::new(session, ports)));
+                connections.extend(listed.map(|session| {
+                    let user = session.user.and_then(|user| source.terms.user_name(user));
+                    let user = user.map(str::to_owned);
+                    Connection::new(session, ports, user)
+                }));
                 from = page.next;
             }
         }
@@ -378,23 +406,24 @@ async fn connections(State(source): Shared) -> Response {
     }
 }
 
-async fn paths(State(source): Shared) -> Response {
-    let collected = async {
-        let mut paths = Vec::new();
-        for (number, shard) in source.shards.iter().enumerate() {
-            let mut from = Some(0);
-            while let Some(position) = from {
-                let page = shard.paths(position).await?;
-                let listed = page.paths.into_iter();
-                paths.extend(
-                    listed.map(|path| report::Path::new(number, &path, page.now, &source.ports)),
-                );
-                from = page.next;
-            }
+async fn collect_paths(source: &Source) -> Result<Vec<report::Path>, Unreachable> {
+    let mut paths = Vec::new();
+    for (number, shard) in source.shards.iter().enumerate() {
+        let mut from = Some(0);
+        while let Some(position) = from {
+            let page = shard.paths(position).await?;
+            let listed = page.paths.into_iter();
+            paths.extend(
+                listed.map(|path| report::Path::new(number, &path, page.now, &source.ports)),
+            );
+            from = page.next;
         }
-        Ok(paths)
-    };
-    match in_time(collected).await {
+    }
+    Ok(paths)
+}
+
+async fn paths(State(source): Shared) -> Response {
+    match in_time(collect_paths(&source)).await {
         Ok(paths) => axum::Json(paths).into_response(),
         Err(response) => response,
     }
@@ -411,26 +440,30 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, Unreachable>>) -> Res
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::control::{Command, PathPage, SessionPage, ShardCounters, mailbox};
+    use crate::policies::InForce;
     use mptcp_core::time::Instant;
     use std::io::{Read, Write};
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc;
 
+    /// What changes are tried on.
+    const TERMS: &str = include_str!("admin/terms/tests.toml");
+
     /// A directory of this test's own, removed at its end.
-    struct Scratch(PathBuf);
+    pub(super) struct Scratch(PathBuf);
 
     impl Scratch {
-        fn new(name: &str) -> Self {
+        pub(super) fn new(name: &str) -> Self {
             let dir = std::env::temp_dir().join(format!("plait-{name}-{}", std::process::id()));
             fs::create_dir_all(&dir).unwrap();
             Self(dir)
         }
 
-        fn socket(&self) -> PathBuf {
+        pub(super) fn socket(&self) -> PathBuf {
             self.0.join("admin.sock")
         }
     }
@@ -451,7 +484,8 @@ mod tests {
     }
 
     /// A shard that answers every report: two pages without sessions.
-    fn source(ready: &Arc<AtomicBool>) -> (Source, JoinHandle<()>) {
+    pub(super) fn source(ready: &Arc<AtomicBool>) -> (Source, JoinHandle<()>) {
+        let config = crate::config::parse("test", TERMS, &[]).unwrap();
         let (woken, wakes) = mpsc::channel();
         let (handle, mailbox) = mailbox(Arc::new(move || {
             let _ = woken.send(());
@@ -475,7 +509,11 @@ mod tests {
                             dns: crate::dns::Counters::default(),
                             stack: mptcp_core::stats::Counters::default(),
                             occupancy: mptcp_core::stack::Occupancy::default(),
+                            accesses: Vec::new(),
                         }));
+                    }
+                    Some(Command::Policies { done, .. }) => {
+                        let _ = done.send(());
                     }
                     None => {}
                 }
@@ -486,6 +524,7 @@ mod tests {
             ports: vec!["lte".to_owned()],
             read_driver: Box::new(crate::metrics::DriverCounters::default),
             ready: Arc::clone(ready),
+            terms: Terms::new(&config, Arc::new(InForce::new(&config))),
         };
         (source, shard)
     }

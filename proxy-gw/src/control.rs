@@ -2,9 +2,12 @@
 //! blocking the shard, and the order to end, which no number of questions can hold up.
 
 use crate::gateway::{Counters, SessionSnapshot};
+use crate::policies::InForce;
 use core::sync::atomic::{AtomicU8, Ordering};
-use crossbeam::channel::{Receiver, Sender, bounded};
-use mptcp_core::mptcp::path_health::PathInfo;
+use core::time::Duration;
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use mptcp_core::buf::PortId;
+use mptcp_core::mptcp::path_health::{AccessHealth, PathInfo};
 use mptcp_core::stack::Occupancy;
 use mptcp_core::time::Instant;
 use std::sync::Arc;
@@ -12,6 +15,8 @@ use tokio::sync::oneshot;
 
 /// Questions that may wait for a shard.
 const MAILBOX: usize = 64;
+/// When a full mailbox is tried again.
+const ROOM_AGAIN: Duration = Duration::from_millis(10);
 
 /// What a shard is to do; it is only ever raised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +46,13 @@ pub enum Command {
         from: u32,
         /// Where the page goes.
         reply: oneshot::Sender<PathPage>,
+    },
+    /// Go by these from now on.
+    Policies {
+        /// What is in force.
+        in_force: Arc<InForce>,
+        /// Told when every session goes by it.
+        done: oneshot::Sender<()>,
     },
     /// Report counters.
     Counters {
@@ -82,6 +94,8 @@ pub struct ShardCounters {
     pub stack: mptcp_core::stats::Counters,
     /// How full the stack's tables are.
     pub occupancy: Occupancy,
+    /// The paths to clients by port.
+    pub accesses: Vec<(PortId, AccessHealth)>,
 }
 
 /// Wakes a shard's loop if it sleeps.
@@ -159,6 +173,26 @@ impl ShardHandle {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Paths { from, reply })?;
         answer.await.map_err(|_| Unreachable)
+    }
+
+    /// Hands over what is in force, as soon as the mailbox has room for it; what is answered is told when
+    /// every session goes by it.
+    ///
+    /// # Errors
+    /// [`Unreachable`].
+    pub async fn set_policies(
+        &self,
+        in_force: Arc<InForce>,
+    ) -> Result<oneshot::Receiver<()>, Unreachable> {
+        let (done, told) = oneshot::channel();
+        let mut command = Command::Policies { in_force, done };
+        while let Err(refused) = self.commands.try_send(command) {
+            let TrySendError::Full(back) = refused else { return Err(Unreachable) };
+            command = back;
+            tokio::time::sleep(ROOM_AGAIN).await;
+        }
+        (self.wake)();
+        Ok(told)
     }
 
     /// Asks for the counters.

@@ -16,6 +16,7 @@ pub mod gateway;
 mod log_limit;
 pub mod logging;
 pub mod metrics;
+pub mod policies;
 pub mod report;
 pub mod run;
 pub mod shard;

@@ -5,8 +5,10 @@
 
 use crate::control::ShardCounters;
 use crate::gateway::EndReason;
+use crate::report::{Path, port_name};
 use core::fmt::Write;
 use mptcp_core::mptcp::FallbackReason;
+use mptcp_core::mptcp::path_health::{AccessHealth, PathVerdict};
 use mptcp_core::stats::{Counters, DropReason};
 use mptcp_core::wire::reset_reason;
 
@@ -91,9 +93,26 @@ fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// Everything, as `GET /metrics` answers it. `shards` in order.
+/// Networks of clients that are named because a path to them fails; a list of thousands is `/paths`.
+const MAX_NAMED: usize = 100;
+
+/// Whether a path to clients is not up.
 #[must_use]
-pub fn render(ready: bool, shards: &[ShardCounters], driver: &DriverCounters) -> String {
+pub fn has_failing_paths(shards: &[ShardCounters]) -> bool {
+    let accesses = shards.iter().flat_map(|shard| &shard.accesses);
+    accesses.into_iter().any(|(_, health)| health.down + health.probation > 0)
+}
+
+/// Everything, as `GET /metrics` answers it. `shards` in order; `ports` are the configured names; of `paths` those
+/// are named that are not up.
+#[must_use]
+pub fn render(
+    ready: bool,
+    shards: &[ShardCounters],
+    driver: &DriverCounters,
+    ports: &[String],
+    paths: &[Path],
+) -> String {
     let mut text = String::with_capacity(16 << 10);
     let version = env!("CARGO_PKG_VERSION");
     Metric::gauge(&mut text, "build_info", "Always 1.").sample(&[("version", version)], 1);
@@ -104,6 +123,7 @@ pub fn render(ready: bool, shards: &[ShardCounters], driver: &DriverCounters) ->
         numbers.iter().map(String::as_str).zip(shards).collect();
     render_gateway(&mut text, &numbered);
     render_stack(&mut text, &numbered);
+    render_accesses(&mut text, &numbered, ports, paths);
     render_driver(&mut text, driver);
     text
 }
@@ -221,6 +241,58 @@ fn render_stack(text: &mut String, shards: &[(&str, &ShardCounters)]) {
         }
     }
     render_fallbacks(text, shards);
+}
+
+/// The paths to clients, by the port they go over.
+fn render_accesses(
+    text: &mut String,
+    shards: &[(&str, &ShardCounters)],
+    ports: &[String],
+    paths: &[Path],
+) {
+    let each = |metric: &mut Metric<'_>, read: fn(&AccessHealth) -> u64| {
+        for (shard, counters) in shards {
+            for (port, health) in &counters.accesses {
+                let port = port_name(*port, ports);
+                metric.sample(&[("shard", shard), ("port", &port)], read(health));
+            }
+        }
+    };
+    let help = "Paths to networks of clients, by what is held of them.";
+    let mut metric = Metric::gauge(text, "access_paths", help);
+    for (shard, counters) in shards {
+        for (port, health) in &counters.accesses {
+            let port = port_name(*port, ports);
+            for verdict in PathVerdict::ALL {
+                let labels = [("shard", *shard), ("port", &port), ("verdict", verdict.name())];
+                metric.sample(&labels, health.count(verdict).into());
+            }
+        }
+    }
+    let counters: [(&str, &str, fn(&AccessHealth) -> u64); 4] = [
+        ("access_path_downs", "Paths that went down.", |health| health.downs),
+        ("access_path_ups", "Paths that came up again.", |health| health.ups),
+        ("access_timeouts", "Retransmission timeouts of subflows.", |health| health.timeouts),
+        ("access_resets", "Subflows that clients reset.", |health| health.resets),
+    ];
+    for (name, help, read) in counters {
+        each(&mut Metric::counter(text, name, help), read);
+    }
+    let help = "1 for each path that is not up; a hundred at most, GET /paths has all.";
+    let mut metric = Metric::gauge(text, "path_failing", help);
+    let failing = paths.iter().filter(|path| path.verdict != PathVerdict::Up.name());
+    for path in failing.take(MAX_NAMED) {
+        let shard = path.shard.to_string();
+        let local = path.local.map(|local| local.to_string()).unwrap_or_default();
+        let labels = [
+            ("shard", shard.as_str()),
+            ("port", &path.port),
+            ("network", &path.network),
+            ("local", &local),
+            ("verdict", path.verdict),
+        ];
+        metric.sample(&labels, 1);
+    }
 }
 
 /// Reads the counter of one reset reason.
@@ -348,17 +420,23 @@ fn render_ports(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mptcp_core::buf::PortId;
+    use mptcp_core::mptcp::path_health::PathInfo;
+    use mptcp_core::time::{Duration, Instant};
     use std::collections::{BTreeMap, BTreeSet};
 
     fn rendered() -> String {
         let mut gateway = crate::gateway::Counters::default();
         gateway.sessions_accepted = 7;
+        let mut health = AccessHealth::default();
+        (health.up, health.down, health.downs) = (2, 1, 4);
         let shard = ShardCounters {
             gateway,
             sessions: 3,
             dns: crate::dns::Counters::default(),
             stack: mptcp_core::stats::Counters::default(),
             occupancy: mptcp_core::stack::Occupancy::default(),
+            accesses: vec![(PortId(1), health)],
         };
         let port = |name: &str| PortCounters {
             port: name.to_owned(),
@@ -381,7 +459,25 @@ mod tests {
             ],
             shard_gauges: vec![vec![("steered_flows", 16)]; 2],
         };
-        render(true, &[shard.clone(), shard], &driver)
+        let ports = ["lte", "wifi"].map(str::to_owned);
+        let info = PathInfo {
+            network: "10.2.0.0".parse().unwrap(),
+            port: PortId(1),
+            local: None,
+            verdict: PathVerdict::Down,
+            since: Instant::MIN,
+            subflows: 7,
+            rtt: Duration::ZERO,
+            min_rtt: Duration::ZERO,
+            timeouts: 9,
+            resets: 1,
+            downs: 2,
+        };
+        let up = PathInfo { verdict: PathVerdict::Up, ..info };
+        let paths = [info, up].map(|info| Path::new(1, &info, Instant::MIN, &ports));
+        let shards = [shard.clone(), shard];
+        assert!(has_failing_paths(&shards));
+        render(true, &shards, &driver, &ports, &paths)
     }
 
     #[test]
@@ -396,6 +492,9 @@ mod tests {
             "plait_fallbacks_total{shard=\"1\",reason=\"no_data_ack\"} 0",
             "plait_subflow_resets_total{shard=\"0\",reason=\"middlebox_interference\"} 0",
             "plait_subflow_resets_received_total{shard=\"0\",reason=\"unassigned\"} 0",
+            "plait_access_paths{shard=\"0\",port=\"wifi\",verdict=\"down\"} 1",
+            "plait_access_path_downs_total{shard=\"1\",port=\"wifi\"} 4",
+            "plait_path_failing{shard=\"1\",port=\"wifi\",network=\"10.2.0.0/24\",local=\"\",verdict=\"down\"} 1",
             "plait_port_rx_packets_total{port=\"lte\"} 5",
             "plait_driver_drops_total{reason=\"no_route\"} 8",
             "plait_port_link_up{port=\"lte\"} 1",

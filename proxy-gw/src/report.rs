@@ -16,6 +16,10 @@ pub struct Connection {
     /// Hexadecimal, unique for the life of the process.
     id: String,
     front_end: &'static str,
+    /// `null` where nobody has to say who they are.
+    user: Option<String>,
+    /// `null` without one.
+    profile: Option<String>,
     client: SocketAddr,
     /// `null` while the client has not said, or no attempt is under way.
     destination: Option<SocketAddr>,
@@ -46,13 +50,15 @@ struct Subflow {
 }
 
 impl Connection {
-    /// As the contract has it. `ports` are the configured names.
+    /// As the contract has it. `ports` are the configured names; `user` is that of the session.
     #[must_use]
-    pub fn new(session: SessionSnapshot, ports: &[String]) -> Self {
+    pub fn new(session: SessionSnapshot, ports: &[String], user: Option<String>) -> Self {
         let inner = session.inner;
         Self {
             id: format!("{:x}", session.id),
             front_end: session.front_end.name(),
+            user,
+            profile: session.profile,
             client: session.client,
             destination: session.destination,
             mptcp: inner.mptcp,
@@ -68,12 +74,12 @@ impl Connection {
 /// One path to clients: one of their networks, on one access.
 #[derive(Debug, Serialize)]
 pub struct Path {
-    shard: usize,
-    port: String,
-    network: String,
+    pub(crate) shard: usize,
+    pub(crate) port: String,
+    pub(crate) network: String,
     /// Our address, where the routing table chooses the port.
-    local: Option<IpAddr>,
-    verdict: &'static str,
+    pub(crate) local: Option<IpAddr>,
+    pub(crate) verdict: &'static str,
     /// Since when it is as the verdict says.
     for_s: f64,
     subflows: u32,
@@ -131,7 +137,7 @@ fn subflow(info: SubflowInfo, ports: &[String]) -> Subflow {
     }
 }
 
-fn port_name(port: PortId, ports: &[String]) -> String {
+pub(crate) fn port_name(port: PortId, ports: &[String]) -> String {
     ports.get(usize::from(port.0)).cloned().unwrap_or_else(|| format!("{port:?}"))
 }
 
@@ -149,6 +155,8 @@ mod tests {
         SessionSnapshot {
             id: 0x1f,
             front_end: FrontEnd::Socks5,
+            user: None,
+            profile: Some("wifi-first".to_owned()),
             client,
             destination: Some("10.9.0.2:80".parse().unwrap()),
             bytes_up: 120,
@@ -190,9 +198,10 @@ mod tests {
     /// Key by key and in order what the contract shows.
     #[test]
     fn a_session_is_spelled_as_in_the_contract() {
-        let connection = Connection::new(session(), &["lte".to_owned()]);
+        let connection = Connection::new(session(), &["lte".to_owned()], Some("a".to_owned()));
         let expected = concat!(
-            r#"[{"id":"1f","front_end":"socks5","client":"10.1.0.2:40312","#,
+            r#"[{"id":"1f","front_end":"socks5","user":"a","profile":"wifi-first","#,
+            r#""client":"10.1.0.2:40312","#,
             r#""destination":"10.9.0.2:80","mptcp":1,"fallback":null,"#,
             r#""bytes_up":120,"bytes_down":104857600,"age_s":12.4,"#,
             r#""subflows":[{"id":0,"port":"lte","local":"10.1.0.1:1080","#,
@@ -246,7 +255,7 @@ mod tests {
         plain.inner.mptcp = None;
         plain.inner.fallback = Some(FallbackReason::Checksum);
         plain.inner.subflows[0].port = PortId::ROUTED;
-        let value = serde_json::to_value(Connection::new(plain, &[])).unwrap();
+        let value = serde_json::to_value(Connection::new(plain, &[], None)).unwrap();
         assert!(value["destination"].is_null() && value["mptcp"].is_null());
         assert_eq!(value["fallback"], "checksum");
         assert_eq!(value["subflows"][0]["port"], "routed");

@@ -5,9 +5,12 @@
 
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::buf::{PacketBuf, PortId};
-use mptcp_core::config::EphemeralPorts;
+use mptcp_core::config::{EphemeralPorts, Scheduling};
 use mptcp_core::error::{ConnectionError, OpenError, RecvError, RelayError, SendError};
-use mptcp_core::stack::{Connect, ConnectionInfo, Event, Listen, SocketId, Stack, SynAnswer};
+use mptcp_core::mptcp::path_health::PathVerdict;
+use mptcp_core::stack::{
+    Connect, ConnectionInfo, Event, Listen, RelayCaps, SocketId, Stack, SynAnswer,
+};
 use mptcp_core::tcp::SynTerms;
 use mptcp_core::time::Instant;
 use mptcp_core::udp::{Received, SendTo, UdpError, UdpOptions, UdpSendError};
@@ -118,6 +121,18 @@ pub trait Shard {
     /// # Errors
     /// See [`RelayError`].
     fn relay(&mut self, now: Instant, inner: SocketId, outer: SocketId) -> Result<(), RelayError>;
+
+    /// Spreads what goes to a client with MPTCP over its paths as asked; false for others.
+    fn set_scheduling(&mut self, now: Instant, inner: SocketId, asked: &Scheduling) -> bool;
+
+    /// Holds what the relay of a client's connection moves to these rates; false when it has none.
+    fn set_relay_caps(&mut self, now: Instant, inner: SocketId, caps: &RelayCaps) -> bool;
+
+    /// Whether connections hold the way back to a sender of datagrams for one that works.
+    fn path_works(&self, heard: &Received) -> bool;
+
+    /// The port that the first subflow of a connection, or plain TCP, runs over.
+    fn port_of(&self, id: SocketId) -> Option<PortId>;
 
     /// Addresses, subflows and byte counts; still there after `CLOSED`, until `release`.
     fn info(&self, id: SocketId) -> Option<ConnectionInfo>;
@@ -263,6 +278,23 @@ impl<B: PacketBuf> Shard for Stack<B> {
 
     fn relay(&mut self, now: Instant, inner: SocketId, outer: SocketId) -> Result<(), RelayError> {
         Self::relay(self, now, inner, outer)
+    }
+
+    fn set_scheduling(&mut self, now: Instant, inner: SocketId, asked: &Scheduling) -> bool {
+        Self::set_scheduling(self, now, inner, asked)
+    }
+
+    fn set_relay_caps(&mut self, now: Instant, inner: SocketId, caps: &RelayCaps) -> bool {
+        Self::set_relay_caps(self, now, inner, caps)
+    }
+
+    fn path_works(&self, heard: &Received) -> bool {
+        let verdict = self.path_verdict(heard.local.ip(), heard.remote.ip(), heard.via);
+        verdict.is_none_or(|verdict| verdict == PathVerdict::Up)
+    }
+
+    fn port_of(&self, id: SocketId) -> Option<PortId> {
+        Some(Self::info(self, id)?.subflows.first()?.port)
     }
 
     fn info(&self, id: SocketId) -> Option<ConnectionInfo> {

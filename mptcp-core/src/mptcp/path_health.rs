@@ -12,6 +12,8 @@ use crate::stats::Counters;
 use crate::tcp::Tuple;
 use crate::time::{Duration, Instant};
 use crate::util::slab::Slab;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hashbrown::HashTable;
 
@@ -23,6 +25,8 @@ const TRAFFIC_PERIOD: Duration = Duration::from_secs(1);
 const CROWD_DIVISOR: u64 = 16;
 /// ... if so many subflows share it: fewer have the rate of a bad path to blame.
 const CROWD_SUBFLOWS: u32 = 4;
+/// Changes that wait to be read, at most; further ones are counted and not told.
+const MAX_EVENTS: usize = 256;
 /// A path that keeps going down must answer for at most so many probe intervals.
 const PROBATION_MAX: u32 = 8;
 
@@ -38,6 +42,9 @@ pub enum PathVerdict {
 }
 
 impl PathVerdict {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Up, Self::Down, Self::Probation];
+
     /// Name in logs and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -76,6 +83,64 @@ pub struct PathInfo {
     pub downs: u64,
 }
 
+/// A path's verdict changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PathEvent {
+    /// The peers' network: an IPv4 /24 or an IPv6 /48.
+    pub network: IpAddr,
+    /// The access port.
+    pub port: PortId,
+    /// Our address, where the routing table chooses the port.
+    pub local: Option<IpAddr>,
+    /// What it was.
+    pub before: PathVerdict,
+    /// What it is now.
+    pub verdict: PathVerdict,
+    /// How long it was as it was before.
+    pub lasted: Duration,
+    /// Subflows on it.
+    pub subflows: u32,
+}
+
+/// The paths over one access port, as they are and as they were.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AccessHealth {
+    /// Paths that are up, down, and on probation.
+    pub up: u32,
+    /// See `up`.
+    pub down: u32,
+    /// See `up`.
+    pub probation: u32,
+    /// How often a path went down.
+    pub downs: u64,
+    /// How often one came up again.
+    pub ups: u64,
+    /// Timeouts of subflows.
+    pub timeouts: u64,
+    /// Subflows that peers reset.
+    pub resets: u64,
+}
+
+impl AccessHealth {
+    /// Paths with this verdict.
+    #[must_use]
+    pub const fn count(&self, verdict: PathVerdict) -> u32 {
+        match verdict {
+            PathVerdict::Up => self.up,
+            PathVerdict::Down => self.down,
+            PathVerdict::Probation => self.probation,
+        }
+    }
+
+    const fn count_mut(&mut self, verdict: PathVerdict) -> &mut u32 {
+        match verdict {
+            PathVerdict::Up => &mut self.up,
+            PathVerdict::Down => &mut self.down,
+            PathVerdict::Probation => &mut self.probation,
+        }
+    }
+}
+
 /// What connections share a verdict by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct PathKey {
@@ -85,8 +150,8 @@ struct PathKey {
 }
 
 impl PathKey {
-    fn new(tuple: &Tuple, port: PortId) -> Self {
-        let network = match tuple.remote_addr {
+    fn new(local: IpAddr, remote: IpAddr, port: PortId) -> Self {
+        let network = match remote {
             IpAddr::V4(v4) => {
                 let [a, b, c, _] = v4.octets();
                 IpAddr::V4(Ipv4Addr::new(a, b, c, 0))
@@ -94,7 +159,7 @@ impl PathKey {
             IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80)),
         };
         // Without a port of its own it is our address that tells one access from the other.
-        let local = (port == PortId::ROUTED).then_some(tuple.local_addr);
+        let local = (port == PortId::ROUTED).then_some(local);
         Self { network, port, local }
     }
 
@@ -191,6 +256,9 @@ pub(crate) struct PathTable {
     keyed: KeyedHash,
     by_key: HashTable<(u64, u32)>,
     paths: Slab<Path>,
+    /// By port, as far as there were paths: 256 at most.
+    accesses: Vec<AccessHealth>,
+    events: VecDeque<PathEvent>,
 }
 
 impl PathTable {
@@ -199,7 +267,86 @@ impl PathTable {
             keyed: KeyedHash::new(rng),
             by_key: HashTable::with_capacity(2 * capacity as usize),
             paths: Slab::with_capacity(capacity),
+            accesses: Vec::new(),
+            events: VecDeque::new(),
         }
+    }
+
+    fn find(&self, key: &PathKey, hash: u64) -> Option<u32> {
+        let is_it = |&(_, idx): &(u64, u32)| self.paths.get(idx).is_some_and(|p| p.key == *key);
+        self.by_key.find(hash, is_it).map(|(_, idx)| *idx)
+    }
+
+    /// What is held of the path between two addresses over a port, if it is in use.
+    pub(crate) fn verdict(
+        &self,
+        local: IpAddr,
+        remote: IpAddr,
+        port: PortId,
+    ) -> Option<PathVerdict> {
+        let key = PathKey::new(local, remote, port);
+        let idx = self.find(&key, key.hash(&self.keyed))?;
+        Some(self.paths.get(idx)?.verdict)
+    }
+
+    fn access(&mut self, port: PortId) -> &mut AccessHealth {
+        let at = usize::from(port.0);
+        if at >= self.accesses.len() {
+            self.accesses.resize(at + 1, AccessHealth::default());
+        }
+        &mut self.accesses[at]
+    }
+
+    /// The paths by port.
+    pub(crate) fn accesses(&self) -> impl Iterator<Item = (PortId, AccessHealth)> + '_ {
+        (0..=u8::MAX).map(PortId).zip(self.accesses.iter().copied())
+    }
+
+    /// The next change that nobody has read.
+    pub(crate) fn poll_event(&mut self) -> Option<PathEvent> {
+        self.events.pop_front()
+    }
+
+    /// Tells of what became of a path that was `(before, since)`.
+    fn tell(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        (before, since): (PathVerdict, Instant),
+        stats: &mut Counters,
+    ) {
+        let Some(path) = self.paths.get(idx).filter(|path| path.verdict != before) else { return };
+        let (key, verdict, subflows) = (path.key, path.verdict, path.subflows);
+        let access = self.access(key.port);
+        *access.count_mut(before) -= 1;
+        *access.count_mut(verdict) += 1;
+        match (before, verdict) {
+            (_, PathVerdict::Up) => {
+                access.ups += 1;
+                stats.path_up += 1;
+            }
+            (PathVerdict::Up, _) => {
+                access.downs += 1;
+                stats.path_down += 1;
+            }
+            _ => {}
+        }
+        if self.events.len() >= MAX_EVENTS {
+            stats.path_event_drop += 1;
+            return;
+        }
+        let PathKey { network, port, local } = key;
+        let lasted = now.since(since);
+        let event = PathEvent { network, port, local, before, verdict, lasted, subflows };
+        self.events.push_back(event);
+    }
+
+    /// It was heard of over a path at `heard`.
+    fn note_answer(&mut self, heard: Instant, idx: u32, interval: Duration, stats: &mut Counters) {
+        let Some(path) = self.paths.get_mut(idx).filter(|path| !path.up()) else { return };
+        let was = (path.verdict, path.since);
+        path.answered(heard, interval);
+        self.tell(heard, idx, was, stats);
     }
 
     /// Counts a subflow in; `heard` is when it last received something. When the table is full, which
@@ -213,20 +360,20 @@ impl PathTable {
         interval: Duration,
         stats: &mut Counters,
     ) -> PathRef {
-        let key = PathKey::new(tuple, port);
+        let key = PathKey::new(tuple.local_addr, tuple.remote_addr, port);
         let hash = key.hash(&self.keyed);
-        let found = self
-            .by_key
-            .find(hash, |&(_, idx)| self.paths.get(idx).is_some_and(|path| path.key == key));
-        if let Some(&(_, idx)) = found
+        if let Some(idx) = self.find(&key, hash)
             && let Some(path) = self.paths.get_mut(idx)
         {
             path.subflows += 1;
             if heard > path.since {
-                stats.path_up += u64::from(path.answered(heard, interval));
+                self.note_answer(heard, idx, interval, stats);
             }
             // Not yet acted upon, if it is not up.
-            let seen = path.generation.wrapping_sub(u32::from(!path.up()));
+            let seen = self
+                .paths
+                .get(idx)
+                .map_or(0, |path| path.generation.wrapping_sub(u32::from(!path.up())));
             return PathRef { idx, seen };
         }
         let Some(idx) = self.paths.insert(Path::new(key, hash, now)) else {
@@ -234,6 +381,7 @@ impl PathTable {
             return PathRef::NONE;
         };
         self.by_key.insert_unique(hash, (hash, idx), |&(hash, _)| hash);
+        self.access(port).up += 1;
         PathRef { idx, seen: 0 }
     }
 
@@ -244,7 +392,8 @@ impl PathTable {
         if entry.subflows > 0 {
             return;
         }
-        let hash = entry.hash;
+        let (hash, port, verdict) = (entry.hash, entry.key.port, entry.verdict);
+        *self.access(port).count_mut(verdict) -= 1;
         if let Ok(found) = self.by_key.find_entry(hash, |&(_, idx)| idx == path.idx) {
             found.remove();
         }
@@ -269,7 +418,7 @@ impl PathTable {
             entry.rtt = rtt;
             entry.min_rtt = if entry.min_rtt.is_zero() { rtt } else { entry.min_rtt.min(rtt) };
         }
-        stats.path_up += u64::from(entry.answered(now, interval));
+        self.note_answer(now, path.idx, interval, stats);
     }
 
     /// A probe over it was answered.
@@ -280,9 +429,7 @@ impl PathTable {
         interval: Duration,
         stats: &mut Counters,
     ) {
-        if let Some(entry) = self.paths.get_mut(path.idx) {
-            stats.path_up += u64::from(entry.answered(now, interval));
-        }
+        self.note_answer(now, path.idx, interval, stats);
     }
 
     /// A subflow timed out that has waited since `since`; `patience` is how long nobody may have
@@ -298,8 +445,10 @@ impl PathTable {
     ) {
         let Some(entry) = self.paths.get_mut(path.idx) else { return };
         entry.timeouts += 1;
+        let (port, was) = (entry.key.port, (entry.verdict, entry.since));
         let quiet = now.since(entry.heard.map_or(since, |heard| heard.max(since)));
         if quiet < patience || entry.verdict == PathVerdict::Down {
+            self.access(port).timeouts += 1;
             return;
         }
         let steady = entry.up() && now.since(entry.since) >= STEADY;
@@ -308,11 +457,12 @@ impl PathTable {
             entry.flaps = if steady { 1 } else { entry.flaps.saturating_add(1) };
             entry.generation = entry.generation.wrapping_add(1);
             entry.downs += 1;
-            stats.path_down += 1;
         }
         entry.verdict = PathVerdict::Down;
         entry.since = now;
         entry.probe_at = [now + interval; 2];
+        self.access(port).timeouts += 1;
+        self.tell(now, path.idx, was, stats);
     }
 
     /// It carries the data of many and loses much of it: a timeout says little.
@@ -325,6 +475,8 @@ impl PathTable {
     pub(crate) fn reset(&mut self, path: PathRef) {
         if let Some(entry) = self.paths.get_mut(path.idx) {
             entry.resets += 1;
+            let port = entry.key.port;
+            self.access(port).resets += 1;
         }
     }
 
@@ -430,11 +582,8 @@ impl Path {
         self.verdict == PathVerdict::Up
     }
 
-    /// It answers: up at once, unless it went down again and again. True when it came up.
-    fn answered(&mut self, now: Instant, interval: Duration) -> bool {
-        if self.up() {
-            return false;
-        }
+    /// It answers: up at once, unless it went down again and again.
+    fn answered(&mut self, now: Instant, interval: Duration) {
         let first = *self.answering.get_or_insert(now);
         let intervals = match self.flaps {
             0..=2 => 0,
@@ -444,209 +593,12 @@ impl Path {
             self.verdict = PathVerdict::Up;
             self.since = now;
             self.generation = self.generation.wrapping_add(1);
-            return true;
-        }
-        if self.verdict == PathVerdict::Down {
+        } else if self.verdict == PathVerdict::Down {
             self.verdict = PathVerdict::Probation;
             self.since = now;
         }
-        false
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::vec::Vec;
-
-    const INTERVAL: Duration = Duration::from_secs(1);
-    const PATIENCE: Duration = Duration::from_millis(80);
-
-    fn ms(ms: u64) -> Instant {
-        Instant::from_millis(ms)
-    }
-
-    fn tuple(remote: IpAddr, port: u16) -> Tuple {
-        let local_addr = IpAddr::from([192, 0, 2, 1]);
-        Tuple { local_addr, remote_addr: remote, local_port: 80, remote_port: port }
-    }
-
-    fn table(capacity: u32) -> PathTable {
-        PathTable::new(&mut Rng::from_seed([7; 32]), capacity)
-    }
-
-    fn enter(table: &mut PathTable, now: u64, remote: [u8; 4], port: u8) -> PathRef {
-        let tuple = tuple(IpAddr::from(remote), 1000);
-        table.enter(ms(now), &tuple, PortId(port), Instant::MIN, INTERVAL, &mut Counters::default())
-    }
-
-    #[test]
-    fn a_network_and_a_port_are_a_path() {
-        let mut table = table(8);
-        let first = enter(&mut table, 1, [10, 0, 0, 1], 0);
-        assert_eq!(enter(&mut table, 1, [10, 0, 0, 200], 0), first);
-        assert_ne!(enter(&mut table, 1, [10, 0, 1, 1], 0), first);
-        assert_ne!(enter(&mut table, 1, [10, 0, 0, 1], 1), first);
-        let v6 = |last: u16| IpAddr::from([0x2001, 0xdb8, last, 1, 2, 3, 4, 5]);
-        let mut enter = |addr| {
-            table.enter(
-                ms(1),
-                &tuple(addr, 1),
-                PortId(0),
-                Instant::MIN,
-                INTERVAL,
-                &mut Counters::default(),
-            )
-        };
-        assert_eq!(enter(v6(1)), enter(v6(1)));
-        assert_ne!(enter(v6(1)), enter(v6(2)));
-        assert_eq!(table.len(), 5);
-        assert_eq!(table.iter().map(|path| path.subflows).sum::<u32>(), 8);
-    }
-
-    #[test]
-    fn the_table_is_bounded_and_forgets_what_nobody_uses() {
-        let mut table = table(2);
-        let paths = [1, 2].map(|net| enter(&mut table, 1, [10, 0, net, 1], 0));
-        let third = tuple(IpAddr::from([10, 0, 3, 1]), 1);
-        let mut stats = Counters::default();
-        let refused = table.enter(ms(1), &third, PortId(0), ms(1), INTERVAL, &mut stats);
-        assert_eq!((refused, stats.path_table_full), (PathRef::NONE, 1));
-        // Whatever happens to a subflow without a place changes nothing.
-        table.timed_out(ms(900), refused, ms(1), PATIENCE, INTERVAL, &mut Counters::default());
-        table.leave(refused);
-        assert!(table.is_up(refused));
-        for path in paths {
-            table.leave(path);
-        }
-        assert_eq!((table.len(), table.by_key.len()), (0, 0));
-    }
-
-    #[test]
-    fn one_subflow_finds_out_for_all() {
-        let mut table = table(2);
-        let mut first = enter(&mut table, 1, [10, 0, 0, 1], 0);
-        let mut other = enter(&mut table, 1, [10, 0, 0, 2], 0);
-        table.delivered(
-            ms(100),
-            other,
-            Some(Duration::from_millis(40)),
-            (1, 0),
-            INTERVAL,
-            &mut Counters::default(),
-        );
-        // Somebody was heard: the first one's trouble is its own.
-        table.timed_out(ms(150), first, ms(50), PATIENCE, INTERVAL, &mut Counters::default());
-        assert!(table.is_up(first));
-        table.timed_out(ms(180), first, ms(50), PATIENCE, INTERVAL, &mut Counters::default());
-        assert_eq!((table.news(&mut first), table.news(&mut other)), (Some(false), Some(false)));
-        assert_eq!(table.news(&mut other), None);
-        let mut late = enter(&mut table, 200, [10, 0, 0, 3], 0);
-        assert_eq!(table.news(&mut late), Some(false));
-        // One probe per interval, whoever sends it.
-        let next = ms(1180);
-        assert_eq!(table.take_probe(ms(1000), first, true, INTERVAL), Some(next));
-        assert_eq!(table.take_probe(next, first, true, INTERVAL), None);
-        assert_eq!(table.take_probe(next, late, true, INTERVAL), Some(next + INTERVAL));
-        // What waits itself does not take the turn of those that have nothing to wait for.
-        assert_eq!(table.take_probe(next, other, false, INTERVAL), None);
-        assert_eq!(table.take_probe(next, late, false, INTERVAL), Some(next + INTERVAL));
-        table.answered(ms(1220), other, INTERVAL, &mut Counters::default());
-        assert_eq!((table.news(&mut first), table.news(&mut late)), (Some(true), Some(true)));
-    }
-
-    /// A path that loses a tenth of what it carries: crowded, if it is shared by enough, and as long
-    /// as that is news.
-    #[test]
-    fn a_path_that_many_share_and_that_loses_much_is_crowded() {
-        for (subflows, lost, crowded) in [(4, 100, true), (3, 100, false), (4, 50, false)] {
-            let mut table = table(2);
-            let paths: Vec<_> =
-                (0..subflows).map(|n| enter(&mut table, 1, [10, 0, 0, n], 0)).collect();
-            let mut stats = Counters::default();
-            for at in 0..10 {
-                let now = ms(500 + 100 * at);
-                table.delivered(now, paths[0], None, (1000 - lost, lost), INTERVAL, &mut stats);
-            }
-            assert_eq!(table.is_crowded(ms(1400), paths[1]), crowded, "{subflows} {lost}");
-            // The period that began at 1001 ms is the last one.
-            assert_eq!(table.is_crowded(ms(3000), paths[1]), crowded, "{subflows} {lost}");
-            assert!(!table.is_crowded(ms(3100), paths[1]), "{subflows} {lost}");
-            assert!(!table.is_crowded(ms(1400), PathRef::NONE));
-        }
-    }
-
-    #[test]
-    fn a_handshake_proves_a_path_as_an_answer_does() {
-        let mut table = table(2);
-        let mut first = enter(&mut table, 1, [10, 0, 0, 1], 0);
-        table.timed_out(ms(500), first, ms(1), PATIENCE, INTERVAL, &mut Counters::default());
-        assert_eq!(table.news(&mut first), Some(false));
-        let tuple = tuple(IpAddr::from([10, 0, 0, 2]), 1);
-        // One that heard something before it went down proves nothing.
-        table.enter(ms(600), &tuple, PortId(0), ms(400), INTERVAL, &mut Counters::default());
-        assert!(!table.is_up(first));
-        let mut joined =
-            table.enter(ms(600), &tuple, PortId(0), ms(600), INTERVAL, &mut Counters::default());
-        assert_eq!((table.news(&mut joined), table.news(&mut first)), (None, Some(true)));
-    }
-
-    /// How long a path must answer before it is up: the time until `is_up`, probed every interval.
-    fn back_after(table: &mut PathTable, path: PathRef, from: u64) -> u64 {
-        let mut now = from;
-        while !table.is_up(path) {
-            table.answered(ms(now), path, INTERVAL, &mut Counters::default());
-            now += 1000;
-        }
-        now - 1000 - from
-    }
-
-    #[test]
-    fn a_path_that_flaps_must_answer_longer_each_time() {
-        let mut table = table(2);
-        let path = enter(&mut table, 1, [10, 0, 0, 1], 0);
-        let (mut now, mut waits) = (20_000, Vec::new());
-        for _ in 0..8 {
-            table.timed_out(
-                ms(now),
-                path,
-                ms(now - 500),
-                PATIENCE,
-                INTERVAL,
-                &mut Counters::default(),
-            );
-            assert!(!table.is_up(path));
-            let wait = back_after(&mut table, path, now + 500);
-            waits.push(wait);
-            now += wait + 2000;
-        }
-        assert_eq!(waits, [0, 0, 1000, 2000, 4000, 8000, 8000, 8000]);
-        assert_eq!(table.iter().map(|path| path.downs).collect::<Vec<_>>(), [8]);
-        // Steady for a while: forgiven.
-        now += 10_000;
-        table.timed_out(ms(now), path, ms(now - 500), PATIENCE, INTERVAL, &mut Counters::default());
-        assert_eq!(back_after(&mut table, path, now + 500), 0);
-    }
-
-    #[test]
-    fn a_timeout_on_probation_begins_it_anew() {
-        let mut table = table(2);
-        let path = enter(&mut table, 1, [10, 0, 0, 1], 0);
-        for at in [20_000, 21_000, 22_000] {
-            table.timed_out(
-                ms(at),
-                path,
-                ms(at - 500),
-                PATIENCE,
-                INTERVAL,
-                &mut Counters::default(),
-            );
-            table.answered(ms(at + 300), path, INTERVAL, &mut Counters::default());
-        }
-        let verdict = |table: &PathTable| table.iter().map(|path| path.verdict).next();
-        assert_eq!(verdict(&table), Some(PathVerdict::Probation));
-        table.timed_out(ms(23_000), path, ms(22_500), PATIENCE, INTERVAL, &mut Counters::default());
-        assert_eq!(verdict(&table), Some(PathVerdict::Down));
-        assert_eq!(back_after(&mut table, path, 23_500), 1000);
-    }
-}
+mod tests;

@@ -68,7 +68,7 @@ pub(crate) struct RareOfSubflow {
     /// When it last gave half of its window up for holding up the stream.
     pub(super) penalised_at: Option<Instant>,
     /// Octets it was given divided by its weight, for weighted shares.
-    pub(super) served: u64,
+    pub(crate) served: u64,
     /// The reason in the peer's `MP_TCPRST`.
     pub(super) reset_reason: Option<u8>,
 }

@@ -258,6 +258,13 @@ impl Subflow {
         self.rare.served += octets;
     }
 
+    /// From here on it is served as one that was given so much.
+    pub(crate) fn serve_from(&mut self, served: u64) {
+        if served != self.served() {
+            self.rare.served = served;
+        }
+    }
+
     /// It holds up the stream: false when it has been punished for that within `srtt`.
     pub(crate) fn penalise(&mut self, now: Instant, srtt: Duration) -> bool {
         if self.rare.penalised_at.is_some_and(|at| now.since(at) < srtt) {

@@ -213,6 +213,10 @@ impl<B: PacketBuf> Stack<B> {
             if self.holds_back(owner, &assignment) {
                 break;
             }
+            if !self.admit(now, owner, &assignment) {
+                // By another path, perhaps.
+                continue;
+            }
             if left == 0
                 || tx.tx.room() == 0
                 || !self.send_on(now, owner, &assignment, &mut views, &mut left, tx)

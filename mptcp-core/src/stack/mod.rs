@@ -25,6 +25,7 @@ mod options;
 mod patience;
 mod ports;
 mod relay;
+mod relay_caps;
 #[cfg(test)]
 mod replay;
 mod reports;
@@ -39,6 +40,7 @@ mod usual;
 
 pub use behalf::SynAnswer;
 pub(crate) use options::{Handshake, handshake};
+pub use relay_caps::RelayCaps;
 pub use types::{
     Connect, ConnectionInfo, DataLevelInfo, Event, Listen, Ready, SocketId, SubflowInfo,
 };
@@ -291,6 +293,9 @@ pub struct Stack<B: PacketBuf> {
     /// A burst is being taken in; relays that it concerns move when all of it is in.
     taking_burst: bool,
     relays_due: Vec<u32>,
+    meters: relay_caps::Meters,
+    /// Relays that wait for a rate.
+    held: relay_caps::Held,
     runs: coalesce::Runs<B>,
     /// TIME-WAIT entries, the oldest first.
     time_wait_order: IndexList,
@@ -354,7 +359,7 @@ pub struct Occupancy {
     pub tokens: usize,
     /// Paths whose state subflows share.
     pub paths: u32,
-    /// Armed timers.
+    /// Armed timers, and relays that wait for a rate.
     pub timers: u32,
     /// Connections and control blocks that have something to send.
     pub transmits: u32,
@@ -402,6 +407,8 @@ impl<B: PacketBuf> Stack<B> {
             relays: Slab::with_capacity(limits.connections),
             taking_burst: false,
             relays_due: Vec::new(),
+            meters: relay_caps::Meters::new(),
+            held: relay_caps::Held::new(),
             runs: coalesce::Runs::new(),
             time_wait_order: IndexList::with_capacity(limits.time_wait),
             views: scheduling::Views::default(),
@@ -456,7 +463,7 @@ impl<B: PacketBuf> Stack<B> {
             flows: self.demux.flow_count(),
             tokens: self.demux.token_count(),
             paths: self.path_table.len(),
-            timers: self.wheel.len(),
+            timers: self.wheel.len() + self.held.len() as u32,
             transmits: self.tx.len(),
             replies: self.replies.len(),
             events: self.events.len() + self.deferrals.gone_count(),

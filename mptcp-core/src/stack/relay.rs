@@ -3,6 +3,7 @@
 //! resets pass through.
 
 use super::demux::Node;
+use super::relay_caps::Meter;
 use super::{AppFlags, Ready, Sock, SocketId, Stack};
 use crate::buf::PacketBuf;
 use crate::error::{ConnectionError, RelayError};
@@ -25,6 +26,8 @@ pub(super) struct Relay {
     due: bool,
     /// A peer took octets.
     acked: bool,
+    /// What it moves is held to rates: it has a meter.
+    pub(super) metered: bool,
 }
 
 const _: () = assert!(size_of::<Relay>() <= 64);
@@ -50,8 +53,8 @@ impl<B: PacketBuf> Stack<B> {
         if inner == outer || !free(self.app(inner)) || !free(self.app(outer)) {
             return Err(RelayError::InvalidSocket);
         }
-        let relay =
-            Relay { inner, outer, reported_ms: now.as_millis() as u32, due: false, acked: false };
+        let reported_ms = now.as_millis() as u32;
+        let relay = Relay { inner, outer, reported_ms, due: false, acked: false, metered: false };
         let idx = self.relays.insert(relay).ok_or(RelayError::InvalidSocket)?;
         for sock in [inner, outer] {
             if let Some(app) = self.app(sock) {
@@ -94,11 +97,16 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    fn advance_relay(&mut self, now: Instant, idx: u32) {
+    pub(super) fn advance_relay(&mut self, now: Instant, idx: u32) {
         let Some(relay) = self.relays.get_mut(idx) else { return };
         let (inner, outer) = (relay.inner, relay.outer);
         let acked = core::mem::take(&mut relay.acked);
-        let moved = self.transfer(now, inner, outer) | self.transfer(now, outer, inner);
+        let meter = &mut if relay.metered { self.meters.remove(&idx) } else { None };
+        let outward = self.transfer(now, inner, outer, meter, false);
+        let moved = self.transfer(now, outer, inner, meter, true) | outward;
+        if let Some(meter) = meter.take() {
+            self.hold(idx, meter);
+        }
         self.pass_failure(now, inner, outer);
         self.pass_failure(now, outer, inner);
         for sock in [inner, outer] {
@@ -115,13 +123,24 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Moves received buffers from one leg to the other's send queue; true when any moved.
-    fn transfer(&mut self, now: Instant, from: Sock, to: Sock) -> bool {
+    /// Moves received buffers from one leg to the other's send queue, `inward` to the inner one; true when any
+    /// moved.
+    fn transfer(
+        &mut self,
+        now: Instant,
+        from: Sock,
+        to: Sock,
+        meter: &mut Option<Meter>,
+        inward: bool,
+    ) -> bool {
         let mut moved = 0;
         if self.unread(from) && self.sending(to) {
             let limit = self.send_limit(to);
             let mut received = self.exchange_received(from, OnDemand::new());
-            moved = self.queue_all(to, &mut received, limit);
+            moved = match meter {
+                Some(meter) => self.queue_metered(now, to, &mut received, limit, (meter, inward)),
+                None => self.queue_all(to, &mut received, limit, u32::MAX),
+            };
             self.exchange_received(from, received);
             if moved > 0 {
                 self.note_read(now, from, moved);
@@ -148,14 +167,41 @@ impl<B: PacketBuf> Stack<B> {
         place.map(|place| core::mem::replace(place, queue)).unwrap_or_default()
     }
 
-    /// Moves what is in order to a leg's send queue until that has `limit` octets; answers how many moved.
-    fn queue_all(&mut self, to: Sock, received: &mut RecvQueue<B>, limit: u32) -> u32 {
+    /// The same as far as the relay's rates allow it.
+    fn queue_metered(
+        &mut self,
+        now: Instant,
+        to: Sock,
+        received: &mut RecvQueue<B>,
+        limit: u32,
+        (meter, inward): (&mut Meter, bool),
+    ) -> u32 {
+        let mut moved = 0;
+        loop {
+            let waiting = received.in_order_len().min(self.send_left(to, limit));
+            let first = received.iter().next().map_or(0, |buf| buf.data().len() as u32);
+            if waiting == 0 {
+                return moved;
+            }
+            let most = meter.allowed(now, inward, (first, waiting));
+            let went = if most > 0 { self.queue_all(to, received, limit, most) } else { 0 };
+            if went == 0 {
+                return moved;
+            }
+            meter.spend(now, inward, went);
+            moved += went;
+        }
+    }
+
+    /// Moves what is in order to a leg's send queue until that has `limit` octets, or the next buffer would make
+    /// it more than `most` that move; answers how many moved.
+    fn queue_all(&mut self, to: Sock, received: &mut RecvQueue<B>, limit: u32, most: u32) -> u32 {
         let mut moved = 0;
         let node = match to {
             Sock::Plain(idx) => {
                 let Some(tcb) = self.tcbs.get_mut(idx) else { return 0 };
                 while tcb.send_room(limit) > 0
-                    && let Some(buf) = received.pop()
+                    && let Some(buf) = pop_within(received, most - moved)
                 {
                     moved += buf.data().len() as u32;
                     tcb.send(buf);
@@ -165,7 +211,7 @@ impl<B: PacketBuf> Stack<B> {
             Sock::Mptcp(idx) => {
                 let Some(connection) = self.connections.get_mut(idx) else { return 0 };
                 while connection.send_buffered() < limit
-                    && let Some(buf) = received.pop()
+                    && let Some(buf) = pop_within(received, most - moved)
                 {
                     moved += buf.data().len() as u32;
                     connection.write(buf);
@@ -244,6 +290,7 @@ impl<B: PacketBuf> Stack<B> {
     /// decides what becomes of it.
     pub(super) fn uncouple(&mut self, sock: Sock) {
         let Some(idx) = self.app(sock).and_then(|app| app.uncouple()) else { return };
+        self.forget_meter(idx);
         let Some(relay) = self.relays.remove(idx) else { return };
         let other = if relay.inner == sock { relay.outer } else { relay.inner };
         if let Some(app) = self.app(other) {
@@ -253,4 +300,14 @@ impl<B: PacketBuf> Stack<B> {
             }
         }
     }
+}
+
+/// The next buffer in order, unless it is longer than that.
+fn pop_within<B: PacketBuf>(received: &mut RecvQueue<B>, most: u32) -> Option<B> {
+    let buf = received.pop()?;
+    if buf.data().len() as u32 > most {
+        received.unpop(buf);
+        return None;
+    }
+    Some(buf)
 }

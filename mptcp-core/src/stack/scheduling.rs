@@ -210,6 +210,7 @@ impl<B: PacketBuf> Stack<B> {
         let long = connection.data_end - connection.data_snd_una > LONG;
         let open_new = connection.policy.as_ref().map_or(Instant::MIN, |p| p.next_new());
         let opening = (connection.data_snd_nxt / OPENING_SHARE).min(OPENING);
+        let repair = connection.is_repair(next);
         let mut open_at: Option<Instant> = None;
         let mut timed = false;
         for &idx in connection.subflows.iter() {
@@ -246,9 +247,13 @@ impl<B: PacketBuf> Stack<B> {
             let port_room = room_on(port) > 0;
             views.port_full |= sendable && !holds && !port_room;
             let whole = if next.again { Instant::MIN } else { open_new };
-            let capped = policy.map(|p| p.next_on(port).max(whole)).filter(|at| *at > now);
-            if sendable && let Some(at) = capped {
+            let own = policy.map(|p| p.next_on(port).max(whole));
+            let shared = policy.filter(|_| !repair).map(|p| p.waits_on(port));
+            let capped = own.max(shared).filter(|at| *at > now);
+            if open && capped.is_some() {
                 tcb.note_app_limited(now);
+            }
+            if sendable && let Some(at) = capped {
                 open_at = Some(open_at.map_or(at, |other| other.min(at)));
             }
             let asked = policy.map(|p| p.of(port));
@@ -285,8 +290,12 @@ impl<B: PacketBuf> Stack<B> {
         // A path that came later has the others' rounds behind it.
         let round =
             views.paths.iter().map(|(_, view)| view.served).filter(|&served| served > 0).min();
-        for (_, view) in views.paths.iter_mut().filter(|(_, view)| view.served == 0) {
+        for (idx, view) in views.paths.iter_mut().filter(|(_, view)| view.served == 0) {
             view.served = round.unwrap_or(0);
+            // From here on it is served as they are.
+            if let Some(subflow) = self.tcbs.get_mut(*idx).and_then(|tcb| tcb.subflow.as_mut()) {
+                subflow.serve_from(view.served);
+            }
         }
         connection.set_capped_until(open_at);
         self.arm(Node::Connection(owner), open_at);
@@ -295,6 +304,26 @@ impl<B: PacketBuf> Stack<B> {
             let deadline = self.tcbs.get(*idx).and_then(Tcb::next_timeout);
             self.arm(Node::Tcb(*idx), deadline);
         }
+    }
+
+    /// Whether what was chosen may go now, as far as caps are concerned that the connection shares with
+    /// others. When not, it has a place in line: its subflow is no choice before that is due.
+    pub(super) fn admit(&mut self, now: Instant, owner: u32, assignment: &Assignment) -> bool {
+        let Assignment { next, idx, .. } = assignment;
+        let Some(connection) = self.connections.get_mut(owner) else { return false };
+        let repair = connection.is_repair(next);
+        let Some(policy) = &mut connection.policy else { return true };
+        let Some(tcb) = self.tcbs.get_mut(*idx).filter(|_| !repair) else { return true };
+        let first = next.len.min(tcb.payload_mss());
+        let due = policy.admit(tcb.port, (first, u64::from(next.len)), now);
+        if due <= now {
+            return true;
+        }
+        tcb.note_app_limited(now);
+        let capped_until = connection.rare.capped_until.map_or(due, |at| at.min(due));
+        connection.set_capped_until(Some(capped_until));
+        self.arm(Node::Connection(owner), Some(capped_until));
+        false
     }
 
     /// The peer's window is used up: while a slower path holds its first octet, that goes again on
@@ -415,8 +444,15 @@ pub(super) fn account<B: PacketBuf>(
 ) {
     let (port, octets) = (tcb.port, u64::from(len));
     let weight = connection.policy.as_ref().map_or(1, |p| p.of(port).weight.max(1));
+    let repair = connection.is_repair(next);
     if let Some(policy) = &mut connection.policy {
-        policy.charge(port, octets, next.again, now);
+        policy.charge(port, octets, (next.again, repair), now);
+        let more = connection.data_end.saturating_sub(next.start + octets);
+        if !repair && more > 0 {
+            // It waits for its next place while it waits for its pace.
+            let first = u32::try_from(more).unwrap_or(u32::MAX).min(tcb.payload_mss());
+            policy.admit(port, (first, more), now);
+        }
     }
     if let Some(subflow) = &mut tcb.subflow {
         if connection.scheduler == SchedulerKind::Weighted {

@@ -4,7 +4,7 @@ use super::demux::{Node, TokenOwner};
 use super::memory::FAIR_SHARE;
 use super::{AppFlags, Connect, Listen, Ready, Sock, SocketId, Stack, env};
 use crate::buf::PacketBuf;
-use crate::config::Scheduling;
+use crate::config::{SchedulerKind, Scheduling};
 use crate::error::{ConnectionError, OpenError, RecvError, SendError};
 use crate::mptcp::key::KeyPair;
 use crate::mptcp::{
@@ -380,7 +380,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// What is left of a send buffer of `limit` octets.
-    fn send_left(&self, sock: Sock, limit: u32) -> u32 {
+    pub(super) fn send_left(&self, sock: Sock, limit: u32) -> u32 {
         match sock {
             Sock::Plain(idx) => self.tcbs.get(idx).map_or(0, |t| t.send_room(limit)),
             Sock::Mptcp(idx) => {
@@ -639,6 +639,13 @@ impl<B: PacketBuf> Stack<B> {
         let Some(Sock::Mptcp(owner)) = self.resolve(id) else { return false };
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         connection.set_scheduling(now, asked);
+        let begin = u64::from(connection.scheduler == SchedulerKind::Weighted);
+        // Shares count from here on: what was sent by other rules is nothing to catch up with.
+        for idx in self.subflows_of(owner) {
+            if let Some(subflow) = self.tcbs.get_mut(idx).and_then(|tcb| tcb.subflow.as_mut()) {
+                subflow.serve_from(begin);
+            }
+        }
         self.touch_connection(owner);
         true
     }

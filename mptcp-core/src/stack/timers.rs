@@ -13,6 +13,9 @@ impl<B: PacketBuf> Stack<B> {
         self.observer.now = now;
         self.apply_address_change(now);
         for _ in 0..budget {
+            if self.release_held(now) {
+                continue;
+            }
             let Some(number) = self.wheel.expire(now) else { return Progress::Done };
             match self.numbering.node(number) {
                 Node::Tcb(idx) => self.tcb_timeout(now, idx),
@@ -30,7 +33,8 @@ impl<B: PacketBuf> Stack<B> {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let change = self.address_change.as_ref().map(|(at, _)| *at);
-        self.wheel.next_deadline().into_iter().chain(change).min()
+        let held = self.held.first().map(|(at, _)| *at);
+        self.wheel.next_deadline().into_iter().chain(change).chain(held).min()
     }
 
     fn tcb_timeout(&mut self, now: Instant, idx: u32) {

@@ -6,8 +6,9 @@ use crate::world::Host;
 use crate::{link, pair};
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
+use mptcp_core::cap::SharedCap;
 use mptcp_core::config::StackConfig;
-use mptcp_core::stack::{Connect, Listen, Ready, SocketId};
+use mptcp_core::stack::{Connect, Listen, Ready, RelayCaps, SocketId};
 use mptcp_core::time::Instant;
 use mptcp_core::wire::{IpHeader, TcpSegment};
 use netsim::link::LinkConfig;
@@ -42,6 +43,8 @@ struct Chain {
     progress: Instant,
     /// Everything happens at multiples of this: packets come in bursts.
     tick: Option<Duration>,
+    /// Rates for every relay.
+    caps: RelayCaps,
 }
 
 impl Chain {
@@ -99,6 +102,7 @@ impl Chain {
             closed: BTreeSet::new(),
             progress: Instant::from_nanos(1),
             tick: None,
+            caps: RelayCaps::default(),
         }
     }
 
@@ -167,6 +171,7 @@ impl Chain {
                 && let Some(inner) = self.pending.remove(&id)
             {
                 stack.relay(now, inner, id).expect("both are free");
+                assert!(stack.set_relay_caps(now, inner, &self.caps));
                 self.partners.insert(id, inner);
                 self.partners.insert(inner, id);
             }
@@ -316,6 +321,29 @@ fn random_transfers_through_a_relay() {
         // Of every third the packets come in bursts.
         chain.tick = (seed % 3 == 2).then(|| Duration::from_micros(500 + seed % 7 * 250));
         chain.transfer(mptcp, up, down, stall);
+        chain.finish();
+    }
+}
+
+/// Each way has its rate, and takes the time that this rate takes, whatever the links do; the stricter of two
+/// holds.
+#[test]
+fn a_relay_is_held_to_its_rates() {
+    let caps = |rates: &[u64]| rates.iter().map(|rate| SharedCap::new(*rate)).collect();
+    for (seed, mptcp) in [(0, true), (1, false), (2, true), (3, true), (4, false)] {
+        let mut rng = Rng::for_packet(seed, 0xca9, 0);
+        let access = [30, 20].map(|mbit| (faulty(&mut rng, mbit, 20), faulty(&mut rng, mbit, 20)));
+        let exit = pair(link(100, 2));
+        let mut chain = Chain::new(seed, &access, &exit, &StackConfig::default());
+        chain.tick = (seed == 2).then(|| Duration::from_millis(1));
+        let to_inner = caps(&[500_000, 125_000, 250_000]);
+        chain.caps = RelayCaps { to_inner, to_outer: caps(&[50_000]) };
+        let begin = chain.now;
+        chain.transfer(mptcp, 200_000, 1 << 20, Duration::ZERO);
+        let seconds = chain.now.since(begin).as_secs_f64();
+        let due = (1 << 20) as f64 / 125_000.0;
+        // Handshakes at the start, and at the end what the links lost.
+        assert!((due * 0.98..due * 1.02 + 2.0).contains(&seconds), "seed {seed}: {seconds} {due}");
         chain.finish();
     }
 }

@@ -7,6 +7,7 @@ use crate::world::World;
 use crate::{link, lossy, pair};
 use core::time::Duration;
 use mptcp_core::buf::PortId;
+use mptcp_core::cap::SharedCap;
 use mptcp_core::config::{ChecksumPolicy, PathPolicy, SchedulerKind, Scheduling, StackConfig};
 use mptcp_core::stack::SocketId;
 use mptcp_core::time::Instant;
@@ -174,6 +175,60 @@ fn shares_are_those_asked_for() {
     let (_, sent) = upload.measure(3 * SECOND);
     assert_within(2, 3 * sent[0], sent[1]);
     upload.finish();
+}
+
+/// What was sent by other rules, or while the other path was down, is nothing to catch up with.
+#[test]
+fn shares_begin_anew_with_a_change_and_with_a_path_that_returns() {
+    let links = [link(60, 10), link(60, 20)];
+    let order = |port, priority| PathPolicy { priority, ..PathPolicy::new(PortId(port)) };
+    let rate = Some(10 * MBIT);
+    let weighted = Scheduling { rate, ..kind(SchedulerKind::Weighted) };
+    let mut upload = Upload::start(&links, kind(SchedulerKind::Default));
+    let first = vec![order(0, 0), order(1, 1)];
+    upload.set(&Scheduling { rate, paths: first, ..kind(SchedulerKind::ActiveBackup) });
+    upload.pass(5 * SECOND);
+    upload.set(&weighted);
+    upload.pass(SECOND / 2);
+    let (received, sent) = upload.measure(2 * SECOND);
+    assert_within(2, received, 2 * 10 * MBIT);
+    assert_within(4, sent[0], sent[1]);
+    let now = upload.world.now.since(Instant::from_nanos(1));
+    cut(&mut upload.world, 1, now, now + 5 * SECOND);
+    upload.pass(7 * SECOND);
+    let (received, sent) = upload.measure(2 * SECOND);
+    assert_within(2, received, 2 * 10 * MBIT);
+    assert_within(4, sent[0], sent[1]);
+    upload.finish();
+}
+
+/// Two connections, each of a stack of its own, share the rate of a port; repairs do not wait for it.
+#[test]
+fn connections_share_a_cap_and_each_has_its_part() {
+    for scheduler in SchedulerKind::ALL {
+        let caps = vec![(PortId(0), SharedCap::new(12 * MBIT))];
+        let mut uploads = [5, 6].map(|_| {
+            let links = [lossy(60, 10, 2_000), link(20, 25)];
+            let mut upload = Upload::start(&links, kind(scheduler));
+            upload.set(&Scheduling { caps: caps.clone(), ..kind(scheduler) });
+            upload
+        });
+        // In small steps, so that their clocks agree.
+        let mut totals = [0, 0];
+        for step in 0..6_000 {
+            for (upload, total) in uploads.iter_mut().zip(&mut totals) {
+                let before = upload.by_path()[0];
+                upload.pass(SECOND / 1_000);
+                // The first second settles it.
+                *total += if step < 1_000 { 0 } else { upload.by_path()[0] - before };
+            }
+        }
+        let [one, other] = totals;
+        let redundant = scheduler == SchedulerKind::Redundant;
+        assert_within(if redundant { 4 } else { 2 }, one + other, 5 * 12 * MBIT);
+        assert_within(15, one, other);
+        uploads.iter().for_each(Upload::finish);
+    }
 }
 
 #[test]

@@ -114,6 +114,7 @@ impl Verifier {
 mod tests {
     use super::*;
     use crate::auth::Authenticator;
+    use crate::config::Plan;
     use crate::front_end::Credentials;
     use core::net::{IpAddr, Ipv4Addr};
     use mptcp_core::time::Instant;
@@ -121,8 +122,11 @@ mod tests {
 
     #[test]
     fn the_thread_answers_every_request() {
-        let users =
-            [User { name: "alice".to_owned(), password_hash: PasswordHash::of(b"right").unwrap() }];
+        let users = [User {
+            name: "alice".to_owned(),
+            password_hash: PasswordHash::of(b"right").unwrap(),
+            plan: Plan::default(),
+        }];
         let (woken, wakes) = crossbeam::channel::unbounded();
         let client = VerifierClient::start(
             &users,
@@ -155,7 +159,7 @@ mod tests {
     #[test]
     fn a_thread_that_panics_is_reported() {
         let hash = PasswordHash::of(b"right").unwrap();
-        let users = [User { name: "alice".to_owned(), password_hash: hash }];
+        let users = [User { name: "alice".to_owned(), password_hash: hash, plan: Plan::default() }];
         let (failed, failures) = crossbeam::channel::unbounded();
         let client = VerifierClient::start(
             &users,
@@ -177,7 +181,7 @@ mod tests {
         let tail = "$c29tZXNhbHRzb21l$iWh06vD8Fy27wf9npn6FXWiCX4K6pW6Ue1Bnzz07Z8A";
         let user = |name: &str, cost: &str| {
             let hash = PasswordHash::parse(&format!("$argon2id$v=19${cost}{tail}")).unwrap();
-            User { name: name.to_owned(), password_hash: hash }
+            User { name: name.to_owned(), password_hash: hash, plan: Plan::default() }
         };
         let users =
             [user("a", "m=64,t=1,p=1"), user("b", "m=64,t=3,p=1"), user("c", "m=128,t=1,p=1")];

@@ -1,7 +1,7 @@
 //! A [`Config`] as TOML again, every default written out. Reading the result gives the same value.
 
 use super::reader::{show_rate, show_size};
-use super::{Auth, Config, CookiePolicy, Hugepages, LogFormat, Port};
+use super::{Auth, Config, CookiePolicy, Hugepages, LogFormat, Port, Profile};
 use crate::front_end::FrontEnd;
 use core::fmt::Display;
 use core::time::Duration;
@@ -26,6 +26,9 @@ pub(super) fn to_toml(config: &Config) -> String {
         ];
         push_element(&mut text, "route", table(entries));
     }
+    for profile in &config.profiles {
+        push_element(&mut text, "profile", self::profile(config, profile));
+    }
     push(&mut text, "mptcp", mptcp(config));
     push(&mut text, "tcp", tcp(config));
     let limits = [
@@ -40,7 +43,7 @@ pub(super) fn to_toml(config: &Config) -> String {
             Auth::Password => "password",
         };
         let entries = [("listen", list(&entry.listen)), ("auth", Value::from(auth))];
-        push(&mut text, front_end.name(), table(entries));
+        push(&mut text, front_end.name(), with_profile(config, table(entries), entry.profile));
     }
     let cookie = match config.convert.cookie {
         CookiePolicy::Off => "off",
@@ -51,14 +54,25 @@ pub(super) fn to_toml(config: &Config) -> String {
         ("cookie", Value::from(cookie)),
         ("pending_per_client", Value::from(config.convert.pending_per_client)),
     ];
-    push(&mut text, FrontEnd::Convert.name(), table(convert));
-    push(&mut text, FrontEnd::Transparent.name(), transparent(config));
+    let convert = with_profile(config, table(convert), config.convert.entry.profile);
+    push(&mut text, FrontEnd::Convert.name(), convert);
+    let transparent = with_profile(config, transparent(config), config.transparent.profile);
+    push(&mut text, FrontEnd::Transparent.name(), transparent);
     for user in &config.users {
         let entries = [
             ("name", Value::from(user.name.as_str())),
             ("password_hash", Value::from(user.password_hash.as_str())),
+            ("rate", Value::from(show_rate(user.plan.rate))),
+            ("upload_rate", Value::from(show_rate(user.plan.upload_rate))),
         ];
-        push_element(&mut text, "user", table(entries));
+        let user_table = with_profile(config, table(entries), user.plan.profile);
+        push_element(&mut text, "user", user_table);
+        let rates = user.plan.access_rates.iter();
+        let rates = rates.map(|(port, bits)| (port_name(config, *port), show_rate(Some(*bits))));
+        let rates = table(rates.map(|(port, rate)| (port, Value::from(rate))));
+        if !rates.is_empty() {
+            push(&mut text, "user.access_rates", rates);
+        }
     }
     let mut egress =
         table([("allow", list(&config.egress.allow)), ("deny", list(&config.egress.deny))]);
@@ -165,7 +179,35 @@ fn port(port: &Port) -> Table {
         ("priority", Value::from(i64::from(port.path.priority))),
         ("weight", Value::from(i64::from(port.path.weight))),
         ("rate", Value::from(show_rate(port.path.rate))),
+        ("total_rate", Value::from(show_rate(port.path.total_rate))),
     ])
+}
+
+fn port_name(config: &Config, at: usize) -> &str {
+    config.ports.get(at).map_or("", |port| port.name.as_str())
+}
+
+fn profile(config: &Config, profile: &Profile) -> Table {
+    let mut entries = table([
+        ("name", Value::from(profile.name.as_str())),
+        ("mode", Value::from(profile.mode.name())),
+    ]);
+    if !profile.access.is_empty() {
+        let access: Vec<&str> = profile.access.iter().map(|at| port_name(config, *at)).collect();
+        entries.insert("access".to_owned(), list(&access));
+    }
+    if !profile.weights.is_empty() {
+        let weights = numbers(profile.weights.iter().map(|weight| i64::from(*weight)));
+        entries.insert("weights".to_owned(), weights);
+    }
+    entries
+}
+
+fn with_profile(config: &Config, mut entries: Table, at: Option<usize>) -> Table {
+    if let Some(profile) = at.and_then(|at| config.profiles.get(at)) {
+        entries.insert("profile".to_owned(), Value::from(profile.name.as_str()));
+    }
+    entries
 }
 
 fn mptcp(config: &Config) -> Table {

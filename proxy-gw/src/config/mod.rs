@@ -9,6 +9,7 @@ mod emit;
 mod hosts;
 mod ports;
 mod problem;
+mod profiles;
 mod reader;
 mod sections;
 #[cfg(test)]
@@ -19,6 +20,8 @@ mod tree;
 pub use bind::Bind;
 pub use hosts::{BadName, HostName};
 pub use problem::{Origin, Problem};
+pub use profiles::{Mode, Plan, Profile, rate_from_json, unknown_key};
+pub use reader::show_rate;
 pub use transparent::Transparent;
 
 use crate::auth::PasswordHash;
@@ -44,6 +47,8 @@ pub struct Config {
     pub ports: Vec<Port>,
     /// Where exits go beyond the ports' own subnets.
     pub routes: Vec<Route>,
+    /// Ways of spreading data that listeners and users may go by; names are unique.
+    pub profiles: Vec<Profile>,
     /// MPTCP settings.
     pub mptcp: Mptcp,
     /// TCP settings, for subflows and exits alike.
@@ -181,6 +186,8 @@ pub struct PathSettings {
     pub weight: u16,
     /// Most that one connection sends over it, bits of the stream per second.
     pub rate: Option<u64>,
+    /// Most that goes over it to clients, all of them together.
+    pub total_rate: Option<u64>,
 }
 
 /// One route of exits.
@@ -271,6 +278,8 @@ pub struct Entry {
     pub listen: Vec<SocketAddr>,
     /// Who may connect.
     pub auth: Auth,
+    /// Position in [`Config::profiles`]; `None`: `mptcp.scheduler` and what the ports say.
+    pub profile: Option<usize>,
 }
 
 /// The Convert front end.
@@ -309,6 +318,8 @@ pub struct User {
     pub name: String,
     /// What its password is checked against.
     pub password_hash: PasswordHash,
+    /// What its sessions may do.
+    pub plan: Plan,
 }
 
 /// Destinations, relative to the public Internet. `deny` wins.
@@ -423,6 +434,17 @@ impl Config {
             (FrontEnd::Convert, &self.convert.entry),
         ];
         entries.into_iter()
+    }
+
+    /// Position of the profile that a front end's sessions go by.
+    #[must_use]
+    pub fn profile_of(&self, front_end: FrontEnd) -> Option<usize> {
+        match front_end {
+            FrontEnd::Socks5 => self.socks5.profile,
+            FrontEnd::Http => self.http.profile,
+            FrontEnd::Convert => self.convert.entry.profile,
+            FrontEnd::Transparent => self.transparent.profile,
+        }
     }
 
     /// Where clients connect.

@@ -111,6 +111,7 @@ fn read_port(
             priority: section.integer("priority", 0..=u8::MAX, 0),
             weight: section.integer("weight", 1..=u16::MAX, 1),
             rate: section.rate("rate"),
+            total_rate: section.rate("total_rate"),
         },
     };
     for (key, expected) in [

@@ -163,6 +163,13 @@ impl<'a> Section<'a> {
         self.problems.push(Problem::refused(&self.origin, &self.path, why));
     }
 
+    /// Reports that this key cannot be there.
+    pub(super) fn refuse_key(&self, key: &str, why: &str) {
+        let origin = self.table.and_then(|table| table.get(key)).map(|node| &node.origin);
+        let origin = origin.unwrap_or(&self.origin);
+        self.problems.push(Problem::refused(origin, &self.full_key(key), why));
+    }
+
     /// Reads `key` with `read`, which answers what was expected instead when it fails.
     pub(super) fn read<T>(
         &mut self,
@@ -363,7 +370,7 @@ const RATE_UNITS: [(&str, u64); 3] =
     [("Gbit", 1_000_000_000), ("Mbit", 1_000_000), ("kbit", 1_000)];
 
 /// Bits per second, as a whole number or with a unit, or "unlimited".
-fn rate(value: &Value) -> Result<Option<u64>, String> {
+pub(super) fn rate(value: &Value) -> Result<Option<u64>, String> {
     let bits = match value {
         Value::Integer(number) => u64::try_from(*number).ok(),
         Value::String(text) if text == UNLIMITED => return Ok(None),
@@ -387,8 +394,9 @@ fn parse_rate(text: &str) -> Option<u64> {
     with_unit(text, &RATE_UNITS)
 }
 
-/// The shortest exact form that [`rate`] reads back.
-pub(super) fn show_rate(bits: Option<u64>) -> String {
+/// A rate of bits per second as the configuration has it.
+#[must_use]
+pub fn show_rate(bits: Option<u64>) -> String {
     bits.map_or_else(|| UNLIMITED.to_owned(), |bits| show_with_unit(bits, &RATE_UNITS))
 }
 

@@ -2,6 +2,7 @@
 
 use super::ports::{PlacedPort, Ports, check_unique, network, read_ports, read_routes};
 use super::problem::Problem;
+use super::profiles::{Names, read_plan, read_profiles};
 use super::reader::{Placed, Problems, Section, choose, integer, parsed, read_list, text};
 use super::tree::{Node, Value};
 use super::{
@@ -31,18 +32,21 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
     let driver = read_driver(root.section("driver"));
     let ports = read_ports(&mut root, driver.kind, problems);
     let routes = read_routes(&mut root, &ports, problems);
+    let (profiles, names) = read_profiles(&mut root, &ports, problems);
     let transparent = root.section("transparent");
-    let front_ends = read_front_ends(&mut root, &ports, transparent.lacks("ports"), problems);
-    let transparent = super::transparent::read(transparent, &ports, &routes, problems);
+    let needed = transparent.lacks("ports");
+    let front_ends = read_front_ends(&mut root, &ports, (&names, needed), problems);
+    let transparent = super::transparent::read(transparent, &ports, &routes, &names, problems);
     let listen = [&front_ends.socks5, &front_ends.http, &front_ends.convert.entry];
     let listen = listen.into_iter().flat_map(|entry| entry.listen.iter().copied());
     let bind = super::bind::read(root.section("bind"), listen);
-    let users = read_users(&mut root, problems);
+    let users = read_users(&mut root, &names, &ports, problems);
     let (dns, servers) = read_dns(root.section("dns"));
     let ports_complete = ports.complete;
     let config = Config {
         driver,
         routes,
+        profiles,
         mptcp: read_mptcp(root.section("mptcp")),
         tcp: read_tcp(root.section("tcp")),
         limits: read_limits(root.section("limits")),
@@ -312,7 +316,7 @@ struct FrontEnds {
 fn read_front_ends(
     root: &mut Section<'_>,
     ports: &Ports,
-    needed: bool,
+    (names, needed): (&Names, bool),
     problems: &Problems,
 ) -> FrontEnds {
     let nobody = root.lacks("user");
@@ -339,18 +343,23 @@ fn read_front_ends(
     }
     let [socks5_listen, http_listen, convert_listen] = listen;
     FrontEnds {
-        socks5: read_entry(socks5, socks5_listen, nobody, problems),
-        http: read_entry(http, http_listen, nobody, problems),
-        convert: read_convert(convert, convert_listen),
+        socks5: read_entry(socks5, socks5_listen, nobody, names, problems),
+        http: read_entry(http, http_listen, nobody, names, problems),
+        convert: read_convert(convert, convert_listen, names),
     }
 }
 
-fn read_convert(mut section: Section<'_>, listen: Vec<Placed<SocketAddr>>) -> Convert {
+fn read_convert(
+    mut section: Section<'_>,
+    listen: Vec<Placed<SocketAddr>>,
+    names: &Names,
+) -> Convert {
     let cookies = [("off", CookiePolicy::Off), ("require", CookiePolicy::Require)];
     let convert = Convert {
         entry: Entry {
             listen: listen.into_iter().map(|placed| placed.value).collect(),
             auth: Auth::None,
+            profile: read_profile(&mut section, names),
         },
         cookie: section.choice("cookie", &cookies, CookiePolicy::Off),
         pending_per_client: section.integer("pending_per_client", 1..=65_536, 64),
@@ -372,6 +381,7 @@ fn read_entry(
     mut section: Section<'_>,
     listen: Vec<Placed<SocketAddr>>,
     nobody: bool,
+    names: &Names,
     problems: &Problems,
 ) -> Entry {
     let auths = [("none", Auth::None), ("password", Auth::Password)];
@@ -387,12 +397,23 @@ fn read_entry(
             "there is no [[user]]; add one with the output of `proxy-gw hash-password`",
         ));
     }
+    let profile = read_profile(&mut section, names);
     section.finish();
     let auth = auth.map_or(Auth::None, |auth| auth.value);
-    Entry { listen: bare(Some(listen)), auth }
+    Entry { listen: bare(Some(listen)), auth, profile }
 }
 
-fn read_users(root: &mut Section<'_>, problems: &Problems) -> Vec<User> {
+/// The profile of a listener, where it has one.
+pub(super) fn read_profile(section: &mut Section<'_>, names: &Names) -> Option<usize> {
+    section.read("profile", |value| names.find(value)).map(|placed| placed.value)
+}
+
+fn read_users(
+    root: &mut Section<'_>,
+    profiles: &Names,
+    ports: &Ports,
+    problems: &Problems,
+) -> Vec<User> {
     let mut names = Vec::new();
     let mut users = Vec::new();
     for mut section in root.sections("user") {
@@ -411,9 +432,10 @@ fn read_users(root: &mut Section<'_>, problems: &Problems) -> Vec<User> {
                 section.missing(key, "every [[user]] has a name and a password_hash");
             }
         }
+        let plan = read_plan(&mut section, profiles, ports, problems);
         section.finish();
         let (Some(name), Some(password_hash)) = (name, hash) else { continue };
-        users.push(User { name: name.value.clone(), password_hash });
+        users.push(User { name: name.value.clone(), password_hash, plan });
         names.push(name);
     }
     check_unique(names.iter(), problems);

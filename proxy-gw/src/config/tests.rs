@@ -25,6 +25,7 @@ queues = 1
 priority = 0
 weight = 1
 rate = "unlimited"
+total_rate = "10Gbit"
 
 [[port]]
 name = "exit"
@@ -36,6 +37,11 @@ to = "0.0.0.0/0"
 via = "10.9.0.2"
 port = "exit"
 from = ["10.9.0.1"]
+
+[[profile]]
+name = "lte-first"
+mode = "priority"
+access = ["lte"]
 
 [mptcp]
 versions = [0, 1]
@@ -226,14 +232,14 @@ fn unknown_keys_name_file_line_and_the_nearest_key() {
     assert_eq!(
         problems(&text),
         "gw.toml:1: drivr: unknown key; the nearest known key is driver (known: admin, bind, convert, \
-         dns, driver, egress, hosts, http, limits, log, mptcp, port, route, socks5, tcp, timeouts, transparent, udp, user)\n\
+         dns, driver, egress, hosts, http, limits, log, mptcp, port, profile, route, socks5, tcp, timeouts, transparent, udp, user)\n\
          gw.toml:11: socks5.auht: unknown key; the nearest known key is socks5.auth \
-         (known: auth, listen)"
+         (known: auth, listen, profile)"
     );
     assert_eq!(
         refused("port.0.mut=1"),
         "port.0.mut: unknown key; the nearest known key is port.0.mtu (known: addresses, device, \
-         gateway, mac, mtu, name, priority, queues, rate, vlan, weight)"
+         gateway, mac, mtu, name, priority, queues, rate, total_rate, vlan, weight)"
     );
 }
 

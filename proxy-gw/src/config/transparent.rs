@@ -2,6 +2,7 @@
 
 use super::Route;
 use super::ports::{Ports, find_port};
+use super::profiles::Names;
 use super::reader::{Problems, Section, text};
 use core::fmt;
 
@@ -12,6 +13,8 @@ pub struct Transparent {
     pub ports: Vec<usize>,
     /// The port that clients join at; `None`: the one they connected to.
     pub join_port: Option<u16>,
+    /// Position of the profile that its sessions go by.
+    pub profile: Option<usize>,
     /// Connections of one client (an IPv4 address, an IPv6 /64) that may wait for their destinations, per shard.
     pub pending_per_client: u32,
 }
@@ -32,6 +35,7 @@ pub(super) fn read(
     mut section: Section<'_>,
     ports: &Ports,
     routes: &[Route],
+    profiles: &Names,
     problems: &Problems,
 ) -> Transparent {
     let named = section.list("ports", |value| {
@@ -55,6 +59,7 @@ pub(super) fn read(
     let transparent = Transparent {
         ports: seen,
         join_port: join_port.map(|port| port.value),
+        profile: super::sections::read_profile(&mut section, profiles),
         pending_per_client: section.integer("pending_per_client", 1..=65_536, 256),
     };
     section.finish();

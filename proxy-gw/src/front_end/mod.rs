@@ -32,6 +32,9 @@ pub enum FrontEnd {
 }
 
 impl FrontEnd {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::Socks5, Self::Http, Self::Convert, Self::Transparent];
+
     /// Its name in the configuration, reports and logs.
     #[must_use]
     pub const fn name(self) -> &'static str {

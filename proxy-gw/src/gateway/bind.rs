@@ -117,6 +117,7 @@ impl Gateway {
         let class = super::relay_class(session);
         self.counters.sessions_established += 1;
         self.deadlines.arm(idx, class, now);
+        self.begin_terms(now, shard, idx);
     }
 
     /// The first that is still there and that the policy would let a client connect to.

@@ -3,8 +3,10 @@
 
 use crate::auth::Limiter;
 use crate::config::Config;
+use crate::policies::InForce;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use mptcp_core::rng::Rng;
+use std::sync::Arc;
 
 /// See the module.
 #[derive(Debug)]
@@ -15,6 +17,7 @@ pub struct Common {
     /// Sessions there were.
     numbered: AtomicU64,
     limiter: Limiter,
+    policies: Arc<InForce>,
 }
 
 /// So many at a time.
@@ -45,6 +48,12 @@ impl Common {
     /// For all shards of a gateway of `config`; secrets are drawn from `rng`.
     #[must_use]
     pub fn new(config: &Config, rng: &mut Rng) -> Self {
+        Self::with(config, Arc::new(InForce::new(config)), rng)
+    }
+
+    /// The same with these profiles and rates in force.
+    #[must_use]
+    pub fn with(config: &Config, policies: Arc<InForce>, rng: &mut Rng) -> Self {
         let mut key = [0; 16];
         rng.fill(&mut key);
         Self {
@@ -53,6 +62,7 @@ impl Common {
             binds: Places::new(config.bind.waiting),
             numbered: AtomicU64::new(0),
             limiter: Limiter::new(key),
+            policies,
         }
     }
 
@@ -74,6 +84,12 @@ impl Common {
     /// The number of a new session: unique, from 1.
     pub(super) fn next_number(&self) -> u64 {
         self.numbered.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// What is in force at the start; shards are told of changes.
+    #[must_use]
+    pub fn policies(&self) -> &Arc<InForce> {
+        &self.policies
     }
 
     pub(crate) fn limiter(&self) -> &Limiter {

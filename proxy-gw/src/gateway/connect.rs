@@ -309,6 +309,7 @@ impl Gateway {
         let class = super::relay_class(session);
         self.counters.sessions_established += 1;
         self.deadlines.arm(idx, class, now);
+        self.begin_terms(now, shard, idx);
     }
 
     /// `connect_s` passed.

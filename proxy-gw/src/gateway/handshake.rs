@@ -166,6 +166,10 @@ impl Gateway {
             return false;
         };
         let source = client.remote.ip();
+        let user = self.user_named(&credentials.user);
+        if let Some(session) = self.sessions.get_mut(idx) {
+            session.user = user;
+        }
         let (reason, failure) = match self.authenticator.begin(now, id.0, source, credentials) {
             Decision::Accepted => {
                 self.counters.authentication_cached += 1;
@@ -200,7 +204,7 @@ impl Gateway {
         if shard.send(now, session.inner, message) == Ok(message.len()) {
             return true;
         }
-        let gone = session.ends.inner_closed || shard.error(session.inner).is_some();
+        let gone = session.ends.inner_closed() || shard.error(session.inner).is_some();
         let reason = if gone { EndReason::ClientGone } else { EndReason::NoMemory };
         self.end(now, shard, idx, reason, Farewell::Abort);
         false
@@ -284,7 +288,7 @@ impl Gateway {
             let Some(session) = self.sessions.get_mut(idx) else { return };
             let Phase::Lingering(lingering) = &mut session.phase else { return };
             let reason = lingering.reason;
-            if session.ends.inner_closed || lingering.discarded > MAX_DISCARDED {
+            if session.ends.inner_closed() || lingering.discarded > MAX_DISCARDED {
                 return self.end(now, shard, idx, reason, Farewell::Abort);
             }
             match read(shard.recv(now, session.inner, &mut bytes)) {

@@ -13,10 +13,12 @@ mod convert;
 mod counters;
 mod deadlines;
 mod handshake;
+mod path_log;
 mod pending;
 mod reason;
 mod session;
 mod snapshot;
+mod terms;
 #[cfg(test)]
 pub(crate) mod tests;
 mod udp;
@@ -33,6 +35,7 @@ use crate::dns::Resolver;
 use crate::egress::{Exits, Policy};
 use crate::front_end::{FrontEnd, Handshake};
 use crate::log_limit::LogLimit;
+use crate::policies::InForce;
 use crate::shard::Shard;
 use convert::Converter;
 use core::net::{IpAddr, SocketAddr};
@@ -42,10 +45,12 @@ use ipnet::Ipv6Net;
 use mptcp_core::buf::PortId;
 use mptcp_core::driver::Progress;
 use mptcp_core::error::{ConnectionError, OpenError};
+use mptcp_core::mptcp::path_health::PathEvent;
 use mptcp_core::rng::Rng;
 use mptcp_core::stack::{Event, Listen, Ready, SocketId};
 use mptcp_core::time::Instant;
 use mptcp_core::util::slab::{Slab, SlabId};
+use path_log::PathLog;
 use pending::Pending;
 use reason::Side;
 use session::{Phase, Session};
@@ -93,6 +98,8 @@ pub struct Gateway {
     nat64: Option<Ipv6Net>,
     authenticator: Authenticator,
     common: Arc<Common>,
+    policies: Arc<InForce>,
+    walk: Option<terms::Walk>,
     converter: Converter,
     /// Ports whose clients' connections to others end here, and how many of each client wait.
     transparent: Vec<PortId>,
@@ -119,6 +126,7 @@ pub struct Gateway {
     draining: bool,
     counters: Counters,
     log_limit: LogLimit,
+    path_log: PathLog,
 }
 
 impl Gateway {
@@ -144,7 +152,8 @@ impl Gateway {
         let exits = Exits::new(config);
         let mut entries: Vec<_> =
             config.entries().map(|(kind, entry)| (kind, entry.clone())).collect();
-        entries.push((FrontEnd::Transparent, Entry { listen: Vec::new(), auth: Auth::None }));
+        let nobody = Entry { listen: Vec::new(), auth: Auth::None, profile: None };
+        entries.push((FrontEnd::Transparent, nobody));
         let transparent = config.transparent.ports.iter();
         Self {
             entries,
@@ -164,6 +173,8 @@ impl Gateway {
             exits,
             nat64: config.egress.nat64,
             authenticator: Authenticator::new(Arc::clone(&common), rng),
+            policies: Arc::clone(common.policies()),
+            walk: None,
             common,
             converter: Converter::new(config, rng),
             sessions: Slab::with_capacity(capacity),
@@ -175,6 +186,7 @@ impl Gateway {
             draining: false,
             counters: Counters::default(),
             log_limit: LogLimit::new(100, Duration::from_millis(20)),
+            path_log: PathLog::new(config.ports.iter().map(|port| port.name.clone()).collect()),
         }
     }
 
@@ -263,12 +275,12 @@ impl Gateway {
         };
         session.ends.note(side, event.ready);
         match (&session.phase, side) {
-            (Phase::Handshake(_), _) if session.ends.inner_closed => {
+            (Phase::Handshake(_), _) if session.ends.inner_closed() => {
                 self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
             }
             (Phase::Handshake(_), _) => self.drive(now, shard, idx),
             (Phase::Connecting(_) | Phase::Binding(_), Side::Inner)
-                if session.ends.inner_closed =>
+                if session.ends.inner_closed() =>
             {
                 self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
             }
@@ -315,6 +327,11 @@ impl Gateway {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let timers = [self.deadlines.next(), self.pace.next(), self.resolver.poll_timeout()];
         timers.into_iter().flatten().min()
+    }
+
+    /// Logs that a path went down or came back.
+    pub fn log_path(&mut self, now: Instant, event: &PathEvent) {
+        self.path_log.write(now, event);
     }
 
     /// Credentials for the verifier, which owes an answer ([`Gateway::handle_verified`]) to each.
@@ -423,7 +440,7 @@ impl Gateway {
     fn handle_relaying(&mut self, now: Instant, shard: &mut impl Shard, idx: u32, ready: Ready) {
         let Some(session) = self.sessions.get_mut(idx) else { return };
         let ends = session.ends;
-        if ends.inner_closed && ends.outer_closed {
+        if ends.inner_closed() && ends.outer_closed() {
             let reason = relay_result(shard, session);
             return self.end(now, shard, idx, reason, Farewell::Abort);
         }
@@ -485,7 +502,7 @@ impl Gateway {
         }
         self.counters.count_end(reason);
         self.account(now, shard, &session, reason);
-        match (session.ends.inner_closed, farewell) {
+        match (session.ends.inner_closed(), farewell) {
             // A request has no id any more when it is closed.
             (true, _) if session.deferred => {}
             (false, Farewell::Ignore) if session.deferred => shard.ignore_deferred(session.inner),
@@ -495,7 +512,7 @@ impl Gateway {
             (false, Farewell::Abort | Farewell::Ignore) => shard.abort(now, session.inner),
         }
         match session.outer {
-            Some(outer) if session.ends.outer_closed => shard.release(outer),
+            Some(outer) if session.ends.outer_closed() => shard.release(outer),
             Some(outer) => shard.abort(now, outer),
             None => {}
         }
@@ -504,9 +521,17 @@ impl Gateway {
     /// Adds the session's bytes up and writes its log line.
     fn account(&mut self, now: Instant, shard: &impl Shard, session: &Session, reason: EndReason) {
         let exit = session.outer.and_then(|outer| shard.info(outer));
-        let (up, down) = exit.map_or((0, 0), |info| (info.bytes_sent, info.bytes_received));
+        let (mut up, mut down) = exit.map_or((0, 0), |info| (info.bytes_sent, info.bytes_received));
+        if let Phase::Associated(association) = &session.phase {
+            (up, down) = (association.bytes_up, association.bytes_down);
+        }
         self.counters.bytes_up += up;
         self.counters.bytes_down += down;
+        if let Some(usage) = session.user.and_then(|user| self.policies.usage(user))
+            && session.began
+        {
+            usage.end(up, down);
+        }
         if !log::log_enabled!(log::Level::Info) {
             return;
         }

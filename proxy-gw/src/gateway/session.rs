@@ -10,6 +10,7 @@ use super::udp::Association;
 use crate::dns::Family;
 use crate::front_end::convert::Asked;
 use crate::front_end::{Failure, FrontEnd, Handshake};
+use crate::policies::UserId;
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::time::Instant;
@@ -31,6 +32,11 @@ pub(super) struct Session {
     pub(super) subflows: u8,
     /// Nothing has answered the client's SYN.
     pub(super) deferred: bool,
+    /// Position of its user in the configuration, once it has named one; the password may be wrong until
+    /// the handshake is over.
+    pub(super) user: Option<UserId>,
+    /// It has reached its destination, and counts as its user's.
+    pub(super) began: bool,
     /// What happened to the sockets.
     pub(super) ends: Ends,
     /// What it is doing.
@@ -39,26 +45,34 @@ pub(super) struct Session {
 
 /// What the stack reported about the two sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ends {
-    /// `CLOSED` of the client's connection.
-    pub(super) inner_closed: bool,
-    /// `CLOSED` of the exit's connection.
-    pub(super) outer_closed: bool,
-    /// The client has sent its last byte.
-    pub(super) inner_read_closed: bool,
-    /// The destination has sent its last byte.
-    pub(super) outer_read_closed: bool,
-}
+pub(super) struct Ends(u8);
 
 impl Ends {
+    const INNER_CLOSED: u8 = 1;
+    const OUTER_CLOSED: u8 = 2;
+    /// The client has sent its last byte.
+    const INNER_READ_CLOSED: u8 = 4;
+    /// The destination has sent its last byte.
+    const OUTER_READ_CLOSED: u8 = 8;
+
     /// Adds what an event says about one side.
     pub(super) fn note(&mut self, side: Side, ready: Ready) {
         let (closed, read_closed) = match side {
-            Side::Inner => (&mut self.inner_closed, &mut self.inner_read_closed),
-            Side::Outer => (&mut self.outer_closed, &mut self.outer_read_closed),
+            Side::Inner => (Self::INNER_CLOSED, Self::INNER_READ_CLOSED),
+            Side::Outer => (Self::OUTER_CLOSED, Self::OUTER_READ_CLOSED),
         };
-        *closed |= ready.contains(Ready::CLOSED);
-        *read_closed |= ready.contains(Ready::READ_CLOSED);
+        self.0 |= if ready.contains(Ready::CLOSED) { closed } else { 0 };
+        self.0 |= if ready.contains(Ready::READ_CLOSED) { read_closed } else { 0 };
+    }
+
+    /// `CLOSED` of the client's connection.
+    pub(super) fn inner_closed(self) -> bool {
+        self.0 & Self::INNER_CLOSED != 0
+    }
+
+    /// `CLOSED` of the exit's connection.
+    pub(super) fn outer_closed(self) -> bool {
+        self.0 & Self::OUTER_CLOSED != 0
     }
 
     /// Neither side has finished.
@@ -197,6 +211,18 @@ impl Session {
         let phase = Phase::Handshake(Box::new(handshake));
         let ends = Ends::default();
         let deferred = false;
-        Self { inner, outer: None, opened, number, front_end, subflows: 1, deferred, ends, phase }
+        Self {
+            inner,
+            outer: None,
+            opened,
+            number,
+            front_end,
+            subflows: 1,
+            deferred,
+            user: None,
+            began: false,
+            ends,
+            phase,
+        }
     }
 }

@@ -3,6 +3,7 @@
 use super::Gateway;
 use super::session::Session;
 use crate::front_end::FrontEnd;
+use crate::policies::UserId;
 use crate::shard::Shard;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -16,6 +17,10 @@ pub struct SessionSnapshot {
     pub id: u64,
     /// What the client speaks.
     pub front_end: FrontEnd,
+    /// The user it named.
+    pub user: Option<UserId>,
+    /// The profile it goes by.
+    pub profile: Option<String>,
     /// Where the client came from.
     pub client: SocketAddr,
     /// Where it is, or is being, connected to; `None` before.
@@ -43,22 +48,32 @@ impl Gateway {
     ) -> (Vec<SessionSnapshot>, Option<u32>) {
         let end = from.saturating_add(limit).min(self.high_water);
         let sessions =
-            (from..end).filter_map(|idx| snapshot(now, shard, self.sessions.get(idx)?)).collect();
-        (sessions, (end < self.high_water).then_some(end))
+            (from..end).filter_map(|idx| self.snapshot_of(now, shard, self.sessions.get(idx)?));
+        (sessions.collect(), (end < self.high_water).then_some(end))
     }
-}
 
-fn snapshot(now: Instant, shard: &impl Shard, session: &Session) -> Option<SessionSnapshot> {
-    let inner = shard.info(session.inner)?;
-    let exit = session.outer.and_then(|outer| shard.info(outer));
-    Some(SessionSnapshot {
-        id: session.number,
-        front_end: session.front_end,
-        client: inner.remote,
-        destination: exit.as_ref().map(|info| info.remote),
-        bytes_up: exit.as_ref().map_or(0, |info| info.bytes_sent),
-        bytes_down: exit.as_ref().map_or(0, |info| info.bytes_received),
-        age: now.since(session.opened),
-        inner,
-    })
+    fn snapshot_of(
+        &self,
+        now: Instant,
+        shard: &impl Shard,
+        session: &Session,
+    ) -> Option<SessionSnapshot> {
+        let inner = shard.info(session.inner)?;
+        let exit = session.outer.and_then(|outer| shard.info(outer));
+        Some(SessionSnapshot {
+            id: session.number,
+            front_end: session.front_end,
+            user: session.user,
+            profile: self
+                .policies
+                .profile(session.front_end, session.user)
+                .map(|profile| profile.name.clone()),
+            client: inner.remote,
+            destination: exit.as_ref().map(|info| info.remote),
+            bytes_up: exit.as_ref().map_or(0, |info| info.bytes_sent),
+            bytes_down: exit.as_ref().map_or(0, |info| info.bytes_received),
+            age: now.since(session.opened),
+            inner,
+        })
+    }
 }

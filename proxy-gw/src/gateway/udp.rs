@@ -62,6 +62,8 @@ pub struct UdpCounters {
     pub too_long: u64,
     /// No room or memory, or nobody to send to yet.
     pub no_room: u64,
+    /// Beyond a rate of the user or of the port.
+    pub over_rate: u64,
 }
 
 impl UdpCounters {
@@ -78,6 +80,7 @@ impl UdpCounters {
             ("unsolicited", self.unsolicited),
             ("too_long", self.too_long),
             ("no_room", self.no_room),
+            ("over_rate", self.over_rate),
         ];
         fates.into_iter()
     }
@@ -214,6 +217,7 @@ impl Gateway {
         let reply = session.front_end.connected(bound);
         session.phase = Phase::Associated(Box::new(association));
         self.deadlines.arm(idx, Class::Idle, now);
+        self.begin_terms(now, shard, idx);
         if self.say(now, shard, idx, &reply) {
             self.read_control(now, shard, idx);
         }
@@ -236,8 +240,6 @@ impl Gateway {
                 self.associations_of.remove(&association.network);
             }
         }
-        self.counters.bytes_up += association.bytes_up;
-        self.counters.bytes_down += association.bytes_down;
     }
 
     /// An event of the control connection, or of one of the association's sockets.
@@ -251,7 +253,7 @@ impl Gateway {
         let Some(session) = self.sessions.get_mut(idx) else { return };
         if event.socket == session.inner {
             session.ends.note(Side::Inner, event.ready);
-            if session.ends.inner_closed {
+            if session.ends.inner_closed() {
                 let error = shard.error(session.inner);
                 let reason =
                     error.map_or(EndReason::Completed, |error| of_failed_relay(Side::Inner, error));
@@ -456,6 +458,12 @@ impl Gateway {
             return;
         };
         let id = self.sessions.id(idx).map_or(0, |id| id.0);
+        let user = self.sessions.get(idx).and_then(|session| session.user);
+        let octets = data.len() as u64;
+        if self.policies.up_cap(user).is_some_and(|cap| !cap.take(now, octets)) {
+            self.counters.udp.over_rate += 1;
+            return;
+        }
         let Some(association) = self.association(idx) else { return };
         let known = association.exits.iter().find(|(at, _)| *at == local).map(|(_, exit)| *exit);
         let exit = known.or_else(|| {
@@ -492,7 +500,7 @@ impl Gateway {
         data: &[u8],
     ) {
         let Some(session) = self.sessions.get_mut(idx) else { return };
-        let inner = session.inner;
+        let (inner, user) = (session.inner, session.user);
         let Phase::Associated(association) = &mut session.phase else { return };
         if !association.peers.contains(&received.remote.ip()) {
             self.counters.udp.unsolicited += 1;
@@ -502,10 +510,18 @@ impl Gateway {
             Client::Datagrams { heard, .. } => heard.iter().copied().collect(),
             Client::Stream { .. } => Vec::new(),
         };
-        let back = heard
-            .into_iter()
-            .find(|heard| association.allows(now, shard, inner, heard.remote.ip()));
+        let mut usable = heard;
+        usable.retain(|heard| association.allows(now, shard, inner, heard.remote.ip()));
+        // Where the client was heard from last, unless that way fails: it may not know that yet.
+        let works = |heard: &&Received| shard.path_works(heard);
+        let back = usable.iter().find(works).or_else(|| usable.first()).copied();
+        let via = back.map(|back| self.policies.port_caps(user, back.via));
+        let mut caps = via.into_iter().flatten().chain(self.policies.down_cap(user));
         let counters = &mut self.counters.udp;
+        if caps.any(|cap| !cap.take(now, data.len() as u64)) {
+            counters.over_rate += 1;
+            return;
+        }
         let delivered = match &mut association.client {
             Client::Datagrams { socket, .. } => {
                 let bytes = [&udp::header(received.remote), data].concat();

@@ -34,7 +34,7 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
     let driver = Arc::new(driver);
     let counted = Arc::clone(&driver);
     shards.read_driver = Box::new(move || driver_counters(&counted));
-    let alone = Place::alone(config)?;
+    let alone = Place::alone(config, &shards.in_force)?;
     for (shard, &core) in config.driver.cores.iter().enumerate() {
         let layout = driver.layout().clone();
         // The driver has refused more than the layout can have.

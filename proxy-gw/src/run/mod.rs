@@ -16,13 +16,14 @@ mod worker;
 pub use stack_config::stack_config;
 pub use worker::ShardWorker;
 
-use crate::admin::{Admin, Source};
+use crate::admin::{Admin, Source, Terms};
 use crate::cli::Exit;
 use crate::config::{Config, DriverKind};
 use crate::control::{Order, ShardHandle, Waker, mailbox};
 use crate::gateway::Common;
 use crate::logging;
 use crate::metrics::{DriverCounters, ReadDriver};
+use crate::policies::InForce;
 use core::sync::atomic::AtomicBool;
 use crossbeam::channel::{Sender, unbounded};
 use mptcp_core::rng::Rng;
@@ -91,9 +92,10 @@ struct Place {
 
 impl Place {
     /// That of a gateway's only shard.
-    fn alone(config: &Config) -> Result<Self, DriverError> {
+    fn alone(config: &Config, in_force: &Arc<InForce>) -> Result<Self, DriverError> {
         let seed = || seed().map_err(DriverError::Failed);
-        let common = Arc::new(Common::new(config, &mut Rng::from_seed(seed()?)));
+        let mut rng = Rng::from_seed(seed()?);
+        let common = Arc::new(Common::with(config, Arc::clone(in_force), &mut rng));
         Ok(Self { common, fast_open_seed: seed()?, sharding: None })
     }
 
@@ -107,6 +109,8 @@ struct Shards {
     notices: Sender<Notice>,
     handles: Vec<ShardHandle>,
     read_driver: ReadDriver,
+    /// At the start.
+    in_force: Arc<InForce>,
 }
 
 impl Shards {
@@ -150,6 +154,7 @@ fn run_logged(config: &Config) -> Exit {
         notices: sender,
         handles: Vec::new(),
         read_driver: Box::new(DriverCounters::default),
+        in_force: Arc::new(InForce::new(config)),
     };
     let started = match (signals, config.driver.kind) {
         (Err(error), _) => Err(DriverError::Failed(format!("cannot watch signals: {error}"))),
@@ -170,6 +175,7 @@ fn run_logged(config: &Config) -> Exit {
         ports: config.ports.iter().map(|port| port.name.clone()).collect(),
         read_driver: core::mem::replace(&mut shards.read_driver, Box::new(DriverCounters::default)),
         ready: Arc::clone(&ready),
+        terms: Terms::new(config, Arc::clone(&shards.in_force)),
     };
     let admin = Admin::start(&config.admin.listen, source);
     let mut supervisor = Supervisor::new(shards, ready, config.timeouts.drain, stdout());

@@ -1,10 +1,10 @@
 //! The stack's configuration out of the gateway's.
 
 use crate::config::Config;
+use crate::policies::usual_scheduling;
 use mptcp_core::buf::PortId;
 use mptcp_core::config::{
-    ConfigError, EphemeralPorts, Limits, LocalAddress, MptcpConfig, PathPolicy, Scheduling,
-    StackConfig, TcpConfig,
+    ConfigError, EphemeralPorts, Limits, LocalAddress, MptcpConfig, StackConfig, TcpConfig,
 };
 use mptcp_core::time::Duration;
 
@@ -28,7 +28,7 @@ pub fn stack_config(config: &Config, seed: [u8; 32]) -> Result<StackConfig, Conf
         mptcp: MptcpConfig {
             versions: config.mptcp.versions.clone(),
             checksum: config.mptcp.checksum,
-            scheduling: scheduling(config),
+            scheduling: usual_scheduling(config),
             path_manager: config.mptcp.path_manager,
             max_subflows: config.mptcp.max_subflows,
             max_remote_addresses: config.mptcp.max_remote_addresses,
@@ -47,25 +47,6 @@ pub fn stack_config(config: &Config, seed: [u8; 32]) -> Result<StackConfig, Conf
     };
     stack.validate()?;
     Ok(stack)
-}
-
-fn scheduling(config: &Config) -> Scheduling {
-    let octets = |bits: u64| bits / 8;
-    let ports = (0u8..).zip(&config.ports);
-    Scheduling {
-        kind: config.mptcp.scheduler,
-        rate: config.mptcp.rate.map(octets),
-        paths: ports
-            .map(|(id, port)| PathPolicy {
-                port: PortId(id),
-                priority: port.path.priority,
-                weight: port.path.weight,
-                rate: port.path.rate.map(octets),
-            })
-            // Every connection keeps a copy.
-            .filter(|policy| *policy != PathPolicy::new(policy.port))
-            .collect(),
-    }
 }
 
 fn addresses(config: &Config) -> Vec<LocalAddress> {
@@ -127,7 +108,7 @@ fn limits(config: &Config) -> Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mptcp_core::config::SchedulerKind;
+    use mptcp_core::config::{PathPolicy, SchedulerKind};
 
     const TEXT: &str = r#"
         [driver]

@@ -183,6 +183,7 @@ mod tests {
     use super::*;
     use crate::control::{Mailbox, mailbox};
     use crate::metrics::DriverCounters;
+    use crate::policies::InForce;
     use crossbeam::channel::{Sender, unbounded};
 
     const LONG: Duration = Duration::from_secs(3600);
@@ -200,10 +201,13 @@ mod tests {
         fn new(shards: usize, drain: Duration) -> Self {
             let (notices, inbox) = unbounded();
             let (handles, mailboxes) = (0..shards).map(|_| mailbox(Arc::new(|| {}))).unzip();
+            let text = crate::gateway::tests::CONFIG;
+            let config = crate::config::parse("test", text, &[]).unwrap();
             let shards = Shards {
                 notices: notices.clone(),
                 handles,
                 read_driver: Box::new(DriverCounters::default),
+                in_force: Arc::new(InForce::new(&config)),
             };
             let ready = Arc::new(AtomicBool::new(false));
             let supervisor = Supervisor::new(shards, Arc::clone(&ready), drain, Vec::new());

@@ -50,7 +50,7 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
     let counters = tun.counters();
     let counted = pool.clone();
     shards.read_driver = Box::new(move || driver_counters(&names, &counters, &counted));
-    let place = Place::alone(config)?;
+    let place = Place::alone(config, &shards.in_force)?;
     let config = config.clone();
     spawn_shard(shards.add(wake), move |cell| {
         pin(config.driver.cores.first().copied().unwrap_or(0));

@@ -9,9 +9,12 @@ use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::stack::Stack;
 use mptcp_core::steering::{SteeringNote, Tuple};
 use mptcp_core::time::Instant;
+use tokio::sync::oneshot;
 
 /// Positions of sessions or paths looked at per page of a report.
 const PAGE: u32 = 128;
+/// Positions of sessions that a change is carried to in one turn.
+const POLICY_PORTION: u32 = 256;
 /// Commands and verdicts handled per turn.
 const CONTROL_BUDGET: usize = 16;
 /// How long a drained shard goes on for closing connections whose last segments are under way.
@@ -29,6 +32,11 @@ pub struct ShardWorker<B: PacketBuf> {
     drained_at: Option<Instant>,
     /// Sessions that were reset because the drain had to end.
     aborted: u32,
+    /// Who waits until all sessions go by what is in force.
+    carrying: Vec<oneshot::Sender<()>>,
+    /// Every password is right.
+    #[cfg(test)]
+    trusting: bool,
 }
 
 impl<B: PacketBuf> ShardWorker<B> {
@@ -48,7 +56,16 @@ impl<B: PacketBuf> ShardWorker<B> {
             obeyed: Order::Serve,
             drained_at: None,
             aborted: 0,
+            carrying: Vec::new(),
+            #[cfg(test)]
+            trusting: false,
         }
+    }
+
+    /// With nobody to check passwords, takes them all.
+    #[cfg(test)]
+    pub(super) fn trusting(self) -> Self {
+        Self { trusting: true, ..self }
     }
 
     /// Sessions that were reset by [`Order::Abort`].
@@ -78,6 +95,10 @@ impl<B: PacketBuf> ShardWorker<B> {
                 let (paths, next) = self.stack.paths_page(from, PAGE);
                 let _ = reply.send(PathPage { now, paths: paths.collect(), next });
             }
+            Command::Policies { in_force, done } => {
+                self.gateway.set_policies(in_force);
+                self.carrying.push(done);
+            }
             Command::Counters { reply } => {
                 let counters = ShardCounters {
                     gateway: self.gateway.counters().clone(),
@@ -85,6 +106,7 @@ impl<B: PacketBuf> ShardWorker<B> {
                     dns: *self.gateway.resolver().counters(),
                     stack: self.stack.counters().clone(),
                     occupancy: self.stack.occupancy(),
+                    accesses: self.stack.accesses().collect(),
                 };
                 let _ = reply.send(Box::new(counters));
             }
@@ -94,6 +116,12 @@ impl<B: PacketBuf> ShardWorker<B> {
     /// Hands credentials to the verifier; what it does not take is refused at once.
     fn submit_verifications(&mut self, now: Instant) {
         while let Some(request) = self.gateway.poll_verification() {
+            #[cfg(test)]
+            if self.trusting {
+                let right = request.answered(true);
+                self.gateway.handle_verified(now, &mut self.stack, &right);
+                continue;
+            }
             let refused = match &self.verifier {
                 Some(verifier) => verifier.submit(request).err().map(|request| *request),
                 None => Some(request),
@@ -101,6 +129,17 @@ impl<B: PacketBuf> ShardWorker<B> {
             if let Some(request) = refused {
                 let unanswered = request.answered(false);
                 self.gateway.handle_unverifiable(now, &mut self.stack, &unanswered);
+            }
+        }
+    }
+
+    /// Carries what changed to a portion of the sessions.
+    fn carry_policies(&mut self, now: Instant) {
+        let progress = self.gateway.carry_policies(now, &mut self.stack, POLICY_PORTION);
+        if progress == Progress::Done {
+            for done in self.carrying.drain(..) {
+                // Whoever asked may have gone.
+                let _ = done.send(());
             }
         }
     }
@@ -142,6 +181,9 @@ impl<B: PacketBuf> Worker<B> for ShardWorker<B> {
     fn handle_events(&mut self, now: Instant) {
         self.gateway.handle_events(now, &mut self.stack);
         self.submit_verifications(now);
+        while let Some(event) = self.stack.poll_path_event() {
+            self.gateway.log_path(now, &event);
+        }
     }
 
     fn poll_transmit<T: TxQueue<B>>(&mut self, now: Instant, tx: &mut T) -> Progress {
@@ -153,7 +195,8 @@ impl<B: PacketBuf> Worker<B> for ShardWorker<B> {
         let asked = self.mailbox.is_waiting().then_some(Instant::from_nanos(0));
         // A loop that sleeps between its turns must not do so before the next portion, or the end.
         let drained = self.gateway.is_drained();
-        let at_once = if drained { self.is_quiet() } else { self.obeyed == Order::Abort };
+        let portions = self.obeyed == Order::Abort || self.gateway.carries_policies();
+        let at_once = if drained { self.is_quiet() } else { portions };
         let at_once = at_once.then_some(Instant::MIN);
         let deadlines =
             [self.stack.poll_timeout(), self.gateway.poll_timeout(), last_segments, asked, at_once];
@@ -176,6 +219,7 @@ impl<B: PacketBuf> Worker<B> for ShardWorker<B> {
             let Some(verdict) = verdict else { break };
             self.gateway.handle_verified(now, &mut self.stack, &verdict);
         }
+        self.carry_policies(now);
         if self.obeyed == Order::Abort && !self.gateway.is_drained() {
             self.abort_some(now);
         }

@@ -2,6 +2,7 @@
 //! can be changed while the connection runs.
 
 use crate::buf::PortId;
+use crate::cap::Lease;
 use crate::config::{PathPolicy, Scheduling};
 use crate::tcp::congestion::CongestionChoice;
 use crate::time::{Duration, Instant};
@@ -21,6 +22,8 @@ fn credit(rate: u64) -> Duration {
 pub(crate) struct Policy {
     whole: Option<TokenBucket>,
     paths: Vec<(PathPolicy, Option<TokenBucket>)>,
+    /// Its places in the lines of caps that it shares with others, by port.
+    shared: Vec<(PortId, Lease)>,
     /// Congestion control of the subflows where it is not the stack's.
     pub(crate) congestion: Option<CongestionChoice>,
 }
@@ -32,13 +35,15 @@ impl Policy {
         Self {
             whole: bucket(asked.rate),
             paths: asked.paths.iter().map(|path| (*path, bucket(path.rate))).collect(),
+            shared: asked.caps.iter().map(|(port, cap)| (*port, Lease::new(cap.clone()))).collect(),
             congestion: None,
         }
     }
 
     /// Nothing is asked for beyond a scheduler.
     pub(crate) fn is_empty(&self) -> bool {
-        self.whole.is_none() && self.paths.is_empty() && self.congestion.is_none()
+        let uncapped = self.whole.is_none() && self.shared.is_empty();
+        uncapped && self.paths.is_empty() && self.congestion.is_none()
     }
 
     /// Takes over what `former` still owes, so that changing a policy is no way around a cap.
@@ -49,6 +54,13 @@ impl Policy {
         for (path, bucket) in &mut self.paths {
             let old = former.paths.iter().find(|(other, _)| other.port == path.port);
             inherit(bucket, old.and_then(|(_, bucket)| bucket.as_ref()), now);
+        }
+        for (port, lease) in &mut self.shared {
+            let same = |(other, old): &&(PortId, Lease)| other == port && old.is_of(lease.cap());
+            if let Some((_, old)) = former.shared.iter().find(same) {
+                // It keeps its place.
+                lease.clone_from(old);
+            }
         }
         self
     }
@@ -66,13 +78,52 @@ impl Policy {
         bucket.map_or(Instant::MIN, TokenBucket::next)
     }
 
+    /// When its places in the lines of the caps of `port` are due, as far as it has some.
+    pub(crate) fn waits_on(&self, port: PortId) -> Instant {
+        let places = self.shared.iter().filter(|(other, _)| *other == port);
+        places.map(|(_, lease)| lease.waits_until()).max().unwrap_or(Instant::MIN)
+    }
+
+    /// When the `first` of `wanted` octets that are ready to go over `port` may do so, as far as the caps are
+    /// concerned that it shares; takes places in their lines where it has none.
+    pub(crate) fn admit(
+        &mut self,
+        port: PortId,
+        (first, wanted): (u32, u64),
+        now: Instant,
+    ) -> Instant {
+        let mut due = Instant::MIN;
+        for (_, lease) in self.shared.iter_mut().filter(|(other, _)| *other == port) {
+            due = due.max(lease.ask(now, u64::from(first), wanted));
+        }
+        if due > now {
+            let places = self.shared.iter_mut().filter(|(other, _)| *other == port);
+            places.for_each(|(_, lease)| lease.keep_until(due));
+        }
+        due
+    }
+
     /// When the cap of the whole lets the next new data go: what goes again has paid already.
     pub(crate) fn next_new(&self) -> Instant {
         self.whole.as_ref().map_or(Instant::MIN, TokenBucket::next)
     }
 
-    /// `octets` of stream data were sent over `port`; `again` when they had been sent before.
-    pub(crate) fn charge(&mut self, port: PortId, octets: u64, again: bool, now: Instant) {
+    /// `octets` of stream data were sent over `port`; `again` when they had been sent before, and `repair` when
+    /// somebody waits for them.
+    pub(crate) fn charge(
+        &mut self,
+        port: PortId,
+        octets: u64,
+        (again, repair): (bool, bool),
+        now: Instant,
+    ) {
+        for (_, lease) in self.shared.iter_mut().filter(|(other, _)| *other == port) {
+            if repair {
+                lease.push_in(now, octets);
+            } else {
+                lease.spend(now, octets);
+            }
+        }
         let path = self.paths.iter_mut().find(|(path, _)| path.port == port);
         let path = path.and_then(|(_, bucket)| bucket.as_mut());
         let whole = self.whole.as_mut().filter(|_| !again);

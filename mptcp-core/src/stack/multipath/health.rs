@@ -6,13 +6,15 @@
 //! or segments without data; the stream never waits for them.
 
 use crate::buf::PacketBuf;
+use crate::buf::PortId;
 use crate::event_log::{Event, ReinjectCause};
-use crate::mptcp::path_health::{PathInfo, PathRef};
+use crate::mptcp::path_health::{AccessHealth, PathEvent, PathInfo, PathRef, PathVerdict};
 use crate::mptcp::{Phase, Watch};
 use crate::stack::Stack;
 use crate::tcp::{Outcome, Tcb};
 use crate::time::{Duration, Instant};
 use crate::wire::reset_reason;
+use core::net::IpAddr;
 
 /// A subflow of a crowd that times out more often in a row is taken for dead all the same.
 const CROWD_TIMEOUTS: u8 = 4;
@@ -45,6 +47,23 @@ impl<B: PacketBuf> Stack<B> {
         most: u32,
     ) -> (impl Iterator<Item = PathInfo> + '_, Option<u32>) {
         self.path_table.page(from, most)
+    }
+
+    /// What connections hold of the path between two addresses over a port; `None` where none uses it.
+    #[must_use]
+    pub fn path_verdict(&self, local: IpAddr, remote: IpAddr, port: PortId) -> Option<PathVerdict> {
+        self.path_table.verdict(local, remote, port)
+    }
+
+    /// The paths of each port in numbers, by port.
+    pub fn accesses(&self) -> impl Iterator<Item = (PortId, AccessHealth)> + '_ {
+        self.path_table.accesses()
+    }
+
+    /// The next change of a path's verdict. A few hundred wait to be read; further ones are counted
+    /// (`path_event_drop`).
+    pub fn poll_path_event(&mut self) -> Option<PathEvent> {
+        self.path_table.poll_event()
     }
 
     /// Finds a subflow's place in the table of paths, once.
@@ -288,8 +307,10 @@ impl<B: PacketBuf> Stack<B> {
             return;
         };
         subflow.stale = false;
+        // What it missed is nothing to catch up with: the others would wait for it.
         if let Some(rare) = subflow.rare.there() {
             rare.watch = None;
+            rare.served = 0;
         }
         let mut news = subflow.path;
         let _verdict = self.path_table.news(&mut news);

@@ -211,3 +211,45 @@ fn datagrams_in_a_stream() {
     world.say(inner, b"\x07");
     world.assert_ended(EndReason::BadRequest);
 }
+
+/// The client has been heard from by two ways: while the one it used last fails, answers go by the other.
+#[test]
+fn answers_go_round_a_path_that_fails() {
+    let mut world = World::new();
+    let (inner, relay) = associated(&mut world);
+    world.shard.set_paths(inner, &["10.1.0.2:40312", "10.2.0.2:40312"]);
+    let wifi = "10.2.0.2:5001";
+    world.sends(relay, HOME, to("10.9.0.2:53", b"1"));
+    let exit = world.exit();
+    world.sends(relay, wifi, to("10.9.0.2:53", b"2"));
+    let answered_to = |world: &mut World| {
+        world.sends(exit, "10.9.0.2:53", b"answer".to_vec());
+        world.shard.datagrams_sent(relay).last().unwrap().0
+    };
+    assert_eq!(answered_to(&mut world), address(wifi));
+    world.shard.failing = vec![address(wifi).ip()];
+    assert_eq!(answered_to(&mut world), address(HOME));
+    // Where nothing works, it is as good as any.
+    world.shard.failing.push(address(HOME).ip());
+    assert_eq!(answered_to(&mut world), address(wifi));
+    world.shard.failing.clear();
+    assert_eq!(answered_to(&mut world), address(wifi), "it is back");
+}
+
+#[test]
+fn datagrams_beyond_a_rate_are_dropped_and_counted() {
+    // A tenth of a second's worth goes at once: 100,000 octets.
+    let mut world = World::with(&["port.0.total_rate='8Mbit'"]);
+    let (_, relay) = associated(&mut world);
+    world.sends(relay, HOME, to("10.9.0.2:53", b"question"));
+    let exit = world.exit();
+    for _ in 0..200 {
+        world.sends(exit, "10.9.0.2:53", vec![7; 1_000]);
+    }
+    assert_eq!((world.udp().down, world.udp().over_rate), (101, 99));
+    world.pass(Duration::from_millis(50));
+    for _ in 0..200 {
+        world.sends(exit, "10.9.0.2:53", vec![7; 1_000]);
+    }
+    assert_eq!((world.udp().down, world.udp().over_rate), (151, 249));
+}

@@ -5,10 +5,10 @@
 use crate::shard::Shard;
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::buf::PortId;
-use mptcp_core::config::EphemeralPorts;
+use mptcp_core::config::{EphemeralPorts, Scheduling};
 use mptcp_core::error::{ConnectionError, OpenError, RecvError, RelayError, SendError};
 use mptcp_core::stack::{
-    Connect, ConnectionInfo, Event, Listen, Ready, SocketId, SubflowInfo, SynAnswer,
+    Connect, ConnectionInfo, Event, Listen, Ready, RelayCaps, SocketId, SubflowInfo, SynAnswer,
 };
 use mptcp_core::tcp::{State, SynTerms, TcpInfo};
 use mptcp_core::time::{Duration, Instant};
@@ -94,6 +94,14 @@ pub(super) struct FakeShard {
     pub(super) no_memory: bool,
     /// Sends take so many bytes, and no more.
     pub(super) send_room: Option<usize>,
+    /// How connections were asked to spread their data, last.
+    pub(super) schedulings: BTreeMap<SocketId, Scheduling>,
+    /// What relays are held to.
+    pub(super) relay_caps: BTreeMap<SocketId, RelayCaps>,
+    /// Connections are plain TCP.
+    pub(super) plain: bool,
+    /// Clients' addresses that no path leads to now.
+    pub(super) failing: Vec<core::net::IpAddr>,
     /// Every datagram socket opened.
     pub(super) queries: Vec<SocketId>,
 }
@@ -499,6 +507,28 @@ impl Shard for FakeShard {
         Ok(())
     }
 
+    fn set_scheduling(&mut self, _now: Instant, inner: SocketId, asked: &Scheduling) -> bool {
+        let _known = self.socket(inner);
+        if !self.plain {
+            self.schedulings.insert(inner, asked.clone());
+        }
+        !self.plain
+    }
+
+    fn set_relay_caps(&mut self, _now: Instant, inner: SocketId, caps: &RelayCaps) -> bool {
+        let coupled = self.socket(inner).relay.is_some();
+        self.relay_caps.insert(inner, caps.clone());
+        coupled
+    }
+
+    fn path_works(&self, heard: &Received) -> bool {
+        !self.failing.contains(&heard.remote.ip())
+    }
+
+    fn port_of(&self, id: SocketId) -> Option<PortId> {
+        self.sockets.get(&id).map(|_| PortId(0))
+    }
+
     fn info(&self, id: SocketId) -> Option<ConnectionInfo> {
         let socket = self.sockets.get(&id)?;
         Some(ConnectionInfo {
@@ -558,7 +588,7 @@ impl Shard for FakeShard {
         let (remote, data) = socket.datagrams.pop_front().ok_or(RecvError::WouldBlock)?;
         into.iter_mut().zip(&data).for_each(|(to, from)| *to = *from);
         let local = socket.local;
-        Ok(Received { remote, local, via: PortId::ROUTED, len: data.len() })
+        Ok(Received { remote, local, via: PortId(0), len: data.len() })
     }
 
     fn udp_error(&mut self, id: SocketId) -> Option<UdpError> {

@@ -12,6 +12,7 @@ mod http;
 mod lifecycle;
 mod names;
 mod shards;
+mod terms;
 mod transparent;
 
 use super::*;

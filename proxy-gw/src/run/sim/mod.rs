@@ -7,5 +7,6 @@ mod cores;
 mod peers;
 mod scenarios;
 mod shards;
+mod terms;
 mod transparent;
 mod world;

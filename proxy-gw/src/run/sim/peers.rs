@@ -36,6 +36,8 @@ pub(super) enum Manners {
     Garbage,
     /// Says the first bytes of a request and then nothing.
     Silent,
+    /// Asks for a relay of datagrams and stays.
+    Associates,
 }
 
 /// What a client wants.
@@ -47,6 +49,8 @@ pub(super) struct Wish {
     pub(super) upload: u64,
     pub(super) download: u64,
     pub(super) manners: Manners,
+    /// With a password; without: nobody.
+    pub(super) user: Option<&'static str>,
 }
 
 /// How a client's connection went.
@@ -71,18 +75,29 @@ pub(super) struct Client {
 
 /// Bytes of method selection and success reply.
 pub(super) const REPLIES: usize = 2 + 10;
+/// What the answer to a password adds.
+const VERDICT: usize = 2;
 
 impl Client {
     fn new(id: u64, wish: Wish, direct: bool) -> Self {
-        let mut output = Vec::new();
+        let command = if wish.manners == Manners::Associates { 3 } else { 1 };
+        let mut output = match wish.user {
+            _ if direct => Vec::new(),
+            None => b"\x05\x01\x00".to_vec(),
+            Some(user) => {
+                let len = u8::try_from(user.len()).unwrap();
+                [b"\x05\x01\x02\x01", &[len][..], user.as_bytes(), b"\x01x"].concat()
+            }
+        };
         if !direct {
-            output.extend(b"\x05\x01\x00\x05\x01\x00\x01");
+            output.extend([5, command, 0, 1]);
             output.extend(wish.destination);
             output.extend(wish.port.to_be_bytes());
         }
         match wish.manners {
             Manners::Garbage => output = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
             Manners::Silent => output.truncate(6),
+            Manners::Associates => {}
             _ => {
                 output.extend(id.to_be_bytes());
                 output.extend(wish.upload.to_be_bytes());
@@ -107,12 +122,35 @@ impl Client {
 
     /// The whole download came, after a success reply, and then the end.
     pub(super) fn is_satisfied(&self) -> bool {
-        let replies = if self.direct { 0 } else { REPLIES };
-        let body = self.received.get(replies..).unwrap_or_default();
+        let body = self.received.get(self.replies()..).unwrap_or_default();
         self.finished
             && self.error.is_none()
-            && (self.direct || self.received.get(2..4) == Some(&[5, 0]))
+            && (self.direct
+                || self
+                    .received
+                    .get(self.replies() - 10..)
+                    .is_some_and(|it| it.starts_with(&[5, 0])))
             && body == pattern_range(!self.id, 0, usize::try_from(self.wish.download).unwrap())
+    }
+
+    /// Octets before the download.
+    fn replies(&self) -> usize {
+        match self.wish.user {
+            _ if self.direct => 0,
+            Some(_) => REPLIES + VERDICT,
+            None => REPLIES,
+        }
+    }
+
+    /// Octets of the download so far.
+    pub(super) fn downloaded(&self) -> u64 {
+        self.received.len().saturating_sub(self.replies()) as u64
+    }
+
+    /// The port of the relay it asked for.
+    pub(super) fn relay_port(&self) -> Option<u16> {
+        let port = self.received.get(self.replies() - 2..)?.first_chunk()?;
+        Some(u16::from_be_bytes(*port))
     }
 
     /// The reply code, once it is there.
@@ -135,15 +173,17 @@ pub(super) struct Phone {
     pub(super) direct: bool,
     /// When the slow readers read on.
     reads_at: Instant,
+    /// There was one.
+    has_slow: bool,
 }
 
 impl Phone {
     /// Its clients have the numbers above `count`.
     pub(super) fn new(stack: Stack<HeapBuf>, local: IpAddr, count: u64) -> Self {
         let reads_at = Instant::from_nanos(1);
-        let (early, direct) = (0, false);
+        let (early, direct, has_slow) = (0, false, false);
         let (clients, done) = (BTreeMap::new(), Vec::new());
-        Self { stack, clients, done, local, count, early, direct, reads_at }
+        Self { stack, clients, done, local, count, early, direct, reads_at, has_slow }
     }
 
     pub(super) fn start(&mut self, now: Instant, wish: Wish) {
@@ -160,6 +200,7 @@ impl Phone {
             user_data: 0,
         };
         self.count += 1;
+        self.has_slow |= matches!(wish.manners, Manners::ReadsSlowly(_));
         let mut client = Client::new(self.count, wish, self.direct);
         let id = if self.early == 0 {
             self.stack.connect(now, &with).unwrap()
@@ -180,7 +221,7 @@ impl Phone {
                 Err(_) => break,
             }
         }
-        let says_all = !matches!(client.wish.manners, Manners::Silent);
+        let says_all = !matches!(client.wish.manners, Manners::Silent | Manners::Associates);
         if client.written == client.output.len() && says_all && !client.shut {
             client.shut = true;
             self.stack.shutdown_write(now, id);
@@ -338,7 +379,7 @@ stack_worker!(Server);
 impl Phone {
     /// Another second of reading for the slow ones.
     fn read_on(&mut self, now: Instant) {
-        if now < self.reads_at {
+        if now < self.reads_at || !self.has_slow {
             return;
         }
         self.reads_at = now + Duration::from_secs(1);
@@ -357,7 +398,7 @@ impl Phone {
 
     fn next_read(&self) -> Option<Instant> {
         let slow = |client: &Client| matches!(client.wish.manners, Manners::ReadsSlowly(_));
-        self.clients.values().any(slow).then_some(self.reads_at)
+        (self.has_slow && self.clients.values().any(slow)).then_some(self.reads_at)
     }
 
     fn handle_event(&mut self, now: Instant, event: Event) {

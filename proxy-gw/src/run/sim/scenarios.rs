@@ -16,6 +16,7 @@ const GOOD: Wish = Wish {
     upload: 1000,
     download: 100_000,
     manners: Manners::Good,
+    user: None,
 };
 
 fn start(world: &mut World, wish: Wish) {
@@ -312,5 +313,6 @@ fn random_wish(rng: &mut Rng) -> Wish {
         upload: rng.below(50_000),
         download: rng.below(300_000),
         manners,
+        user: None,
     }
 }

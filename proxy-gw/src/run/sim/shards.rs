@@ -28,6 +28,7 @@ pub(super) fn start_all(world: &mut World, between: impl Fn(&mut World, u64)) {
             // Long enough for its joins.
             download: 80_000 + rng.below(80_000),
             manners: Manners::Good,
+            user: None,
         };
         let phone = if n % 4 < 3 { &mut world.phone } else { &mut world.old_phone };
         phone.worker.start(world.now, wish);
@@ -129,6 +130,7 @@ fn what_is_no_join_does_not_cross() {
             upload: 1_000,
             download: 20_000,
             manners: Manners::Good,
+            user: None,
         };
         world.phone.worker.start(world.now, wish);
     }
@@ -156,6 +158,7 @@ fn requests_come_with_the_syn_whichever_shard_they_go_to() {
                 upload: 3_000,
                 download: 20_000,
                 manners: Manners::Good,
+                user: None,
             };
             world.phone.worker.start(world.now, wish);
             world.run(Duration::from_secs(2));

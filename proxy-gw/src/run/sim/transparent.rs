@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 const PORTS: &str = "transparent.ports=['lte','wifi']";
 
 const GOOD: Wish = Wish {
+    user: None,
     mptcp: true,
     destination: [10, 9, 0, 2],
     port: 80,

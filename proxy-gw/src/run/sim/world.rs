@@ -4,7 +4,8 @@ use super::cores::{Core, Cores, Rss, Spread};
 use super::peers::{Phone, Server};
 use crate::config::{self, Config};
 use crate::control::{Command, Order, ShardCounters, ShardHandle, mailbox};
-use crate::gateway::Gateway;
+use crate::gateway::{Common, Gateway};
+use crate::policies::InForce;
 use crate::run::stack_config::stack_config;
 use crate::run::worker::ShardWorker;
 use core::net::IpAddr;
@@ -82,6 +83,8 @@ pub(super) struct World {
     pub(super) access: Vec<PathId>,
     pub(super) exit: PathId,
     pub(super) stopped: bool,
+    /// In force.
+    pub(super) policies: Arc<InForce>,
 }
 
 /// A link as phones have them.
@@ -104,6 +107,7 @@ fn peer_stack(
     addrs: &[IpAddr],
     seed: [u8; 32],
     pool: &HeapPool,
+    sessions: u32,
     change: impl FnOnce(&mut StackConfig),
 ) -> Stack<HeapBuf> {
     let local = |addr: &IpAddr| LocalAddress {
@@ -118,6 +122,11 @@ fn peer_stack(
         seed,
         ..StackConfig::default()
     };
+    let limits = &mut config.limits;
+    if sessions > limits.connections {
+        (limits.connections, limits.tcbs) = (sessions, 5 * sessions);
+        (limits.half_open, limits.backlog) = (sessions, sessions);
+    }
     change(&mut config);
     Stack::new(config, Instant::from_nanos(1), Box::new(pool.clone()))
 }
@@ -200,6 +209,9 @@ impl World {
     ) -> Self {
         let settings: Vec<String> = settings.iter().map(|text| (*text).to_owned()).collect();
         let config = config::parse("sim", CONFIG, &settings).unwrap();
+        let sessions = config.limits.connections;
+        // Every session may have a few segments waiting.
+        let buffers = 100_000.max(20 * sessions as usize);
         let mut net = Network::new(u64::from(seed));
         let phone_addrs =
             [addresses(&["10.1.0.2", "10.2.0.2"]), addresses(&["10.1.0.3", "10.2.0.3"])];
@@ -215,10 +227,10 @@ impl World {
         let mut change = Some(change);
         let phones = [0, 1].map(|n| {
             let (addrs, node) = (&phone_addrs[n], phone_nodes[n]);
-            let pool = HeapPool::new(100_000, 1600);
+            let pool = HeapPool::new(buffers, 1600);
             let versions = if n == 0 { &both[..] } else { &both[..1] };
             let change = change.take();
-            let stack = peer_stack(addrs, [seed ^ (n as u8) << 7; 32], &pool, |config| {
+            let stack = peer_stack(addrs, [seed ^ (n as u8) << 7; 32], &pool, sessions, |config| {
                 config.mptcp.versions = versions.to_vec();
                 // The first one's.
                 if let Some(change) = change {
@@ -244,16 +256,18 @@ impl World {
         for address in addresses(&["10.9.0.2", "10.9.0.9"]) {
             gateway_routes.insert(address, path);
         }
-        let pool = HeapPool::new(100_000, 1600);
-        let server = Server::new(peer_stack(&server_addrs, [seed ^ 0xaa; 32], &pool, |_| {}));
+        let pool = HeapPool::new(buffers, 1600);
+        let server =
+            Server::new(peer_stack(&server_addrs, [seed ^ 0xaa; 32], &pool, sessions, |_| {}));
         let mut server = Host::new(server, pool, server_node, false);
         server.routes.insert(gateway_addrs[2], path);
-        let gateway_pool = HeapPool::new(100_000, 1600);
+        let gateway_pool = HeapPool::new(buffers, 1600);
         let layout = Layout::new(spread.shards).unwrap();
         let layout = layout.with_listening(config.bind.listening());
+        let common = Arc::new(Common::new(&config, &mut Rng::from_seed([seed; 32])));
         let cores = (0..spread.shards).map(|own| {
             let sharding = Sharding { layout: layout.clone(), own };
-            let (worker, handle) = gateway_worker(&config, seed, &sharding, &gateway_pool);
+            let (worker, handle) = gateway_worker(&config, &common, seed, &sharding, &gateway_pool);
             let mut host = Host::new(worker, gateway_pool.clone(), gateway_node, false);
             host.routes = gateway_routes.clone();
             let mut rng = Rng::from_seed([seed ^ own; 32]);
@@ -265,7 +279,20 @@ impl World {
         let now = Instant::from_nanos(1);
         let stopped = false;
         let exit = path;
-        Self { net, now, phone, old_phone, gateway, gateway_pool, server, access, exit, stopped }
+        let policies = Arc::clone(common.policies());
+        Self {
+            net,
+            now,
+            phone,
+            old_phone,
+            gateway,
+            gateway_pool,
+            server,
+            access,
+            exit,
+            stopped,
+            policies,
+        }
     }
 
     /// Everything that is due now.
@@ -328,6 +355,15 @@ impl World {
         self.gateway.cores[0].handle.send(command).unwrap();
     }
 
+    /// Puts profiles and rates in force on all shards, as the admin endpoint does.
+    pub(super) fn set_policies(&mut self, in_force: InForce) {
+        self.policies = Arc::new(in_force);
+        for core in &self.gateway.cores {
+            let in_force = Arc::clone(&self.policies);
+            core.handle.send(Command::Policies { in_force, done: oneshot::channel().0 }).unwrap();
+        }
+    }
+
     /// To all.
     pub(super) fn order(&self, order: Order) {
         for core in &self.gateway.cores {
@@ -369,6 +405,7 @@ impl World {
 
 fn gateway_worker(
     config: &Config,
+    common: &Arc<Common>,
     seed: u8,
     sharding: &Sharding,
     pool: &HeapPool,
@@ -380,7 +417,7 @@ fn gateway_worker(
     stack_config.sharding = Some(sharding.clone());
     stack_config.fast_open_seed = Some([!seed[1]; 32]);
     let mut stack = Stack::new(stack_config, Instant::from_nanos(1), Box::new(pool.clone()));
-    let mut gateway = Gateway::new(config, &mut Rng::from_seed(seed));
+    let mut gateway = Gateway::beside(config, Arc::clone(common), &mut Rng::from_seed(seed));
     gateway.listen(&mut stack).unwrap();
-    (ShardWorker::new(stack, gateway, mailbox, None), handle)
+    (ShardWorker::new(stack, gateway, mailbox, None).trusting(), handle)
 }
