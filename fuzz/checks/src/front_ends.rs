@@ -102,7 +102,12 @@ fn check_step(front_end: FrontEnd, step: &Step) {
             assert!(reply.len() <= 1020);
         }
         Step::Refuse(_, reply) => assert!(reply.len() <= 300),
-        Step::Verify(_) | Step::Bind { .. } | Step::Associate { .. } | Step::Read(_) | Step::Reset(_) | Step::Wait => {}
+        Step::Verify(_)
+        | Step::Bind { .. }
+        | Step::Associate { .. }
+        | Step::Read(_)
+        | Step::Reset(_)
+        | Step::Wait => {}
     }
 }
 

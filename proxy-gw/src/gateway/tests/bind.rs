@@ -26,7 +26,7 @@ impl World {
     }
 
     fn listens(&self, listener: SocketId) -> bool {
-        self.shard.fates.get(&listener).is_none()
+        !self.shard.fates.contains_key(&listener)
     }
 }
 
