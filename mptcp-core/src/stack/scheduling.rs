@@ -212,7 +212,7 @@ impl<B: PacketBuf> Stack<B> {
         let opening = (connection.data_snd_nxt / OPENING_SHARE).min(OPENING);
         let mut open_at: Option<Instant> = None;
         let mut timed = false;
-        for &idx in connection.subflows.iter() {
+        for &idx in &connection.subflows {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let Some(subflow) = &tcb.subflow else { continue };
             let may = match subflow.stage {

@@ -329,7 +329,7 @@ impl<B: PacketBuf> Stack<B> {
     fn announce_window(&mut self, owner: u32) {
         let Some(connection) = self.connections.get(owner) else { return };
         let promised = connection.promised();
-        for &idx in connection.subflows.iter() {
+        for &idx in &connection.subflows {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             // Without window scaling there may be nothing new to say.
             if tcb.state.synchronized() && tcb.largest_window() > promised {
