@@ -66,8 +66,6 @@ pub(crate) struct RareOfSubflow {
     pub(crate) watch: Option<Watch>,
     /// When it last gave half of its window up for holding up the stream.
     pub(super) penalised_at: Option<Instant>,
-    /// Octets it was given divided by its weight, for weighted shares.
-    pub(super) served: u64,
     /// The reason in the peer's `MP_TCPRST`.
     pub(super) reset_reason: Option<u8>,
 }
@@ -80,7 +78,6 @@ impl RareOfSubflow {
         probe: None,
         watch: None,
         penalised_at: None,
-        served: 0,
         reset_reason: None,
     };
 }
@@ -96,7 +93,6 @@ impl Empty for RareOfSubflow {
             && self.watch.is_none()
             && self.held_until.is_none()
             && self.penalised_at.is_none()
-            && self.served == 0
             && self.reset_reason.is_none()
     }
 }

@@ -158,6 +158,8 @@ pub(crate) struct Subflow {
     pub(crate) rare: OnDemand<RareOfSubflow>,
     /// Octets that went out on it again.
     pub(crate) reinjected: u64,
+    /// Octets it was given divided by its weight, for weighted shares.
+    pub(crate) served: u64,
     /// Redundant scheduling: everything below this offset was sent on it, or needs not be.
     pub(crate) copied_to: u64,
     format: DssFormat,
@@ -198,6 +200,7 @@ impl Subflow {
             refused: false,
             rare: OnDemand::new(),
             reinjected: 0,
+            served: 0,
             copied_to: 0,
             format: DssFormat::default(),
         }
@@ -253,11 +256,6 @@ impl Subflow {
         self.rare.reset_reason = Some(reason);
     }
 
-    /// It was given so many octets, divided by its weight.
-    pub(crate) fn serve(&mut self, octets: u64) {
-        self.rare.served += octets;
-    }
-
     /// It holds up the stream: false when it has been punished for that within `srtt`.
     pub(crate) fn penalise(&mut self, now: Instant, srtt: Duration) -> bool {
         if self.rare.penalised_at.is_some_and(|at| now.since(at) < srtt) {
@@ -270,11 +268,6 @@ impl Subflow {
     /// The reason in the peer's `MP_TCPRST`.
     pub(crate) fn reset_reason(&self) -> Option<u8> {
         self.rare.reset_reason
-    }
-
-    /// Octets it was given divided by its weight, where shares are weighted.
-    pub(crate) fn served(&self) -> u64 {
-        self.rare.served
     }
 
     /// Our nonce in a join that is not answered yet.

@@ -225,7 +225,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             let in_vain = next.again && subflow.word != Word::Good;
             let (stale, backup) = (subflow.stale || in_vain, subflow.is_backup());
-            let served = subflow.served();
+            let served = subflow.served;
             let copied = subflow.reinjected;
             // Repairs go where the original is not still waiting.
             let watched = subflow.rare.watch.is_some();
@@ -417,9 +417,7 @@ pub(super) fn account<B: PacketBuf>(
         policy.charge(port, octets, next.again, now);
     }
     if let Some(subflow) = &mut tcb.subflow {
-        if connection.scheduler == SchedulerKind::Weighted {
-            subflow.serve(octets / u64::from(weight));
-        }
+        subflow.served += octets / u64::from(weight);
         subflow.copied_to = subflow.copied_to.max(next.start + octets);
         if next.again {
             connection.bytes_retrans += octets;
