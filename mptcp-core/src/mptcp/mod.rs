@@ -37,12 +37,12 @@ use crate::stack::AppState;
 use crate::tcp::congestion::CongestionChoice;
 use crate::tcp::{Autotune, DataLevel, RecvQueue, Tcb, Tuple};
 use crate::time::{Duration, Instant};
-use crate::util::few::Few;
 use crate::util::on_demand::OnDemand;
 use crate::util::slab::Slab;
 use crate::wire::{Version, WireSeq};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};
 use core::num::{NonZeroU32, NonZeroU64};
 
@@ -188,7 +188,7 @@ pub(crate) struct Connection<B> {
     /// nothing.
     wide_owed: u64,
     // Subflows, timers, application.
-    pub(crate) subflows: Few,
+    pub(crate) subflows: Vec<u32>,
     pub(crate) rtx_at: Option<Instant>,
     pub(crate) rtx_shift: u8,
     /// When the first subflow that is in doubt, or sidelined, is looked at.
@@ -272,7 +272,7 @@ impl<B: PacketBuf> Connection<B> {
             // Version 0 peers may not read 64 bits: they get them once they use them.
             peer_wide: version == Version::V1,
             wide_owed: 0,
-            subflows: Few::new(),
+            subflows: Vec::new(),
             rtx_at: None,
             rtx_shift: 0,
             health_at: None,
@@ -293,6 +293,11 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn rest(&mut self) {
         self.received.rest();
         self.chunks.rest();
+        if let Some(rare) = self.rare.there()
+            && rare.repeated_to <= self.data_snd_una
+        {
+            rare.repeated_to = 0;
+        }
         self.rare.rest();
     }
 

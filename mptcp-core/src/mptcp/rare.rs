@@ -6,7 +6,6 @@ use super::subflow::{Joining, Probe, Watch};
 use crate::time::Instant;
 use crate::util::on_demand::Empty;
 use crate::util::range_set::RangeSet;
-use alloc::boxed::Box;
 
 /// Of a connection.
 #[derive(Debug)]
@@ -42,10 +41,10 @@ impl Empty for Rare {
     const EMPTY: Self = Self::NONE;
     const ABSENT: &'static Self = &Self::NONE;
 
-    /// Everything below `repeated_to` is acknowledged once nothing is in flight.
     fn is_unused(&self) -> bool {
         self.reinject.is_none()
             && self.realign.is_none()
+            && self.repeated_to == 0
             && self.close_at.is_none()
             && self.probe_at.is_none()
             && self.unmapped_at.is_none()
@@ -57,7 +56,7 @@ impl Empty for Rare {
 #[derive(Debug)]
 pub(crate) struct RareOfSubflow {
     /// Until it joined.
-    pub(super) joining: Option<Box<Joining>>,
+    pub(super) joining: Option<Joining>,
     pub(super) signals: Signals,
     /// There were enough acknowledgements in a row: none is sent for options alone before this.
     pub(super) held_until: Option<Instant>,
@@ -67,8 +66,6 @@ pub(crate) struct RareOfSubflow {
     pub(crate) watch: Option<Watch>,
     /// When it last gave half of its window up for holding up the stream.
     pub(super) penalised_at: Option<Instant>,
-    /// Octets it was given divided by its weight, for weighted shares.
-    pub(crate) served: u64,
     /// The reason in the peer's `MP_TCPRST`.
     pub(super) reset_reason: Option<u8>,
 }
@@ -81,7 +78,6 @@ impl RareOfSubflow {
         probe: None,
         watch: None,
         penalised_at: None,
-        served: 0,
         reset_reason: None,
     };
 }
@@ -90,13 +86,13 @@ impl Empty for RareOfSubflow {
     const EMPTY: Self = Self::NONE;
     const ABSENT: &'static Self = &Self::NONE;
 
-    /// A punishment is over with its round trip, and a row of acknowledgements with its second.
     fn is_unused(&self) -> bool {
         self.joining.is_none()
             && self.signals.is_empty()
             && self.probe.is_none()
             && self.watch.is_none()
-            && self.served == 0
+            && self.held_until.is_none()
+            && self.penalised_at.is_none()
             && self.reset_reason.is_none()
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::seq::DataSeq;
 use crate::wire::AddAddr;
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::{Deref, DerefMut};
 
@@ -33,32 +32,24 @@ pub(crate) enum Signal {
 }
 
 /// What waits, in the order of the wire. Empty it holds no heap memory.
-#[derive(Debug, Default)]
-#[expect(clippy::box_collection, reason = "16 bytes less in every subflow, for rare use")]
-pub(super) struct Signals(Option<Box<Vec<Signal>>>);
+#[derive(Debug)]
+pub(super) struct Signals(Vec<Signal>);
 
 impl Signals {
-    pub(super) const NONE: Self = Self(None);
+    pub(super) const NONE: Self = Self(Vec::new());
 
-    /// Puts one in at `at`, which is not behind the end.
+    /// Puts one in at `at`, or at the end where that is before it.
     pub(super) fn insert(&mut self, at: usize, signal: Signal) {
-        let list = self.0.get_or_insert_default();
-        list.insert(at.min(list.len()), signal);
+        self.0.insert(at.min(self.0.len()), signal);
     }
 
     pub(super) fn retain(&mut self, keep: impl Fn(&Signal) -> bool) {
-        if let Some(list) = &mut self.0 {
-            list.retain(keep);
-        }
-        self.0.take_if(|list| list.is_empty());
+        self.0.retain(keep);
     }
 
     /// Takes the first `count` off, or all there are.
     pub(super) fn drain(&mut self, count: usize) -> Vec<Signal> {
-        let Some(list) = &mut self.0 else { return Vec::new() };
-        let taken = list.drain(..count.min(list.len())).collect();
-        self.0.take_if(|list| list.is_empty());
-        taken
+        self.0.drain(..count.min(self.0.len())).collect()
     }
 }
 
@@ -66,12 +57,12 @@ impl Deref for Signals {
     type Target = [Signal];
 
     fn deref(&self) -> &[Signal] {
-        self.0.as_deref().map_or(&[], Vec::as_slice)
+        &self.0
     }
 }
 
 impl DerefMut for Signals {
     fn deref_mut(&mut self) -> &mut [Signal] {
-        self.0.as_deref_mut().map_or(&mut [], Vec::as_mut_slice)
+        &mut self.0
     }
 }

@@ -17,7 +17,6 @@ use crate::wire::{
     AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpCapable, MpJoin, MptcpOption,
     OptionWriter, Prio, Version, WireSeq,
 };
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// Where a subflow's handshake stands.
@@ -162,6 +161,8 @@ pub(crate) struct Subflow {
     pub(crate) rare: OnDemand<RareOfSubflow>,
     /// Octets that went out on it again.
     pub(crate) reinjected: u64,
+    /// Octets it was given divided by its weight, for weighted shares.
+    pub(crate) served: u64,
     /// Redundant scheduling: everything below this offset was sent on it, or needs not be.
     pub(crate) copied_to: u64,
     format: DssFormat,
@@ -202,6 +203,7 @@ impl Subflow {
             refused: false,
             rare: OnDemand::new(),
             reinjected: 0,
+            served: 0,
             copied_to: 0,
             format: DssFormat::default(),
         }
@@ -216,7 +218,7 @@ impl Subflow {
         nonce: u32,
     ) -> Self {
         let mut subflow = Self::new(connection, id, version, Stage::JoinSyn);
-        subflow.rare.joining = Some(Box::new(Joining { token, nonce, hmac: [0; 20], tries: 0 }));
+        subflow.rare.joining = Some(Joining { token, nonce, hmac: [0; 20], tries: 0 });
         subflow
     }
 
@@ -236,9 +238,13 @@ impl Subflow {
         }
     }
 
-    /// Nothing is due: what nobody uses gives its memory back.
-    pub(crate) fn rest(&mut self) {
+    /// Nothing is due: what nobody uses gives its memory back. A round trip takes `srtt`.
+    pub(crate) fn rest(&mut self, now: Instant, srtt: Duration) {
         self.mappings.rest();
+        if let Some(rare) = self.rare.there() {
+            rare.held_until.take_if(|at| *at <= now);
+            rare.penalised_at.take_if(|at| now.since(*at) >= srtt);
+        }
         self.rare.rest();
     }
 
@@ -253,18 +259,6 @@ impl Subflow {
         self.rare.reset_reason = Some(reason);
     }
 
-    /// It was given so many octets, divided by its weight.
-    pub(crate) fn serve(&mut self, octets: u64) {
-        self.rare.served += octets;
-    }
-
-    /// From here on it is served as one that was given so much.
-    pub(crate) fn serve_from(&mut self, served: u64) {
-        if served != self.served() {
-            self.rare.served = served;
-        }
-    }
-
     /// It holds up the stream: false when it has been punished for that within `srtt`.
     pub(crate) fn penalise(&mut self, now: Instant, srtt: Duration) -> bool {
         if self.rare.penalised_at.is_some_and(|at| now.since(at) < srtt) {
@@ -277,11 +271,6 @@ impl Subflow {
     /// The reason in the peer's `MP_TCPRST`.
     pub(crate) fn reset_reason(&self) -> Option<u8> {
         self.rare.reset_reason
-    }
-
-    /// Octets it was given divided by its weight, where shares are weighted.
-    pub(crate) fn served(&self) -> u64 {
-        self.rare.served
     }
 
     /// Our nonce in a join that is not answered yet.
@@ -701,5 +690,40 @@ fn data_fin_mapping(dsn: DataSeq, data: &DataLevel) -> Mapping {
         ssn: 0,
         len: 1,
         checksum: data.format.checksum.then(|| crate::wire::checksum::dss_checksum(dsn, 0, 1, 0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row of acknowledgements is a row however often its block rests meanwhile.
+    #[test]
+    fn a_row_is_held_until_its_end() {
+        let (now, rto) = (Instant::from_millis(1_000), Duration::from_millis(300));
+        let mut subflow = Subflow::new(0, 0, Version::V1, Stage::Active);
+        assert!(subflow.signal(Signal::RemoveAddr(1)));
+        for _ in 0..MAX_ROW {
+            assert!(subflow.wants_ack(now));
+            subflow.acknowledged(now, false, rto);
+        }
+        subflow.rest(now, rto);
+        assert!(!subflow.wants_ack(now));
+        assert_eq!(subflow.next_signal(), Some(now + rto));
+        assert!(subflow.wants_ack(now + rto));
+        subflow.drain_signals(1);
+        subflow.rest(now + rto, rto);
+        assert!(!subflow.rare.is_there());
+    }
+
+    #[test]
+    fn a_punishment_lasts_a_round_trip() {
+        let (now, srtt) = (Instant::from_millis(1_000), Duration::from_millis(40));
+        let mut subflow = Subflow::new(0, 0, Version::V1, Stage::Active);
+        assert!(subflow.penalise(now, srtt));
+        subflow.rest(now + srtt / 2, srtt);
+        assert!(!subflow.penalise(now + srtt / 2, srtt));
+        subflow.rest(now + srtt, srtt);
+        assert!(!subflow.rare.is_there() && subflow.penalise(now + srtt, srtt));
     }
 }

@@ -807,4 +807,4 @@ pub(crate) const IDLE_SESSION: usize = 3 * size_of::<Tcb<HeapBuf>>()
     + 2 * size_of::<crate::mptcp::Subflow>()
     + size_of::<Connection<HeapBuf>>()
     + size_of::<Relay>();
-const _: () = assert!(IDLE_SESSION <= 1_512);
+const _: () = assert!(IDLE_SESSION <= 1_536);

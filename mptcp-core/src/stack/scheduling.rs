@@ -213,7 +213,7 @@ impl<B: PacketBuf> Stack<B> {
         let repair = connection.is_repair(next);
         let mut open_at: Option<Instant> = None;
         let mut timed = false;
-        for &idx in connection.subflows.iter() {
+        for &idx in &connection.subflows {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let Some(subflow) = &tcb.subflow else { continue };
             let may = match subflow.stage {
@@ -226,7 +226,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             let in_vain = next.again && subflow.word != Word::Good;
             let (stale, backup) = (subflow.stale || in_vain, subflow.is_backup());
-            let served = subflow.served();
+            let served = subflow.served;
             let copied = subflow.reinjected;
             // Repairs go where the original is not still waiting. Sidelined with its path, one may have
             // nothing that waits.
@@ -294,7 +294,7 @@ impl<B: PacketBuf> Stack<B> {
             view.served = round.unwrap_or(0);
             // From here on it is served as they are.
             if let Some(subflow) = self.tcbs.get_mut(*idx).and_then(|tcb| tcb.subflow.as_mut()) {
-                subflow.serve_from(view.served);
+                subflow.served = view.served;
             }
         }
         connection.set_capped_until(open_at);
@@ -455,9 +455,7 @@ pub(super) fn account<B: PacketBuf>(
         }
     }
     if let Some(subflow) = &mut tcb.subflow {
-        if connection.scheduler == SchedulerKind::Weighted {
-            subflow.serve(octets / u64::from(weight));
-        }
+        subflow.served += octets / u64::from(weight);
         subflow.copied_to = subflow.copied_to.max(next.start + octets);
         if next.again {
             connection.bytes_retrans += octets;

@@ -4,7 +4,7 @@ use super::demux::{Node, TokenOwner};
 use super::memory::FAIR_SHARE;
 use super::{AppFlags, Connect, Listen, Ready, Sock, SocketId, Stack, env};
 use crate::buf::PacketBuf;
-use crate::config::{SchedulerKind, Scheduling};
+use crate::config::Scheduling;
 use crate::error::{ConnectionError, OpenError, RecvError, SendError};
 use crate::mptcp::key::KeyPair;
 use crate::mptcp::{
@@ -318,7 +318,7 @@ impl<B: PacketBuf> Stack<B> {
     fn announce_window(&mut self, owner: u32) {
         let Some(connection) = self.connections.get(owner) else { return };
         let promised = connection.promised();
-        for &idx in connection.subflows.iter() {
+        for &idx in &connection.subflows {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             // Without window scaling there may be nothing new to say.
             if tcb.state.synchronized() && tcb.largest_window() > promised {
@@ -639,11 +639,10 @@ impl<B: PacketBuf> Stack<B> {
         let Some(Sock::Mptcp(owner)) = self.resolve(id) else { return false };
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         connection.set_scheduling(now, asked);
-        let begin = u64::from(connection.scheduler == SchedulerKind::Weighted);
         // Shares count from here on: what was sent by other rules is nothing to catch up with.
         for idx in self.subflows_of(owner) {
             if let Some(subflow) = self.tcbs.get_mut(idx).and_then(|tcb| tcb.subflow.as_mut()) {
-                subflow.serve_from(begin);
+                subflow.served = 1;
             }
         }
         self.touch_connection(owner);

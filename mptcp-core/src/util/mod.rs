@@ -2,7 +2,6 @@
 //! `None` or `false` instead of growing. Positions are `u32` indices so that links cost four bytes.
 
 pub mod bucket;
-pub(crate) mod few;
 pub mod list;
 pub(crate) mod on_demand;
 pub mod range_set;

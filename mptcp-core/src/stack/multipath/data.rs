@@ -222,7 +222,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     pub(in crate::stack) fn subflows_of(&self, owner: u32) -> Vec<u32> {
-        self.connections.get(owner).map(|c| c.subflows.to_vec()).unwrap_or_default()
+        self.connections.get(owner).map(|c| c.subflows.clone()).unwrap_or_default()
     }
 
     /// No `DATA_ACK` came in time: the head of the stream, the `DATA_FIN` or a window probe goes

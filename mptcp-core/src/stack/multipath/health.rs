@@ -169,7 +169,7 @@ impl<B: PacketBuf> Stack<B> {
         let since = tcb.head_sent_at().unwrap_or(now);
         let Some(subflow) = &mut tcb.subflow else { return };
         let since = subflow.delivered_at.map_or(since, |at| at.max(since));
-        subflow.rare.watch.get_or_insert_with(|| Watch {
+        subflow.rare.watch.get_or_insert(Watch {
             since,
             probe_at: since,
             reinjected: false,
@@ -283,7 +283,7 @@ impl<B: PacketBuf> Stack<B> {
         let mut news = subflow.path;
         let _verdict = self.path_table.news(&mut news);
         subflow.path = news;
-        let watch = subflow.rare.watch.get_or_insert_with(|| Watch {
+        let watch = subflow.rare.watch.get_or_insert(Watch {
             since: now,
             probe_at: now,
             reinjected: false,
@@ -310,8 +310,8 @@ impl<B: PacketBuf> Stack<B> {
         // What it missed is nothing to catch up with: the others would wait for it.
         if let Some(rare) = subflow.rare.there() {
             rare.watch = None;
-            rare.served = 0;
         }
+        subflow.served = 0;
         let mut news = subflow.path;
         let _verdict = self.path_table.news(&mut news);
         subflow.path = news;
