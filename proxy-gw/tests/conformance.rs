@@ -11,7 +11,7 @@ use tables::{check_tests, columns, known_tests, page};
 #[test]
 fn every_rule_of_a_front_end_names_its_test() {
     let Some(text) = page("conformance/front-ends.md") else { return };
-    let known = known_tests(&["src", "tests", "../mptcp-core/tests"]);
+    let known = known_tests(&["src", "tests", "../mptcp-core/src", "../mptcp-core/tests"]);
     let (rules, beside) =
         text.split_once("## Beside other SOCKS5 servers").expect("both parts are there");
     let mut rows = 0;
