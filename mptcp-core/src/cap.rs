@@ -123,15 +123,15 @@ impl Lease {
         &self.cap
     }
 
-    /// When the `first` of `wanted` octets, which go together, may go; not after `now` means at once, and then
+    /// When the next `first` octets, which go together, may go; not after `now` means at once, and then
     /// more of them if [`Lease::left`] says so. Takes a place in line where it has none that is long enough:
-    /// only who can send otherwise shall ask.
-    pub(crate) fn ask(&mut self, now: Instant, first: u64, wanted: u64) -> Instant {
+    /// only who can send otherwise shall ask. `wanted` says how much there is, given what a place is for.
+    pub(crate) fn ask(&mut self, now: Instant, first: u64, wanted: impl Fn(u64) -> u64) -> Instant {
         if self.left > 0 && now.since(self.due) > KEPT {
             self.left = 0;
         }
         if self.left < first && self.due <= now {
-            let octets = wanted.min(self.cap.turn()).max(first) - self.left;
+            let octets = wanted(self.cap.turn()).max(first) - self.left;
             self.due = self.cap.reserve(now, octets);
             self.left += octets;
         }
@@ -181,11 +181,11 @@ mod tests {
         while now < end {
             let mut next = Instant::MAX;
             for (lease, octets) in leases.iter_mut().zip(&mut octets) {
-                let mut due = lease.ask(now, 1_400, 1 << 20);
+                let mut due = lease.ask(now, 1_400, |turn| turn);
                 while due <= now {
                     lease.spend(now, 1_400);
                     *octets += 1_400;
-                    due = lease.ask(now, 1_400, 1 << 20);
+                    due = lease.ask(now, 1_400, |turn| turn);
                 }
                 next = next.min(due);
             }
@@ -224,11 +224,11 @@ mod tests {
     fn a_place_that_is_not_used_is_given_up() {
         let mut lease = Lease::new(SharedCap::new(1_000_000));
         let now = Instant::from_millis(1_000);
-        assert_eq!(lease.ask(now, 1_400, 1_400), now);
+        assert_eq!(lease.ask(now, 1_400, |turn| turn.min(1_400)), now);
         let later = now + Duration::from_millis(900);
-        assert_eq!((lease.ask(later, 1_400, 1_400), lease.left()), (now, 1_400));
+        assert_eq!((lease.ask(later, 1_400, |turn| turn.min(1_400)), lease.left()), (now, 1_400));
         let late = now + Duration::from_millis(1_100);
-        assert!(lease.ask(late, 1_000, 1_000) > now && lease.left() == 1_000);
+        assert!(lease.ask(late, 1_000, |turn| turn.min(1_000)) > now && lease.left() == 1_000);
     }
 
     #[test]
@@ -236,10 +236,10 @@ mod tests {
         let cap = SharedCap::new(1_000_000);
         let mut lease = Lease::new(cap.clone());
         let now = Instant::from_millis(1_000);
-        lease.ask(now, 1_000, 1_000);
+        lease.ask(now, 1_000, |turn| turn.min(1_000));
         lease.spend(now, 21_000);
         assert_eq!(cap.reserve(now, 1), now + Duration::from_millis(21));
-        let due = lease.ask(now, 1_000, 1_000);
+        let due = lease.ask(now, 1_000, |turn| turn.min(1_000));
         assert_eq!((due, lease.left()), (now + Duration::from_micros(21_001), 1_000));
     }
 
@@ -249,15 +249,15 @@ mod tests {
         let cap = SharedCap::new(1_000_000);
         let now = Instant::from_millis(1_000);
         let mut lease = Lease::new(cap.clone());
-        assert_eq!(lease.ask(now, 1_400, 3_500), now);
+        assert_eq!(lease.ask(now, 1_400, |turn| turn.min(3_500)), now);
         lease.spend(now, 2_800);
         assert_eq!(lease.left(), 200);
         // The place for the last 700 of 3,500: 500 more, behind the first 3,000.
-        let due = lease.ask(now, 700, 700);
+        let due = lease.ask(now, 700, |turn| turn.min(700));
         assert_eq!((due, lease.left()), (now + Duration::from_millis(3), 700));
         // It waits for that one, whatever it has to send then.
-        assert_eq!((lease.ask(now, 1_400, 9_000), lease.left()), (due, 700));
-        let longer = lease.ask(due, 1_400, 9_000);
+        assert_eq!((lease.ask(now, 1_400, |turn| turn.min(9_000)), lease.left()), (due, 700));
+        let longer = lease.ask(due, 1_400, |turn| turn.min(9_000));
         assert_eq!((longer, lease.left()), (due + Duration::from_micros(500), 3_000));
     }
 
@@ -281,7 +281,7 @@ mod tests {
                 let cap = cap.clone();
                 std::thread::spawn(move || {
                     for _ in 0..10_000 {
-                        let _ = cap.reserve(now, 1_000);
+                        cap.reserve(now, 1_000);
                     }
                 })
             })

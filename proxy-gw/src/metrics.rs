@@ -243,6 +243,9 @@ fn render_stack(text: &mut String, shards: &[(&str, &ShardCounters)]) {
     render_fallbacks(text, shards);
 }
 
+/// Reads one counter of the paths over a port.
+type OfAccess = fn(&AccessHealth) -> u64;
+
 /// The paths to clients, by the port they go over.
 fn render_accesses(
     text: &mut String,
@@ -250,7 +253,7 @@ fn render_accesses(
     ports: &[String],
     paths: &[Path],
 ) {
-    let each = |metric: &mut Metric<'_>, read: fn(&AccessHealth) -> u64| {
+    let each = |metric: &mut Metric<'_>, read: OfAccess| {
         for (shard, counters) in shards {
             for (port, health) in &counters.accesses {
                 let port = port_name(*port, ports);
@@ -269,7 +272,7 @@ fn render_accesses(
             }
         }
     }
-    let counters: [(&str, &str, fn(&AccessHealth) -> u64); 4] = [
+    let counters: [(&str, &str, OfAccess); 4] = [
         ("access_path_downs", "Paths that went down.", |health| health.downs),
         ("access_path_ups", "Paths that came up again.", |health| health.ups),
         ("access_timeouts", "Retransmission timeouts of subflows.", |health| health.timeouts),

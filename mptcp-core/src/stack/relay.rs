@@ -178,12 +178,22 @@ impl<B: PacketBuf> Stack<B> {
     ) -> u32 {
         let mut moved = 0;
         loop {
-            let waiting = received.in_order_len().min(self.send_left(to, limit));
-            let first = received.iter().next().map_or(0, |buf| buf.data().len() as u32);
-            if waiting == 0 {
+            let Some(first) = received.iter().next() else { return moved };
+            if self.send_left(to, limit) == 0 {
                 return moved;
             }
-            let most = meter.allowed(now, inward, (first, waiting));
+            let first = first.data().len() as u32;
+            let whole = |turn: u64| {
+                let mut octets = 0;
+                for buf in received.iter() {
+                    if octets >= turn {
+                        break;
+                    }
+                    octets += buf.data().len() as u64;
+                }
+                octets
+            };
+            let most = meter.allowed(now, inward, first, whole);
             let went = if most > 0 { self.queue_all(to, received, limit, most) } else { 0 };
             if went == 0 {
                 return moved;

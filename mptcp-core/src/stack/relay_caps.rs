@@ -50,17 +50,20 @@ impl Meter {
         if inward { &mut self.to_inner } else { &mut self.to_outer }
     }
 
-    /// Of `waiting` octets, the `first` of which go together, so many may move now; 0 when it has to wait.
+    /// So many octets may move now; 0 when they have to wait. The `first` go together; `whole` are all that
+    /// wait, or so many that they are a place's worth and the last of them end with a buffer: nothing of a
+    /// place is left over then.
     pub(super) fn allowed(
         &mut self,
         now: Instant,
         inward: bool,
-        (first, waiting): (u32, u32),
+        first: u32,
+        whole: impl Fn(u64) -> u64,
     ) -> u32 {
-        let mut allowed = u64::from(waiting.max(first));
+        let mut allowed = u64::MAX;
         let mut due = Instant::MIN;
         for lease in self.leases(inward) {
-            due = due.max(lease.ask(now, u64::from(first), u64::from(waiting)));
+            due = due.max(lease.ask(now, u64::from(first), &whole));
             allowed = allowed.min(lease.left());
         }
         if due > now {

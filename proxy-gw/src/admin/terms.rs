@@ -307,23 +307,19 @@ async fn list<R: Resource>(State(source): Shared) -> Response {
     Json(views).into_response()
 }
 
-fn find<R: Resource>(terms: &Terms, name: &str) -> Result<usize, Response> {
-    let names = R::names(terms);
-    names.iter().position(|other| *other == name).ok_or_else(|| {
-        let text = format!("{name:?}: there is none of that name\n");
-        (StatusCode::NOT_FOUND, text).into_response()
-    })
+fn find<R: Resource>(terms: &Terms, name: &str) -> Option<usize> {
+    R::names(terms).iter().position(|other| *other == name)
+}
+
+fn not_found(name: &str) -> Response {
+    (StatusCode::NOT_FOUND, format!("{name:?}: there is none of that name\n")).into_response()
 }
 
 async fn show<R: Resource>(State(source): Shared, Path(name): Path<String>) -> Response {
     let terms = &source.terms;
-    match find::<R>(terms, &name) {
-        Ok(at) => {
-            let in_force = terms.in_force.lock().await.clone();
-            Json(R::view(terms, &in_force, at)).into_response()
-        }
-        Err(response) => response,
-    }
+    let Some(at) = find::<R>(terms, &name) else { return not_found(&name) };
+    let in_force = terms.in_force.lock().await.clone();
+    Json(R::view(terms, &in_force, at)).into_response()
 }
 
 async fn change<R: Resource>(
@@ -332,10 +328,7 @@ async fn change<R: Resource>(
     Json(body): Json<Value>,
 ) -> Response {
     let terms = &source.terms;
-    let at = match find::<R>(terms, &name) {
-        Ok(at) => at,
-        Err(response) => return response,
-    };
+    let Some(at) = find::<R>(terms, &name) else { return not_found(&name) };
     let refuse = |text: String| (StatusCode::BAD_REQUEST, format!("{text}\n")).into_response();
     let Value::Object(body) = body else {
         return refuse(format!("{body}: expected an object with what changes"));

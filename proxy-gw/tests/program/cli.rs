@@ -54,7 +54,7 @@ fn a_bad_configuration_is_code_2_and_every_problem_is_on_stderr() {
         let said = stderr(&refused);
         let expected = format!(
             "error: {file}:8: socks5.lisen: unknown key; the nearest known key is socks5.listen \
-             (known: auth, listen)"
+             (known: auth, listen, profile)"
         );
         assert!(said.lines().any(|line| line == expected), "{said}");
         assert!(

@@ -94,7 +94,7 @@ impl Policy {
     ) -> Instant {
         let mut due = Instant::MIN;
         for (_, lease) in self.shared.iter_mut().filter(|(other, _)| *other == port) {
-            due = due.max(lease.ask(now, u64::from(first), wanted));
+            due = due.max(lease.ask(now, u64::from(first), |turn| wanted.min(turn)));
         }
         if due > now {
             let places = self.shared.iter_mut().filter(|(other, _)| *other == port);
