@@ -21,7 +21,7 @@ use passage::Passage;
 pub(crate) use passage::Silence;
 pub(crate) use path_manager::{Announced, Endpoint, Join, PathManager, Paths};
 use receive::Realign;
-pub(crate) use receive::{Mapped, Pulled, Unmapped};
+pub(crate) use receive::{Amount, Mapped, Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
 pub(crate) use signals::Signal;
 pub(crate) use subflow::{Carry, DssFormat, INFINITE_LEN, Probe, Stage, Subflow, Watch, Word};

@@ -268,6 +268,8 @@ pub struct Stack<B: PacketBuf> {
     taking_burst: bool,
     relays_due: Vec<u32>,
     runs: coalesce::Runs<B>,
+    /// Nothing between two calls but its memory.
+    pulls: multipath::Pulls,
     /// TIME-WAIT entries, the oldest first.
     time_wait_order: IndexList,
     /// Nothing between two calls but its memory.
@@ -378,6 +380,7 @@ impl<B: PacketBuf> Stack<B> {
             taking_burst: false,
             relays_due: Vec::new(),
             runs: coalesce::Runs::new(),
+            pulls: multipath::Pulls::default(),
             time_wait_order: IndexList::with_capacity(limits.time_wait),
             views: scheduling::Views::default(),
             wheel: TimerWheel::with_capacity(numbering.capacity(), now),

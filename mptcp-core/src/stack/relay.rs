@@ -154,6 +154,9 @@ impl<B: PacketBuf> Stack<B> {
         let node = match to {
             Sock::Plain(idx) => {
                 let Some(tcb) = self.tcbs.get_mut(idx) else { return 0 };
+                if received.in_order_len() <= tcb.send_room(limit) && !received.begins_small() {
+                    moved = tcb.send_all(received);
+                }
                 while tcb.send_room(limit) > 0
                     && let Some(buf) = received.pop()
                 {
@@ -164,6 +167,10 @@ impl<B: PacketBuf> Stack<B> {
             }
             Sock::Mptcp(idx) => {
                 let Some(connection) = self.connections.get_mut(idx) else { return 0 };
+                let most = received.in_order_len().max(received.in_order_truesize().div_ceil(2));
+                if connection.send_buffered().saturating_add(most) < limit {
+                    moved = connection.write_all(received);
+                }
                 while connection.send_buffered() < limit
                     && let Some(buf) = received.pop()
                 {

@@ -220,9 +220,17 @@ impl<B: PacketBuf> SendQueue<B> {
     }
 
     /// Notes a segment that was sent for the first time.
-    pub(crate) fn push(&mut self, segment: TxSegment<B>) {
+    pub(crate) fn push(&mut self, mut segment: TxSegment<B>) {
+        // The last entry, and the newest transmission: behind what was the newest.
+        let (number, newest) = (self.number(self.segments.len()), self.flight.tail);
+        segment.place = Place { order: self.next_order, prev: newest, ..Place::NOWHERE };
+        self.next_order = self.next_order.wrapping_add(1);
+        match self.place(newest) {
+            Some(before) => before.next = number,
+            None => self.flight.head = number,
+        }
+        self.flight.tail = number;
         self.segments.push_back(segment);
-        self.put_in_flight(self.segments.len() - 1);
     }
 
     /// Removes everything below `una`; trims the segment that straddles it.
