@@ -60,14 +60,20 @@ impl<B: PacketBuf> Connection<B> {
         self.data_end += len as u64;
     }
 
-    /// Queues all that `received` has in order; answers its octets.
+    /// Queues all that `received` has in order, as [`Connection::write`] does one by one where the first of them
+    /// is not small; answers its octets.
     pub(crate) fn write_all(&mut self, received: &mut RecvQueue<B>) -> u32 {
-        let octets = received.in_order_len();
-        for buf in received.drain() {
-            self.write(buf);
-        }
+        let before = self.data_end;
+        let (mut end, mut pinned) = (self.data_end, self.pinned);
+        self.chunks.extend(received.drain().map(|buf| {
+            pinned = pinned.saturating_add(buf.truesize() as u32);
+            let start = end;
+            end += buf.data().len() as u64;
+            Chunk { start, buf }
+        }));
+        (self.data_end, self.pinned) = (end, pinned);
         received.settle();
-        octets
+        (end - before) as u32
     }
 
     /// The first `octets` of what was written arrived with the SYN: the stream begins behind them

@@ -187,7 +187,7 @@ impl<B: PacketBuf> Stack<B> {
                 }
                 return;
             }
-            self.close_family(now, at, at + 1);
+            self.close_family(now, at);
         }
         let flow = self.demux.find(tuple);
         if let Some(Flow::Tcb(idx)) = flow {
@@ -196,7 +196,7 @@ impl<B: PacketBuf> Stack<B> {
                 && let Some(bounds) = self.run_bounds(idx, owner, segment)
             {
                 if self.runs.open.len() == MAX_RUNS {
-                    self.close_family(now, 0, 1);
+                    self.close_family(now, 0);
                 }
                 let (text, rest) = (Some(payload), Rest::none());
                 let (tuple, segment, ends) = (*tuple, *segment, Ends::of(tuple));
@@ -216,7 +216,7 @@ impl<B: PacketBuf> Stack<B> {
                 return self.runs.open.push(run);
             }
             if let Some(sibling) = self.sibling(owner) {
-                self.close_family(now, sibling, usize::MAX);
+                self.close_family(now, sibling);
             }
         }
         self.dispatch(now, flow, tuple, port, segment, payload);
@@ -242,23 +242,20 @@ impl<B: PacketBuf> Stack<B> {
     /// The burst is in.
     pub(super) fn close_runs(&mut self, now: Instant) {
         while !self.runs.open.is_empty() {
-            self.close_family(now, 0, usize::MAX);
+            self.close_family(now, 0);
         }
     }
 
-    /// Ends the run at `at`, and with it those of its connection's other subflows that are among the oldest
-    /// `among`.
-    fn close_family(&mut self, now: Instant, at: usize, among: usize) {
+    /// Ends the run at `at`, and with it those of its connection's other subflows.
+    fn close_family(&mut self, now: Instant, at: usize) {
         let Some(run) = self.runs.open.get(at) else { return };
         let owner = run.owner;
         if owner.is_none() {
             return self.close_one(now, at);
         }
         self.pulls.begin();
-        let mut left = among;
-        while let Some(at) = self.runs.open.iter().take(left).position(|run| run.owner == owner) {
+        while let Some(at) = self.sibling(owner) {
             self.close_one(now, at);
-            left = left.saturating_sub(1);
         }
         self.pull_in_order(now);
     }

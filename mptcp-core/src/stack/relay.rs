@@ -168,7 +168,8 @@ impl<B: PacketBuf> Stack<B> {
             Sock::Mptcp(idx) => {
                 let Some(connection) = self.connections.get_mut(idx) else { return 0 };
                 let most = received.in_order_len().max(received.in_order_truesize().div_ceil(2));
-                if connection.send_buffered().saturating_add(most) < limit {
+                let fits = connection.send_buffered().saturating_add(most) < limit;
+                if fits && !received.begins_small() {
                     moved = connection.write_all(received);
                 }
                 while connection.send_buffered() < limit
