@@ -222,7 +222,8 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
             Rest::Pause => core::hint::spin_loop(),
             Rest::Sleep(sleep) => {
                 self.counters.sleeps.add(1);
-                std::thread::sleep(sleep);
+                // Another shard that has something for this one ends it.
+                std::thread::park_timeout(sleep);
                 return Spent::Asleep;
             }
         }

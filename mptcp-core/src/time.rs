@@ -48,6 +48,12 @@ impl Instant {
         self.0.get() / 1_000_000
     }
 
+    /// So many nanoseconds later, saturating: for what is computed as such, without a [`Duration`].
+    #[must_use]
+    pub(crate) const fn later_by(self, ns: u64) -> Self {
+        Self(self.0.saturating_add(ns))
+    }
+
     /// Time elapsed since `earlier`; zero when `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {

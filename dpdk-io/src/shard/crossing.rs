@@ -2,7 +2,7 @@
 //! the last of them may leave.
 //!
 //! Invariant: a packet is handled here, staged for one other shard, or counted; nothing stays staged
-//! beyond a turn.
+//! beyond a turn, and nobody sleeps while something waits in a ring.
 
 use crate::counters::{DropReason, ShardCounters};
 use crate::rings::{BURST, Rings};
@@ -12,8 +12,9 @@ use mptcp_core::driver::Worker;
 use mptcp_core::steering::{Steering, SteeringNote, Tuple};
 use mptcp_core::time::Instant;
 use mptcp_core::wire::IpHeader;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 
 const PROTOCOL_TCP: u8 = 6;
 /// Notes that may wait for one shard.
@@ -48,6 +49,8 @@ pub struct Exchange<B> {
     /// By shard.
     notes_to: Vec<SyncSender<SteeringNote>>,
     notes_from: Receiver<SteeringNote>,
+    /// Who runs each shard, once it runs.
+    threads: Arc<[OnceLock<Thread>]>,
     roll: Arc<Roll>,
 }
 
@@ -57,12 +60,14 @@ impl<B> Exchange<B> {
     pub fn network(rings: Vec<Box<dyn Rings<B> + Send>>) -> Vec<Self> {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             rings.iter().map(|_| sync_channel(MAX_NOTES)).unzip();
+        let threads: Arc<[_]> = rings.iter().map(|_| OnceLock::new()).collect();
         let roll = Arc::new(Roll::default());
         let ends = rings.into_iter().zip(receivers);
         let exchange = |(rings, notes_from)| Self {
             rings,
             notes_to: senders.clone(),
             notes_from,
+            threads: Arc::clone(&threads),
             roll: Arc::clone(&roll),
         };
         ends.map(exchange).collect()
@@ -116,8 +121,11 @@ impl<B: PacketBuf> Crossing<B> {
         self
     }
 
-    /// The worker begins.
+    /// The worker begins, on this thread.
     pub(super) fn begin(&mut self) {
+        if let Some(thread) = self.exchange.threads.get(usize::from(self.own)) {
+            thread.get_or_init(std::thread::current);
+        }
         self.at_work = Some(AtWork::new(&self.exchange.roll));
     }
 
@@ -198,6 +206,13 @@ impl<B: PacketBuf> Crossing<B> {
             return;
         };
         let sent = self.exchange.rings.send(to, staged);
+        // Behind its own sleep, which may be as long as the one here was, it would wait twice. Who is awake
+        // is spared the system call, and does not fall asleep before it has looked at its rings again.
+        if sent.moved > 0
+            && let Some(thread) = self.exchange.threads.get(to).and_then(OnceLock::get)
+        {
+            thread.unpark();
+        }
         counters.handed_over.add(sent.moved as u64);
         counters.dropped(DropReason::RingFull, sent.full);
         counters.dropped(DropReason::NoBuffer, sent.no_memory);

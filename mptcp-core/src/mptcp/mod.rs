@@ -21,7 +21,7 @@ pub use fallback::FallbackReason;
 use passage::Passage;
 pub(crate) use passage::Silence;
 pub(crate) use path_manager::{Announced, Endpoint, Join, PathManager, Paths};
-pub(crate) use receive::{Mapped, Pulled, Unmapped};
+pub(crate) use receive::{Amount, Mapped, Pulled, Unmapped};
 pub(crate) use send::{Chunk, Next};
 pub(crate) use signals::Signal;
 pub(crate) use subflow::{

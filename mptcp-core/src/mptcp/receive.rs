@@ -29,6 +29,15 @@ pub(crate) struct Pulled {
     pub(crate) unmapped: Option<Unmapped>,
 }
 
+/// How much of what a subflow has in order is moved to the stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Amount {
+    /// Everything that has a mapping.
+    All,
+    /// What one mapping covers, or several that continue each other.
+    Span,
+}
+
 /// What to do about octets without a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Unmapped {
@@ -146,7 +155,12 @@ impl<B: PacketBuf> Connection<B> {
     }
 
     /// Moves in-order subflow data to the stream as far as mappings are known.
-    pub(crate) fn pull(&mut self, tcb: &mut Tcb<B>, stats: &mut Counters) -> Pulled {
+    pub(crate) fn pull(
+        &mut self,
+        tcb: &mut Tcb<B>,
+        amount: Amount,
+        stats: &mut Counters,
+    ) -> Pulled {
         let mut pulled = Pulled::default();
         if self.phase == Phase::Fallback {
             while let Some(buf) = self.next_raw(tcb) {
@@ -180,6 +194,18 @@ impl<B: PacketBuf> Connection<B> {
                 self.hold_unmapped(tcb, &mut pulled);
                 break;
             };
+            let here = span.len.min(tcb.received.in_order_len());
+            let offset = span.dsn.diff(self.remote_idsn.add(1));
+            let memory = self.autotune.memory();
+            if self.is_next(offset, here) && tcb.received.pass(here, &mut self.received, memory) {
+                self.data_rcv_nxt += u64::from(here);
+                pulled.data = true;
+                subflow.mappings.release(head.add(here));
+                if amount == Amount::Span {
+                    break;
+                }
+                continue;
+            }
             // As much of it as is here, buffer by buffer.
             let mut done = 0;
             while done < span.len
@@ -197,8 +223,22 @@ impl<B: PacketBuf> Connection<B> {
                 }
             }
             subflow.mappings.release(head.add(done));
+            if amount == Amount::Span {
+                break;
+            }
         }
         pulled
+    }
+
+    /// How far ahead of the end of the stream what `tcb` has in order begins; `None` when it has nothing that
+    /// has a mapping. Only where [`Amount::Span`] moves something: on a subflow without checksums.
+    pub(crate) fn begins_at(&self, tcb: &Tcb<B>) -> Option<i64> {
+        let held = tcb.received.in_order_len();
+        if held == 0 || self.checksum || self.phase == Phase::Fallback {
+            return None;
+        }
+        let span = tcb.subflow.as_ref()?.mappings.find(tcb.rcv_nxt_data().sub(held))?;
+        Some(span.dsn.diff(self.remote_dsn(self.data_rcv_nxt)))
     }
 
     /// An infinite mapping: from its octet on the subflow is the stream. Peers of version 0 throw away
@@ -257,6 +297,14 @@ impl<B: PacketBuf> Connection<B> {
     fn hold_unmapped(&self, tcb: &Tcb<B>, pulled: &mut Pulled) {
         let much = tcb.received.in_order_len() > self.unmapped_bound();
         pulled.unmapped = Some(if much { Unmapped::Reset } else { Unmapped::Held });
+    }
+
+    /// The stream goes on with the `len` octets at `offset`, in the window, and does not end in them: they are
+    /// [delivered](Self::deliver) by putting them behind what is there.
+    fn is_next(&self, offset: i64, len: u32) -> bool {
+        let end = self.data_rcv_nxt + u64::from(len);
+        let ends = self.peer_finished || self.peer_fin().is_some_and(|fin| fin < end);
+        u64::try_from(offset) == Ok(self.data_rcv_nxt) && end <= self.rcv_edge && !ends
     }
 
     /// One run of stream octets, in whatever order subflows bring them. The first copy wins.

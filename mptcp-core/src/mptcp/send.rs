@@ -4,7 +4,7 @@
 use super::{Connection, Hold, Phase};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::seq::DataSeq;
-use crate::tcp::{Burst, Tcb, TxMapping, TxSegment, gather, sum_of};
+use crate::tcp::{Burst, RecvQueue, Tcb, TxMapping, TxSegment, gather, goes_alone, sum_of};
 use crate::time::{Duration, Instant};
 use crate::util::on_demand::ROOMY;
 use crate::util::range_set::RangeSet;
@@ -58,6 +58,22 @@ impl<B: PacketBuf> Connection<B> {
             self.chunks.push_back(Chunk { start: self.data_end, buf });
         }
         self.data_end += len as u64;
+    }
+
+    /// Queues all that `received` has in order, as [`Connection::write`] does one by one where the first of them
+    /// is not small; answers its octets.
+    pub(crate) fn write_all(&mut self, received: &mut RecvQueue<B>) -> u32 {
+        let before = self.data_end;
+        let (mut end, mut pinned) = (self.data_end, self.pinned);
+        self.chunks.extend(received.drain().map(|buf| {
+            pinned = pinned.saturating_add(buf.truesize() as u32);
+            let start = end;
+            end += buf.data().len() as u64;
+            Chunk { start, buf }
+        }));
+        (self.data_end, self.pinned) = (end, pinned);
+        received.settle();
+        (end - before) as u32
     }
 
     /// The first `octets` of what was written arrived with the SYN: the stream begins behind them
@@ -178,15 +194,19 @@ impl<B: PacketBuf> Connection<B> {
             let chunk = self.chunks.get(*idx);
             chunk.is_some_and(|c| c.start <= start && start - c.start < c.buf.data().len() as u64)
         };
-        let idx = match (*at..*at + 2).find(holds) {
-            Some(idx) => idx,
-            None => self.chunks.partition_point(|c| c.start <= start).checked_sub(1)?,
+        let idx = if self.chunks.get(*at + 1).is_some_and(|c| c.start == start) {
+            *at + 1
+        } else if holds(at) {
+            *at
+        } else {
+            self.chunks.partition_point(|c| c.start <= start).checked_sub(1)?
         };
         *at = idx;
         let front = self.chunks.get(idx)?;
         let (skip, len) = (usize::try_from(start - front.start).ok()?, len as usize);
         let rest = front.buf.data().len().checked_sub(skip)?;
-        if rest >= len || !exact && rest >= len - len / 16 {
+        let next = || self.chunks.get(idx + 1).map_or(0, |c| c.buf.data().len() as u32);
+        if rest >= len || !exact && goes_alone(rest as u32, len as u32, next) {
             return Some(front.buf.slice(skip..skip + rest.min(len)));
         }
         let bufs = self.chunks.range(idx..).map(|c| &c.buf);

@@ -8,8 +8,9 @@
 //! * segments with ACK and perhaps PSH, no other flag, no mark of a router, and no option but timestamps
 //!   and one plain DSS. A SACK, a FIN, an echoed mark, an `MP_FAIL` or a `DATA_FIN` go alone;
 //! * text that begins where the run ends and stays inside the window. Its acknowledgement number may
-//!   rise. A mapping must say the same as the run's or go on where that ends, without a checksum: a
-//!   checksum covers one mapping;
+//!   rise. A mapping must say the same as the run's last one or begin where that ends, without a checksum: a
+//!   checksum covers one mapping. Whether the stream goes on there, too, or what is in between went another
+//!   way, makes no difference;
 //! * acknowledgements, each of which acknowledges more than the one before. A repeated one is a duplicate
 //!   or a window update, and counts alone (RFC 5681 §2);
 //! * timestamps and `DATA_ACK`s that do not go back.
@@ -20,8 +21,9 @@
 //! are for delayed acknowledgements. The timestamp that text shows is that of its first segment (RFC
 //! 7323 §4.3: the oldest that is not answered).
 //!
-//! Packets of other flows may come in between; the order within a connection stays, but for text that
-//! passes packets of other subflows to where it follows on in the stream.
+//! Packets of other flows may come in between. The order within a subflow stays; what several subflows bring
+//! of one stream between two calls might have come in any order, and is taken in that of the stream
+//! (`stack/multipath/order.rs`).
 
 use super::Stack;
 use super::demux::Flow;
@@ -53,7 +55,27 @@ struct Run<B> {
     segment: Segment,
     /// Of the first one; taken when the run is processed.
     text: Option<B>,
-    more: Vec<B>,
+    rest: Rest<B>,
+}
+
+/// What follows in a run on its first segment.
+pub(super) struct Rest<B> {
+    /// Text, buffer by buffer.
+    pub(super) texts: Vec<B>,
+    /// Mappings that the stream has elsewhere than behind the one before.
+    pub(super) mappings: Vec<Mapping>,
+}
+
+impl<B> Rest<B> {
+    /// Of a single segment.
+    pub(super) const fn none() -> Self {
+        Self { texts: Vec::new(), mappings: Vec::new() }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.texts.clear();
+        self.mappings.clear();
+    }
 }
 
 /// What a segment says that may be part of a run: nothing else.
@@ -89,13 +111,15 @@ pub(super) struct Joined {
 /// The open runs of a burst, the oldest first; empty between bursts.
 pub(super) struct Runs<B> {
     open: Vec<Box<Run<B>>>,
+    /// Place of the one that something joined last: what comes next mostly is of the same flow.
+    last: usize,
     /// Processed ones, kept for their memory.
     spare: Vec<Box<Run<B>>>,
 }
 
 impl<B> Runs<B> {
     pub(super) fn new() -> Self {
-        Self { open: Vec::with_capacity(MAX_RUNS), spare: Vec::new() }
+        Self { open: Vec::with_capacity(MAX_RUNS), last: 0, spare: Vec::new() }
     }
 }
 
@@ -104,8 +128,14 @@ impl<B: PacketBuf> Stack<B> {
     /// if it has any, is [kept](Self::keep_text) then.
     pub(super) fn follow(&mut self, packet: &B) -> Option<Joined> {
         let bytes = packet.data();
-        let mut ends = self.runs.open.iter().map(|run| run.ends.as_ref());
-        let at = ends.position(|ends| ends.is_some_and(|ends| ends.are_of(bytes)))?;
+        let open = &self.runs.open;
+        let is_of = |run: &Run<B>| run.ends.as_ref().is_some_and(|ends| ends.are_of(bytes));
+        let at = if open.get(self.runs.last).is_some_and(|run| is_of(run)) {
+            self.runs.last
+        } else {
+            open.iter().position(|run| is_of(run))?
+        };
+        self.runs.last = at;
         let run = self.runs.open.get_mut(at)?;
         let ends = run.ends.as_ref()?;
         let usual = Usual::read(bytes, ends)?;
@@ -113,7 +143,7 @@ impl<B: PacketBuf> Stack<B> {
             RxChecksum::Good => None,
             _ => Some(usual.verified_text(bytes, ends)?),
         };
-        if !join(&mut run.segment, &usual.part, run.bounds) {
+        if !join(&mut run.segment, &mut run.rest.mappings, &usual.part, run.bounds) {
             return None;
         }
         self.stats.in_segs += 1;
@@ -132,7 +162,7 @@ impl<B: PacketBuf> Stack<B> {
             packet.note_sum(sum);
         }
         if let Some(run) = self.runs.open.get_mut(joined.at) {
-            run.more.push(packet);
+            run.rest.texts.push(packet);
         }
     }
 
@@ -147,15 +177,17 @@ impl<B: PacketBuf> Stack<B> {
     ) {
         if let Some(at) = self.runs.open.iter().position(|run| run.tuple == *tuple) {
             if let Some(run) = self.runs.open.get_mut(at)
-                && Part::of(segment).is_some_and(|next| join(&mut run.segment, &next, run.bounds))
+                && Part::of(segment).is_some_and(|next| {
+                    join(&mut run.segment, &mut run.rest.mappings, &next, run.bounds)
+                })
             {
                 self.stats.tcp_rcv_coalesce += 1;
                 if segment.len > 0 {
-                    run.more.push(payload);
+                    run.rest.texts.push(payload);
                 }
                 return;
             }
-            self.close_run(now, at);
+            self.close_family(now, at);
         }
         let flow = self.demux.find(tuple);
         if let Some(Flow::Tcb(idx)) = flow {
@@ -164,9 +196,9 @@ impl<B: PacketBuf> Stack<B> {
                 && let Some(bounds) = self.run_bounds(idx, owner, segment)
             {
                 if self.runs.open.len() == MAX_RUNS {
-                    self.close_run(now, 0);
+                    self.close_family(now, 0);
                 }
-                let (text, more) = (Some(payload), Vec::new());
+                let (text, rest) = (Some(payload), Rest::none());
                 let (tuple, segment, ends) = (*tuple, *segment, Ends::of(tuple));
                 let run = match self.runs.spare.pop() {
                     Some(mut run) => {
@@ -177,13 +209,15 @@ impl<B: PacketBuf> Stack<B> {
                     }
                     None => {
                         let run =
-                            Run { tuple, ends, port, idx, owner, bounds, segment, text, more };
+                            Run { tuple, ends, port, idx, owner, bounds, segment, text, rest };
                         Box::new(run)
                     }
                 };
                 return self.runs.open.push(run);
             }
-            self.close_siblings(now, owner, usize::MAX);
+            if let Some(sibling) = self.sibling(owner) {
+                self.close_family(now, sibling);
+            }
         }
         self.dispatch(now, flow, tuple, port, segment, payload);
     }
@@ -200,30 +234,30 @@ impl<B: PacketBuf> Stack<B> {
         self.tcbs.get(idx)?.run_bounds(segment, promised)
     }
 
-    /// The runs of a connection's other subflows that began before the one at `before` end.
-    fn close_siblings(&mut self, now: Instant, owner: Option<u32>, before: usize) {
-        if owner.is_none() {
-            return;
-        }
-        let mut left = before;
-        while let Some(at) = self.runs.open.iter().take(left).position(|run| run.owner == owner) {
-            self.close_one(now, at);
-            left = left.saturating_sub(1);
-        }
+    /// The oldest run of a connection's subflows.
+    fn sibling(&self, owner: Option<u32>) -> Option<usize> {
+        owner.and_then(|_| self.runs.open.iter().position(|run| run.owner == owner))
     }
 
     /// The burst is in.
     pub(super) fn close_runs(&mut self, now: Instant) {
         while !self.runs.open.is_empty() {
-            self.close_one(now, 0);
+            self.close_family(now, 0);
         }
     }
 
-    fn close_run(&mut self, now: Instant, at: usize) {
+    /// Ends the run at `at`, and with it those of its connection's other subflows.
+    fn close_family(&mut self, now: Instant, at: usize) {
         let Some(run) = self.runs.open.get(at) else { return };
-        let (owner, open) = (run.owner, self.runs.open.len());
-        self.close_siblings(now, owner, at);
-        self.close_one(now, at - (open - self.runs.open.len()));
+        let owner = run.owner;
+        if owner.is_none() {
+            return self.close_one(now, at);
+        }
+        self.pulls.begin();
+        while let Some(at) = self.sibling(owner) {
+            self.close_one(now, at);
+        }
+        self.pull_in_order(now);
     }
 
     fn close_one(&mut self, now: Instant, at: usize) {
@@ -233,21 +267,22 @@ impl<B: PacketBuf> Stack<B> {
         let mut run = self.runs.open.remove(at);
         let Some(text) = run.text.take() else { return };
         if self.tcbs.get(run.idx).is_some_and(|tcb| tcb.tuple == run.tuple) {
-            self.tcb_segments(now, run.idx, &run.segment, text, &mut run.more);
+            self.tcb_segments(now, run.idx, &run.segment, text, &mut run.rest);
         } else {
             // Another run ended its connection.
             run.segment.len = text.data().len() as u32;
             let flow = self.demux.find(&run.tuple);
             self.dispatch(now, flow, &run.tuple, run.port, &run.segment, text);
         }
-        run.more.clear();
+        run.rest.clear();
         self.runs.spare.push(run);
     }
 }
 
-/// Takes `next` into a run; false when it must be processed after it.
+/// Takes `next` into a run; false when it must be processed after it. `mappings` are those of the run behind
+/// its segment's.
 #[inline]
-fn join(run: &mut Segment, next: &Part, bounds: RunBounds) -> bool {
+fn join(run: &mut Segment, mappings: &mut Vec<Mapping>, next: &Part, bounds: RunBounds) -> bool {
     let text = run.len > 0;
     if run.parts >= MAX_PARTS || text != (next.len > 0) {
         return false;
@@ -269,7 +304,7 @@ fn join(run: &mut Segment, next: &Part, bounds: RunBounds) -> bool {
     };
     let joined = match (&mut run.dss, &next.dss) {
         (None, None) => true,
-        (Some(run), Some(next)) => join_dss(run, next),
+        (Some(run), Some(next)) => join_dss(run, mappings, next),
         _ => false,
     };
     if !joined {
@@ -284,17 +319,23 @@ fn join(run: &mut Segment, next: &Part, bounds: RunBounds) -> bool {
 }
 
 /// Has `run` say what both say; false, and no change, when it cannot.
-fn join_dss(run: &mut Dss, next: &Dss) -> bool {
+fn join_dss(run: &mut Dss, mappings: &mut Vec<Mapping>, next: &Dss) -> bool {
     let (Some(prior), Some(ack)) = (run.data_ack, next.data_ack) else { return false };
     if !reached(prior, ack) {
         return false;
     }
     match (&mut run.mapping, &next.mapping) {
         (None, None) => {}
-        (Some(run), Some(next)) => match join_mappings(run, next) {
-            Some(len) => run.len = len,
-            None => return false,
-        },
+        (Some(first), Some(next)) => {
+            let last = mappings.last_mut().unwrap_or(first);
+            if let Some(len) = join_mappings(last, next) {
+                last.len = len;
+            } else if next.ssn == last.ssn.wrapping_add(last.len.into()) {
+                mappings.push(*next);
+            } else {
+                return false;
+            }
+        }
         _ => return false,
     }
     run.data_ack = Some(ack);

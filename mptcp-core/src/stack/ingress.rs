@@ -1,6 +1,7 @@
 //! From a packet to its connection: IP and TCP checks, demultiplexing, and what follows from an
 //! engine's outcome on a plain connection.
 
+use super::coalesce::Rest;
 use super::demux::{Flow, Node};
 use super::options::{self, Handshake};
 use super::{Ready, Sock, Stack, env};
@@ -129,17 +130,17 @@ impl<B: PacketBuf> Stack<B> {
 
     /// A segment for a control block, subflow or plain.
     pub(super) fn tcb_segment(&mut self, now: Instant, idx: u32, segment: &Segment, payload: B) {
-        self.tcb_segments(now, idx, segment, payload, &mut Vec::new());
+        self.tcb_segments(now, idx, segment, payload, &mut Rest::none());
     }
 
-    /// The same for a run: `more` is what follows on the text in `payload`.
+    /// The same for a run: `rest` is what follows on the text in `payload`.
     pub(super) fn tcb_segments(
         &mut self,
         now: Instant,
         idx: u32,
         segment: &Segment,
         payload: B,
-        more: &mut Vec<B>,
+        rest: &mut Rest<B>,
     ) {
         let mut payload = payload;
         let refused = if segment.len > 0 && self.pool.is_low() {
@@ -148,7 +149,7 @@ impl<B: PacketBuf> Stack<B> {
             None
         };
         if refused.is_some() {
-            more.clear();
+            rest.clear();
         }
         let segment = refused.as_ref().unwrap_or(segment);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
@@ -165,8 +166,8 @@ impl<B: PacketBuf> Stack<B> {
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let mut env = env!(self, now);
         let outcome = tcb.segment_arrives(&mut env, segment, payload);
-        if outcome.data && !more.is_empty() {
-            tcb.text_follows(&mut env, more);
+        if outcome.data && !rest.texts.is_empty() {
+            tcb.text_follows(&mut env, &mut rest.texts);
         }
         if outcome.reply_rst {
             let (tuple, port) = (tcb.tuple, tcb.port);
@@ -176,7 +177,7 @@ impl<B: PacketBuf> Stack<B> {
         self.settle_fast_open(now, idx, Some(segment), &outcome);
         let Some(tcb) = self.tcbs.get(idx) else { return };
         if tcb.subflow.is_some() {
-            self.subflow_outcome(now, idx, segment, &outcome);
+            self.subflow_outcome(now, idx, segment, &rest.mappings, &outcome);
         } else {
             self.plain_outcome(now, idx, &outcome);
         }

@@ -297,6 +297,8 @@ pub struct Stack<B: PacketBuf> {
     /// Relays that wait for a rate.
     held: relay_caps::Held,
     runs: coalesce::Runs<B>,
+    /// Nothing between two calls but its memory.
+    pulls: multipath::Pulls,
     /// TIME-WAIT entries, the oldest first.
     time_wait_order: IndexList,
     /// Nothing between two calls but its memory.
@@ -410,6 +412,7 @@ impl<B: PacketBuf> Stack<B> {
             meters: relay_caps::Meters::new(),
             held: relay_caps::Held::new(),
             runs: coalesce::Runs::new(),
+            pulls: multipath::Pulls::default(),
             time_wait_order: IndexList::with_capacity(limits.time_wait),
             views: scheduling::Views::default(),
             wheel: TimerWheel::with_capacity(numbering.capacity(), now),

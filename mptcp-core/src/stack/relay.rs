@@ -210,6 +210,9 @@ impl<B: PacketBuf> Stack<B> {
         let node = match to {
             Sock::Plain(idx) => {
                 let Some(tcb) = self.tcbs.get_mut(idx) else { return 0 };
+                if received.in_order_len() <= tcb.send_room(limit) && !received.begins_small() {
+                    moved = tcb.send_all(received);
+                }
                 while tcb.send_room(limit) > 0
                     && let Some(buf) = pop_within(received, most - moved)
                 {
@@ -220,6 +223,11 @@ impl<B: PacketBuf> Stack<B> {
             }
             Sock::Mptcp(idx) => {
                 let Some(connection) = self.connections.get_mut(idx) else { return 0 };
+                let most = received.in_order_len().max(received.in_order_truesize().div_ceil(2));
+                let fits = connection.send_buffered().saturating_add(most) < limit;
+                if fits && !received.begins_small() {
+                    moved = connection.write_all(received);
+                }
                 while connection.send_buffered() < limit
                     && let Some(buf) = pop_within(received, most - moved)
                 {

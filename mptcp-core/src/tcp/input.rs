@@ -103,7 +103,15 @@ impl<B: PacketBuf> Tcb<B> {
     /// More text of a run whose first was taken: it is what was to come next, in the window, and
     /// nothing is out of order.
     pub(crate) fn text_follows(&mut self, env: &mut Env<'_>, texts: &mut Vec<B>) {
-        let budget = self.reassembly_budget();
+        let (budget, count) = (self.reassembly_budget(), texts.len());
+        if let Some(octets) = self.received.append_all(texts, budget) {
+            self.rcv_nxt = self.rcv_nxt.add(octets);
+            self.counters.bytes_received += u64::from(octets);
+            for _ in 0..count {
+                self.delay_ack(env, false);
+            }
+            return;
+        }
         for text in texts.drain(..) {
             let Some(octets) = self.received.append(text, budget) else {
                 env.stats.drop(DropReason::NoMemory);

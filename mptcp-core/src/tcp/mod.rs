@@ -47,7 +47,9 @@ use core::num::NonZeroU32;
 pub(crate) use fast_open::{COOKIE_LENGTHS, Early, Opening, Pending, push_grant};
 pub use info::{CongestionState, TcpInfo};
 pub(crate) use input::RunBounds;
-pub(crate) use output::{Burst, DataLevel, PROTOCOL_TCP, Stateless, gather, mss_for, sum_of};
+pub(crate) use output::{
+    Burst, DataLevel, PROTOCOL_TCP, Stateless, gather, goes_alone, mss_for, sum_of,
+};
 use rare::Rare;
 pub(crate) use recv_queue::{Inserted, RecvQueue};
 use rtt::RttEstimator;
@@ -555,6 +557,14 @@ impl<B: PacketBuf> Tcb<B> {
         } else {
             self.unsent.push_back(buf);
         }
+    }
+
+    /// Queues all that `received` has in order, as [`Tcb::send`] does one by one where the first of them is not
+    /// small; answers its octets.
+    pub(crate) fn send_all(&mut self, received: &mut RecvQueue<B>) -> u32 {
+        let octets = received.move_to(&mut self.unsent);
+        self.unsent_len += octets;
+        octets
     }
 
     /// Octets the send buffer still takes.

@@ -22,7 +22,7 @@ use crate::wire::{TcpFlags, WireSeq};
 pub(crate) use burst::Burst;
 use emission::Emission;
 pub(super) use packet::consume;
-pub(crate) use packet::{PROTOCOL_TCP, Stateless, gather, mss_for, sum_of};
+pub(crate) use packet::{PROTOCOL_TCP, Stateless, gather, goes_alone, mss_for, sum_of};
 pub(super) use room::payload_of;
 
 /// A sender that was able to send and silent for longer is limited by its application.

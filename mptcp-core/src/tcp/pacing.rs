@@ -45,14 +45,15 @@ impl Pacer {
         (NANOS << UNIT_SHIFT).checked_div(u64::from(self.cost_ns))
     }
 
-    fn burst(&self) -> Duration {
+    /// Nanoseconds that may be sent ahead.
+    fn burst_ns(&self) -> u64 {
         let octets = u64::from(self.cost_ns) * u64::from(BURST_OCTETS >> UNIT_SHIFT);
-        BURST.min(Duration::from_nanos(octets))
+        octets.min(BURST.as_nanos() as u64)
     }
 
     /// Nothing may leave now.
     pub(crate) fn holds(&self, now: Instant) -> bool {
-        self.release_at > now + self.burst()
+        self.release_at > now.later_by(self.burst_ns())
     }
 
     /// When all that was sent ahead is paid for, and the next burst may leave.
@@ -76,7 +77,7 @@ impl Pacer {
         let cost = (u64::from(octets) * u64::from(self.cost_ns)) >> UNIT_SHIFT;
         let waited = self.woken == now.as_nanos() as u32;
         let base = self.release_at.max(now - if waited { LATE } else { BURST });
-        self.release_at = base + Duration::from_nanos(cost);
+        self.release_at = base.later_by(cost);
     }
 }
 

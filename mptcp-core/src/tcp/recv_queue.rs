@@ -10,6 +10,8 @@ use crate::seq::SeqNum;
 use crate::util::on_demand::{Empty, ROOMY};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::collections::vec_deque::Drain;
+use alloc::vec::Vec;
 
 /// SACK blocks remembered; more holes than this are repaired all the same, only reported later.
 const MAX_BLOCKS: usize = 32;
@@ -109,6 +111,59 @@ impl<B: PacketBuf> RecvQueue<B> {
         Some(len)
     }
 
+    /// Takes all of `bufs`, as [`RecvQueue::append`] does one by one; answers their octets, or `None`, with
+    /// nothing taken, when it would not simply put each behind the other.
+    pub(crate) fn append_all(&mut self, bufs: &mut Vec<B>, budget: u32) -> Option<u32> {
+        let (mut octets, mut pinned) = (0, self.truesize);
+        for buf in bufs.iter() {
+            let (len, truesize) = (buf.data().len() as u32, buf.truesize() as u32);
+            if len.saturating_mul(8) <= truesize {
+                return None;
+            }
+            octets += len;
+            pinned = pinned.saturating_add(truesize);
+        }
+        if pinned > budget / 2 {
+            return None;
+        }
+        self.truesize = pinned;
+        self.in_order_len += octets;
+        self.in_order.extend(bufs.drain(..));
+        Some(octets)
+    }
+
+    /// Moves the first `octets` that are in order to another queue, as [`RecvQueue::pop`] and
+    /// [`RecvQueue::append`] do one by one; false, with nothing moved, when that would do anything beside.
+    pub(crate) fn pass(&mut self, octets: u32, to: &mut Self, budget: u32) -> bool {
+        let (mut count, mut len, mut pinned) = (0, 0, 0_u32);
+        for buf in &self.in_order {
+            if len >= octets {
+                break;
+            }
+            let (octets, truesize) = (buf.data().len() as u32, buf.truesize() as u32);
+            if octets.saturating_mul(8) <= truesize {
+                return false;
+            }
+            len += octets;
+            pinned = pinned.saturating_add(truesize);
+            count += 1;
+        }
+        let after = to.truesize.saturating_add(pinned);
+        if len != octets || after > budget / 2 || to.has_out_of_order() {
+            return false;
+        }
+        to.in_order.extend(self.in_order.drain(..count));
+        to.in_order_len += octets;
+        to.truesize = after;
+        self.in_order_len -= octets;
+        self.truesize -= pinned.min(self.truesize);
+        if self.in_order.is_empty() {
+            self.truesize = 0;
+            self.settle();
+        }
+        true
+    }
+
     /// Copies `buf` behind the last in-order buffer, which frees its memory: where it is small for
     /// the buffer it is in, and wherever memory becomes short. False when there is no room for it.
     fn absorb(&mut self, buf: &B, budget: u32) -> bool {
@@ -133,7 +188,8 @@ impl<B: PacketBuf> RecvQueue<B> {
 
     /// Moves pieces that start at `next` behind the in-order data; answers the octets moved.
     fn pull(&mut self, next: SeqNum, budget: u32) -> u32 {
-        let Some(mut reassembly) = self.reassembly.take() else { return 0 };
+        let reached = |r: &mut Box<Reassembly<B>>| r.pieces.front().is_none_or(|p| p.seq.le(next));
+        let Some(mut reassembly) = self.reassembly.take_if(reached) else { return 0 };
         let mut nxt = next;
         while let Some(front) = reassembly.pieces.front() {
             if front.seq.gt(nxt) {
@@ -174,6 +230,33 @@ impl<B: PacketBuf> RecvQueue<B> {
         inserted
     }
 
+    /// Takes all in-order buffers out. [`RecvQueue::settle`] follows.
+    pub(crate) fn drain(&mut self) -> Drain<'_, B> {
+        (self.in_order_len, self.truesize) = (0, 0);
+        self.in_order.drain(..)
+    }
+
+    /// Moves all in-order buffers behind those of `queue`, as they are; answers their octets.
+    pub(crate) fn move_to(&mut self, queue: &mut VecDeque<B>) -> u32 {
+        let octets = self.in_order_len;
+        queue.append(&mut self.in_order);
+        (self.in_order_len, self.truesize) = (0, 0);
+        self.settle();
+        octets
+    }
+
+    /// Once nothing is in order any more, the memory of a long queue goes.
+    pub(crate) fn settle(&mut self) {
+        if self.in_order.is_empty() && self.in_order.capacity() > ROOMY {
+            self.in_order = VecDeque::new();
+        }
+    }
+
+    /// The next in-order buffer is one that a queue rather copies than keeps.
+    pub(crate) fn begins_small(&self) -> bool {
+        self.in_order.front().is_some_and(|buf| buf.data().len() * 8 <= buf.truesize())
+    }
+
     /// The next in-order buffer.
     pub(crate) fn pop(&mut self) -> Option<B> {
         let buf = self.in_order.pop_front()?;
@@ -181,9 +264,7 @@ impl<B: PacketBuf> RecvQueue<B> {
         self.truesize -= (buf.truesize() as u32).min(self.truesize);
         if self.in_order.is_empty() {
             self.truesize = 0;
-            if self.in_order.capacity() > ROOMY {
-                self.in_order = VecDeque::new();
-            }
+            self.settle();
         }
         Some(buf)
     }
@@ -254,6 +335,11 @@ impl<B: PacketBuf> Reassembly<B> {
     /// its place up again, because making room for one part may throw away any piece behind it.
     fn insert(&mut self, mut seq: SeqNum, mut buf: B, budget: u32, pruned: &mut u64) -> Inserted {
         let (start, end) = (seq, seq.add(buf.data().len() as u32));
+        if self.pieces.back().is_none_or(|last| last.end().le(seq)) {
+            // The common case: behind all that is here.
+            let placed = self.place(self.pieces.len(), seq, buf, budget, pruned);
+            return if placed { Inserted::OutOfOrder } else { Inserted::Refused };
+        }
         let (mut added, mut refused) = (false, false);
         while seq.lt(end) {
             let at = self.pieces.partition_point(|p| p.end().le(seq));
@@ -330,6 +416,14 @@ impl<B: PacketBuf> Reassembly<B> {
 
     /// Merges `start..end` into the blocks and makes the result the most recent one.
     fn touch(&mut self, start: SeqNum, end: SeqNum) {
+        if let Some((_, newest)) = self.blocks.front_mut()
+            && *newest == start
+            && self.pieces.back().is_some_and(|last| last.end() == end)
+        {
+            // It goes on, and there is nothing behind it that it could reach.
+            *newest = end;
+            return;
+        }
         let (mut start, mut end) = (start, end);
         self.blocks.retain(|&(s, e)| {
             let apart = e.lt(start) || s.gt(end);

@@ -126,6 +126,17 @@ pub(crate) struct Newest {
     pub(crate) retransmitted: bool,
 }
 
+impl Newest {
+    fn of<B>(segment: &TxSegment<B>) -> Self {
+        Self {
+            transmission: Transmission(segment.place.order),
+            sent_at: segment.sent_at,
+            stamp: segment.stamp,
+            retransmitted: segment.is(SegmentFlags::RETRANSMITTED),
+        }
+    }
+}
+
 /// What an acknowledgement newly covered.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Delivered {
@@ -142,12 +153,7 @@ pub(crate) struct Delivered {
 impl Delivered {
     fn note<B>(&mut self, segment: &TxSegment<B>) {
         self.bytes += segment.seq_len();
-        let this = Newest {
-            transmission: Transmission(segment.place.order),
-            sent_at: segment.sent_at,
-            stamp: segment.stamp,
-            retransmitted: segment.is(SegmentFlags::RETRANSMITTED),
-        };
+        let this = Newest::of(segment);
         let newer = |than: &Newest| than.transmission.before(this.transmission);
         if !this.retransmitted && self.newest_original.as_ref().is_none_or(newer) {
             self.newest_original = Some(this);
@@ -220,15 +226,23 @@ impl<B: PacketBuf> SendQueue<B> {
     }
 
     /// Notes a segment that was sent for the first time.
-    pub(crate) fn push(&mut self, segment: TxSegment<B>) {
+    pub(crate) fn push(&mut self, mut segment: TxSegment<B>) {
+        // The last entry, and the newest transmission: behind what was the newest.
+        let (number, newest) = (self.number(self.segments.len()), self.flight.tail);
+        segment.place = Place { order: self.next_order, prev: newest, ..Place::NOWHERE };
+        self.next_order = self.next_order.wrapping_add(1);
+        match self.place(newest) {
+            Some(before) => before.next = number,
+            None => self.flight.head = number,
+        }
+        self.flight.tail = number;
         self.segments.push_back(segment);
-        self.put_in_flight(self.segments.len() - 1);
     }
 
     /// Removes everything below `una`; trims the segment that straddles it.
     pub(crate) fn acknowledge(&mut self, una: SeqNum) -> Delivered {
         let mut delivered = Delivered::default();
-        let mut whole = 0;
+        let mut whole = self.deliver_in_order(una, &mut delivered);
         while self.segments.get(whole).is_some_and(|front| front.end().le(una)) {
             step();
             self.unlink(whole);
@@ -274,6 +288,34 @@ impl<B: PacketBuf> SendQueue<B> {
             self.segments = VecDeque::new();
         }
         delivered
+    }
+
+    /// Takes the first entries out of the list of those in flight that end at `una` or before, as far as they
+    /// were sent once and in their order while nothing is lost or selectively acknowledged: nearly always that
+    /// is all. Answers how many.
+    fn deliver_in_order(&mut self, una: SeqNum, delivered: &mut Delivered) -> usize {
+        if self.sacked_count > 0 || self.lost.head != NIL || self.lost_last != NIL {
+            return 0;
+        }
+        let (mut count, mut head, mut last) = (0, self.flight.head, None);
+        for segment in &self.segments {
+            let once = !segment.is(SegmentFlags::RETRANSMITTED) && head == self.number(count);
+            if !once || segment.end().gt(una) {
+                break;
+            }
+            step();
+            delivered.bytes += segment.seq_len();
+            (head, last) = (segment.place.next, Some(segment));
+            count += 1;
+        }
+        let Some(newest) = last.map(Newest::of) else { return 0 };
+        (delivered.newest, delivered.newest_original) = (Some(newest), Some(newest));
+        self.flight.head = head;
+        match self.place(head) {
+            Some(first) => first.prev = NIL,
+            None => self.flight.tail = NIL,
+        }
+        count
     }
 
     /// The text of the first entry was selectively acknowledged, and now it is in order while the FIN

@@ -273,6 +273,29 @@ fn a_relay_moves_data_and_half_closes_both_ways() {
     }
 }
 
+/// Lengths of what the outer leg sends when the inner one receives segments with these at once.
+fn passed_on(lens: &[usize]) -> Vec<usize> {
+    let mut s = relayed();
+    s.on(1).inject(ack(1, 1).window(60_000));
+    let mut seq = 1;
+    let mut burst = Vec::new();
+    for &len in lens {
+        burst.push(data(seq, 1, len));
+        seq += len as u32;
+    }
+    s.on(0).inject_burst(&burst).on(1).take_all().iter().map(|seg| seg.len).collect()
+}
+
+/// To fill up a segment that is nearly full would have all behind it copied.
+#[test]
+fn a_relay_cuts_up_no_segment_for_a_little_room_in_the_one_before() {
+    for lens in [[1460, 1460, 1300, 1460, 1460], [1300, 1400, 1350, 1290, 1310]] {
+        assert_eq!(passed_on(&lens), lens);
+    }
+    assert_eq!(passed_on(&[1460, 800, 1460, 1460]), [1460, 1460, 1460, 800]);
+    assert_eq!(passed_on(&[1300, 200, 100]), [1460, 140]);
+}
+
 #[test]
 fn a_reset_passes_through_a_relay_both_ways() {
     for (hit, other) in [(0, 1), (1, 0)] {

@@ -528,7 +528,7 @@ impl Gateway {
         self.counters.bytes_up += up;
         self.counters.bytes_down += down;
         if let Some(usage) = session.user.and_then(|user| self.policies.usage(user))
-            && session.began
+            && session.ends.begun()
         {
             usage.end(up, down);
         }

@@ -35,15 +35,13 @@ pub(super) struct Session {
     /// Position of its user in the configuration, once it has named one; the password may be wrong until
     /// the handshake is over.
     pub(super) user: Option<UserId>,
-    /// It has reached its destination, and counts as its user's.
-    pub(super) began: bool,
     /// What happened to the sockets.
     pub(super) ends: Ends,
     /// What it is doing.
     pub(super) phase: Phase,
 }
 
-/// What the stack reported about the two sockets.
+/// What has become of the two sockets: what the stack reported, and whether they were joined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ends(u8);
 
@@ -54,6 +52,8 @@ impl Ends {
     const INNER_READ_CLOSED: u8 = 4;
     /// The destination has sent its last byte.
     const OUTER_READ_CLOSED: u8 = 8;
+    /// The session has reached its destination, and counts as its user's.
+    const BEGUN: u8 = 16;
 
     /// Adds what an event says about one side.
     pub(super) fn note(&mut self, side: Side, ready: Ready) {
@@ -63,6 +63,16 @@ impl Ends {
         };
         self.0 |= if ready.contains(Ready::CLOSED) { closed } else { 0 };
         self.0 |= if ready.contains(Ready::READ_CLOSED) { read_closed } else { 0 };
+    }
+
+    /// The session has reached its destination.
+    pub(super) fn begin(&mut self) {
+        self.0 |= Self::BEGUN;
+    }
+
+    /// It had reached it.
+    pub(super) fn begun(self) -> bool {
+        self.0 & Self::BEGUN != 0
     }
 
     /// `CLOSED` of the client's connection.
@@ -77,7 +87,7 @@ impl Ends {
 
     /// Neither side has finished.
     pub(super) fn none(self) -> bool {
-        self == Self::default()
+        self.0 & !Self::BEGUN == 0
     }
 }
 
@@ -220,7 +230,6 @@ impl Session {
             subflows: 1,
             deferred,
             user: None,
-            began: false,
             ends,
             phase,
         }

@@ -56,7 +56,7 @@ impl Gateway {
     /// A session that has reached its destination gets its terms.
     pub(super) fn begin_terms(&mut self, now: Instant, shard: &mut impl Shard, idx: u32) {
         let Some(session) = self.sessions.get_mut(idx) else { return };
-        session.began = true;
+        session.ends.begin();
         let (front_end, user) = (session.front_end, session.user);
         if let Some(usage) = user.and_then(|user| self.policies.usage(user)) {
             usage.begin();

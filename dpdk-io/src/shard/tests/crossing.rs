@@ -357,6 +357,29 @@ fn one_that_stopped_hands_over_until_the_last_has_stopped() {
 }
 
 #[test]
+fn what_another_shard_hands_over_ends_a_sleep() {
+    let mut bed = Bed::new();
+    let port = bed.port_at(0);
+    let packet = bed.arrives(1, 0, port, ACK);
+    let (mut sleeper, mut worker) = bed.shards.remove(0);
+    let counters = Arc::clone(&sleeper.counters);
+    let (woken, wakes) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        sleeper.crossing.as_mut().unwrap().begin();
+        sleeper.rest(Rest::Sleep(Duration::from_secs(24 * 3600)));
+        sleeper.turn(at(1), &mut worker);
+        woken.send(worker.arrived).unwrap();
+    });
+    while counters.sleeps.value() == 0 {
+        std::thread::yield_now();
+    }
+    bed.turn(0);
+    // It would sleep for a day; nobody waits for that.
+    let arrived = wakes.recv_timeout(Duration::from_secs(120)).expect("it is awake");
+    assert_eq!(arrived, [packet]);
+}
+
+#[test]
 fn the_last_one_stops_at_once_and_one_that_panicked_keeps_nobody() {
     let mut bed = Bed::new();
     for shard in 0..2 {

@@ -5,7 +5,7 @@ use super::Effect;
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::event_log::{Event, ReinjectCause, SubflowEnd};
-use crate::mptcp::{FallbackReason, Phase, Pulled, Silence, Unmapped};
+use crate::mptcp::{Amount, FallbackReason, Phase, Pulled, Silence, Unmapped};
 use crate::seq::SeqNum;
 use crate::stack::{Sock, Stack, env};
 use crate::tcp::{State, Tcb};
@@ -42,14 +42,21 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Moves data up; `arrived` when TCP has new data and thus owes an acknowledgement anyway. False
     /// when the subflow is gone.
-    pub(super) fn pull(&mut self, now: Instant, owner: u32, idx: u32, arrived: bool) -> bool {
+    pub(super) fn pull(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        arrived: bool,
+        amount: Amount,
+    ) -> bool {
         let held = |tcb: &Tcb<B>| tcb.received.has_out_of_order();
         let others = if self.tcbs.get(idx).is_some_and(held) { self.held(owner, idx) } else { 0 };
         let longest = self.longest_receiver_rtt(owner);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         let (before, gap) = (connection.data_rcv_nxt, connection.has_gap());
-        let pulled: Pulled = connection.pull(tcb, &mut self.stats);
+        let pulled: Pulled = connection.pull(tcb, amount, &mut self.stats);
         connection.receiver_rtt(longest);
         // What several subflows hold out of order shares one budget.
         tcb.share_buffer(connection.receive_buffer().saturating_sub(others / 2));
@@ -150,7 +157,7 @@ impl<B: PacketBuf> Stack<B> {
     /// Falls back and delivers what was held for want of a mapping.
     fn fall_back_held(&mut self, now: Instant, owner: u32, idx: u32) -> bool {
         self.fall_back(owner, idx, FallbackReason::OptionsLost, true);
-        self.pull(now, owner, idx, false)
+        self.pull(now, owner, idx, false, Amount::All)
     }
 
     /// A subflow that holds mapped data in order behind octets without a mapping: the one that would

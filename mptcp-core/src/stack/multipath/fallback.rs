@@ -3,7 +3,7 @@
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::event_log::SubflowEnd;
-use crate::mptcp::{FallbackReason, Marks, Phase, Signal};
+use crate::mptcp::{Amount, FallbackReason, Marks, Phase, Signal};
 use crate::stack::demux::TokenOwner;
 use crate::stack::options::{self};
 use crate::stack::{Sock, Stack};
@@ -136,6 +136,6 @@ impl<B: PacketBuf> Stack<B> {
             subflow.signal(Signal::Fail { dsn, answer: false, told: false });
         }
         self.fall_back(owner, idx, FallbackReason::Checksum, true);
-        self.pull(now, owner, idx, false)
+        self.pull(now, owner, idx, false, Amount::All)
     }
 }

@@ -10,18 +10,21 @@ mod fast_open;
 mod health;
 mod opening;
 mod options;
+mod order;
 mod witness;
 
 pub(super) use addresses::is_dead;
+pub(super) use order::Pulls;
 
 use super::Stack;
 use super::demux::Node;
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::event_log::SubflowEnd;
-use crate::mptcp::FallbackReason;
+use crate::mptcp::{Amount, FallbackReason};
 use crate::tcp::{Outcome, Segment};
 use crate::time::Instant;
+use crate::wire::{Dss, Mapping};
 
 /// What an option asks for beyond the subflow it came on.
 enum Effect {
@@ -47,12 +50,14 @@ struct Seen {
 }
 
 impl<B: PacketBuf> Stack<B> {
-    /// A segment arrived on a subflow and TCP is through with it.
+    /// A segment arrived on a subflow and TCP is through with it, or a run with these `mappings` beside the
+    /// segment's.
     pub(super) fn subflow_outcome(
         &mut self,
         now: Instant,
         idx: u32,
         segment: &Segment,
+        mappings: &[Mapping],
         outcome: &Outcome,
     ) {
         let Some(owner) = self.owner_of(idx) else { return };
@@ -69,7 +74,14 @@ impl<B: PacketBuf> Stack<B> {
                 return;
             }
         } else if outcome.acceptable {
-            let effect = self.read_options(now, owner, idx, segment, outcome);
+            let mut effect = self.read_options(now, owner, idx, segment, outcome);
+            for &mapping in mappings {
+                if !matches!(effect, Effect::None) {
+                    break;
+                }
+                let dss = Dss { data_ack: None, mapping: Some(mapping), data_fin: false };
+                effect = self.read_dss(owner, idx, segment, &dss, &mut Seen::default());
+            }
             if !self.apply(now, owner, idx, effect) {
                 return;
             }
@@ -119,7 +131,11 @@ impl<B: PacketBuf> Stack<B> {
         if outcome.acceptable {
             self.fallen_back_progress(now, owner, idx);
         }
-        if (outcome.data || outcome.acceptable) && !self.pull(now, owner, idx, outcome.data) {
+        let waits = outcome.data && self.pulls.wait(owner, idx);
+        if (outcome.data || outcome.acceptable)
+            && !waits
+            && !self.pull(now, owner, idx, outcome.data, Amount::All)
+        {
             return;
         }
         if outcome.fin {

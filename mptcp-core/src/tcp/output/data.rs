@@ -4,7 +4,7 @@
 use super::DataLevel;
 use super::burst::{Burst, Follower};
 use super::emission::{Emission, wire_flags};
-use super::packet::{consume, gather, sum_for};
+use super::packet::{consume, gather, goes_alone, sum_for};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::driver::Progress;
 use crate::mptcp::Carry;
@@ -200,7 +200,9 @@ impl<B: PacketBuf> Tcb<B> {
         burst: &mut Burst,
     ) -> bool {
         let front = self.unsent.front().map_or(0, |b| b.data().len() as u32);
-        let near = (len - len / 16..len).contains(&front) && len <= self.payload_mss();
+        let near = front < len
+            && len <= self.payload_mss()
+            && goes_alone(front, len, || self.unsent.get(1).map_or(0, |b| b.data().len() as u32));
         let len = if near { front } else { len };
         let payload = if len == front {
             None

@@ -133,6 +133,14 @@ pub(crate) const fn mss_for(mtu: u16, remote: &IpAddr) -> u16 {
     if mss < 64 { 64 } else { mss }
 }
 
+/// Whether a buffer of `front` octets is sent as it came where a segment could have `len`: when it is nearly as
+/// long, or when both it and the `next` one are segments of about that size. To fill it up from such a one would
+/// shift all that follow, and have each of them copied and summed up.
+pub(crate) fn goes_alone(front: u32, len: u32, next: impl FnOnce() -> u32) -> bool {
+    let segments = len - len / 8..=len;
+    front >= len - len / 16 || segments.contains(&front) && segments.contains(&next())
+}
+
 /// Joins the first `len` octets of `bufs` (skipping `skip`) into one buffer: a view where one
 /// buffer holds them all, a copy where it does not. Without a buffer to copy into it is a view of
 /// fewer octets, so that what is queued can always be sent. `None` when there is nothing.

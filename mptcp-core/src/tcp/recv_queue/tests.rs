@@ -130,6 +130,61 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
+    /// What is taken as a whole is what would be taken one by one; so is what is taken out.
+    #[test]
+    fn together_is_as_one_by_one(
+        bursts in prop::collection::vec(prop::collection::vec((60..200_u32, 0..400_usize), 0..12), 1..8),
+        budget in 1_000..60_000_u32,
+    ) {
+        let (mut one, mut all) = (RecvQueue::new(), RecvQueue::new());
+        let mut at = 0;
+        for burst in bursts {
+            let (mut bufs, mut twins) = (Vec::new(), Vec::new());
+            for &(len, tailroom) in &burst {
+                bufs.push(buf(at, len, tailroom));
+                twins.push(buf(at, len, tailroom));
+                at += len;
+            }
+            let (len, truesize) = (all.in_order_len(), all.truesize());
+            let taken = all.append_all(&mut bufs, budget);
+            if let Some(octets) = taken {
+                prop_assert!(bufs.is_empty());
+                for twin in twins {
+                    let len = twin.data().len() as u32;
+                    prop_assert_eq!(one.append(twin, budget), Some(len));
+                }
+                prop_assert_eq!(octets, burst.iter().map(|(len, _)| len).sum::<u32>());
+            } else {
+                prop_assert_eq!((all.in_order_len(), all.truesize()), (len, truesize));
+                prop_assert_eq!(bufs.len(), burst.len());
+                break;
+            }
+            prop_assert_eq!(one.in_order_len(), all.in_order_len());
+            prop_assert_eq!((one.truesize(), one.in_order.len()), (all.truesize(), all.in_order.len()));
+        }
+        let (half, mut passed) = (all.iter().take(3).map(|b| b.data().len() as u32).sum(), RecvQueue::new());
+        let before = (all.in_order_len(), all.truesize());
+        if all.pass(half, &mut passed, budget) {
+            let mut popped = RecvQueue::new();
+            while popped.in_order_len() < half {
+                popped.append(one.pop().unwrap(), budget);
+            }
+            let sizes = |q: &RecvQueue<HeapBuf>| (q.in_order_len(), q.truesize(), q.in_order.len());
+            prop_assert_eq!(sizes(&passed), sizes(&popped));
+            prop_assert_eq!(sizes(&all), sizes(&one));
+        } else {
+            prop_assert_eq!((all.in_order_len(), all.truesize()), before);
+        }
+        let octets: Vec<u8> = all.iter().flat_map(|b| b.to_vec()).collect();
+        prop_assert_eq!(&octets, &one.iter().flat_map(|b| b.to_vec()).collect::<Vec<_>>());
+        let mut queue = VecDeque::new();
+        prop_assert_eq!(all.move_to(&mut queue), octets.len() as u32);
+        prop_assert_eq!((all.in_order_len(), all.truesize(), all.is_unused()), (0, 0, true));
+        prop_assert_eq!(one.drain().map(|b| b.data().len()).sum::<usize>(), octets.len());
+        prop_assert_eq!((one.in_order_len(), one.truesize(), one.is_unused()), (0, 0, true));
+        prop_assert_eq!(queue.iter().flat_map(|b: &HeapBuf| b.to_vec()).collect::<Vec<_>>(), octets);
+    }
+
     /// Whatever arrives in whatever buffers: no octet is made up or lost once it is acknowledged,
     /// memory has its bound, and the blocks name nothing that is not there.
     #[test]

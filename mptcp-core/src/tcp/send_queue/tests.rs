@@ -222,6 +222,8 @@ struct Naive {
     sacked: bool,
     lost: bool,
     order: u32,
+    /// Sent more than once.
+    again: bool,
     sent_at: Instant,
 }
 
@@ -278,7 +280,8 @@ proptest! {
                 Op::Push(len) => {
                     queue.push(segment(START.add(nxt), len, now));
                     model.push(Naive {
-                        start: nxt, end: nxt + len, sacked: false, lost: false, order, sent_at: now,
+                        start: nxt, end: nxt + len, sacked: false, lost: false, order, again: false,
+                        sent_at: now,
                     });
                     nxt += len;
                     order += 1;
@@ -290,7 +293,18 @@ proptest! {
                         .filter(|n| !n.sacked)
                         .map(|n| n.end.min(una).saturating_sub(n.start))
                         .sum();
-                    prop_assert_eq!(queue.acknowledge(START.add(una)).bytes, newly);
+                    let whole: Vec<_> = model.iter().filter(|n| n.end <= una).collect();
+                    let newest = |once: bool| {
+                        let new = whole.iter().filter(|n| !(n.sacked || once && n.again));
+                        new.map(|n| n.order).max()
+                    };
+                    let known = |from: u32| model.iter().any(|n| n.sacked && n.start >= from);
+                    let reordered = whole.iter().any(|n| !n.sacked && !n.again && known(n.start));
+                    let delivered = queue.acknowledge(START.add(una));
+                    prop_assert_eq!(delivered.bytes, newly);
+                    prop_assert_eq!(delivered.newest.map(|n| n.transmission.0), newest(false));
+                    prop_assert_eq!(delivered.newest_original.map(|n| n.transmission.0), newest(true));
+                    prop_assert_eq!(delivered.reordered, reordered);
                     model.retain(|n| n.end > una);
                     if let Some(first) = model.first_mut() {
                         first.start = first.start.max(una);
@@ -349,6 +363,7 @@ proptest! {
                         queue.retransmitted(idx, now, Stamp::default());
                         let naive = &mut model[idx];
                         (naive.lost, naive.order, naive.sent_at) = (false, order, now);
+                        naive.again = true;
                         order += 1;
                     }
                 }
