@@ -293,7 +293,9 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn rest(&mut self) {
         self.received.rest();
         self.chunks.rest();
-        self.rare.rest();
+        if self.chunks.is_empty() {
+            self.rare.rest();
+        }
     }
 
     /// It keeps nothing beside itself.

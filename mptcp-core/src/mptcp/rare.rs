@@ -90,7 +90,7 @@ impl Empty for RareOfSubflow {
     const EMPTY: Self = Self::NONE;
     const ABSENT: &'static Self = &Self::NONE;
 
-    /// A punishment is over with its round trip, and a row of acknowledgements with its second.
+    /// A punishment is over once nothing is in flight, and a row of acknowledgements with its second.
     fn is_unused(&self) -> bool {
         self.joining.is_none()
             && self.signals.is_empty()

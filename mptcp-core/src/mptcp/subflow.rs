@@ -236,10 +236,12 @@ impl Subflow {
         }
     }
 
-    /// Nothing is due: what nobody uses gives its memory back.
-    pub(crate) fn rest(&mut self) {
+    /// Nothing is due: what nobody uses gives its memory back. `idle`: nothing is in flight either.
+    pub(crate) fn rest(&mut self, idle: bool) {
         self.mappings.rest();
-        self.rare.rest();
+        if idle {
+            self.rare.rest();
+        }
     }
 
     /// It keeps nothing beside itself.

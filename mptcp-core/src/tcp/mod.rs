@@ -594,7 +594,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.received.rest();
         self.unsent.rest();
         if let Some(subflow) = &mut self.subflow {
-            subflow.rest();
+            subflow.rest(self.queue.is_empty());
         }
         if self.queue.rest()
             && let Some(sender) = &mut self.sender
