@@ -152,7 +152,7 @@ fn what_is_in_flight_is_not_forgotten() {
     connection.rest();
     assert_eq!(connection.rare.repeated_to, 500);
     let tcb = host.tcbs.get_mut(0).expect("the only one");
-    let mut penalise = |tcb: &mut crate::tcp::Tcb<HeapBuf>| {
+    let penalise = |tcb: &mut crate::tcp::Tcb<HeapBuf>| {
         tcb.subflow.as_mut().is_some_and(|subflow| subflow.penalise(now, WHILE))
     };
     assert!(penalise(tcb));

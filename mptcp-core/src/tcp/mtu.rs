@@ -257,10 +257,10 @@ impl<B: PacketBuf> Tcb<B> {
     /// With nothing left to find out there is nothing to remember, but for a path that is dead.
     fn forget_search_at_limit(&mut self) {
         let mss = self.mss;
-        if self.mtu().is_some_and(|mtu| mss >= mtu.limit && mtu.stage != Stage::Dead) {
-            if let Some(rare) = &mut self.rare {
-                rare.mtu = None;
-            }
+        if self.mtu().is_some_and(|mtu| mss >= mtu.limit && mtu.stage != Stage::Dead)
+            && let Some(rare) = &mut self.rare
+        {
+            rare.mtu = None;
         }
     }
 

@@ -150,7 +150,7 @@ impl<B: PacketBuf> Stack<B> {
         let since = tcb.head_sent_at().unwrap_or(now);
         let Some(subflow) = &mut tcb.subflow else { return };
         let since = subflow.delivered_at.map_or(since, |at| at.max(since));
-        subflow.rare.watch.get_or_insert_with(|| Watch {
+        subflow.rare.watch.get_or_insert(Watch {
             since,
             probe_at: since,
             reinjected: false,
@@ -264,7 +264,7 @@ impl<B: PacketBuf> Stack<B> {
         let mut news = subflow.path;
         let _verdict = self.path_table.news(&mut news);
         subflow.path = news;
-        let watch = subflow.rare.watch.get_or_insert_with(|| Watch {
+        let watch = subflow.rare.watch.get_or_insert(Watch {
             since: now,
             probe_at: now,
             reinjected: false,
