@@ -139,6 +139,26 @@ fn what_a_path_has_shown_is_kept() {
     }
 }
 
+/// What was decided about data in flight holds until that has arrived, whatever timers fire before.
+#[test]
+fn what_is_in_flight_is_not_forgotten() {
+    let mut pair = Pair::new(ADDRS, CongestionAlgorithm::Cubic, true);
+    let (now, host) = (pair.now, &mut pair.hosts[0]);
+    assert_eq!(host.send(now, pair.sockets[0], &[7; 1_000]), Ok(1_000));
+    let _ = host.poll_transmit(now, &mut pair.tx);
+    let connection = host.connections.get_mut(0).expect("the only one");
+    connection.rare.repeated_to = 500;
+    connection.rest();
+    assert_eq!(connection.rare.repeated_to, 500);
+    let tcb = host.tcbs.get_mut(0).expect("the only one");
+    let penalise = |tcb: &mut crate::tcp::Tcb<HeapBuf>| {
+        tcb.subflow.as_mut().is_some_and(|subflow| subflow.penalise(now, WHILE))
+    };
+    assert!(penalise(tcb));
+    let _again = tcb.rest(now);
+    assert!(!penalise(tcb), "once is enough");
+}
+
 #[test]
 fn ends_of_either_family_are_told_as_they_are() {
     for addrs in [ADDRS, ["2001:db8::1", "2001:db8::2"]] {

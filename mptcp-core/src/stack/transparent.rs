@@ -2,7 +2,7 @@
 //! peer asked for.
 //!
 //! Invariant: only segments of TCP, and ICMP errors about them, get past the check of addresses; without a
-//! listener for the port they came in by, and without a connection, nothing answers them. What an address of
+//! listener for the port they came in by, and without a connection or one to join, nothing answers them. What an address of
 //! ours sent is never taken for a peer's: it is what our own exits say to the world, led back here by mistake.
 
 use super::fast_open::Backlog;

@@ -216,3 +216,62 @@ fn connections_outlive_their_listener() {
     let out = script.write(id, 0, 20);
     assert!(out.iter().any(|o| o.is(TcpFlags::ACK) && o.payload.len() == 20), "{out:?}");
 }
+
+/// As IPv4: nothing but the port that is told, which has no room.
+#[test]
+fn ipv6_waits_and_is_asked_to_join_our_own_addresses() {
+    let far: IpAddr = "2001:db8:7::7".parse().unwrap();
+    let (own, peer): (IpAddr, IpAddr) =
+        ("2001:db8:1::1".parse().unwrap(), "2001:db8:2::2".parse().unwrap());
+    let mut script = Script::serving(&[Version::V0, Version::V1], Version::V1, |config| {
+        config.mptcp.path_manager = PathManagerKind::Fullmesh;
+        config.mptcp.join_port = Some(4433);
+        for local in &mut config.addresses {
+            (local.addr, local.mtu) = (own, 1400);
+        }
+        config.addresses.truncate(1);
+    });
+    let ports = [PortId(9), PortId::ROUTED];
+    script.listener = Some(script.stack.listen_transparent(&ports, &OPTIONS).expect("free"));
+    let mut first = Flow::new(at(peer, 40_000), at(far, FAR_PORT));
+    assert!(script.send(&first, &first.syn().opt(&offer(Version::V1, H))).is_empty());
+    let request = script.accept().expect("it is offered");
+    let (syn_ack, id) = opened(&mut script, &mut first, request);
+    assert!(syn_ack.capable().expect("MPTCP").flags.contains(C));
+    let keys = Keys::of(Version::V1, &syn_ack, false);
+    let mut out = script.send(&first, &first.seg().opt(&keys.third()));
+    out.extend(script.send_data(&keys, &mut first, 0, 0, &stream(0, 100)));
+    script.expect_stream(id, 0, 100);
+    out.extend(script.advance(20_000));
+    assert!(announced(&out).contains(&(own, None)), "{out:?}");
+    let mut join = script.join(&keys, at(peer, 5000), at(own, 4433));
+    script.send_data(&keys, &mut join, 100, 0, &stream(100, 50));
+    script.expect_stream(id, 100, 50);
+}
+
+/// A peer of version 0 knows no other address: its second way must not be shut while we only drain.
+#[test]
+fn joins_to_the_server_outlive_the_listener() {
+    both(|version| {
+        let mut script = between(version);
+        let mut first = flow(40_000);
+        script.send(&first, &first.syn().opt(&offer(version, H)));
+        let request = script.accept().expect("it is offered");
+        let (syn_ack, id) = opened(&mut script, &mut first, request);
+        let keys = Keys::of(version, &syn_ack, false);
+        script.send(&first, &first.seg().opt(&keys.third()));
+        script.send_data(&keys, &mut first, 0, 0, &stream(0, 100));
+        script.expect_stream(id, 0, 100);
+        // Another server's address is none of this connection, and has no id that would name it.
+        let mut other = Flow::new(at(P2, 5001), at("198.51.100.8".parse().unwrap(), FAR_PORT));
+        let out = script.join_syn(&keys, &mut other, false);
+        assert!(out.len() == 1 && out[0].rst(), "{out:?}");
+        let listener = script.listener.take().expect("it listens");
+        script.stack.close(script.now, listener);
+        assert!(script.join_syn(&keys, &mut other, false).is_empty());
+        let mut join = script.join(&keys, at(P2, 5000), at(FAR, FAR_PORT));
+        let out = script.send_data(&keys, &mut join, 100, 0, &stream(100, 50));
+        assert!(out.iter().all(|o| !o.rst()), "{out:?}");
+        script.expect_stream(id, 100, 50);
+    });
+}

@@ -27,6 +27,8 @@ struct Entry {
     port: PortId,
     /// Our addresses there, of the prefix's family; the first one is the usual one.
     locals: Vec<IpAddr>,
+    /// A subnet that clients come from.
+    access: bool,
 }
 
 /// Every prefix that can be reached, longest first. A lookup scans them: meant for the handful of
@@ -53,12 +55,16 @@ impl Exits {
         };
         let entry = |port: usize, to: IpNet| {
             let id = u8::try_from(port).map_or(PortId::ROUTED, PortId);
-            Entry { to, port: id, locals: local(port, &to).into_iter().collect() }
+            Entry { to, port: id, locals: local(port, &to).into_iter().collect(), access: false }
         };
         let numbered = || config.ports.iter().enumerate();
         let own =
             || numbered().flat_map(|(idx, port)| port.addresses.iter().map(move |net| (idx, net)));
-        let mut entries: Vec<Entry> = own().map(|(idx, net)| entry(idx, net.trunc())).collect();
+        let subnet = |(idx, net): (usize, &IpNet)| Entry {
+            access: config.is_access(idx),
+            ..entry(idx, net.trunc())
+        };
+        let mut entries: Vec<Entry> = own().map(subnet).collect();
         entries.extend(config.routes.iter().map(|route| match route.from.as_slice() {
             [] => entry(route.port, route.to),
             from => Entry { locals: from.to_vec(), ..entry(route.port, route.to) },
@@ -120,10 +126,11 @@ impl Exits {
         locals.any(|local| Family::of(*local) == family)
     }
 
-    /// An address behind the exit that leads furthest.
+    /// An address behind the exit that leads furthest. A subnet that clients come from is none.
     #[must_use]
     pub fn widest(&self, family: Family) -> Option<IpAddr> {
-        let usable = self.entries.iter().rev().filter(|entry| !entry.locals.is_empty());
+        let exits = self.entries.iter().rev().filter(|entry| !entry.access);
+        let usable = exits.filter(|entry| !entry.locals.is_empty());
         let mut networks = usable.map(|entry| entry.to.network());
         networks.find(|network| Family::of(*network) == family)
     }
@@ -180,6 +187,20 @@ mod tests {
         assert_eq!(local("192.0.2.9").as_deref(), Ok("10.1.0.1"));
         assert_eq!(local("fd00:1::9").as_deref(), Ok("fd00:1::1"));
         assert_eq!(local("2a00::1"), Err(NoExit::NoRoute));
+    }
+
+    #[test]
+    fn what_leads_furthest_is_an_exit() {
+        let widest = |text: &str, family| {
+            let exits = Exits::new(&crate::config::parse("t", text, &[]).unwrap());
+            exits.widest(family).map(|address| address.to_string())
+        };
+        assert_eq!(widest(TEXT, Family::V4).as_deref(), Some("0.0.0.0"));
+        // Only clients have IPv6.
+        assert_eq!(widest(TEXT, Family::V6), None);
+        // The exit has it too, on-link, and is not the wider of the two.
+        let both = TEXT.replace("\"10.8.0.1/24\"", "\"10.8.0.1/24\", \"fd00:9::1/120\"");
+        assert_eq!(widest(&both, Family::V6).as_deref(), Some("fd00:9::"));
     }
 
     #[test]

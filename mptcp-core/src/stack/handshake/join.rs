@@ -11,7 +11,7 @@ use crate::stats::DropReason;
 use crate::tcp::request::{Request, RequestFlags, Wanted};
 use crate::tcp::{Segment, Tcb, Tuple};
 use crate::time::{Duration, Instant};
-use crate::wire::{MpJoin, OptionWriter, Version, reset_reason};
+use crate::wire::{MpJoin, OptionWriter, TcpFlags, Version, reset_reason};
 
 /// A subflow that was not heard of for so long must show that it lives when its place is wanted.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -57,10 +57,17 @@ impl<B: PacketBuf> Stack<B> {
         let first = connection.first().local_addr;
         let other_port = tuple.local_port != connection.first().local_port;
         self.stats.mp_join_port_syn_rx += u64::from(other_port);
+        let local_id = match tuple.local_addr {
+            addr if addr == first => Some(0),
+            addr => self.address_id(addr),
+        };
         let refusal = if connection.phase == Phase::Unconfirmed {
             Some((reset_reason::PROHIBITED, true))
         } else if connection.phase != Phase::Confirmed || connection.finished() {
             Some((reset_reason::MPTCP_SPECIFIC, false))
+        } else if local_id.is_none() {
+            // An address of somebody else, and not the one that this peer asked for.
+            Some((reset_reason::PROHIBITED, false))
         } else if !room {
             if self.probe_silent_subflows(now, connection_idx) {
                 // The SYN comes again: by then it is known who is still there.
@@ -83,17 +90,12 @@ impl<B: PacketBuf> Stack<B> {
         if join.backup {
             self.stats.mp_join_syn_backup_rx += 1;
         }
-        let local_id = if tuple.local_addr == first {
-            0
-        } else {
-            self.address_id(tuple.local_addr).unwrap_or(0)
-        };
         let wanted = Wanted::Join {
             connection: connection_idx,
             local_nonce: self.rng.next_u32(),
             remote_nonce: join.nonce,
             remote_id: join.address_id,
-            local_id,
+            local_id: local_id.unwrap_or(0),
         };
         let mut request = self.request(now, tuple, port, segment, u32::MAX, wanted);
         request.flags.set(RequestFlags::BACKUP, join.backup);
@@ -101,6 +103,21 @@ impl<B: PacketBuf> Stack<B> {
             connection.half_open += 1;
         }
         let _filed = self.add_request(now, request);
+    }
+
+    /// A join of a connection that its peer began at this very address, which is not ours: it needs no
+    /// listener.
+    pub(super) fn joins_elsewhere(&self, tuple: &Tuple, segment: &Segment) -> bool {
+        if !segment.has(TcpFlags::SYN) || segment.has(TcpFlags::ACK) {
+            return false;
+        }
+        let Handshake::Join(MpJoin::Syn { token, .. }) =
+            options::handshake(segment.options.as_bytes())
+        else {
+            return false;
+        };
+        let owner = self.demux.connection_of(token).and_then(|idx| self.connections.get(idx));
+        owner.is_some_and(|connection| connection.first().local_addr == tuple.local_addr)
     }
 
     /// Within the limit of subflows, those not counted whose place this join may take.

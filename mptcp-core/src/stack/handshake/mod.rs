@@ -53,7 +53,8 @@ impl<B: PacketBuf> Stack<B> {
         segment: &Segment,
         payload: B,
     ) {
-        if self.is_foreign(tuple) && self.find_transparent(tuple, port).is_none() {
+        let passes_by = self.is_foreign(tuple) && self.find_transparent(tuple, port).is_none();
+        if passes_by && !self.joins_elsewhere(tuple, segment) {
             self.stats.drop(DropReason::NotOurs);
         } else {
             self.stray_segment(now, tuple, port, segment, payload);
