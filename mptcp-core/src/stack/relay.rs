@@ -210,7 +210,8 @@ impl<B: PacketBuf> Stack<B> {
         let node = match to {
             Sock::Plain(idx) => {
                 let Some(tcb) = self.tcbs.get_mut(idx) else { return 0 };
-                if received.in_order_len() <= tcb.send_room(limit) && !received.begins_small() {
+                let room = tcb.send_room(limit).min(most);
+                if received.in_order_len() <= room && !received.begins_small() {
                     moved = tcb.send_all(received);
                 }
                 while tcb.send_room(limit) > 0
@@ -223,9 +224,10 @@ impl<B: PacketBuf> Stack<B> {
             }
             Sock::Mptcp(idx) => {
                 let Some(connection) = self.connections.get_mut(idx) else { return 0 };
-                let most = received.in_order_len().max(received.in_order_truesize().div_ceil(2));
-                let fits = connection.send_buffered().saturating_add(most) < limit;
-                if fits && !received.begins_small() {
+                let len = received.in_order_len();
+                let counted = len.max(received.in_order_truesize().div_ceil(2));
+                let fits = connection.send_buffered().saturating_add(counted) < limit;
+                if fits && len <= most && !received.begins_small() {
                     moved = connection.write_all(received);
                 }
                 while connection.send_buffered() < limit
