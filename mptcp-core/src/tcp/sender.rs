@@ -214,8 +214,9 @@ impl<B: PacketBuf> Tcb<B> {
         Congestion::new(self.algorithm, self.payload_mss(), now)
     }
 
-    /// Nothing is in flight: forgets what a new sender would find out as fast, once two round trips are over since
-    /// it sent last. Otherwise answers when to ask again, if then.
+    /// Nothing is in flight: forgets what a new sender would find out as fast, once it has sent nothing for a whole
+    /// timeout (RFC 5681 §4.1). Otherwise answers when to ask again, if then. Any sooner, one that waits for its
+    /// application after every window would never have a larger one.
     pub(super) fn rest_sender(&mut self, now: Instant) -> Option<Instant> {
         let sender = self.sender.as_ref()?;
         let unfinished = TcbFlags::TLP_OUT
@@ -231,7 +232,7 @@ impl<B: PacketBuf> Tcb<B> {
         {
             return None;
         }
-        let at = self.last_sent + self.rtt.srtt().map_or(self.rtt.rto(), |srtt| srtt * 2);
+        let at = self.last_sent + self.rtt.rto();
         if at > now {
             return Some(at);
         }
