@@ -114,7 +114,7 @@ bench-latency:
 	$(MAKE) build
 	$(BIN)/relays latency --repeat $(REPEAT)
 
-# bench-relays: the gateway beside other relays over veth; REPEAT=N runs of each, PLOT=FILE for the plot (root)
+# bench-relays: the gateway beside other relays over veth, and through memory; REPEAT=N runs of each, PLOT=FILE for the plot (root)
 bench-relays:
 	scripts/install-deps $(filter tun,$(DRIVER)) bench
 	$(MAKE) build
