@@ -88,6 +88,8 @@ pub(crate) struct Recovery {
     prr_out: u32,
     /// Our timestamp on the first retransmission; an older echo proves it spurious.
     undo_ts: Option<u32>,
+    /// When the present round trip of a repair after a timeout began.
+    round_start: Option<Instant>,
 }
 
 impl<B: PacketBuf> Tcb<B> {
@@ -111,6 +113,9 @@ impl<B: PacketBuf> Tcb<B> {
         let &Arrival { rtt, advanced, dsack, prior_flight } = arrival;
         self.forget_reduction();
         self.rack_update(env.now, segment, delivered, dsack);
+        if advanced && self.in_recovery() {
+            self.ease_back_off(env.now, delivered);
+        }
         self.finish_tail_loss_probe(env, segment, arrival);
         if self.in_recovery() {
             self.try_undo(env, segment, advanced);
@@ -237,6 +242,28 @@ impl<B: PacketBuf> Tcb<B> {
         rtt + self.reordering_window()
     }
 
+    /// Without timestamps nothing that was sent before a timeout is measured when it is sent again (RFC
+    /// 6298 §3), and the back-off would stay until all of a large window is repaired: each further loss in
+    /// it would wait two minutes. Whatever a repair sends after the acknowledgement of what it
+    /// sent before is a round trip; each that is acknowledged takes one doubling back, so that a path
+    /// which truly takes longer keeps most of them.
+    fn ease_back_off(&mut self, now: Instant, delivered: &Delivered) {
+        let min = self.rtt.min_rtt().unwrap_or_default();
+        let Some(recovery) = self.recovery_mut().filter(|r| r.kind == Kind::Timeout) else {
+            return;
+        };
+        let answered = |start| {
+            delivered.newest.is_some_and(|n| n.sent_at >= start && now.since(n.sent_at) >= min)
+        };
+        let round = recovery.round_start.is_some_and(answered);
+        if round || recovery.round_start.is_none() {
+            recovery.round_start = Some(now);
+        }
+        if round {
+            self.rtt.ease_back_off();
+        }
+    }
+
     /// RFC 6582 without SACK: three duplicate ACKs, then one segment per partial ACK.
     fn newreno_detect(&mut self, advanced: bool) {
         if advanced && self.snd_una.gt(self.reduced()) {
@@ -281,6 +308,7 @@ impl<B: PacketBuf> Tcb<B> {
                 prr_delivered: 0,
                 prr_out: 0,
                 undo_ts: None,
+                round_start: None,
             },
         );
     }
@@ -598,6 +626,7 @@ impl<B: PacketBuf> Tcb<B> {
                 prr_delivered: 0,
                 prr_out: 0,
                 undo_ts,
+                round_start: None,
             },
         );
         self.sender(env.now).rack.reorder_at = None;

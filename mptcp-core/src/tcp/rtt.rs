@@ -113,6 +113,11 @@ impl RttEstimator {
         self.backoff = self.backoff.saturating_add(1);
     }
 
+    /// Takes one doubling back.
+    pub fn ease_back_off(&mut self) {
+        self.backoff = self.backoff.saturating_sub(1);
+    }
+
     /// Ends the back-off: new data was acknowledged, or the handshake is over.
     pub fn reset_back_off(&mut self) {
         self.backoff = 0;

@@ -85,6 +85,13 @@ fn random_faulted_transfers() {
     assert!(totals.fallbacks.values().sum::<u64>() <= 2 + totals.mptcp / 100, "{totals:?}");
 }
 
+/// Seeds beyond those that every run has which failed once.
+#[test]
+fn transfers_that_failed_once() {
+    // Bursts of loss without SACK and timestamps: each loss in a repair waited for a back-off of two minutes.
+    Plan::new(428_380).run();
+}
+
 /// The same behind a proxy on the only path that is cut (RFC 8684 §3.3.6): what the proxy acknowledged it
 /// repairs, and the subflow lives to see it. `PLAIT_PROXY_SEEDS` of them (100 unless told).
 #[test]

@@ -347,6 +347,35 @@ fn the_back_off_stays_until_a_round_trip_is_measured() {
     s.until(2_750).expect(data(301, 1, 100));
 }
 
+/// Nothing that is sent again is measured, but a repair that goes on ends the back-off step by step: a
+/// second loss in a large window must not wait for what the first came to.
+#[test]
+fn each_round_trip_of_a_repair_takes_a_doubling_back() {
+    // The same whatever the length of what is repeated.
+    let off = |config: &mut StackConfig| {
+        config.tcp.congestion = CongestionAlgorithm::NewReno;
+        config.tcp.mtu_probing = MtuProbing::Off;
+    };
+    let mut s = Script::client(off, NO_SACK, 100);
+    s.write(10 * FULL);
+    expect_full(&mut s, 0..10);
+    for ms in [400, 1_000, 2_200] {
+        s.until(ms);
+        expect_full(&mut s, 0..1);
+    }
+    // Doubled three times, 2,400 ms: what comes first may be the answer to any of the copies.
+    s.at(2_300).inject(ack(1, at(1)));
+    expect_full(&mut s, 1..3);
+    // Too early for a round trip: the first copies were only late.
+    s.at(2_301).inject(ack(1, at(2)));
+    expect_full(&mut s, 3..5);
+    s.at(2_400).inject(ack(1, at(3)));
+    expect_full(&mut s, 5..7);
+    // A round trip: 1,200 ms from here.
+    s.until(3_600);
+    expect_full(&mut s, 3..4);
+}
+
 /// The acknowledgement of the first retransmission after the second: the first timeout was right.
 #[test]
 fn a_second_timeout_does_not_make_the_first_look_spurious() {
