@@ -109,6 +109,7 @@ impl Schedule {
             window: 4 << 20,
             buffer: u64::from(crate::config::TcpConfig::default().send_buffer_max),
             stranded: 0,
+            spare: 0,
         };
         Self { memory: Memory::default(), demand, paths: (0..count).map(path).collect() }
     }
@@ -117,7 +118,7 @@ impl Schedule {
     pub fn pick(&mut self) -> Option<usize> {
         let kind = SchedulerKind::Default;
         match scheduler::pick(kind, &mut self.memory, &self.demand, &self.paths).0 {
-            Choice::Path(at) => Some(at),
+            Choice::Path(at) | Choice::Ahead(at, _) => Some(at),
             Choice::Wait | Choice::Probe(_) => None,
         }
     }

@@ -204,6 +204,7 @@ impl Why {
             Self::NoRoom => "no_room",
             Self::WindowWouldBlock => "window_would_block",
             Self::FasterSoon => "faster_soon",
+            Self::Ahead => "ahead",
             Self::AheadOfShare => "ahead_of_share",
         }
     }

@@ -4,6 +4,7 @@
 //! here wraps; they become data sequence numbers only on the wire. Invariants: the advertised right
 //! edge of the receive window never moves left; stream data is kept until a `DATA_ACK` covers it.
 
+mod ahead;
 mod fallback;
 pub mod key;
 pub mod mapping;

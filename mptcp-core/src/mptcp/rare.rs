@@ -1,17 +1,21 @@
 //! What few connections, and few subflows, have at any time.
 
+use super::ahead::Ahead;
 use super::receive::Realign;
 use super::signals::Signals;
 use super::subflow::{Joining, Probe, Watch};
 use crate::time::Instant;
 use crate::util::on_demand::Empty;
 use crate::util::range_set::RangeSet;
+use alloc::boxed::Box;
 
 /// Of a connection.
 #[derive(Debug)]
 pub(crate) struct Rare {
     /// What is to be sent again; none while there is nothing.
     pub(super) reinject: Option<RangeSet>,
+    /// What was sent ahead of its turn.
+    pub(super) ahead: Option<Box<Ahead>>,
     /// An infinite mapping says that something is sent again.
     pub(super) realign: Option<Realign>,
     /// What was sent again for the sake of the peer's window lies below this offset.
@@ -28,6 +32,7 @@ pub(crate) struct Rare {
 impl Rare {
     const NONE: Self = Self {
         reinject: None,
+        ahead: None,
         realign: None,
         repeated_to: 0,
         close_at: None,
@@ -43,6 +48,7 @@ impl Empty for Rare {
 
     fn is_unused(&self) -> bool {
         self.reinject.is_none()
+            && self.ahead.is_none()
             && self.realign.is_none()
             && self.repeated_to == 0
             && self.close_at.is_none()

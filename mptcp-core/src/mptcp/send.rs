@@ -11,6 +11,7 @@ use crate::util::range_set::RangeSet;
 use crate::util::slab::Slab;
 use crate::wire::{Version, WireSeq, checksum};
 use core::num::NonZeroU32;
+use core::ops::Range;
 
 /// Written data with its place in the stream.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub(crate) struct Chunk<B> {
 }
 
 /// A mapping may not be longer than its length field says.
-const MAX_MAPPING: u32 = 65_000;
+pub(super) const MAX_MAPPING: u32 = 65_000;
 /// `DATA_ACK`s after a repair of lost data that are looked at for more: those of a whole one, in segments of
 /// 256 octets.
 const GAP_ACKS: u8 = 255;
@@ -114,17 +115,18 @@ impl<B: PacketBuf> Connection<B> {
 
     /// What wants to be sent next: repairs first, then new data within the peer's window.
     pub(crate) fn next_to_send(&self) -> Option<Next> {
-        if let Some(range) = self.rare.reinject.as_ref().and_then(|ranges| ranges.first()) {
-            let len = u32::try_from(range.end - range.start).unwrap_or(MAX_MAPPING);
-            return Some(Next { start: range.start, len: len.min(MAX_MAPPING), again: true });
-        }
         let window_end = self.data_end.min(self.snd_edge);
-        let left = window_end.saturating_sub(self.data_snd_nxt);
-        if left == 0 {
-            return None;
-        }
-        let len = u32::try_from(left).unwrap_or(MAX_MAPPING).min(MAX_MAPPING);
-        Some(Next { start: self.data_snd_nxt, len, again: false })
+        let end = self.ahead_start().map_or(window_end, |start| start.min(window_end));
+        let left = end.saturating_sub(self.data_snd_nxt);
+        // What was sent ahead of its turn and got lost is waited for when its turn comes.
+        let due = |range: &Range<u64>| range.start <= self.data_snd_nxt || left == 0;
+        let repair = self.rare.reinject.as_ref().and_then(|ranges| ranges.first()).filter(due);
+        let (start, len, again) = match repair {
+            Some(range) => (range.start, range.end - range.start, true),
+            None => (self.data_snd_nxt, left, false),
+        };
+        let len = u32::try_from(len).unwrap_or(MAX_MAPPING).min(MAX_MAPPING);
+        (len > 0).then_some(Next { start, len, again })
     }
 
     /// Sender-side silly-window avoidance and Nagle in Minshall's form, as on a plain connection but
@@ -135,10 +137,11 @@ impl<B: PacketBuf> Connection<B> {
         if !overridden {
             self.hold = Hold::No;
         }
-        if next.again || next.len >= mss {
+        let end = next.start + u64::from(next.len);
+        if next.again || next.len >= mss || self.ahead_start() == Some(end) {
             return false;
         }
-        if next.start + u64::from(next.len) < self.data_end {
+        if end < self.data_end {
             // The window cuts it: wait for more of it rather than send slivers.
             let sliver = next.len < mss.min(self.max_window / 2) && !overridden;
             if sliver {
@@ -203,6 +206,8 @@ impl<B: PacketBuf> Connection<B> {
         };
         *at = idx;
         let front = self.chunks.get(idx)?;
+        // Whoever sends ahead of its turn has counted on whole segments.
+        let exact = exact || self.sends_ahead(start) && !self.are_segments(idx, len);
         let (skip, len) = (usize::try_from(start - front.start).ok()?, len as usize);
         let rest = front.buf.data().len().checked_sub(skip)?;
         let next = || self.chunks.get(idx + 1).map_or(0, |c| c.buf.data().len() as u32);
@@ -211,6 +216,25 @@ impl<B: PacketBuf> Connection<B> {
         }
         let bufs = self.chunks.range(idx..).map(|c| &c.buf);
         gather(bufs, skip, len, tx)
+    }
+
+    /// Where the segment begins that holds `offset`, when those of `mss` octets are sent from `floor` on: with a
+    /// buffer, where these are packets that go on as they came.
+    pub(super) fn segment_start(&self, (floor, offset): (u64, u64), mss: u32) -> u64 {
+        let idx = self.chunks.partition_point(|c| c.start <= offset);
+        let idx = idx.saturating_sub(1);
+        let chunk = self.chunks.get(idx).filter(|c| c.start >= floor);
+        match chunk.filter(|_| self.are_segments(idx, mss)) {
+            Some(packet) => packet.start,
+            None => offset - (offset - floor) % u64::from(mss.max(1)),
+        }
+    }
+
+    /// This buffer and the next go out as they came, where segments carry `mss` octets.
+    fn are_segments(&self, idx: usize, mss: u32) -> bool {
+        let len = |idx| self.chunks.get(idx).map_or(0, |c| c.buf.data().len() as u32);
+        let goes = |len| len <= mss && goes_alone(len, mss, || len);
+        goes(len(idx)) && goes(len(idx + 1))
     }
 
     /// Payload and mapping of the next segment on `tcb`, at most `room` octets, where a full one has `mss`.
@@ -285,6 +309,7 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn send_again(&mut self) {
         self.bytes_retrans += self.data_snd_nxt - self.data_snd_una;
         self.data_snd_nxt = self.data_snd_una;
+        self.forget_ahead();
         self.small_end = self.data_snd_una;
     }
 
@@ -298,8 +323,11 @@ impl<B: PacketBuf> Connection<B> {
             }
             self.repaired_below(end);
             self.passage.spread();
+        } else if self.sent_ahead(next.start, end) {
+            self.passage.spread();
         } else {
             self.data_snd_nxt = self.data_snd_nxt.max(end);
+            self.pass_over();
             self.passage.send();
             self.hold = Hold::No;
             if len < mss * 7 / 8 {
@@ -329,7 +357,7 @@ impl<B: PacketBuf> Connection<B> {
     /// Puts a range that a subflow may have lost back into the queue.
     pub(crate) fn reinject_range(&mut self, start: u64, end: u64) {
         let start = start.max(self.data_snd_una);
-        let end = end.min(self.data_snd_nxt);
+        let end = end.min(self.sent_end());
         if start >= end {
             return;
         }
@@ -537,7 +565,8 @@ impl<B: PacketBuf> Connection<B> {
             && let Err(next) = self.head_waits(tcbs, |_, _| true)
         {
             self.gap_acks = GAP_ACKS;
-            self.reinject_range(una, next.min(una + u64::from(MAX_MAPPING)));
+            let end = next.min(self.data_snd_nxt);
+            self.reinject_range(una, end.min(una + u64::from(MAX_MAPPING)));
         }
         self.rare.reinject.is_some()
     }
@@ -558,7 +587,9 @@ impl<B: PacketBuf> Connection<B> {
             self.gap_acks = GAP_ACKS;
         }
         let (Ok(end) | Err(end)) = waits;
-        self.reinject_range(self.data_snd_una, end.min(self.data_snd_una + u64::from(MAX_MAPPING)));
+        let una = self.data_snd_una;
+        let end = end.min(self.data_snd_nxt).min(una + u64::from(MAX_MAPPING));
+        self.reinject_range(una, end);
         self.probe_backoff(now, rto);
     }
 }

@@ -128,7 +128,7 @@ impl<B: PacketBuf> Stack<B> {
             scheduler::pick(kind, &mut connection.memory, &demand, &views.shown)
         };
         let (at, probe) = match choice {
-            Choice::Path(at) => (Some(at), false),
+            Choice::Path(at) | Choice::Ahead(at, _) => (Some(at), false),
             Choice::Probe(at) => (Some(at), true),
             Choice::Wait => (None, false),
         };
@@ -143,6 +143,9 @@ impl<B: PacketBuf> Stack<B> {
             return Some(Assignment::single(next, *idx));
         }
         let connection = self.connections.get(owner)?;
+        if let Choice::Ahead(_, skip) = choice {
+            return Some(Assignment::single(connection.behind(skip, view.mss)?, *idx));
+        }
         // A log has every choice, and a cap may end with each of them.
         let term = scheduler::term(kind, why);
         let alone = again
@@ -182,14 +185,18 @@ impl<B: PacketBuf> Stack<B> {
         let room = u64::from(self.send_room(Sock::Mptcp(owner)));
         let full =
             !connection.fin_queued && room < (connection.data_end - connection.data_snd_una) / 3;
-        let unsent = connection.data_end - connection.data_snd_nxt;
+        let ahead = connection.ahead_octets();
+        let unsent = connection.data_end - connection.data_snd_nxt - ahead;
         let in_flight: u64 = views.paths.iter().map(|(_, view)| u64::from(view.in_flight)).sum();
         Some(Demand {
             unsent: if full { Demand::ENDLESS } else { unsent },
             window: connection.snd_edge.saturating_sub(connection.data_snd_una),
             // Our own buffer holds what is not acknowledged: it blocks as the peer's window does.
             buffer: u64::from(self.config.tcp.send_buffer_max),
-            stranded: (connection.data_snd_nxt - connection.data_snd_una).saturating_sub(in_flight),
+            stranded: (connection.data_snd_nxt - connection.data_snd_una + ahead)
+                .saturating_sub(in_flight),
+            // What ends soon ends with what would be sent ahead.
+            spare: if unsent > LONG { connection.spare() } else { 0 },
         })
     }
 

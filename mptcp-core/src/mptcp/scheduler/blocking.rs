@@ -9,6 +9,11 @@ const GROWTH_PER_CENT: u128 = 110;
 
 const NANOS: u128 = 1_000_000_000;
 
+/// Octets that `path` sends in a time.
+pub(super) fn sent_meanwhile(path: &PathView, time: Duration) -> u64 {
+    u64::try_from(u128::from(path.rate) * time.as_nanos() / NANOS).unwrap_or(u64::MAX)
+}
+
 /// Until something sent on `slow` now is known to have arrived: the next acknowledgement on `fast` tells.
 fn known_after(fast: &PathView, slow: &PathView) -> Duration {
     slow.one_way + fast.srtt.saturating_sub(fast.one_way)
@@ -23,7 +28,7 @@ pub(super) fn window_would_block(
     slow: &PathView,
 ) -> bool {
     let known = known_after(fast, slow).as_nanos();
-    let sent_meanwhile = u128::from(fast.rate) * known / NANOS;
+    let sent_meanwhile = u128::from(sent_meanwhile(fast, known_after(fast, slow)));
     // What `slow` has in flight is in order, and gone from the window, before `slow` itself tells.
     let in_flight = u128::from(slow.in_flight) * known / slow.srtt.as_nanos().max(1);
     let held = in_flight.min(u128::from(slow.in_flight)) + u128::from(slow.mss);

@@ -1,8 +1,12 @@
 //! Lowest round-trip time that never harms: a slower path is used only where that delays neither the
-//! rest of the stream (the peer's window) nor its end. BLEST and ECF are its two halves alone.
+//! rest of the stream (the peer's window) nor its end, and carries what will be next when it arrives, where
+//! that was written already. BLEST and ECF are two parts of it alone.
 
-use super::blocking::{faster_is_done_sooner, window_would_block};
+use super::blocking::{faster_is_done_sooner, sent_meanwhile, window_would_block};
 use super::{Choice, Demand, Memory, PathView, Why, usable};
+
+/// Segments; less is sent in its turn.
+const AHEAD_MIN: u64 = 8;
 
 /// The path for the next segment when it has room, and what else there is.
 enum Situation<'a> {
@@ -40,6 +44,16 @@ const fn wait_for_window(slow: &PathView, at: usize) -> Choice {
     if slow.opening { Choice::Probe(at) } else { wait(slow, at) }
 }
 
+/// How far ahead of its turn `slow` may send, octets; `None` where its way takes not much longer, or what it
+/// should carry is not there yet or beyond the peer's window.
+fn ahead(demand: &Demand, paths: &[PathView], slow: &PathView) -> Option<u64> {
+    let faster = usable(paths).filter(|(_, p)| (p.busy || p.room) && p.one_way < slow.one_way);
+    let skip: u64 = faster.map(|(_, p)| sent_meanwhile(p, slow.one_way - p.one_way)).sum();
+    let mss = u64::from(slow.mss);
+    let worth = !slow.unknown && skip >= AHEAD_MIN * mss;
+    (worth && skip + mss <= demand.spare).then_some(skip)
+}
+
 pub(super) fn pick(memory: &mut Memory, demand: &Demand, paths: &[PathView]) -> (Choice, Why) {
     match situation(paths) {
         Situation::Decided(choice, why) => {
@@ -47,6 +61,10 @@ pub(super) fn pick(memory: &mut Memory, demand: &Demand, paths: &[PathView]) -> 
             (choice, why)
         }
         Situation::Between { fast, slow, at } => {
+            if let Some(skip) = ahead(demand, paths, slow) {
+                memory.waiting = false;
+                return (Choice::Ahead(at, skip), Why::Ahead);
+            }
             let soon = faster_is_done_sooner(demand, fast, slow, memory.waiting);
             memory.waiting = soon;
             if window_would_block(memory, demand, fast, slow) {

@@ -61,6 +61,8 @@ pub(crate) struct Demand {
     pub(crate) buffer: u64,
     /// What has arrived and waits for something before it, as far as can be told.
     pub(crate) stranded: u64,
+    /// Octets never sent that the peer's window has room for, wherever in the stream.
+    pub(crate) spare: u64,
 }
 
 impl Demand {
@@ -71,6 +73,7 @@ impl Demand {
         if self.unsent != Self::ENDLESS {
             self.unsent = self.unsent.saturating_sub(octets as u64);
         }
+        self.spare = self.spare.saturating_sub(octets as u64);
     }
 }
 
@@ -120,6 +123,9 @@ impl Memory {
 pub(crate) enum Choice {
     /// Index of the path for the next segment.
     Path(usize),
+    /// Index of a path for the segment that is next when it arrives: behind so many octets that were never
+    /// sent.
+    Ahead(usize, u64),
     /// Nothing now.
     Wait,
     /// Nothing new now; a copy of what is in flight elsewhere, which nobody waits for: it measures the
@@ -140,6 +146,8 @@ pub enum Why {
     WindowWouldBlock,
     /// The faster path will be done earlier than the slower one could deliver.
     FasterSoon,
+    /// The preferred one was full, and by the slower one goes what will be next when it arrives.
+    Ahead,
     /// The path is ahead of its share.
     AheadOfShare,
 }

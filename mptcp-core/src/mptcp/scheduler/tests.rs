@@ -22,8 +22,14 @@ fn path(room: bool, ms: u64) -> PathView {
     }
 }
 
-const BULK: Demand =
-    Demand { unsent: u64::MAX / 4, window: u64::MAX / 4, buffer: u64::MAX / 4, stranded: 0 };
+/// Without anything that could be sent ahead of its turn.
+const BULK: Demand = Demand {
+    unsent: u64::MAX / 4,
+    window: u64::MAX / 4,
+    buffer: u64::MAX / 4,
+    stranded: 0,
+    spare: 0,
+};
 
 fn choice(kind: SchedulerKind, demand: &Demand, paths: &[PathView]) -> Choice {
     pick(kind, &mut Memory::default(), demand, paths).0
@@ -78,6 +84,31 @@ fn a_narrow_window_is_left_to_the_faster_path() {
     assert_eq!(choice(SchedulerKind::Ecf, &narrow, &paths), Choice::Path(1));
     let wide = Demand { window: 1 << 20, ..BULK };
     assert_eq!(choice(SchedulerKind::Default, &wide, &paths), Choice::Path(1));
+}
+
+/// The slower path carries what will be next when it arrives, where the peer's window and what was written reach
+/// that far.
+#[test]
+fn a_slower_path_sends_ahead_of_its_turn() {
+    let paths = [path(false, 10), path(true, 80)];
+    // 10 MB/s for the 35 ms by which it is slower.
+    let room = Demand { spare: 350_000 + 1_400, ..BULK };
+    assert_eq!(choice(SchedulerKind::Default, &room, &paths), Choice::Ahead(1, 350_000));
+    let less = Demand { spare: room.spare - 1, ..room };
+    assert_eq!(choice(SchedulerKind::Default, &less, &paths), Choice::Path(1));
+    for kind in [SchedulerKind::Blest, SchedulerKind::Ecf, SchedulerKind::LowestRtt] {
+        assert_eq!(choice(kind, &room, &paths), Choice::Path(1));
+    }
+    // A third one that is between them sends meanwhile, too: 2.5 MB/s for 20 ms.
+    let three = [paths[0], path(false, 40), paths[1]];
+    let far = Demand { spare: 1 << 20, ..BULK };
+    assert_eq!(choice(SchedulerKind::Default, &far, &three), Choice::Ahead(2, 400_000));
+    // Not worth it: half a millisecond.
+    let near = [path(false, 10), path(true, 11)];
+    assert_eq!(choice(SchedulerKind::Default, &far, &near), Choice::Path(1));
+    // Nothing is known of it.
+    let unknown = PathView { unknown: true, ..paths[1] };
+    assert_eq!(choice(SchedulerKind::Default, &far, &[paths[0], unknown]), Choice::Path(1));
 }
 
 /// What counts is when data on the slower path will be known to have arrived: by the next
@@ -213,7 +244,7 @@ fn round_robin_gives_everybody_a_turn() {
         for _ in 0..30 {
             match pick(SchedulerKind::RoundRobin, &mut memory, &BULK, paths).0 {
                 Choice::Path(at) => picked[at] += 1,
-                Choice::Wait | Choice::Probe(_) => panic!("there is room"),
+                Choice::Ahead(..) | Choice::Wait | Choice::Probe(_) => panic!("there is room"),
             }
         }
         picked
