@@ -28,6 +28,11 @@ impl<B: PacketBuf> Connection<B> {
         Some(self.rare.ahead.as_ref()?.ranges.first()?.start)
     }
 
+    /// It was or is to be sent ahead of its turn.
+    pub(crate) fn is_ahead(&self, next: Next) -> bool {
+        !next.again && next.start > self.data_snd_nxt
+    }
+
     /// What begins at `start` is ahead of its turn, or has such behind it.
     pub(super) fn sends_ahead(&self, start: u64) -> bool {
         self.rare.ahead.is_some() || start > self.data_snd_nxt

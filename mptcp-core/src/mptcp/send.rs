@@ -41,6 +41,13 @@ pub(crate) struct Next {
     pub(crate) again: bool,
 }
 
+impl Next {
+    /// What is left of it when the first `len` octets are sent.
+    pub(crate) const fn behind(self, len: u32) -> Self {
+        Self { start: self.start + len as u64, len: self.len - len, again: self.again }
+    }
+}
+
 impl<B: PacketBuf> Connection<B> {
     /// Queues written data; the caller checked the room.
     pub(crate) fn write(&mut self, buf: B) {

@@ -274,7 +274,7 @@ impl<B: PacketBuf> Stack<B> {
             };
             let len = payload.data().len() as u32;
             let push = next.start + u64::from(len) >= connection.data_end;
-            burst.more = lasting.is_some() && next.len >= 2 * mss;
+            burst.more = (lasting.is_some() || connection.is_ahead(next)) && next.len >= 2 * mss;
             if !tcb.send_mapped(&mut env, tx, &data, payload, mapping, push, &mut burst) {
                 break false;
             }
@@ -283,17 +283,25 @@ impl<B: PacketBuf> Stack<B> {
             connection.sent(next, len, mss, tcb.subflow.as_ref().map_or(u8::MAX, |s| s.id));
             account(now, connection, tcb, &next, len);
             *left -= 1;
-            let Some(lasting) = &mut lasting else { break true };
             if *left == 0 || tx.room() == 0 || !tcb.may_send_on(now, mss) {
                 break true;
             }
-            match connection.next_to_send() {
-                Some(behind) if !behind.again && behind.len >= mss => next = behind,
-                _ => break true,
-            }
-            if connection.window_cuts(lasting.mss) || !views.choose_again(connection, lasting, len)
-            {
-                break true;
+            if connection.is_ahead(next) {
+                next = next.behind(len);
+                if next.len < mss {
+                    break true;
+                }
+            } else {
+                let Some(lasting) = &mut lasting else { break true };
+                match connection.next_to_send() {
+                    Some(behind) if !behind.again && behind.len >= mss => next = behind,
+                    _ => break true,
+                }
+                if connection.window_cuts(lasting.mss)
+                    || !views.choose_again(connection, lasting, len)
+                {
+                    break true;
+                }
             }
             if connection.phase != Phase::Fallback {
                 connection.choose_width(now, next.start);

@@ -27,6 +27,9 @@ const LONG: u64 = 64 << 10;
 /// The head of the stream is looked for in so many of the oldest segments of a subflow.
 const HOLDER_DEPTH: usize = 8;
 
+/// Segments sent ahead of their turn one behind the other.
+const AHEAD_RUN: u32 = 8;
+
 /// The segment that goes out next, and where.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Assignment {
@@ -144,7 +147,13 @@ impl<B: PacketBuf> Stack<B> {
         }
         let connection = self.connections.get(owner)?;
         if let Choice::Ahead(_, skip) = choice {
-            return Some(Assignment::single(connection.behind(skip, view.mss)?, *idx));
+            let next = connection.behind(skip, view.mss)?;
+            // A few segments together are as well, and leave fewer gaps for the others; but a log has every
+            // choice, and a cap may end with each of them.
+            let one = connection.policy.is_some() || !self.observer.is_off();
+            let run = if one { 1 } else { AHEAD_RUN };
+            let next = Next { len: next.len.min(run * view.mss), ..next };
+            return Some(Assignment::single(next, *idx));
         }
         // A log has every choice, and a cap may end with each of them.
         let term = scheduler::term(kind, why);

@@ -11,7 +11,8 @@ const NANOS: u128 = 1_000_000_000;
 
 /// Octets that `path` sends in a time.
 pub(super) fn sent_meanwhile(path: &PathView, time: Duration) -> u64 {
-    u64::try_from(u128::from(path.rate) * time.as_nanos() / NANOS).unwrap_or(u64::MAX)
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    path.rate.saturating_mul(micros) / 1_000_000
 }
 
 /// Until something sent on `slow` now is known to have arrived: the next acknowledgement on `fast` tells.

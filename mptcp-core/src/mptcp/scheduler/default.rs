@@ -47,11 +47,13 @@ const fn wait_for_window(slow: &PathView, at: usize) -> Choice {
 /// How far ahead of its turn `slow` may send, octets; `None` where its way takes not much longer, or what it
 /// should carry is not there yet or beyond the peer's window.
 fn ahead(demand: &Demand, paths: &[PathView], slow: &PathView) -> Option<u64> {
+    let mss = u64::from(slow.mss);
+    if slow.unknown || demand.spare <= AHEAD_MIN * mss {
+        return None;
+    }
     let faster = usable(paths).filter(|(_, p)| (p.busy || p.room) && p.one_way < slow.one_way);
     let skip: u64 = faster.map(|(_, p)| sent_meanwhile(p, slow.one_way - p.one_way)).sum();
-    let mss = u64::from(slow.mss);
-    let worth = !slow.unknown && skip >= AHEAD_MIN * mss;
-    (worth && skip + mss <= demand.spare).then_some(skip)
+    (skip >= AHEAD_MIN * mss && skip + mss <= demand.spare).then_some(skip)
 }
 
 pub(super) fn pick(memory: &mut Memory, demand: &Demand, paths: &[PathView]) -> (Choice, Why) {
