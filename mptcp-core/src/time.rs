@@ -62,8 +62,20 @@ impl Instant {
 }
 
 /// Nanoseconds, saturating: without the 128 bits that `as_nanos` answers.
-const fn nanos(time: Duration) -> u64 {
+pub(crate) const fn nanos(time: Duration) -> u64 {
     time.as_secs().saturating_mul(1_000_000_000).saturating_add(time.subsec_nanos() as u64)
+}
+
+/// `count * by / of`, saturating: a quotient of 128 bits takes a hundred times as long, and nearly always 64 do.
+pub(crate) fn proportion(count: u64, by: u64, of: u64) -> u64 {
+    let of = of.max(1);
+    match count.checked_mul(by) {
+        Some(product) => product / of,
+        None => {
+            let wide = u128::from(count) * u128::from(by) / u128::from(of);
+            u64::try_from(wide).unwrap_or(u64::MAX)
+        }
+    }
 }
 
 impl Add<Duration> for Instant {

@@ -303,6 +303,12 @@ impl<B: PacketBuf> Connection<B> {
         }
     }
 
+    /// What begins at `start` has the width that was [chosen](Self::choose_width) just now for what is before it.
+    pub(crate) fn keeps_width(&self, start: u64) -> bool {
+        let never = self.version == Version::V0 && !self.peer_wide || self.phase == Phase::Fallback;
+        self.wide || never || start.saturating_sub(self.wide_base) <= NARROW_OCTETS
+    }
+
     /// Where an infinite mapping on `tcb` begins: the last octet known to be intact, in the stream
     /// and on the subflow (RFC 8684 §3.7).
     pub(crate) fn intact(&self, tcb: &Tcb<B>) -> (DataSeq, u32) {

@@ -29,10 +29,9 @@ use super::Stack;
 use super::demux::Flow;
 use super::usual::{Ends, Usual};
 use crate::buf::{PacketBuf, PortId, RxChecksum};
-use crate::seq::SeqNum;
-use crate::tcp::{RunBounds, Segment, Tuple};
+use crate::tcp::{Part, RunBounds, Segment, Tuple};
 use crate::time::Instant;
-use crate::wire::{Dss, Mapping, TcpFlags, WireSeq};
+use crate::wire::{Dss, Mapping, WireSeq};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -75,27 +74,6 @@ impl<B> Rest<B> {
     pub(super) fn clear(&mut self) {
         self.texts.clear();
         self.mappings.clear();
-    }
-}
-
-/// What a segment says that may be part of a run: nothing else.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Part {
-    pub(super) seq: SeqNum,
-    pub(super) ack: SeqNum,
-    pub(super) flags: TcpFlags,
-    pub(super) window: u16,
-    /// Octets of text.
-    pub(super) len: u32,
-    pub(super) timestamps: Option<(u32, u32)>,
-    pub(super) dss: Option<Dss>,
-}
-
-impl Part {
-    /// `None` when it must be looked at alone.
-    pub(super) fn of(segment: &Segment) -> Option<Self> {
-        let &Segment { seq, ack, flags, window, len, timestamps, dss, plain, .. } = segment;
-        plain.then_some(Self { seq, ack, flags, window, len, timestamps, dss })
     }
 }
 
@@ -177,7 +155,7 @@ impl<B: PacketBuf> Stack<B> {
     ) {
         if let Some(at) = self.runs.open.iter().position(|run| run.tuple == *tuple) {
             if let Some(run) = self.runs.open.get_mut(at)
-                && Part::of(segment).is_some_and(|next| {
+                && segment.part().is_some_and(|next| {
                     join(&mut run.segment, &mut run.rest.mappings, &next, run.bounds)
                 })
             {

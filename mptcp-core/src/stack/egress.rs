@@ -5,7 +5,8 @@
 //! out is counted where it is pushed ([`Lane`]), never read off the queue's room.
 
 use super::demux::Node;
-use super::scheduling::{Assignment, Views, account};
+use super::scheduling::{Assignment, account};
+use super::views::Views;
 use super::{Stack, env};
 use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
 use crate::driver::Progress;
@@ -200,6 +201,7 @@ impl<B: PacketBuf> Stack<B> {
         self.manage_paths(now, owner);
         self.heed_verdicts(now, owner);
         let mut views = core::mem::take(&mut self.views);
+        views.forget();
         let mut progress = Progress::Done;
         let mut left = QUANTUM;
         loop {
@@ -265,6 +267,7 @@ impl<B: PacketBuf> Stack<B> {
         let mut data = connection.data_level();
         let mut env = env!(self, now);
         let mut burst = Burst::default();
+        let mut octets = 0;
         let sent = loop {
             let Some((payload, mapping)) =
                 connection.segment(next, tcb, (room, mss), tx, &mut burst)
@@ -275,20 +278,24 @@ impl<B: PacketBuf> Stack<B> {
             let len = payload.data().len() as u32;
             let push = next.start + u64::from(len) >= connection.data_end;
             burst.more = (lasting.is_some() || connection.is_ahead(next)) && next.len >= 2 * mss;
+            let follows = burst.has_headers();
             if !tcb.send_mapped(&mut env, tx, &data, payload, mapping, push, &mut burst) {
                 break false;
             }
-            let promised = connection.promised();
-            connection.advertised(tcb.last_window());
+            octets += len;
             connection.sent(next, len, mss, tcb.subflow.as_ref().map_or(u8::MAX, |s| s.id));
-            account(now, connection, tcb, &next, len);
+            let promised = connection.promised();
+            if !follows {
+                // One with the headers of another says nothing that is new.
+                connection.advertised(tcb.last_window());
+            }
             *left -= 1;
             if *left == 0 || tx.room() == 0 || !tcb.may_send_on(now, mss) {
                 break true;
             }
             if connection.is_ahead(next) {
                 next = next.behind(len);
-                if next.len < mss {
+                if next.len < mss || !connection.keeps_width(next.start) {
                     break true;
                 }
             } else {
@@ -298,22 +305,25 @@ impl<B: PacketBuf> Stack<B> {
                     _ => break true,
                 }
                 if connection.window_cuts(lasting.mss)
+                    || !connection.keeps_width(next.start)
                     || !views.choose_again(connection, lasting, len)
                 {
                     break true;
                 }
             }
-            if connection.phase != Phase::Fallback {
-                connection.choose_width(now, next.start);
-            }
-            if connection.dss_format() != data.format {
-                break true;
-            }
-            if connection.promised() != promised {
-                data = connection.data_level();
-                burst.forget();
+            if !follows {
+                if connection.dss_format() != data.format {
+                    break true;
+                }
+                if connection.promised() != promised {
+                    data = connection.data_level();
+                    burst.forget();
+                }
             }
         };
+        if octets > 0 {
+            account(now, connection, tcb, &assignment.next, octets);
+        }
         tcb.end_burst(&env, &burst);
         let deadline = tcb.next_timeout();
         self.arm(Node::Tcb(idx), deadline);

@@ -4,6 +4,7 @@
 use super::coalesce::Rest;
 use super::demux::{Flow, Node};
 use super::options::{self, Handshake};
+use super::usual::{Ends, Usual};
 use super::{Ready, Sock, Stack, env};
 use crate::buf::{PacketBuf, RxChecksum};
 use crate::error::ConnectionError;
@@ -44,6 +45,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     fn handle_packet(&mut self, now: Instant, packet: B) {
+        let Some(packet) = self.take_usual(now, packet) else { return };
         let Ok(header) = IpHeader::parse(packet.data()) else {
             return self.stats.drop(DropReason::IpMalformed);
         };
@@ -66,6 +68,31 @@ impl<B: PacketBuf> Stack<B> {
                 self.refuse_protocol(now, header.dst, protocol, &packet);
             }
         }
+    }
+
+    /// Takes a packet for one of our addresses in the usual form (`usual.rs`); gives any other one back.
+    fn take_usual(&mut self, now: Instant, mut packet: B) -> Option<B> {
+        let meta = packet.rx_meta();
+        let bytes = packet.data();
+        let read = Ends::read(bytes).and_then(|ends| {
+            let usual = Usual::read(bytes, &ends)?;
+            let sum = match meta.checksum {
+                RxChecksum::Good => None,
+                _ => Some(usual.verified_text(bytes, &ends)?),
+            };
+            let tuple = ends.tuple();
+            let ours = self.local_address(tuple.local_addr).is_some() && !unanswerable(&tuple);
+            ours.then(|| (tuple, usual.segment(bytes, &ends), usual.text_at, usual.end, sum))
+        });
+        let Some((tuple, segment, text_at, end, sum)) = read else { return Some(packet) };
+        self.stats.in_segs += 1;
+        packet.truncate(end);
+        packet.trim_front(text_at);
+        if let Some(sum) = sum {
+            packet.note_sum(sum);
+        }
+        self.take_segment(now, &tuple, meta.port, &segment, packet);
+        None
     }
 
     fn handle_tcp(&mut self, now: Instant, header: &IpHeader, mut packet: B) {

@@ -37,6 +37,7 @@ mod transparent;
 mod types;
 mod udp;
 mod usual;
+mod views;
 
 pub use behalf::SynAnswer;
 pub(crate) use options::{Handshake, handshake};
@@ -302,7 +303,7 @@ pub struct Stack<B: PacketBuf> {
     /// TIME-WAIT entries, the oldest first.
     time_wait_order: IndexList,
     /// Nothing between two calls but its memory.
-    views: scheduling::Views,
+    views: views::Views,
     wheel: TimerWheel,
     tx: IndexList,
     events: IndexList,
@@ -414,7 +415,7 @@ impl<B: PacketBuf> Stack<B> {
             runs: coalesce::Runs::new(),
             pulls: multipath::Pulls::default(),
             time_wait_order: IndexList::with_capacity(limits.time_wait),
-            views: scheduling::Views::default(),
+            views: views::Views::default(),
             wheel: TimerWheel::with_capacity(numbering.capacity(), now),
             tx: IndexList::with_capacity(numbering.capacity()),
             events: IndexList::with_capacity(numbering.capacity()),

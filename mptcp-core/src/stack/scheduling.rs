@@ -4,12 +4,13 @@
 //! Repairs go by lowest round trip whatever the scheduler: somebody waits for them.
 
 use super::demux::Node;
+use super::views::{LONG, Views};
 use super::{Sock, Stack};
 use crate::buf::{PacketBuf, PortId};
 use crate::config::SchedulerKind;
 use crate::event_log::ReinjectCause;
-use crate::mptcp::scheduler::{self, Choice, Demand, Memory, PathView, Term};
-use crate::mptcp::{Connection, Next, Phase, Stage, Word};
+use crate::mptcp::scheduler::{self, Choice, Demand, Memory, Term};
+use crate::mptcp::{Connection, Next, Phase};
 use crate::tcp::Tcb;
 use crate::time::{Duration, Instant};
 use alloc::vec::Vec;
@@ -17,13 +18,6 @@ use alloc::vec::Vec;
 /// RFC 6298 §2.1: what a path is taken for while nothing was measured.
 const UNKNOWN_RTT: Duration = Duration::from_secs(1);
 
-/// What is known of a path is believed so long.
-const MEMORY: Duration = Duration::from_secs(1);
-/// Copies that open the window of a path at most, octets per subflow, and one in so many of the stream's.
-const OPENING: u64 = 64 << 10;
-const OPENING_SHARE: u64 = 16;
-/// Octets: what is shorter ends before a measurement is of use, and fits into most peers' first window.
-const LONG: u64 = 64 << 10;
 /// The head of the stream is looked for in so many of the oldest segments of a subflow.
 const HOLDER_DEPTH: usize = 8;
 
@@ -58,16 +52,6 @@ impl Assignment {
     }
 }
 
-/// The subflows of one connection as a scheduler is shown them.
-#[derive(Default, Debug)]
-pub(super) struct Views {
-    paths: Vec<(u32, PathView)>,
-    /// The same without positions; kept from segment to segment for its memory.
-    shown: Vec<PathView>,
-    /// One that could send must wait for its port.
-    pub(super) port_full: bool,
-}
-
 impl Views {
     /// Whether the same is chosen again after `len` octets that were sent on; the connection then remembers
     /// what a choice makes it remember.
@@ -96,7 +80,7 @@ impl Views {
 }
 
 /// Packets that can leave by a port now.
-type RoomOn<'a> = &'a dyn Fn(PortId) -> usize;
+pub(super) type RoomOn<'a> = &'a dyn Fn(PortId) -> usize;
 
 impl<B: PacketBuf> Stack<B> {
     /// The next segment of a connection with its subflow; `None` when nothing can go now.
@@ -118,13 +102,14 @@ impl<B: PacketBuf> Stack<B> {
             return Some(head);
         }
         let next = next?;
-        self.view_paths(now, owner, &next, views, room_on);
-        let demand = self.demand(owner, views)?;
+        let full = self.view_again(now, owner, &next, views, room_on).unwrap_or_else(|| {
+            self.view_paths(now, owner, &next, views, room_on);
+            self.keeps_full(owner)
+        });
         let connection = self.connections.get_mut(owner)?;
+        let demand = demand(connection, views, self.config.tcp.send_buffer_max, full);
         let widest = connection.widest_offer();
         connection.memory.note_window(widest, &demand);
-        views.shown.clear();
-        views.shown.extend(views.paths.iter().map(|(_, view)| *view));
         let (choice, why) = if again {
             scheduler::pick_repair(&views.shown)
         } else {
@@ -135,43 +120,48 @@ impl<B: PacketBuf> Stack<B> {
             Choice::Probe(at) => (Some(at), true),
             Choice::Wait => (None, false),
         };
-        let chosen = at.and_then(|at| views.paths.get(at));
-        self.observe_choice(owner, chosen.filter(|_| !probe).map(|(idx, _)| *idx), why);
+        let chosen = at.and_then(|at| views.get(at));
+        self.observe_choice(owner, chosen.filter(|_| !probe).map(|(idx, _)| idx), why);
         let (idx, view) = chosen?;
         // What opens a window goes at once: the pace of its acknowledgements tells what the path carries.
         let free = if view.opening { view.cwnd.saturating_sub(view.in_flight) } else { 0 };
         let copied = free.max(view.mss);
         if probe {
-            let next = self.newest_sent(owner, *idx, copied)?;
-            return Some(Assignment::single(next, *idx));
+            let next = self.newest_sent(owner, idx, copied)?;
+            return Some(Assignment::single(next, idx));
         }
         let connection = self.connections.get(owner)?;
-        if let Choice::Ahead(_, skip) = choice {
-            let next = connection.behind(skip, view.mss)?;
-            // A few segments together are as well, and leave fewer gaps for the others; but a log has every
-            // choice, and a cap may end with each of them.
-            let one = connection.policy.is_some() || !self.observer.is_off();
-            let run = if one { 1 } else { AHEAD_RUN };
-            let next = Next { len: next.len.min(run * view.mss), ..next };
-            return Some(Assignment::single(next, *idx));
-        }
         // A log has every choice, and a cap may end with each of them.
+        let one = connection.policy.is_some() || !self.observer.is_off();
+        let ahead = match choice {
+            // A few segments together are as well, and leave fewer gaps for the others.
+            Choice::Ahead(_, skip) => {
+                let next = connection.behind(skip, view.mss)?;
+                let run = if one { 1 } else { AHEAD_RUN };
+                Some(Next { len: next.len.min(run * view.mss), ..next })
+            }
+            _ => None,
+        };
+        let next = ahead.unwrap_or(next);
         let term = scheduler::term(kind, why);
         let alone = again
+            || one
+            || ahead.is_some()
             || term == Term::Once
             // The first segment after a pause may find a smaller window.
             || term == Term::Asked && (view.in_flight == 0 || self.pool.is_low())
-            || connection.policy.is_some()
             || !matches!(connection.phase, Phase::Confirmed | Phase::Fallback)
-            || !self.observer.is_off()
-            || self.tcbs.get(*idx).is_none_or(Tcb::varies);
+            || self.tcbs.get(idx).is_none_or(Tcb::varies);
+        if let Some(at) = at {
+            views.keep(connection, &next, at, full);
+        }
         if alone {
-            return Some(Assignment::single(next, *idx));
+            return Some(Assignment::single(next, idx));
         }
         let first = connection.subflows.first().and_then(|idx| self.tcbs.get(*idx))?;
         let asked = at.filter(|_| term == Term::Asked);
         let lasting = Some(Lasting { demand, asked, mss: first.payload_mss() });
-        Some(Assignment { next, idx: *idx, lasting })
+        Some(Assignment { next, idx, lasting })
     }
 
     /// The newest octets of what is in flight and did not go by `idx`, once more: where they went first
@@ -187,139 +177,11 @@ impl<B: PacketBuf> Stack<B> {
         due.then_some(Next { start, len, again: true })
     }
 
-    /// What the connection has to send. A writer that keeps the send buffer full has more: its end
-    /// is not in sight.
-    fn demand(&self, owner: u32, views: &Views) -> Option<Demand> {
-        let connection = self.connections.get(owner)?;
+    /// A writer keeps the send buffer full: it has more, and its end is not in sight.
+    fn keeps_full(&self, owner: u32) -> bool {
         let room = u64::from(self.send_room(Sock::Mptcp(owner)));
-        let full =
-            !connection.fin_queued && room < (connection.data_end - connection.data_snd_una) / 3;
-        let ahead = connection.ahead_octets();
-        let unsent = connection.data_end - connection.data_snd_nxt - ahead;
-        let in_flight: u64 = views.paths.iter().map(|(_, view)| u64::from(view.in_flight)).sum();
-        Some(Demand {
-            unsent: if full { Demand::ENDLESS } else { unsent },
-            window: connection.snd_edge.saturating_sub(connection.data_snd_una),
-            // Our own buffer holds what is not acknowledged: it blocks as the peer's window does.
-            buffer: u64::from(self.config.tcp.send_buffer_max),
-            stranded: (connection.data_snd_nxt - connection.data_snd_una + ahead)
-                .saturating_sub(in_flight),
-            // What ends soon ends with what would be sent ahead.
-            spare: if unsent > LONG { connection.spare() } else { 0 },
-        })
-    }
-
-    /// Fills `views` with the subflows that may carry data; one that has no room for lack of
-    /// congestion window remembers it.
-    fn view_paths(
-        &mut self,
-        now: Instant,
-        owner: u32,
-        next: &Next,
-        views: &mut Views,
-        room_on: RoomOn<'_>,
-    ) {
-        views.paths.clear();
-        views.port_full = false;
-        let Some(connection) = self.connections.get_mut(owner) else { return };
-        let fallback = connection.phase == Phase::Fallback;
-        let long = connection.data_end - connection.data_snd_una > LONG;
-        let open_new = connection.policy.as_ref().map_or(Instant::MIN, |p| p.next_new());
-        let opening = (connection.data_snd_nxt / OPENING_SHARE).min(OPENING);
-        let repair = connection.is_repair(next);
-        let mut open_at: Option<Instant> = None;
-        let mut timed = false;
-        for &idx in &connection.subflows {
-            let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
-            let Some(subflow) = &tcb.subflow else { continue };
-            let may = match subflow.stage {
-                Stage::Active | Stage::CapableAck => !fallback,
-                Stage::Fallback => fallback,
-                _ => false,
-            };
-            if !may || !tcb.may_send() || tcb.write_closed() {
-                continue;
-            }
-            let in_vain = next.again && subflow.word != Word::Good;
-            let (stale, backup) = (subflow.stale || in_vain, subflow.is_backup());
-            let served = subflow.served;
-            let copied = subflow.reinjected;
-            // Repairs go where the original is not still waiting. Sidelined with its path, one may have
-            // nothing that waits.
-            let watched = subflow.rare.watch.is_some();
-            let waits = watched && !(subflow.stale && tcb.flight_size() == 0);
-            let holds = next.again && (tcb.rto_count() > 0 || waits);
-            let starved = tcb.note_window(now, next.len);
-            timed |= starved;
-            let open = tcb.can_send() && !starved;
-            if !tcb.can_send() {
-                tcb.note_cwnd_limited();
-            }
-            let paced = open && tcb.held_by_pace(now);
-            timed |= paced;
-            let sendable = open && !paced;
-            let policy = connection.policy.as_ref();
-            let port = tcb.port;
-            let port_room = room_on(port) > 0;
-            views.port_full |= sendable && !holds && !port_room;
-            let whole = if next.again { Instant::MIN } else { open_new };
-            let own = policy.map(|p| p.next_on(port).max(whole));
-            let shared = policy.filter(|_| !repair).map(|p| p.waits_on(port));
-            let capped = own.max(shared).filter(|at| *at > now);
-            if open && capped.is_some() {
-                tcb.note_app_limited(now);
-            }
-            if sendable && let Some(at) = capped {
-                open_at = Some(open_at.map_or(at, |other| other.min(at)));
-            }
-            let asked = policy.map(|p| p.of(port));
-            let srtt = tcb.rtt.srtt().unwrap_or_else(|| tcb.rtt.rto());
-            let view = PathView {
-                room: sendable && port_room && !holds && capped.is_none(),
-                busy: !holds
-                    && (paced || !sendable && tcb.flight_size() > 0 && tcb.usable_window() > 0),
-                backup,
-                stale,
-                doubtful: watched && !stale,
-                // A peer that has had nothing on it does not know of its round trip either, and sizes
-                // its window without.
-                unknown: long
-                    && tcb.flight_size() == 0
-                    && (tcb.counters.bytes_sent == 0
-                        || tcb.rtt.srtt().is_none()
-                        || now.since(tcb.last_received()) > MEMORY),
-                // Without a sample nobody knows how far it is: the initial timeout, not next door.
-                opening: long && copied < opening && tcb.cwnd() < tcb.ssthresh(),
-                srtt,
-                one_way: srtt - tcb.rtt.min_rtt().unwrap_or_default().min(srtt) / 2,
-                rate: tcb.bandwidth(srtt).unwrap_or(1),
-                rttvar: tcb.rtt.rttvar().unwrap_or_default(),
-                cwnd: tcb.cwnd(),
-                in_flight: tcb.pipe(),
-                mss: tcb.payload_mss(),
-                priority: asked.map_or(0, |path| path.priority),
-                served,
-            };
-            views.paths.push((idx, view));
-        }
-        scheduler::avoid_doubtful(&mut views.paths);
-        // A path that came later has the others' rounds behind it.
-        let round =
-            views.paths.iter().map(|(_, view)| view.served).filter(|&served| served > 0).min();
-        for (idx, view) in views.paths.iter_mut().filter(|(_, view)| view.served == 0) {
-            view.served = round.unwrap_or(0);
-            // From here on it is served as they are.
-            if let Some(subflow) = self.tcbs.get_mut(*idx).and_then(|tcb| tcb.subflow.as_mut()) {
-                subflow.served = view.served;
-            }
-        }
-        connection.set_capped_until(open_at);
-        self.arm(Node::Connection(owner), open_at);
-        for (idx, _) in views.paths.iter().filter(|_| timed) {
-            // Its peer has shut it, and is asked about that, or its pace holds it.
-            let deadline = self.tcbs.get(*idx).and_then(Tcb::next_timeout);
-            self.arm(Node::Tcb(*idx), deadline);
-        }
+        let full = |c: &Connection<B>| !c.fin_queued && room < (c.data_end - c.data_snd_una) / 3;
+        self.connections.get(owner).is_some_and(full)
     }
 
     /// Whether what was chosen may go now, as far as caps are concerned that the connection shares with
@@ -367,24 +229,22 @@ impl<B: PacketBuf> Stack<B> {
         let dsn = connection.local_dsn(head);
         let next = Next { start: head, len: 1, again: true };
         self.view_paths(now, owner, &next, views, room_on);
-        let holder = views.paths.iter().find_map(|(idx, view)| {
-            let queue = &self.tcbs.get(*idx)?.queue;
+        let holder = views.iter().find_map(|(idx, view)| {
+            let queue = &self.tcbs.get(idx)?.queue;
             let front = queue.iter().take(HOLDER_DEPTH).filter_map(|segment| segment.mapping);
             let held = front.into_iter().find(|mapping| {
                 dsn.diff(mapping.dsn) >= 0 && dsn.diff(mapping.dsn) < i64::from(mapping.len)
             })?;
-            Some((*idx, *view, held))
+            Some((idx, *view, held))
         });
         let (holder, slow, held) = holder?;
-        let faster =
-            views.paths.iter().filter(|(idx, view)| *idx != holder && view.room && !view.stale);
+        let faster = views.iter().filter(|(idx, view)| *idx != holder && view.room && !view.stale);
         let (idx, fast) = faster.min_by_key(|(_, view)| view.srtt)?;
         if fast.srtt * 2 > slow.srtt {
             return None;
         }
         let left = u64::from(held.len) - dsn.diff(held.dsn).unsigned_abs();
         let next = Next { len: u32::try_from(left).ok()?, ..next };
-        let idx = *idx;
         let connection = self.connections.get_mut(owner)?;
         connection.rare.repeated_to = head + left;
         connection.passage.spread();
@@ -425,17 +285,17 @@ impl<B: PacketBuf> Stack<B> {
             let open_at = connection.rare.capped_until.map_or(open_new, |at| at.min(open_new));
             connection.set_capped_until(Some(open_at));
             self.arm(Node::Connection(owner), Some(open_at));
-            for (idx, _) in views.paths.iter().filter(|(_, view)| view.room) {
-                if let Some(tcb) = self.tcbs.get_mut(*idx) {
+            for (idx, _) in views.iter().filter(|(_, view)| view.room) {
+                if let Some(tcb) = self.tcbs.get_mut(idx) {
                     tcb.note_app_limited(now);
                 }
             }
         }
         let connection = self.connections.get(owner)?;
         let (una, nxt) = (connection.data_snd_una, connection.data_snd_nxt);
-        let mut candidates: Vec<_> = views.paths.iter().filter(|(_, view)| view.room).collect();
+        let mut candidates: Vec<_> = views.iter().filter(|(_, view)| view.room).collect();
         candidates.sort_by_key(|(_, view)| (view.stale, view.srtt));
-        for &&(idx, _) in &candidates {
+        for &(idx, _) in &candidates {
             let copied_to = self.tcbs.get(idx)?.subflow.as_ref()?.copied_to.max(una);
             if copied_to < nxt {
                 let len = u32::try_from(nxt - copied_to).unwrap_or(u32::MAX);
@@ -447,6 +307,28 @@ impl<B: PacketBuf> Stack<B> {
             }
         }
         None
+    }
+}
+
+/// What the connection has to send; without an end where its writer keeps the send buffer `full`.
+fn demand<B: PacketBuf>(
+    connection: &Connection<B>,
+    views: &Views,
+    send_buffer_max: u32,
+    full: bool,
+) -> Demand {
+    let ahead = connection.ahead_octets();
+    let unsent = connection.data_end - connection.data_snd_nxt - ahead;
+    let in_flight: u64 = views.shown.iter().map(|view| u64::from(view.in_flight)).sum();
+    Demand {
+        unsent: if full { Demand::ENDLESS } else { unsent },
+        window: connection.snd_edge.saturating_sub(connection.data_snd_una),
+        // Our own buffer holds what is not acknowledged: it blocks as the peer's window does.
+        buffer: u64::from(send_buffer_max),
+        stranded: (connection.data_snd_nxt - connection.data_snd_una + ahead)
+            .saturating_sub(in_flight),
+        // What ends soon ends with what would be sent ahead.
+        spare: if unsent > LONG { connection.spare() } else { 0 },
     }
 }
 

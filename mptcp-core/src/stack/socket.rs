@@ -12,7 +12,7 @@ use crate::mptcp::{
 };
 use crate::tcp::request::{RequestFlags, Wanted};
 use crate::tcp::{State, Tcb, Tuple};
-use crate::time::Instant;
+use crate::time::{Instant, nanos, proportion};
 use crate::wire::{OptionWriter, Version};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -720,6 +720,6 @@ fn reach<'a, B: PacketBuf + 'a>(subflows: impl Iterator<Item = &'a Tcb<B>>) -> u
         rate = rate.saturating_add(tcb.bandwidth(srtt).unwrap_or(0));
         longest = longest.max(srtt);
     }
-    let octets = u128::from(rate) * longest.as_nanos() / 1_000_000_000;
+    let octets = proportion(rate, nanos(longest), 1_000_000_000);
     u32::try_from(octets).unwrap_or(u32::MAX)
 }

@@ -7,9 +7,8 @@
 //! Invariant: what is read here is what [`IpHeader::parse`](crate::wire::IpHeader::parse) and
 //! [`Segment::new`](crate::tcp::Segment::new) read in the same octets.
 
-use super::coalesce::Part;
 use crate::seq::SeqNum;
-use crate::tcp::{PROTOCOL_TCP, Tuple};
+use crate::tcp::{PROTOCOL_TCP, Part, Segment, Tuple};
 use crate::wire::options::kind;
 use crate::wire::{Dss, ECN_CE, Mapping, TcpFlags, WireSeq, checksum, ip};
 use core::net::IpAddr;
@@ -47,6 +46,34 @@ impl Ends {
         }
     }
 
+    /// Those of `packet`, if its IP header has no options.
+    #[inline]
+    pub(super) fn read(packet: &[u8]) -> Option<Self> {
+        if packet.first()? >> 4 == 4 {
+            packet.get(12..)?.first_chunk().copied().map(Self::V4)
+        } else {
+            packet.get(8..)?.first_chunk().copied().map(Self::V6)
+        }
+    }
+
+    /// The flow they are of.
+    pub(super) fn tuple(&self) -> Tuple {
+        let (remote_addr, local_addr, ports) = match self {
+            Self::V4([a, b, c, d, e, f, g, h, ports @ ..]) => {
+                (IpAddr::from([*a, *b, *c, *d]), IpAddr::from([*e, *f, *g, *h]), ports)
+            }
+            Self::V6([addrs @ .., p0, p1, q0, q1]) => {
+                let halves = addrs.as_chunks::<16>().0;
+                let addr = |at: usize| IpAddr::from(halves.get(at).copied().unwrap_or_default());
+                (addr(0), addr(1), &[*p0, *p1, *q0, *q1])
+            }
+        };
+        let [p0, p1, q0, q1] = *ports;
+        let (remote_port, local_port) =
+            (u16::from_be_bytes([p0, p1]), u16::from_be_bytes([q0, q1]));
+        Tuple { local_addr, remote_addr, local_port, remote_port }
+    }
+
     /// Whether `packet`, if its IP header has no options, is of this flow.
     pub(super) fn are_of(&self, packet: &[u8]) -> bool {
         match self {
@@ -80,7 +107,8 @@ pub(super) struct Usual {
 impl Usual {
     /// Reads a packet that `ends` [are of](Ends::are_of); `None`: not in this form. The TCP checksum is not
     /// looked at.
-    #[inline]
+    // In one piece with what becomes of it, at both places: most of what is read is not looked at there.
+    #[inline(always)]
     pub(super) fn read(packet: &[u8], ends: &Ends) -> Option<Self> {
         let (ip_len, _) = ends.places();
         let end = match ends {
@@ -117,8 +145,15 @@ impl Usual {
         Some(Self { part, text_at: ip_len + TCP_LEN + options_len, end })
     }
 
+    /// What was read of `packet`, as the engines take it.
+    pub(super) fn segment(&self, packet: &[u8], ends: &Ends) -> Segment {
+        let (ip_len, _) = ends.places();
+        let options = packet.get(ip_len + TCP_LEN..self.text_at).unwrap_or_default();
+        Segment::of_part(&self.part, options)
+    }
+
     /// The sum of the text when the checksum is right.
-    #[inline]
+    #[inline(always)]
     pub(super) fn verified_text(&self, packet: &[u8], ends: &Ends) -> Option<u16> {
         let (ip_len, addresses_at) = ends.places();
         let (headers, text) =
@@ -195,12 +230,13 @@ mod tests {
     use super::*;
     use crate::tcp::Segment;
     use crate::wire::{IpHeader, TcpSegment};
+    use alloc::format;
     use alloc::vec::Vec;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
     /// What the general way reads, and of whom.
-    fn general(packet: &[u8]) -> Option<(Tuple, Part, Option<u16>, usize)> {
+    fn general(packet: &[u8]) -> Option<(Tuple, Segment, Option<u16>, usize)> {
         let header = IpHeader::parse(packet).ok()?;
         let bytes = packet.get(header.header_len..header.total_len)?;
         let view = TcpSegment::parse(bytes).ok()?;
@@ -214,7 +250,8 @@ mod tests {
             remote_port: view.src_port,
         };
         let sum = checksum::verified_text(header.src, header.dst, bytes);
-        Some((tuple, Part::of(&Segment::new(&view))?, sum, header.total_len))
+        let segment = Segment::new(&view);
+        segment.plain.then_some((tuple, segment, sum, header.total_len))
     }
 
     fn fill_sums(packet: &mut [u8], v6: bool) {
@@ -327,8 +364,14 @@ mod tests {
             let usual = Usual::read(&packet, &ends).filter(|_| ends.are_of(&packet));
             let general = general(&packet);
             if let Some(usual) = usual {
-                let (of, part, sum, end) = general.expect("read in general");
-                prop_assert_eq!((of, part, end), (tuple, usual.part, usual.end));
+                let (of, segment, sum, end) = general.expect("read in general");
+                prop_assert_eq!((of, segment.part(), end), (tuple, Some(usual.part), usual.end));
+                let read = Ends::read(&packet).expect("ends");
+                prop_assert!(read.tuple() == tuple && read.are_of(&packet));
+                // The urgent pointer means nothing here.
+                let mut ours = usual.segment(&packet, &ends);
+                ours.urgent = segment.urgent;
+                prop_assert_eq!(format!("{segment:?}"), format!("{ours:?}"));
                 prop_assert_eq!(usual.verified_text(&packet, &ends), sum);
                 let text = &packet[usual.text_at..usual.end];
                 prop_assert_eq!(text.len(), usual.part.len as usize);

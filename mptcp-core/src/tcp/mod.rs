@@ -53,7 +53,7 @@ pub(crate) use output::{
 use rare::Rare;
 pub(crate) use recv_queue::{Inserted, RecvQueue};
 use rtt::RttEstimator;
-pub(crate) use segment::Segment;
+pub(crate) use segment::{Part, Segment};
 pub(crate) use send_queue::{SendQueue, TxMapping, TxSegment};
 use sender::Sender;
 use time_wait::TimeWait;

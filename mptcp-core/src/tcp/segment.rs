@@ -48,6 +48,19 @@ pub(crate) struct Segment {
     pub(crate) options: RawOptions,
 }
 
+/// What a segment says that may be part of a run (`stack/coalesce.rs`): nothing else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Part {
+    pub(crate) seq: SeqNum,
+    pub(crate) ack: SeqNum,
+    pub(crate) flags: TcpFlags,
+    pub(crate) window: u16,
+    /// Octets of text.
+    pub(crate) len: u32,
+    pub(crate) timestamps: Option<(u32, u32)>,
+    pub(crate) dss: Option<Dss>,
+}
+
 /// A copy of the option area, made only when it holds an MPTCP option, and of a SYN/ACK.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RawOptions {
@@ -76,6 +89,43 @@ impl RawOptions {
 }
 
 impl Segment {
+    /// One that says nothing.
+    const BLANK: Self = Self {
+        seq: SeqNum(0),
+        ack: SeqNum(0),
+        flags: TcpFlags::empty(),
+        window: 0,
+        urgent: 0,
+        len: 0,
+        mss: None,
+        window_scale: None,
+        sack_permitted: false,
+        fast_open: None,
+        timestamps: None,
+        sacks: [(SeqNum(0), SeqNum(0)); MAX_SACK_BLOCKS],
+        sack_count: 0,
+        refused: false,
+        marked: false,
+        signals: false,
+        plain: false,
+        parts: 1,
+        dss: None,
+        options: RawOptions::EMPTY,
+    };
+
+    /// One that may be part of a run, with its option area.
+    pub(crate) fn of_part(part: &Part, options: &[u8]) -> Self {
+        let &Part { seq, ack, flags, window, len, timestamps, dss } = part;
+        let options = if dss.is_some() { RawOptions::copy(options) } else { RawOptions::EMPTY };
+        Self { seq, ack, flags, window, len, timestamps, dss, options, plain: true, ..Self::BLANK }
+    }
+
+    /// What it says that may be part of a run; `None` when it must be looked at alone.
+    pub(crate) fn part(&self) -> Option<Part> {
+        let &Self { seq, ack, flags, window, len, timestamps, dss, plain, .. } = self;
+        plain.then_some(Part { seq, ack, flags, window, len, timestamps, dss })
+    }
+
     pub(crate) fn new(view: &TcpSegment<'_>) -> Self {
         let mut segment = Self {
             seq: view.seq,
@@ -84,20 +134,7 @@ impl Segment {
             window: view.window,
             urgent: view.urgent,
             len: view.payload.len() as u32,
-            mss: None,
-            window_scale: None,
-            sack_permitted: false,
-            fast_open: None,
-            timestamps: None,
-            sacks: [(SeqNum(0), SeqNum(0)); MAX_SACK_BLOCKS],
-            sack_count: 0,
-            refused: false,
-            marked: false,
-            signals: false,
-            plain: false,
-            parts: 1,
-            dss: None,
-            options: RawOptions::EMPTY,
+            ..Self::BLANK
         };
         let options = view.option_bytes();
         let options = match options.split_first_chunk() {

@@ -2,17 +2,16 @@
 //! faster path gets done meanwhile; all arithmetic is in octets and nanoseconds.
 
 use super::{Demand, Memory, PathView, TOLL_ONE};
-use crate::time::Duration;
+use crate::time::{Duration, nanos, proportion};
 
 /// Spare in the forecast of what the faster path sends, per cent: congestion windows grow.
 const GROWTH_PER_CENT: u128 = 110;
 
-const NANOS: u128 = 1_000_000_000;
+const NANOS: u64 = 1_000_000_000;
 
 /// Octets that `path` sends in a time.
 pub(super) fn sent_meanwhile(path: &PathView, time: Duration) -> u64 {
-    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-    path.rate.saturating_mul(micros) / 1_000_000
+    proportion(path.rate, nanos(time), NANOS)
 }
 
 /// Until something sent on `slow` now is known to have arrived: the next acknowledgement on `fast` tells.
@@ -28,13 +27,13 @@ pub(super) fn window_would_block(
     fast: &PathView,
     slow: &PathView,
 ) -> bool {
-    let known = known_after(fast, slow).as_nanos();
-    let sent_meanwhile = u128::from(sent_meanwhile(fast, known_after(fast, slow)));
+    let known = nanos(known_after(fast, slow));
+    let sent_meanwhile = sent_meanwhile(fast, known_after(fast, slow));
     // What `slow` has in flight is in order, and gone from the window, before `slow` itself tells.
-    let in_flight = u128::from(slow.in_flight) * known / slow.srtt.as_nanos().max(1);
-    let held = in_flight.min(u128::from(slow.in_flight)) + u128::from(slow.mss);
+    let in_flight = proportion(u64::from(slow.in_flight), known, nanos(slow.srtt));
+    let held = u128::from(in_flight.min(u64::from(slow.in_flight))) + u128::from(slow.mss);
     let left = |window: u64| u128::from(window).saturating_sub(held) * 100;
-    let sent = sent_meanwhile * GROWTH_PER_CENT;
+    let sent = u128::from(sent_meanwhile) * GROWTH_PER_CENT;
     // All of it will wait behind what `slow` carries.
     let toll = sent * u128::from(memory.toll) / u128::from(TOLL_ONE);
     sent > left(demand.buffer) || sent + toll > left(memory.clear_window(demand))
@@ -50,14 +49,16 @@ pub(super) fn faster_is_done_sooner(
     waiting: bool,
 ) -> bool {
     let (fast_rtt, slow_rtt) = (fast.srtt.as_nanos(), slow.srtt.as_nanos());
-    let unsent = u128::from(demand.unsent);
-    let time = |octets: u128, path: &PathView| octets * NANOS / u128::from(path.rate.max(1));
+    // Octets take `path` less than `time`; multiplied out, for a quotient is dear.
+    let less = |octets: u64, path: &PathView, time: u128| {
+        u128::from(octets) * u128::from(NANOS) < time.saturating_mul(u128::from(path.rate.max(1)))
+    };
     let margin = fast.rttvar.max(slow.rttvar).as_nanos();
-    let by_fast = fast_rtt + time(unsent, fast);
     let mut by_slow = slow_rtt + margin;
     if waiting {
         by_slow += by_slow / 4;
     }
-    let all_by_slow = time(unsent.max(u128::from(slow.cwnd)), slow);
-    by_fast < by_slow && all_by_slow >= 2 * fast_rtt + margin
+    let all = demand.unsent.max(u64::from(slow.cwnd));
+    less(demand.unsent, fast, by_slow.saturating_sub(fast_rtt))
+        && !less(all, slow, 2 * fast_rtt + margin)
 }

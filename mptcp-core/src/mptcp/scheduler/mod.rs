@@ -16,7 +16,7 @@ use crate::config::SchedulerKind;
 use crate::time::Duration;
 
 /// What a scheduler sees of one subflow. Sizes are octets.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PathView {
     /// Its congestion window, its peer's window and its rate cap have room for a segment now.
     pub(crate) room: bool,
@@ -210,12 +210,12 @@ fn usable(paths: &[PathView]) -> impl Iterator<Item = (usize, &PathView)> + Clon
 }
 
 /// Nothing new goes where an acknowledgement is overdue, as long as another regular path works.
-pub(crate) fn avoid_doubtful(paths: &mut [(u32, PathView)]) {
-    if paths.iter().all(|(_, p)| !p.doubtful) {
+pub(crate) fn avoid_doubtful(paths: &mut [PathView]) {
+    if paths.iter().all(|p| !p.doubtful) {
         return;
     }
-    if paths.iter().any(|(_, p)| !(p.doubtful || p.stale || p.backup)) {
-        for (_, path) in paths.iter_mut().filter(|(_, p)| p.doubtful) {
+    if paths.iter().any(|p| !(p.doubtful || p.stale || p.backup)) {
+        for path in paths.iter_mut().filter(|p| p.doubtful) {
             (path.room, path.busy) = (false, false);
         }
     }

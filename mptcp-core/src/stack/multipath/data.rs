@@ -96,7 +96,6 @@ impl<B: PacketBuf> Stack<B> {
             Some(Unmapped::Held) if self.holds_too_much(owner) => Some(Unmapped::Reset),
             other => other,
         };
-        let wait = (self.largest_rto(owner) * 2).max(UNMAPPED_WAIT);
         let waits =
             |s: &Self| s.connections.get(owner).is_some_and(|c| c.rare.unmapped_at.is_some());
         let doubted = unmapped == Some(Unmapped::Held) || waits(self);
@@ -111,8 +110,11 @@ impl<B: PacketBuf> Stack<B> {
             Some(Unmapped::Held) => {
                 let doubted = connection.unproven() || hopeless;
                 if doubted && connection.rare.unmapped_at.is_none() {
-                    connection.set_unmapped_at(Some(now + wait));
                     connection.passage.await_mapping();
+                    let wait = (self.largest_rto(owner) * 2).max(UNMAPPED_WAIT);
+                    if let Some(connection) = self.connections.get_mut(owner) {
+                        connection.set_unmapped_at(Some(now + wait));
+                    }
                     self.touch_connection(owner);
                 }
                 true

@@ -69,7 +69,10 @@ impl<B: PacketBuf> Stack<B> {
     /// nothing is, or there is another one.
     pub(in crate::stack) fn close_kept_subflows(&mut self, owner: u32) {
         let Some(connection) = self.connections.get(owner) else { return };
-        let kept = connection.phase == Phase::Confirmed && connection.peer_fin().is_none();
+        let closed = |&idx: &u32| self.tcbs.get(idx).is_some_and(|t| t.state == State::CloseWait);
+        let kept = connection.phase == Phase::Confirmed
+            && connection.peer_fin().is_none()
+            && connection.subflows.iter().any(closed);
         if !kept || connection.owes_data() && !self.others_work(owner) {
             return;
         }

@@ -13,7 +13,7 @@
 //! a path whose queue drains anyway is never starved to measure it. Invariant: `cwnd` is at least one segment, and the rates fit 32 bits.
 
 use super::{AckSample, CongestionControl, RateSample, SSTHRESH_INFINITE, initial_window};
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, nanos, proportion};
 use alloc::boxed::Box;
 
 /// Octets per second are kept in units of eight: 275 Gbit/s fit 32 bits.
@@ -375,8 +375,8 @@ impl Bbr {
             // Acknowledgements that were held and came together.
             return;
         }
-        let per_s = u128::from(rate.delivered) * 1_000_000_000 / rate.interval.as_nanos().max(1);
-        let bw = u32::try_from(per_s / u128::from(RATE_UNIT)).unwrap_or(NO_BOUND - 1);
+        let per_s = proportion(u64::from(rate.delivered), 1_000_000_000, nanos(rate.interval));
+        let bw = u32::try_from(per_s / RATE_UNIT).unwrap_or(NO_BOUND - 1);
         self.round_bw = self.round_bw.max(bw);
         if !rate.app_limited || bw >= self.bw() {
             self.max_bw[1] = self.max_bw[1].max(bw);

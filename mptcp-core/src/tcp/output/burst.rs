@@ -34,6 +34,11 @@ pub(crate) struct Burst {
 }
 
 impl Burst {
+    /// The next segment takes the headers of those before it.
+    pub(crate) const fn has_headers(&self) -> bool {
+        self.template.is_some()
+    }
+
     /// What segments say beside their data has changed.
     pub(crate) fn forget(&mut self) {
         self.template = None;

@@ -1,0 +1,286 @@
+//! What a scheduler is shown of the subflows of a connection.
+//!
+//! Invariant: what is kept from one choice of a turn to the next is what looking again would show. Between two
+//! choices nothing happens but that the subflow chosen has sent.
+
+use super::Stack;
+use super::demux::Node;
+use super::scheduling::RoomOn;
+use crate::buf::{PacketBuf, PortId};
+use crate::mptcp::scheduler::{self, PathView};
+use crate::mptcp::{Connection, Next, Phase, Stage, Word};
+use crate::tcp::Tcb;
+use crate::time::{Duration, Instant};
+use alloc::vec::Vec;
+
+/// What is known of a path is believed so long.
+const MEMORY: Duration = Duration::from_secs(1);
+/// Copies that open the window of a path at most, octets per subflow, and one in so many of the stream's.
+const OPENING: u64 = 64 << 10;
+const OPENING_SHARE: u64 = 16;
+/// Octets: what is shorter ends before a measurement is of use, and fits into most peers' first window.
+pub(super) const LONG: u64 = 64 << 10;
+
+/// The subflows of one connection as a scheduler is shown them.
+#[derive(Default, Debug)]
+pub(super) struct Views {
+    /// Position and port of each.
+    subflows: Vec<(u32, PortId)>,
+    /// The same as they are shown.
+    pub(super) shown: Vec<PathView>,
+    /// One that could send must wait for its port.
+    pub(super) port_full: bool,
+    kept: Option<Kept>,
+}
+
+/// What the next choice of a turn begins with.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    premises: Premises,
+    /// Place of the subflow that was chosen.
+    chosen: usize,
+    /// No subflow's segments are longer.
+    mss: u32,
+    full: bool,
+}
+
+/// What a view depends on beside its subflow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Premises {
+    again: bool,
+    fallback: bool,
+    long: bool,
+    /// Octets that may go as copies to open a window.
+    opening: u64,
+}
+
+impl Premises {
+    fn of<B: PacketBuf>(connection: &Connection<B>, next: &Next) -> Self {
+        Self {
+            again: next.again,
+            fallback: connection.phase == Phase::Fallback,
+            long: connection.data_end - connection.data_snd_una > LONG,
+            opening: (connection.data_snd_nxt / OPENING_SHARE).min(OPENING),
+        }
+    }
+}
+
+/// What a policy asks of a subflow.
+#[derive(Clone, Copy, Default)]
+struct Terms {
+    /// A cap holds it until then.
+    capped: Option<Instant>,
+    priority: u8,
+}
+
+/// One subflow, looked at.
+struct Sight {
+    view: PathView,
+    /// Its peer has shut it, and is asked about that, or its pace holds it: it has a timer.
+    timed: bool,
+    waits_for_port: bool,
+    /// Nothing but a cap holds it until then.
+    open_at: Option<Instant>,
+}
+
+impl Views {
+    /// A turn begins.
+    pub(super) const fn forget(&mut self) {
+        self.kept = None;
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &PathView)> {
+        self.subflows.iter().map(|(idx, _)| *idx).zip(&self.shown)
+    }
+
+    pub(super) fn get(&self, at: usize) -> Option<(u32, &PathView)> {
+        self.subflows.get(at).map(|(idx, _)| *idx).zip(self.shown.get(at))
+    }
+
+    /// The one at `chosen` sends `next`. What is shown serves the next choice, too, where that may not change the
+    /// others; `full` is kept with it.
+    pub(super) fn keep<B: PacketBuf>(
+        &mut self,
+        connection: &Connection<B>,
+        next: &Next,
+        chosen: usize,
+        full: bool,
+    ) {
+        let mss = self.shown.iter().map(|view| view.mss).max().unwrap_or(u32::MAX);
+        let whole = !next.again && next.len >= mss;
+        let apart = whole && !self.port_full && connection.policy.is_none();
+        self.kept = apart.then(|| {
+            let premises = Premises::of(connection, next);
+            Kept { premises, chosen, mss, full }
+        });
+    }
+}
+
+impl<B: PacketBuf> Stack<B> {
+    /// Looks at the subflow that was chosen last once more, and leaves the others as they are shown. Answers what
+    /// was [kept](Views::keep) with them; `None` when all must be looked at.
+    pub(super) fn view_again(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        next: &Next,
+        views: &mut Views,
+        room_on: RoomOn<'_>,
+    ) -> Option<bool> {
+        let Kept { premises, chosen, mss, full } = views.kept.take()?;
+        let connection = self.connections.get(owner)?;
+        let same = premises == Premises::of(connection, next) && next.len >= mss;
+        let &(idx, _) = views.subflows.get(chosen)?;
+        if !same || views.subflows.iter().any(|(_, port)| room_on(*port) == 0) {
+            return None;
+        }
+        let tcb = self.tcbs.get_mut(idx)?;
+        let sight = look(tcb, now, next, &premises, true, Terms::default())?;
+        if sight.view.served == 0 {
+            return None;
+        }
+        let deadline = tcb.next_timeout().filter(|_| sight.timed);
+        *views.shown.get_mut(chosen)? = sight.view;
+        scheduler::avoid_doubtful(&mut views.shown);
+        self.arm(Node::Tcb(idx), deadline);
+        if cfg!(debug_assertions) {
+            let mut anew = Views::default();
+            self.view_paths(now, owner, next, &mut anew, room_on);
+            debug_assert_eq!(anew.shown, views.shown, "what is kept and what there is");
+        }
+        Some(full)
+    }
+
+    /// Fills `views` with the subflows that may carry data; one that has no room for lack of
+    /// congestion window remembers it.
+    pub(super) fn view_paths(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        next: &Next,
+        views: &mut Views,
+        room_on: RoomOn<'_>,
+    ) {
+        views.subflows.clear();
+        views.shown.clear();
+        (views.port_full, views.kept) = (false, None);
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let premises = Premises::of(connection, next);
+        let policy = connection.policy.as_ref();
+        let open_new = policy.map_or(Instant::MIN, |p| p.next_new());
+        let whole = if next.again { Instant::MIN } else { open_new };
+        let repair = connection.is_repair(next);
+        let mut open_at: Option<Instant> = None;
+        let mut timed = false;
+        for &idx in &connection.subflows {
+            let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
+            let port = tcb.port;
+            let own = policy.map(|p| p.next_on(port).max(whole));
+            let shared = policy.filter(|_| !repair).map(|p| p.waits_on(port));
+            let terms = Terms {
+                capped: own.max(shared).filter(|at| *at > now),
+                priority: policy.map_or(0, |p| p.of(port).priority),
+            };
+            let room = room_on(port) > 0;
+            let Some(sight) = look(tcb, now, next, &premises, room, terms) else { continue };
+            timed |= sight.timed;
+            views.port_full |= sight.waits_for_port;
+            if let Some(at) = sight.open_at {
+                open_at = Some(open_at.map_or(at, |other| other.min(at)));
+            }
+            views.subflows.push((idx, port));
+            views.shown.push(sight.view);
+        }
+        scheduler::avoid_doubtful(&mut views.shown);
+        // A path that came later has the others' rounds behind it.
+        let round = views.shown.iter().map(|view| view.served).filter(|&served| served > 0).min();
+        let places = views.subflows.iter().zip(&mut views.shown);
+        for ((idx, _), view) in places.filter(|(_, view)| view.served == 0) {
+            view.served = round.unwrap_or(0);
+            // From here on it is served as they are.
+            if let Some(subflow) = self.tcbs.get_mut(*idx).and_then(|tcb| tcb.subflow.as_mut()) {
+                subflow.served = view.served;
+            }
+        }
+        connection.set_capped_until(open_at);
+        self.arm(Node::Connection(owner), open_at);
+        for (idx, _) in views.subflows.iter().filter(|_| timed) {
+            let deadline = self.tcbs.get(*idx).and_then(Tcb::next_timeout);
+            self.arm(Node::Tcb(*idx), deadline);
+        }
+    }
+}
+
+/// A subflow as it is now, with `port_room` or not; `None` when it may not carry `next`.
+fn look<B: PacketBuf>(
+    tcb: &mut Tcb<B>,
+    now: Instant,
+    next: &Next,
+    premises: &Premises,
+    port_room: bool,
+    terms: Terms,
+) -> Option<Sight> {
+    let subflow = tcb.subflow.as_ref()?;
+    let may = match subflow.stage {
+        Stage::Active | Stage::CapableAck => !premises.fallback,
+        Stage::Fallback => premises.fallback,
+        _ => false,
+    };
+    if !may || !tcb.may_send() || tcb.write_closed() {
+        return None;
+    }
+    let in_vain = next.again && subflow.word != Word::Good;
+    let (stale, backup) = (subflow.stale || in_vain, subflow.is_backup());
+    let served = subflow.served;
+    let copied = subflow.reinjected;
+    // Repairs go where the original is not still waiting. Sidelined with its path, one may have
+    // nothing that waits.
+    let watched = subflow.rare.watch.is_some();
+    let waits = watched && !(subflow.stale && tcb.flight_size() == 0);
+    let holds = next.again && (tcb.rto_count() > 0 || waits);
+    let starved = tcb.note_window(now, next.len);
+    let can_send = tcb.can_send();
+    let open = can_send && !starved;
+    if !can_send {
+        tcb.note_cwnd_limited();
+    }
+    let paced = open && tcb.held_by_pace(now);
+    let sendable = open && !paced;
+    if open && terms.capped.is_some() {
+        tcb.note_app_limited(now);
+    }
+    let srtt = tcb.rtt.srtt();
+    let known = srtt.unwrap_or_else(|| tcb.rtt.rto());
+    let (flight, cwnd) = (tcb.flight_size(), tcb.cwnd());
+    let view = PathView {
+        room: sendable && port_room && !holds && terms.capped.is_none(),
+        busy: !holds && (paced || !sendable && flight > 0 && tcb.usable_window() > 0),
+        backup,
+        stale,
+        doubtful: watched && !stale,
+        // A peer that has had nothing on it does not know of its round trip either, and sizes
+        // its window without.
+        unknown: premises.long
+            && flight == 0
+            && (tcb.counters.bytes_sent == 0
+                || srtt.is_none()
+                || now.since(tcb.last_received()) > MEMORY),
+        // Without a sample nobody knows how far it is: the initial timeout, not next door.
+        opening: premises.long && copied < premises.opening && cwnd < tcb.ssthresh(),
+        srtt: known,
+        one_way: known - tcb.rtt.min_rtt().unwrap_or_default().min(known) / 2,
+        rate: tcb.bandwidth(known).unwrap_or(1),
+        rttvar: tcb.rtt.rttvar().unwrap_or_default(),
+        cwnd,
+        in_flight: tcb.pipe(),
+        mss: tcb.payload_mss(),
+        priority: terms.priority,
+        served,
+    };
+    Some(Sight {
+        view,
+        timed: starved || paced,
+        waits_for_port: sendable && !holds && !port_room,
+        open_at: terms.capped.filter(|_| sendable),
+    })
+}
