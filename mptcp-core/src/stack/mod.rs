@@ -13,6 +13,7 @@ pub(crate) mod demux;
 mod destinations;
 mod egress;
 mod fast_open;
+mod flows;
 mod handshake;
 #[cfg(test)]
 mod idle;
@@ -37,6 +38,7 @@ mod transparent;
 mod types;
 mod udp;
 mod usual;
+mod warm;
 
 pub use behalf::SynAnswer;
 pub(crate) use options::{Handshake, handshake};
@@ -332,6 +334,7 @@ pub struct Stack<B: PacketBuf> {
     /// Plain sockets among the control blocks.
     plain_count: u32,
     waiting: memory::Waiting,
+    warm: warm::Warm,
 }
 
 impl<B: PacketBuf> core::fmt::Debug for Stack<B> {
@@ -436,6 +439,7 @@ impl<B: PacketBuf> Stack<B> {
             address_change: None,
             plain_count: 0,
             waiting: memory::Waiting::new(limits.tcbs, limits.connections),
+            warm: warm::Warm::new(),
             rng,
             config,
         }
@@ -784,7 +788,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     fn tuple_free(&self, tuple: &crate::tcp::Tuple) -> bool {
-        self.demux.find(tuple).is_none()
+        self.find_flow(tuple).is_none()
     }
 }
 
