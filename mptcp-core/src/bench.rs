@@ -40,23 +40,29 @@ impl Key {
 }
 
 /// The table that packets are demultiplexed with.
-pub struct FlowTable(Demux);
+pub struct FlowTable {
+    demux: Demux,
+    /// As the blocks have them.
+    tuples: Vec<Tuple>,
+}
 
 impl FlowTable {
     /// Each key leads to its position in `keys`.
     #[must_use]
     pub fn new(keys: &[Key]) -> Self {
         let mut demux = Demux::new(&mut Rng::from_seed([7; 32]), keys.len(), 0, 0);
-        for (idx, key) in (0..).zip(keys) {
-            demux.insert(&key.0, Flow::Tcb(idx));
+        let tuples: Vec<Tuple> = keys.iter().map(|key| key.0).collect();
+        for (idx, tuple) in (0..).zip(&tuples) {
+            demux.insert(tuple, Flow::Tcb(idx), |flow| tuple_in(&tuples, flow));
         }
-        Self(demux)
+        Self { demux, tuples }
     }
 
     /// Where `key` leads.
     #[must_use]
     pub fn find(&self, key: &Key) -> Option<u32> {
-        match self.0.find(&key.0) {
+        let hash = self.demux.hash(&key.0);
+        match self.demux.find(hash, &key.0, |flow| tuple_in(&self.tuples, flow)) {
             Some(Flow::Tcb(idx)) => Some(idx),
             _ => None,
         }
@@ -65,8 +71,13 @@ impl FlowTable {
 
 impl core::fmt::Debug for FlowTable {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_tuple("FlowTable").field(&self.0.flow_count()).finish()
+        f.debug_tuple("FlowTable").field(&self.demux.flow_count()).finish()
     }
+}
+
+fn tuple_in(tuples: &[Tuple], flow: Flow) -> Option<&Tuple> {
+    let Flow::Tcb(idx) = flow else { return None };
+    tuples.get(idx as usize)
 }
 
 /// The default scheduler before a choice.

@@ -17,6 +17,7 @@ pub(crate) mod scheduler;
 mod send;
 mod signals;
 mod subflow;
+mod warm;
 
 pub use fallback::FallbackReason;
 use passage::Passage;

@@ -167,7 +167,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             self.close_family(now, at);
         }
-        let flow = self.demux.find(tuple);
+        let flow = self.flow_in_turn(tuple);
         if let Some(Flow::Tcb(idx)) = flow {
             let owner = self.owner_of(idx);
             if self.taking_burst
@@ -249,7 +249,7 @@ impl<B: PacketBuf> Stack<B> {
         } else {
             // Another run ended its connection.
             run.segment.len = text.data().len() as u32;
-            let flow = self.demux.find(&run.tuple);
+            let flow = self.find_flow(&run.tuple);
             self.dispatch(now, flow, &run.tuple, run.port, &run.segment, text);
         }
         run.rest.clear();

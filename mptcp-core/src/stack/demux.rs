@@ -5,11 +5,12 @@
 //! start-up and never grow (D7): with twice the room they need, what removals leave behind is swept
 //! in place.
 
+use super::flows::{self, FlowTable};
 use super::steering::Shard;
 use crate::config::Limits;
 use crate::rng::{KeyedHash, Rng};
 use crate::tcp::Tuple;
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 use hashbrown::HashTable;
 
 /// What a 4-tuple leads to.
@@ -18,128 +19,6 @@ pub(crate) enum Flow {
     Tcb(u32),
     Request(u32),
     TimeWait(u32),
-}
-
-/// A 4-tuple as short as its addresses are, and how it is hashed.
-trait FlowKey: Copy + Eq {
-    fn hash(&self, keyed: &KeyedHash) -> u64;
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct V4Key {
-    local: u32,
-    remote: u32,
-    ports: u32,
-}
-
-impl V4Key {
-    /// `None` for a tuple of the other family.
-    #[inline]
-    fn of(tuple: &Tuple) -> Option<Self> {
-        let (IpAddr::V4(local), IpAddr::V4(remote)) = (&tuple.local_addr, &tuple.remote_addr)
-        else {
-            return None;
-        };
-        let bits = |address: &Ipv4Addr| u32::from_ne_bytes(address.octets());
-        Some(Self { local: bits(local), remote: bits(remote), ports: ports(tuple) })
-    }
-}
-
-fn ports(tuple: &Tuple) -> u32 {
-    u32::from(tuple.local_port) << 16 | u32::from(tuple.remote_port)
-}
-
-impl FlowKey for V4Key {
-    fn hash(&self, keyed: &KeyedHash) -> u64 {
-        let addresses = u64::from(self.local) << 32 | u64::from(self.remote);
-        keyed.hash_words(&[addresses, u64::from(self.ports)])
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct V6Key {
-    local: [u8; 16],
-    remote: [u8; 16],
-    ports: u32,
-}
-
-impl V6Key {
-    fn of(tuple: &Tuple) -> Self {
-        let octets = |address: &IpAddr| match address {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            IpAddr::V6(v6) => v6.octets(),
-        };
-        Self {
-            local: octets(&tuple.local_addr),
-            remote: octets(&tuple.remote_addr),
-            ports: ports(tuple),
-        }
-    }
-}
-
-impl FlowKey for V6Key {
-    fn hash(&self, keyed: &KeyedHash) -> u64 {
-        let halves = |address: [u8; 16]| {
-            let bits = u128::from_be_bytes(address);
-            [(bits >> 64) as u64, bits as u64]
-        };
-        let [[l1, l0], [r1, r0]] = [halves(self.local), halves(self.remote)];
-        keyed.hash_words(&[l1, l0, r1, r0, u64::from(self.ports)])
-    }
-}
-
-/// Bits of a position; what it is a position of stands above.
-const FLOW_BITS: u32 = 30;
-
-/// A [`Flow`] in four octets: 16 for an entry of IPv4, where the gateway has six for every session it
-/// could have.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct PackedFlow(u32);
-
-impl PackedFlow {
-    const fn new(flow: Flow) -> Self {
-        let (kind, idx) = match flow {
-            Flow::Tcb(idx) => (0, idx),
-            Flow::Request(idx) => (1, idx),
-            Flow::TimeWait(idx) => (2, idx),
-        };
-        Self(kind << FLOW_BITS | idx)
-    }
-
-    const fn flow(self) -> Flow {
-        let idx = self.0 & ((1 << FLOW_BITS) - 1);
-        match self.0 >> FLOW_BITS {
-            0 => Flow::Tcb(idx),
-            1 => Flow::Request(idx),
-            _ => Flow::TimeWait(idx),
-        }
-    }
-}
-
-/// The 4-tuples of one family. Their hashes are computed again in the rare case that the table is swept.
-struct FlowTable<K>(HashTable<(K, PackedFlow)>);
-
-impl<K: FlowKey> FlowTable<K> {
-    fn find(&self, keyed: &KeyedHash, key: &K) -> Option<Flow> {
-        self.0.find(key.hash(keyed), |(of, _)| of == key).map(|(_, flow)| flow.flow())
-    }
-
-    fn insert(&mut self, keyed: &KeyedHash, key: &K, flow: Flow) {
-        let (hash, flow) = (key.hash(keyed), PackedFlow::new(flow));
-        match self.0.find_mut(hash, |(of, _)| of == key) {
-            Some(entry) => entry.1 = flow,
-            None => {
-                self.0.insert_unique(hash, (*key, flow), |(of, _)| of.hash(keyed));
-            }
-        }
-    }
-
-    /// False when it was not there.
-    fn remove(&mut self, keyed: &KeyedHash, key: &K, flow: Flow) -> bool {
-        let entry = (*key, PackedFlow::new(flow));
-        let found = self.0.find_entry(key.hash(keyed), |of| *of == entry);
-        found.map(|entry| entry.remove()).is_ok()
-    }
 }
 
 /// Whose a token of ours is.
@@ -165,8 +44,7 @@ struct UdpEntry {
 /// The lookup tables.
 pub(crate) struct Demux {
     keyed: KeyedHash,
-    v4: FlowTable<V4Key>,
-    v6: FlowTable<V6Key>,
+    flows: FlowTable,
     tokens: HashTable<TokenEntry>,
     udp: HashTable<UdpEntry>,
     /// Where there are several.
@@ -192,28 +70,43 @@ impl Demux {
     pub(crate) fn new(rng: &mut Rng, flows: usize, tokens: usize, udp: usize) -> Self {
         Self {
             keyed: KeyedHash::new(rng),
-            // Memory that is not used costs addresses only.
-            v4: FlowTable(HashTable::with_capacity(2 * flows)),
-            v6: FlowTable(HashTable::with_capacity(2 * flows)),
+            flows: FlowTable::new(flows),
             tokens: HashTable::with_capacity(2 * tokens),
             udp: HashTable::with_capacity(2 * udp),
             shard: None,
         }
     }
 
-    pub(crate) fn find(&self, tuple: &Tuple) -> Option<Flow> {
-        match V4Key::of(tuple) {
-            Some(key) => self.v4.find(&self.keyed, &key),
-            None => self.v6.find(&self.keyed, &V6Key::of(tuple)),
-        }
+    /// What [`Demux::find`] wants to know.
+    #[inline]
+    pub(crate) fn hash(&self, tuple: &Tuple) -> u64 {
+        flows::hash(&self.keyed, tuple)
+    }
+
+    /// What `tuple` leads to; `tuple_of` knows who has which.
+    #[inline]
+    pub(crate) fn find<'a>(
+        &self,
+        hash: u64,
+        tuple: &Tuple,
+        tuple_of: impl Fn(Flow) -> Option<&'a Tuple>,
+    ) -> Option<Flow> {
+        self.flows.find(hash, tuple, tuple_of)
+    }
+
+    /// What a tuple with this hash may lead to.
+    pub(super) fn candidates(&self, hash: u64, note: impl FnMut(Flow)) {
+        self.flows.candidates(hash, note);
     }
 
     /// Adds or replaces.
-    pub(crate) fn insert(&mut self, tuple: &Tuple, flow: Flow) {
-        match V4Key::of(tuple) {
-            Some(key) => self.v4.insert(&self.keyed, &key, flow),
-            None => self.v6.insert(&self.keyed, &V6Key::of(tuple), flow),
-        }
+    pub(crate) fn insert<'a>(
+        &mut self,
+        tuple: &Tuple,
+        flow: Flow,
+        tuple_of: impl Fn(Flow) -> Option<&'a Tuple>,
+    ) {
+        self.flows.insert(&self.keyed, tuple, flow, tuple_of);
         if let (Some(shard), Flow::Tcb(_)) = (&mut self.shard, flow) {
             shard.note(tuple);
         }
@@ -221,17 +114,14 @@ impl Demux {
 
     /// Removes the entry if it still leads to `flow`.
     pub(crate) fn remove(&mut self, tuple: &Tuple, flow: Flow) {
-        let removed = match V4Key::of(tuple) {
-            Some(key) => self.v4.remove(&self.keyed, &key, flow),
-            None => self.v6.remove(&self.keyed, &V6Key::of(tuple), flow),
-        };
+        let removed = self.flows.remove(&self.keyed, tuple, flow);
         if let (Some(shard), true) = (&mut self.shard, removed) {
             shard.note(tuple);
         }
     }
 
     pub(crate) fn flow_count(&self) -> usize {
-        self.v4.0.len() + self.v6.0.len()
+        self.flows.len()
     }
 
     /// Who a token belongs to.
@@ -362,6 +252,7 @@ impl Numbering {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::collections::BTreeMap;
 
     #[test]
     fn numbering_is_a_bijection() {
@@ -381,9 +272,16 @@ mod tests {
         }
     }
 
+    /// Who has which tuple, where there is no stack.
+    fn among<'a>(tuples: &'a BTreeMap<u32, Tuple>) -> impl Fn(Flow) -> Option<&'a Tuple> {
+        |flow| {
+            let (Flow::Tcb(idx) | Flow::Request(idx) | Flow::TimeWait(idx)) = flow;
+            tuples.get(&idx)
+        }
+    }
+
     #[test]
     fn flows_of_all_kinds_and_families_are_told_apart() {
-        assert!(size_of::<(V4Key, PackedFlow)>() <= 16);
         let mut demux = Demux::new(&mut Rng::from_seed([1; 32]), 16, 16, 16);
         let ends: [[IpAddr; 2]; 3] = [
             [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()],
@@ -391,22 +289,24 @@ mod tests {
             [[0, 0, 0, 0, 0, 0, 0x0a00, 1].into(), [0, 0, 0, 0, 0, 0, 0x0a00, 2].into()],
             [[1, 0, 0, 0, 0, 0, 0x0a00, 1].into(), [0, 0, 0, 0, 0, 0, 0x0a00, 2].into()],
         ];
-        let flows = [Flow::Tcb(0), Flow::Request((1 << FLOW_BITS) - 1), Flow::TimeWait(5)];
+        let flows = [Flow::Tcb(0), Flow::Request(1 << 29), Flow::TimeWait(5)];
         let tuples = ends.map(|[local_addr, remote_addr]| Tuple {
             local_addr,
             remote_addr,
             local_port: 80,
             remote_port: 4000,
         });
+        let all = [0, 1 << 29, 5].into_iter().zip(tuples).collect();
         for (tuple, flow) in tuples.iter().zip(flows) {
-            demux.insert(tuple, flow);
+            demux.insert(tuple, flow, among(&all));
         }
+        let find = |demux: &Demux, tuple: &Tuple| demux.find(demux.hash(tuple), tuple, among(&all));
         for (tuple, flow) in tuples.iter().zip(flows) {
-            assert_eq!(demux.find(tuple), Some(flow));
-            assert_eq!(demux.find(&Tuple { local_port: 81, ..*tuple }), None);
-            assert_eq!(demux.find(&Tuple { remote_port: 4001, ..*tuple }), None);
+            assert_eq!(find(&demux, tuple), Some(flow));
+            assert_eq!(find(&demux, &Tuple { local_port: 81, ..*tuple }), None);
+            assert_eq!(find(&demux, &Tuple { remote_port: 4001, ..*tuple }), None);
         }
-        demux.remove(&tuples[1], Flow::TimeWait((1 << FLOW_BITS) - 1));
+        demux.remove(&tuples[1], Flow::TimeWait(1 << 29));
         assert_eq!(demux.flow_count(), 3);
     }
 
@@ -419,13 +319,16 @@ mod tests {
             local_port: 80,
             remote_port: 4000,
         };
-        demux.insert(&tuple, Flow::Request(3));
-        demux.insert(&tuple, Flow::Tcb(9));
-        assert_eq!(demux.find(&tuple), Some(Flow::Tcb(9)));
+        // A connection takes the place of its request, which is still there.
+        let all = [(3, tuple), (9, tuple)].into();
+        demux.insert(&tuple, Flow::Request(3), among(&all));
+        demux.insert(&tuple, Flow::Tcb(9), among(&all));
+        let find = |demux: &Demux| demux.find(demux.hash(&tuple), &tuple, among(&all));
+        assert_eq!(find(&demux), Some(Flow::Tcb(9)));
         demux.remove(&tuple, Flow::Request(3));
         assert_eq!(demux.flow_count(), 1);
         demux.remove(&tuple, Flow::Tcb(9));
-        assert_eq!(demux.find(&tuple), None);
+        assert_eq!(find(&demux), None);
         demux.insert_token(7, TokenOwner::Connection(1));
         assert_eq!(demux.connection_of(7), Some(1));
         demux.remove_token(7, TokenOwner::Connection(2));
@@ -444,38 +347,40 @@ mod tests {
     fn full_tables_do_not_grow_however_long_entries_come_and_go() {
         const FULL: usize = 896;
         let mut demux = Demux::new(&mut Rng::from_seed([1; 32]), FULL, FULL, FULL);
-        let tuple = |n: usize| Tuple {
-            local_addr: IpAddr::from([10, 0, 0, 1]),
-            remote_addr: IpAddr::from([10, 1, (n >> 8) as u8, n as u8]),
-            local_port: 80,
-            remote_port: (n >> 16) as u16,
-        };
-        let tuple_v6 = |n: usize| Tuple {
-            local_addr: IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
-            remote_addr: IpAddr::from([0, 0, 0, 0, 0, 0, (n >> 16) as u16, n as u16]),
-            ..tuple(0)
+        let tuple = |n: usize| {
+            let (local_addr, remote_addr) = if n.is_multiple_of(2) {
+                ([10, 0, 0, 1].into(), [10, 1, (n >> 8) as u8, n as u8].into())
+            } else {
+                let own = [0, 0, 0, 0, 0, 0, 0, 1].into();
+                (own, [0, 0, 0, 0, 0, 0, (n >> 16) as u16, n as u16].into())
+            };
+            Tuple { local_addr, remote_addr, local_port: 80, remote_port: (n >> 16) as u16 }
         };
         let local = |n: usize| SocketAddr::new([10, 0, (n >> 16) as u8, 1].into(), n as u16);
         let buckets = |demux: &Demux| {
-            let flows = [demux.v4.0.num_buckets(), demux.v6.0.num_buckets()];
-            (flows, demux.tokens.num_buckets(), demux.udp.num_buckets())
+            (demux.flows.num_buckets(), demux.tokens.num_buckets(), demux.udp.num_buckets())
         };
         let reserved = buckets(&demux);
+        let mut there = BTreeMap::new();
         for n in 0..100 * FULL {
             if let Some(old) = n.checked_sub(FULL) {
                 demux.remove(&tuple(old), Flow::Tcb(old as u32));
-                demux.remove(&tuple_v6(old), Flow::Tcb(old as u32));
+                there.remove(&(old as u32));
                 demux.remove_token(old as u32, TokenOwner::Connection(1));
                 demux.remove_udp(local(old), 1);
             }
-            demux.insert(&tuple(n), Flow::Tcb(n as u32));
-            demux.insert(&tuple_v6(n), Flow::Tcb(n as u32));
+            there.insert(n as u32, tuple(n));
+            demux.insert(&tuple(n), Flow::Tcb(n as u32), among(&there));
             demux.insert_udp(local(n), 1);
             demux.insert_token(n as u32, TokenOwner::Connection(1));
         }
-        let there = (demux.flow_count(), demux.token_count(), demux.udp.len());
-        assert_eq!(there, (2 * FULL, FULL, FULL));
+        let counts = (demux.flow_count(), demux.token_count(), demux.udp.len());
+        assert_eq!(counts, (FULL, FULL, FULL));
         assert_eq!(buckets(&demux), reserved);
+        for (n, tuple) in &there {
+            let found = demux.find(demux.hash(tuple), tuple, among(&there));
+            assert_eq!(found, Some(Flow::Tcb(*n)), "after it was swept");
+        }
     }
 
     /// What an idle connection keeps is asserted at the end of `stack/mod.rs`; this is what finds it.

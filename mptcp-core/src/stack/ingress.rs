@@ -33,7 +33,9 @@ impl<B: PacketBuf> Stack<B> {
         self.observer.now = now;
         // Nothing follows on a packet that is alone.
         self.taking_burst = burst.len() > 1;
+        self.warm(burst);
         for packet in burst.drain(..) {
+            self.warm.turn += 1;
             match self.follow(&packet) {
                 Some(joined) => self.keep_text(&joined, packet),
                 None => self.handle_packet(now, packet),
@@ -308,7 +310,7 @@ impl<B: PacketBuf> Stack<B> {
         let tuple = entry.tuple;
         self.demux.remove(&tuple, Flow::Tcb(idx));
         let Some(tw) = self.time_waits.insert(entry) else { return };
-        self.demux.insert(&tuple, Flow::TimeWait(tw));
+        self.file_flow(&tuple, Flow::TimeWait(tw));
         self.time_wait_order.push_back(tw);
         self.arm(Node::TimeWait(tw), Some(deadline));
     }
@@ -452,7 +454,7 @@ impl<B: PacketBuf> Stack<B> {
             remote_port: error.dst_port,
         };
         let (Some(Flow::Tcb(idx)), Some(seq), PROTOCOL_TCP) =
-            (self.demux.find(&tuple), error.seq, error.protocol)
+            (self.find_flow(&tuple), error.seq, error.protocol)
         else {
             return self.stats.drop(DropReason::IcmpUnmatched);
         };

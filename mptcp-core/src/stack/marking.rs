@@ -72,7 +72,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Marking of what answers a segment: that of whoever has its 4-tuple, or else listens there.
     pub(super) fn marking_of(&self, tuple: &Tuple, port: PortId) -> Marking {
-        let found = match self.demux.find(tuple) {
+        let found = match self.find_flow(tuple) {
             Some(Flow::Tcb(idx)) => self.tcbs.get(idx).map(|tcb| tcb.marking),
             Some(Flow::Request(idx)) => self.requests.get(idx).map(|r| self.request_marking(r)),
             Some(Flow::TimeWait(idx)) => self.time_waits.get(idx).map(|entry| entry.marking),

@@ -13,6 +13,7 @@ pub(crate) mod demux;
 mod destinations;
 mod egress;
 mod fast_open;
+mod flows;
 mod handshake;
 #[cfg(test)]
 mod idle;
@@ -38,6 +39,7 @@ mod types;
 mod udp;
 mod usual;
 mod views;
+mod warm;
 
 pub use behalf::SynAnswer;
 pub(crate) use options::{Handshake, handshake};
@@ -333,6 +335,7 @@ pub struct Stack<B: PacketBuf> {
     /// Plain sockets among the control blocks.
     plain_count: u32,
     waiting: memory::Waiting,
+    warm: warm::Warm,
 }
 
 impl<B: PacketBuf> core::fmt::Debug for Stack<B> {
@@ -437,6 +440,7 @@ impl<B: PacketBuf> Stack<B> {
             address_change: None,
             plain_count: 0,
             waiting: memory::Waiting::new(limits.tcbs, limits.connections),
+            warm: warm::Warm::new(),
             rng,
             config,
         }
@@ -785,7 +789,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     fn tuple_free(&self, tuple: &crate::tcp::Tuple) -> bool {
-        self.demux.find(tuple).is_none()
+        self.find_flow(tuple).is_none()
     }
 }
 

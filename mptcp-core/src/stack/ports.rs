@@ -94,7 +94,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// In TIME-WAIT, long enough for the timestamps of a new connection to be above those of the old one.
     pub(super) fn tuple_reusable(&self, now: Instant, tuple: &Tuple) -> bool {
-        let Some(Flow::TimeWait(idx)) = self.demux.find(tuple) else { return false };
+        let Some(Flow::TimeWait(idx)) = self.find_flow(tuple) else { return false };
         let Some(entry) = self.time_waits.get(idx) else { return false };
         let number = self.numbering.number(Node::TimeWait(idx));
         let since = self.wheel.armed(number).map(|until| until - self.config.tcp.time_wait);
@@ -107,7 +107,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Takes the place of a connection in TIME-WAIT; answers what the new one must begin above.
     pub(super) fn displace_time_wait(&mut self, tuple: &Tuple) -> Option<SeqNum> {
-        let Some(Flow::TimeWait(idx)) = self.demux.find(tuple) else { return None };
+        let Some(Flow::TimeWait(idx)) = self.find_flow(tuple) else { return None };
         let snd_nxt = self.time_waits.get(idx)?.snd_nxt;
         self.remove_time_wait(idx);
         self.stats.time_wait_reused += 1;

@@ -18,8 +18,8 @@ const PROGRESS_INTERVAL_MS: u32 = 1_000;
 /// A pair of coupled sockets.
 #[derive(Debug)]
 pub(super) struct Relay {
-    inner: Sock,
-    outer: Sock,
+    pub(super) inner: Sock,
+    pub(super) outer: Sock,
     /// When progress was, the low bits of milliseconds.
     reported_ms: u32,
     /// Something happened in this burst that it has not looked at.

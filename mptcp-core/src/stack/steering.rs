@@ -98,7 +98,7 @@ impl<B: PacketBuf> Stack<B> {
     /// A connection, a pending request or a TIME-WAIT entry has this 4-tuple.
     #[must_use]
     pub fn has_flow(&self, tuple: &Tuple) -> bool {
-        self.demux.find(tuple).is_some()
+        self.find_flow(tuple).is_some()
     }
 
     /// What the home of a flow should know: that it is here, or that it is not; `None` when there is nothing
@@ -111,7 +111,7 @@ impl<B: PacketBuf> Stack<B> {
             let tuple = shard.changed.pop_front()?;
             let Sharding { layout, own } = &shard.sharding;
             let (home, owner) = (layout.shard_of_flow(&tuple), *own);
-            let joined = match self.demux.find(&tuple) {
+            let joined = match self.find_flow(&tuple) {
                 // Whether it comes to anything is not known yet.
                 Some(Flow::Request(_)) => continue,
                 found => found.is_some(),

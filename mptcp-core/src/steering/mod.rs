@@ -27,6 +27,14 @@ use crate::time::Instant;
 use packet::Flow;
 use table::Table;
 
+/// The flow of a segment, as far as that can be read without looking twice.
+pub(crate) fn ends_of(packet: &[u8]) -> Option<Tuple> {
+    match Flow::of(packet) {
+        Flow::Tcp(tuple, tcp) if !tcp.is_empty() => Some(tuple),
+        _ => None,
+    }
+}
+
 /// Entries of the table that ports look up the low bits of a hash in.
 pub const HASH_BUCKETS: usize = 128;
 /// Buckets of tokens and of UDP ports, and the most shards there can be.

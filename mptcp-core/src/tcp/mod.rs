@@ -26,6 +26,7 @@ mod send_queue;
 mod sender;
 pub(crate) mod time_wait;
 mod urgent;
+mod warm;
 mod window;
 
 use crate::buf::{HeapBuf, PacketBuf, PortId};

@@ -559,6 +559,17 @@ impl<B: PacketBuf> SendQueue<B> {
         self.segments.len()
     }
 
+    /// Something of every line of the queue itself (`stack/warm.rs`).
+    pub(super) fn touch(&self) -> u64 {
+        self.segments.len() as u64 ^ u64::from(self.first) ^ u64::from(self.lost_total)
+    }
+
+    /// Something of the oldest entry and the newest, behind which the next one will be.
+    pub(super) fn touch_ends(&self) -> u64 {
+        let of = |segment: &TxSegment<B>| u64::from(segment.seq.0) ^ u64::from(segment.place.next);
+        self.segments.front().map_or(0, of) ^ self.segments.back().map_or(0, of)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }

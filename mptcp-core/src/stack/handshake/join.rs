@@ -250,9 +250,9 @@ impl<B: PacketBuf> Stack<B> {
             let told = told.filter(|_| version == Version::V1);
             return self.refuse_join(now, &request.tuple, request.port, segment, told);
         };
-        self.demux.insert(&request.tuple, Flow::Tcb(tcb_idx));
         connection.subflows.push(tcb_idx);
         connection.survives();
+        self.file_flow(&request.tuple, Flow::Tcb(tcb_idx));
         self.subflow_joined(now, owner, tcb_idx);
         self.tcb_segment(now, tcb_idx, segment, payload);
         self.touch_connection(owner);

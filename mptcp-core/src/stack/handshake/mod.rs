@@ -357,7 +357,7 @@ impl<B: PacketBuf> Stack<B> {
             self.stats.drop(DropReason::ConnectionLimit);
             return None;
         };
-        self.demux.insert(tuple, Flow::Tcb(tcb_idx));
+        self.file_flow(tuple, Flow::Tcb(tcb_idx));
         self.stats.passive_opens += 1;
         let sock = match connection {
             None => {

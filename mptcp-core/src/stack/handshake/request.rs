@@ -64,13 +64,13 @@ impl<B: PacketBuf> Stack<B> {
     /// A request that takes the place of an earlier incarnation starts above everything that one
     /// sent (RFC 1122 §4.2.2.13), which the clock of RFC 6528 alone does not promise.
     pub(in crate::stack) fn raise_iss(&mut self, tuple: &Tuple, snd_nxt: SeqNum) {
-        if let Some(Flow::Request(idx)) = self.demux.find(tuple)
+        if let Some(Flow::Request(idx)) = self.find_flow(tuple)
             && let Some(request) = self.requests.get_mut(idx)
             && request.iss.le(snd_nxt)
         {
             request.iss = snd_nxt.add(1 << 16);
         }
-        if let Some(Flow::Tcb(idx)) = self.demux.find(tuple)
+        if let Some(Flow::Tcb(idx)) = self.find_flow(tuple)
             && let Some(tcb) = self.tcbs.get_mut(idx)
             && tcb.is_fast_opened()
             && tcb.iss.le(snd_nxt)
@@ -87,7 +87,7 @@ impl<B: PacketBuf> Stack<B> {
             self.stats.drop(DropReason::RequestQueueFull);
             return None;
         };
-        self.demux.insert(&tuple, Flow::Request(idx));
+        self.file_flow(&tuple, Flow::Request(idx));
         if let Some(token) = request.token() {
             // Nobody else may draw it while the handshake lasts.
             self.demux.insert_token(token, TokenOwner::Request(idx));

@@ -209,7 +209,7 @@ impl<B: PacketBuf> Stack<B> {
         {
             // In version 0 nobody echoes what arrived, and nothing is said twice.
             let once = connection.version == Version::V0;
-            let put_off = self.signals_are_full(owner).then(|| now + SIGNAL_WAIT);
+            let put_off = (once && self.signals_are_full(owner)).then(|| now + SIGNAL_WAIT);
             let Some(connection) = self.connections.get_mut(owner) else { return };
             if once {
                 connection.paths.put_off_announcements(put_off);
@@ -391,7 +391,7 @@ impl<B: PacketBuf> Stack<B> {
         };
         // Counted once it is in the table: `remove_tcb` is what takes it off again.
         self.plain_count += u32::from(plain);
-        self.demux.insert(&tuple, Flow::Tcb(idx));
+        self.file_flow(&tuple, Flow::Tcb(idx));
         Some(idx)
     }
 

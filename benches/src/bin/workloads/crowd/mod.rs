@@ -19,8 +19,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Octets that a packet takes on an Ethernet beside itself.
 const ETHERNET: usize = 38;
-/// Octets of a full segment with timestamps.
-pub(crate) const FULL: usize = 1448;
+/// Octets of a full segment from a server: timestamps, and the MSS that the exit announces, which leaves room for what
+/// the accesses add.
+pub(crate) const FULL: usize = 1424;
+/// Octets of timestamps in a segment.
+const STAMPS: usize = 12;
 /// Where the gateway listens, and where its second address is.
 const GATEWAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 2, 0, 1)];
 const EXIT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
@@ -435,6 +438,9 @@ impl Crowd {
             match option {
                 TcpOption::Timestamps { tsval, .. } => session.stamps[2] = tsval,
                 TcpOption::WindowScale(shift) => self.exit_shift = shift,
+                TcpOption::MaxSegmentSize(mss) => {
+                    assert_eq!(usize::from(mss), FULL + STAMPS, "servers send what is asked for");
+                }
                 _ => {}
             }
         }

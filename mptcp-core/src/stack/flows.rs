@@ -1,0 +1,184 @@
+//! The table of 4-tuples: of each flow the place of its block, which has the tuple.
+//!
+//! An entry is four octets, whatever the family, where a tuple beside it would take four or nine times as many for
+//! each of the flows there could be. To compare is to look at the block, which whoever asks is going to need anyway;
+//! seven bits of the hash, which the table keeps, say beforehand that it is the one, but for a few in a hundred.
+//!
+//! Invariant: what is in the table leads to a block that has the entry's tuple, as long as others are put in: an
+//! entry goes before its block does, or at once after it.
+
+use super::Stack;
+use super::demux::Flow;
+use crate::buf::PacketBuf;
+use crate::rng::KeyedHash;
+use crate::tcp::Tuple;
+use core::net::{IpAddr, Ipv4Addr};
+use hashbrown::HashTable;
+
+/// Bits of a position; what it is a position of stands above.
+const FLOW_BITS: u32 = 30;
+
+/// A [`Flow`] in four octets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct PackedFlow(u32);
+
+impl PackedFlow {
+    const fn new(flow: Flow) -> Self {
+        let (kind, idx) = match flow {
+            Flow::Tcb(idx) => (0, idx),
+            Flow::Request(idx) => (1, idx),
+            Flow::TimeWait(idx) => (2, idx),
+        };
+        Self(kind << FLOW_BITS | idx)
+    }
+
+    const fn flow(self) -> Flow {
+        let idx = self.0 & ((1 << FLOW_BITS) - 1);
+        match self.0 >> FLOW_BITS {
+            0 => Flow::Tcb(idx),
+            1 => Flow::Request(idx),
+            _ => Flow::TimeWait(idx),
+        }
+    }
+}
+
+/// See the module. Hashes are computed again in the rare case that the table is swept.
+pub(super) struct FlowTable(HashTable<PackedFlow>);
+
+impl FlowTable {
+    /// With twice the room that `flows` need.
+    pub(super) fn new(flows: usize) -> Self {
+        // Memory that is not used costs addresses only.
+        Self(HashTable::with_capacity(2 * flows))
+    }
+
+    /// What `tuple` leads to, where `tuple_of` knows the tuples.
+    pub(super) fn find<'a>(
+        &self,
+        hash: u64,
+        tuple: &Tuple,
+        tuple_of: impl Fn(Flow) -> Option<&'a Tuple>,
+    ) -> Option<Flow> {
+        let found = self.0.find(hash, |of| tuple_of(of.flow()).is_some_and(|of| same(of, tuple)));
+        found.map(|flow| flow.flow())
+    }
+
+    /// Where a tuple with this hash may lead, without a look at the blocks: a wrong one is among them now and then.
+    pub(super) fn candidates(&self, hash: u64, mut note: impl FnMut(Flow)) {
+        let _none = self.0.find(hash, |flow| {
+            note(flow.flow());
+            false
+        });
+    }
+
+    /// Adds or replaces.
+    pub(super) fn insert<'a>(
+        &mut self,
+        keyed: &KeyedHash,
+        tuple: &Tuple,
+        flow: Flow,
+        tuple_of: impl Fn(Flow) -> Option<&'a Tuple>,
+    ) {
+        let (hash, flow) = (hash(keyed, tuple), PackedFlow::new(flow));
+        match self.0.find_mut(hash, |of| tuple_of(of.flow()).is_some_and(|of| same(of, tuple))) {
+            Some(entry) => *entry = flow,
+            None => {
+                self.0.insert_unique(hash, flow, |of| {
+                    let tuple = tuple_of(of.flow());
+                    debug_assert!(tuple.is_some(), "{:?} leads nowhere", of.flow());
+                    tuple.map_or(0, |tuple| super::flows::hash(keyed, tuple))
+                });
+            }
+        }
+    }
+
+    /// False when it was not there.
+    pub(super) fn remove(&mut self, keyed: &KeyedHash, tuple: &Tuple, flow: Flow) -> bool {
+        let flow = PackedFlow::new(flow);
+        let found = self.0.find_entry(hash(keyed, tuple), |of| *of == flow);
+        found.map(|entry| entry.remove()).is_ok()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn num_buckets(&self) -> usize {
+        self.0.num_buckets()
+    }
+}
+
+/// Whether both are equal, found out in a few steps where both are of IPv4.
+#[inline]
+fn same(a: &Tuple, b: &Tuple) -> bool {
+    if a.local_port != b.local_port || a.remote_port != b.remote_port {
+        return false;
+    }
+    match (&a.local_addr, &b.local_addr, &a.remote_addr, &b.remote_addr) {
+        (IpAddr::V4(al), IpAddr::V4(bl), IpAddr::V4(ar), IpAddr::V4(br)) => al == bl && ar == br,
+        _ => a.local_addr == b.local_addr && a.remote_addr == b.remote_addr,
+    }
+}
+
+/// The hash of a tuple, whose family says how long it is.
+#[inline]
+pub(super) fn hash(keyed: &KeyedHash, tuple: &Tuple) -> u64 {
+    let ports = u64::from(tuple.local_port) << 16 | u64::from(tuple.remote_port);
+    if let (IpAddr::V4(local), IpAddr::V4(remote)) = (&tuple.local_addr, &tuple.remote_addr) {
+        let bits = |address: &Ipv4Addr| u64::from(u32::from_ne_bytes(address.octets()));
+        let addresses = bits(local) << 32 | bits(remote);
+        return keyed.hash_words(&[addresses, ports]);
+    }
+    let halves = |address: &IpAddr| {
+        let bits = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        [(bits >> 64) as u64, bits as u64]
+    };
+    let ([l1, l0], [r1, r0]) = (halves(&tuple.local_addr), halves(&tuple.remote_addr));
+    keyed.hash_words(&[l1, l0, r1, r0, ports])
+}
+
+/// The tuples of a stack's flows, whatever else of it is borrowed.
+macro_rules! tuple_of {
+    ($stack:expr) => {
+        |flow| match flow {
+            Flow::Tcb(idx) => $stack.tcbs.get(idx).map(|tcb| &tcb.tuple),
+            Flow::Request(idx) => $stack.requests.get(idx).map(|request| &request.tuple),
+            Flow::TimeWait(idx) => $stack.time_waits.get(idx).map(|entry| &entry.tuple),
+        }
+    };
+}
+
+impl<B: PacketBuf> Stack<B> {
+    /// What a 4-tuple leads to.
+    #[inline]
+    pub(super) fn find_flow(&self, tuple: &Tuple) -> Option<Flow> {
+        self.find_hashed_flow(self.demux.hash(tuple), tuple)
+    }
+
+    /// The same for whoever has the hash.
+    #[inline]
+    pub(super) fn find_hashed_flow(&self, hash: u64, tuple: &Tuple) -> Option<Flow> {
+        self.demux.find(hash, tuple, tuple_of!(self))
+    }
+
+    /// From now on `tuple` leads to `flow`, which has it.
+    pub(super) fn file_flow(&mut self, tuple: &Tuple, flow: Flow) {
+        self.demux.insert(tuple, flow, tuple_of!(self));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_fits_into_four_octets() {
+        let flows = [Flow::Tcb(0), Flow::Request((1 << FLOW_BITS) - 1), Flow::TimeWait(5)];
+        assert_eq!(flows.map(|flow| PackedFlow::new(flow).flow()), flows);
+        assert_eq!(size_of::<PackedFlow>(), 4);
+    }
+}

@@ -1,0 +1,40 @@
+//! A word of every line of a control block and what belongs to it, read to have it in the cache (`stack/warm.rs`).
+
+use super::{Sender, Tcb};
+use crate::buf::PacketBuf;
+
+impl<B: PacketBuf> Tcb<B> {
+    /// Of the block itself.
+    #[inline]
+    pub(crate) fn touch(&self) -> u64 {
+        let words = [self.unsent_len, self.rcv_nxt.0, self.data_in_ms, self.irs.0];
+        let longs = [self.rto_base.as_nanos(), self.app.user_data];
+        let short =
+            u64::from(self.mss) ^ u64::from(self.local_mss) ^ self.fallback.is_some() as u64;
+        words.iter().fold(longs[0] ^ longs[1] ^ short, |seen, word| seen ^ u64::from(*word))
+    }
+
+    /// Of the boxes beside it.
+    #[inline]
+    pub(crate) fn touch_boxes(&self) -> u64 {
+        let subflow = self.subflow.as_ref().map_or(0, |subflow| subflow.touch());
+        let sender = self.sender.as_ref().map_or(0, |sender| sender.touch());
+        let unsent = self.unsent.len() as u64;
+        subflow ^ sender ^ unsent ^ self.queue.touch() ^ u64::from(self.received.truesize())
+    }
+
+    /// Of the segments in flight: the oldest, which will be acknowledged, and the place behind the newest.
+    #[inline]
+    pub(crate) fn touch_queues(&self) -> u64 {
+        self.queue.touch_ends()
+    }
+}
+
+impl Sender {
+    fn touch(&self) -> u64 {
+        let words = [self.lost_told, self.tlp_end.0, self.rack.reduced.0, self.congestion.cwnd()];
+        let long = self.open_since.as_nanos() ^ u64::from(self.congestion.ssthresh());
+        let all = words.iter().fold(long, |seen, word| seen ^ u64::from(*word));
+        all ^ self.pacer.release_at().as_nanos() ^ u64::from(self.delivery.delivered())
+    }
+}
