@@ -33,6 +33,7 @@ mod scheduling;
 mod socket;
 mod steering;
 mod timers;
+mod train;
 mod transparent;
 mod types;
 mod udp;
@@ -303,6 +304,8 @@ pub struct Stack<B: PacketBuf> {
     time_wait_order: IndexList,
     /// Nothing between two calls but its memory.
     views: scheduling::Views,
+    /// What a burst holds back; kept for its memory.
+    train: train::Train<B>,
     wheel: TimerWheel,
     tx: IndexList,
     events: IndexList,
@@ -415,6 +418,7 @@ impl<B: PacketBuf> Stack<B> {
             pulls: multipath::Pulls::default(),
             time_wait_order: IndexList::with_capacity(limits.time_wait),
             views: scheduling::Views::default(),
+            train: train::Train::new(),
             wheel: TimerWheel::with_capacity(numbering.capacity(), now),
             tx: IndexList::with_capacity(numbering.capacity()),
             events: IndexList::with_capacity(numbering.capacity()),
