@@ -76,6 +76,17 @@ pub enum Offload {
     Off,
 }
 
+impl Offload {
+    /// As it is written.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// Station address of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum MacConfig {
