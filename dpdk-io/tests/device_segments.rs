@@ -208,7 +208,7 @@ mod segments {
                 if up(&virtio) && up(&vhost) {
                     break;
                 }
-                std::thread::sleep(std::time::Duration::from_millis(10));
+                std::thread::sleep(core::time::Duration::from_millis(10));
             }
             assert!(up(&virtio) && up(&vhost), "the two do not find each other");
             Self { ports: [virtio, vhost], pool, names, eal, _turn: turn }

@@ -2,10 +2,10 @@
 
 use crate::transfer::{run, settle};
 use crate::{link, lossy, pair, world};
+use core::cell::RefCell;
 use core::time::Duration;
 use mptcp_core::wire::{IpHeader, MptcpOption, TcpOption, TcpSegment, WireSeq};
 use netsim::link::LinkConfig;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -25,8 +25,8 @@ struct Wire {
 impl Wire {
     /// Linux drops a subflow whose octets are mapped in two ways.
     fn see(&mut self, packet: &[u8]) {
-        let header = IpHeader::parse(packet).unwrap();
-        let segment = TcpSegment::parse(&packet[header.header_len..]).unwrap();
+        let header = IpHeader::parse(packet).expect("one of ours");
+        let segment = TcpSegment::parse(&packet[header.header_len..]).expect("one of ours");
         let dss = segment.options().flatten().find_map(|option| match option {
             TcpOption::Mptcp(MptcpOption::Dss(dss)) => dss.mapping,
             _ => None,
@@ -58,7 +58,7 @@ fn download(seed: u64, links: &[(LinkConfig, LinkConfig)], octets: u64) -> (usiz
     run(&mut world, true, 100, octets, Duration::from_secs(600));
     settle(&mut world);
     world.assert_empty();
-    world.net.referee().unwrap().assert_clean();
+    world.net.referee().expect("every world has one").assert_clean();
     let wire = wire.borrow();
     (wire.shared, wire.repeated)
 }

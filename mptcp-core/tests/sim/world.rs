@@ -14,6 +14,9 @@ use std::path::PathBuf;
 
 pub(crate) const SERVER_PORT: u16 = 80;
 
+/// Is shown packets.
+pub(crate) type Watch = Box<dyn FnMut(&[u8])>;
+
 /// One host: a stack and where its packets go.
 pub(crate) struct Host {
     pub(crate) stack: Stack<HeapBuf>,
@@ -25,7 +28,7 @@ pub(crate) struct Host {
     /// Every segment that is sent is printed.
     traced: bool,
     /// Is shown every packet that is sent.
-    pub(crate) watch: Option<Box<dyn FnMut(&[u8])>>,
+    pub(crate) watch: Option<Watch>,
 }
 
 /// The simulated world. The client has one address per path, the server one for all.
