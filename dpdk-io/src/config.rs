@@ -66,6 +66,27 @@ impl Default for EalConfig {
     }
 }
 
+/// Whether a port does work of ours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Offload {
+    /// Where it offers to.
+    Auto,
+    /// Never.
+    #[default]
+    Off,
+}
+
+impl Offload {
+    /// As it is written.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// Station address of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum MacConfig {
@@ -97,10 +118,14 @@ pub struct PortConfig {
     pub transit: bool,
     /// Receive queues. Queue q belongs to shard q modulo the number of shards.
     pub queues: u16,
+    /// Segments that follow on each other leave in one piece, which the port cuts (TSO).
+    pub tso: Offload,
+    /// The port joins segments that follow on each other (LRO).
+    pub lro: Offload,
 }
 
 impl PortConfig {
-    /// A port with the default MTU, station address, no VLAN and one queue.
+    /// A port with the default MTU, station address, no VLAN and one queue, that cuts segments where it can.
     #[must_use]
     pub fn new(name: &str, device: &str) -> Self {
         Self {
@@ -113,6 +138,8 @@ impl PortConfig {
             vlan: 0,
             transit: false,
             queues: 1,
+            tso: Offload::Auto,
+            lro: Offload::Off,
         }
     }
 }

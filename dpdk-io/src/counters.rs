@@ -153,6 +153,14 @@ pub struct PortCounters {
     pub tx_packets: Counter,
     /// Their bytes, Ethernet headers included.
     pub tx_bytes: Counter,
+    /// Of those sent: made from several segments, for the port to cut.
+    pub tx_pieces: Counter,
+    /// The segments that these were made from.
+    pub tx_joined: Counter,
+    /// Of those received: joined by the port.
+    pub rx_pieces: Counter,
+    /// The parts that these were taken apart into.
+    pub rx_parts: Counter,
     drops: [Counter; DropReason::ALL.len()],
 }
 

@@ -54,6 +54,10 @@ pub struct PortStatus {
     pub tx_checksum: bool,
     /// Whether the port verifies TCP checksums.
     pub rx_checksum: bool,
+    /// Whether the port cuts segments (TSO).
+    pub tso: bool,
+    /// Whether the port joins segments (LRO).
+    pub lro: bool,
     /// The device's own counters, under DPDK's names.
     pub statistics: Vec<(String, u64)>,
 }

@@ -28,10 +28,11 @@ pub mod nic;
 pub mod rings;
 #[cfg(any(have_dpdk, test))]
 mod rules;
+pub mod segmentation;
 pub mod shard;
 
 pub use clock::Clock;
-pub use config::{EalConfig, Hugepages, IdleMode, MacConfig, PortConfig, RouteConfig};
+pub use config::{EalConfig, Hugepages, IdleMode, MacConfig, Offload, PortConfig, RouteConfig};
 pub use counters::{DropReason, L2Event, ShardCounters};
 pub use cpus::usable_cpus;
 #[cfg(have_dpdk)]

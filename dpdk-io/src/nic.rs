@@ -23,8 +23,12 @@ pub enum Pushed {
 pub struct Received {
     /// Frames that arrived.
     pub frames: usize,
-    /// Those of them that no buffer could hold in one piece; they are gone.
+    /// Those of them, or of their parts, that no buffer could hold; they are gone.
     pub no_buffer: usize,
+    /// Frames that were several segments before the port joined them.
+    pub pieces: usize,
+    /// The parts, one for each buffer, that these were taken apart into.
+    pub parts: usize,
 }
 
 /// What [`Nic::flush`] moved.
@@ -36,6 +40,10 @@ pub struct Flushed {
     pub bytes: u64,
     /// Frames the driver refused for good; they are gone.
     pub refused: usize,
+    /// Frames made from several that were queued, for the port to cut.
+    pub pieces: usize,
+    /// The frames that those were made from.
+    pub joined: usize,
 }
 
 /// One shard's queues on every port.
@@ -60,4 +68,6 @@ pub trait Nic<B: PacketBuf> {
     fn alloc_copy(&mut self) -> Option<B>;
     /// Whether every port completes TCP checksums.
     fn checksum_offload(&self) -> bool;
+    /// Whether `port` sends segments that follow on each other in one piece.
+    fn segmentation_offload(&self, port: PortId) -> bool;
 }

@@ -262,6 +262,8 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
             total += received.frames;
             self.counters.dropped_on(port, DropReason::RxNoBuffer, received.no_buffer);
             if let Some(counters) = self.counters.ports().get(usize::from(port.0)) {
+                counters.rx_pieces.add(received.pieces as u64);
+                counters.rx_parts.add(received.parts as u64);
                 let bytes: usize = self.frames.iter().map(|frame| frame.data().len()).sum();
                 counters.rx_packets.add(received.frames as u64);
                 counters.rx_bytes.add(bytes as u64);
@@ -364,6 +366,8 @@ impl<N> PortIo<'_, N> {
         if let Some(counters) = self.counters.ports().get(usize::from(port.0)) {
             counters.tx_packets.add(flushed.sent as u64);
             counters.tx_bytes.add(flushed.bytes);
+            counters.tx_pieces.add(flushed.pieces as u64);
+            counters.tx_joined.add(flushed.joined as u64);
         }
         let Some(flow) = self.flows.get_mut(usize::from(port.0)) else { return flushed.sent };
         let stuck = flushed.sent == 0 && self.nic.backlog(port) > 0;
@@ -443,6 +447,10 @@ impl<B: PacketBuf, N: Nic<B>> TxQueue<B> for Outbox<'_, B, N> {
 
     fn checksum_offload(&self) -> bool {
         self.io.nic.checksum_offload()
+    }
+
+    fn segmentation_offload(&self, port: PortId) -> bool {
+        self.io.nic.segmentation_offload(port)
     }
 }
 

@@ -262,7 +262,8 @@ mod device {
     #[test]
     fn headers_that_a_port_must_find_come_in_one_segment() {
         let bench = Bench::new();
-        let tx = TxCapabilities { multi_segs: true, tcp_checksum: true };
+        let tx =
+            TxCapabilities { multi_segs: true, tcp_checksum: true, ..TxCapabilities::default() };
         for (partial, buffers) in [(true, 1), (false, 2)] {
             let mut batch = TxBatch::new(8);
             let mut frame = bench.buffer(&[[2; 12].as_slice(), &[8, 0]].concat());
@@ -329,7 +330,7 @@ mod device {
         assert_eq!(tx.push(alone.slice(1..5)), Pushed::Queued);
         expected.push(b"lone".to_vec());
         let bytes = expected.iter().map(|frame| frame.len() as u64).sum();
-        assert_eq!(tx.flush(), Flushed { sent: 41, bytes, refused: 0 });
+        assert_eq!(tx.flush(), Flushed { sent: 41, bytes, ..Flushed::default() });
         assert_eq!(tx.backlog(), 0);
 
         let mut received = Vec::new();

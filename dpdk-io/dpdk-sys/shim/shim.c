@@ -301,6 +301,15 @@ int dio_port_info(uint16_t port, struct dio_port_info *info)
 		info->tx_offloads |= DIO_TX_MULTI_SEGS;
 	if (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_TCP_CKSUM)
 		info->tx_offloads |= DIO_TX_TCP_CKSUM;
+	if (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_TCP_TSO)
+		info->tx_offloads |= DIO_TX_TCP_TSO;
+	if (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_IPV4_CKSUM)
+		info->tx_offloads |= DIO_TX_IPV4_CKSUM;
+	if (dev.rx_offload_capa & RTE_ETH_RX_OFFLOAD_TCP_LRO)
+		info->rx_offloads |= DIO_RX_TCP_LRO;
+	/* Drivers that say nothing have no limit of their own. */
+	info->tx_segments = dev.tx_desc_lim.nb_seg_max;
+	info->tx_mtu_segments = dev.tx_desc_lim.nb_mtu_seg_max;
 	if (dev.flow_type_rss_offloads & RTE_ETH_RSS_NONFRAG_IPV4_TCP)
 		info->rss |= DIO_RSS_TCP4;
 	if (dev.flow_type_rss_offloads & RTE_ETH_RSS_NONFRAG_IPV6_TCP)
@@ -332,9 +341,18 @@ int dio_port_configure(uint16_t port, const struct dio_port_conf *conf, struct r
 		eth.rxmode.offloads |= dev.rx_offload_capa & RTE_ETH_RX_OFFLOAD_CHECKSUM;
 	if (conf->tx_offloads & DIO_TX_MULTI_SEGS)
 		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+	if (conf->rx_offloads & DIO_RX_TCP_LRO) {
+		/* What was joined comes in several buffers. */
+		eth.rxmode.offloads |= RTE_ETH_RX_OFFLOAD_TCP_LRO
+			| (dev.rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER);
+		eth.rxmode.max_lro_pkt_size = RTE_MIN(dev.max_lro_pkt_size, (uint32_t)UINT16_MAX);
+	}
 	if (conf->tx_offloads & DIO_TX_TCP_CKSUM)
-		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_TCP_CKSUM
-			| (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_IPV4_CKSUM);
+		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_TCP_CKSUM;
+	if (conf->tx_offloads & DIO_TX_IPV4_CKSUM)
+		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_IPV4_CKSUM;
+	if (conf->tx_offloads & DIO_TX_TCP_TSO)
+		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_TCP_TSO;
 	if (conf->rss && conf->rx_queues > 1) {
 		eth.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
 		eth.rx_adv_conf.rss_conf.rss_hf = dev.flow_type_rss_offloads
@@ -653,4 +671,14 @@ void dio_request_tcp_checksum(struct rte_mbuf *mbuf, uint16_t l2_len, uint16_t l
 	mbuf->l2_len = l2_len;
 	mbuf->l3_len = l3_len;
 	mbuf->ol_flags |= RTE_MBUF_F_TX_TCP_CKSUM | (v6 ? RTE_MBUF_F_TX_IPV6 : RTE_MBUF_F_TX_IPV4);
+}
+
+void dio_request_tso(struct rte_mbuf *mbuf, const struct dio_tso *tso)
+{
+	dio_request_tcp_checksum(mbuf, tso->l2_len, tso->l3_len, (int)tso->v6);
+	mbuf->l4_len = tso->l4_len;
+	mbuf->tso_segsz = tso->mss;
+	mbuf->ol_flags |= RTE_MBUF_F_TX_TCP_SEG;
+	if (tso->ip_checksum)
+		mbuf->ol_flags |= RTE_MBUF_F_TX_IP_CKSUM;
 }

@@ -14,8 +14,11 @@ struct rte_ring;
 
 /* Offloads as Rust names them. */
 #define DIO_RX_TCP_CKSUM 1u
+#define DIO_RX_TCP_LRO 2u
 #define DIO_TX_MULTI_SEGS 1u
 #define DIO_TX_TCP_CKSUM 2u
+#define DIO_TX_TCP_TSO 4u
+#define DIO_TX_IPV4_CKSUM 8u
 /* What a port spreads over its queues by the four numbers of a flow. */
 #define DIO_RSS_TCP4 1u
 #define DIO_RSS_TCP6 2u
@@ -31,6 +34,8 @@ struct dio_port_info {
 	uint32_t tx_offloads;      /* DIO_TX_* */
 	uint32_t rss;              /* DIO_RSS_* the port is capable of */
 	uint16_t reta_size;        /* entries of its redirection table, 0 when it cannot be set */
+	uint16_t tx_segments;      /* most mbufs of a packet to be sent */
+	uint16_t tx_mtu_segments;  /* most of them that a frame on the wire is made from */
 	int32_t socket;            /* NUMA node, -1 unknown */
 };
 
@@ -143,5 +148,16 @@ uint16_t dio_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, 
 int dio_vlan_restore(struct rte_mbuf **mbuf);
 /* Asks the port to complete the TCP checksum of an IPv4 (v6 == 0) or IPv6 packet. */
 void dio_request_tcp_checksum(struct rte_mbuf *mbuf, uint16_t l2_len, uint16_t l3_len, int v6);
+
+/* How a packet is cut into segments: lengths of its headers, and of the text of each. */
+struct dio_tso {
+	uint16_t l2_len, l3_len, l4_len;
+	uint16_t mss;
+	uint32_t v6;
+	uint32_t ip_checksum;      /* the port works out those of IPv4, too */
+};
+
+/* Asks the port to do so. */
+void dio_request_tso(struct rte_mbuf *mbuf, const struct dio_tso *tso);
 
 #endif

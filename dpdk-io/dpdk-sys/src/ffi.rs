@@ -87,10 +87,16 @@ pub const INDIRECT: u64 = 1 << 62;
 
 /// Receive offload bit of [`PortInfo`] and [`PortConf`]: TCP checksum verification.
 pub const DIO_RX_TCP_CKSUM: u32 = 1;
+/// Receive offload bit: segments of one flow are joined.
+pub const DIO_RX_TCP_LRO: u32 = 2;
 /// Transmit offload bit: packets of several segments.
 pub const DIO_TX_MULTI_SEGS: u32 = 1;
 /// Transmit offload bit: TCP checksum completion.
 pub const DIO_TX_TCP_CKSUM: u32 = 2;
+/// Transmit offload bit: TCP segmentation.
+pub const DIO_TX_TCP_TSO: u32 = 4;
+/// Transmit offload bit: IPv4 header checksum.
+pub const DIO_TX_IPV4_CKSUM: u32 = 8;
 /// RSS bit of [`PortInfo`]: flows of TCP over IPv4.
 pub const DIO_RSS_TCP4: u32 = 1;
 /// RSS bit: flows of TCP over IPv6.
@@ -120,6 +126,10 @@ pub struct PortInfo {
     pub rss: u32,
     /// Entries of the redirection table; 0 when it cannot be set.
     pub reta_size: u16,
+    /// Most mbufs of a packet to be sent.
+    pub tx_segments: u16,
+    /// Most of them that a frame on the wire is made from.
+    pub tx_mtu_segments: u16,
     /// NUMA node; -1 when unknown.
     pub socket: i32,
 }
@@ -182,6 +192,24 @@ pub struct Flow {
     pub dst_port: u16,
     /// 1 for IPv6.
     pub v6: u32,
+}
+
+/// `struct dio_tso`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tso {
+    /// Length of the Ethernet header.
+    pub l2_len: u16,
+    /// Length of the IP header.
+    pub l3_len: u16,
+    /// Length of the TCP header.
+    pub l4_len: u16,
+    /// Text of each segment.
+    pub mss: u16,
+    /// 1 for IPv6.
+    pub v6: u32,
+    /// 1 where the port works out checksums of IPv4 headers.
+    pub ip_checksum: u32,
 }
 
 /// `struct dio_link`.
@@ -273,4 +301,5 @@ unsafe extern "C" {
     pub fn dio_tx_prepare(port: u16, queue: u16, mbufs: *mut *mut RteMbuf, n: u16) -> u16;
     pub fn dio_vlan_restore(mbuf: *mut *mut RteMbuf) -> c_int;
     pub fn dio_request_tcp_checksum(mbuf: *mut RteMbuf, l2_len: u16, l3_len: u16, v6: c_int);
+    pub fn dio_request_tso(mbuf: *mut RteMbuf, tso: *const Tso);
 }

@@ -13,7 +13,7 @@ use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, Ordering, fence};
-use dpdk_sys::{EXTERNAL, INDIRECT, RX_L4_CKSUM_BAD, RX_L4_CKSUM_GOOD, RX_VLAN_STRIPPED, RteMbuf};
+use dpdk_sys::{EXTERNAL, INDIRECT, RX_L4_CKSUM_BAD, RX_L4_CKSUM_GOOD, RteMbuf};
 use mptcp_core::buf::{PacketBuf, PortId, RxChecksum, RxMeta, TxMeta};
 
 use super::pool::MbufPool;
@@ -39,6 +39,9 @@ const GOOD: u8 = 1 << 6;
 const BAD: u8 = 2 << 6;
 /// The port did not verify it, the stack did, and `sum` is that of the view.
 const SUMMED: u8 = 3 << 6;
+
+/// What a port says of the checksum of a packet, and so of its parts.
+pub(super) const VERIFIED: u64 = RX_L4_CKSUM_GOOD | RX_L4_CKSUM_BAD;
 
 /// Payloads up to this long are copied behind the headers: cheaper than a descriptor.
 const COPY_BREAK: u16 = 192;
@@ -90,16 +93,20 @@ impl Mbuf {
         }
     }
 
-    /// Takes over a received mbuf; a packet of several segments is copied into one buffer of
-    /// `pool`. `None`, with the packet freed, when that fails.
-    pub(crate) fn from_rx(raw: NonNull<RteMbuf>, port: PortId, pool: &MbufPool) -> Option<Self> {
-        let raw = contiguous(raw, pool)?;
-        let raw = with_vlan_tag(raw)?;
+    /// Takes over a received mbuf in one segment.
+    pub(super) fn received(raw: NonNull<RteMbuf>, port: PortId) -> Self {
         // SAFETY: rx_burst handed over the only reference, so that nobody writes the descriptor
         // while this one lives.
         let mbuf: &RteMbuf = unsafe { raw.as_ref() };
         let (off, len, flags) = (mbuf.data_off, mbuf.data_len, checksum_result(mbuf.ol_flags));
-        Some(Self { raw, off, len, sum: 0, port, flags })
+        Self { raw, off, len, sum: 0, port, flags }
+    }
+
+    /// The same packet, about whose checksum the port said what it said about `other`'s.
+    pub(super) fn verified_as(mut self, other: &Self) -> Self {
+        self.port = other.port;
+        self.flags = self.flags & !CHECKSUM | other.flags & CHECKSUM;
+        self
     }
 
     /// Writes what the next owner must know into the descriptor and gives the packet up, for a ring to
@@ -294,6 +301,16 @@ impl Mbuf {
             self.make_head()?;
         }
         Some(self.release())
+    }
+
+    /// The packet without its first `n` bytes, which are in its first segment, as what can stand behind
+    /// another. `None`, with the packet freed, when no descriptor is left or nothing remains.
+    pub(super) fn into_text(mut self, n: usize) -> Option<NonNull<RteMbuf>> {
+        self.trim_front(n);
+        if self.len == 0 {
+            return NonNull::new(self.take_list());
+        }
+        self.into_list()
     }
 
     /// The range in the descriptor; that of a shared one was written before it was shared.
@@ -653,7 +670,7 @@ unsafe fn complete_head(head: *mut RteMbuf) {
 /// # Safety
 /// The caller holds a reference to `segment`, which passes to the result; its `next` is the
 /// caller's.
-unsafe fn own_segment(segment: *mut RteMbuf) -> Option<*mut RteMbuf> {
+pub(super) unsafe fn own_segment(segment: *mut RteMbuf) -> Option<*mut RteMbuf> {
     // SAFETY: valid by contract; the count is atomic.
     let refcnt = unsafe { &(*segment).refcnt };
     if refcnt.load(Ordering::Acquire) == 1 {
@@ -679,36 +696,6 @@ fn checksum_result(flags: u64) -> u8 {
         // Good, or "not filled in, but the data is intact" (both bits).
         _ => GOOD,
     }
-}
-
-/// A received packet in one segment; freed, with `None`, when it cannot be.
-fn contiguous(raw: NonNull<RteMbuf>, pool: &MbufPool) -> Option<NonNull<RteMbuf>> {
-    // SAFETY: rx_burst handed the packet over.
-    if unsafe { (*raw.as_ptr()).nb_segs } == 1 {
-        return Some(raw);
-    }
-    // SAFETY: the packet is ours; the copy is another one.
-    let flat = unsafe { dpdk_sys::dio_copy_flat(pool.raw(), raw.as_ptr()) };
-    // SAFETY: as above.
-    unsafe { dpdk_sys::dio_free_chain(raw.as_ptr()) };
-    NonNull::new(flat)
-}
-
-/// A frame whose driver took the VLAN tag out, with the tag back in: which frames are ours is
-/// decided in one place. Freed, with `None`, when there is no room for it.
-fn with_vlan_tag(raw: NonNull<RteMbuf>) -> Option<NonNull<RteMbuf>> {
-    // SAFETY: rx_burst handed the packet over.
-    if unsafe { (*raw.as_ptr()).ol_flags } & RX_VLAN_STRIPPED == 0 {
-        return Some(raw);
-    }
-    let mut mbuf = raw.as_ptr();
-    // SAFETY: the packet is ours and in one segment.
-    if unsafe { dpdk_sys::dio_vlan_restore(&raw mut mbuf) } == 0 {
-        return NonNull::new(mbuf);
-    }
-    // SAFETY: as above.
-    unsafe { dpdk_sys::dio_free_chain(mbuf) };
-    None
 }
 
 /// Positions inside an mbuf's buffer, which is at most 65,535 bytes long.

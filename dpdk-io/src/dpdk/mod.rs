@@ -1,6 +1,7 @@
 //! The safe side of libdpdk: the EAL, mempools, owned mbufs, ports and bursts. All `unsafe` of the
 //! crate is below this module.
 
+pub(crate) mod arrival;
 pub mod batch;
 pub mod eal;
 pub mod mbuf;

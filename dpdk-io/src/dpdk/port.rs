@@ -3,20 +3,21 @@
 //! Invariant: a [`Port`] is started as long as it exists; queue handles keep it alive, and each
 //! queue is handed out to one owner at a time.
 
-use super::batch::{self, TxBatch, TxCapabilities};
+use super::arrival;
+use super::batch::{TxBatch, TxCapabilities};
 use super::eal::Eal;
 use super::mbuf::Mbuf;
 use super::pool::MbufPool;
 use super::reason;
-use crate::config::{MacConfig, PortConfig};
+use crate::config::{MacConfig, Offload, PortConfig};
 use crate::eal_args;
 use crate::error::DriverError;
 use crate::nic::{BURST, Flushed, Pushed, Received};
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use dpdk_sys::{
-    DIO_RSS_TCP4, DIO_RSS_TCP6, DIO_RX_TCP_CKSUM, DIO_TX_MULTI_SEGS, DIO_TX_TCP_CKSUM, Link,
-    PortConf, PortInfo, PortStats,
+    DIO_RSS_TCP4, DIO_RSS_TCP6, DIO_RX_TCP_CKSUM, DIO_RX_TCP_LRO, DIO_TX_IPV4_CKSUM,
+    DIO_TX_MULTI_SEGS, DIO_TX_TCP_CKSUM, DIO_TX_TCP_TSO, Link, PortConf, PortInfo, PortStats,
 };
 use mptcp_core::buf::PortId;
 use std::ffi::CString;
@@ -24,6 +25,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Descriptors asked for per queue; drivers adjust them.
 pub const DESCRIPTORS: u16 = 1024;
+/// Buffers of one packet, if the port has no lower limit: a quarter of the shortest queues.
+const MOST_BUFFERS: u16 = 64;
 
 /// One started port.
 #[derive(Debug)]
@@ -35,6 +38,7 @@ pub struct Port {
     mac: [u8; 6],
     tx: TxCapabilities,
     rx_checksum: bool,
+    lro: bool,
     rss: bool,
     rx_claimed: Vec<AtomicBool>,
     /// By shard.
@@ -92,8 +96,11 @@ impl Port {
         )?;
         check_limits(config, &info)?;
 
-        let wanted_rx = DIO_RX_TCP_CKSUM;
-        let wanted_tx = DIO_TX_MULTI_SEGS | DIO_TX_TCP_CKSUM;
+        let lro = if joins_segments(config, &info) { DIO_RX_TCP_LRO } else { 0 };
+        let most_buffers = most_buffers(config, &info);
+        let tso = if most_buffers > 0 { DIO_TX_TCP_TSO | DIO_TX_IPV4_CKSUM } else { 0 };
+        let wanted_rx = DIO_RX_TCP_CKSUM | lro;
+        let wanted_tx = DIO_TX_MULTI_SEGS | DIO_TX_TCP_CKSUM | tso;
         let mut conf = PortConf {
             rx_queues: config.queues,
             tx_queues: shards.min(info.max_tx_queues).max(1),
@@ -115,6 +122,13 @@ impl Port {
             dpdk_sys::dio_port_configure(dpdk_id, core::ptr::from_ref(conf), pools.as_mut_ptr())
         };
         let mut ret = configure(&conf);
+        if ret < 0 && (lro | tso) != 0 {
+            // Some offer what the other end, or the whole of what is asked for, does not allow.
+            steps.warn("having it cut and join segments", ret, "it does neither");
+            conf.rx_offloads &= DIO_RX_TCP_CKSUM;
+            conf.tx_offloads &= DIO_TX_MULTI_SEGS | DIO_TX_TCP_CKSUM;
+            ret = configure(&conf);
+        }
         let as_many = conf.rx_queues.min(shards).min(info.max_tx_queues);
         if ret < 0 && conf.tx_queues != as_many {
             // Some drivers (tap) want as many of one kind as of the other.
@@ -143,8 +157,11 @@ impl Port {
             tx: TxCapabilities {
                 multi_segs: conf.tx_offloads & DIO_TX_MULTI_SEGS != 0,
                 tcp_checksum: conf.tx_offloads & DIO_TX_TCP_CKSUM != 0,
+                ip_checksum: conf.tx_offloads & DIO_TX_IPV4_CKSUM != 0,
+                most_buffers: if conf.tx_offloads & DIO_TX_TCP_TSO != 0 { most_buffers } else { 0 },
             },
             rx_checksum: conf.rx_offloads & DIO_RX_TCP_CKSUM != 0,
+            lro: conf.rx_offloads & DIO_RX_TCP_LRO != 0,
             rss,
             rx_claimed: claims(config.queues),
             tx_claimed: claims(shards),
@@ -199,6 +216,12 @@ impl Port {
     #[must_use]
     pub fn verifies_checksums(&self) -> bool {
         self.rx_checksum
+    }
+
+    /// Whether it joins the segments it receives. Some do, at their peer's wish, without being asked to.
+    #[must_use]
+    pub fn joins_segments(&self) -> bool {
+        self.lro
     }
 
     /// Whether the link is up, and its speed in Mbit/s when known.
@@ -297,7 +320,7 @@ impl Port {
         let queue = shard % self.tx_queue_count().max(1);
         let shared = self.tx_claimed.len() > self.tx_turns.len();
         let (port, batch) = (Arc::clone(self), TxBatch::new(capacity));
-        Some(TxQueue { port, shard, queue, shared, pool, batch })
+        Some(TxQueue { port, shard, queue, shared, tx: self.tx, pool, batch })
     }
 }
 
@@ -328,7 +351,7 @@ impl RxQueue {
     /// Appends what has arrived, at most [`BURST`] frames, to `into`.
     pub fn receive(&mut self, into: &mut Vec<Mbuf>) -> Received {
         // SAFETY: the claim makes this handle the queue's only user, and the port is started.
-        unsafe { batch::receive(self.port.dpdk_id, self.queue, self.port.id, &self.pool, into) }
+        unsafe { arrival::receive(self.port.dpdk_id, self.queue, self.port.id, &self.pool, into) }
     }
 }
 
@@ -346,6 +369,7 @@ pub struct TxQueue {
     queue: u16,
     /// Other shards send on this queue, too.
     shared: bool,
+    tx: TxCapabilities,
     pool: MbufPool,
     batch: TxBatch,
 }
@@ -353,12 +377,12 @@ pub struct TxQueue {
 impl TxQueue {
     /// Queues a complete Ethernet frame.
     pub fn push(&mut self, frame: Mbuf) -> Pushed {
-        self.batch.push(frame, self.port.tx, &self.pool)
+        self.batch.push(frame, self.tx, &self.pool)
     }
 
     /// Sends what the port takes; where others use the queue, too, when it is this shard's turn.
     pub fn flush(&mut self) -> Flushed {
-        let prepare = self.port.tx.tcp_checksum;
+        let prepare = self.tx.tcp_checksum;
         let turn = self.port.tx_turns.get(usize::from(self.queue)).filter(|_| self.shared);
         let _turn = turn.map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
         // SAFETY: the claim, or the lock, makes this handle the queue's only user, and the port is
@@ -369,6 +393,18 @@ impl TxQueue {
     /// Frees what waits; returns how many frames that were.
     pub fn clear(&mut self) -> usize {
         self.batch.clear()
+    }
+
+    /// Whether segments that follow on each other leave in one piece.
+    #[must_use]
+    pub fn cuts_segments(&self) -> bool {
+        self.tx.cuts_segments()
+    }
+
+    /// What a test knows of a driver that does not tell: `net_vhost` passes on what its guest takes in one piece.
+    #[doc(hidden)]
+    pub fn assume(&mut self, tx: TxCapabilities) {
+        self.tx = tx;
     }
 
     /// Frames waiting.
@@ -450,6 +486,25 @@ fn spread(steps: &Steps<'_>, dpdk_id: u16, info: &PortInfo, redirection: &[u8]) 
     let ret = unsafe { dpdk_sys::dio_port_set_reta(dpdk_id, queues.as_ptr(), info.reta_size) };
     steps.warn("setting its redirection table", ret, ELSEWHERE);
     ret >= 0
+}
+
+/// Most buffers of a packet that the port is to cut into segments; 0: it is to cut none.
+///
+/// A frame on the wire is made from headers and a segment's text, which may be in two buffers. One driver cuts
+/// in software, and IPv4 only (`net_tap`): there is nothing to gain.
+fn most_buffers(config: &PortConfig, info: &PortInfo) -> u16 {
+    let needed = DIO_TX_MULTI_SEGS | DIO_TX_TCP_CKSUM | DIO_TX_TCP_TSO;
+    let cuts = config.tso == Offload::Auto
+        && info.tx_offloads & needed == needed
+        && info.tx_mtu_segments > 2
+        && !info.driver.starts_with(b"net_tap\0");
+    if cuts { info.tx_segments.min(MOST_BUFFERS) } else { 0 }
+}
+
+/// Only with verified checksums: what was joined has none of its own.
+fn joins_segments(config: &PortConfig, info: &PortInfo) -> bool {
+    let needed = DIO_RX_TCP_CKSUM | DIO_RX_TCP_LRO;
+    config.lro == Offload::Auto && info.rx_offloads & needed == needed
 }
 
 fn check_limits(config: &PortConfig, info: &PortInfo) -> Result<(), DriverError> {

@@ -94,7 +94,7 @@ impl Driver {
         }
         for (config, port) in ports.iter().zip(&opened) {
             log::info!(
-                "port {}: {} ({}), {:02x?}, queues {} in and {} out{}, link {}",
+                "port {}: {} ({}), {:02x?}, queues {} in and {} out{}, checksums {}, TSO {}, LRO {}, link {}",
                 config.name,
                 config.device,
                 port.driver(),
@@ -102,6 +102,14 @@ impl Driver {
                 port.rx_queue_count(),
                 port.tx_queue_count(),
                 if port.spreads_flows() { " (RSS)" } else { "" },
+                match (port.verifies_checksums(), port.tx_capabilities().tcp_checksum) {
+                    (true, true) => "in and out",
+                    (true, false) => "in",
+                    (false, true) => "out",
+                    (false, false) => "off",
+                },
+                if port.tx_capabilities().cuts_segments() { "on" } else { "off" },
+                if port.joins_segments() { "on" } else { "off" },
                 if port.link().0 { "up" } else { "down" }
             );
         }
@@ -238,6 +246,8 @@ impl Driver {
                 multi_segs: port.tx_capabilities().multi_segs,
                 tx_checksum: port.tx_capabilities().tcp_checksum,
                 rx_checksum: port.verifies_checksums(),
+                tso: port.tx_capabilities().cuts_segments(),
+                lro: port.joins_segments(),
                 statistics: port.xstats(),
             }
         };
@@ -344,6 +354,8 @@ impl Nic<Mbuf> for Queues {
             let received = queue.receive(into);
             all.frames += received.frames;
             all.no_buffer += received.no_buffer;
+            all.pieces += received.pieces;
+            all.parts += received.parts;
         }
         all
     }
@@ -378,6 +390,10 @@ impl Nic<Mbuf> for Queues {
 
     fn checksum_offload(&self) -> bool {
         self.checksum_offload
+    }
+
+    fn segmentation_offload(&self, port: PortId) -> bool {
+        self.port(port).is_some_and(|port| port.tx.cuts_segments())
     }
 }
 

@@ -72,7 +72,7 @@ impl Nic<HeapBuf> for TestNic {
         let frames: Vec<Vec<u8>> = self.queued[port].drain(..count).map(|f| f.to_vec()).collect();
         let bytes = frames.iter().map(|frame| frame.len() as u64).sum();
         self.sent[port].extend(frames);
-        crate::nic::Flushed { sent: count, bytes, refused: 0 }
+        crate::nic::Flushed { sent: count, bytes, ..Default::default() }
     }
 
     fn backlog(&self, port: PortId) -> usize {
@@ -96,6 +96,10 @@ impl Nic<HeapBuf> for TestNic {
     }
 
     fn checksum_offload(&self) -> bool {
+        false
+    }
+
+    fn segmentation_offload(&self, _port: PortId) -> bool {
         false
     }
 }

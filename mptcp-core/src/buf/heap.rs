@@ -321,6 +321,7 @@ pub struct HeapTxQueue {
     limit: usize,
     pool: HeapPool,
     checksum_offload: bool,
+    segmentation_offload: bool,
 }
 
 impl HeapTxQueue {
@@ -328,13 +329,26 @@ impl HeapTxQueue {
     /// checksum complete; see [`HeapTxQueue::with_checksum_offload`].
     #[must_use]
     pub fn new(limit: usize, pool: HeapPool) -> Self {
-        Self { packets: VecDeque::with_capacity(limit), limit, pool, checksum_offload: false }
+        Self {
+            packets: VecDeque::with_capacity(limit),
+            limit,
+            pool,
+            checksum_offload: false,
+            segmentation_offload: false,
+        }
     }
 
     /// Tells the stack that whoever pops the packets completes their TCP checksums.
     #[must_use]
     pub fn with_checksum_offload(mut self) -> Self {
         self.checksum_offload = true;
+        self
+    }
+
+    /// Has segments that follow on each other share their mappings, as if they left in one piece.
+    #[must_use]
+    pub fn with_segmentation_offload(mut self) -> Self {
+        self.segmentation_offload = true;
         self
     }
 
@@ -381,6 +395,10 @@ impl TxQueue<HeapBuf> for HeapTxQueue {
 
     fn checksum_offload(&self) -> bool {
         self.checksum_offload
+    }
+
+    fn segmentation_offload(&self, _port: super::PortId) -> bool {
+        self.segmentation_offload
     }
 }
 

@@ -148,4 +148,10 @@ pub trait TxQueue<B: PacketBuf> {
     fn checksum_offload(&self) -> bool {
         false
     }
+    /// True when `port` sends segments that follow on each other in one piece, as far as they say the same
+    /// beside their text. Those of a burst then share one mapping (RFC 8684 §3.3.1).
+    fn segmentation_offload(&self, port: PortId) -> bool {
+        let _ = port;
+        false
+    }
 }

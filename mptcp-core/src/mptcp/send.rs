@@ -281,6 +281,8 @@ impl<B: PacketBuf> Connection<B> {
                 && self.phase == Phase::Unconfirmed
                 && ssn == 1
                 && next.start == 0,
+            before: 0,
+            behind: 0,
         };
         Some((payload, Some(mapping)))
     }

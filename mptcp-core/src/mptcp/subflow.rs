@@ -421,7 +421,16 @@ impl Subflow {
             _ => None,
         });
         let (dsn, ssn) = infinite.filter(|_| self.stage == Stage::Fallback)?;
-        Some(TxMapping { dsn, ssn, len: 0, checksum: None, wide: false, capable: false })
+        Some(TxMapping {
+            dsn,
+            ssn,
+            len: 0,
+            checksum: None,
+            wide: false,
+            capable: false,
+            before: 0,
+            behind: 0,
+        })
     }
 
     /// After fallback: the peer knows of it, by its `MP_FAIL` (which `fail` says) or its infinite
@@ -675,12 +684,8 @@ fn wire_dsn(dsn: DataSeq, wide: bool) -> WireSeq {
 }
 
 fn wire_mapping(mapping: &TxMapping) -> Mapping {
-    Mapping {
-        dsn: wire_dsn(mapping.dsn, mapping.wide),
-        ssn: mapping.ssn,
-        len: mapping.len,
-        checksum: mapping.checksum,
-    }
+    let (dsn, ssn, len) = mapping.on_wire();
+    Mapping { dsn: wire_dsn(dsn, mapping.wide), ssn, len, checksum: mapping.checksum }
 }
 
 /// `DATA_FIN` on its own: SSN 0, length 1 (RFC 8684 §3.3.3).

@@ -6,6 +6,7 @@
 
 use super::demux::Node;
 use super::scheduling::{Assignment, account};
+use super::train::Train;
 use super::views::Views;
 use super::{Stack, env};
 use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
@@ -21,18 +22,20 @@ const MAX_HELD: usize = 64;
 
 /// The transmit queue as one entry of the transmit list sees it: the room its port has left, and
 /// what became of its attempts.
-struct Lane<'a, T> {
+struct Lane<'a, T, B> {
     tx: &'a mut T,
     port: PortId,
+    /// What is pushed, but held until its burst is complete.
+    train: Train<B>,
     /// Packets pushed.
     pushed: usize,
     /// The pool refused a buffer.
     starved: bool,
 }
 
-impl<'a, T> Lane<'a, T> {
+impl<'a, T, B: PacketBuf> Lane<'a, T, B> {
     fn new(tx: &'a mut T) -> Self {
-        Self { tx, port: PortId::ROUTED, pushed: 0, starved: false }
+        Self { tx, port: PortId::ROUTED, train: Train::new(), pushed: 0, starved: false }
     }
 
     /// The next packets leave by `port`.
@@ -42,13 +45,13 @@ impl<'a, T> Lane<'a, T> {
     }
 }
 
-impl<B: PacketBuf, T: TxQueue<B>> TxQueue<B> for Lane<'_, T> {
+impl<B: PacketBuf, T: TxQueue<B>> TxQueue<B> for Lane<'_, T, B> {
     fn room(&self) -> usize {
-        self.tx.room_on(self.port).min(self.tx.room())
+        self.room_on(self.port)
     }
 
     fn room_on(&self, port: PortId) -> usize {
-        self.tx.room_on(port).min(self.tx.room())
+        self.tx.room_on(port).min(self.tx.room()).saturating_sub(self.train.len())
     }
 
     fn alloc(&mut self) -> Option<B> {
@@ -63,7 +66,9 @@ impl<B: PacketBuf, T: TxQueue<B>> TxQueue<B> for Lane<'_, T> {
 
     fn push(&mut self, packet: B) {
         self.pushed += 1;
-        self.tx.push(packet);
+        if let Some(packet) = self.train.hold(packet) {
+            self.tx.push(packet);
+        }
     }
 
     fn checksum_offload(&self) -> bool {
@@ -147,7 +152,7 @@ impl<B: PacketBuf> Stack<B> {
         &mut self,
         now: Instant,
         idx: u32,
-        tx: &mut Lane<'_, T>,
+        tx: &mut Lane<'_, T, B>,
     ) -> Progress {
         let Some(syn_ack) = self.syn_ack(now, idx) else { return Progress::Done };
         if tx.turn_to(syn_ack.port).room() == 0 {
@@ -160,7 +165,7 @@ impl<B: PacketBuf> Stack<B> {
         &mut self,
         now: Instant,
         idx: u32,
-        tx: &mut Lane<'_, T>,
+        tx: &mut Lane<'_, T, B>,
     ) -> Progress {
         let mut budget = QUANTUM;
         let before = self.watch(idx);
@@ -196,12 +201,13 @@ impl<B: PacketBuf> Stack<B> {
         &mut self,
         now: Instant,
         owner: u32,
-        tx: &mut Lane<'_, T>,
+        tx: &mut Lane<'_, T, B>,
     ) -> Progress {
         self.manage_paths(now, owner);
         self.heed_verdicts(now, owner);
         let mut views = core::mem::take(&mut self.views);
         views.forget();
+        core::mem::swap(&mut self.train, &mut tx.train);
         let mut progress = Progress::Done;
         let mut left = QUANTUM;
         loop {
@@ -228,6 +234,7 @@ impl<B: PacketBuf> Stack<B> {
             }
         }
         self.views = views;
+        core::mem::swap(&mut self.train, &mut tx.train);
         self.finish_sending(now, owner);
         progress
     }
@@ -249,7 +256,7 @@ impl<B: PacketBuf> Stack<B> {
         assignment: &Assignment,
         views: &mut Views,
         left: &mut usize,
-        tx: &mut Lane<'_, T>,
+        tx: &mut Lane<'_, T, B>,
     ) -> bool {
         let Assignment { mut next, idx, mut lasting } = *assignment;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
@@ -268,8 +275,9 @@ impl<B: PacketBuf> Stack<B> {
         let mut env = env!(self, now);
         let mut burst = Burst::default();
         let mut octets = 0;
+        let joins = tx.tx.segmentation_offload(tcb.port);
         let sent = loop {
-            let Some((payload, mapping)) =
+            let Some((payload, mut mapping)) =
                 connection.segment(next, tcb, (room, mss), tx, &mut burst)
             else {
                 env.stats.tx_no_buffer += 1;
@@ -278,9 +286,15 @@ impl<B: PacketBuf> Stack<B> {
             let len = payload.data().len() as u32;
             let push = next.start + u64::from(len) >= connection.data_end;
             burst.more = (lasting.is_some() || connection.is_ahead(next)) && next.len >= 2 * mss;
-            let follows = burst.has_headers();
+            let follows = burst.goes_on();
+            if joins {
+                tx.train.board(mapping.as_mut(), tcb, &burst, tx.tx);
+            }
             if !tcb.send_mapped(&mut env, tx, &data, payload, mapping, push, &mut burst) {
                 break false;
+            }
+            if joins {
+                tx.train.boarded(mapping.as_ref());
             }
             octets += len;
             connection.sent(next, len, mss, tcb.subflow.as_ref().map_or(u8::MAX, |s| s.id));
@@ -317,6 +331,7 @@ impl<B: PacketBuf> Stack<B> {
                 }
                 if connection.promised() != promised {
                     data = connection.data_level();
+                    tx.train.depart(tcb, &burst, tx.tx);
                     burst.forget();
                 }
             }
@@ -324,6 +339,7 @@ impl<B: PacketBuf> Stack<B> {
         if octets > 0 {
             account(now, connection, tcb, &assignment.next, octets);
         }
+        tx.train.depart(tcb, &burst, tx.tx);
         tcb.end_burst(&env, &burst);
         let deadline = tcb.next_timeout();
         self.arm(Node::Tcb(idx), deadline);

@@ -34,6 +34,7 @@ mod scheduling;
 mod socket;
 mod steering;
 mod timers;
+mod train;
 mod transparent;
 mod types;
 mod udp;
@@ -306,6 +307,8 @@ pub struct Stack<B: PacketBuf> {
     time_wait_order: IndexList,
     /// Nothing between two calls but its memory.
     views: views::Views,
+    /// What a burst holds back; kept for its memory.
+    train: train::Train<B>,
     wheel: TimerWheel,
     tx: IndexList,
     events: IndexList,
@@ -419,6 +422,7 @@ impl<B: PacketBuf> Stack<B> {
             pulls: multipath::Pulls::default(),
             time_wait_order: IndexList::with_capacity(limits.time_wait),
             views: views::Views::default(),
+            train: train::Train::new(),
             wheel: TimerWheel::with_capacity(numbering.capacity(), now),
             tx: IndexList::with_capacity(numbering.capacity()),
             events: IndexList::with_capacity(numbering.capacity()),

@@ -108,7 +108,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.rcv_nxt = self.rcv_nxt.add(octets);
             self.counters.bytes_received += u64::from(octets);
             for _ in 0..count {
-                self.delay_ack(env, false);
+                self.delay_ack(env, 0, false);
             }
             return;
         }
@@ -120,7 +120,7 @@ impl<B: PacketBuf> Tcb<B> {
             };
             self.rcv_nxt = self.rcv_nxt.add(octets);
             self.counters.bytes_received += u64::from(octets);
-            self.delay_ack(env, false);
+            self.delay_ack(env, octets, false);
         }
     }
 
@@ -653,7 +653,7 @@ impl<B: PacketBuf> Tcb<B> {
                 self.counters.bytes_received += u64::from(octets);
                 self.data_in_ms = env.now.as_millis() as u32;
                 outcome.data = true;
-                self.delay_ack(env, filled_hole);
+                self.delay_ack(env, octets, filled_hole);
             }
             Inserted::OutOfOrder => {
                 env.stats.tcp_ofo_queue += 1;
@@ -672,9 +672,11 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     /// RFC 9293 §3.8.6.3 and RFC 5681 §4.2: at the latest every second full segment, at once while
-    /// the peer is in slow start or repairing.
-    fn delay_ack(&mut self, env: &Env<'_>, filled_hole: bool) {
-        self.unacked_segments = self.unacked_segments.saturating_add(1);
+    /// the peer is in slow start or repairing. More `octets` than a segment may have are several that a
+    /// port has joined.
+    fn delay_ack(&mut self, env: &Env<'_>, octets: u32, filled_hole: bool) {
+        let segments = if octets > u32::from(self.local_mss) { 2 } else { 1 };
+        self.unacked_segments = self.unacked_segments.saturating_add(segments);
         if self.quick_acks > 0 || filled_hole || self.unacked_segments >= 2 {
             self.quick_acks = self.quick_acks.saturating_sub(1);
             self.ack_now();

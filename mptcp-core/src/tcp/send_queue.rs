@@ -29,6 +29,21 @@ pub(crate) struct TxMapping {
     pub(crate) wide: bool,
     /// First data of an initiator: carried by `MP_CAPABLE` instead of a DSS (RFC 8684 §3.1).
     pub(crate) capable: bool,
+    /// Octets of the segments in front and behind that share its DSS: see [`TxMapping::on_wire`].
+    pub(crate) before: u16,
+    pub(crate) behind: u16,
+}
+
+impl TxMapping {
+    /// What the DSS says: where the mapping that the segment shares with its neighbours begins, in the
+    /// stream and on the subflow, and how long it is.
+    pub(crate) const fn on_wire(&self) -> (DataSeq, u32, u16) {
+        let (dsn, ssn) = (
+            self.dsn.0.wrapping_sub(self.before as u64),
+            self.ssn.wrapping_sub(self.before as u32),
+        );
+        (DataSeq(dsn), ssn, self.before + self.len + self.behind)
+    }
 }
 
 bitflags::bitflags! {
@@ -530,6 +545,24 @@ impl<B: PacketBuf> SendQueue<B> {
             self.sacked_count += 1;
         } else {
             self.link(flags & SegmentFlags::LOST, idx + 1, self.number(idx));
+        }
+    }
+
+    /// The newest `count` segments leave with one DSS, which covers `octets` from the first of them on, and
+    /// so they do when they go again. `tell` has it said in the packet of one of them, counted from the first.
+    pub(crate) fn share_mapping(
+        &mut self,
+        count: usize,
+        octets: u16,
+        mut tell: impl FnMut(usize) -> bool,
+    ) {
+        let first = self.segments.len().saturating_sub(count);
+        for (at, segment) in self.segments.range_mut(first..).enumerate() {
+            let Some(mapping) = &mut segment.mapping else { continue };
+            let behind = octets.saturating_sub(mapping.before + mapping.len);
+            if behind > 0 && tell(at) {
+                mapping.behind = behind;
+            }
         }
     }
 

@@ -10,6 +10,7 @@ mod ecn;
 mod events;
 mod fast_open;
 mod health;
+mod joined;
 mod lies;
 mod liveness;
 mod middleboxes;

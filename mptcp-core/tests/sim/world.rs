@@ -14,6 +14,9 @@ use std::path::PathBuf;
 
 pub(crate) const SERVER_PORT: u16 = 80;
 
+/// Is shown packets.
+pub(crate) type Watch = Box<dyn FnMut(&[u8])>;
+
 /// One host: a stack and where its packets go.
 pub(crate) struct Host {
     pub(crate) stack: Stack<HeapBuf>,
@@ -24,6 +27,8 @@ pub(crate) struct Host {
     pub(crate) by_source: bool,
     /// Every segment that is sent is printed.
     traced: bool,
+    /// Is shown every packet that is sent.
+    pub(crate) watch: Option<Watch>,
 }
 
 /// The simulated world. The client has one address per path, the server one for all.
@@ -85,15 +90,23 @@ impl Host {
         }
         let pool = HeapPool::new(200_000, 1700);
         let boxed: Box<dyn BufPool<HeapBuf> + Send> = Box::new(pool.clone());
+        let tx = HeapTxQueue::new(64, pool.clone());
+        let joined = std::env::var_os("PLAIT_SIM_JOINED").is_some();
         Self {
             stack: Stack::new(config, Instant::from_nanos(1), boxed),
-            tx: HeapTxQueue::new(64, pool.clone()),
+            tx: if joined { tx.with_segmentation_offload() } else { tx },
             pool,
             node: net.add_node(name, addrs),
             routes: BTreeMap::new(),
             by_source: addrs.len() > 1,
             traced: std::env::var_os("PLAIT_TRACE").is_some(),
+            watch: None,
         }
+    }
+
+    /// As with a port that sends segments in one piece: those of a burst share their mapping.
+    pub(crate) fn join_segments(&mut self) {
+        self.tx = HeapTxQueue::new(64, self.pool.clone()).with_segmentation_offload();
     }
 
     /// A packet in memory of the host's own pool, as its driver would receive it.
@@ -127,6 +140,9 @@ impl Host {
             while let Some(packet) = self.tx.pop() {
                 sent = true;
                 let bytes = packet.to_vec();
+                if let Some(watch) = &mut self.watch {
+                    watch(&bytes);
+                }
                 let (src, dst) = addresses(&bytes);
                 if self.traced {
                     let header =

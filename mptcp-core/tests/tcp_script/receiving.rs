@@ -47,6 +47,16 @@ fn acknowledgements_wait_for_a_second_segment_or_40_ms() {
     s.inject(ack(seq + 4000, 11)).at(1_000).expect_nothing();
 }
 
+/// A port has joined them: none may be longer than what the SYN asks for.
+#[test]
+fn what_is_longer_than_a_segment_counts_as_two() {
+    let mut s = server();
+    let seq = after_quick_acks(&mut s, 1000);
+    s.inject(data(seq, 1, 1460)).expect_nothing();
+    s.inject(data(seq + 1460, 1, 10)).expect(ack(1, seq + 1470));
+    s.inject(data(seq + 1470, 1, 1600)).expect(ack(1, seq + 3070));
+}
+
 #[test]
 fn out_of_order_and_hole_filling_segments_are_acknowledged_at_once() {
     let mut s = server();

@@ -176,6 +176,8 @@ fn port(port: &Port) -> Table {
         ("mac", Value::from(mac)),
         ("vlan", Value::from(i64::from(port.vlan))),
         ("queues", Value::from(i64::from(port.queues))),
+        ("tso", Value::from(port.tso.name())),
+        ("lro", Value::from(port.lro.name())),
         ("priority", Value::from(i64::from(port.path.priority))),
         ("weight", Value::from(i64::from(port.path.weight))),
         ("rate", Value::from(show_rate(port.path.rate))),

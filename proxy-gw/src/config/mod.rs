@@ -29,6 +29,7 @@ use crate::front_end::FrontEnd;
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
+use dpdk_io::Offload;
 use ipnet::{IpNet, Ipv6Net};
 use mptcp_core::config::{
     ChecksumPolicy, CongestionAlgorithm, EcnPolicy, Marking, MtuProbing, PathManagerKind,
@@ -173,6 +174,10 @@ pub struct Port {
     pub vlan: u16,
     /// Receive queues.
     pub queues: u16,
+    /// Segments leave in one piece, which the device cuts.
+    pub tso: Offload,
+    /// The device joins segments.
+    pub lro: Offload,
     /// What the scheduler is told of the path.
     pub path: PathSettings,
 }

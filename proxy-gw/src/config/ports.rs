@@ -4,6 +4,7 @@ use super::reader::{Placed, Problems, Section, parsed, text};
 use super::tree::Value;
 use super::{DriverKind, PathSettings, Port, Route};
 use core::net::IpAddr;
+use dpdk_io::Offload;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 
@@ -25,6 +26,8 @@ struct Rest {
     mac: Option<[u8; 6]>,
     vlan: u16,
     queues: u16,
+    tso: Offload,
+    lro: Offload,
     path: PathSettings,
 }
 
@@ -40,6 +43,8 @@ impl PlacedPort {
             mac: self.rest.mac,
             vlan: self.rest.vlan,
             queues: self.rest.queues,
+            tso: self.rest.tso,
+            lro: self.rest.lro,
             path: self.rest.path,
         }
     }
@@ -107,6 +112,8 @@ fn read_port(
         queues: section
             .read("queues", |value| queues(value, kind))
             .map_or(1, |queues| queues.value),
+        tso: section.read("tso", offload).map_or(Offload::Auto, |tso| tso.value),
+        lro: section.read("lro", offload).map_or(Offload::Off, |lro| lro.value),
         path: PathSettings {
             priority: section.integer("priority", 0..=u8::MAX, 0),
             weight: section.integer("weight", 1..=u16::MAX, 1),
@@ -386,6 +393,12 @@ fn mac_address(value: &Value, kind: DriverKind) -> Result<Option<[u8; 6]>, Strin
         return Err("a TUN device has no hardware address; write \"auto\"".to_owned());
     }
     Ok(Some(octets))
+}
+
+/// Work that a device may do; a TUN device offers none of it.
+fn offload(value: &Value) -> Result<Offload, String> {
+    let words = [Offload::Auto, Offload::Off].map(|offload| (offload.name(), offload));
+    super::reader::choose(value, &words)
 }
 
 /// Receive queues of a port.

@@ -22,6 +22,8 @@ mtu = 1500
 mac = "auto"
 vlan = 0
 queues = 1
+tso = "auto"
+lro = "off"
 priority = 0
 weight = 1
 rate = "unlimited"
@@ -197,6 +199,15 @@ fn the_resolved_file_reads_back_to_the_same_configuration() {
 }
 
 #[test]
+fn a_port_cuts_segments_where_it_can_and_joins_them_where_it_is_asked_to() {
+    let set = settings(&["port.0.tso='off'", "port.1.lro='auto'"]);
+    let config = parse("gw.toml", FULL, &set).unwrap();
+    let offloads: Vec<_> = config.ports.iter().map(|port| (port.tso, port.lro)).collect();
+    let (auto, off) = (dpdk_io::Offload::Auto, dpdk_io::Offload::Off);
+    assert_eq!(offloads, [(off, off), (auto, auto)]);
+}
+
+#[test]
 fn dpdk_has_a_shard_for_each_core_named_and_a_core_may_repeat() {
     let set = settings(&["driver.cores=[0,0,1,1]", "port.0.queues=4"]);
     let config = parse("gw.toml", FULL, &set).unwrap();
@@ -239,7 +250,7 @@ fn unknown_keys_name_file_line_and_the_nearest_key() {
     assert_eq!(
         refused("port.0.mut=1"),
         "port.0.mut: unknown key; the nearest known key is port.0.mtu (known: addresses, device, \
-         gateway, mac, mtu, name, priority, queues, rate, total_rate, vlan, weight)"
+         gateway, lro, mac, mtu, name, priority, queues, rate, total_rate, tso, vlan, weight)"
     );
 }
 
@@ -365,6 +376,11 @@ fn ports_are_checked() {
         ),
         ("port.0.vlan=4095", "port.0.vlan = 4095: expected a whole number from 0 to 4094"),
         ("port.0.queues=4", "port.0.queues = 4: a TUN device has one queue; write 1"),
+        (
+            "port.0.tso='of'",
+            "port.0.tso = \"of\": expected \"auto\" or \"off\"; did you mean \"off\"?",
+        ),
+        ("port.0.lro=true", "port.0.lro = true: expected \"auto\" or \"off\""),
     ] {
         assert_eq!(refused(setting), message);
     }

@@ -94,6 +94,8 @@ fn port_configs(config: &Config) -> Vec<PortConfig> {
         mac: port.mac.map_or(MacConfig::Auto, MacConfig::Fixed),
         vlan: port.vlan,
         queues: port.queues,
+        tso: port.tso,
+        lro: port.lro,
         transit: config.transparent.ports.contains(&idx),
     };
     config.ports.iter().enumerate().map(port).collect()
@@ -115,6 +117,10 @@ fn driver_counters(driver: &Driver) -> DriverCounters {
                 ("rx_bytes", port(&|p| p.rx_bytes.value())),
                 ("tx_packets", port(&|p| p.tx_packets.value())),
                 ("tx_bytes", port(&|p| p.tx_bytes.value())),
+                ("tx_pieces", port(&|p| p.tx_pieces.value())),
+                ("tx_joined", port(&|p| p.tx_joined.value())),
+                ("rx_pieces", port(&|p| p.rx_pieces.value())),
+                ("rx_parts", port(&|p| p.rx_parts.value())),
             ],
             gauges: vec![
                 ("link_up", status.up.into()),

@@ -101,6 +101,9 @@ enum Role {
         /// Short runs: a look, not a measurement.
         #[arg(long)]
         quick: bool,
+        /// Each run twice, the second time with segments that leave the gateway in one piece.
+        #[arg(long)]
+        tso: bool,
     },
     /// Whether every relay carries what it is given: no measurement.
     Check {
@@ -129,7 +132,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Some(Role::Relay(options)) => relay::run(options).map_err(|error| error.to_string()),
         Some(Role::Latency { peer, repeat, quick }) => latency(peer, *repeat, *quick),
-        Some(Role::Vhost { repeat, quick }) => through_memory(*repeat, *quick),
+        Some(Role::Vhost { repeat, quick, tso }) => through_memory(*repeat, *quick, *tso),
         Some(Role::Check { peer }) => check(peer),
         None => run(&cli),
     };
@@ -217,12 +220,13 @@ fn latency(wanted: &[Peer], repeat: u64, quick: bool) -> Result<(), String> {
     interrupt.check().map_err(|_| CUT_SHORT.to_owned())
 }
 
-fn through_memory(repeat: u64, quick: bool) -> Result<(), String> {
+fn through_memory(repeat: u64, quick: bool, tso: bool) -> Result<(), String> {
     let interrupt = Interrupt::catch()?;
     let cpus = Cpus::divide()?;
     let (warm_up, watch) = if quick { (200, 300) } else { (500, 1500) };
     let (warm_up, watch) = (Duration::from_millis(warm_up), Duration::from_millis(watch));
-    let table = vhost::run(&cpus, &interrupt, repeat, vhost::Plan { warm_up, watch })?;
+    let plan = vhost::Plan { warm_up, watch, tso };
+    let table = vhost::run(&cpus, &interrupt, repeat, plan)?;
     println!("{}\n\n{table}", machine::describe(repeat));
     Ok(())
 }

@@ -36,6 +36,8 @@ pub(crate) enum Peer {
     TestpmdAfXdp,
     /// Ours between stacks of ours, through memory: in a table of its own.
     Vhost,
+    /// The same while it sends segments in one piece.
+    VhostTso,
 }
 
 impl Peer {
@@ -85,6 +87,7 @@ impl Peer {
             Self::TestpmdAfPacket => "testpmd-af_packet",
             Self::TestpmdAfXdp => "testpmd-af_xdp",
             Self::Vhost => "vhost",
+            Self::VhostTso => "vhost-tso",
         }
     }
 
@@ -106,6 +109,7 @@ impl Peer {
             Self::TestpmdAfPacket => "testpmd io, af_packet",
             Self::TestpmdAfXdp => "testpmd io, af_xdp",
             Self::Vhost => "**Plait, vhost**",
+            Self::VhostTso => "**Plait, vhost, TSO**",
         }
     }
 
@@ -115,7 +119,7 @@ impl Peer {
 
     /// Whether it looks for packets all the time.
     pub(crate) const fn is_polling(self) -> bool {
-        matches!(self, Self::AfPacket | Self::Vhost) || self.is_on_xdp()
+        matches!(self, Self::AfPacket | Self::Vhost | Self::VhostTso) || self.is_on_xdp()
     }
 
     const fn is_on_xdp(self) -> bool {
@@ -217,7 +221,8 @@ impl Peer {
             | Self::AfXdp
             | Self::AfXdpLatency
             | Self::AfXdpPower
-            | Self::Vhost => {
+            | Self::Vhost
+            | Self::VhostTso => {
                 let gateway = sibling("proxy-gw")?.display().to_string();
                 let config = file("gateway.toml", self.gateway(cpu, dir))?;
                 return Ok(Some(strings([&gateway, "run", "-c", &config])));
@@ -229,7 +234,7 @@ impl Peer {
 
     fn vdev(self, at: usize) -> String {
         let driver = match self {
-            Self::Vhost => "net_virtio_user",
+            Self::Vhost | Self::VhostTso => "net_virtio_user",
             Self::TestpmdAfXdp => "net_af_xdp",
             _ if self.is_on_xdp() => "net_af_xdp",
             _ => "net_af_packet",
@@ -240,7 +245,7 @@ impl Peer {
     fn vdev_word(self, at: usize, dir: &Path) -> String {
         let vdev = self.vdev(at);
         match self {
-            Self::Vhost => {
+            Self::Vhost | Self::VhostTso => {
                 format!("--vdev={vdev},path={},queues=1", vhost::socket(dir, at).display())
             }
             _ if vdev.starts_with("net_af_xdp") => {
@@ -276,6 +281,7 @@ impl Peer {
         let mut eal = strings(["--in-memory", "--no-pci"]);
         let mut ports = String::new();
         let addresses = [GATEWAY[0], GATEWAY[1], EXIT];
+        let tso = if self == Self::Vhost { "tso = \"off\"\n" } else { "" };
         for (at, (near, address)) in DEVICES.into_iter().zip(addresses).enumerate() {
             let device = match self {
                 Self::Tun => tun_device(near),
@@ -287,7 +293,7 @@ impl Peer {
             // Formatting into a String cannot fail.
             let _ = write!(
                 ports,
-                "\n[[port]]\nname = \"{near}\"\ndevice = \"{device}\"\naddresses = [\"{address}/24\"]\n"
+                "\n[[port]]\nname = \"{near}\"\ndevice = \"{device}\"\naddresses = [\"{address}/24\"]\n{tso}"
             );
         }
         let eal = if self == Self::Tun { String::new() } else { format!("eal = {eal:?}\n") };
@@ -295,7 +301,7 @@ impl Peer {
             Self::AfXdpLatency => "idle = \"latency\"\n",
             Self::AfXdpPower => "idle = \"power\"\n",
             // What needs no privileges is enough.
-            Self::Vhost => "hugepages = \"off\"\n",
+            Self::Vhost | Self::VhostTso => "hugepages = \"off\"\n",
             _ => "",
         };
         format!(

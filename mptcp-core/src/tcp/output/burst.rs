@@ -34,14 +34,21 @@ pub(crate) struct Burst {
 }
 
 impl Burst {
-    /// The next segment takes the headers of those before it.
-    pub(crate) const fn has_headers(&self) -> bool {
-        self.template.is_some()
-    }
-
     /// What segments say beside their data has changed.
     pub(crate) fn forget(&mut self) {
         self.template = None;
+    }
+
+    /// The next segment gets the headers of those before it.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// Has the mapping of `packet`, a segment of the burst as long as it goes on, cover `octets` from where it
+    /// begins. False when the packet cannot be changed any more.
+    pub(crate) fn widen<B: PacketBuf>(&self, packet: &mut B, wide: bool, octets: u16) -> bool {
+        let template = self.template.as_ref();
+        template.and_then(|template| template.widen(packet, wide, octets)).is_some()
     }
 }
 
@@ -104,6 +111,8 @@ impl Template {
                 ssn: 0,
                 len: 0,
                 checksum: mapping.checksum.map(|_| 0),
+                before: 0,
+                behind: 0,
                 ..*mapping
             })?;
         }
@@ -150,23 +159,41 @@ impl Template {
     /// Writes the numbers of a mapping and answers their sum.
     fn put_mapping(&mut self, mapping: &TxMapping) -> Option<u64> {
         let mut at = self.mapping_at;
-        let [high, low] = [mapping.dsn.0 >> 32, mapping.dsn.0 & 0xffff_ffff];
-        let mut sum = low + u64::from(mapping.ssn) + u64::from(mapping.len);
+        let (dsn, ssn, len) = mapping.on_wire();
+        let [high, low] = [dsn.0 >> 32, dsn.0 & 0xffff_ffff];
+        let mut sum = low + u64::from(ssn) + u64::from(len);
         if mapping.wide {
             sum += high;
-            self.put(at, mapping.dsn.0.to_be_bytes())?;
+            self.put(at, dsn.0.to_be_bytes())?;
             at += 8;
         } else {
             self.put(at, (low as u32).to_be_bytes())?;
             at += 4;
         }
-        self.put(at, mapping.ssn.to_be_bytes())?;
-        self.put(at + 4, mapping.len.to_be_bytes())?;
+        self.put(at, ssn.to_be_bytes())?;
+        self.put(at + 4, len.to_be_bytes())?;
         if let Some(checksum) = mapping.checksum {
             self.put(at + 6, checksum.to_be_bytes())?;
             sum += u64::from(checksum);
         }
         Some(sum)
+    }
+
+    /// See [`Burst::widen`].
+    fn widen<B: PacketBuf>(&self, packet: &mut B, wide: bool, octets: u16) -> Option<()> {
+        let partial = packet.tx_meta().partial_checksum;
+        let headers = packet.data_mut()?.get_mut(..self.len)?;
+        let at = self.mapping_at + if wide { 12 } else { 8 };
+        let len: &mut [u8; 2] = headers.get_mut(at..)?.first_chunk_mut()?;
+        let old = u16::from_be_bytes(core::mem::replace(len, octets.to_be_bytes()));
+        if !partial {
+            let field: &mut [u8; 2] =
+                headers.get_mut(self.ip_len + CHECKSUM_AT..)?.first_chunk_mut()?;
+            // RFC 1624: the sum of all changes by what the length does.
+            let sum = u64::from(!u16::from_be_bytes(*field)) + u64::from(!old) + u64::from(octets);
+            *field = (!checksum::fold(sum)).to_be_bytes();
+        }
+        Some(())
     }
 
     fn put<const N: usize>(&mut self, at: usize, value: [u8; N]) -> Option<()> {
@@ -289,6 +316,8 @@ mod tests {
                 checksum: format.checksum.then_some(0xfff0 + u16::from(n)),
                 wide: format.wide,
                 capable: false,
+                before: 0,
+                behind: 0,
             });
             dsn = DataSeq(dsn.0.wrapping_add(u64::from(len)));
             burst.more = together;

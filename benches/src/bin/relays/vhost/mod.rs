@@ -41,6 +41,8 @@ pub(crate) fn socket(dir: &Path, at: usize) -> PathBuf {
 pub(crate) struct Plan {
     pub(crate) warm_up: Duration,
     pub(crate) watch: Duration,
+    /// With TSO at the gateway, too.
+    pub(crate) tso: bool,
 }
 
 const LOADS: [(Direction, usize); 4] =
@@ -56,7 +58,7 @@ struct Sample {
     busy_ns: f64,
 }
 
-type Key = (bool, Direction, usize);
+type Key = (Peer, bool, Direction, usize);
 type Results = BTreeMap<Key, Vec<Sample>>;
 
 /// Measures everything `repeat` times; the table as Markdown.
@@ -69,19 +71,22 @@ pub(crate) fn run(
     let scratch = Scratch::create()?;
     let lab = Lab { cpus, scratch: &scratch, interrupt };
     let mut results = Results::new();
+    let peers: &[Peer] = if plan.tso { &[Peer::Vhost, Peer::VhostTso] } else { &[Peer::Vhost] };
     with_ends(&lab, |far| {
-        let mut progress = Progress::new(CLIENTS.len() * usize::try_from(repeat).unwrap_or(1));
+        let kinds = CLIENTS.into_iter().flat_map(|mptcp| peers.iter().map(move |p| (mptcp, *p)));
+        let kinds: Vec<(bool, Peer)> = kinds.collect();
+        let mut progress = Progress::new(kinds.len() * usize::try_from(repeat).unwrap_or(1));
         for round in 1..=repeat {
-            for mptcp in CLIENTS {
-                let client = if mptcp { "MPTCP" } else { "TCP" };
+            for &(mptcp, peer) in &kinds {
+                let client = title(peer, mptcp);
                 progress.begin(&format!("run {round}, {client}"));
-                let relay = Running::start(Peer::Vhost, mptcp, None, cpus, &scratch, interrupt)?;
+                let relay = Running::start(peer, mptcp, None, cpus, &scratch, interrupt)?;
                 for (direction, streams) in LOADS {
                     let load = Load { mptcp, direction, streams };
                     let sample = far.measure(&relay, &lab, load, plan).map_err(|message| {
                         format!("{client}, {direction:?}, {streams}: {message}")
                     })?;
-                    let key = (mptcp, direction, streams);
+                    let key = (peer, mptcp, direction, streams);
                     results.entry(key).or_default().push(sample);
                 }
                 far.orders.send(Order::Rest).map_err(|error| error.to_string())?;
@@ -89,7 +94,7 @@ pub(crate) fn run(
         }
         Ok(())
     })?;
-    Ok(table(&results))
+    Ok(table(&results, peers))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +139,8 @@ fn eal(lab: &Lab<'_>) -> EalConfig {
         ["--in-memory", "--no-pci", "--no-telemetry", "--log-level=4", "--single-file-segments"];
     let vdev = |at| {
         let socket = socket(lab.scratch.path(), at);
-        format!("--vdev=net_vhost{at},iface={},queues=1", socket.display())
+        // Whether segments come in one piece is the gateway's choice.
+        format!("--vdev=net_vhost{at},iface={},queues=1,tso=1", socket.display())
     };
     EalConfig {
         words: words.into_iter().map(str::to_owned).chain((0..PORTS.len()).map(vdev)).collect(),
@@ -195,7 +201,12 @@ impl Far {
     }
 }
 
-fn table(results: &Results) -> String {
+fn title(peer: Peer, mptcp: bool) -> String {
+    let client = if mptcp { "MPTCP, 2 paths" } else { "TCP" };
+    format!("{client}{}", if peer == Peer::VhostTso { ", TSO" } else { "" })
+}
+
+fn table(results: &Results, peers: &[Peer]) -> String {
     let mhz = tsc_mhz();
     let mut text = String::from(
         "| client | way, streams | Gbit/s | busy ns per 1448 octets | of plain TCP's | cycles per octet |\n\
@@ -204,11 +215,13 @@ fn table(results: &Results) -> String {
     let of = |key: Key, value: fn(&Sample) -> f64| {
         results.get(&key).and_then(|samples| median(samples.iter().map(value).collect()))
     };
-    for mptcp in CLIENTS {
+    for (mptcp, peer) in
+        CLIENTS.into_iter().flat_map(|mptcp| peers.iter().map(move |p| (mptcp, *p)))
+    {
         for (direction, streams) in LOADS {
-            let key = (mptcp, direction, streams);
+            let key = (peer, mptcp, direction, streams);
             let busy = of(key, |sample| sample.busy_ns);
-            let plain = of((false, direction, streams), |sample| sample.busy_ns);
+            let plain = of((Peer::Vhost, false, direction, streams), |sample| sample.busy_ns);
             let ratio = busy.zip(plain).map(|(ours, plain)| ours / plain);
             let cycles = busy.zip(mhz).map(|(ns, mhz)| ns * mhz / 1e3 / SEGMENT);
             let way = match direction {
@@ -219,7 +232,7 @@ fn table(results: &Results) -> String {
             let _ = writeln!(
                 text,
                 "| {} | {way}, {streams} | {} | {} | {} | {} |",
-                if mptcp { "MPTCP, 2 paths" } else { "TCP" },
+                title(peer, mptcp),
                 cell(of(key, |sample| sample.gbit_per_s), 2),
                 cell(busy, 0),
                 cell(ratio, 2),

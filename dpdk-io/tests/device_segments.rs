@@ -1,0 +1,374 @@
+//! Segments in one piece, between `net_virtio_user` and `net_vhost` in one process: one end cuts nothing itself and
+//! the other takes in what was joined, so that TSO of the one is LRO of the other, either way.
+//!
+//! Two loops with a stack each take turns in virtual time; what arrives is compared with what was sent.
+//! Without libdpdk the binary says SKIPPED, and fails where CI forbids that.
+
+#![cfg_attr(have_dpdk, expect(clippy::unwrap_used, reason = "helpers of tests are tests"))]
+
+#[cfg(not(have_dpdk))]
+#[test]
+fn skipped_without_libdpdk() {
+    use std::io::Write;
+    // Not eprintln!: the harness would swallow it.
+    let text = "SKIPPED: segments, built without libdpdk (apt-get install libdpdk-dev)";
+    writeln!(std::io::stderr(), "{text}").ok();
+    let required = ["PLAIT_CI", "CI"].iter().any(|name| std::env::var_os(name).is_some());
+    assert!(!required, "device tests may not be skipped here");
+}
+
+#[cfg(have_dpdk)]
+mod segments {
+    use core::net::{IpAddr, SocketAddr};
+    use dpdk_io::dpdk::batch::TxCapabilities;
+    use dpdk_io::dpdk::eal::{self, Eal};
+    use dpdk_io::dpdk::mbuf::Mbuf;
+    use dpdk_io::dpdk::pool::{HEADROOM, MbufPool, PoolSize};
+    use dpdk_io::dpdk::port::{Port, RxQueue, TxQueue};
+    use dpdk_io::l2::{L2, L2Config, L2Port};
+    use dpdk_io::nic::{Flushed, Nic, Pushed, Received};
+    use dpdk_io::shard::ShardLoop;
+    use dpdk_io::{DropReason, EalConfig, Hugepages, Offload, PortConfig, ShardCounters};
+    use mptcp_core::buf::{BufPool, PacketBuf, PortId, TxQueue as Outgoing};
+    use mptcp_core::config::{LocalAddress, StackConfig};
+    use mptcp_core::driver::{Control, Progress, Worker};
+    use mptcp_core::stack::{Connect, Listen, SocketId, Stack};
+    use mptcp_core::time::{Duration, Instant};
+    use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+    /// One EAL serves the process: tests take turns.
+    static TURN: Mutex<u32> = Mutex::new(0);
+    static POOL: OnceLock<MbufPool> = OnceLock::new();
+    const PORT: u16 = 80;
+    const OCTETS: usize = 3_000_000;
+    /// Of virtual time.
+    const STEP: Duration = Duration::from_micros(100);
+    const MOST_STEPS: usize = 200_000;
+
+    fn octet(at: usize) -> u8 {
+        (at.wrapping_mul(0x9e37_79b9) >> 13) as u8
+    }
+
+    /// A stream one way, at one of its ends.
+    struct End {
+        stack: Stack<Mbuf>,
+        listener: Option<SocketId>,
+        socket: Option<SocketId>,
+        /// Sent or received.
+        octets: usize,
+        sends: bool,
+    }
+
+    impl Worker<Mbuf> for End {
+        fn handle_burst(&mut self, now: Instant, burst: &mut Vec<Mbuf>) {
+            self.stack.handle_burst(now, burst);
+        }
+
+        fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
+            self.stack.handle_timeouts(now, budget)
+        }
+
+        fn handle_events(&mut self, now: Instant) {
+            while self.stack.poll_event().is_some() {}
+            if let Some(listener) = self.listener {
+                self.socket = self.socket.or_else(|| self.stack.accept(listener));
+            }
+            let Some(id) = self.socket else { return };
+            while self.sends && self.octets < OCTETS {
+                let end = OCTETS.min(self.octets + 20_000);
+                let block: Vec<u8> = (self.octets..end).map(octet).collect();
+                match self.stack.send(now, id, &block) {
+                    Ok(taken) if taken > 0 => self.octets += taken,
+                    _ => break,
+                }
+            }
+            while !self.sends
+                && let Ok(Some(buf)) = self.stack.recv_buf(now, id)
+            {
+                for (at, octet_there) in buf.data().iter().enumerate() {
+                    assert_eq!(*octet_there, octet(self.octets + at), "octet {}", self.octets + at);
+                }
+                self.octets += buf.data().len();
+            }
+        }
+
+        fn poll_transmit<T: Outgoing<Mbuf>>(&mut self, now: Instant, tx: &mut T) -> Progress {
+            self.stack.poll_transmit(now, tx)
+        }
+
+        fn poll_timeout(&self) -> Option<Instant> {
+            self.stack.poll_timeout()
+        }
+
+        fn poll_control(&mut self, _now: Instant) -> Control {
+            Control::Continue
+        }
+    }
+
+    /// One port's queues.
+    struct OnePort {
+        rx: RxQueue,
+        tx: TxQueue,
+        pool: MbufPool,
+        /// One received packet in so many is lost; 0: none.
+        loses: usize,
+        seen: usize,
+    }
+
+    impl Nic<Mbuf> for OnePort {
+        fn ports(&self) -> u8 {
+            1
+        }
+
+        fn receive(&mut self, _port: PortId, into: &mut Vec<Mbuf>) -> Received {
+            let received = self.rx.receive(into);
+            let (loses, seen) = (self.loses, &mut self.seen);
+            into.retain(|_| {
+                *seen += 1;
+                loses == 0 || !seen.is_multiple_of(loses)
+            });
+            received
+        }
+
+        fn push(&mut self, _port: PortId, frame: Mbuf) -> Pushed {
+            self.tx.push(frame)
+        }
+
+        fn flush(&mut self, _port: PortId) -> Flushed {
+            self.tx.flush()
+        }
+
+        fn backlog(&self, _port: PortId) -> usize {
+            self.tx.backlog()
+        }
+
+        fn room(&self, _port: PortId) -> usize {
+            self.tx.room()
+        }
+
+        fn clear(&mut self, _port: PortId) -> usize {
+            self.tx.clear()
+        }
+
+        fn alloc(&mut self) -> Option<Mbuf> {
+            self.pool.alloc()
+        }
+
+        fn alloc_copy(&mut self) -> Option<Mbuf> {
+            self.pool.alloc()
+        }
+
+        fn checksum_offload(&self) -> bool {
+            true
+        }
+
+        fn segmentation_offload(&self, _port: PortId) -> bool {
+            self.tx.cuts_segments()
+        }
+    }
+
+    struct Bench {
+        ports: [Arc<Port>; 2],
+        pool: MbufPool,
+        names: [String; 2],
+        eal: &'static Eal,
+        _turn: MutexGuard<'static, u32>,
+    }
+
+    impl Bench {
+        /// `virtio` and `vhost` as they are configured.
+        fn new(tso: Offload, lro: Offload) -> Self {
+            let mut turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+            *turn += 1;
+            let words = ["--in-memory", "--no-pci", "--no-telemetry", "--single-file-segments"];
+            let config = EalConfig {
+                words: words.iter().map(|&word| word.to_owned()).collect(),
+                hugepages: Hugepages::Off,
+                memory_mb: 128,
+                ..EalConfig::default()
+            };
+            let eal = Eal::start(&config).unwrap();
+            let size = PoolSize { count: 8191, data_room: 2048 + HEADROOM };
+            // Pools stay until the process ends.
+            let pool = *POOL.get_or_init(|| MbufPool::create(eal, "segments", size, -1).unwrap());
+            let socket =
+                std::env::temp_dir().join(format!("plait-tso-{}-{turn}", std::process::id()));
+            let names = [format!("net_virtio_user{turn}"), format!("net_vhost{turn}")];
+            let at = socket.display();
+            let open = |name: &str, id, tso, lro| {
+                let config = PortConfig { tso, lro, ..PortConfig::new("p", name) };
+                Port::open(eal, &config, PortId(id), 1, &[0], &[pool]).unwrap()
+            };
+            eal::create_vdev(eal, &names[1], &format!("iface={at},queues=1,tso=1")).unwrap();
+            let vhost = open(&names[1], 0, Offload::Auto, Offload::Off);
+            eal::create_vdev(eal, &names[0], &format!("path={at},queues=1")).unwrap();
+            let virtio = open(&names[0], 0, tso, lro);
+            let up = |port: &Port| port.link().0;
+            for _ in 0..1000 {
+                if up(&virtio) && up(&vhost) {
+                    break;
+                }
+                std::thread::sleep(core::time::Duration::from_millis(10));
+            }
+            assert!(up(&virtio) && up(&vhost), "the two do not find each other");
+            Self { ports: [virtio, vhost], pool, names, eal, _turn: turn }
+        }
+
+        /// `OCTETS` from port `from` to the other one. What each of them counted, the sender first.
+        fn carry(
+            &self,
+            from: usize,
+            (mptcp, v6): (bool, bool),
+            loses: usize,
+            assume: Option<TxCapabilities>,
+        ) -> [Arc<ShardCounters>; 2] {
+            let addr = |end: usize| -> IpAddr {
+                if v6 {
+                    [0xfd00, 0, 0, 0, 0, 0, 0, 1 + end as u16].into()
+                } else {
+                    [10, 7, 0, 1 + end as u8].into()
+                }
+            };
+            let mut now = Instant::from_millis(1_000);
+            let mut ends = [from, 1 - from].map(|at| {
+                let local = LocalAddress {
+                    addr: addr(at),
+                    port: PortId(0),
+                    mtu: 1500,
+                    endpoint: true,
+                    backup: false,
+                };
+                let seed = [1 + at as u8; 32];
+                let config = StackConfig { addresses: vec![local], seed, ..StackConfig::default() };
+                let stack = Stack::new(config, now, Box::new(self.pool));
+                End { stack, listener: None, socket: None, octets: 0, sends: at == from }
+            });
+            let counters = [0, 1].map(|_| Arc::new(ShardCounters::new(1)));
+            let mut loops = [from, 1 - from].map(|at| {
+                let port = &self.ports[at];
+                let mut tx = port.tx_queue(0, self.pool, 256).unwrap();
+                let losing = at != from;
+                if !losing && let Some(assume) = assume {
+                    tx.assume(assume);
+                }
+                let rx = port.rx_queue(0, self.pool).unwrap();
+                let nic = OnePort {
+                    rx,
+                    tx,
+                    pool: self.pool,
+                    loses: if losing { loses } else { 0 },
+                    seen: 0,
+                };
+                let prefix = if v6 { 64 } else { 24 };
+                let l2 = L2Config {
+                    ports: vec![L2Port {
+                        mac: port.mac(),
+                        addresses: vec![format!("{}/{prefix}", addr(at)).parse().unwrap()],
+                        ..L2Port::default()
+                    }],
+                    ..L2Config::default()
+                };
+                let counters = &counters[usize::from(losing)];
+                ShardLoop::new(L2::new(&l2, Arc::clone(counters)), nic, Arc::clone(counters))
+            });
+            let [sender, receiver] = &mut ends;
+            let address = SocketAddr::new(addr(1 - from), PORT);
+            let listen = Listen { mptcp, ..Listen::default() };
+            receiver.listener = Some(receiver.stack.listen(address, &listen).unwrap());
+            let connect = Connect {
+                local: addr(from),
+                local_port: 0,
+                remote: address,
+                mptcp,
+                timeout: None,
+                user_data: 0,
+            };
+            sender.socket = Some(sender.stack.connect(now, &connect).unwrap());
+            for _ in 0..MOST_STEPS {
+                for (turns, end) in loops.iter_mut().zip(&mut ends) {
+                    turns.turn(now, end);
+                }
+                if ends[1].octets == OCTETS {
+                    break;
+                }
+                now = now + STEP;
+            }
+            assert_eq!(ends[1].octets, OCTETS, "{:?}", counters);
+            counters
+        }
+
+        fn close(self) {
+            let Self { ports, names, eal, pool, .. } = self;
+            drop(ports);
+            for name in names {
+                eal::remove_vdev(eal, &name).unwrap();
+            }
+            assert_eq!((pool.in_use(), pool.clones_in_use()), (0, 0));
+        }
+    }
+
+    /// The stream went in pieces, which were several segments each, and was taken in as such.
+    fn assert_in_pieces([sent, received]: &[Arc<ShardCounters>; 2]) {
+        let (tx, rx) = (&sent.ports()[0], &received.ports()[0]);
+        let (pieces, joined) = (tx.tx_pieces.value(), tx.tx_joined.value());
+        assert!(pieces > 10 && joined > 10 * pieces, "{joined} segments in {pieces} pieces");
+        assert!(joined > 1500, "of 2,100 or so: {joined}");
+        let (pieces, parts) = (rx.rx_pieces.value(), rx.rx_parts.value());
+        assert!(pieces > 10 && parts > 5 * pieces, "{pieces} pieces in {parts} parts");
+        for counters in [sent, received] {
+            // Groups that nobody listens to are not for us; nothing else goes nowhere.
+            let reasons = DropReason::ALL.iter().filter(|&&r| r != DropReason::NotForUs);
+            let drops: Vec<_> = reasons.filter(|&&r| counters.drops(r) > 0).collect();
+            assert!(drops.is_empty(), "{drops:?}");
+        }
+    }
+
+    const KINDS: [(bool, bool); 4] = [(false, false), (true, false), (false, true), (true, true)];
+
+    #[test]
+    fn what_leaves_in_one_piece_arrives_whole() {
+        let bench = Bench::new(Offload::Auto, Offload::Off);
+        let tx = bench.ports[0].tx_capabilities();
+        assert!(tx.cuts_segments() && !bench.ports[0].joins_segments(), "{tx:?}");
+        for kind in KINDS {
+            assert_in_pieces(&bench.carry(0, kind, 0, None));
+        }
+        bench.close();
+    }
+
+    /// Pieces are taken apart into parts longer than segments, some of which are lost.
+    #[test]
+    fn what_is_lost_of_a_piece_comes_again() {
+        let bench = Bench::new(Offload::Auto, Offload::Off);
+        for kind in KINDS {
+            let [sent, _] = bench.carry(0, kind, 101, None);
+            assert!(sent.ports()[0].tx_pieces.value() > 10);
+        }
+        bench.close();
+    }
+
+    #[test]
+    fn what_a_port_has_joined_is_taken_in() {
+        let bench = Bench::new(Offload::Off, Offload::Auto);
+        assert!(!bench.ports[0].tx_capabilities().cuts_segments());
+        assert!(bench.ports[0].joins_segments());
+        let vhost = bench.ports[1].tx_capabilities();
+        assert!(!vhost.cuts_segments(), "it says so now: {vhost:?}");
+        let assume = TxCapabilities { tcp_checksum: true, most_buffers: 64, ..vhost };
+        for kind in KINDS {
+            assert_in_pieces(&bench.carry(1, kind, 0, Some(assume)));
+        }
+        bench.close();
+    }
+
+    #[test]
+    fn without_either_every_segment_goes_alone() {
+        let bench = Bench::new(Offload::Off, Offload::Off);
+        for from in [0, 1] {
+            let [sent, received] = bench.carry(from, (true, false), 0, None);
+            assert_eq!(sent.ports()[0].tx_pieces.value(), 0);
+            assert_eq!(received.ports()[0].rx_pieces.value(), 0);
+        }
+        bench.close();
+    }
+}
