@@ -338,7 +338,7 @@ pub struct Egress {
 pub struct Udp {
     /// At a time; 0: none.
     pub associations: u32,
-    /// Of one client (an IPv4 address or an IPv6 /64), per shard.
+    /// Of one client (an IPv4 address or an IPv6 /64).
     pub per_client: u32,
 }
 

@@ -15,7 +15,7 @@ pub struct Transparent {
     pub join_port: Option<u16>,
     /// Position of the profile that its sessions go by.
     pub profile: Option<usize>,
-    /// Connections of one client (an IPv4 address, an IPv6 /64) that may wait for their destinations, per shard.
+    /// Connections of one client (an IPv4 address, an IPv6 /64) that may wait for their destinations.
     pub pending_per_client: u32,
 }
 

@@ -39,11 +39,11 @@ impl Gateway {
             return self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
         };
         let limited = (EndReason::BindLimited, Failure::Exhausted);
-        if !self.binding.enter(client) {
+        if !self.common.clients().binds.enter(client) {
             return self.fail(now, shard, idx, limited.0, limited.1);
         }
         if !self.common.binds().enter() {
-            self.binding.leave(client);
+            self.common.clients().binds.leave(client);
             return self.fail(now, shard, idx, limited.0, limited.1);
         }
         let options = Listen { from: caller.peer, user_data: id.0, ..Listen::default() };
@@ -57,7 +57,7 @@ impl Gateway {
         let listener = opened.ok();
         let Some((listener, at)) = listener.and_then(|id| Some((id, shard.listening_at(id)?)))
         else {
-            self.binding.leave(client);
+            self.common.clients().binds.leave(client);
             self.common.binds().leave();
             return self.fail(now, shard, idx, limited.0, limited.1);
         };
@@ -151,7 +151,7 @@ impl Gateway {
 
     /// A client waits no longer: nobody else is answered.
     pub(super) fn unbind(&mut self, now: Instant, shard: &mut impl Shard, binding: &Binding) {
-        self.binding.leave(binding.client);
+        self.common.clients().binds.leave(binding.client);
         self.common.binds().leave();
         shard.close(now, binding.listener);
     }

@@ -47,7 +47,7 @@ impl Gateway {
         let (deferred, front_end) = (session.deferred, session.front_end);
         let origin = if deferred { self.origin(shard, idx) } else { None };
         let pending_for = origin.map(|(client, _)| client);
-        if pending_for.is_some_and(|client| !self.pending(front_end).enter(client)) {
+        if pending_for.is_some_and(|client| !self.common.pending(front_end).enter(client)) {
             let (reason, failure) = (EndReason::PendingLimited, Failure::Exhausted);
             return self.fail(now, shard, idx, reason, failure);
         }

@@ -14,7 +14,7 @@ mod counters;
 mod deadlines;
 mod handshake;
 mod path_log;
-mod pending;
+mod per_client;
 mod reason;
 mod session;
 mod snapshot;
@@ -51,10 +51,9 @@ use mptcp_core::stack::{Event, Listen, Ready, SocketId};
 use mptcp_core::time::Instant;
 use mptcp_core::util::slab::{Slab, SlabId};
 use path_log::PathLog;
-use pending::Pending;
 use reason::Side;
 use session::{Phase, Session};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How long a refused client may take to close (RFC 1928 §6 allows 10 s in all).
@@ -101,9 +100,8 @@ pub struct Gateway {
     policies: Arc<InForce>,
     walk: Option<terms::Walk>,
     converter: Converter,
-    /// Ports whose clients' connections to others end here, and how many of each client wait.
+    /// Ports whose clients' connections to others end here.
     transparent: Vec<PortId>,
-    passing: Pending,
     sessions: Slab<Session>,
     /// One above the highest position a session ever had.
     high_water: u32,
@@ -112,11 +110,7 @@ pub struct Gateway {
     pace: Deadlines<2>,
     resolver: Resolver,
     bind: Bind,
-    /// Clients that wait for a connection, by where they are.
-    binding: Pending,
     udp: Udp,
-    /// Associations now, by client.
-    associations_of: HashMap<u128, u32>,
     /// Where a datagram is read into.
     datagram: Vec<u8>,
     /// With the position in `entries`.
@@ -160,14 +154,11 @@ impl Gateway {
             transparent: transparent
                 .filter_map(|idx| u8::try_from(*idx).ok().map(PortId))
                 .collect(),
-            passing: Pending::new(config.transparent.pending_per_client),
             connect_timeout: timeouts.connect,
             hosts: config.hosts.clone(),
             policy: Policy::new(config),
             bind: config.bind,
-            binding: Pending::new(config.bind.per_client),
             udp: config.udp,
-            associations_of: HashMap::new(),
             datagram: vec![0; MAX_DATAGRAM],
             resolver: Resolver::new(&config.dns, &exits, rng),
             exits,

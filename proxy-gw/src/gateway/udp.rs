@@ -11,7 +11,6 @@ use super::handshake::{Input, read};
 use super::reason::{Side, of_failed_relay};
 use super::session::Phase;
 use super::{EndReason, Farewell, Gateway};
-use crate::auth::source_prefix;
 use crate::config::HostName;
 use crate::dns::{Answer, Family};
 use crate::front_end::udp::{self, BadDatagram, Stream};
@@ -119,9 +118,8 @@ pub(super) struct Association {
     exits: Vec<(IpAddr, SocketId)>,
     peers: VecDeque<IpAddr>,
     pending: Vec<Pending>,
-    /// Where the client connected from, and what the limit on one client counts that as.
+    /// Where the client connected from: it counts there.
     client_address: IpAddr,
-    network: u128,
     pub(super) bytes_up: u64,
     pub(super) bytes_down: u64,
 }
@@ -174,9 +172,7 @@ impl Gateway {
             return self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
         };
         let client_address = client.remote.ip();
-        let network = source_prefix(client_address);
-        let of_client = self.associations_of.get(&network).copied().unwrap_or(0);
-        if of_client >= self.udp.per_client || !self.common.associations().enter() {
+        if !self.enter_association(client_address) {
             self.counters.udp.over_limit += 1;
             return self.fail(now, shard, idx, EndReason::UdpLimited, Failure::Exhausted);
         }
@@ -194,7 +190,7 @@ impl Gateway {
                 let socket = shard.udp_bind(at, &options).ok();
                 let bound = socket.and_then(|socket| Some((socket, shard.udp_local(socket)?)));
                 let Some((socket, bound)) = bound else {
-                    self.common.associations().leave();
+                    self.leave_association(client_address);
                     return self.fail(now, shard, idx, EndReason::UdpLimited, Failure::Exhausted);
                 };
                 let heard = VecDeque::new();
@@ -207,11 +203,9 @@ impl Gateway {
             peers: VecDeque::new(),
             pending: Vec::new(),
             client_address,
-            network,
             bytes_up: 0,
             bytes_down: 0,
         };
-        *self.associations_of.entry(network).or_default() += 1;
         self.counters.udp.associations += 1;
         let Some(session) = self.sessions.get_mut(idx) else { return };
         let reply = session.front_end.connected(bound);
@@ -233,13 +227,23 @@ impl Gateway {
         for socket in association.sockets() {
             shard.close(now, socket);
         }
-        self.common.associations().leave();
-        if let Some(count) = self.associations_of.get_mut(&association.network) {
-            *count -= 1;
-            if *count == 0 {
-                self.associations_of.remove(&association.network);
-            }
+        self.leave_association(association.client_address);
+    }
+
+    /// One more association of this client, if it may have one.
+    fn enter_association(&self, client: IpAddr) -> bool {
+        let of_client = &self.common.clients().associations;
+        let entered = of_client.enter(client);
+        let admitted = entered && self.common.associations().enter();
+        if entered && !admitted {
+            of_client.leave(client);
         }
+        admitted
+    }
+
+    fn leave_association(&self, client: IpAddr) {
+        self.common.associations().leave();
+        self.common.clients().associations.leave(client);
     }
 
     /// An event of the control connection, or of one of the association's sockets.
