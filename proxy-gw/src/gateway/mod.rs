@@ -12,6 +12,7 @@ mod connect;
 mod convert;
 mod counters;
 mod deadlines;
+mod families;
 mod handshake;
 mod path_log;
 mod per_client;
@@ -41,6 +42,7 @@ use convert::Converter;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use deadlines::{ATTEMPT_DELAY, CLASSES, Class, Deadlines, RESOLUTION_DELAY};
+use families::Families;
 use ipnet::Ipv6Net;
 use mptcp_core::buf::PortId;
 use mptcp_core::driver::Progress;
@@ -109,6 +111,7 @@ pub struct Gateway {
     /// When sessions on their way try the next address.
     pace: Deadlines<2>,
     resolver: Resolver,
+    families: Families,
     bind: Bind,
     udp: Udp,
     /// Where a datagram is read into.
@@ -161,6 +164,7 @@ impl Gateway {
             udp: config.udp,
             datagram: vec![0; MAX_DATAGRAM],
             resolver: Resolver::new(&config.dns, &exits, rng),
+            families: Families::default(),
             exits,
             nat64: config.egress.nat64,
             authenticator: Authenticator::new(Arc::clone(&common), rng),

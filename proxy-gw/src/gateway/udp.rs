@@ -434,7 +434,11 @@ impl Gateway {
             self.counters.udp.unresolved += 1;
             return;
         }
-        self.send_out(now, shard, idx, &pending.found, pending.port, &pending.data);
+        // Whichever answer came first: all datagrams for a name go to the same host of it.
+        let first = self.families.first(now, &pending.name, pending.port);
+        let mut found = pending.found.clone();
+        found.sort_by_key(|address| Family::of(*address) != first);
+        self.send_out(now, shard, idx, &found, pending.port, &pending.data);
     }
 
     fn association(&mut self, idx: u32) -> Option<&mut Association> {
