@@ -416,7 +416,7 @@ impl<B: PacketBuf> Stack<B> {
             return self.stats.drop(DropReason::IcmpUnmatched);
         };
         if error.protocol == PROTOCOL_UDP {
-            return self.udp_icmp(&error);
+            return self.udp_icmp(now, &error);
         }
         let tuple = Tuple {
             local_addr: error.src,

@@ -36,6 +36,7 @@ mod timers;
 mod transparent;
 mod types;
 mod udp;
+mod udp_mtu;
 mod usual;
 
 pub use behalf::SynAnswer;
@@ -321,6 +322,7 @@ pub struct Stack<B: PacketBuf> {
     /// Where the last ephemeral port was, among them all.
     next_port: u32,
     destinations: destinations::Destinations,
+    path_mtus: udp_mtu::PathMtus,
     fast_open: fast_open::FastOpen,
     deferrals: deferred::Deferrals<B>,
     observer: observe::Observer,
@@ -428,6 +430,7 @@ impl<B: PacketBuf> Stack<B> {
             pool,
             next_port,
             destinations: destinations::Destinations::default(),
+            path_mtus: udp_mtu::PathMtus::default(),
             fast_open: fast_open::FastOpen::new(config.fast_open_seed.unwrap_or(config.seed), now),
             deferrals: deferred::Deferrals::default(),
             observer: observe::Observer::new(now),

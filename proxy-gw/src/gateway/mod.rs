@@ -14,6 +14,7 @@ mod counters;
 mod deadlines;
 mod families;
 mod handshake;
+mod icmp;
 mod path_log;
 mod per_client;
 mod reason;
@@ -26,6 +27,7 @@ mod udp;
 
 pub use common::Common;
 pub use counters::Counters;
+pub use icmp::IcmpCounts;
 pub use reason::EndReason;
 pub use snapshot::SessionSnapshot;
 pub use udp::UdpCounters;

@@ -10,7 +10,7 @@ use super::deadlines::Class;
 use super::handshake::{Input, read};
 use super::reason::{Side, of_failed_relay};
 use super::session::Phase;
-use super::{EndReason, Farewell, Gateway};
+use super::{EndReason, Farewell, Gateway, IcmpCounts};
 use crate::config::HostName;
 use crate::dns::{Answer, Family};
 use crate::front_end::udp::{self, BadDatagram, Stream};
@@ -63,6 +63,8 @@ pub struct UdpCounters {
     pub no_room: u64,
     /// Beyond a rate of the user or of the port.
     pub over_rate: u64,
+    /// What ICMP said about those that went out.
+    pub icmp: IcmpCounts,
 }
 
 impl UdpCounters {
@@ -131,6 +133,16 @@ impl Association {
             Client::Stream { .. } => None,
         };
         client.into_iter().chain(self.exits.iter().map(|(_, socket)| *socket))
+    }
+
+    /// The socket is the one that the client sends to.
+    pub(super) fn is_relay(&self, id: SocketId) -> bool {
+        matches!(self.client, Client::Datagrams { socket, .. } if socket == id)
+    }
+
+    /// All datagrams are for the destination that a stream began with.
+    pub(super) fn has_one_destination(&self) -> bool {
+        matches!(&self.client, Client::Stream { stream, .. } if stream.is_connected())
     }
 
     /// Whether the client may send from `ip`, given the addresses of its control connection.
@@ -267,11 +279,10 @@ impl Gateway {
             return self.read_control(now, shard, idx);
         }
         let Phase::Associated(association) = &session.phase else { return };
-        let from_client = matches!(
-            association.client, Client::Datagrams { socket, .. } if socket == event.socket
-        );
-        // Advice about single datagrams: the client's own timers know better.
-        while event.ready.contains(Ready::ERROR) && shard.udp_error(event.socket).is_some() {}
+        let from_client = association.is_relay(event.socket);
+        if event.ready.contains(Ready::ERROR) && !self.take_icmp(now, shard, idx, event.socket) {
+            return;
+        }
         let mut bytes = core::mem::take(&mut self.datagram);
         while let Ok(received) = shard.udp_recv_from(event.socket, &mut bytes) {
             let Some(data) = bytes.get(..received.len) else {
@@ -441,7 +452,7 @@ impl Gateway {
         self.send_out(now, shard, idx, &found, pending.port, &pending.data);
     }
 
-    fn association(&mut self, idx: u32) -> Option<&mut Association> {
+    pub(super) fn association(&mut self, idx: u32) -> Option<&mut Association> {
         match &mut self.sessions.get_mut(idx)?.phase {
             Phase::Associated(association) => Some(association),
             _ => None,
