@@ -48,6 +48,7 @@ impl<B: PacketBuf> Stack<B> {
             return self.stats.drop(DropReason::IpMalformed);
         };
         if self.local_address(header.dst).is_none() && !self.passes(&header) {
+            self.refuse_transit(now, &header, &packet);
             return self.stats.drop(DropReason::NotOurs);
         }
         if header.fragment {
@@ -59,7 +60,7 @@ impl<B: PacketBuf> Stack<B> {
             PROTOCOL_ICMP | PROTOCOL_ICMPV6 => {
                 // It may be about what came before it.
                 self.close_runs(now);
-                self.handle_icmp(now, packet.data());
+                self.handle_icmp(now, &header, &packet);
             }
             protocol => {
                 self.stats.drop(DropReason::Protocol);
@@ -411,8 +412,9 @@ impl<B: PacketBuf> Stack<B> {
 
     /// An ICMP error counts only when it quotes something of ours that is really outstanding
     /// (RFC 5927 §4).
-    fn handle_icmp(&mut self, now: Instant, packet: &[u8]) {
-        let Some(error) = icmp::parse_error(packet) else {
+    fn handle_icmp(&mut self, now: Instant, header: &IpHeader, packet: &B) {
+        let Some(error) = icmp::parse_error(packet.data()) else {
+            self.refuse_transit(now, header, packet);
             return self.stats.drop(DropReason::IcmpUnmatched);
         };
         if error.protocol == PROTOCOL_UDP {
@@ -469,6 +471,11 @@ impl<B: PacketBuf> Stack<B> {
             PROTOCOL_UDP => IcmpErrorKind::PortUnreachable,
             _ => IcmpErrorKind::ProtocolUnreachable,
         };
+        self.say_error(now, kind, own, packet);
+    }
+
+    /// Answers a packet with an ICMP error from an address of ours, within a rate.
+    pub(super) fn say_error(&mut self, now: Instant, kind: IcmpErrorKind, own: IpAddr, packet: &B) {
         let mut bytes = Vec::new();
         if self.icmp_errors.len() >= super::MAX_ICMP_ERRORS
             || !icmp::emit_error(kind, packet.data(), own, &mut bytes)
