@@ -158,6 +158,8 @@ struct Listener {
     queue: VecDeque<SocketId>,
     /// Entries of `queue` that lead nowhere any more.
     stale: usize,
+    /// Its pending requests but for joins.
+    requests: u32,
     /// Requests the application has not decided about.
     deferred: u32,
     /// Its connections in SYN-RECEIVED.

@@ -73,6 +73,7 @@ impl<B: PacketBuf> Stack<B> {
             pending: Ready::empty(),
             queue: VecDeque::new(),
             stale: 0,
+            requests: 0,
             deferred: 0,
             fast_open: Backlog::default(),
             congestion: None,

@@ -115,6 +115,8 @@ pub struct Gateway {
     resolver: Resolver,
     families: Families,
     bind: Bind,
+    /// Sessions that wait for a connection.
+    waiting: u32,
     udp: Udp,
     /// Where a datagram is read into.
     datagram: Vec<u8>,
@@ -163,6 +165,7 @@ impl Gateway {
             hosts: config.hosts.clone(),
             policy: Policy::new(config),
             bind: config.bind,
+            waiting: 0,
             udp: config.udp,
             datagram: vec![0; MAX_DATAGRAM],
             resolver: Resolver::new(&config.dns, &exits, rng),
@@ -336,7 +339,7 @@ impl Gateway {
         self.authenticator.next_request()
     }
 
-    /// Stops listening; the sessions that are there go on. Drained once [`Gateway::is_drained`].
+    /// Stops listening; the sessions that are there go on, but for those that wait for a connection. Drained once [`Gateway::is_drained`].
     pub fn drain(&mut self, now: Instant, shard: &mut impl Shard) {
         if core::mem::replace(&mut self.draining, true) {
             return;
@@ -346,6 +349,7 @@ impl Gateway {
             self.accept_waiting(now, shard, listener);
             shard.close(now, listener.0);
         }
+        self.end_binds(now, shard);
     }
 
     /// Stops listening and resets at most `most` sessions; answers how many those were. To be called
