@@ -9,6 +9,7 @@ use crate::buf::{PacketBuf, RxChecksum};
 use crate::error::ConnectionError;
 use crate::seq::{DataSeq, SeqNum};
 use crate::stats::DropReason;
+use crate::tcp::request::{Request, RequestFlags};
 use crate::tcp::time_wait::{TimeWait, Verdict};
 use crate::tcp::{Outcome, PROTOCOL_TCP, Segment, Stateless, Tuple};
 use crate::time::{Duration, Instant};
@@ -121,6 +122,10 @@ impl<B: PacketBuf> Stack<B> {
     ) {
         match flow {
             Some(Flow::Tcb(idx)) => self.tcb_segment(now, idx, segment, payload),
+            Some(Flow::Request(idx)) if self.asks_anew(idx, tuple, port, segment) => {
+                self.remove_request(idx);
+                self.listener_segment(now, tuple, port, segment, payload);
+            }
             Some(Flow::Request(idx)) => self.request_segment(now, idx, segment, payload),
             Some(Flow::TimeWait(idx)) => {
                 self.time_wait_segment(now, idx, segment, *tuple, port, payload);
@@ -351,6 +356,24 @@ impl<B: PacketBuf> Stack<B> {
                 self.time_wait_ack(now, &entry);
             }
         }
+    }
+
+    /// Another SYN than the one that waits for a decision. Nothing has answered that one, so this is as in LISTEN
+    /// (RFC 9293 §3.10.7.2): its peer has forgotten the first one, or never sent it.
+    fn asks_anew(
+        &self,
+        idx: u32,
+        tuple: &Tuple,
+        port: crate::buf::PortId,
+        segment: &Segment,
+    ) -> bool {
+        let flags = TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST;
+        let other = |request: &Request| {
+            request.flags.contains(RequestFlags::DEFERRED) && segment.seq != request.irs
+        };
+        segment.flags & flags == TcpFlags::SYN
+            && self.requests.get(idx).is_some_and(other)
+            && self.takes_syn(tuple, port, segment)
     }
 
     /// Somebody here would take this SYN: a listener, or the connection that its token names; or another

@@ -22,6 +22,7 @@ mod memory;
 mod multipath;
 mod observe;
 mod options;
+mod own;
 mod patience;
 mod ports;
 mod relay;
@@ -325,6 +326,7 @@ pub struct Stack<B: PacketBuf> {
     next_port: u32,
     destinations: destinations::Destinations,
     path_mtus: udp_mtu::PathMtus,
+    own: own::OwnAddresses,
     fast_open: fast_open::FastOpen,
     deferrals: deferred::Deferrals<B>,
     observer: observe::Observer,
@@ -433,6 +435,7 @@ impl<B: PacketBuf> Stack<B> {
             next_port,
             destinations: destinations::Destinations::default(),
             path_mtus: udp_mtu::PathMtus::default(),
+            own: own::OwnAddresses::new(&config.addresses),
             fast_open: fast_open::FastOpen::new(config.fast_open_seed.unwrap_or(config.seed), now),
             deferrals: deferred::Deferrals::default(),
             observer: observe::Observer::new(now),
@@ -501,8 +504,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     fn local_address(&self, addr: IpAddr) -> Option<&LocalAddress> {
-        let mut addresses = self.config.addresses.iter();
-        addresses.find(|local| local.addr == addr && !addr.is_unspecified())
+        self.config.addresses.get(self.own.find(addr)?)
     }
 
     /// Id by which peers know one of our addresses beyond a connection's first: its place in the
