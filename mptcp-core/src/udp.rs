@@ -165,7 +165,7 @@ pub enum UdpSendError {
     /// There is no receiver, it is no single host, of another family, or not the peer of a connected
     /// socket; or the local address is not ours or not the one the socket is bound to.
     BadAddress,
-    /// The datagram does not fit the MTU, and IP fragments are not sent.
+    /// The datagram does not fit the MTU of the first link.
     TooLong {
         /// The longest payload that fits, in bytes.
         limit: usize,

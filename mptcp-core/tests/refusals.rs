@@ -4,7 +4,7 @@
 use mptcp_core::buf::{HeapBuf, HeapPool, HeapTxQueue, PacketBuf, PortId, RxChecksum, RxMeta};
 use mptcp_core::config::{LocalAddress, StackConfig};
 use mptcp_core::driver::Progress;
-use mptcp_core::stack::Stack;
+use mptcp_core::stack::{Listen, Stack};
 use mptcp_core::stats::DropReason;
 use mptcp_core::time::{Duration, Instant};
 use mptcp_core::wire::icmp::{self, IcmpErrorKind};
@@ -23,7 +23,7 @@ impl Bench {
     fn new() -> Self {
         let local = |addr: &str| LocalAddress {
             addr: addr.parse().expect("an address"),
-            port: PortId(0),
+            port: PortId(3),
             mtu: 1500,
             endpoint: true,
             backup: false,
@@ -125,4 +125,46 @@ fn a_checksum_that_a_port_calls_bad_is_verified() {
         assert_eq!(bench.sent().len(), resets, "{said:?}");
     }
     assert_eq!(bench.stack.counters().dropped(DropReason::TcpChecksum), 2);
+}
+
+/// Where connections to anybody end here, what is no TCP is refused by name: whoever sends it tries
+/// something else at once.
+#[test]
+fn what_is_led_here_and_is_no_tcp_is_prohibited() {
+    let datagram = [0x12, 0x34, 0, 53, 0, 12, 1, 1, 1, 2, 3, 4];
+    let echo = |v4: bool| [if v4 { 8 } else { 128 }, 0, 0, 0, 0, 1, 0, 1];
+    for (us, peer, far, near) in [
+        ("10.0.0.1", "192.0.2.7", "198.51.100.7", ["224.0.0.5", "255.255.255.255", "169.254.0.9"]),
+        ("fd00::1", "2001:db8::7", "2001:db8:9::7", ["ff02::fb", "ff05::2", "fe80::9"]),
+    ] {
+        let is_v4 = us.contains('.');
+        let ping = if is_v4 { 1 } else { 58 };
+        let mut bench = Bench::new();
+        let original = packet(peer, far, UDP, &datagram);
+        bench.receive(&original, RxChecksum::Unknown);
+        assert!(bench.sent().is_empty(), "nothing is led here");
+        bench.stack.listen_transparent(&[PortId(3)], &Listen::default()).expect("free");
+        for (protocol, payload) in [(UDP, &datagram[..]), (OTHER, &datagram), (ping, &echo(is_v4))]
+        {
+            bench.receive(&packet(peer, far, protocol, payload), RxChecksum::Unknown);
+            let sent = bench.sent();
+            assert_eq!((sent.len(), sent[0].tx_meta().port), (1, PortId(3)));
+            let error = icmp::parse_error(sent[0].data()).unwrap();
+            assert_eq!((error.kind, error.protocol), (IcmpErrorKind::Prohibited, protocol));
+            assert_eq!((error.src, error.dst), (peer.parse().unwrap(), far.parse().unwrap()));
+            let header = mptcp_core::wire::IpHeader::parse(sent[0].data()).unwrap();
+            assert_eq!((header.src, header.dst), (us.parse().unwrap(), peer.parse().unwrap()));
+            // Nobody answers an error, and what an address of ours sent is no client's.
+            bench.receive(
+                &packet(peer, far, ping, &sent[0].data()[header.header_len..]),
+                RxChecksum::Good,
+            );
+            bench.receive(&packet(us, far, protocol, payload), RxChecksum::Unknown);
+            assert!(bench.sent().is_empty());
+        }
+        for nobody in near {
+            bench.receive(&packet(peer, nobody, UDP, &datagram), RxChecksum::Unknown);
+        }
+        assert!(bench.sent().is_empty());
+    }
 }

@@ -131,7 +131,11 @@ pub fn main() -> ExitCode {
     // Usage errors end the process with code 2, as bad configuration does.
     match Cli::parse().command {
         Command::Run(arguments) => match arguments.load() {
-            Ok(config) => crate::run::run(&config).into(),
+            Ok(config) => {
+                let load: crate::run::Load =
+                    Box::new(move || config::load(&arguments.config, &arguments.set));
+                crate::run::run(&config, &load).into()
+            }
             Err(exit) => exit.into(),
         },
         Command::Check(arguments) => check(&arguments).into(),

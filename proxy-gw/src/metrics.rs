@@ -191,6 +191,13 @@ fn render_gateway(text: &mut String, shards: &[(&str, &ShardCounters)]) {
             metric.sample(&[("shard", shard), ("fate", fate)], count);
         }
     }
+    let help = "ICMP errors about datagrams, by whom those were for.";
+    let mut metric = Metric::counter(text, "udp_icmp_errors", help);
+    for (shard, counters) in shards {
+        for (side, kind, count) in counters.gateway.udp.icmp.by_kind() {
+            metric.sample(&[("shard", shard), ("to", side), ("kind", kind)], count);
+        }
+    }
     let mut metric = Metric::counter(text, "sessions_ended", "Ended sessions by reason.");
     for (shard, counters) in shards {
         for reason in EndReason::ALL {

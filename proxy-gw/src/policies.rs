@@ -29,12 +29,12 @@ pub struct InForce {
     listeners: [Dated<Option<usize>>; 4],
     users: Vec<Arc<Dated<UserTerms>>>,
     ports: Vec<Dated<Rate>>,
+    profiles: Vec<Arc<Dated<Profile>>>,
 }
 
 /// What does not change while the gateway runs.
 #[derive(Debug)]
 struct Fixed {
-    profiles: Vec<Profile>,
     ports: Vec<PathSettings>,
     /// Without a profile.
     usual: Scheduling,
@@ -142,14 +142,14 @@ impl InForce {
     pub fn new(config: &Config) -> Self {
         let ids = (1..).filter_map(UserId::new).zip(&config.users);
         let fixed = Fixed {
-            profiles: config.profiles.clone(),
             ports: config.ports.iter().map(|port| port.path).collect(),
             usual: usual_scheduling(config),
             user_ids: ids.map(|(id, user)| (user.name.clone().into_bytes(), id)).collect(),
             usage: config.users.iter().map(|_| UserUsage::default()).collect(),
         };
-        let profiles = FrontEnd::ALL
+        let listeners = FrontEnd::ALL
             .map(|front_end| Dated { value: config.profile_of(front_end), version: 0 });
+        let profile = |profile: &Profile| Arc::new(Dated { value: profile.clone(), version: 0 });
         let user = |user: &User| {
             let value = UserTerms::new(user.plan.clone(), &UserTerms::default());
             Arc::new(Dated { value, version: 0 })
@@ -157,7 +157,8 @@ impl InForce {
         let port = |path: &PathSettings| Dated { value: Rate::new(path.total_rate), version: 0 };
         Self {
             version: 0,
-            listeners: profiles,
+            listeners,
+            profiles: config.profiles.iter().map(profile).collect(),
             users: config.users.iter().map(user).collect(),
             ports: fixed.ports.iter().map(port).collect(),
             fixed: Arc::new(fixed),
@@ -189,6 +190,17 @@ impl InForce {
         next
     }
 
+    /// With the profile at this position changed.
+    #[must_use]
+    pub fn with_profile(&self, at: usize, value: Profile) -> Self {
+        let mut next = self.next();
+        let version = next.version;
+        if let Some(profile) = next.profiles.get_mut(at) {
+            *profile = Arc::new(Dated { value, version });
+        }
+        next
+    }
+
     /// With another rate of the port at this position, all clients together.
     #[must_use]
     pub fn with_port(&self, at: usize, bits: Option<u64>) -> Self {
@@ -216,6 +228,7 @@ impl InForce {
         let of_user = self.user(user).map(|user| user.version);
         let versions = self.ports.iter().map(|port| port.version);
         let versions = versions.chain(of_user).chain([self.listener(front_end).version]);
+        let versions = versions.chain(self.gone_by(front_end, user).map(|profile| profile.version));
         versions.max().is_some_and(|changed| changed > version)
     }
 
@@ -301,8 +314,18 @@ impl InForce {
     /// The profile that sessions of this kind go by.
     #[must_use]
     pub fn profile(&self, front_end: FrontEnd, user: Option<UserId>) -> Option<&Profile> {
+        Some(&self.gone_by(front_end, user)?.value)
+    }
+
+    /// The profile at this position.
+    #[must_use]
+    pub fn profile_at(&self, at: usize) -> Option<&Profile> {
+        Some(&self.profiles.get(at)?.value)
+    }
+
+    fn gone_by(&self, front_end: FrontEnd, user: Option<UserId>) -> Option<&Dated<Profile>> {
         let own = self.user(user).and_then(|user| user.value.plan.profile);
-        self.fixed.profiles.get(own.or(self.listener(front_end).value)?)
+        self.profiles.get(own.or(self.listener(front_end).value)?).map(Arc::as_ref)
     }
 
     fn listener(&self, front_end: FrontEnd) -> &Dated<Option<usize>> {

@@ -103,7 +103,7 @@ impl<B: PacketBuf> Stack<B> {
                 Node::Tcb(idx) => self.transmit_tcb(now, idx, &mut lane),
                 Node::Connection(idx) => self.transmit_connection(now, idx, &mut lane),
                 Node::Request(idx) => self.transmit_request(now, idx, &mut lane),
-                Node::Udp(idx) => self.transmit_udp(idx, &mut lane),
+                Node::Udp(idx) => self.transmit_udp(now, idx, &mut lane),
                 Node::Listener(_) | Node::TimeWait(_) => Progress::Done,
             };
             if progress == Progress::Done {

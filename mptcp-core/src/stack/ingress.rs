@@ -10,6 +10,7 @@ use crate::buf::{PacketBuf, RxChecksum};
 use crate::error::ConnectionError;
 use crate::seq::{DataSeq, SeqNum};
 use crate::stats::DropReason;
+use crate::tcp::request::{Request, RequestFlags};
 use crate::tcp::time_wait::{TimeWait, Verdict};
 use crate::tcp::{Outcome, PROTOCOL_TCP, Segment, Stateless, Tuple};
 use crate::time::{Duration, Instant};
@@ -52,6 +53,7 @@ impl<B: PacketBuf> Stack<B> {
             return self.stats.drop(DropReason::IpMalformed);
         };
         if self.local_address(header.dst).is_none() && !self.passes(&header) {
+            self.refuse_transit(now, &header, &packet);
             return self.stats.drop(DropReason::NotOurs);
         }
         if header.fragment {
@@ -63,7 +65,7 @@ impl<B: PacketBuf> Stack<B> {
             PROTOCOL_ICMP | PROTOCOL_ICMPV6 => {
                 // It may be about what came before it.
                 self.close_runs(now);
-                self.handle_icmp(now, packet.data());
+                self.handle_icmp(now, &header, &packet);
             }
             protocol => {
                 self.stats.drop(DropReason::Protocol);
@@ -149,6 +151,10 @@ impl<B: PacketBuf> Stack<B> {
     ) {
         match flow {
             Some(Flow::Tcb(idx)) => self.tcb_segment(now, idx, segment, payload),
+            Some(Flow::Request(idx)) if self.asks_anew(idx, tuple, port, segment) => {
+                self.remove_request(idx);
+                self.listener_segment(now, tuple, port, segment, payload);
+            }
             Some(Flow::Request(idx)) => self.request_segment(now, idx, segment, payload),
             Some(Flow::TimeWait(idx)) => {
                 self.time_wait_segment(now, idx, segment, *tuple, port, payload);
@@ -381,6 +387,24 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
+    /// Another SYN than the one that waits for a decision. Nothing has answered that one, so this is as in LISTEN
+    /// (RFC 9293 §3.10.7.2): its peer has forgotten the first one, or never sent it.
+    fn asks_anew(
+        &self,
+        idx: u32,
+        tuple: &Tuple,
+        port: crate::buf::PortId,
+        segment: &Segment,
+    ) -> bool {
+        let flags = TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST;
+        let other = |request: &Request| {
+            request.flags.contains(RequestFlags::DEFERRED) && segment.seq != request.irs
+        };
+        segment.flags & flags == TcpFlags::SYN
+            && self.requests.get(idx).is_some_and(other)
+            && self.takes_syn(tuple, port, segment)
+    }
+
     /// Somebody here would take this SYN: a listener, or the connection that its token names; or another
     /// shard may, once the flow is no longer ours.
     fn takes_syn(&self, tuple: &Tuple, port: crate::buf::PortId, segment: &Segment) -> bool {
@@ -440,12 +464,13 @@ impl<B: PacketBuf> Stack<B> {
 
     /// An ICMP error counts only when it quotes something of ours that is really outstanding
     /// (RFC 5927 §4).
-    fn handle_icmp(&mut self, now: Instant, packet: &[u8]) {
-        let Some(error) = icmp::parse_error(packet) else {
+    fn handle_icmp(&mut self, now: Instant, header: &IpHeader, packet: &B) {
+        let Some(error) = icmp::parse_error(packet.data()) else {
+            self.refuse_transit(now, header, packet);
             return self.stats.drop(DropReason::IcmpUnmatched);
         };
         if error.protocol == PROTOCOL_UDP {
-            return self.udp_icmp(&error);
+            return self.udp_icmp(now, &error);
         }
         let tuple = Tuple {
             local_addr: error.src,
@@ -498,6 +523,11 @@ impl<B: PacketBuf> Stack<B> {
             PROTOCOL_UDP => IcmpErrorKind::PortUnreachable,
             _ => IcmpErrorKind::ProtocolUnreachable,
         };
+        self.say_error(now, kind, own, packet);
+    }
+
+    /// Answers a packet with an ICMP error from an address of ours, within a rate.
+    pub(super) fn say_error(&mut self, now: Instant, kind: IcmpErrorKind, own: IpAddr, packet: &B) {
         let mut bytes = Vec::new();
         if self.icmp_errors.len() >= super::MAX_ICMP_ERRORS
             || !icmp::emit_error(kind, packet.data(), own, &mut bytes)

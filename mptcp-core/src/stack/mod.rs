@@ -23,6 +23,7 @@ mod memory;
 mod multipath;
 mod observe;
 mod options;
+mod own;
 mod patience;
 mod ports;
 mod relay;
@@ -38,6 +39,7 @@ mod train;
 mod transparent;
 mod types;
 mod udp;
+mod udp_mtu;
 mod usual;
 mod views;
 mod warm;
@@ -161,6 +163,8 @@ struct Listener {
     queue: VecDeque<SocketId>,
     /// Entries of `queue` that lead nowhere any more.
     stale: usize,
+    /// Its pending requests but for joins.
+    requests: u32,
     /// Requests the application has not decided about.
     deferred: u32,
     /// Its connections in SYN-RECEIVED.
@@ -327,6 +331,8 @@ pub struct Stack<B: PacketBuf> {
     /// Where the last ephemeral port was, among them all.
     next_port: u32,
     destinations: destinations::Destinations,
+    path_mtus: udp_mtu::PathMtus,
+    own: own::OwnAddresses,
     fast_open: fast_open::FastOpen,
     deferrals: deferred::Deferrals<B>,
     observer: observe::Observer,
@@ -436,6 +442,8 @@ impl<B: PacketBuf> Stack<B> {
             pool,
             next_port,
             destinations: destinations::Destinations::default(),
+            path_mtus: udp_mtu::PathMtus::default(),
+            own: own::OwnAddresses::new(&config.addresses),
             fast_open: fast_open::FastOpen::new(config.fast_open_seed.unwrap_or(config.seed), now),
             deferrals: deferred::Deferrals::default(),
             observer: observe::Observer::new(now),
@@ -505,8 +513,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     fn local_address(&self, addr: IpAddr) -> Option<&LocalAddress> {
-        let mut addresses = self.config.addresses.iter();
-        addresses.find(|local| local.addr == addr && !addr.is_unspecified())
+        self.config.addresses.get(self.own.find(addr)?)
     }
 
     /// Id by which peers know one of our addresses beyond a connection's first: its place in the

@@ -10,7 +10,7 @@ use crate::mptcp::key::KeyPair;
 use crate::mptcp::{
     Connection, FallbackReason, Marks, Negotiated, Paths, Phase, Signal, Stage, Subflow,
 };
-use crate::tcp::request::{RequestFlags, Wanted};
+use crate::tcp::request::{Request, RequestFlags, Wanted};
 use crate::tcp::{State, Tcb, Tuple};
 use crate::time::{Instant, nanos, proportion};
 use crate::wire::{OptionWriter, Version};
@@ -180,13 +180,16 @@ impl<B: PacketBuf> Stack<B> {
                 self.abort(now, id);
             }
         }
-        let pending = self.requests.iter();
-        let orphans: alloc::vec::Vec<u32> = pending
-            .filter(|(_, r)| r.listener == idx && !matches!(r.wanted, Wanted::Join { .. }))
-            .map(|(request, _)| request)
-            .collect();
-        for request in orphans {
-            self.remove_request(request);
+        let count = self.listeners.get(idx).map_or(0, |listener| listener.requests as usize);
+        if count > 0 {
+            // Most have none left: who waits for one peer ends when it has come.
+            let own = |r: &Request| r.listener == idx && !matches!(r.wanted, Wanted::Join { .. });
+            let pending = self.requests.iter().filter(|(_, request)| own(request));
+            let orphans: alloc::vec::Vec<u32> = pending.map(|(at, _)| at).take(count).collect();
+            debug_assert_eq!(orphans.len(), count, "all are counted");
+            for request in orphans {
+                self.remove_request(request);
+            }
         }
         self.events.remove(self.numbering.number(Node::Listener(idx)));
         self.observer.forget(self.numbering.number(Node::Listener(idx)));

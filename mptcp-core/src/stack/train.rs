@@ -84,7 +84,7 @@ impl<B: PacketBuf> Train<B> {
 
     /// Lets the packets go. `burst` still has their headers.
     pub(super) fn depart<T: TxQueue<B>>(&mut self, tcb: &mut Tcb<B>, burst: &Burst, tx: &mut T) {
-        let Self { packets, octets, wide, boarding } = self;
+        let Self { packets, octets, wide, boarding, .. } = self;
         if packets.len() > 1 {
             let count = packets.len();
             tcb.queue.share_mapping(count, *octets, |at| {

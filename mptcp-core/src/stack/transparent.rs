@@ -1,7 +1,8 @@
 //! Connections to addresses that are not ours: routers send them here, and the stack speaks for whoever the
 //! peer asked for.
 //!
-//! Invariant: only segments of TCP, and ICMP errors about them, get past the check of addresses; without a
+//! Invariant: only segments of TCP, and ICMP errors about them, get past the check of addresses, and the rest is
+//! refused by an error where there is a listener; without a
 //! listener for the port they came in by, and without a connection or one to join, nothing answers them. What an address of
 //! ours sent is never taken for a peer's: it is what our own exits say to the world, led back here by mistake.
 
@@ -10,7 +11,8 @@ use super::{Listen, Listener, Ready, Sock, SocketId, Stack};
 use crate::buf::{PacketBuf, PortId};
 use crate::error::OpenError;
 use crate::tcp::{PROTOCOL_TCP, Tuple};
-use crate::wire::IpHeader;
+use crate::time::Instant;
+use crate::wire::{IcmpErrorKind, IpHeader};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -71,6 +73,7 @@ impl<B: PacketBuf> Stack<B> {
             pending: Ready::empty(),
             queue: VecDeque::new(),
             stale: 0,
+            requests: 0,
             deferred: 0,
             fast_open: Backlog::default(),
             congestion: None,
@@ -83,6 +86,23 @@ impl<B: PacketBuf> Stack<B> {
         self.transparent.used
             && matches!(header.protocol, PROTOCOL_TCP | PROTOCOL_ICMP | PROTOCOL_ICMPV6)
             && is_elsewhere(header.dst)
+    }
+
+    /// What is no TCP ends here where TCP is taken: its sender hears so, and need not wait to try something else
+    /// (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
+    pub(super) fn refuse_transit(&mut self, now: Instant, header: &IpHeader, packet: &B) {
+        let port = packet.rx_meta().port;
+        let is_led_here = self.transparent.listeners.iter().any(|(of, _)| *of == port)
+            && is_elsewhere(header.dst)
+            && self.local_address(header.dst).is_none()
+            && self.local_address(header.src).is_none();
+        let mut addresses = self.config.addresses.iter().map(|local| (local.addr, local.port));
+        let own = addresses
+            .find(|(addr, of)| *of == port && addr.is_ipv4() == header.dst.is_ipv4())
+            .filter(|_| is_led_here);
+        if let Some((own, _)) = own {
+            self.say_error(now, IcmpErrorKind::Prohibited, own, packet);
+        }
     }
 
     /// The flow is with an address that is not ours.

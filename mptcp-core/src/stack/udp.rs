@@ -2,12 +2,13 @@
 //! its packet (RFC 768, RFC 1122 §4.1, RFC 8200 §8.1).
 //!
 //! Invariant: a datagram reaches the socket of its exact address and port, else that of the wildcard
-//! address, and no other; a connected socket only what its peer sent. Fragments are neither made nor
-//! put together, so every datagram is one packet.
+//! address, and no other; a connected socket only what its peer sent. Fragments are not put together, and made
+//! only of what a router said is too long for its way; else every datagram is one packet.
 
 use super::demux::Node;
 use super::egress::QUANTUM;
 use super::ports::PORT_TRIES;
+use super::udp_mtu::{emit_fragments, fragment_len};
 use super::{Ready, Sock, SocketId, Stack};
 use crate::buf::{PacketBuf, PortId, RxChecksum, TxMeta, TxQueue};
 use crate::config::{LocalAddress, Marking};
@@ -20,7 +21,7 @@ use crate::udp::{
     Outgoing, Received, SendTo, UdpError, UdpInfo, UdpOptions, UdpSendError, UdpSocket, plain,
 };
 use crate::wire::udp::{PROTOCOL_UDP, UDP_HEADER_LEN};
-use crate::wire::{IcmpError, IpEmit, IpHeader, UdpDatagram, UdpHeader, checksum};
+use crate::wire::{IcmpError, IcmpErrorKind, IpEmit, IpHeader, UdpDatagram, UdpHeader, checksum};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// IPv6 and UDP.
@@ -279,13 +280,25 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Sends what one socket has queued, up to the quantum.
     /// A datagram whose port is full holds up those behind it that leave by the same one.
-    pub(super) fn transmit_udp<T: TxQueue<B>>(&mut self, idx: u32, tx: &mut T) -> Progress {
+    pub(super) fn transmit_udp<T: TxQueue<B>>(
+        &mut self,
+        now: Instant,
+        idx: u32,
+        tx: &mut T,
+    ) -> Progress {
         let Some(socket) = self.udp.get_mut(idx) else { return Progress::Done };
         let mut sent = 0;
         while sent < QUANTUM
             && let Some((at, outgoing, payload)) = socket.next_outgoing(|port| tx.room_on(port) > 0)
         {
-            if let Err(payload) = emit(tx, &outgoing, socket.marking, payload) {
+            let mtu = self.path_mtus.of(now, outgoing.remote.ip());
+            let emitted = match mtu {
+                Some(mtu) if packet_len(&outgoing, &payload) > usize::from(mtu) => {
+                    emit_in_parts(tx, &outgoing, socket.marking, payload, mtu, self.rng.next_u32())
+                }
+                _ => emit(tx, &outgoing, socket.marking, payload),
+            };
+            if let Err(payload) = emitted {
                 socket.put_back(at, outgoing, payload);
                 self.stats.tx_no_buffer += 1;
                 break;
@@ -380,7 +393,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// An ICMP error that quotes a datagram. There is no sequence number to check (RFC 5927 §4): that
     /// a socket with this address and peer exists must do.
-    pub(super) fn udp_icmp(&mut self, error: &IcmpError) {
+    pub(super) fn udp_icmp(&mut self, now: Instant, error: &IcmpError) {
         let report = UdpError {
             kind: error.kind,
             remote: SocketAddr::new(error.dst, error.dst_port),
@@ -390,6 +403,9 @@ impl<B: PacketBuf> Stack<B> {
         let Some(idx) = self.udp_receiver(report.local, report.remote).ok().filter(|_| ours) else {
             return self.stats.drop(DropReason::IcmpUnmatched);
         };
+        if let IcmpErrorKind::FragmentationNeeded { mtu } = error.kind {
+            self.path_mtus.learn(now, error.dst, mtu);
+        }
         let Some(socket) = self.udp.get_mut(idx) else { return };
         if socket.report(report) {
             self.post_udp(idx, Ready::ERROR);
@@ -425,6 +441,47 @@ fn emit<B: PacketBuf, T: TxQueue<B>>(
     Ok(())
 }
 
+fn packet_len<B: PacketBuf>(outgoing: &Outgoing, payload: &B) -> usize {
+    let ip = if outgoing.local.is_ipv4() { 20 } else { 40 };
+    ip + UDP_HEADER_LEN + payload.data().len()
+}
+
+/// As [`emit`], in fragments that a way of `mtu` takes.
+fn emit_in_parts<B: PacketBuf, T: TxQueue<B>>(
+    tx: &mut T,
+    outgoing: &Outgoing,
+    marking: Marking,
+    payload: B,
+    mtu: u16,
+    id: u32,
+) -> Result<(), B> {
+    let len = fragment_len(outgoing.local.is_ipv4(), mtu);
+    let parts = (UDP_HEADER_LEN + payload.data().len()).div_ceil(len);
+    let mut headers = [0; MAX_HEADERS];
+    let headers_len = write_headers(outgoing, marking, payload.data(), &mut headers);
+    let udp = headers.get(headers_len - UDP_HEADER_LEN..headers_len).unwrap_or_default();
+    let ip = ip_header(outgoing, marking, payload.data());
+    if tx.room_on(outgoing.via) < parts
+        || !emit_fragments(tx, outgoing, &ip, id, (udp, payload.data()), len)
+    {
+        return Err(payload);
+    }
+    Ok(())
+}
+
+fn ip_header(outgoing: &Outgoing, marking: Marking, payload: &[u8]) -> IpEmit {
+    IpEmit {
+        src: outgoing.local.ip(),
+        dst: outgoing.remote.ip(),
+        protocol: PROTOCOL_UDP,
+        traffic_class: marking.traffic_class(0),
+        hop_limit: marking.hop_limit(),
+        payload_len: UDP_HEADER_LEN + payload.len(),
+        identification: 0,
+        dont_fragment: true,
+    }
+}
+
 /// Writes IP and UDP headers; answers their length.
 fn write_headers(
     outgoing: &Outgoing,
@@ -433,16 +490,7 @@ fn write_headers(
     out: &mut [u8; MAX_HEADERS],
 ) -> usize {
     let (src, dst) = (outgoing.local.ip(), outgoing.remote.ip());
-    let ip = IpEmit {
-        src,
-        dst,
-        protocol: PROTOCOL_UDP,
-        traffic_class: marking.traffic_class(0),
-        hop_limit: marking.hop_limit(),
-        payload_len: UDP_HEADER_LEN + payload.len(),
-        identification: 0,
-        dont_fragment: true,
-    };
+    let ip = ip_header(outgoing, marking, payload);
     let ports = UdpHeader { src_port: outgoing.local.port(), dst_port: outgoing.remote.port() };
     let header = ports.emit(src, dst, payload.len(), checksum::sum(payload));
     let ip_len = ip.emit(out);

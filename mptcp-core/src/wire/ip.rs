@@ -18,6 +18,7 @@ const MAX_EXTENSION_HEADERS: usize = 8;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
+const V6_FRAGMENT_LEN: usize = 8;
 const DESTINATION_OPTIONS: u8 = 60;
 
 const V4_DONT_FRAGMENT: u16 = 0x4000;
@@ -262,6 +263,28 @@ fn check_options(body: &[u8]) -> Result<(), WireError> {
     Ok(())
 }
 
+/// Which part of a packet a fragment is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fragment {
+    /// The same in all fragments of a packet, and in no other packet for a while (RFC 6864 §4); its lower 16 bits
+    /// count with IPv4.
+    pub id: u32,
+    /// Octets in front of it, a multiple of 8.
+    pub offset: usize,
+    /// It is not the last.
+    pub more: bool,
+}
+
+impl Fragment {
+    /// Longest headers, octets.
+    pub const MAX_HEADERS: usize = V6_HEADER_LEN + V6_FRAGMENT_LEN;
+
+    /// The offset as IPv6 has it, in front of three bits that are no part of it.
+    fn field(&self) -> Option<u16> {
+        u16::try_from(self.offset).ok().filter(|offset| offset % 8 == 0)
+    }
+}
+
 /// The IP header of a packet to send: no options, no extension headers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IpEmit {
@@ -301,6 +324,46 @@ impl IpEmit {
             _ => None,
         };
         written.unwrap_or(0)
+    }
+
+    /// Writes the headers of a fragment whose data is `payload_len` octets, and returns their length: 20, or 48 with
+    /// IPv6's fragment header (RFC 8200 §4.5). 0 as for [`IpEmit::emit`], or for an offset that cannot be named.
+    pub fn emit_fragment(&self, fragment: &Fragment, out: &mut [u8]) -> usize {
+        let written = match self.src {
+            IpAddr::V4(_) => self.emit_v4_fragment(fragment, out),
+            IpAddr::V6(_) => self.emit_v6_fragment(fragment, out),
+        };
+        written.unwrap_or(0)
+    }
+
+    fn emit_v4_fragment(&self, fragment: &Fragment, out: &mut [u8]) -> Option<usize> {
+        let field = fragment.field()?;
+        let part = Self { identification: fragment.id as u16, dont_fragment: false, ..*self };
+        if part.emit(out) == 0 {
+            return None;
+        }
+        let header = out.first_chunk_mut::<V4_HEADER_LEN>()?;
+        let more = if fragment.more { V4_MORE_FRAGMENTS } else { 0 };
+        let [.., high, low, _, _, sum_high, sum_low, _, _, _, _, _, _, _, _] = header;
+        [*high, *low] = (field >> 3 | more).to_be_bytes();
+        [*sum_high, *sum_low] = [0, 0];
+        let sum = !checksum::sum(header);
+        let [.., sum_high, sum_low, _, _, _, _, _, _, _, _] = header;
+        [*sum_high, *sum_low] = sum.to_be_bytes();
+        Some(V4_HEADER_LEN)
+    }
+
+    fn emit_v6_fragment(&self, fragment: &Fragment, out: &mut [u8]) -> Option<usize> {
+        let payload_len = self.payload_len.checked_add(V6_FRAGMENT_LEN)?;
+        let part = Self { protocol: FRAGMENT, payload_len, ..*self };
+        if part.emit(out) == 0 {
+            return None;
+        }
+        let header = out.get_mut(V6_HEADER_LEN..)?.first_chunk_mut::<V6_FRAGMENT_LEN>()?;
+        let [high, low] = (fragment.field()? | u16::from(fragment.more)).to_be_bytes();
+        let [a, b, c, d] = fragment.id.to_be_bytes();
+        *header = [self.protocol, 0, high, low, a, b, c, d];
+        Some(V6_HEADER_LEN + V6_FRAGMENT_LEN)
     }
 
     fn emit_v4(&self, src: Ipv4Addr, dst: Ipv4Addr, out: &mut [u8]) -> Option<usize> {

@@ -99,7 +99,7 @@ pub mod udp;
 pub use checksum::Checksum;
 pub use fast_open::FastOpenCookie;
 pub use icmp::{IcmpError, IcmpErrorKind};
-pub use ip::{ECN_CE, ECN_ECT0, IpEmit, IpHeader};
+pub use ip::{ECN_CE, ECN_ECT0, Fragment, IpEmit, IpHeader};
 pub use mptcp::{
     AddAddr, AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpCapable, MpJoin, MpTcpRst,
     MptcpOption, Prio, RawAddAddr, RawPrio, WireSeq, reset_reason,

@@ -24,6 +24,41 @@ fn nobody_listening_means_reset_at_the_right_numbers() {
     assert_eq!(s.dropped(DropReason::ListenerState), 2);
 }
 
+/// Requests of two listeners, one by one; one of them timed out, and one was completed.
+#[test]
+fn a_listener_takes_its_own_requests_along_and_no_others() {
+    let mut s = Script::new(|_| {});
+    s.leg().local.set_port(80);
+    let mut listeners = Vec::new();
+    for port in [80, 81] {
+        s.leg().local.set_port(port);
+        listeners.push(s.listen().listener.expect("it listens"));
+    }
+    s.leg().local.set_port(80);
+    for n in 1..6_u16 {
+        let local = format!("10.0.0.1:{}", 80 + n % 2);
+        s.add_leg(&local, &format!("10.0.0.2:{}", 4000 + n), Peer::default());
+    }
+    for leg in 0..6 {
+        let syn = s.on(leg).peer_syn();
+        s.inject(syn).take();
+    }
+    s.on(0).inject(ack(1, 1)).expect_nothing();
+    s.on(1).inject(ack(1, 1)).expect_nothing();
+    s.on(2).inject(rst(1)).expect_nothing();
+    assert_eq!((s.stack.occupancy().requests, s.stack.occupancy().tcbs), (3, 2));
+    s.stack.close_listener(s.now, listeners[0]);
+    s.flush().on(0).take_all();
+    assert_eq!((s.stack.occupancy().requests, s.stack.counters().out_rsts), (2, 1));
+    s.on(4).inject(ack(1, 1)).expect(rst(1));
+    for leg in [3, 5] {
+        s.on(leg).inject(ack(1, 1)).expect_nothing();
+        assert!(s.stack.accept(listeners[1]).is_some());
+    }
+    s.stack.close_listener(s.now, listeners[1]);
+    assert_eq!(s.stack.occupancy().requests, 0);
+}
+
 #[test]
 fn stateless_replies_are_limited() {
     let mut s = Script::new(|config| config.limits.stateless_replies_per_s = 5);

@@ -99,3 +99,72 @@ fn a_flood_of_errors_is_bounded() {
     assert_eq!(node.dropped(DropReason::IcmpUnmatched), 1);
     node.assert_empty();
 }
+
+/// The datagram that `fragments` make, its IP header first, and the length of the longest fragment.
+fn put_together(fragments: &[Vec<u8>]) -> (Vec<u8>, usize) {
+    let (mut whole, mut ids) = (Vec::new(), Vec::new());
+    let is_v4 = fragments[0][0] >> 4 == 4;
+    for (n, fragment) in fragments.iter().enumerate() {
+        let header = IpHeader::parse(fragment).expect("a packet");
+        assert!(header.fragment && header.total_len == fragment.len() && header.protocol == 17);
+        let at = if is_v4 { 6 } else { 42 };
+        let field = u16::from_be_bytes([fragment[at], fragment[at + 1]]);
+        let (offset, more) = match is_v4 {
+            true => (usize::from(field & 0x1fff) * 8, field & 0x2000 != 0),
+            false => (usize::from(field & !7), field & 1 != 0),
+        };
+        assert_eq!((offset, more), (whole.len(), n + 1 < fragments.len()));
+        ids.push(if is_v4 { fragment[4..6].to_vec() } else { fragment[44..48].to_vec() });
+        whole.extend(&fragment[header.header_len..]);
+    }
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    let first = IpHeader::parse(&fragments[0]).expect("a packet");
+    let longest = fragments.iter().map(Vec::len).max().expect("some");
+    (ip(first.src, first.dst, 17, &whole), longest)
+}
+
+/// A router says that the way is narrow: what is too long for it goes in fragments, for ten minutes, and what
+/// fits as before. The application's datagram arrives as it was.
+#[test]
+fn what_is_too_long_for_its_way_goes_in_fragments() {
+    for is_v4 in [true, false] {
+        let (mut node, mut other) = (Node::new(2), Node::new(9));
+        let (ours, peer) = if is_v4 { (v4(1, 2), v4(1, 9)) } else { (v6(1, 2), v6(1, 9)) };
+        let router = if is_v4 { v4(1, 254) } else { v6(1, 254) };
+        let (local, remote) = (SocketAddr::new(ours, 4000), SocketAddr::new(peer, 53));
+        let id = node.bind(local);
+        let service = other.bind(remote);
+        let text: Vec<u8> = (0..1_450 - if is_v4 { 0 } else { 20 }).map(|n| n as u8).collect();
+        let send = |node: &mut Node, len: usize| {
+            node.stack.udp_send_to(id, &text[..len], &SendTo::from(remote)).expect("room");
+            let sent = node.sent();
+            sent.iter().map(|packet| mptcp_core::buf::PacketBuf::data(packet).to_vec()).collect()
+        };
+        let first: Vec<Vec<u8>> = send(&mut node, text.len());
+        assert_eq!(first.len(), 1);
+        for mtu in [1_400, 1_280, 600, 0] {
+            let kind = IcmpErrorKind::FragmentationNeeded { mtu };
+            node.receive(&error(kind, &first[0], router));
+            assert_eq!(node.stack.udp_error(id), Some(UdpError { kind, remote, local }));
+            let least = if is_v4 { 552 } else { 1_280 };
+            let fragments = send(&mut node, text.len());
+            let (whole, longest) = put_together(&fragments);
+            let most = usize::from(mtu.max(least));
+            assert!(longest <= most && longest + 8 > most, "{longest} of {mtu}");
+            other.receive(&whole);
+            let (received, bytes) = other.read(service).expect("it has come");
+            assert!(received.remote == local && bytes == text);
+            // To the octet what fits is one packet.
+            let fits = most - if is_v4 { 28 } else { 48 };
+            assert_eq!(send(&mut node, fits).len(), 1);
+            assert_eq!(send(&mut node, fits + 1).len(), 2);
+        }
+        // Other hosts are another matter.
+        let elsewhere = SocketAddr::new(if is_v4 { v4(1, 8) } else { v6(1, 8) }, 53);
+        node.stack.udp_send_to(id, &text, &SendTo::from(elsewhere)).expect("room");
+        assert_eq!(node.sent().len(), 1);
+        node.stack.close(NOW, id);
+        other.stack.close(NOW, service);
+        node.assert_empty();
+    }
+}

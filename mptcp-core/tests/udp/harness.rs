@@ -178,9 +178,9 @@ fn judge(packet: &HeapBuf) {
     assert!(!packet.tx_meta().partial_checksum);
     if header.src.is_ipv4() {
         let ip = Ipv4Packet::new_checked(bytes).expect("an IPv4 packet");
-        assert!(ip.verify_checksum() && ip.dont_frag());
+        assert!(ip.verify_checksum() && ip.dont_frag() != header.fragment);
     }
-    if header.protocol == UDP {
+    if header.protocol == UDP && !header.fragment {
         let udp = UdpPacket::new_checked(&bytes[header.header_len..]).expect("a datagram");
         assert_eq!(usize::from(udp.len()), header.total_len - header.header_len);
         assert!(udp.verify_checksum(&header.src.into(), &header.dst.into()));

@@ -4,7 +4,7 @@
 //! Invariant: one change at a time, and the answer to it comes when every session of every shard goes by it.
 
 use super::{Shared, in_time};
-use crate::config::{self, Config, Plan};
+use crate::config::{self, Config, Mode, Plan};
 use crate::control::Unreachable;
 use crate::front_end::FrontEnd;
 use crate::policies::{InForce, UserId};
@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 
 /// What is in force, and the names in it.
 pub struct Terms {
-    profiles: Vec<config::Profile>,
+    profiles: Vec<String>,
     listeners: Vec<(FrontEnd, Vec<SocketAddr>)>,
     users: Vec<String>,
     ports: Vec<String>,
@@ -38,7 +38,7 @@ impl Terms {
         let transparent = !config.transparent.ports.is_empty();
         let transparent = transparent.then(|| (FrontEnd::Transparent, Vec::new()));
         Self {
-            profiles: config.profiles.clone(),
+            profiles: config.profiles.iter().map(|profile| profile.name.clone()).collect(),
             listeners: served.chain(transparent).collect(),
             users: config.users.iter().map(|user| user.name.clone()).collect(),
             ports: config.ports.iter().map(|port| port.name.clone()).collect(),
@@ -53,7 +53,7 @@ impl Terms {
     }
 
     fn profile_name(&self, at: Option<usize>) -> Option<&str> {
-        Some(self.profiles.get(at?)?.name.as_str())
+        self.profiles.get(at?).map(String::as_str)
     }
 
     fn port_name(&self, at: usize) -> &str {
@@ -68,7 +68,7 @@ struct Profile<'a> {
     mode: &'static str,
     scheduler: &'static str,
     access: Vec<&'a str>,
-    weights: &'a [u16],
+    weights: Vec<u16>,
 }
 
 /// `GET /listeners`.
@@ -110,18 +110,115 @@ trait Resource {
     /// The one at this position.
     fn view<'a>(terms: &'a Terms, in_force: &InForce, at: usize) -> Self::View<'a>;
 
-    /// What would be in force with this change; else what is wrong with it.
-    fn change(
+    /// What of it can be changed.
+    type Draft;
+
+    /// The keys of a change.
+    const KEYS: &'static [&'static str];
+
+    /// What can be changed, as it is.
+    fn draft(terms: &Terms, in_force: &InForce, at: usize) -> Self::Draft;
+
+    /// Changes what one of the keys names; else says what is wrong with it.
+    fn set(terms: &Terms, draft: &mut Self::Draft, key: &str, value: &Value) -> Result<(), String>;
+
+    /// With all of it changed; else what does not go together.
+    fn with(
         terms: &Terms,
         in_force: &InForce,
         at: usize,
-        change: &Map<String, Value>,
+        draft: Self::Draft,
     ) -> Result<InForce, String>;
 }
 
+/// What would be in force with this change; else what is wrong with it.
+fn changed<R: Resource>(
+    terms: &Terms,
+    in_force: &InForce,
+    at: usize,
+    change: &Map<String, Value>,
+) -> Result<InForce, String> {
+    let mut draft = R::draft(terms, in_force, at);
+    for (key, value) in change {
+        if !R::KEYS.contains(&key.as_str()) {
+            return Err(config::unknown_key(key, R::KEYS));
+        }
+        R::set(terms, &mut draft, key, value)?;
+    }
+    R::with(terms, in_force, at, draft)
+}
+
+struct Profiles;
 struct Listeners;
 struct Users;
 struct Ports;
+
+impl Resource for Profiles {
+    type View<'a> = Profile<'a>;
+
+    fn names(terms: &Terms) -> Vec<&str> {
+        terms.profiles.iter().map(String::as_str).collect()
+    }
+
+    fn view<'a>(terms: &'a Terms, in_force: &InForce, at: usize) -> Profile<'a> {
+        let profile = Self::draft(terms, in_force, at);
+        Profile {
+            name: terms.profile_name(Some(at)).unwrap_or_default(),
+            mode: profile.mode.name(),
+            scheduler: profile.mode.scheduler().name(),
+            access: profile.access.iter().map(|at| terms.port_name(*at)).collect(),
+            weights: profile.weights,
+        }
+    }
+
+    type Draft = config::Profile;
+
+    const KEYS: &'static [&'static str] = &["access", "mode", "weights"];
+
+    fn draft(_terms: &Terms, in_force: &InForce, at: usize) -> config::Profile {
+        in_force.profile_at(at).cloned().unwrap_or_else(config::Profile::nameless)
+    }
+
+    fn set(
+        terms: &Terms,
+        profile: &mut config::Profile,
+        key: &str,
+        value: &Value,
+    ) -> Result<(), String> {
+        match key {
+            "mode" => {
+                let names = Mode::ALL.map(Mode::name);
+                profile.mode =
+                    Mode::ALL.into_iter().find(|mode| value == mode.name()).ok_or_else(|| {
+                        format!("mode = {value}: expected one of {}", names.join(", "))
+                    })?;
+            }
+            "access" => {
+                let expected = format!("expected a list of ports ({})", terms.ports.join(", "));
+                profile.access = read_list(key, value, &expected, |one| {
+                    terms.ports.iter().position(|port| one == port)
+                })?;
+            }
+            _ => {
+                let expected = "expected a list of whole numbers from 1 to 65535";
+                profile.weights = read_list(key, value, expected, |one| {
+                    one.as_u64().and_then(|one| u16::try_from(one).ok()).filter(|one| *one > 0)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn with(
+        _terms: &Terms,
+        in_force: &InForce,
+        at: usize,
+        profile: config::Profile,
+    ) -> Result<InForce, String> {
+        profile.check()?;
+        Ok(in_force.with_profile(at, profile))
+    }
+}
 
 impl Resource for Listeners {
     type View<'a> = Listener<'a>;
@@ -137,21 +234,34 @@ impl Resource for Listeners {
         Listener { front_end: front_end.name(), listen, profile }
     }
 
-    fn change(
+    type Draft = Option<usize>;
+
+    const KEYS: &'static [&'static str] = &["profile"];
+
+    fn draft(terms: &Terms, in_force: &InForce, at: usize) -> Option<usize> {
+        terms.listeners.get(at).and_then(|(front_end, _)| in_force.listener_profile(*front_end))
+    }
+
+    fn set(
+        terms: &Terms,
+        draft: &mut Option<usize>,
+        _key: &str,
+        value: &Value,
+    ) -> Result<(), String> {
+        *draft = read_profile(terms, value)?;
+        Ok(())
+    }
+
+    fn with(
         terms: &Terms,
         in_force: &InForce,
         at: usize,
-        change: &Map<String, Value>,
+        draft: Option<usize>,
     ) -> Result<InForce, String> {
-        let Some((front_end, _)) = terms.listeners.get(at) else { return Ok(in_force.clone()) };
-        let mut profile = in_force.listener_profile(*front_end);
-        for (key, value) in change {
-            match key.as_str() {
-                "profile" => profile = read_profile(terms, value)?,
-                _ => return Err(config::unknown_key(key, &["profile"])),
-            }
-        }
-        Ok(in_force.with_listener(*front_end, profile))
+        Ok(match terms.listeners.get(at) {
+            Some((front_end, _)) => in_force.with_listener(*front_end, draft),
+            None => in_force.clone(),
+        })
     }
 }
 
@@ -183,25 +293,25 @@ impl Resource for Users {
         }
     }
 
-    fn change(
-        terms: &Terms,
-        in_force: &InForce,
-        at: usize,
-        change: &Map<String, Value>,
-    ) -> Result<InForce, String> {
-        let mut plan: Plan = in_force.plan(at).cloned().unwrap_or_default();
-        for (key, value) in change {
-            match key.as_str() {
-                "profile" => plan.profile = read_profile(terms, value)?,
-                "rate" => plan.rate = read_rate(key, value)?,
-                "upload_rate" => plan.upload_rate = read_rate(key, value)?,
-                "access_rates" => read_access_rates(terms, value, &mut plan.access_rates)?,
-                _ => {
-                    let known = ["access_rates", "profile", "rate", "upload_rate"];
-                    return Err(config::unknown_key(key, &known));
-                }
-            }
+    type Draft = Plan;
+
+    const KEYS: &'static [&'static str] = &["access_rates", "profile", "rate", "upload_rate"];
+
+    fn draft(_terms: &Terms, in_force: &InForce, at: usize) -> Plan {
+        in_force.plan(at).cloned().unwrap_or_default()
+    }
+
+    fn set(terms: &Terms, plan: &mut Plan, key: &str, value: &Value) -> Result<(), String> {
+        match key {
+            "profile" => plan.profile = read_profile(terms, value)?,
+            "rate" => plan.rate = read_rate(key, value)?,
+            "upload_rate" => plan.upload_rate = read_rate(key, value)?,
+            _ => read_access_rates(terms, value, &mut plan.access_rates)?,
         }
+        Ok(())
+    }
+
+    fn with(_terms: &Terms, in_force: &InForce, at: usize, plan: Plan) -> Result<InForce, String> {
         Ok(in_force.with_user(at, plan))
     }
 }
@@ -218,20 +328,41 @@ impl Resource for Ports {
         Port { name: terms.port_name(at), total_rate }
     }
 
-    fn change(
+    type Draft = Option<u64>;
+
+    const KEYS: &'static [&'static str] = &["total_rate"];
+
+    fn draft(_terms: &Terms, in_force: &InForce, at: usize) -> Option<u64> {
+        in_force.port_rate(at)
+    }
+
+    fn set(_terms: &Terms, bits: &mut Option<u64>, key: &str, value: &Value) -> Result<(), String> {
+        *bits = read_rate(key, value)?;
+        Ok(())
+    }
+
+    fn with(
         _terms: &Terms,
         in_force: &InForce,
         at: usize,
-        change: &Map<String, Value>,
+        bits: Option<u64>,
     ) -> Result<InForce, String> {
-        let mut bits = in_force.port_rate(at);
-        for (key, value) in change {
-            match key.as_str() {
-                "total_rate" => bits = read_rate(key, value)?,
-                _ => return Err(config::unknown_key(key, &["total_rate"])),
-            }
-        }
         Ok(in_force.with_port(at, bits))
+    }
+}
+
+/// A list of things, or `null` for an empty one.
+fn read_list<T>(
+    key: &str,
+    value: &Value,
+    expected: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<T>, String> {
+    let refused = || format!("{key} = {value}: {expected}");
+    match value {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(list) => list.iter().map(|one| read(one).ok_or_else(refused)).collect(),
+        _ => Err(refused()),
     }
 }
 
@@ -243,7 +374,7 @@ fn read_profile(terms: &Terms, value: &Value) -> Result<Option<usize>, String> {
     if value.is_null() {
         return Ok(None);
     }
-    let names = terms.profiles.iter().map(|profile| profile.name.as_str());
+    let names = terms.profiles.iter().map(String::as_str);
     let at = names.clone().position(|name| value == name);
     at.map(Some).ok_or_else(|| {
         let known: Vec<String> = names.map(|name| format!("{name:?}")).collect();
@@ -278,25 +409,14 @@ fn read_access_rates(
 /// The routes, all of them with what they allow.
 pub(super) fn routes() -> Router<Arc<super::Source>> {
     Router::new()
-        .route("/profiles", get(profiles))
+        .route("/profiles", get(list::<Profiles>))
+        .route("/profiles/{name}", get(show::<Profiles>).patch(change::<Profiles>))
         .route("/listeners", get(list::<Listeners>))
         .route("/listeners/{name}", get(show::<Listeners>).patch(change::<Listeners>))
         .route("/users", get(list::<Users>))
         .route("/users/{name}", get(show::<Users>).patch(change::<Users>))
         .route("/ports", get(list::<Ports>))
         .route("/ports/{name}", get(show::<Ports>).patch(change::<Ports>))
-}
-
-async fn profiles(State(source): Shared) -> Response {
-    let terms = &source.terms;
-    let profiles = terms.profiles.iter().map(|profile| Profile {
-        name: &profile.name,
-        mode: profile.mode.name(),
-        scheduler: profile.mode.scheduler().name(),
-        access: profile.access.iter().map(|at| terms.port_name(*at)).collect(),
-        weights: &profile.weights,
-    });
-    Json(profiles.collect::<Vec<_>>()).into_response()
 }
 
 async fn list<R: Resource>(State(source): Shared) -> Response {
@@ -334,7 +454,7 @@ async fn change<R: Resource>(
         return refuse(format!("{body}: expected an object with what changes"));
     };
     let mut in_force = terms.in_force.lock().await;
-    let next = match R::change(terms, &in_force, at, &body) {
+    let next = match changed::<R>(terms, &in_force, at, &body) {
         Ok(next) => Arc::new(next),
         Err(text) => return refuse(text),
     };

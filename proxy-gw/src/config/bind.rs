@@ -11,7 +11,7 @@ use mptcp_core::config::EphemeralPorts;
 pub struct Bind {
     /// Clients that wait at a time; 0: none may.
     pub waiting: u32,
-    /// Of one client (an IPv4 address or an IPv6 /64), per shard.
+    /// Of one client (an IPv4 address or an IPv6 /64).
     pub per_client: u32,
     /// Where they are connected to, on the exits' addresses.
     pub ports: EphemeralPorts,

@@ -5,6 +5,7 @@
 //! unique, routes leave by ports that exist, listeners are on addresses of ours.
 
 mod bind;
+mod differences;
 mod emit;
 mod hosts;
 mod ports;
@@ -18,6 +19,7 @@ mod transparent;
 mod tree;
 
 pub use bind::Bind;
+pub use differences::Differences;
 pub use hosts::{BadName, HostName};
 pub use problem::{Origin, Problem};
 pub use profiles::{Mode, Plan, Profile, rate_from_json, unknown_key};
@@ -343,7 +345,7 @@ pub struct Egress {
 pub struct Udp {
     /// At a time; 0: none.
     pub associations: u32,
-    /// Of one client (an IPv4 address or an IPv6 /64), per shard.
+    /// Of one client (an IPv4 address or an IPv6 /64).
     pub per_client: u32,
 }
 

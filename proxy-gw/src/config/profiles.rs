@@ -75,6 +75,49 @@ pub struct Profile {
     pub weights: Vec<u16>,
 }
 
+impl Profile {
+    /// What stands for one that is not there.
+    #[must_use]
+    pub const fn nameless() -> Self {
+        Self {
+            name: String::new(),
+            mode: Mode::SmallestDelay,
+            access: Vec::new(),
+            weights: Vec::new(),
+        }
+    }
+
+    /// Whether the mode goes with the accesses and their weights, as in the file.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn check(&self) -> Result<(), String> {
+        let Self { mode, access, weights, .. } = self;
+        let by_weight = *mode == Mode::LoadBalancing;
+        let needed = mode.is_ordered() || by_weight;
+        let name = mode.name();
+        let mut seen = BTreeSet::new();
+        if needed && access.is_empty() {
+            return Err(format!(
+                "access: mode {name:?} needs the ports, such as [\"wifi\", \"lte\"]"
+            ));
+        }
+        if !needed && !access.is_empty() {
+            return Err(format!("access: mode {name:?} has no use for it; null takes it away"));
+        }
+        if !access.iter().all(|port| seen.insert(port)) {
+            return Err("access: each port at most once".to_owned());
+        }
+        if !by_weight && !weights.is_empty() {
+            return Err(format!("weights: mode {name:?} has no use for it; null takes it away"));
+        }
+        if by_weight && weights.len() != access.len() {
+            return Err("weights: one for each of access, such as [80, 20]".to_owned());
+        }
+        Ok(())
+    }
+}
+
 /// What is agreed on with one user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {

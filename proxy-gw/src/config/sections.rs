@@ -36,10 +36,11 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
     let transparent = root.section("transparent");
     let needed = transparent.lacks("ports");
     let front_ends = read_front_ends(&mut root, &ports, (&names, needed), problems);
-    let transparent = super::transparent::read(transparent, &ports, &routes, &names, problems);
     let listen = [&front_ends.socks5, &front_ends.http, &front_ends.convert.entry];
     let listen = listen.into_iter().flat_map(|entry| entry.listen.iter().copied());
     let bind = super::bind::read(root.section("bind"), listen);
+    let transparent =
+        super::transparent::read(transparent, &ports, &routes, (&names, &bind), problems);
     let users = read_users(&mut root, &names, &ports, problems);
     let (dns, servers) = read_dns(root.section("dns"));
     let ports_complete = ports.complete;

@@ -660,6 +660,17 @@ fn ports_for_connections_to_others_are_access_ports() {
         refused("transparent.pending_per_client=0"),
         "transparent.pending_per_client = 0: expected a whole number from 1 to 65536"
     );
+    let join = settings(&["bind.waiting=1", "transparent.join_port=61005"]);
+    let problem = parse("gw.toml", MINIMAL, &join).unwrap_err()[0].to_string();
+    assert_eq!(
+        problem,
+        "--set transparent.join_port=61005: transparent.join_port = 61005: expected a port outside \
+         of bind.ports = \"61000-61999\", where clients of BIND wait"
+    );
+    let outside = ["bind.waiting=1", "bind.ports='61006-61999'", "transparent.join_port=61005"];
+    for fine in [&outside[..], &["transparent.join_port=61005"]] {
+        assert!(parse("gw.toml", MINIMAL, &settings(fine)).is_ok());
+    }
     let set = settings(&["transparent.ports=['exit']"]);
     assert_eq!(
         parse("gw.toml", FULL, &set).unwrap_err()[0].to_string(),

@@ -1,10 +1,11 @@
 //! `[transparent]`: for whom the gateway answers without being asked.
 
-use super::Route;
 use super::ports::{Ports, find_port};
 use super::profiles::Names;
 use super::reader::{Problems, Section, text};
+use super::{Bind, Route};
 use core::fmt;
+use mptcp_core::config::EphemeralPorts;
 
 /// Access ports behind which routers send connections to anybody through the gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub struct Transparent {
     pub join_port: Option<u16>,
     /// Position of the profile that its sessions go by.
     pub profile: Option<usize>,
-    /// Connections of one client (an IPv4 address, an IPv6 /64) that may wait for their destinations, per shard.
+    /// Connections of one client (an IPv4 address, an IPv6 /64) that may wait for their destinations.
     pub pending_per_client: u32,
 }
 
@@ -35,7 +36,7 @@ pub(super) fn read(
     mut section: Section<'_>,
     ports: &Ports,
     routes: &[Route],
-    profiles: &Names,
+    (profiles, bind): (&Names, &Bind),
     problems: &Problems,
 ) -> Transparent {
     let named = section.list("ports", |value| {
@@ -55,7 +56,16 @@ pub(super) fn read(
         }
         seen.push(idx);
     }
-    let join_port = section.read("join_port", |value| super::reader::integer(value, &(1..=65_535)));
+    let join_port = section.read("join_port", |value| {
+        let port = super::reader::integer(value, &(1..=65_535))?;
+        match bind.listening() {
+            // What comes to these goes to the one shard that each is of.
+            Some(EphemeralPorts { first, last }) if (first..=last).contains(&port) => Err(format!(
+                "expected a port outside of bind.ports = \"{first}-{last}\", where clients of BIND wait"
+            )),
+            _ => Ok(port),
+        }
+    });
     let transparent = Transparent {
         ports: seen,
         join_port: join_port.map(|port| port.value),

@@ -27,6 +27,15 @@ impl Family {
     /// Both, the one to try first in front (RFC 8305 §4).
     pub const BOTH: [Self; 2] = [Self::V6, Self::V4];
 
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+
     /// That of an address.
     #[must_use]
     pub const fn of(address: IpAddr) -> Self {

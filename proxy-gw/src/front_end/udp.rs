@@ -145,6 +145,12 @@ impl Stream {
         Some(Self { begins, connected: None, bytes: Vec::new() })
     }
 
+    /// All datagrams go where the client said in front.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connected.is_some()
+    }
+
     /// How many more bytes it takes now: none while a whole message waits to be handed out.
     #[must_use]
     pub fn room(&self) -> usize {

@@ -19,6 +19,9 @@ use mptcp_core::error::OpenError;
 use mptcp_core::stack::{Listen, SocketId};
 use mptcp_core::time::Instant;
 
+/// What a client hears that waits while we drain, or asks to: it is our business.
+const DRAINED: (EndReason, Failure) = (EndReason::Drained, Failure::Internal);
+
 /// A client that waits.
 pub(super) struct Binding {
     pub(super) listener: SocketId,
@@ -39,11 +42,11 @@ impl Gateway {
             return self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
         };
         let limited = (EndReason::BindLimited, Failure::Exhausted);
-        if !self.binding.enter(client) {
+        if !self.common.clients().binds.enter(client) {
             return self.fail(now, shard, idx, limited.0, limited.1);
         }
         if !self.common.binds().enter() {
-            self.binding.leave(client);
+            self.common.clients().binds.leave(client);
             return self.fail(now, shard, idx, limited.0, limited.1);
         }
         let options = Listen { from: caller.peer, user_data: id.0, ..Listen::default() };
@@ -57,13 +60,14 @@ impl Gateway {
         let listener = opened.ok();
         let Some((listener, at)) = listener.and_then(|id| Some((id, shard.listening_at(id)?)))
         else {
-            self.binding.leave(client);
+            self.common.clients().binds.leave(client);
             self.common.binds().leave();
             return self.fail(now, shard, idx, limited.0, limited.1);
         };
         let Some(session) = self.sessions.get_mut(idx) else { return };
         let reply = session.front_end.connected(at);
         session.phase = Phase::Binding(Box::new(Binding { listener, client }));
+        self.waiting += 1;
         self.deadlines.arm(idx, Class::Bind, now);
         self.say(now, shard, idx, &reply);
     }
@@ -72,6 +76,9 @@ impl Gateway {
     fn caller(&self, target: &Target) -> Result<Caller, Failed> {
         if self.bind.waiting == 0 {
             return Err((EndReason::CommandNotSupported, Failure::NotSupported).into());
+        }
+        if self.draining {
+            return Err(DRAINED.into());
         }
         let Host::Address(named) = target.host else {
             // Of several addresses one would be the peer's: nobody can say which before it comes.
@@ -138,20 +145,45 @@ impl Gateway {
         None
     }
 
+    /// Nobody else is let in: clients that wait are told, but for those whose peer is there already.
+    pub(super) fn end_binds(&mut self, now: Instant, shard: &mut impl Shard) {
+        for idx in 0..self.high_water {
+            if self.waiting == 0 {
+                return;
+            }
+            self.handle_caller(now, shard, idx);
+            self.wait_no_longer(now, shard, idx, DRAINED);
+        }
+    }
+
     /// `bind.timeout_s` passed.
     pub(super) fn bind_timed_out(&mut self, now: Instant, shard: &mut impl Shard, idx: u32) {
+        self.wait_no_longer(now, shard, idx, (EndReason::BindTimedOut, Failure::TimedOut));
+    }
+
+    fn wait_no_longer(
+        &mut self,
+        now: Instant,
+        shard: &mut impl Shard,
+        idx: u32,
+        (reason, failure): (EndReason, Failure),
+    ) {
         let Some(session) = self.sessions.get_mut(idx) else { return };
+        if !matches!(session.phase, Phase::Binding(_)) {
+            return;
+        }
         // What it is until the refusal is said.
         let waited = core::mem::replace(&mut session.phase, Phase::Relaying);
         if let Phase::Binding(binding) = waited {
             self.unbind(now, shard, &binding);
         }
-        self.fail(now, shard, idx, EndReason::BindTimedOut, Failure::TimedOut);
+        self.fail(now, shard, idx, reason, failure);
     }
 
     /// A client waits no longer: nobody else is answered.
     pub(super) fn unbind(&mut self, now: Instant, shard: &mut impl Shard, binding: &Binding) {
-        self.binding.leave(binding.client);
+        self.waiting = self.waiting.saturating_sub(1);
+        self.common.clients().binds.leave(binding.client);
         self.common.binds().leave();
         shard.close(now, binding.listener);
     }

@@ -1,6 +1,7 @@
 //! What the shards of a gateway count together: limits are the gateway's, whichever shard a client's
 //! packets lead to. Looked at when a session begins or ends and when credentials are checked, without locks.
 
+use super::per_client::Clients;
 use crate::auth::Limiter;
 use crate::config::Config;
 use crate::policies::InForce;
@@ -14,6 +15,7 @@ pub struct Common {
     sessions: Places,
     associations: Places,
     binds: Places,
+    clients: Clients,
     /// Sessions there were.
     numbered: AtomicU64,
     limiter: Limiter,
@@ -62,6 +64,7 @@ impl Common {
             binds: Places::new(config.bind.waiting),
             numbered: AtomicU64::new(0),
             limiter: Limiter::new(key),
+            clients: Clients::new(config, rng),
             policies,
         }
     }
@@ -79,6 +82,11 @@ impl Common {
     /// The places of `bind.waiting`.
     pub(super) fn binds(&self) -> &Places {
         &self.binds
+    }
+
+    /// What each client has.
+    pub(super) fn clients(&self) -> &Clients {
+        &self.clients
     }
 
     /// The number of a new session: unique, from 1.

@@ -2,7 +2,7 @@
 //!
 //! A name with several addresses is tried as RFC 8305 has it: IPv6 and IPv4 in turn, the next attempt
 //! a quarter of a second after the one before or when that fails, the first connection that
-//! is established wins. An address is tried once: the client runs a race of its own.
+//! is established wins. Where that was IPv4's the next one begins with it, for a while. An address is tried once: the client runs a race of its own.
 
 use super::deadlines::{ATTEMPT_DELAY, Class, Pace};
 use super::handshake::Failed;
@@ -47,7 +47,7 @@ impl Gateway {
         let (deferred, front_end) = (session.deferred, session.front_end);
         let origin = if deferred { self.origin(shard, idx) } else { None };
         let pending_for = origin.map(|(client, _)| client);
-        if pending_for.is_some_and(|client| !self.pending(front_end).enter(client)) {
+        if pending_for.is_some_and(|client| !self.common.pending(front_end).enter(client)) {
             let (reason, failure) = (EndReason::PendingLimited, Failure::Exhausted);
             return self.fail(now, shard, idx, reason, failure);
         }
@@ -55,6 +55,9 @@ impl Gateway {
         self.counters.requests_in_syn += u64::from(deferred && asked.is_some());
         let deadline = now + self.connect_timeout;
         let mut attempts = Attempts::new(target.port, deadline);
+        if let Host::Name(name) = &target.host {
+            attempts.of_name(name.clone(), self.families.first(now, name, target.port));
+        }
         (attempts.asked, attempts.pending_for) = (asked, pending_for);
         session.phase = Phase::Connecting(Box::new(attempts));
         self.deadlines.arm(idx, Class::Connect, now);
@@ -182,8 +185,8 @@ impl Gateway {
             if now < attempts.next_at || attempts.racing.len() >= MAX_RACING {
                 return;
             }
-            if attempts.waits_for_v6(now) {
-                // IPv4's answer came first: IPv6's may be on its way (RFC 8305 §3).
+            if attempts.waits_for_first(now) {
+                // The other answer came first: this one may be on its way (RFC 8305 §3).
                 return self.pace.arm(idx, Pace::Resolution, now);
             }
             let Some(remote) = attempts.pop() else {
@@ -230,6 +233,7 @@ impl Gateway {
                     }
                     shard.fit_segments(outer, session.inner);
                     attempts.racing.push(outer);
+                    attempts.began.get_or_insert(Family::of(remote.ip()));
                     attempts.next_at = now + ATTEMPT_DELAY;
                     self.pace.arm(idx, Pace::Attempt, now);
                     return;
@@ -261,6 +265,14 @@ impl Gateway {
             }
             self.pursue(now, shard, idx);
         } else if ready.contains(Ready::CONNECTED) {
+            let reached = shard.info(outer).map(|info| info.remote);
+            if let Some(attempts) = self.attempts(idx)
+                && let (Some(name), Some(began)) = (attempts.name.take(), attempts.began)
+                && let Some(reached) = reached
+            {
+                let families = (began, Family::of(reached.ip()));
+                self.families.learn(now, name, reached.port(), families);
+            }
             let racing = self.attempts(idx).map(|attempts| core::mem::take(&mut attempts.racing));
             for loser in racing.into_iter().flatten().filter(|racing| *racing != outer) {
                 shard.abort(now, loser);

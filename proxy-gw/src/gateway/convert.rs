@@ -2,7 +2,6 @@
 //! SYN, who may have them, and what is said about them.
 
 use super::handshake::read;
-use super::pending::Pending;
 use super::{EndReason, Farewell, Gateway};
 use crate::auth::Limiter;
 use crate::config::{Config, CookiePolicy};
@@ -25,7 +24,6 @@ const ERROR_REFILL: Duration = Duration::from_millis(200);
 pub(super) struct Converter {
     cookies: Cookies,
     policy: CookiePolicy,
-    pub(super) pending: Pending,
     errors: Limiter,
     /// Ports that only exits use.
     external: Vec<PortId>,
@@ -39,7 +37,6 @@ impl Converter {
         Self {
             cookies: Cookies::new(rng),
             policy: config.convert.cookie,
-            pending: Pending::new(config.convert.pending_per_client),
             errors: Limiter::with_rate(key, ERROR_BURST, ERROR_REFILL),
             external: ports
                 .filter(|idx| !config.is_access(usize::from(*idx)))

@@ -29,7 +29,7 @@ pub(super) enum Class {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Pace {
-    /// IPv4 waits for IPv6's addresses.
+    /// One family waits for the addresses of the one to begin with.
     Resolution,
     /// The next attempt waits for the one before.
     Attempt,

@@ -12,9 +12,11 @@ mod connect;
 mod convert;
 mod counters;
 mod deadlines;
+mod families;
 mod handshake;
+mod icmp;
 mod path_log;
-mod pending;
+mod per_client;
 mod reason;
 mod session;
 mod snapshot;
@@ -25,6 +27,7 @@ mod udp;
 
 pub use common::Common;
 pub use counters::Counters;
+pub use icmp::IcmpCounts;
 pub use reason::EndReason;
 pub use snapshot::SessionSnapshot;
 pub use udp::UdpCounters;
@@ -41,6 +44,7 @@ use convert::Converter;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use deadlines::{ATTEMPT_DELAY, CLASSES, Class, Deadlines, RESOLUTION_DELAY};
+use families::Families;
 use ipnet::Ipv6Net;
 use mptcp_core::buf::PortId;
 use mptcp_core::driver::Progress;
@@ -51,10 +55,9 @@ use mptcp_core::stack::{Event, Listen, Ready, SocketId};
 use mptcp_core::time::Instant;
 use mptcp_core::util::slab::{Slab, SlabId};
 use path_log::PathLog;
-use pending::Pending;
 use reason::Side;
 use session::{Phase, Session};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How long a refused client may take to close (RFC 1928 §6 allows 10 s in all).
@@ -101,9 +104,8 @@ pub struct Gateway {
     policies: Arc<InForce>,
     walk: Option<terms::Walk>,
     converter: Converter,
-    /// Ports whose clients' connections to others end here, and how many of each client wait.
+    /// Ports whose clients' connections to others end here.
     transparent: Vec<PortId>,
-    passing: Pending,
     sessions: Slab<Session>,
     /// One above the highest position a session ever had.
     high_water: u32,
@@ -111,12 +113,11 @@ pub struct Gateway {
     /// When sessions on their way try the next address.
     pace: Deadlines<2>,
     resolver: Resolver,
+    families: Families,
     bind: Bind,
-    /// Clients that wait for a connection, by where they are.
-    binding: Pending,
+    /// Sessions that wait for a connection.
+    waiting: u32,
     udp: Udp,
-    /// Associations now, by client.
-    associations_of: HashMap<u128, u32>,
     /// Where a datagram is read into.
     datagram: Vec<u8>,
     /// With the position in `entries`.
@@ -160,16 +161,15 @@ impl Gateway {
             transparent: transparent
                 .filter_map(|idx| u8::try_from(*idx).ok().map(PortId))
                 .collect(),
-            passing: Pending::new(config.transparent.pending_per_client),
             connect_timeout: timeouts.connect,
             hosts: config.hosts.clone(),
             policy: Policy::new(config),
             bind: config.bind,
-            binding: Pending::new(config.bind.per_client),
+            waiting: 0,
             udp: config.udp,
-            associations_of: HashMap::new(),
             datagram: vec![0; MAX_DATAGRAM],
             resolver: Resolver::new(&config.dns, &exits, rng),
+            families: Families::default(),
             exits,
             nat64: config.egress.nat64,
             authenticator: Authenticator::new(Arc::clone(&common), rng),
@@ -339,7 +339,7 @@ impl Gateway {
         self.authenticator.next_request()
     }
 
-    /// Stops listening; the sessions that are there go on. Drained once [`Gateway::is_drained`].
+    /// Stops listening; the sessions that are there go on, but for those that wait for a connection. Drained once [`Gateway::is_drained`].
     pub fn drain(&mut self, now: Instant, shard: &mut impl Shard) {
         if core::mem::replace(&mut self.draining, true) {
             return;
@@ -349,6 +349,7 @@ impl Gateway {
             self.accept_waiting(now, shard, listener);
             shard.close(now, listener.0);
         }
+        self.end_binds(now, shard);
     }
 
     /// Stops listening and resets at most `most` sessions; answers how many those were. To be called

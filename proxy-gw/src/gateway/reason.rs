@@ -114,7 +114,7 @@ reasons! {
     ExitsExhausted = "exits_exhausted",
     /// A reply did not fit into an empty send buffer: no packet memory.
     NoMemory = "no_memory",
-    /// Reset by the drain deadline or by a second SIGTERM.
+    /// Waited for a connection when the drain began; or reset by its deadline or by a second SIGTERM.
     Drained = "drained",
     /// An invariant broke.
     Internal = "internal",

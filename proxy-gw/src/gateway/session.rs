@@ -7,6 +7,7 @@ use super::deadlines::RESOLUTION_DELAY;
 use super::handshake::Failed;
 use super::reason::{EndReason, Side};
 use super::udp::Association;
+use crate::config::HostName;
 use crate::dns::Family;
 use crate::front_end::convert::Asked;
 use crate::front_end::{Failure, FrontEnd, Handshake};
@@ -115,14 +116,20 @@ pub(super) struct Attempts {
     pub(super) awaited: Vec<Family>,
     /// Addresses still to be tried: IPv6 and IPv4.
     left: [VecDeque<SocketAddr>; 2],
+    /// The family to begin with.
+    first: Family,
     /// The family whose turn it is.
     turn: Family,
+    /// The name that the addresses are of.
+    pub(super) name: Option<HostName>,
+    /// The family of the first attempt there was.
+    pub(super) began: Option<Family>,
     /// Connections under way.
     pub(super) racing: Vec<SocketId>,
     /// No further attempt before this.
     pub(super) next_at: Instant,
-    /// How long IPv4 waits for IPv6's addresses.
-    v6_until: Option<Instant>,
+    /// How long the other family waits for the addresses of the first.
+    first_until: Option<Instant>,
     /// When the session gives up.
     pub(super) deadline: Instant,
     /// What the client hears if nothing is reached.
@@ -139,10 +146,13 @@ impl Attempts {
             port,
             awaited: Vec::new(),
             left: [VecDeque::new(), VecDeque::new()],
+            first: Family::V6,
             turn: Family::V6,
+            name: None,
+            began: None,
             racing: Vec::new(),
             next_at: Instant::MIN,
-            v6_until: None,
+            first_until: None,
             deadline,
             refusal: None,
             asked: None,
@@ -158,13 +168,15 @@ impl Attempts {
         }
     }
 
+    /// The addresses are those of a name, whose `first` are tried first.
+    pub(super) fn of_name(&mut self, name: HostName, first: Family) {
+        (self.name, self.first, self.turn) = (Some(name), first, first);
+    }
+
     /// The next address: of both families in turn (RFC 8305 §4).
     pub(super) fn pop(&mut self) -> Option<SocketAddr> {
         let turn = self.turn;
-        let other = match turn {
-            Family::V6 => Family::V4,
-            Family::V4 => Family::V6,
-        };
+        let other = turn.other();
         if let Some(candidate) = self.left_of(turn).pop_front() {
             self.turn = other;
             return Some(candidate);
@@ -172,14 +184,16 @@ impl Attempts {
         self.left_of(other).pop_front()
     }
 
-    /// Only IPv4 is known, IPv6 asked for, and the first attempt may still wait for it.
-    pub(super) fn waits_for_v6(&mut self, now: Instant) -> bool {
-        let [v6, v4] = &self.left;
-        let only_v4 = v6.is_empty() && !v4.is_empty() && self.awaited.contains(&Family::V6);
-        if !only_v4 || self.next_at != Instant::MIN {
+    /// Only the other family is known, the first one asked for, and the first attempt may still wait for it.
+    pub(super) fn waits_for_first(&mut self, now: Instant) -> bool {
+        let first = self.first;
+        let only_other = self.left_of(first).is_empty()
+            && !self.left_of(first.other()).is_empty()
+            && self.awaited.contains(&first);
+        if !only_other || self.next_at != Instant::MIN {
             return false;
         }
-        now < *self.v6_until.get_or_insert(now + RESOLUTION_DELAY)
+        now < *self.first_until.get_or_insert(now + RESOLUTION_DELAY)
     }
 
     /// Something stood in the way. What is nearest to the destination is told, the latest of its kind.

@@ -10,8 +10,7 @@ use super::deadlines::Class;
 use super::handshake::{Input, read};
 use super::reason::{Side, of_failed_relay};
 use super::session::Phase;
-use super::{EndReason, Farewell, Gateway};
-use crate::auth::source_prefix;
+use super::{EndReason, Farewell, Gateway, IcmpCounts};
 use crate::config::HostName;
 use crate::dns::{Answer, Family};
 use crate::front_end::udp::{self, BadDatagram, Stream};
@@ -64,6 +63,8 @@ pub struct UdpCounters {
     pub no_room: u64,
     /// Beyond a rate of the user or of the port.
     pub over_rate: u64,
+    /// What ICMP said about those that went out.
+    pub icmp: IcmpCounts,
 }
 
 impl UdpCounters {
@@ -119,9 +120,8 @@ pub(super) struct Association {
     exits: Vec<(IpAddr, SocketId)>,
     peers: VecDeque<IpAddr>,
     pending: Vec<Pending>,
-    /// Where the client connected from, and what the limit on one client counts that as.
+    /// Where the client connected from: it counts there.
     client_address: IpAddr,
-    network: u128,
     pub(super) bytes_up: u64,
     pub(super) bytes_down: u64,
 }
@@ -133,6 +133,16 @@ impl Association {
             Client::Stream { .. } => None,
         };
         client.into_iter().chain(self.exits.iter().map(|(_, socket)| *socket))
+    }
+
+    /// The socket is the one that the client sends to.
+    pub(super) fn is_relay(&self, id: SocketId) -> bool {
+        matches!(self.client, Client::Datagrams { socket, .. } if socket == id)
+    }
+
+    /// All datagrams are for the destination that a stream began with.
+    pub(super) fn has_one_destination(&self) -> bool {
+        matches!(&self.client, Client::Stream { stream, .. } if stream.is_connected())
     }
 
     /// Whether the client may send from `ip`, given the addresses of its control connection.
@@ -174,9 +184,7 @@ impl Gateway {
             return self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
         };
         let client_address = client.remote.ip();
-        let network = source_prefix(client_address);
-        let of_client = self.associations_of.get(&network).copied().unwrap_or(0);
-        if of_client >= self.udp.per_client || !self.common.associations().enter() {
+        if !self.enter_association(client_address) {
             self.counters.udp.over_limit += 1;
             return self.fail(now, shard, idx, EndReason::UdpLimited, Failure::Exhausted);
         }
@@ -194,7 +202,7 @@ impl Gateway {
                 let socket = shard.udp_bind(at, &options).ok();
                 let bound = socket.and_then(|socket| Some((socket, shard.udp_local(socket)?)));
                 let Some((socket, bound)) = bound else {
-                    self.common.associations().leave();
+                    self.leave_association(client_address);
                     return self.fail(now, shard, idx, EndReason::UdpLimited, Failure::Exhausted);
                 };
                 let heard = VecDeque::new();
@@ -207,11 +215,9 @@ impl Gateway {
             peers: VecDeque::new(),
             pending: Vec::new(),
             client_address,
-            network,
             bytes_up: 0,
             bytes_down: 0,
         };
-        *self.associations_of.entry(network).or_default() += 1;
         self.counters.udp.associations += 1;
         let Some(session) = self.sessions.get_mut(idx) else { return };
         let reply = session.front_end.connected(bound);
@@ -233,13 +239,23 @@ impl Gateway {
         for socket in association.sockets() {
             shard.close(now, socket);
         }
-        self.common.associations().leave();
-        if let Some(count) = self.associations_of.get_mut(&association.network) {
-            *count -= 1;
-            if *count == 0 {
-                self.associations_of.remove(&association.network);
-            }
+        self.leave_association(association.client_address);
+    }
+
+    /// One more association of this client, if it may have one.
+    fn enter_association(&self, client: IpAddr) -> bool {
+        let of_client = &self.common.clients().associations;
+        let entered = of_client.enter(client);
+        let admitted = entered && self.common.associations().enter();
+        if entered && !admitted {
+            of_client.leave(client);
         }
+        admitted
+    }
+
+    fn leave_association(&self, client: IpAddr) {
+        self.common.associations().leave();
+        self.common.clients().associations.leave(client);
     }
 
     /// An event of the control connection, or of one of the association's sockets.
@@ -263,11 +279,10 @@ impl Gateway {
             return self.read_control(now, shard, idx);
         }
         let Phase::Associated(association) = &session.phase else { return };
-        let from_client = matches!(
-            association.client, Client::Datagrams { socket, .. } if socket == event.socket
-        );
-        // Advice about single datagrams: the client's own timers know better.
-        while event.ready.contains(Ready::ERROR) && shard.udp_error(event.socket).is_some() {}
+        let from_client = association.is_relay(event.socket);
+        if event.ready.contains(Ready::ERROR) && !self.take_icmp(now, shard, idx, event.socket) {
+            return;
+        }
         let mut bytes = core::mem::take(&mut self.datagram);
         while let Ok(received) = shard.udp_recv_from(event.socket, &mut bytes) {
             let Some(data) = bytes.get(..received.len) else {
@@ -430,10 +445,14 @@ impl Gateway {
             self.counters.udp.unresolved += 1;
             return;
         }
-        self.send_out(now, shard, idx, &pending.found, pending.port, &pending.data);
+        // Whichever answer came first: all datagrams for a name go to the same host of it.
+        let first = self.families.first(now, &pending.name, pending.port);
+        let mut found = pending.found.clone();
+        found.sort_by_key(|address| Family::of(*address) != first);
+        self.send_out(now, shard, idx, &found, pending.port, &pending.data);
     }
 
-    fn association(&mut self, idx: u32) -> Option<&mut Association> {
+    pub(super) fn association(&mut self, idx: u32) -> Option<&mut Association> {
         match &mut self.sessions.get_mut(idx)?.phase {
             Phase::Associated(association) => Some(association),
             _ => None,

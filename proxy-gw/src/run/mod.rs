@@ -4,6 +4,7 @@
 //! one [`Exit`].
 
 mod dpdk;
+mod hangup;
 mod shard;
 mod signals;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod supervisor;
 mod tun;
 mod worker;
 
+pub use hangup::Load;
 pub use stack_config::stack_config;
 pub use worker::ShardWorker;
 
@@ -40,6 +42,8 @@ use supervisor::Supervisor;
 enum Notice {
     /// SIGTERM or SIGINT.
     Terminate,
+    /// SIGHUP.
+    Hangup,
     /// Something every new session may need has ended.
     Broken(&'static str),
     /// A shard's listeners are open.
@@ -129,11 +133,11 @@ impl Shards {
     }
 }
 
-/// Runs the gateway until it is drained or fails.
+/// Runs the gateway until it is drained or fails; `load` reads the configuration again.
 #[must_use]
-pub fn run(config: &Config) -> Exit {
+pub fn run(config: &Config, load: &Load) -> Exit {
     let exit = match logging::start(config.log) {
-        Ok(()) => run_logged(config),
+        Ok(()) => run_logged(config, load),
         Err(error) => {
             eprintln!("error: cannot start logging: {error}");
             Exit::Failed
@@ -143,7 +147,7 @@ pub fn run(config: &Config) -> Exit {
     exit
 }
 
-fn run_logged(config: &Config) -> Exit {
+fn run_logged(config: &Config, load: &Load) -> Exit {
     for warning in config.warnings() {
         log::warn!("{warning}");
     }
@@ -178,7 +182,8 @@ fn run_logged(config: &Config) -> Exit {
         terms: Terms::new(config, Arc::clone(&shards.in_force)),
     };
     let admin = Admin::start(&config.admin.listen, source);
-    let mut supervisor = Supervisor::new(shards, ready, config.timeouts.drain, stdout());
+    let hangup = || hangup::say(config, load());
+    let mut supervisor = Supervisor::new(shards, ready, config.timeouts.drain, stdout(), &hangup);
     match admin {
         Ok(_admin) => supervisor.run(&notices),
         Err(error) => {

@@ -1,11 +1,11 @@
-//! SIGTERM and SIGINT as notices; the second one while the driver starts ends the process.
+//! SIGTERM, SIGINT and SIGHUP as notices; the second one of the former while the driver starts ends the process.
 
 use super::Notice;
 use crate::cli::Exit;
 use crate::logging;
 use core::sync::atomic::{AtomicBool, Ordering};
 use crossbeam::channel::Sender;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use std::io;
 use std::sync::Arc;
@@ -19,15 +19,23 @@ pub(super) struct SignalWatch {
 }
 
 impl SignalWatch {
-    /// From here on every SIGTERM and SIGINT is a [`Notice::Terminate`]; until
-    /// [`SignalWatch::started`] the second one ends the process as failed.
+    /// From here on every SIGTERM and SIGINT is a [`Notice::Terminate`], every SIGHUP a [`Notice::Hangup`]; until
+    /// [`SignalWatch::started`] the second one of the former ends the process as failed.
     pub(super) fn start(notices: Sender<Notice>) -> io::Result<Self> {
-        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let handle = signals.handle();
         let is_starting = Arc::new(AtomicBool::new(true));
         let starts = Arc::clone(&is_starting);
         thread::Builder::new().name("plait-signals".to_owned()).spawn(move || {
-            for count in signals.forever().enumerate().map(|(before, _)| before + 1) {
+            let mut count = 0;
+            for signal in signals.forever() {
+                if signal == SIGHUP {
+                    if notices.send(Notice::Hangup).is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                count += 1;
                 if count > 1 && starts.load(Ordering::Acquire) {
                     logging::fatal(&"a second signal while the driver starts");
                     logging::flush();

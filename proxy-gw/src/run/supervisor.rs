@@ -31,7 +31,7 @@ enum Phase {
 }
 
 /// Follows the shards from start to end.
-pub(super) struct Supervisor<W> {
+pub(super) struct Supervisor<'a, W> {
     shards: Shards,
     ready: Arc<AtomicBool>,
     drain: Duration,
@@ -41,10 +41,18 @@ pub(super) struct Supervisor<W> {
     exit: Exit,
     /// Where `ready` goes.
     stdout: W,
+    /// What SIGHUP asks for.
+    hangup: &'a dyn Fn(),
 }
 
-impl<W: Write> Supervisor<W> {
-    pub(super) fn new(shards: Shards, ready: Arc<AtomicBool>, drain: Duration, stdout: W) -> Self {
+impl<'a, W: Write> Supervisor<'a, W> {
+    pub(super) fn new(
+        shards: Shards,
+        ready: Arc<AtomicBool>,
+        drain: Duration,
+        stdout: W,
+        hangup: &'a dyn Fn(),
+    ) -> Self {
         Self {
             shards,
             ready,
@@ -54,6 +62,7 @@ impl<W: Write> Supervisor<W> {
             ended_count: 0,
             exit: Exit::Ok,
             stdout,
+            hangup,
         }
     }
 
@@ -63,6 +72,7 @@ impl<W: Write> Supervisor<W> {
             match self.next_notice(notices) {
                 Ok(Notice::Ready) => self.handle_ready(),
                 Ok(Notice::Terminate) => self.handle_terminate(),
+                Ok(Notice::Hangup) => (self.hangup)(),
                 Ok(Notice::Broken(what)) => self.handle_broken(what),
                 Ok(Notice::Ended { shard, result }) => self.handle_ended(shard, result),
                 Err(RecvTimeoutError::Timeout) => {
@@ -190,7 +200,7 @@ mod tests {
 
     /// A supervisor over shards that the test plays.
     struct Stage {
-        supervisor: Supervisor<Vec<u8>>,
+        supervisor: Supervisor<'static, Vec<u8>>,
         ready: Arc<AtomicBool>,
         notices: Sender<Notice>,
         inbox: Receiver<Notice>,
@@ -210,7 +220,7 @@ mod tests {
                 in_force: Arc::new(InForce::new(&config)),
             };
             let ready = Arc::new(AtomicBool::new(false));
-            let supervisor = Supervisor::new(shards, Arc::clone(&ready), drain, Vec::new());
+            let supervisor = Supervisor::new(shards, Arc::clone(&ready), drain, Vec::new(), &|| ());
             Self { supervisor, ready, notices, inbox, mailboxes }
         }
 
@@ -248,7 +258,10 @@ mod tests {
         let mut stage = Stage::new(2, LONG);
         stage.notice(Notice::Ready);
         stage.notice(Notice::Ready);
+        // That one ends nothing.
+        stage.notice(Notice::Hangup);
         stage.notice(Notice::Terminate);
+        stage.notice(Notice::Hangup);
         stage.ended(0, Ok(0));
         stage.ended(1, Ok(0));
         assert_eq!(stage.run(), Exit::Ok);

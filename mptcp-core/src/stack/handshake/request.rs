@@ -82,12 +82,18 @@ impl<B: PacketBuf> Stack<B> {
     /// Files a request and, unless the application decides first, sends its SYN/ACK. Answers where it is.
     pub(super) fn add_request(&mut self, now: Instant, request: Request) -> Option<u32> {
         let deferred = request.flags.contains(RequestFlags::DEFERRED);
+        let joins = matches!(request.wanted, Wanted::Join { .. });
         let (tuple, listener) = (request.tuple, request.listener);
         let Some(idx) = self.requests.insert(request) else {
             self.stats.drop(DropReason::RequestQueueFull);
             return None;
         };
         self.file_flow(&tuple, Flow::Request(idx));
+        if let Some(entry) = self.listeners.get_mut(listener)
+            && !joins
+        {
+            entry.requests += 1;
+        }
         if let Some(token) = request.token() {
             // Nobody else may draw it while the handshake lasts.
             self.demux.insert_token(token, TokenOwner::Request(idx));
@@ -214,6 +220,9 @@ impl<B: PacketBuf> Stack<B> {
             self.reap_connection(connection);
         }
         let Some(listener) = self.listeners.get_mut(request.listener) else { return };
+        if !matches!(request.wanted, Wanted::Join { .. }) {
+            listener.requests = listener.requests.saturating_sub(1);
+        }
         if request.flags.contains(RequestFlags::DEFERRED) {
             listener.deferred = listener.deferred.saturating_sub(1);
         }

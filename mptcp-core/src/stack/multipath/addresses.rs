@@ -6,6 +6,7 @@ use crate::event_log::Event;
 use crate::mptcp::key::{self};
 use crate::mptcp::{Announced, Connection, Endpoint, Join, Phase, Probe, Signal, Stage, Subflow};
 use crate::stack::demux::Flow;
+use crate::stack::own::OwnAddresses;
 use crate::stack::{Stack, env};
 use crate::tcp::{Tcb, Tuple, mss_for};
 use crate::time::{Duration, Instant};
@@ -439,6 +440,7 @@ impl<B: PacketBuf> Stack<B> {
             self.stats.limit_refused += 1;
             return;
         }
+        self.own = OwnAddresses::new(&self.config.addresses);
         let added = endpoints(&self.config.addresses).find(|e| e.addr == local.addr);
         let Some(endpoint) = added else { return };
         let owners: Vec<u32> = self.connections.iter().map(|(owner, _)| owner).collect();
@@ -489,6 +491,7 @@ impl<B: PacketBuf> Stack<B> {
             local.addr = core::net::IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED);
             local.endpoint = false;
         }
+        self.own = OwnAddresses::new(&self.config.addresses);
     }
 }
 

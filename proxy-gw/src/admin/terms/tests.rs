@@ -98,6 +98,19 @@ fn changes_are_merged_and_answered_with_what_is_in_force() {
     let changed = patch("/listeners/convert", json!({"profile": "shares"}));
     assert_eq!(changed["profile"], "shares");
     assert_eq!(patch("/listeners/socks5", json!({}))["profile"], "wifi-first");
+    let changed = patch("/profiles/shares", json!({"weights": [50, 50]}));
+    assert_eq!(
+        (&changed["mode"], &changed["access"], &changed["weights"]),
+        (&json!("load_balancing"), &json!(["wifi", "lte"]), &json!([50, 50]))
+    );
+    let changed =
+        patch("/profiles/shares", json!({"mode": "priority", "access": ["lte"], "weights": null}));
+    assert_eq!(
+        (&changed["name"], &changed["scheduler"], &changed["access"], &changed["weights"]),
+        (&json!("shares"), &json!("overflow"), &json!(["lte"]), &json!([]))
+    );
+    assert_eq!(changed, json_of(at(&path, "GET /profiles/shares", "")));
+    assert_eq!(changed, json_of(at(&path, "GET /profiles", ""))[1]);
     assert_eq!(patch("/ports/wifi", json!({"total_rate": "unlimited"}))["total_rate"], "unlimited");
 }
 
@@ -105,7 +118,7 @@ fn changes_are_merged_and_answered_with_what_is_in_force() {
 fn what_is_wrong_with_a_change_is_said_and_changes_nothing() {
     let (scratch, _admin) = start("terms-wrong");
     let path = scratch.socket();
-    let before = json_of(at(&path, "GET /users", ""));
+    let before = ["/users", "/profiles"].map(|all| json_of(at(&path, &format!("GET {all}"), "")));
     for (head, body, status, text) in [
         (
             "PATCH /users/a",
@@ -139,6 +152,61 @@ fn what_is_wrong_with_a_change_is_said_and_changes_nothing() {
         ("PATCH /listeners/http", "{}", "404", "\"http\": there is none of that name"),
         ("PATCH /ports/lte", "{\"rate\":\"1Mbit\"}", "400", "rate: unknown key, known: total_rate"),
         ("PATCH /profiles", "{}", "405", ""),
+        ("PATCH /profiles/none", "{}", "404", "\"none\": there is none of that name"),
+        (
+            "PATCH /profiles/shares",
+            "{\"name\":\"x\"}",
+            "400",
+            "name: unknown key, known: access, mode, weights",
+        ),
+        (
+            "PATCH /profiles/shares",
+            "{\"mode\":\"fast\"}",
+            "400",
+            "mode = \"fast\": expected one of active_standby, smallest_delay, load_balancing, priority, redundant",
+        ),
+        (
+            "PATCH /profiles/shares",
+            "{\"mode\":\"redundant\"}",
+            "400",
+            "access: mode \"redundant\" has no use for it; null takes it away",
+        ),
+        (
+            "PATCH /profiles/shares",
+            "{\"mode\":\"priority\"}",
+            "400",
+            "weights: mode \"priority\" has no use for it; null takes it away",
+        ),
+        (
+            "PATCH /profiles/shares",
+            "{\"access\":null}",
+            "400",
+            "access: mode \"load_balancing\" needs",
+        ),
+        (
+            "PATCH /profiles/shares",
+            "{\"access\":[\"lte\"]}",
+            "400",
+            "weights: one for each of access",
+        ),
+        (
+            "PATCH /profiles/wifi-first",
+            "{\"access\":[\"lte\",\"lte\"]}",
+            "400",
+            "each port at most once",
+        ),
+        (
+            "PATCH /profiles/shares",
+            "{\"access\":[\"dsl\"]}",
+            "400",
+            "access = [\"dsl\"]: expected a list of ports (lte, wifi)",
+        ),
+        (
+            "PATCH /profiles/shares",
+            "{\"weights\":[0,1]}",
+            "400",
+            "weights = [0,1]: expected a list of whole numbers from 1 to 65535",
+        ),
         ("PUT /users/a", "{}", "405", ""),
         ("PATCH /metrics", "{}", "405", ""),
         ("PATCH /users/a", "", "415", ""),
@@ -149,7 +217,8 @@ fn what_is_wrong_with_a_change_is_said_and_changes_nothing() {
     }
     let long = format!("{{\"profile\":\"{}\"}}", "x".repeat(70_000));
     assert_eq!(at(&path, "PATCH /users/a", &long).0, "413");
-    assert_eq!(json_of(at(&path, "GET /users", "")), before);
+    let after = ["/users", "/profiles"].map(|all| json_of(at(&path, &format!("GET {all}"), "")));
+    assert_eq!(after, before);
 }
 
 /// A page in a browser cannot: PATCH takes a preflight, which nothing here answers. Who reaches an address of

@@ -170,3 +170,30 @@ fn both_families_wait() {
         );
     }
 }
+
+/// Who waits hears at once that nobody will come, unless somebody has; who asks later hears the same.
+#[test]
+fn a_drain_ends_the_wait() {
+    let mut world = world(&[]);
+    let (first, listener) = world.waiting(NAMED);
+    let (second, met) = world.waiting(NAMED);
+    let late = world.client();
+    let outer = world.shard.caller(met, "10.9.0.2:20");
+    world.gateway.drain(world.now, &mut world.shard);
+    world.run();
+    assert_eq!(world.heard(first), failure(1));
+    assert!(!world.listens(listener) && world.shard.write_shut(first));
+    assert_eq!(world.heard(second), [5, 0, 0, 1, 10, 9, 0, 2, 0, 20]);
+    assert_eq!(world.shard.relay_of(second), Some(outer));
+    world.say(late, NAMED);
+    assert_eq!(world.heard(late), [&[5, 0][..], &failure(1)].concat());
+    for id in [first, late] {
+        world.shard.finish(id);
+    }
+    world.shard.end(second, None);
+    world.shard.end(outer, None);
+    world.run();
+    assert_eq!(world.gateway.counters().ended(EndReason::Drained), 2);
+    assert!(world.gateway.is_drained());
+    world.assert_empty();
+}

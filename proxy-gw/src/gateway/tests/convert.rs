@@ -89,7 +89,7 @@ fn nothing_answers_the_syn_before_the_destination_does() {
     assert_eq!(world.shard.relay_of(inner), Some(outer));
     let counters = world.gateway.counters();
     assert_eq!((counters.requests_in_syn, counters.sessions_established), (1, 1));
-    assert_eq!(world.gateway.converter.pending.count(), 0);
+    assert_eq!(world.gateway.common.clients().count(), 0);
 }
 
 #[test]
@@ -364,7 +364,7 @@ fn a_client_has_so_many_requests_that_wait() {
     world.run();
     let fourth = ask(&mut world, &base());
     assert!(!world.shard.opened.contains_key(&fourth));
-    assert_eq!(world.gateway.converter.pending.count(), 2);
+    assert_eq!(world.gateway.common.clients().count(), 2);
 }
 
 #[test]

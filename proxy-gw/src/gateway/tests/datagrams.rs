@@ -1,6 +1,7 @@
 //! UDP ASSOCIATE and datagrams in a stream.
 
 use super::*;
+use mptcp_core::wire::IcmpErrorKind;
 
 const ASSOCIATE: &[u8] = b"\x05\x01\x00\x05\x03\x00\x01\0\0\0\0\0\0";
 const HOME: &str = "10.1.0.2:5000";
@@ -252,4 +253,61 @@ fn datagrams_beyond_a_rate_are_dropped_and_counted() {
         world.sends(exit, "10.9.0.2:53", vec![7; 1_000]);
     }
     assert_eq!((world.udp().down, world.udp().over_rate), (151, 249));
+}
+
+impl World {
+    /// ICMP says this about what a datagram socket sent.
+    fn told(&mut self, socket: SocketId, kind: IcmpErrorKind) {
+        self.shard.icmp(socket, kind);
+        self.run();
+    }
+
+    /// ICMP errors about datagrams to destinations or clients, of this kind.
+    fn icmp(&self, to: &str, kind: &str) -> u64 {
+        let counts = self.udp().icmp;
+        counts.by_kind().filter(|(a, b, _)| (*a, *b) == (to, kind)).map(|(_, _, n)| n).sum()
+    }
+}
+
+#[test]
+fn what_icmp_says_is_counted_and_the_association_goes_on() {
+    let mut world = World::new();
+    let (_, relay) = associated(&mut world);
+    world.sends(relay, HOME, to("10.9.0.2:53", b"question"));
+    let exit = world.exit();
+    for kind in [IcmpErrorKind::PortUnreachable, IcmpErrorKind::FragmentationNeeded { mtu: 1280 }] {
+        world.told(exit, kind);
+        world.told(relay, kind);
+    }
+    let counts = ["destination", "client"]
+        .map(|to| (world.icmp(to, "port_unreachable"), world.icmp(to, "too_long")));
+    assert_eq!(counts, [(1, 1); 2]);
+    assert_eq!(world.udp().icmp.by_kind().map(|(.., count)| count).sum::<u64>(), 4);
+    world.sends(exit, "10.9.0.2:53", b"answer".to_vec());
+    assert_eq!((world.udp().down, world.gateway.session_count()), (1, 1));
+}
+
+/// A stream for one destination tells that nobody listens there; one for many goes on for the others.
+#[test]
+fn a_stream_for_one_destination_ends_when_nobody_listens_there() {
+    let mut world = World::new();
+    let inner = stream(&mut world, b"\0\x01\0\0\0\0\0\0\0\x0a\x09\0\x02\0\x35\0\x02hi");
+    world.heard(inner);
+    let exit = world.exit();
+    world.told(exit, IcmpErrorKind::PortUnreachable);
+    assert_eq!(world.gateway.session_count(), 1);
+    world.shard.end(inner, None);
+    world.run();
+    let mut world = World::new();
+    let inner = stream(&mut world, b"\x01\x01\x0a\x09\0\x02\0\x35\0\x02hi");
+    world.heard(inner);
+    let exit = world.exit();
+    // That may pass.
+    for kind in [IcmpErrorKind::HostUnreachable, IcmpErrorKind::TimeExceeded] {
+        world.told(exit, kind);
+    }
+    assert_eq!(world.gateway.session_count(), 1);
+    world.told(exit, IcmpErrorKind::PortUnreachable);
+    assert_eq!(world.fate(inner), Some(Fate::Aborted));
+    world.assert_ended(EndReason::Refused);
 }

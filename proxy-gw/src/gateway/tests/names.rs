@@ -365,3 +365,94 @@ fn a_client_that_leaves_while_its_name_is_looked_up_leaves_nothing_behind() {
     }
     world.assert_ended(EndReason::ClientGone);
 }
+
+/// IPv6 had begun and IPv4 was reached: IPv4 begins until IPv6 wins, or for ten minutes.
+#[test]
+fn the_family_that_won_begins_the_next_time() {
+    let mut world = world();
+    world.client_saying(&request("www.example"));
+    let asked = world.asked();
+    world.datagram(&asked[0], asked[0].answer(86_400, "fd00:9::2"));
+    world.datagram(&asked[1], asked[1].answer(86_400, "10.9.0.2"));
+    // The order of the attempts, and the one that is reached by then.
+    let race = |world: &mut World, order: [&str; 2], reached: usize| {
+        for _ in 0..reached {
+            world.pass(Duration::from_millis(250));
+        }
+        let tried = world.tried();
+        assert_eq!(tried, order[..=reached], "at {:?}", world.now);
+        let (outer, _) = world.shard.last_exit();
+        world.shard.establish(outer);
+        world.run();
+        world.shard.connects.clear();
+    };
+    let (v6, v4) = ("[fd00:9::2]:80", "10.9.0.2:80");
+    race(&mut world, [v6, v4], 1);
+    let again = |world: &mut World, order, reached| {
+        world.client_saying(&request("www.example"));
+        race(world, order, reached);
+    };
+    again(&mut world, [v4, v6], 0);
+    // The other one comes soon, wins, and begins from then on.
+    again(&mut world, [v4, v6], 1);
+    again(&mut world, [v6, v4], 1);
+    again(&mut world, [v4, v6], 0);
+    // A connection that begins with IPv4 says nothing about IPv6.
+    world.pass_s(300);
+    again(&mut world, [v4, v6], 0);
+    world.pass_s(300);
+    again(&mut world, [v6, v4], 0);
+    again(&mut world, [v6, v4], 0);
+    // Another name, and another port of the same, are none of it.
+    let plain = request("www.example");
+    let on_443 = [&plain[..plain.len() - 2], &[1, 187]].concat();
+    again(&mut world, [v6, v4], 1);
+    world.client_saying(&on_443);
+    assert_eq!(world.tried(), ["[fd00:9::2]:443"]);
+}
+
+/// The family to begin with has its answer waited for, whichever that is.
+#[test]
+fn the_answer_of_the_family_that_won_is_waited_for() {
+    let mut world = world();
+    world.client_saying(&request("www.example"));
+    let asked = world.asked();
+    world.datagram(&asked[0], asked[0].answer(1, "fd00:9::2"));
+    world.datagram(&asked[1], asked[1].answer(1, "10.9.0.2"));
+    let (first, _) = world.shard.last_exit();
+    world.shard.end(first, Some(ConnectionError::NetworkUnreachable));
+    world.run();
+    let (second, _) = world.shard.last_exit();
+    world.shard.establish(second);
+    world.pass_s(2);
+    world.shard.connects.clear();
+    world.client_saying(&request("www.example"));
+    let asked = world.asked();
+    world.datagram(&asked[0], asked[0].answer(1, "fd00:9::2"));
+    assert!(world.tried().is_empty());
+    world.datagram(&asked[1], asked[1].answer(1, "10.9.0.2"));
+    assert_eq!(world.tried(), ["10.9.0.2:80"]);
+}
+
+/// All datagrams for a name go to one host, whichever answer came first.
+#[test]
+fn datagrams_for_a_name_do_not_change_their_host() {
+    let mut world = world();
+    let inner = world.client_saying(b"\x05\x01\x00\x05\x03\x00\x01\0\0\0\0\0\0");
+    assert_eq!(world.heard(inner)[3], 0);
+    let relay = *world.shard.queries.last().unwrap();
+    world.shard.queries.clear();
+    let datagram = [&b"\0\0\0\x03\x0bwww.example"[..], &[0, 80], b"data"].concat();
+    let home: SocketAddr = "10.1.0.2:5000".parse().unwrap();
+    world.shard.datagram_from(relay, home, datagram.clone());
+    world.run();
+    let asked = world.asked();
+    world.datagram(&asked[1], asked[1].answer(60, "10.9.0.2"));
+    world.datagram(&asked[0], asked[0].answer(60, "fd00:9::2"));
+    world.shard.datagram_from(relay, home, datagram);
+    world.run();
+    let exits = core::mem::take(&mut world.shard.queries);
+    let sent: Vec<_> =
+        exits.iter().flat_map(|exit| world.shard.datagrams_sent(*exit)).map(|(to, _)| to).collect();
+    assert_eq!(sent, ["[fd00:9::2]:80".parse().unwrap(); 2]);
+}

@@ -72,3 +72,31 @@ fn wrong_credentials_are_limited_over_all_shards() {
     }
     assert_eq!(checked, 10);
 }
+
+/// What one client has counts whichever shards it is on, and is given back to all of them.
+#[test]
+fn clients_are_limited_over_all_shards() {
+    const BIND: &[u8] = b"\x05\x01\x00\x05\x02\x00\x01\x0a\x09\x00\x02\x00\x00";
+    const ASSOCIATE: &[u8] = b"\x05\x01\x00\x05\x03\x00\x01\0\0\0\0\0\0";
+    for (asks, settings) in [
+        (ASSOCIATE, &["udp.per_client=5"][..]),
+        (BIND, &["bind.waiting=100", "bind.per_client=5"][..]),
+    ] {
+        let mut shards = World::shards(4, settings);
+        let ask = |world: &mut World, from: &str| {
+            let id = world.shard.client(from, 1080);
+            world.run();
+            world.say(id, asks);
+            (world.heard(id)[3] == 0).then_some(id)
+        };
+        let mut served: Vec<_> = (0..12).map(|n| ask(&mut shards[n % 4], "10.1.0.2:1")).collect();
+        assert_eq!(served.iter().flatten().count(), 5, "{settings:?}");
+        assert!(ask(&mut shards[0], "10.1.0.3:1").is_some(), "of another client");
+        // The first shard's, so that there is room on the last.
+        let first = served.remove(0).unwrap();
+        shards[0].shard.end(first, None);
+        shards[0].run();
+        assert!(ask(&mut shards[3], "10.1.0.2:1").is_some());
+        assert!(ask(&mut shards[0], "10.1.0.2:1").is_none());
+    }
+}

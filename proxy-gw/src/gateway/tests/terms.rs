@@ -186,3 +186,29 @@ fn what_a_user_did_is_counted_over_all_shards() {
     assert_eq!(of(b"a"), [2, 2, 200, 10_000]);
     assert_eq!(of(b"b"), [0; 4]);
 }
+
+/// A profile that changes is another one for whoever goes by it, by user or by listener.
+#[test]
+fn a_profile_that_changes_reaches_whoever_goes_by_it() {
+    let mut world = shards(1).remove(0);
+    let (a, b) = (world.session_of("a"), world.session_of("b"));
+    let before = Arc::clone(world.gateway.common.policies());
+    let asked = world.shard.schedulings.len();
+    let change = |from: &InForce, at: usize, mode| {
+        let profile = from.profile_at(at).unwrap().clone();
+        Arc::new(from.with_profile(at, crate::config::Profile { mode, ..profile }))
+    };
+    // The user's own.
+    let first = change(&before, 1, crate::config::Mode::Priority);
+    world.shard.schedulings.clear();
+    world.carry(&first);
+    assert_eq!((world.kind(a), world.kind(b)), (Some(SchedulerKind::Overflow), None));
+    // The listener's, by which the other one goes.
+    let second = change(&first, 0, crate::config::Mode::SmallestDelay);
+    world.shard.schedulings.clear();
+    world.carry(&second);
+    assert_eq!((world.kind(a), world.kind(b)), (None, Some(SchedulerKind::Default)));
+    assert_eq!(asked, 2);
+    let new = world.session_of("b");
+    assert_eq!(world.kind(new), Some(SchedulerKind::Default));
+}

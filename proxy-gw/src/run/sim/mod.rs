@@ -4,6 +4,7 @@
 mod bind;
 mod convert;
 mod cores;
+mod limits;
 mod peers;
 mod scenarios;
 mod shards;

@@ -58,7 +58,8 @@ fn streams_to_the_server_itself_are_whole_on_one_shard_and_on_several() {
         finish_all(&mut world);
         let tally = Tally::of(&mut world);
         assert!(tally.joins_asked > SESSIONS, "{tally:?}");
-        // Whoever learns late where to join may find the stream over.
+        // Whoever learns late where to join may find the stream over: one or two sessions, and with five times as
+        // much to download none.
         assert!(tally.joins_made + SESSIONS / 20 > tally.joins_asked, "{spread:?}: {tally:?}");
         let least = SESSIONS / u64::from(spread.shards) / 2;
         assert!(tally.sessions.iter().all(|count| *count >= least), "{spread:?}: {tally:?}");
