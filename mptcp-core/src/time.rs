@@ -108,6 +108,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_proportion_is_exact_and_saturates() {
+        assert_eq!(proportion(7, 3, 2), 10);
+        assert_eq!(proportion(u64::MAX, 10, 20), u64::MAX / 2);
+        assert_eq!(proportion(u64::MAX, 2, 1), u64::MAX);
+        assert_eq!(proportion(5, 4, 0), 20);
+    }
+
+    #[test]
     fn arithmetic_saturates_and_options_are_free() {
         assert_eq!(core::mem::size_of::<Option<Instant>>(), 8);
         assert_eq!(Instant::MAX + Duration::from_secs(1), Instant::MAX);
