@@ -131,22 +131,23 @@ impl<B: PacketBuf> Stack<B> {
             return Some(Assignment::single(next, idx));
         }
         let connection = self.connections.get(owner)?;
-        // A log has every choice, and a cap may end with each of them.
-        let one = connection.policy.is_some() || !self.observer.is_off();
         let ahead = match choice {
-            // A few segments together are as well, and leave fewer gaps for the others.
+            // A few segments together are as well, and leave fewer gaps for the others; but a cap may end with
+            // each of them.
             Choice::Ahead(_, skip) => {
                 let next = connection.behind(skip, view.mss)?;
-                let run = if one { 1 } else { AHEAD_RUN };
+                let run = if connection.policy.is_some() { 1 } else { AHEAD_RUN };
                 Some(Next { len: next.len.min(run * view.mss), ..next })
             }
             _ => None,
         };
         let next = ahead.unwrap_or(next);
         let term = scheduler::term(kind, why);
+        // A log has every choice, and a cap may end with each of them.
         let alone = again
-            || one
             || ahead.is_some()
+            || connection.policy.is_some()
+            || !self.observer.is_off()
             || term == Term::Once
             // The first segment after a pause may find a smaller window.
             || term == Term::Asked && (view.in_flight == 0 || self.pool.is_low())
