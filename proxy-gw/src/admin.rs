@@ -176,6 +176,11 @@ impl Drop for Admin {
     }
 }
 
+/// Owner and group may connect.
+const RIGHTS: Mode = Mode::from_raw_mode(0o660);
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
 /// Listens at `path`, in place of a socket that nobody listens on any more. The owner and the group
 /// may connect.
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
@@ -189,17 +194,22 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         }
         fs::remove_file(path)?;
     }
-    // The file is never there with other rights than these. Nothing else of this process makes files
-    // while the endpoint starts.
-    let before = rustix::process::umask(Mode::from_raw_mode(0o117));
-    let listener = UnixListener::bind(path);
-    rustix::process::umask(before);
-    listener
+    // Linux makes the file with the socket's own rights, less the umask: it is never there with others than these.
+    let socket = unix_socket()?;
+    rustix::fs::fchmod(&socket, RIGHTS)?;
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    rustix::fs::chmod(path, RIGHTS)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn unix_socket() -> io::Result<socket2::Socket> {
+    socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)
 }
 
 /// Whether somebody listens on a socket, found out without waiting: one whose queue is full does.
 fn is_listening(path: &Path) -> io::Result<bool> {
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    let socket = unix_socket()?;
     socket.set_nonblocking(true)?;
     match socket.connect(&socket2::SockAddr::unix(path)?) {
         Err(error) => Ok(error.kind() != io::ErrorKind::ConnectionRefused),
