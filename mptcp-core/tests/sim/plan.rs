@@ -314,8 +314,9 @@ impl Plan {
         }
         if !plain {
             let judged = seen.data_bytes >= self.up + self.down && seen.data_acks > 0;
-            // The second copy of a SYN may arrive when all is over, and is one for a new connection then.
-            let copies = self.links.iter().any(|(up, _)| up.duplicate_ppm > 0);
+            // A SYN that is one too many, a copy or a repetition, may arrive when all is over, and asks for a
+            // new connection then.
+            let copies = self.links.iter().any(|(up, down)| is_faulty(up) || is_faulty(down));
             let connections = 2..=2 + u64::from(copies);
             assert!(judged && connections.contains(&seen.connections), "{seen:?}");
             let checksums = self.checksum == ChecksumPolicy::Require;
