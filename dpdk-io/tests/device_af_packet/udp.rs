@@ -4,7 +4,7 @@ use dpdk_io::Mbuf;
 use mptcp_core::buf::{PacketBuf, TxMeta, TxQueue};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::time::Instant;
-use mptcp_core::wire::{Checksum, IpEmit, IpHeader, checksum};
+use mptcp_core::wire::{IpEmit, IpHeader, UdpHeader, checksum};
 
 const UDP: u8 = 17;
 
@@ -22,7 +22,11 @@ fn reply_header(request: &[u8]) -> Option<(Vec<u8>, core::ops::Range<usize>)> {
     let udp = request.get(ip.header_len..ip.total_len).filter(|_| ip.protocol == UDP)?;
     let [s0, s1, d0, d1, ..] = *udp else { return None };
     let payload = udp.get(8..)?;
-    let len = u16::try_from(udp.len()).ok()?.to_be_bytes();
+    let ports = UdpHeader {
+        src_port: u16::from_be_bytes([d0, d1]),
+        dst_port: u16::from_be_bytes([s0, s1]),
+    };
+    let datagram = ports.emit(ip.dst, ip.src, payload.len(), checksum::sum(payload))?;
     let header = IpEmit {
         src: ip.dst,
         dst: ip.src,
@@ -35,13 +39,7 @@ fn reply_header(request: &[u8]) -> Option<(Vec<u8>, core::ops::Range<usize>)> {
     };
     let mut out = vec![0; header.header_len()];
     header.emit(&mut out);
-    let mut sum = Checksum::new();
-    sum.add_sum(checksum::pseudo_header(ip.dst, ip.src, UDP, u32::try_from(udp.len()).ok()?), 0);
-    let head = [d0, d1, s0, s1, len[0], len[1]];
-    sum.add_bytes(&head);
-    sum.add_bytes(payload);
-    out.extend_from_slice(&head);
-    out.extend_from_slice(&sum.finish().to_be_bytes());
+    out.extend_from_slice(&datagram);
     Some((out, ip.header_len + 8..ip.total_len))
 }
 
