@@ -161,11 +161,6 @@ impl Lease {
             self.cap.reserve(now, beyond);
         }
     }
-
-    /// So many went that could not wait: others wait for them.
-    pub(crate) fn push_in(&self, now: Instant, octets: u64) {
-        self.cap.reserve(now, octets);
-    }
 }
 
 #[cfg(test)]

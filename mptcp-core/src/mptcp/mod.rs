@@ -323,12 +323,6 @@ impl<B: PacketBuf> Connection<B> {
         }
     }
 
-    /// Somebody waits for it: a copy that redundancy asks for is not one.
-    pub(crate) fn is_repair(&self, next: &Next) -> bool {
-        let copies = self.scheduler == SchedulerKind::Redundant && self.phase == Phase::Confirmed;
-        next.again && !copies
-    }
-
     /// Congestion control of its subflows where it is not the stack's.
     pub(crate) fn congestion(&self) -> Option<&CongestionChoice> {
         self.policy.as_ref()?.congestion.as_ref()

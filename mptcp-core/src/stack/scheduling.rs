@@ -190,9 +190,8 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn admit(&mut self, now: Instant, owner: u32, assignment: &Assignment) -> bool {
         let Assignment { next, idx, .. } = assignment;
         let Some(connection) = self.connections.get_mut(owner) else { return false };
-        let repair = connection.is_repair(next);
         let Some(policy) = &mut connection.policy else { return true };
-        let Some(tcb) = self.tcbs.get_mut(*idx).filter(|_| !repair) else { return true };
+        let Some(tcb) = self.tcbs.get_mut(*idx) else { return true };
         let first = next.len.min(tcb.payload_mss());
         let due = policy.admit(tcb.port, (first, u64::from(next.len)), now);
         if due <= now {
@@ -343,11 +342,10 @@ pub(super) fn account<B: PacketBuf>(
 ) {
     let (port, octets) = (tcb.port, u64::from(len));
     let weight = connection.policy.as_ref().map_or(1, |p| p.of(port).weight.max(1));
-    let repair = connection.is_repair(next);
     if let Some(policy) = &mut connection.policy {
-        policy.charge(port, octets, (next.again, repair), now);
+        policy.charge(port, octets, next.again, now);
         let more = connection.data_end.saturating_sub(next.start + octets);
-        if !repair && more > 0 {
+        if more > 0 {
             // It waits for its next place while it waits for its pace.
             let first = u32::try_from(more).unwrap_or(u32::MAX).min(tcb.payload_mss());
             policy.admit(port, (first, more), now);

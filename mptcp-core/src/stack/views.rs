@@ -169,16 +169,14 @@ impl<B: PacketBuf> Stack<B> {
         let policy = connection.policy.as_ref();
         let open_new = policy.map_or(Instant::MIN, |p| p.next_new());
         let whole = if next.again { Instant::MIN } else { open_new };
-        let repair = connection.is_repair(next);
         let mut open_at: Option<Instant> = None;
         let mut timed = false;
         for &idx in &connection.subflows {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let port = tcb.port;
-            let own = policy.map(|p| p.next_on(port).max(whole));
-            let shared = policy.filter(|_| !repair).map(|p| p.waits_on(port));
+            let capped = policy.map(|p| p.capped_until(port).max(whole));
             let terms = Terms {
-                capped: own.max(shared).filter(|at| *at > now),
+                capped: capped.filter(|at| *at > now),
                 priority: policy.map_or(0, |p| p.of(port).priority),
             };
             let room = room_on(port) > 0;

@@ -319,6 +319,7 @@ impl Plan {
             let copies = self.links.iter().any(|(up, down)| is_faulty(up) || is_faulty(down));
             let connections = 2..=2 + u64::from(copies);
             assert!(judged && connections.contains(&seen.connections), "{seen:?}");
+            assert_eq!(seen.carriers, 2, "one at each end, whoever else asked for one: {seen:?}");
             let checksums = self.checksum == ChecksumPolicy::Require;
             assert_eq!(seen.checksums > 0, checksums, "{seen:?}");
             let joins = world.client.stack.counters().mp_join_syn_ack_rx;

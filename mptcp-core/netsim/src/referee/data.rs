@@ -19,6 +19,8 @@ pub(super) struct DataLevel {
     pub(super) checksum: bool,
     /// What the host mapped: bytes by data position.
     stream: Stream,
+    /// It sent some.
+    carries: bool,
     /// End of the highest mapping sent, a DATA_FIN included.
     mapped_end: u64,
     data_fin: Option<u64>,
@@ -93,6 +95,7 @@ impl DataLevel {
                 format!("data position {differs} was sent before with another value"),
             );
         }
+        self.carries |= !bytes.is_empty();
         let edge = self.edge;
         let end = at + bytes.len() as u64;
         let probe = bytes.len() == 1 && at == edge;
@@ -235,6 +238,11 @@ impl Connections {
     /// Connections ever created.
     pub(super) const fn created(&self) -> u64 {
         self.next
+    }
+
+    /// Those still known whose host sent data.
+    pub(super) fn carriers(&self) -> u64 {
+        self.table.values().filter(|entry| entry.data.carries).count() as u64
     }
 
     /// Whether every connection ever created is still known.

@@ -67,6 +67,8 @@ pub struct Judged {
     pub flows: u64,
     /// MPTCP connections, counted once per host.
     pub connections: u64,
+    /// Those among them whose host sent data with a mapping, and that are still remembered.
+    pub carriers: u64,
     /// Payload bytes compared or recorded.
     pub payload_bytes: u64,
     /// Payload bytes judged by their data sequence numbers.
@@ -179,7 +181,8 @@ impl Referee {
     /// How much was judged.
     #[must_use]
     pub fn seen(&self) -> Judged {
-        Judged { connections: self.connections.created(), ..self.judged }
+        let (connections, carriers) = (self.connections.created(), self.connections.carriers());
+        Judged { connections, carriers, ..self.judged }
     }
 
     /// Ends a test: panics with all violations if there were any.

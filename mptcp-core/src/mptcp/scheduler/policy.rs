@@ -84,6 +84,11 @@ impl Policy {
         places.map(|(_, lease)| lease.waits_until()).max().unwrap_or(Instant::MIN)
     }
 
+    /// When a cap, shared or not, lets data go over `port`, as far as is known.
+    pub(crate) fn capped_until(&self, port: PortId) -> Instant {
+        self.next_on(port).max(self.waits_on(port))
+    }
+
     /// When the `first` of `wanted` octets that are ready to go over `port` may do so, as far as the caps are
     /// concerned that it shares; takes places in their lines where it has none.
     pub(crate) fn admit(
@@ -108,21 +113,10 @@ impl Policy {
         self.whole.as_ref().map_or(Instant::MIN, TokenBucket::next)
     }
 
-    /// `octets` of stream data were sent over `port`; `again` when they had been sent before, and `repair` when
-    /// somebody waits for them.
-    pub(crate) fn charge(
-        &mut self,
-        port: PortId,
-        octets: u64,
-        (again, repair): (bool, bool),
-        now: Instant,
-    ) {
+    /// `octets` of stream data were sent over `port`; `again` when they had been sent before.
+    pub(crate) fn charge(&mut self, port: PortId, octets: u64, again: bool, now: Instant) {
         for (_, lease) in self.shared.iter_mut().filter(|(other, _)| *other == port) {
-            if repair {
-                lease.push_in(now, octets);
-            } else {
-                lease.spend(now, octets);
-            }
+            lease.spend(now, octets);
         }
         let path = self.paths.iter_mut().find(|(path, _)| path.port == port);
         let path = path.and_then(|(_, bucket)| bucket.as_mut());

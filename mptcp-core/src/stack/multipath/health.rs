@@ -106,9 +106,13 @@ impl<B: PacketBuf> Stack<B> {
         if self.path_table.is_crowded(now, this.path) {
             return;
         }
+        // Nor is what a cap leaves of a path there for what the slower one repairs itself.
+        let capped = |port| connection.policy.as_ref().is_some_and(|p| p.capped_until(port) > now);
         let others = connection.subflows.iter().filter(|other| **other != idx);
         let faster = others.filter_map(|other| self.tcbs.get(*other)).any(|other| {
-            let Some(subflow) = &other.subflow else { return false };
+            let Some(subflow) = other.subflow.as_ref().filter(|_| !capped(other.port)) else {
+                return false;
+            };
             let works = !subflow.stale && subflow.rare.watch.is_none() && other.rto_count() == 0;
             let allowed = this.is_backup() || !subflow.is_backup();
             let fast = other.rtt.srtt().is_some_and(|fast| fast * 2 <= slow);

@@ -257,10 +257,12 @@ fn the_rate_of_a_port_holds_over_everybody() {
     for mbit in [6, 2, 9] {
         world.set_policies(world.policies.with_port(LTE, Some(mbit * 1_000_000)));
         world.run(4 * SECOND);
-        // Repairs go at once and are paid for later: 50 KB of them in the end are 0.2 s of the least rate.
-        let [lte, wifi] = shares_in(&mut world, 20 * SECOND);
-        assert_within(2, lte, 20 * mbit * MBIT);
-        assert!(wifi > 20 * 8 * MBIT, "Wi-Fi carries what it can: {wifi}");
+        // What Wi-Fi's full queue loses is repaired by the faster LTE, and that is no more of its rate.
+        for _ in 0..4 {
+            let [lte, wifi] = shares_in(&mut world, 5 * SECOND);
+            assert_within(1, lte, 5 * mbit * MBIT);
+            assert!(wifi > 5 * 8 * MBIT, "Wi-Fi carries what it can: {wifi}");
+        }
     }
     // Of one user, on one access.
     world.set_policies(world.policies.with_listener(FrontEnd::Socks5, Some(5)));
