@@ -256,6 +256,8 @@ pub(crate) enum RtxKind {
     TailLossProbe,
     /// RFC 8985 §6.2 step 5
     Reordering,
+    /// What was sent again on a subflow is not answered either: nothing goes out, but others are told.
+    Silence,
     /// Zero-window probe (RFC 9293 §3.8.6.1)
     Persist,
 }

@@ -8,6 +8,7 @@ use super::send_queue::{Delivered, Transmission};
 use super::{CongestionState, Env, Outcome, RtxKind, Segment, State, Tcb, TcbFlags};
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
+use crate::mptcp::Stage;
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 
@@ -458,7 +459,10 @@ impl<B: PacketBuf> Tcb<B> {
                 let at = (base + self.probe_timeout()).min(rto_at);
                 (at.max(now), RtxKind::TailLossProbe)
             }
-            _ => (rto_at, RtxKind::Rto),
+            _ => match self.silence_at().filter(|at| *at < rto_at) {
+                Some(at) => (at.max(now), RtxKind::Silence),
+                None => (rto_at, RtxKind::Rto),
+            },
         };
         (self.rtx_at, self.rtx_kind) = (Some(at), kind);
     }
@@ -477,6 +481,17 @@ impl<B: PacketBuf> Tcb<B> {
             && self.retries == 0
             && self.queue.sacked_bytes() == 0
             && self.queue.lost_bytes() == 0
+    }
+
+    /// When a recovery on a subflow has heard nothing for as long as a tail loss probe waits: in a recovery
+    /// there is none, and the other subflows need not wait for the timeout.
+    fn silence_at(&self) -> Option<Instant> {
+        let subflow = self.subflow.as_ref()?;
+        let unsuspected =
+            subflow.stage == Stage::Active && !subflow.stale && subflow.rare.watch.is_none();
+        let repairing = self.flags.contains(TcbFlags::SACK) && self.in_recovery();
+        let heard = subflow.delivered_at.map_or(self.rto_base, |at| at.max(self.rto_base));
+        (unsuspected && repairing && self.retries == 0).then(|| heard + self.probe_timeout())
     }
 
     /// RFC 8985 §7.2
@@ -539,6 +554,11 @@ impl<B: PacketBuf> Tcb<B> {
                         self.proportional_rate_reduction(env.now, 0);
                     }
                     self.arm_rtx(env.now);
+                }
+                RtxKind::Silence => {
+                    outcome.probed = true;
+                    let rto_at = self.rto_base + self.rtt.rto();
+                    (self.rtx_at, self.rtx_kind) = (Some(rto_at.max(env.now)), RtxKind::Rto);
                 }
                 RtxKind::Persist => self.persist_timeout(env, &mut outcome),
             }

@@ -135,12 +135,12 @@ fn a_hop_that_shrinks_stops_plain_tcp_for_two_timeouts() {
     }
 }
 
-/// Another path carries the stream meanwhile, and the one with the hop comes back. Short segments between what
-/// the other one sent ahead of its turn go on arriving, so that silence is found by the timeout alone.
+/// Another path carries the stream meanwhile, and the one with the hop comes back. Short segments arrive at first,
+/// and what is sent again for them does not: the others learn of that before the timeout.
 #[test]
 fn a_silent_hop_on_one_path_of_two_costs_part_of_that_path() {
     let right = of_two(&[(0, 1_300)], 1_300);
-    for (hop, gap) in [(&[(0, 1_300)][..], 60), (&[(0, 1_500), (4_000, 1_300)], 280)] {
+    for (hop, gap) in [(&[(0, 1_300)][..], 60), (&[(0, 1_500), (4_000, 1_300)], 200)] {
         let found = of_two(hop, 1_500);
         assert_eq!(found.counters.tcp_mtu_black_holes, 1);
         assert_eq!((found.counters.subflow_stale, found.counters.subflow_recover), (1, 1));
