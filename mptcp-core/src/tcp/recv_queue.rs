@@ -1,10 +1,13 @@
 //! In-order data waiting for its reader, and the reassembly queue behind it (RFC 9293 §3.10.7.4
 //! seventh step, RFC 2018, RFC 2883). Memory is accounted as truesize.
 //!
-//! Invariant: out-of-order pieces never overlap each other nor anything already in order. However
+//! Invariant: what is out of order never overlaps anything already in order. However
 //! small the segments are, what is in order pins at most twice the budget and one buffer, and what
 //! is out of order never more than the budget.
 
+mod reassembly;
+
+use self::reassembly::Reassembly;
 use crate::buf::PacketBuf;
 use crate::seq::SeqNum;
 use crate::util::on_demand::{Empty, ROOMY};
@@ -12,30 +15,6 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::collections::vec_deque::Drain;
 use alloc::vec::Vec;
-
-/// SACK blocks remembered; more holes than this are repaired all the same, only reported later.
-const MAX_BLOCKS: usize = 32;
-
-#[derive(Debug)]
-struct Piece<B> {
-    seq: SeqNum,
-    buf: B,
-}
-
-impl<B: PacketBuf> Piece<B> {
-    fn end(&self) -> SeqNum {
-        self.seq.add(self.buf.data().len() as u32)
-    }
-}
-
-/// Present only while something is out of order.
-#[derive(Debug)]
-struct Reassembly<B> {
-    pieces: VecDeque<Piece<B>>,
-    /// Contiguous ranges, the most recently changed first (RFC 2018 §4).
-    blocks: VecDeque<(SeqNum, SeqNum)>,
-    truesize: u32,
-}
 
 /// What became of an arriving piece.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -188,26 +167,25 @@ impl<B: PacketBuf> RecvQueue<B> {
 
     /// Moves pieces that start at `next` behind the in-order data; answers the octets moved.
     fn pull(&mut self, next: SeqNum, budget: u32) -> u32 {
-        let reached = |r: &mut Box<Reassembly<B>>| r.pieces.front().is_none_or(|p| p.seq.le(next));
+        let reached = |r: &mut Box<Reassembly<B>>| r.is_reached(next);
         let Some(mut reassembly) = self.reassembly.take_if(reached) else { return 0 };
         let mut nxt = next;
-        while let Some(front) = reassembly.pieces.front() {
-            if front.seq.gt(nxt) {
-                break;
-            }
-            let Some(mut piece) = reassembly.pieces.pop_front() else { break };
-            reassembly.truesize -= piece.buf.truesize() as u32;
-            let known = nxt.since(piece.seq) as usize;
-            if known < piece.buf.data().len() {
-                piece.buf.trim_front(known);
-                nxt = nxt.add(piece.buf.data().len() as u32);
-                if !self.absorb(&piece.buf, budget) {
-                    self.push_in_order(piece.buf);
+        while let Some((seq, bufs)) = reassembly.take_reached(nxt) {
+            let mut at = seq;
+            for mut buf in bufs {
+                let (known, len) = (nxt.since(at), buf.data().len() as u32);
+                at = at.add(len);
+                if known < len {
+                    buf.trim_front(known as usize);
+                    nxt = at;
+                    if !self.absorb(&buf, budget) {
+                        self.push_in_order(buf);
+                    }
                 }
             }
         }
-        reassembly.blocks.retain(|(_, end)| end.gt(nxt));
-        if !reassembly.pieces.is_empty() {
+        reassembly.forget_below(nxt);
+        if !reassembly.is_empty() {
             self.reassembly = Some(reassembly);
         }
         nxt.since(next)
@@ -220,11 +198,9 @@ impl<B: PacketBuf> RecvQueue<B> {
         budget: u32,
         pruned: &mut u64,
     ) -> Inserted {
-        let reassembly = self.reassembly.get_or_insert_with(|| {
-            Box::new(Reassembly { pieces: VecDeque::new(), blocks: VecDeque::new(), truesize: 0 })
-        });
+        let reassembly = self.reassembly.get_or_insert_with(|| Box::new(Reassembly::new()));
         let inserted = reassembly.insert(seq, buf, budget, pruned);
-        if reassembly.pieces.is_empty() {
+        if reassembly.is_empty() {
             self.reassembly = None;
         }
         inserted
@@ -288,7 +264,7 @@ impl<B: PacketBuf> RecvQueue<B> {
 
     /// Pool bytes pinned by everything here.
     pub(crate) fn truesize(&self) -> u32 {
-        self.truesize + self.reassembly.as_ref().map_or(0, |r| r.truesize)
+        self.truesize + self.reassembly.as_ref().map_or(0, |r| r.truesize())
     }
 
     /// Of these, the ones that in-order data pins.
@@ -305,7 +281,7 @@ impl<B: PacketBuf> RecvQueue<B> {
             // Who may write to the memory is the only one that keeps it.
             freed = gone.data_mut().is_some();
         }
-        if reassembly.pieces.is_empty() {
+        if reassembly.is_empty() {
             self.reassembly = None;
         }
         freed
@@ -313,7 +289,7 @@ impl<B: PacketBuf> RecvQueue<B> {
 
     /// SACK blocks in the order they are to be reported.
     pub(crate) fn sack_blocks(&self) -> impl Iterator<Item = (SeqNum, SeqNum)> + '_ {
-        self.reassembly.iter().flat_map(|r| r.blocks.iter().copied())
+        self.reassembly.iter().flat_map(|r| r.blocks())
     }
 
     pub(crate) fn has_out_of_order(&self) -> bool {
@@ -327,114 +303,6 @@ impl<B: PacketBuf> RecvQueue<B> {
 
     pub(crate) fn clear(&mut self) {
         *self = Self::new();
-    }
-}
-
-impl<B: PacketBuf> Reassembly<B> {
-    /// First copy wins: only the gaps between the pieces that are here are filled. Every step looks
-    /// its place up again, because making room for one part may throw away any piece behind it.
-    fn insert(&mut self, mut seq: SeqNum, mut buf: B, budget: u32, pruned: &mut u64) -> Inserted {
-        let (start, end) = (seq, seq.add(buf.data().len() as u32));
-        if self.pieces.back().is_none_or(|last| last.end().le(seq)) {
-            // The common case: behind all that is here.
-            let placed = self.place(self.pieces.len(), seq, buf, budget, pruned);
-            return if placed { Inserted::OutOfOrder } else { Inserted::Refused };
-        }
-        let (mut added, mut refused) = (false, false);
-        while seq.lt(end) {
-            let at = self.pieces.partition_point(|p| p.end().le(seq));
-            let next = self.pieces.get(at).map(|p| (p.seq, p.end()));
-            if let Some((next_seq, next_end)) = next
-                && next_seq.le(seq)
-            {
-                buf.trim_front(next_end.min(end).since(seq) as usize);
-                seq = next_end;
-                continue;
-            }
-            let until = next.map_or(end, |(next_seq, _)| next_seq.min(end));
-            if until == end {
-                let placed = self.place(at, seq, buf, budget, pruned);
-                (added, refused) = (added | placed, !placed);
-                break;
-            }
-            let part = buf.slice(0..until.since(seq) as usize);
-            if !self.place(at, seq, part, budget, pruned) {
-                refused = true;
-                break;
-            }
-            added = true;
-            buf.trim_front(until.since(seq) as usize);
-            seq = until;
-        }
-        if added {
-            return Inserted::OutOfOrder;
-        }
-        if refused {
-            return Inserted::Refused;
-        }
-        // Reported as the most recent block: the duplicate comes with what is around it.
-        self.touch(start, end);
-        Inserted::Duplicate
-    }
-
-    /// Stores a piece, throwing away what is farthest when memory is short (never something
-    /// nearer than the piece itself).
-    fn place(&mut self, at: usize, seq: SeqNum, buf: B, budget: u32, pruned: &mut u64) -> bool {
-        let need = buf.truesize() as u32;
-        while self.truesize.saturating_add(need) > budget {
-            let Some(last) = self.pieces.back() else { return false };
-            if self.pieces.len() <= at || last.seq.lt(seq) {
-                return false;
-            }
-            self.drop_last(pruned);
-        }
-        self.truesize += need;
-        let end = seq.add(buf.data().len() as u32);
-        self.pieces.insert(at, Piece { seq, buf });
-        self.touch(seq, end);
-        true
-    }
-
-    /// Takes the farthest piece out.
-    fn drop_last(&mut self, pruned: &mut u64) -> Option<B> {
-        let gone = self.pieces.pop_back()?;
-        *pruned += 1;
-        self.truesize -= gone.buf.truesize() as u32;
-        self.forget(gone.seq, gone.end());
-        Some(gone.buf)
-    }
-
-    /// Takes a range that was thrown away out of the reported blocks.
-    fn forget(&mut self, start: SeqNum, end: SeqNum) {
-        for block in &mut self.blocks {
-            if block.1 == end {
-                block.1 = start;
-            }
-        }
-        self.blocks.retain(|(s, e)| s.lt(*e));
-    }
-
-    /// Merges `start..end` into the blocks and makes the result the most recent one.
-    fn touch(&mut self, start: SeqNum, end: SeqNum) {
-        if let Some((_, newest)) = self.blocks.front_mut()
-            && *newest == start
-            && self.pieces.back().is_some_and(|last| last.end() == end)
-        {
-            // It goes on, and there is nothing behind it that it could reach.
-            *newest = end;
-            return;
-        }
-        let (mut start, mut end) = (start, end);
-        self.blocks.retain(|&(s, e)| {
-            let apart = e.lt(start) || s.gt(end);
-            if !apart {
-                start = start.min(s);
-                end = end.max(e);
-            }
-            apart
-        });
-        self.blocks.push_front((start, end));
-        self.blocks.truncate(MAX_BLOCKS);
     }
 }
 

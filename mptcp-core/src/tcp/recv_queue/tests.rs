@@ -1,5 +1,7 @@
 //! The receive queue against a naive model of octets, with buffers of every truesize.
 
+mod plain;
+
 use super::*;
 use crate::buf::HeapBuf;
 use proptest::prelude::*;
@@ -231,17 +233,23 @@ proptest! {
                 }
             }
             let out_of_order = q.queue.reassembly.as_ref();
-            prop_assert!(out_of_order.map_or(0, |r| r.truesize) <= budget);
+            prop_assert!(out_of_order.map_or(0, |r| r.truesize()) <= budget);
             if let Some(reassembly) = out_of_order {
                 let mut end = q.nxt;
-                for piece in &reassembly.pieces {
-                    let (at, len) = (piece.seq.since(FIRST), piece.buf.data().len() as u32);
+                for (seq, piece) in reassembly.pieces() {
+                    let (at, len) = (seq.since(FIRST), piece.data().len() as u32);
                     prop_assert!(at > q.nxt && at >= end && len > 0);
-                    prop_assert!((at..at + len).zip(piece.buf.data()).all(|(i, o)| i == u32::from(*o)));
+                    prop_assert!((at..at + len).zip(piece.data()).all(|(i, o)| i == u32::from(*o)));
                     prop_assert!(held.get(at as usize..(at + len) as usize).unwrap().iter().all(|h| *h));
                     end = at + len;
                 }
-                let stored: usize = reassembly.pieces.iter().map(|p| p.buf.data().len()).sum();
+                let mut last = None;
+                for (start, end) in reassembly.spans() {
+                    prop_assert!(start.lt(end) && last.is_none_or(|last: SeqNum| last.lt(start)));
+                    last = Some(end);
+                }
+                prop_assert_eq!(last, Some(FIRST.add(end)));
+                let stored: usize = reassembly.pieces().map(|(_, piece)| piece.data().len()).sum();
                 prop_assert_eq!(stored, held.iter().filter(|h| **h).count());
             }
             prop_assert!(q.queue.in_order_len() == q.nxt - q.read);
