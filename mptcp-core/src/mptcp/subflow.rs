@@ -458,6 +458,12 @@ impl Subflow {
         matches!(self.stage, Stage::Active | Stage::CapableAck) && !mapping.capable
     }
 
+    /// The options of a segment are about to be written: none is yet.
+    pub(crate) fn begin_options(&mut self) {
+        self.signals_written = 0;
+        self.marks.remove(Marks::INFINITE_WRITTEN.union(Marks::DSS_MISSED));
+    }
+
     /// Writes what this segment carries. Called once per segment; `options_sent` follows when the
     /// segment really went out.
     pub(crate) fn write_options(
@@ -466,8 +472,7 @@ impl Subflow {
         carry: &Carry<'_>,
         data: &DataLevel,
     ) {
-        self.signals_written = 0;
-        self.marks.remove(Marks::INFINITE_WRITTEN.union(Marks::DSS_MISSED));
+        self.begin_options();
         let version = self.version;
         let mut fits = true;
         match (self.stage, carry) {

@@ -6,6 +6,7 @@
 mod burst;
 mod data;
 mod emission;
+mod first;
 mod packet;
 mod repair;
 mod room;
@@ -43,17 +44,6 @@ pub(crate) struct DataLevel {
     pub(crate) format: DssFormat,
     pub(crate) local_key: u64,
     pub(crate) remote_key: u64,
-}
-
-impl DataLevel {
-    /// Octets of a DSS before its mapping: kind, length, subtype and flags, and the `DATA_ACK`.
-    const fn mapping_at(&self) -> usize {
-        match self.data_ack {
-            None => 4,
-            Some(WireSeq::Low(_)) => 8,
-            Some(WireSeq::Full(_)) => 12,
-        }
-    }
 }
 
 impl<B: PacketBuf> Tcb<B> {
