@@ -689,7 +689,7 @@ impl<B: PacketBuf> Tcb<B> {
         let filled_hole = self.received.has_out_of_order();
         let budget = self.reassembly_budget();
         let mut pruned = 0;
-        let inserted = self.received.insert(self.rcv_nxt, seq, payload, budget, &mut pruned);
+        let inserted = self.received.insert(self.rcv_nxt, seq, payload, budget, true, &mut pruned);
         env.stats.tcp_ofo_pruned += pruned;
         match inserted {
             Inserted::InOrder(octets) => {
