@@ -562,6 +562,11 @@ impl Subflow {
         MpCapable { version: self.version as u8, flags, form }
     }
 
+    /// A pure acknowledgement of its says what is received, and nothing beside.
+    pub(crate) fn acknowledges_plainly(&self) -> bool {
+        self.stage == Stage::Active && self.rare.signals.is_empty()
+    }
+
     /// A pure acknowledgement: the first signal if any waits, the DSS beside it where it fits, and what
     /// other signals still do, in their order.
     fn write_ack(&mut self, writer: &mut OptionWriter, data: &DataLevel) {

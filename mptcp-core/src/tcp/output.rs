@@ -6,10 +6,10 @@
 mod burst;
 mod data;
 mod emission;
-mod first;
 mod packet;
 mod repair;
 mod room;
+mod usual;
 
 use super::delivery::Stamp;
 use super::sender::Sender;
@@ -322,15 +322,5 @@ impl<B: PacketBuf> Tcb<B> {
         *budget -= 1;
         self.flags.remove(TcbFlags::PROBE_NOW);
         false
-    }
-
-    fn send_ack<T: TxQueue<B>>(
-        &mut self,
-        env: &mut Env<'_>,
-        tx: &mut T,
-        data: Option<&DataLevel>,
-    ) -> bool {
-        let emission = Emission::bare(self.snd_nxt, TcpFlags::ACK, Carry::Ack);
-        self.emit(env, tx, data, emission)
     }
 }

@@ -160,10 +160,11 @@ impl<B: PacketBuf> Tcb<B> {
         tx: &mut T,
         template: &mut Template,
         segment: &Follower<'_>,
-        payload: B,
+        payload: Option<B>,
     ) -> bool {
         let partial_checksum = tx.checksum_offload();
-        let headers = template.complete(segment, payload.data().len(), partial_checksum);
+        let len = payload.as_ref().map_or(0, |payload| payload.data().len());
+        let headers = template.complete(segment, len, partial_checksum);
         let packet = headers.and_then(|headers| {
             let mut packet = tx.alloc()?;
             packet.prepend(headers.len())?.copy_from_slice(headers);
@@ -173,7 +174,9 @@ impl<B: PacketBuf> Tcb<B> {
             env.stats.tx_no_buffer += 1;
             return false;
         };
-        packet.chain(payload);
+        if let Some(payload) = payload {
+            packet.chain(payload);
+        }
         packet.set_tx_meta(TxMeta { port: template.port, partial_checksum });
         env.stats.out_segs += 1;
         self.counters.segs_out = self.counters.segs_out.wrapping_add(1);
@@ -192,10 +195,11 @@ impl<B: PacketBuf> Tcb<B> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::emission::Emission;
     use super::*;
     use crate::buf::{HeapBuf, HeapPool, HeapTxQueue};
     use crate::config::{Marking, TcpConfig};
-    use crate::mptcp::{DssFormat, Stage, Subflow};
+    use crate::mptcp::{Carry, DssFormat, Stage, Subflow};
     use crate::seq::DataSeq;
     use crate::stats::Counters;
     use crate::tcp::{Agreed, DataLevel, TcbFlags, Tuple};
@@ -285,6 +289,14 @@ mod tests {
             assert!(sent && !tcb.wants_ack());
             // The first moves the window's edge: the second is like those that follow.
             assert_eq!(burst.template.is_some(), together && (format.is_some() || n > 0), "{n}");
+            // An acknowledgement in between is what it would be written in general.
+            let general = Emission::bare(tcb.snd_nxt, TcpFlags::ACK, Carry::Ack);
+            let sent = if together {
+                tcb.send_ack(&mut env, &mut tx, data.as_ref())
+            } else {
+                tcb.emit(&mut env, &mut tx, data.as_ref(), general)
+            };
+            assert!(sent && !tcb.wants_ack());
         }
         core::iter::from_fn(|| tx.pop()).map(|packet| packet.to_vec()).collect()
     }
@@ -302,7 +314,7 @@ mod tests {
                     let alone = packets(addrs, *format, (offload, extras), false);
                     let together = packets(addrs, *format, (offload, extras), true);
                     assert_eq!(together, alone, "{format:?}");
-                    assert_eq!(alone.len(), 6);
+                    assert_eq!(alone.len(), 12);
                 }
             }
         }

@@ -72,7 +72,7 @@ impl<B: PacketBuf> Tcb<B> {
             Some(template) if !fin => {
                 let push = flags.contains(SegmentFlags::PUSH);
                 let segment = Follower { seq: self.snd_nxt, push, mapping: mapping.as_ref(), sum };
-                self.emit_follower(env, tx, template, &segment, view)
+                self.emit_follower(env, tx, template, &segment, Some(view))
             }
             _ => {
                 let emission = Emission {

@@ -1,14 +1,16 @@
-//! The first of several segments that leave one behind the other: it says nothing but the usual, so its headers are
-//! written word by word, their sums beside them, and those behind it [take them over](Template).
+//! Segments that say nothing but the usual: the first of several that leave one behind the other, and acknowledgements.
+//! Their headers are written word by word, the sums beside them; those behind a first one [take them over](Template).
 //!
 //! Invariant: the segment is what it would be written in general (`emission.rs`), octet for octet, and leaves its
 //! connection as that does.
 
 use super::DataLevel;
-use super::burst::{Burst, MAX_HEADERS, Template};
+use super::burst::{Burst, Follower, MAX_HEADERS, Template};
+use super::emission::Emission;
 use super::packet::PROTOCOL_TCP;
-use crate::buf::{PacketBuf, PortId};
+use crate::buf::{PacketBuf, PortId, TxQueue};
 use crate::config::Marking;
+use crate::mptcp::Carry;
 use crate::seq::SeqNum;
 use crate::tcp::{Env, Tcb, TcbFlags, Tuple, TxMapping};
 use crate::wire::options::kind;
@@ -37,8 +39,8 @@ struct Common<'a> {
     flags: TcpFlags,
     window: u16,
     timestamps: Option<(u32, u32)>,
-    /// The `DATA_ACK`, and a mapping.
-    dss: Option<(Option<WireSeq>, &'a TxMapping)>,
+    /// A `DATA_ACK`, or a mapping, or both.
+    dss: Option<(Option<WireSeq>, Option<&'a TxMapping>)>,
 }
 
 /// Headers in words of 32 bits, which add up as their halves do.
@@ -121,12 +123,14 @@ impl Template {
                 Some(WireSeq::Low(ack)) => words.put(ack)?,
                 None => {}
             }
-            mapping_at = words.len;
-            let numbers = if mapping.wide { 3 } else { 2 };
-            for _ in 0..numbers {
-                words.put(0)?;
+            if let Some(mapping) = mapping {
+                mapping_at = words.len;
+                let numbers = if mapping.wide { 3 } else { 2 };
+                for _ in 0..numbers {
+                    words.put(0)?;
+                }
+                words.put(if mapping.checksum.is_some() { 0 } else { NOPS })?;
             }
-            words.put(if mapping.checksum.is_some() { 0 } else { NOPS })?;
         }
         Some(Self {
             bytes: words.bytes,
@@ -142,12 +146,13 @@ impl Template {
 }
 
 /// Length and flags of a DSS.
-const fn dss_form((data_ack, mapping): (Option<WireSeq>, &TxMapping)) -> (u32, u32) {
+const fn dss_form((data_ack, mapping): (Option<WireSeq>, Option<&TxMapping>)) -> (u32, u32) {
     let (ack_len, ack) = match data_ack {
         None => (0, 0),
         Some(WireSeq::Low(_)) => (4, ACK),
         Some(WireSeq::Full(_)) => (8, ACK | WIDE_ACK),
     };
+    let Some(mapping) = mapping else { return (4 + ack_len, ack) };
     let (map_len, map) = if mapping.wide { (14, MAP | WIDE_DSN) } else { (10, MAP) };
     let checksum = if mapping.checksum.is_some() { 2 } else { 0 };
     (4 + ack_len + map_len + checksum, ack | map)
@@ -176,32 +181,79 @@ impl<B: PacketBuf> Tcb<B> {
             subflow.begin_options();
         }
         let begun = Begun { prior_edge: self.rcv_adv, prior_window: self.last_window };
+        let dss = data.zip(mapping).map(|(data, mapping)| (data.data_ack, Some(mapping)));
+        burst.template = self.usual(env, data, dss, true);
+        Some(begun)
+    }
+
+    /// What a segment says that says nothing but the usual, new data or not.
+    fn usual(
+        &mut self,
+        env: &Env<'_>,
+        data: Option<&DataLevel>,
+        dss: Option<(Option<WireSeq>, Option<&TxMapping>)>,
+        fresh: bool,
+    ) -> Option<Template> {
         let window = self.advertise(data.map(|data| (data.promised, data.window)));
         let stamped = self.flags.contains(TcbFlags::TIMESTAMPS);
-        burst.template = Template::write(&Common {
+        Template::write(&Common {
             tuple: &self.tuple,
             port: self.port,
-            marking: (self.marking, self.ecn_codepoint(true)),
+            marking: (self.marking, self.ecn_codepoint(fresh)),
             ack: self.rcv_nxt,
-            flags: TcpFlags::ACK | self.ecn_flags(TcpFlags::ACK, true),
+            flags: TcpFlags::ACK | self.ecn_flags(TcpFlags::ACK, fresh),
             window,
             timestamps: stamped.then(|| (self.timestamp(env.now), self.ts_recent)),
-            dss: data.map(|data| data.data_ack).zip(mapping),
-        });
-        Some(begun)
+            dss,
+        })
+    }
+
+    /// An acknowledgement without text; false when no buffer could be had.
+    pub(super) fn send_ack<T: TxQueue<B>>(
+        &mut self,
+        env: &mut Env<'_>,
+        tx: &mut T,
+        data: Option<&DataLevel>,
+    ) -> bool {
+        let plain = match (&self.subflow, data) {
+            (Some(subflow), Some(data)) => {
+                subflow.acknowledges_plainly() && data.data_fin.is_none()
+            }
+            (None, _) => true,
+            _ => false,
+        };
+        let begun = Begun { prior_edge: self.rcv_adv, prior_window: self.last_window };
+        if plain && self.is_heard() {
+            if let Some(subflow) = &mut self.subflow {
+                subflow.begin_options();
+            }
+            let subflow = self.subflow.is_some();
+            let data_ack = data.filter(|_| subflow).and_then(|data| data.data_ack);
+            let dss = data_ack.map(|ack| (Some(ack), None));
+            if let Some(mut template) = self.usual(env, data, dss, false) {
+                let segment = Follower { seq: self.snd_nxt, push: false, mapping: None, sum: 0 };
+                let sent = self.emit_follower(env, tx, &mut template, &segment, None);
+                self.acknowledgement_sent(env, &begun, sent, true);
+                return sent;
+            }
+        }
+        self.emit(env, tx, data, Emission::bare(self.snd_nxt, TcpFlags::ACK, Carry::Ack))
     }
 
     /// The segment was sent, or not.
     pub(super) fn begun(&mut self, env: &Env<'_>, begun: &Begun, burst: &mut Burst, sent: bool) {
         // A window that has moved may move once more, as its field is rounded. A subflow's is the data level's.
         let settled = self.subflow.is_some() || self.rcv_adv == begun.prior_edge;
-        if !sent {
-            self.rcv_adv = begun.prior_edge;
-        }
         if !sent || !settled {
             burst.forget();
         }
+        self.acknowledgement_sent(env, begun, sent, false);
+    }
+
+    /// A segment that says all there is to acknowledge was sent, or not; `bare` without text.
+    fn acknowledgement_sent(&mut self, env: &Env<'_>, begun: &Begun, sent: bool, bare: bool) {
         if !sent {
+            self.rcv_adv = begun.prior_edge;
             return;
         }
         let news = self.last_ack_sent != self.rcv_nxt || self.last_window != begun.prior_window;
@@ -210,9 +262,9 @@ impl<B: PacketBuf> Tcb<B> {
         self.last_ack_sent = self.rcv_nxt;
         self.flags.remove(TcbFlags::ACK_NOW);
         if let Some(subflow) = &mut self.subflow
-            && news
+            && (news || bare)
         {
-            subflow.acknowledged(env.now, true, self.rtt.rto());
+            subflow.acknowledged(env.now, news, self.rtt.rto());
         }
     }
 
@@ -223,9 +275,12 @@ impl<B: PacketBuf> Tcb<B> {
             (Some(subflow), Some(mapping)) => subflow.maps_alike(mapping),
             (_, mapping) => mapping.is_none(),
         };
-        mapped
-            && !self.flags.contains(TcbFlags::CWR)
-            && self.rare.as_ref().is_none_or(|rare| rare.urgent.is_none() && rare.dsack.is_none())
+        mapped && !self.flags.contains(TcbFlags::CWR) && self.is_heard()
+    }
+
+    /// There is nothing to say about what came in but that it is here up to `RCV.NXT`, and nothing urgent.
+    fn is_heard(&self) -> bool {
+        self.rare.as_ref().is_none_or(|rare| rare.urgent.is_none() && rare.dsack.is_none())
             && self.fin_ahead().is_none()
             && !self.received.has_out_of_order()
     }
