@@ -151,7 +151,7 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn take_early(&mut self, text: B) {
         self.early_received = u16::try_from(text.data().len()).unwrap_or(u16::MAX);
         let (start, budget) = (position(0), self.autotune.memory());
-        let _in_order = self.received.insert(start, start, text, budget, &mut 0);
+        let _in_order = self.received.insert(start, start, text, budget, false, &mut 0);
     }
 
     /// Moves in-order subflow data to the stream as far as mappings are known.
@@ -357,6 +357,7 @@ impl<B: PacketBuf> Connection<B> {
             position(offset),
             buf,
             self.autotune.memory(),
+            false,
             &mut pruned,
         );
         stats.rcv_pruned += pruned;

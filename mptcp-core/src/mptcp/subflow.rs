@@ -458,6 +458,12 @@ impl Subflow {
         matches!(self.stage, Stage::Active | Stage::CapableAck) && !mapping.capable
     }
 
+    /// The options of a segment are about to be written: none is yet.
+    pub(crate) fn begin_options(&mut self) {
+        self.signals_written = 0;
+        self.marks.remove(Marks::INFINITE_WRITTEN.union(Marks::DSS_MISSED));
+    }
+
     /// Writes what this segment carries. Called once per segment; `options_sent` follows when the
     /// segment really went out.
     pub(crate) fn write_options(
@@ -466,8 +472,7 @@ impl Subflow {
         carry: &Carry<'_>,
         data: &DataLevel,
     ) {
-        self.signals_written = 0;
-        self.marks.remove(Marks::INFINITE_WRITTEN.union(Marks::DSS_MISSED));
+        self.begin_options();
         let version = self.version;
         let mut fits = true;
         match (self.stage, carry) {
@@ -555,6 +560,11 @@ impl Subflow {
         let mut flags = CapableFlags::HMAC;
         flags.set(CapableFlags::CHECKSUM, checksum);
         MpCapable { version: self.version as u8, flags, form }
+    }
+
+    /// A pure acknowledgement of its says what is received, and nothing beside.
+    pub(crate) fn acknowledges_plainly(&self) -> bool {
+        self.stage == Stage::Active && self.rare.signals.is_empty()
     }
 
     /// A pure acknowledgement: the first signal if any waits, the DSS beside it where it fits, and what

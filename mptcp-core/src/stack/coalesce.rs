@@ -1,9 +1,10 @@
 //! Our own receive offload, above the port: what follows on each other within a burst goes through the
 //! engines as one segment, with the text of all in as many buffers.
 //!
-//! A run is either text, in order, or acknowledgements without text. It may only hold what the engine
-//! would take one by one without doing anything but counting in between: so a run begins on a control
-//! block that is [steady](Tcb::run_bounds), with what it expects next, and takes
+//! A run is either text, in order or all of it behind a hole, or acknowledgements without text. It may only hold
+//! what the engine would take one by one without doing anything but counting, or putting aside, in between: so a
+//! run begins on a control block that is [steady](Tcb::run_bounds), with what it expects next or what lies behind
+//! a hole, and takes
 //!
 //! * segments with ACK and perhaps PSH, no other flag, no mark of a router, and no option but timestamps
 //!   and one plain DSS. A SACK, a FIN, an echoed mark, an `MP_FAIL` or a `DATA_FIN` go alone;
@@ -13,6 +14,7 @@
 //!   way, makes no difference;
 //! * acknowledgements, each of which acknowledges more than the one before. A repeated one is a duplicate
 //!   or a window update, and counts alone (RFC 5681 §2);
+//! * acknowledgements, alone or with text, of no more than a slow start grows by for one;
 //! * timestamps and `DATA_ACK`s that do not go back.
 //!
 //! Of several acknowledgements at one time the last says all: the newest segment it acknowledges gives
@@ -268,7 +270,8 @@ fn join(run: &mut Segment, mappings: &mut Vec<Mapping>, next: &Part, bounds: Run
     let seq = if text { run.end() } else { run.seq };
     let acks = if text { next.ack.ge(run.ack) } else { next.ack.gt(run.ack) };
     let end = next.seq.add(next.len);
-    if next.seq != seq || !acks || next.ack.gt(bounds.sent) || end.gt(bounds.window) {
+    let grows = next.ack.since(run.ack) <= bounds.stride;
+    if next.seq != seq || !acks || !grows || next.ack.gt(bounds.sent) || end.gt(bounds.window) {
         return false;
     }
     let timestamps = match (run.timestamps, next.timestamps) {
@@ -291,7 +294,7 @@ fn join(run: &mut Segment, mappings: &mut Vec<Mapping>, next: &Part, bounds: Run
     run.len += next.len;
     run.parts += 1;
     run.flags |= next.flags;
-    (run.ack, run.window) = (next.ack, next.window);
+    (run.ack, run.window, run.window_seq) = (next.ack, next.window, next.seq);
     run.timestamps = timestamps;
     true
 }

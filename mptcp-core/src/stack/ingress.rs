@@ -200,9 +200,9 @@ impl<B: PacketBuf> Stack<B> {
         let (before, waits) = (self.watch(idx), self.waits(idx));
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let mut env = env!(self, now);
-        let outcome = tcb.segment_arrives(&mut env, segment, payload);
-        if outcome.data && !rest.texts.is_empty() {
-            tcb.text_follows(&mut env, &mut rest.texts);
+        let mut outcome = tcb.segment_arrives(&mut env, segment, payload);
+        if !rest.texts.is_empty() {
+            tcb.text_follows(&mut env, segment, &mut rest.texts, &mut outcome);
         }
         if outcome.reply_rst {
             let (tuple, port) = (tcb.tuple, tcb.port);

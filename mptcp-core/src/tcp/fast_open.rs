@@ -117,7 +117,8 @@ impl<B: PacketBuf> Tcb<B> {
         self.max_snd_wnd = self.snd_wnd;
         if let Some(text) = text {
             let budget = self.reassembly_budget();
-            let _in_order = self.received.insert(self.rcv_nxt, self.rcv_nxt, text, budget, &mut 0);
+            let _in_order =
+                self.received.insert(self.rcv_nxt, self.rcv_nxt, text, budget, true, &mut 0);
         }
         self.rcv_nxt = self.rcv_nxt.add(segment.len);
         self.rcv_adv = self.rcv_nxt.add(window);

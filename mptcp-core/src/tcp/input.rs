@@ -28,6 +28,8 @@ pub(crate) struct RunBounds {
     pub(crate) sent: SeqNum,
     /// The right edge of the window.
     pub(crate) window: SeqNum,
+    /// Each acknowledges no more than so much: a slow start grows by less for one that acknowledges more.
+    pub(crate) stride: u32,
 }
 
 /// Whether arrival processing goes on.
@@ -60,9 +62,10 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     /// The bounds of a run that begins with `segment`; `None` when segments that follow on it must be
-    /// looked at one by one. That is so unless all is well: nothing is missing here and, as far as is
-    /// known, at the peer, and the segment is what was to come next. `promised` is what the data level
-    /// of a subflow offered.
+    /// looked at one by one. That is so unless all is well: nothing is missing at the peer, as far as is
+    /// known, and the segment is what was to come next or, if it has text, lies behind a hole: such is put aside,
+    /// whatever is there. What fills a hole is looked at alone. `promised` is what the data level of a subflow
+    /// offered.
     pub(crate) fn run_bounds(&self, segment: &Segment, promised: u32) -> Option<RunBounds> {
         let text = segment.len > 0;
         let steady = match self.state {
@@ -70,15 +73,16 @@ impl<B: PacketBuf> Tcb<B> {
             State::CloseWait => !text,
             _ => false,
         };
-        let whole = !self.received.has_out_of_order()
-            && !self.flags.intersects(TcbFlags::FIN_SEEN | TcbFlags::READ_SHUT);
+        let open = !self.flags.intersects(TcbFlags::FIN_SEEN | TcbFlags::READ_SHUT);
+        let next = segment.seq == self.rcv_nxt && !(text && self.received.has_out_of_order());
+        let in_place = next || text && segment.seq.gt(self.rcv_nxt);
         let repairs = self.in_recovery()
             || self.dup_acks > 0
             || self.queue.sacked_bytes() > 0
             || self.flags.contains(TcbFlags::TLP_OUT);
         let acks = if text { segment.ack.ge(self.snd_una) } else { segment.ack.gt(self.snd_una) };
         let window = self.rcv_adv.max(self.rcv_nxt.add(promised));
-        let next = segment.seq == self.rcv_nxt && segment.end().le(window);
+        let fits = segment.end().le(window);
         let newer = match segment.timestamps {
             Some((tsval, _)) if self.flags.contains(TcbFlags::TIMESTAMPS) => {
                 tsval.wrapping_sub(self.ts_recent).cast_signed() >= 0
@@ -95,14 +99,54 @@ impl<B: PacketBuf> Tcb<B> {
             }
             None => segment.dss.is_none(),
         };
-        let well = steady && (whole || !text) && !repairs && acks && next && newer && mapped;
-        let bounds = RunBounds { sent: self.snd_nxt, window };
-        (well && segment.ack.le(self.snd_nxt)).then_some(bounds)
+        let well =
+            steady && (open || !text) && !repairs && acks && in_place && fits && newer && mapped;
+        let stride = self.stride();
+        let growth = segment.ack.since(self.snd_una) <= stride;
+        let bounds = RunBounds { sent: self.snd_nxt, window, stride };
+        (well && growth && segment.ack.le(self.snd_nxt)).then_some(bounds)
     }
 
-    /// More text of a run whose first was taken: it is what was to come next, in the window, and
-    /// nothing is out of order.
-    pub(crate) fn text_follows(&mut self, env: &mut Env<'_>, texts: &mut Vec<B>) {
+    /// More text of a run that `segment` speaks of, whose first was processed with this `outcome`.
+    pub(crate) fn text_follows(
+        &mut self,
+        env: &mut Env<'_>,
+        segment: &Segment,
+        texts: &mut Vec<B>,
+        outcome: &mut Outcome,
+    ) {
+        if outcome.data {
+            self.text_is_next(env, texts);
+        } else if outcome.acceptable && self.state.receiving() && segment.seq.gt(self.rcv_nxt) {
+            self.text_waits(env, segment.end(), texts, outcome);
+        }
+    }
+
+    /// Text up to `end`, behind a hole.
+    fn text_waits(
+        &mut self,
+        env: &mut Env<'_>,
+        end: SeqNum,
+        texts: &mut Vec<B>,
+        outcome: &mut Outcome,
+    ) {
+        let octets = texts.iter().map(|text| text.data().len() as u32).sum();
+        let mut seq = end.sub(octets);
+        for mut text in texts.drain(..) {
+            let next = seq.add(text.data().len() as u32);
+            text.truncate(usize::try_from(self.rcv_adv.diff(seq)).unwrap_or(0));
+            let end = seq.add(text.data().len() as u32);
+            if end == seq {
+                self.ack_now();
+            } else {
+                self.store(env, seq, end, text, outcome);
+            }
+            seq = next;
+        }
+    }
+
+    /// Text that is what was to come next, in the window, and nothing is out of order.
+    fn text_is_next(&mut self, env: &mut Env<'_>, texts: &mut Vec<B>) {
         let (budget, count) = (self.reassembly_budget(), texts.len());
         if let Some(octets) = self.received.append_all(texts, budget) {
             self.rcv_nxt = self.rcv_nxt.add(octets);
@@ -451,13 +495,13 @@ impl<B: PacketBuf> Tcb<B> {
         // An acknowledgement that moves `snd_una` brings its own window, however old its sequence
         // number: keeping the old length would move the right edge without the peer's consent.
         let newer = advanced
-            || self.snd_wl1.lt(segment.seq)
-            || (self.snd_wl1 == segment.seq && self.snd_wl2.le(segment.ack));
+            || self.snd_wl1.lt(segment.window_seq)
+            || (self.snd_wl1 == segment.window_seq && self.snd_wl2.le(segment.ack));
         // One that acknowledges less than is known counts its window from an edge long passed.
         if newer && segment.ack.ge(self.snd_una) {
             self.snd_wnd = window;
             self.max_snd_wnd = self.max_snd_wnd.max(window);
-            self.snd_wl1 = segment.seq;
+            self.snd_wl1 = segment.window_seq;
             self.snd_wl2 = segment.ack;
         }
     }
@@ -645,7 +689,7 @@ impl<B: PacketBuf> Tcb<B> {
         let filled_hole = self.received.has_out_of_order();
         let budget = self.reassembly_budget();
         let mut pruned = 0;
-        let inserted = self.received.insert(self.rcv_nxt, seq, payload, budget, &mut pruned);
+        let inserted = self.received.insert(self.rcv_nxt, seq, payload, budget, true, &mut pruned);
         env.stats.tcp_ofo_pruned += pruned;
         match inserted {
             Inserted::InOrder(octets) => {

@@ -9,6 +9,7 @@ mod emission;
 mod packet;
 mod repair;
 mod room;
+mod usual;
 
 use super::delivery::Stamp;
 use super::sender::Sender;
@@ -43,17 +44,6 @@ pub(crate) struct DataLevel {
     pub(crate) format: DssFormat,
     pub(crate) local_key: u64,
     pub(crate) remote_key: u64,
-}
-
-impl DataLevel {
-    /// Octets of a DSS before its mapping: kind, length, subtype and flags, and the `DATA_ACK`.
-    const fn mapping_at(&self) -> usize {
-        match self.data_ack {
-            None => 4,
-            Some(WireSeq::Low(_)) => 8,
-            Some(WireSeq::Full(_)) => 12,
-        }
-    }
 }
 
 impl<B: PacketBuf> Tcb<B> {
@@ -332,15 +322,5 @@ impl<B: PacketBuf> Tcb<B> {
         *budget -= 1;
         self.flags.remove(TcbFlags::PROBE_NOW);
         false
-    }
-
-    fn send_ack<T: TxQueue<B>>(
-        &mut self,
-        env: &mut Env<'_>,
-        tx: &mut T,
-        data: Option<&DataLevel>,
-    ) -> bool {
-        let emission = Emission::bare(self.snd_nxt, TcpFlags::ACK, Carry::Ack);
-        self.emit(env, tx, data, emission)
     }
 }

@@ -55,12 +55,14 @@ impl<B: PacketBuf> RecvQueue<B> {
     /// Takes `buf`, whose first octet is `seq` (not below `rcv_nxt`, already cut to the window).
     /// `budget` is the truesize that what is out of order may reach. In-order data was promised
     /// room: it is refused only at twice that, which buffers that can be filled up never reach.
+    /// What is out of order is [`reported`](Self::sack_blocks) or not, always the same in one queue.
     pub(crate) fn insert(
         &mut self,
         rcv_nxt: SeqNum,
         seq: SeqNum,
         buf: B,
         budget: u32,
+        reported: bool,
         pruned: &mut u64,
     ) -> Inserted {
         if seq == rcv_nxt {
@@ -68,7 +70,13 @@ impl<B: PacketBuf> RecvQueue<B> {
             moved += self.pull(rcv_nxt.add(moved), budget);
             return Inserted::InOrder(moved);
         }
-        self.insert_out_of_order(seq, buf, budget, pruned)
+        let fresh = || Box::new(Reassembly::new(reported));
+        let reassembly = self.reassembly.get_or_insert_with(fresh);
+        let inserted = reassembly.insert(seq, buf, budget, pruned);
+        if reassembly.is_empty() {
+            self.reassembly = None;
+        }
+        inserted
     }
 
     /// Takes what is next, as [`RecvQueue::insert`] does, while nothing is out of order; answers its
@@ -171,8 +179,8 @@ impl<B: PacketBuf> RecvQueue<B> {
         let Some(mut reassembly) = self.reassembly.take_if(reached) else { return 0 };
         let mut nxt = next;
         while let Some((seq, bufs)) = reassembly.take_reached(nxt) {
-            let mut at = seq;
-            for mut buf in bufs {
+            let (mut at, mut bufs) = (seq, bufs);
+            for mut buf in bufs.drain(..) {
                 let (known, len) = (nxt.since(at), buf.data().len() as u32);
                 at = at.add(len);
                 if known < len {
@@ -183,27 +191,13 @@ impl<B: PacketBuf> RecvQueue<B> {
                     }
                 }
             }
+            reassembly.keep(bufs);
         }
         reassembly.forget_below(nxt);
         if !reassembly.is_empty() {
             self.reassembly = Some(reassembly);
         }
         nxt.since(next)
-    }
-
-    fn insert_out_of_order(
-        &mut self,
-        seq: SeqNum,
-        buf: B,
-        budget: u32,
-        pruned: &mut u64,
-    ) -> Inserted {
-        let reassembly = self.reassembly.get_or_insert_with(|| Box::new(Reassembly::new()));
-        let inserted = reassembly.insert(seq, buf, budget, pruned);
-        if reassembly.is_empty() {
-            self.reassembly = None;
-        }
-        inserted
     }
 
     /// Takes all in-order buffers out. [`RecvQueue::settle`] follows.

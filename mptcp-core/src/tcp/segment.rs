@@ -15,8 +15,10 @@ pub(crate) struct Segment {
     pub(crate) seq: SeqNum,
     pub(crate) ack: SeqNum,
     pub(crate) flags: TcpFlags,
-    /// As on the wire: not scaled.
+    /// As on the wire: not scaled. Of a run, that of its last segment.
     pub(crate) window: u16,
+    /// Sequence number of the segment that `window` is of.
+    pub(crate) window_seq: SeqNum,
     /// Urgent pointer; means nothing without URG.
     pub(crate) urgent: u16,
     /// Payload octets.
@@ -95,6 +97,7 @@ impl Segment {
         ack: SeqNum(0),
         flags: TcpFlags::empty(),
         window: 0,
+        window_seq: SeqNum(0),
         urgent: 0,
         len: 0,
         mss: None,
@@ -117,7 +120,19 @@ impl Segment {
     pub(crate) fn of_part(part: &Part, options: &[u8]) -> Self {
         let &Part { seq, ack, flags, window, len, timestamps, dss } = part;
         let options = if dss.is_some() { RawOptions::copy(options) } else { RawOptions::EMPTY };
-        Self { seq, ack, flags, window, len, timestamps, dss, options, plain: true, ..Self::BLANK }
+        Self {
+            seq,
+            ack,
+            flags,
+            window,
+            window_seq: seq,
+            len,
+            timestamps,
+            dss,
+            options,
+            plain: true,
+            ..Self::BLANK
+        }
     }
 
     /// What it says that may be part of a run; `None` when it must be looked at alone.
@@ -132,6 +147,7 @@ impl Segment {
             ack: view.ack,
             flags: view.flags,
             window: view.window,
+            window_seq: view.seq,
             urgent: view.urgent,
             len: view.payload.len() as u32,
             ..Self::BLANK

@@ -4,7 +4,7 @@
 //!
 //! Invariant: [`Tcb::cwnd`] is what the congestion control answers, or the initial window where there is none.
 
-use super::congestion::{Congestion, CongestionChoice, initial_window};
+use super::congestion::{BURST_SEGMENTS, Congestion, CongestionChoice, initial_window};
 use super::delivery::Delivery;
 use super::output::payload_of;
 use super::pacing::Pacer;
@@ -68,6 +68,18 @@ impl<B: PacketBuf> Tcb<B> {
 
     pub(crate) fn ssthresh(&self) -> u32 {
         self.sender.as_ref().map_or(u32::MAX, |sender| sender.congestion.ssthresh())
+    }
+
+    /// Octets that one acknowledgement may be about for all of them to count alike.
+    pub(crate) fn stride(&self) -> u32 {
+        match &self.sender {
+            Some(sender)
+                if sender.congestion.governs() || sender.congestion.ssthresh() <= self.cwnd() =>
+            {
+                u32::MAX
+            }
+            _ => BURST_SEGMENTS * self.payload_mss(),
+        }
     }
 
     /// Octets per second that the path carries, as far as is known.

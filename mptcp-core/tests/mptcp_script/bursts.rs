@@ -236,6 +236,11 @@ enum Step {
         flow: usize,
         len: usize,
     },
+    /// The same, but the segment is late: it comes behind the next burst.
+    Late {
+        flow: usize,
+        len: usize,
+    },
     /// Octets further on; what is between them comes at the end.
     Ahead {
         flow: usize,
@@ -259,6 +264,7 @@ fn step() -> impl Strategy<Value = Step> {
     let flow = || 0_usize..2;
     prop_oneof![
         10 => (flow(), 1_usize..1_400).prop_map(|(flow, len)| Step::Text { flow, len }),
+        1 => (flow(), 1_usize..1_400).prop_map(|(flow, len)| Step::Late { flow, len }),
         2 => (flow(), 1_usize..1_400).prop_map(|(flow, len)| Step::Ahead { flow, len }),
         1 => (flow(), 1_usize..1_400).prop_map(|(flow, len)| Step::Again { flow, len }),
         6 => flow().prop_map(|flow| Step::Acknowledge { flow }),
@@ -344,7 +350,9 @@ proptest! {
         let (mut one, mut all) = (pair(v, CapableFlags::HMAC), pair(v, CapableFlags::HMAC));
         let (mut next, mut acked, mut read) = (20, 0, 20);
         let mut missing = Vec::new();
+        let mut late = Vec::new();
         for steps in bursts {
+            let overdue = core::mem::take(&mut late);
             let (out_one, out_all) =
                 (one.script.write(one.id, 0, 3_000), all.script.write(all.id, 0, 3_000));
             prop_assert_eq!(format!("{out_one:?}"), format!("{out_all:?}"));
@@ -352,7 +360,7 @@ proptest! {
             for step in steps {
                 let step = match step {
                     // The window, 65,535 octets, holds all of it.
-                    Step::Text { flow, len } | Step::Ahead { flow, len }
+                    Step::Text { flow, len } | Step::Late { flow, len } | Step::Ahead { flow, len }
                         if next + 2 * len as u64 > 65_000 =>
                     {
                         Step::Bare { flow }
@@ -363,6 +371,11 @@ proptest! {
                     Step::Text { flow, len } => {
                         next += len as u64;
                         all.text(flow, next - len as u64, len)
+                    }
+                    Step::Late { flow, len } => {
+                        next += len as u64;
+                        late.push(all.text(flow, next - len as u64, len));
+                        continue;
                     }
                     Step::Ahead { flow, len } => {
                         missing.push((next, len));
@@ -383,9 +396,10 @@ proptest! {
                     }
                     Step::Bare { flow } => (flow, all.flows[flow].seg()),
                 };
-                one.flows = all.flows.clone();
                 segs.push((flow, seg));
             }
+            segs.extend(overdue);
+            one.flows = all.flows.clone();
             for (flow, seg) in &segs {
                 one.script.inject(&one.flows[*flow], seg);
             }
@@ -397,6 +411,7 @@ proptest! {
             prop_assert_eq!(&got, &stream(read, got.len()));
             read += got.len() as u64;
         }
+        all.together(&late);
         let fill: Vec<_> = missing.iter().map(|&(offset, len)| all.text(0, offset, len)).collect();
         all.together(&fill);
         let got = all.script.read(all.id).unwrap_or_default();

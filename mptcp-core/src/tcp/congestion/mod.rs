@@ -30,7 +30,7 @@ const CWND_MAX: u32 = 1 << 30;
 
 /// The `L` of RFC 9406 §4.2 for senders that do not pace: how many segments one acknowledgement of many segments
 /// grows the window in slow start.
-const BURST_SEGMENTS: u32 = 8;
+pub(crate) const BURST_SEGMENTS: u32 = 8;
 
 /// What one acknowledgement says.
 #[derive(Clone, Copy, Debug)]

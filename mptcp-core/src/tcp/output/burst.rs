@@ -3,16 +3,14 @@
 //!
 //! Invariant: a segment made from another one's headers is what it would be without them, octet for octet.
 
-use super::packet::PROTOCOL_TCP;
 use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
-use crate::seq::{DataSeq, SeqNum};
+use crate::seq::SeqNum;
 use crate::tcp::delivery::Stamp;
 use crate::tcp::{Env, Tcb, TxMapping};
-use crate::wire::tcp::TCP_HEADER_LEN;
 use crate::wire::{TcpFlags, checksum};
 
 /// IPv6 and TCP with all options.
-const MAX_HEADERS: usize = 40 + 60;
+pub(super) const MAX_HEADERS: usize = 40 + 60;
 /// Where fields are in the headers.
 const V4_LENGTH_AT: usize = 2;
 const V4_CHECKSUM_AT: usize = 10;
@@ -54,16 +52,16 @@ impl Burst {
 
 /// Headers, what differs from segment to segment blanked, with their sums.
 pub(super) struct Template {
-    bytes: [u8; MAX_HEADERS],
-    len: usize,
-    ip_len: usize,
+    pub(super) bytes: [u8; MAX_HEADERS],
+    pub(super) len: usize,
+    pub(super) ip_len: usize,
     /// Where the numbers of the mapping are; 0: there is none.
-    mapping_at: usize,
-    ip_sum: u64,
-    tcp_sum: u64,
+    pub(super) mapping_at: usize,
+    pub(super) ip_sum: u64,
+    pub(super) tcp_sum: u64,
     /// Of the pseudo-header without its length.
-    pseudo_sum: u64,
-    port: PortId,
+    pub(super) pseudo_sum: u64,
+    pub(super) port: PortId,
 }
 
 /// A segment as far as it differs from others of its burst.
@@ -76,54 +74,6 @@ pub(super) struct Follower<'a> {
 }
 
 impl Template {
-    /// From the headers of a segment on its way to `port`, with its `mapping` so many octets behind the
-    /// beginning of the options.
-    pub(super) fn new(
-        headers: &[u8],
-        port: PortId,
-        mapping: Option<(usize, &TxMapping)>,
-    ) -> Option<Self> {
-        let mut bytes = [0; MAX_HEADERS];
-        bytes.get_mut(..headers.len())?.copy_from_slice(headers);
-        let v4 = bytes.first()? >> 4 == 4;
-        let ip_len = if v4 { 20 } else { 40 };
-        let mut template = Self {
-            bytes,
-            len: headers.len(),
-            ip_len,
-            mapping_at: mapping.map_or(0, |(at, _)| ip_len + TCP_HEADER_LEN + at),
-            ip_sum: 0,
-            tcp_sum: 0,
-            pseudo_sum: 0,
-            port,
-        };
-        template.put(if v4 { V4_LENGTH_AT } else { V6_LENGTH_AT }, [0; 2])?;
-        if v4 {
-            template.put(V4_CHECKSUM_AT, [0; 2])?;
-        }
-        template.put(ip_len + SEQ_AT, [0; 4])?;
-        template.put(ip_len + CHECKSUM_AT, [0; 2])?;
-        let flags = template.bytes.get_mut(ip_len + FLAGS_AT)?;
-        *flags &= !TcpFlags::PSH.bits();
-        if let Some((_, mapping)) = mapping {
-            template.put_mapping(&TxMapping {
-                dsn: DataSeq(0),
-                ssn: 0,
-                len: 0,
-                checksum: mapping.checksum.map(|_| 0),
-                before: 0,
-                behind: 0,
-                ..*mapping
-            })?;
-        }
-        let (ip, tcp) = template.bytes.get(..template.len)?.split_at_checked(ip_len)?;
-        let addresses = ip.get(if v4 { 12 } else { 8 }..)?;
-        template.pseudo_sum = u64::from(checksum::sum(addresses)) + u64::from(PROTOCOL_TCP);
-        (template.ip_sum, template.tcp_sum) =
-            (u64::from(checksum::sum(ip)), u64::from(checksum::sum(tcp)));
-        Some(template)
-    }
-
     /// Completes the headers for a segment with `payload` octets and answers them. With a `partial` checksum
     /// the port completes it.
     fn complete(&mut self, segment: &Follower<'_>, payload: usize, partial: bool) -> Option<&[u8]> {
@@ -210,10 +160,11 @@ impl<B: PacketBuf> Tcb<B> {
         tx: &mut T,
         template: &mut Template,
         segment: &Follower<'_>,
-        payload: B,
+        payload: Option<B>,
     ) -> bool {
         let partial_checksum = tx.checksum_offload();
-        let headers = template.complete(segment, payload.data().len(), partial_checksum);
+        let len = payload.as_ref().map_or(0, |payload| payload.data().len());
+        let headers = template.complete(segment, len, partial_checksum);
         let packet = headers.and_then(|headers| {
             let mut packet = tx.alloc()?;
             packet.prepend(headers.len())?.copy_from_slice(headers);
@@ -223,7 +174,9 @@ impl<B: PacketBuf> Tcb<B> {
             env.stats.tx_no_buffer += 1;
             return false;
         };
-        packet.chain(payload);
+        if let Some(payload) = payload {
+            packet.chain(payload);
+        }
         packet.set_tx_meta(TxMeta { port: template.port, partial_checksum });
         env.stats.out_segs += 1;
         self.counters.segs_out = self.counters.segs_out.wrapping_add(1);
@@ -242,12 +195,14 @@ impl<B: PacketBuf> Tcb<B> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::emission::Emission;
     use super::*;
     use crate::buf::{HeapBuf, HeapPool, HeapTxQueue};
-    use crate::config::TcpConfig;
-    use crate::mptcp::{DssFormat, Stage, Subflow};
+    use crate::config::{Marking, TcpConfig};
+    use crate::mptcp::{Carry, DssFormat, Stage, Subflow};
+    use crate::seq::DataSeq;
     use crate::stats::Counters;
-    use crate::tcp::{Agreed, DataLevel, Tuple};
+    use crate::tcp::{Agreed, DataLevel, TcbFlags, Tuple};
     use crate::time::Instant;
     use crate::wire::{Version, WireSeq};
     use core::net::IpAddr;
@@ -257,11 +212,12 @@ mod tests {
 
     const NOW: Instant = Instant::from_millis(1_000);
 
-    /// Packets of segments sent in one burst, or each on its own.
+    /// Packets of segments sent in one burst, or each on its own, on a connection that has timestamps and ECN, or
+    /// neither.
     fn packets(
         addrs: [&str; 2],
         format: Option<DssFormat>,
-        offload: bool,
+        (offload, extras): (bool, bool),
         together: bool,
     ) -> Vec<Vec<u8>> {
         let config = TcpConfig::default();
@@ -277,14 +233,17 @@ mod tests {
             snd_wscale: Some(7),
             rcv_wscale: 7,
             sack: true,
-            ts_recent: Some(99),
+            ts_recent: extras.then_some(99),
             ts_offset: 3,
-            ecn: true,
+            ecn: extras,
             window: 100_000,
             rtt: None,
             syn_ack_timeouts: 0,
         };
         let mut tcb = Tcb::<HeapBuf>::accepted(&mut env, tuple, PortId(3), &agreed);
+        tcb.flags.set(TcbFlags::ECE, extras);
+        tcb.marking = if extras { Marking::new(32, 46).unwrap() } else { Marking::default() };
+        tcb.flags.insert(TcbFlags::ACK_NOW);
         let data = format.map(|format| {
             tcb.subflow = Some(Box::new(Subflow::new(0, 0, Version::V1, Stage::Active)));
             tcb.set_dss_format(format);
@@ -327,9 +286,17 @@ mod tests {
                 }
                 None => tcb.send_plain(&mut env, &mut tx, payload, push, &mut burst),
             };
-            assert!(sent);
+            assert!(sent && !tcb.wants_ack());
             // The first moves the window's edge: the second is like those that follow.
             assert_eq!(burst.template.is_some(), together && (format.is_some() || n > 0), "{n}");
+            // An acknowledgement in between is what it would be written in general.
+            let general = Emission::bare(tcb.snd_nxt, TcpFlags::ACK, Carry::Ack);
+            let sent = if together {
+                tcb.send_ack(&mut env, &mut tx, data.as_ref())
+            } else {
+                tcb.emit(&mut env, &mut tx, data.as_ref(), general)
+            };
+            assert!(sent && !tcb.wants_ack());
         }
         core::iter::from_fn(|| tx.pop()).map(|packet| packet.to_vec()).collect()
     }
@@ -343,10 +310,11 @@ mod tests {
         }
         for addrs in [["10.0.0.1", "10.255.0.2"], ["2001:db8::1", "fd00::ffff:2"]] {
             for format in &formats {
-                for offload in [false, true] {
-                    let alone = packets(addrs, *format, offload, false);
-                    assert_eq!(packets(addrs, *format, offload, true), alone, "{format:?}");
-                    assert_eq!(alone.len(), 6);
+                for (offload, extras) in [(false, true), (true, true), (false, false)] {
+                    let alone = packets(addrs, *format, (offload, extras), false);
+                    let together = packets(addrs, *format, (offload, extras), true);
+                    assert_eq!(together, alone, "{format:?}");
+                    assert_eq!(alone.len(), 12);
                 }
             }
         }

@@ -62,13 +62,19 @@ impl<B: PacketBuf> Tcb<B> {
         let len = text.data().len() as u32;
         let sum = sum_for(tx, text);
         let view = text.slice(0..len as usize);
+        let fin = flags.contains(SegmentFlags::FIN);
+        let begun = if burst.more && !fin && !burst.goes_on() {
+            self.begin_burst(env, data, mapping.as_ref(), burst)
+        } else {
+            None
+        };
         let emitted = match &mut burst.template {
-            Some(template) if !flags.contains(SegmentFlags::FIN) => {
+            Some(template) if !fin => {
                 let push = flags.contains(SegmentFlags::PUSH);
                 let segment = Follower { seq: self.snd_nxt, push, mapping: mapping.as_ref(), sum };
-                self.emit_follower(env, tx, template, &segment, view)
+                self.emit_follower(env, tx, template, &segment, Some(view))
             }
-            template => {
+            _ => {
                 let emission = Emission {
                     seq: self.snd_nxt,
                     flags: wire_flags(flags),
@@ -76,10 +82,12 @@ impl<B: PacketBuf> Tcb<B> {
                     carry: mapping.as_ref().map_or(Carry::Nothing, Carry::Data),
                     fresh: true,
                 };
-                let template = burst.more.then_some(template);
-                self.emit_kept(env, tx, data, emission, template)
+                self.emit(env, tx, data, emission)
             }
         };
+        if let Some(begun) = begun {
+            self.begun(env, &begun, burst, emitted);
+        }
         if !emitted {
             return false;
         }
@@ -116,7 +124,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.counters.bytes_sent += u64::from(len);
         self.last_sent = env.now;
         self.on_recovery_sent(octets, None);
-        if flags.contains(SegmentFlags::FIN) {
+        if fin {
             self.fin_sent();
         }
         true

@@ -1,7 +1,6 @@
 //! One segment of a connection: its flags, its options, and what its leaving changes.
 
 use super::DataLevel;
-use super::burst::Template;
 use super::packet::emit_packet;
 use crate::buf::{PacketBuf, TxQueue};
 use crate::mptcp::Carry;
@@ -36,23 +35,8 @@ impl<B: PacketBuf> Tcb<B> {
         data: Option<&DataLevel>,
         emission: Emission<'_, B>,
     ) -> bool {
-        self.emit_kept(env, tx, data, emission, None)
-    }
-
-    /// The same; keeps in `template` what others of its burst can begin with, unless those would differ in
-    /// more than their data.
-    pub(super) fn emit_kept<T: TxQueue<B>>(
-        &mut self,
-        env: &mut Env<'_>,
-        tx: &mut T,
-        data: Option<&DataLevel>,
-        emission: Emission<'_, B>,
-        template: Option<&mut Option<Template>>,
-    ) -> bool {
         let syn = emission.flags.contains(TcpFlags::SYN);
-        let (options, sack_told, mapping_at) = self.options(env, data, &emission);
-        let plain = self.subflow.is_none();
-        let alike = template.is_some() && self.is_quiet(&emission);
+        let (options, sack_told) = self.options(env, data, &emission);
         let payload = emission.payload.filter(|_| !syn || !self.is_early_withdrawn());
         let (prior_edge, prior_window) = (self.rcv_adv, self.last_window);
         let window = if syn {
@@ -74,18 +58,7 @@ impl<B: PacketBuf> Tcb<B> {
         };
         let class = (self.marking, self.ecn_codepoint(emission.fresh));
         let (tuple, port) = (&self.tuple, self.port);
-        // A window that has moved may move once more, as its field is rounded. A subflow's is the data level's.
-        let settled = !plain || self.rcv_adv == prior_edge;
-        let keep = |headers: &[u8]| {
-            if let Some(template) = template.filter(|_| alike && settled) {
-                let mapping = match emission.carry {
-                    Carry::Data(mapping) => Some((mapping_at, mapping)),
-                    _ => None,
-                };
-                *template = Template::new(headers, port, mapping);
-            }
-        };
-        if !emit_packet(tx, env.stats, tuple, port, class, &header, &options, payload, keep) {
+        if !emit_packet(tx, env.stats, tuple, port, class, &header, &options, payload) {
             self.rcv_adv = prior_edge;
             return false;
         }
@@ -124,31 +97,14 @@ impl<B: PacketBuf> Tcb<B> {
         true
     }
 
-    /// A segment of data that leaves behind this one differs in its data alone.
-    fn is_quiet(&self, emission: &Emission<'_, B>) -> bool {
-        let mapped = match (&self.subflow, &emission.carry) {
-            (Some(subflow), Carry::Data(mapping)) => subflow.maps_alike(mapping),
-            (_, Carry::Nothing) => true,
-            _ => false,
-        };
-        mapped
-            && emission.fresh
-            && !emission.flags.intersects(TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST)
-            && !self.flags.contains(TcbFlags::CWR)
-            && self.rare.as_ref().is_none_or(|rare| rare.urgent.is_none() && rare.dsack.is_none())
-            && self.fin_ahead().is_none()
-            && !self.received.has_out_of_order()
-    }
-
-    /// The option area, whether it says everything there is to say about received data, and where the
-    /// numbers of a mapping are. A full data segment has no room for SACK blocks: an acknowledgement of its
-    /// own carries them.
+    /// The option area, and whether it says everything there is to say about received data. A full data segment
+    /// has no room for SACK blocks: an acknowledgement of its own carries them.
     fn options(
         &mut self,
         env: &Env<'_>,
         data: Option<&DataLevel>,
         emission: &Emission<'_, B>,
-    ) -> (OptionWriter, bool, usize) {
+    ) -> (OptionWriter, bool) {
         let mut writer = OptionWriter::new();
         let syn = emission.flags.contains(TcpFlags::SYN);
         let tsecr = if emission.flags.contains(TcpFlags::ACK) { self.ts_recent } else { 0 };
@@ -163,7 +119,6 @@ impl<B: PacketBuf> Tcb<B> {
             timestamps.is_none_or(|(tsval, tsecr)| writer.push_timestamps(tsval, tsecr))
         };
         debug_assert!(fits, "the basic options always fit");
-        let mapping_at = writer.len() + data.map_or(0, DataLevel::mapping_at);
         if let (Some(subflow), Some(data)) = (&mut self.subflow, data) {
             subflow.write_options(&mut writer, &emission.carry, data);
         }
@@ -171,17 +126,17 @@ impl<B: PacketBuf> Tcb<B> {
             self.write_fast_open(&mut writer);
         }
         if syn || !self.flags.contains(TcbFlags::SACK) {
-            return (writer, true, mapping_at);
+            return (writer, true);
         }
         let payload = emission.payload.as_ref().map_or(0, |(b, _)| b.data().len());
         let space = usize::from(self.mss).saturating_sub(payload + writer.padded_len());
         let dsack = self.dsack().map(|(start, len)| (start, start.add(len.get())));
         let told = push_sack(&mut writer, space, dsack, self.sack_blocks());
-        (writer, told, mapping_at)
+        (writer, told)
     }
 
     /// Where the stream of the peer ends, while there is a hole before that.
-    fn fin_ahead(&self) -> Option<SeqNum> {
+    pub(super) fn fin_ahead(&self) -> Option<SeqNum> {
         let ahead = self.flags.contains(TcbFlags::FIN_SEEN)
             && !self.flags.contains(TcbFlags::FIN_RECEIVED)
             && self.fin_at.gt(self.rcv_nxt);

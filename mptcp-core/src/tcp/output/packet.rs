@@ -45,12 +45,11 @@ impl Stateless {
             stats.out_rsts += 1;
         }
         let class = (self.marking, 0);
-        let keep = |_: &[u8]| {};
-        emit_packet(tx, stats, &self.tuple, self.port, class, &header, &self.options, None, keep)
+        emit_packet(tx, stats, &self.tuple, self.port, class, &header, &self.options, None)
     }
 }
 
-/// Writes IP and TCP headers in front of `payload` and hands the packet to `tx`; `keep` is shown them.
+/// Writes IP and TCP headers in front of `payload` and hands the packet to `tx`.
 #[expect(clippy::too_many_arguments, reason = "the parts of a packet")]
 pub(super) fn emit_packet<B: PacketBuf, T: TxQueue<B>>(
     tx: &mut T,
@@ -61,7 +60,6 @@ pub(super) fn emit_packet<B: PacketBuf, T: TxQueue<B>>(
     header: &TcpHeader,
     options: &OptionWriter,
     payload: Option<(B, u16)>,
-    keep: impl FnOnce(&[u8]),
 ) -> bool {
     let Some(mut packet) = tx.alloc() else {
         stats.tx_no_buffer += 1;
@@ -106,7 +104,6 @@ pub(super) fn emit_packet<B: PacketBuf, T: TxQueue<B>>(
         return false;
     };
     ip.emit(bytes);
-    keep(packet.data());
     if let Some((payload, _)) = payload {
         packet.chain(payload);
     }

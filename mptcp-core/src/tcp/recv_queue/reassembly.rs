@@ -13,6 +13,9 @@ use alloc::collections::VecDeque;
 /// SACK blocks remembered; more holes than this are repaired all the same, only reported later.
 const MAX_BLOCKS: usize = 32;
 
+/// The place of more buffers than this is not kept for a span that may have one.
+const SPARE: usize = 16;
+
 #[derive(Debug)]
 struct Span<B> {
     seq: SeqNum,
@@ -26,12 +29,17 @@ pub(super) struct Reassembly<B> {
     spans: VecDeque<Span<B>>,
     /// Spans as they are reported, the most recently changed first (RFC 2018 §4).
     blocks: VecDeque<(SeqNum, SeqNum)>,
+    /// They are: the data level has nobody to tell.
+    reported: bool,
     truesize: u32,
+    /// The buffers' place of a span that is gone, for the next one.
+    spare: VecDeque<B>,
 }
 
 impl<B: PacketBuf> Reassembly<B> {
-    pub(super) const fn new() -> Self {
-        Self { spans: VecDeque::new(), blocks: VecDeque::new(), truesize: 0 }
+    pub(super) const fn new(reported: bool) -> Self {
+        let (spans, blocks, spare) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        Self { spans, blocks, reported, truesize: 0, spare }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -57,6 +65,13 @@ impl<B: PacketBuf> Reassembly<B> {
         let Span { seq, bufs, .. } = self.spans.pop_front()?;
         self.truesize -= bufs.iter().map(|buf| buf.truesize() as u32).sum::<u32>();
         Some((seq, bufs))
+    }
+
+    /// Takes the emptied place of what [`Self::take_reached`] gave.
+    pub(super) fn keep(&mut self, bufs: VecDeque<B>) {
+        if (self.spare.capacity()..=SPARE).contains(&bufs.capacity()) {
+            self.spare = bufs;
+        }
     }
 
     /// What ends at `nxt` or before is not reported any more.
@@ -106,8 +121,10 @@ impl<B: PacketBuf> Reassembly<B> {
         if refused {
             return Inserted::Refused;
         }
-        // Reported as the most recent block: the duplicate comes with what is around it.
-        self.touch(start, end);
+        if self.reported {
+            // As the most recent block: the duplicate comes with what is around it.
+            self.touch(start, end);
+        }
         Inserted::Duplicate
     }
 
@@ -140,13 +157,14 @@ impl<B: PacketBuf> Reassembly<B> {
                 at - 1
             }
             None => {
-                let mut bufs = VecDeque::with_capacity(1);
+                let mut bufs = core::mem::take(&mut self.spare);
                 bufs.push_back(buf);
                 self.spans.insert(at, Span { seq, end, bufs });
                 at
             }
         };
-        if self.join(at) || !self.go_on(seq, end) {
+        let joined = self.join(at);
+        if self.reported && (joined || !self.go_on(seq, end)) {
             self.touch(seq, end);
         }
         true
@@ -167,10 +185,11 @@ impl<B: PacketBuf> Reassembly<B> {
             while let Some(buf) = span.bufs.pop_back() {
                 next.bufs.push_front(buf);
             }
-            span.bufs = next.bufs;
+            core::mem::swap(&mut span.bufs, &mut next.bufs);
         } else {
             span.bufs.append(&mut next.bufs);
         }
+        self.keep(next.bufs);
         true
     }
 

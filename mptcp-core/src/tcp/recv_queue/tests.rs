@@ -34,7 +34,7 @@ impl Queue {
 
     fn insert(&mut self, at: u32, buf: HeapBuf, budget: u32) -> Inserted {
         let (rcv_nxt, seq) = (FIRST.add(self.nxt), FIRST.add(at));
-        let inserted = self.queue.insert(rcv_nxt, seq, buf, budget, &mut self.pruned);
+        let inserted = self.queue.insert(rcv_nxt, seq, buf, budget, true, &mut self.pruned);
         if let Inserted::InOrder(octets) = inserted {
             self.nxt += octets;
         }
