@@ -172,7 +172,7 @@ impl<B: PacketBuf> Stack<B> {
         let repair = connection.is_repair(next);
         let mut open_at: Option<Instant> = None;
         let mut timed = false;
-        for &idx in &connection.subflows {
+        for &idx in connection.subflows.iter() {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let port = tcb.port;
             let own = policy.map(|p| p.next_on(port).max(whole));
