@@ -40,11 +40,11 @@ use crate::tcp::congestion::CongestionChoice;
 use crate::tcp::{Autotune, DataLevel, RecvQueue, Tcb, Tuple};
 use crate::time::{Duration, Instant};
 use crate::util::on_demand::OnDemand;
+use crate::util::short_list::ShortList;
 use crate::util::slab::Slab;
 use crate::wire::{Version, WireSeq};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};
 use core::num::{NonZeroU32, NonZeroU64};
 
@@ -190,7 +190,7 @@ pub(crate) struct Connection<B> {
     /// nothing.
     wide_owed: u64,
     // Subflows, timers, application.
-    pub(crate) subflows: Vec<u32>,
+    pub(crate) subflows: ShortList,
     pub(crate) rtx_at: Option<Instant>,
     pub(crate) rtx_shift: u8,
     /// When the first subflow that is in doubt, or sidelined, is looked at.
@@ -274,7 +274,7 @@ impl<B: PacketBuf> Connection<B> {
             // Version 0 peers may not read 64 bits: they get them once they use them.
             peer_wide: version == Version::V1,
             wide_owed: 0,
-            subflows: Vec::new(),
+            subflows: ShortList::new(),
             rtx_at: None,
             rtx_shift: 0,
             health_at: None,

@@ -363,7 +363,7 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         if all_sent {
-            for &idx in &connection.subflows {
+            for &idx in connection.subflows.iter() {
                 if let Some(tcb) = self.tcbs.get_mut(idx) {
                     tcb.note_window(now, 0);
                 }

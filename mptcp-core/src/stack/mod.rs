@@ -552,7 +552,7 @@ impl<B: PacketBuf> Stack<B> {
     fn arm(&mut self, node: Node, deadline: Option<Instant>) {
         let Some(deadline) = deadline else { return };
         let number = self.numbering.number(node);
-        if self.wheel.armed(number).is_none_or(|armed| armed > deadline) {
+        if !self.wheel.fires_by(number, deadline) {
             self.wheel.arm(number, deadline);
         }
     }

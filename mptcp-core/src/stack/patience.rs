@@ -11,7 +11,7 @@ impl<B: PacketBuf> Stack<B> {
     /// here. For an MPTCP connection it counts on every subflow it has. False when the id is stale.
     pub fn set_retry_limit(&mut self, id: SocketId, retries: u8) -> bool {
         let blocks = self.blocks_of(id);
-        for &idx in &blocks {
+        for &idx in blocks.iter() {
             if let Some(tcb) = self.tcbs.get_mut(idx) {
                 tcb.set_retry_limit(retries);
             }

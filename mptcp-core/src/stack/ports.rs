@@ -9,6 +9,7 @@ use crate::error::OpenError;
 use crate::seq::SeqNum;
 use crate::tcp::Tuple;
 use crate::time::{Duration, Instant};
+use crate::util::wheel::TimerWheel;
 use core::net::{IpAddr, SocketAddr};
 
 /// An entry in TIME-WAIT so old gives way to a connection of ours where no other port is left: the clock of its
@@ -98,7 +99,8 @@ impl<B: PacketBuf> Stack<B> {
         let Some(entry) = self.time_waits.get(idx) else { return false };
         let number = self.numbering.number(Node::TimeWait(idx));
         let since = self.wheel.armed(number).map(|until| until - self.config.tcp.time_wait);
-        let old = since.is_some_and(|since| now.since(since) >= TIME_WAIT_USED);
+        // The wheel has rounded up.
+        let old = since.is_some_and(|since| now.since(since) + TimerWheel::TICK >= TIME_WAIT_USED);
         old && entry.timestamps
             && self.config.tcp.timestamps
             && !entry.mptcp

@@ -13,8 +13,8 @@ use crate::mptcp::{
 use crate::tcp::request::{Request, RequestFlags, Wanted};
 use crate::tcp::{State, Tcb, Tuple};
 use crate::time::{Instant, nanos, proportion};
+use crate::util::short_list::ShortList;
 use crate::wire::{OptionWriter, Version};
-use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 impl<B: PacketBuf> Stack<B> {
@@ -321,7 +321,7 @@ impl<B: PacketBuf> Stack<B> {
     fn announce_window(&mut self, owner: u32) {
         let Some(connection) = self.connections.get(owner) else { return };
         let promised = connection.promised();
-        for &idx in &connection.subflows {
+        for &idx in connection.subflows.iter() {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             // Without window scaling there may be nothing new to say.
             if tcb.state.synchronized() && tcb.largest_window() > promised {
@@ -682,7 +682,7 @@ impl<B: PacketBuf> Stack<B> {
     /// on every subflow it has. False when the id is stale.
     pub fn set_keep_alive(&mut self, now: Instant, id: SocketId, on: bool) -> bool {
         let blocks = self.blocks_of(id);
-        for &idx in &blocks {
+        for &idx in blocks.iter() {
             if let Some(tcb) = self.tcbs.get_mut(idx) {
                 tcb.set_keep_alive(&env!(self, now), on);
                 self.touch_tcb(idx);
@@ -695,7 +695,7 @@ impl<B: PacketBuf> Stack<B> {
     /// MPTCP connection never delay. False when the id is stale.
     pub fn set_nagle(&mut self, id: SocketId, on: bool) -> bool {
         let blocks = self.blocks_of(id);
-        for &idx in &blocks {
+        for &idx in blocks.iter() {
             if let Some(tcb) = self.tcbs.get_mut(idx) {
                 tcb.set_nagle(on);
                 self.touch_tcb(idx);
@@ -705,11 +705,11 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Control blocks behind a socket.
-    pub(super) fn blocks_of(&self, id: SocketId) -> Vec<u32> {
+    pub(super) fn blocks_of(&self, id: SocketId) -> ShortList {
         match self.resolve(id) {
-            Some(Sock::Plain(idx)) => alloc::vec![idx],
+            Some(Sock::Plain(idx)) => [idx].into_iter().collect(),
             Some(Sock::Mptcp(owner)) => self.subflows_of(owner),
-            _ => Vec::new(),
+            _ => ShortList::new(),
         }
     }
 }

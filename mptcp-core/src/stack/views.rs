@@ -171,7 +171,7 @@ impl<B: PacketBuf> Stack<B> {
         let whole = if next.again { Instant::MIN } else { open_new };
         let mut open_at: Option<Instant> = None;
         let mut timed = false;
-        for &idx in &connection.subflows {
+        for &idx in connection.subflows.iter() {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let port = tcb.port;
             let capped = policy.map(|p| p.capped_until(port).max(whole));

@@ -5,5 +5,6 @@ pub mod bucket;
 pub mod list;
 pub(crate) mod on_demand;
 pub mod range_set;
+pub(crate) mod short_list;
 pub mod slab;
 pub mod wheel;

@@ -10,8 +10,8 @@ use crate::seq::SeqNum;
 use crate::stack::{Sock, Stack, env};
 use crate::tcp::{State, Tcb};
 use crate::time::{Duration, Instant};
+use crate::util::short_list::ShortList;
 use crate::wire::reset_reason;
-use alloc::vec::Vec;
 
 /// How long data is held for its mapping, at least, before a connection that may still fall back
 /// does.
@@ -230,7 +230,7 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    pub(in crate::stack) fn subflows_of(&self, owner: u32) -> Vec<u32> {
+    pub(in crate::stack) fn subflows_of(&self, owner: u32) -> ShortList {
         self.connections.get(owner).map(|c| c.subflows.clone()).unwrap_or_default()
     }
 

@@ -45,7 +45,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         let subflows = self.subflows_of(owner);
         let mut broken = false;
-        for &idx in &subflows {
+        for &idx in subflows.iter() {
             let Some(subflow) = self.tcbs.get_mut(idx).and_then(|tcb| tcb.subflow.as_mut()) else {
                 continue;
             };
