@@ -155,7 +155,7 @@ impl Client {
 
     /// The reply code, once it is there.
     pub(super) fn rep(&self) -> Option<u8> {
-        self.received.get(3).copied()
+        self.received.get(self.replies() - 9).copied()
     }
 }
 
