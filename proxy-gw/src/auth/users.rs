@@ -109,7 +109,7 @@ pub(super) mod tests {
         a.password_hash = PasswordHash::of(b"other").unwrap();
         let second = users(&[a.clone(), b.clone()], &first, 1);
         assert_eq!((second.since(b"a"), second.since(b"b")), (Some(1), Some(0)));
-        let third = users(&[b.clone()], &second, 2);
+        let third = users(core::slice::from_ref(&b), &second, 2);
         assert_eq!((third.since(b"a"), third.id(b"a")), (None, None));
         let fourth = users(&[a, b], &third, 3);
         assert_eq!((fourth.since(b"a"), fourth.since(b"b")), (Some(3), Some(0)));
