@@ -5,7 +5,7 @@
 
 mod terms;
 
-pub use terms::Terms;
+pub use terms::{TakenUp, Terms};
 
 use crate::config::AdminAddress;
 use crate::control::{ShardHandle, Unreachable};
@@ -69,7 +69,7 @@ pub struct Source {
     /// Whether new sessions are taken.
     pub ready: Arc<AtomicBool>,
     /// What is in force, and can be changed.
-    pub terms: Terms,
+    pub terms: Arc<Terms>,
 }
 
 /// The running endpoint. Dropping it closes the listeners and removes the socket files.
@@ -387,7 +387,7 @@ async fn metrics(State(source): Shared) -> Response {
             let kind = "text/plain; version=0.0.4; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
         }
-        Err(response) => response,
+        Err(why) => unavailable(&why),
     }
 }
 
@@ -402,7 +402,6 @@ async fn connections(State(source): Shared) -> Response {
                 let listed = page.sessions.into_iter();
                 connections.extend(listed.map(|session| {
                     let user = session.user.and_then(|user| source.terms.user_name(user));
-                    let user = user.map(str::to_owned);
                     Connection::new(session, ports, user)
                 }));
                 from = page.next;
@@ -412,7 +411,7 @@ async fn connections(State(source): Shared) -> Response {
     };
     match in_time(collected).await {
         Ok(connections) => axum::Json(connections).into_response(),
-        Err(response) => response,
+        Err(why) => unavailable(&why),
     }
 }
 
@@ -435,18 +434,21 @@ async fn collect_paths(source: &Source) -> Result<Vec<report::Path>, Unreachable
 async fn paths(State(source): Shared) -> Response {
     match in_time(collect_paths(&source)).await {
         Ok(paths) => axum::Json(paths).into_response(),
-        Err(response) => response,
+        Err(why) => unavailable(&why),
     }
 }
 
-/// The answer, or a 503 that says why there is none.
-async fn in_time<T>(answer: impl Future<Output = Result<T, Unreachable>>) -> Result<T, Response> {
-    let why = match tokio::time::timeout(SHARD_PATIENCE, answer).await {
-        Ok(Ok(answer)) => return Ok(answer),
-        Ok(Err(unreachable)) => unreachable.to_string(),
-        Err(_) => format!("no answer from the shards within {} s", SHARD_PATIENCE.as_secs()),
-    };
-    Err((StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response())
+fn unavailable(why: &str) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
+}
+
+/// The answer, or why there is none.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Unreachable>>) -> Result<T, String> {
+    match tokio::time::timeout(SHARD_PATIENCE, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(unreachable)) => Err(unreachable.to_string()),
+        Err(_) => Err(format!("no answer from the shards within {} s", SHARD_PATIENCE.as_secs())),
+    }
 }
 
 #[cfg(test)]
@@ -534,7 +536,7 @@ pub(crate) mod tests {
             ports: vec!["lte".to_owned()],
             read_driver: Box::new(crate::metrics::DriverCounters::default),
             ready: Arc::clone(ready),
-            terms: Terms::new(&config, Arc::new(InForce::new(&config))),
+            terms: Arc::new(Terms::new(&config, Arc::new(InForce::new(&config)))),
         };
         (source, shard)
     }

@@ -134,7 +134,7 @@ pub fn main() -> ExitCode {
             Ok(config) => {
                 let load: crate::run::Load =
                     Box::new(move || config::load(&arguments.config, &arguments.set));
-                crate::run::run(&config, &load).into()
+                crate::run::run(&config, load).into()
             }
             Err(exit) => exit.into(),
         },

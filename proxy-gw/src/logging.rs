@@ -24,20 +24,21 @@ enum Message {
 }
 
 struct Logger {
-    settings: Settings,
+    format: LogFormat,
     queue: Sender<Message>,
     lost: AtomicU64,
 }
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Starts logging; later calls change nothing.
+/// Starts logging; later calls change nothing. How much is logged is [`log::max_level`].
 ///
 /// # Errors
 /// When the thread cannot be made.
 pub fn start(settings: Settings) -> io::Result<()> {
     let (queue, lines) = bounded(QUEUE);
-    let logger = LOGGER.get_or_init(|| Logger { settings, queue, lost: AtomicU64::new(0) });
+    let logger =
+        LOGGER.get_or_init(|| Logger { format: settings.format, queue, lost: AtomicU64::new(0) });
     if log::set_logger(logger).is_err() {
         return Ok(());
     }
@@ -90,7 +91,7 @@ impl Log for Logger {
         let is_ours =
             ["proxy_gw", "mptcp", "dpdk_io"].iter().any(|ours| metadata.target().starts_with(ours));
         let limit = if is_ours { LevelFilter::Trace } else { LevelFilter::Warn };
-        metadata.level() <= self.settings.level.min(limit)
+        metadata.level() <= log::max_level().min(limit)
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -101,12 +102,10 @@ impl Log for Logger {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let text = format!("{lost} log lines were lost: stderr is too slow");
-            let format = self.settings.format;
-            self.enqueue(line(format, now, Level::Warn, module_path!(), &text));
+            self.enqueue(line(self.format, now, Level::Warn, module_path!(), &text));
         }
         let text = record.args().to_string();
-        let format = self.settings.format;
-        self.enqueue(line(format, now, record.level(), record.target(), &text));
+        self.enqueue(line(self.format, now, record.level(), record.target(), &text));
     }
 
     fn flush(&self) {

@@ -1,45 +1,81 @@
-//! What is in force: how the sessions of listeners and users spread their data, and the rates that users and
-//! ports are held to.
+//! What is in force: who may use the gateway and where they may go, how the sessions of listeners and users spread
+//! their data, and the rates that users and ports are held to.
 //!
 //! A change makes a new whole, which every shard is handed; what did not change in it is the same as before,
-//! so a line of octets that wait for a rate is kept. Invariant: nothing here is ever waited for: a whole
+//! so a line of octets that wait for a rate is kept. Who or what is taken away keeps its place, which is nobody
+//! else's: the sessions that go by it are still there. Invariant: nothing here is ever waited for: a whole
 //! does not change, the caps in it and the counts of users are single words that all shards share.
 
-use crate::config::{Config, PathSettings, Plan, Profile, User};
+use crate::auth::Users;
+use crate::config::{Config, HostName, PathSettings, Plan, Profile};
+use crate::egress::Policy;
 use crate::front_end::FrontEnd;
+use core::net::IpAddr;
 use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU64, Ordering};
+use ipnet::Ipv6Net;
 use mptcp_core::buf::PortId;
 use mptcp_core::cap::SharedCap;
-use mptcp_core::config::{PathPolicy, Scheduling};
+use mptcp_core::config::{PathPolicy, SchedulerKind, Scheduling};
 use mptcp_core::stack::RelayCaps;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// A user's place in the configuration, counted from 1.
+/// A user's place among all there were since the start, counted from 1.
 pub type UserId = NonZeroU32;
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct InForce {
-    fixed: Arc<Fixed>,
     /// Changes so far.
     version: u64,
+    /// Without a profile.
+    usual: Arc<Dated<Usual>>,
     /// In the order of [`FrontEnd::ALL`].
     listeners: [Dated<Option<usize>>; 4],
+    /// All there were.
     users: Vec<Arc<Dated<UserTerms>>>,
     ports: Vec<Dated<Rate>>,
+    /// All there were.
     profiles: Vec<Arc<Dated<Profile>>>,
+    listed: Arc<Listed>,
+    credentials: Arc<Users>,
+    reach: Arc<Reach>,
 }
 
-/// What does not change while the gateway runs.
+/// Places of those that there are, in the order of the configuration.
+#[derive(Debug, Default)]
+struct Listed {
+    users: Vec<usize>,
+    profiles: Vec<usize>,
+}
+
+/// Where clients may go, and by which names.
 #[derive(Debug)]
-struct Fixed {
-    ports: Vec<PathSettings>,
-    /// Without a profile.
-    usual: Scheduling,
-    user_ids: HashMap<Vec<u8>, UserId>,
-    usage: Vec<UserUsage>,
+pub struct Reach {
+    /// The verdict on addresses.
+    pub policy: Policy,
+    /// The translator's prefix.
+    pub nat64: Option<Ipv6Net>,
+    /// Names without DNS.
+    pub hosts: BTreeMap<HostName, Vec<IpAddr>>,
+}
+
+impl Reach {
+    fn new(config: &Config) -> Self {
+        let (nat64, hosts) = (config.egress.nat64, config.hosts.clone());
+        Self { policy: Policy::new(config), nat64, hosts }
+    }
+}
+
+/// What connections do without a profile.
+#[derive(Clone, Debug, PartialEq)]
+struct Usual {
+    kind: SchedulerKind,
+    /// Of one connection, octets per second.
+    rate: Option<u64>,
+    /// Of every port.
+    paths: Vec<PathPolicy>,
 }
 
 /// Something and the change that made it so.
@@ -47,6 +83,15 @@ struct Fixed {
 struct Dated<T> {
     value: T,
     version: u64,
+}
+
+impl<T: PartialEq> Dated<T> {
+    /// The same as long as it says the same.
+    fn change(&mut self, value: T, version: u64) {
+        if value != self.value {
+            *self = Self { value, version };
+        }
+    }
 }
 
 /// A rate, bits per second, and who holds it.
@@ -69,6 +114,8 @@ impl Rate {
 
 #[derive(Debug, Default)]
 struct UserTerms {
+    name: String,
+    usage: Arc<UserUsage>,
     plan: Plan,
     down: Rate,
     up: Rate,
@@ -76,16 +123,24 @@ struct UserTerms {
 }
 
 impl UserTerms {
-    fn new(plan: Plan, former: &Self) -> Self {
+    /// Of a new user.
+    fn of(name: &str, plan: Plan) -> Self {
+        let nobody = Self { name: name.to_owned(), ..Self::default() };
+        nobody.with(plan)
+    }
+
+    fn with(&self, plan: Plan) -> Self {
         let by_port = plan.access_rates.iter().map(|(at, bits)| {
             let port = port_id(*at);
-            let before = former.by_port.iter().find(|(other, _)| *other == port);
+            let before = self.by_port.iter().find(|(other, _)| *other == port);
             let rate = before.map_or_else(Rate::default, |(_, rate)| rate.clone());
             (port, rate.changed_to(Some(*bits)))
         });
         Self {
-            down: former.down.changed_to(plan.rate),
-            up: former.up.changed_to(plan.upload_rate),
+            name: self.name.clone(),
+            usage: Arc::clone(&self.usage),
+            down: self.down.changed_to(plan.rate),
+            up: self.up.changed_to(plan.upload_rate),
             by_port: by_port.collect(),
             plan,
         }
@@ -140,29 +195,125 @@ impl InForce {
     /// As configured.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let ids = (1..).filter_map(UserId::new).zip(&config.users);
-        let fixed = Fixed {
-            ports: config.ports.iter().map(|port| port.path).collect(),
-            usual: usual_scheduling(config),
-            user_ids: ids.map(|(id, user)| (user.name.clone().into_bytes(), id)).collect(),
-            usage: config.users.iter().map(|_| UserUsage::default()).collect(),
-        };
-        let listeners = FrontEnd::ALL
-            .map(|front_end| Dated { value: config.profile_of(front_end), version: 0 });
-        let profile = |profile: &Profile| Arc::new(Dated { value: profile.clone(), version: 0 });
-        let user = |user: &User| {
-            let value = UserTerms::new(user.plan.clone(), &UserTerms::default());
-            Arc::new(Dated { value, version: 0 })
-        };
-        let port = |path: &PathSettings| Dated { value: Rate::new(path.total_rate), version: 0 };
-        Self {
+        let nobody = Self {
             version: 0,
-            listeners,
-            profiles: config.profiles.iter().map(profile).collect(),
-            users: config.users.iter().map(user).collect(),
-            ports: fixed.ports.iter().map(port).collect(),
-            fixed: Arc::new(fixed),
+            usual: Arc::new(Dated { value: Usual::new(config), version: 0 }),
+            listeners: FrontEnd::ALL.map(|_| Dated { value: None, version: 0 }),
+            users: Vec::new(),
+            ports: config
+                .ports
+                .iter()
+                .map(|_| Dated { value: Rate::default(), version: 0 })
+                .collect(),
+            profiles: Vec::new(),
+            listed: Arc::default(),
+            credentials: Arc::default(),
+            reach: Arc::new(Reach::new(config)),
+        };
+        nobody.filled(config)
+    }
+
+    /// With all that `config` says, whose ports are those that run.
+    #[must_use]
+    pub fn with_config(&self, config: &Config) -> Self {
+        self.next().filled(config)
+    }
+
+    fn filled(mut self, config: &Config) -> Self {
+        let profiles = self.take_profiles(&config.profiles);
+        let place = |profile: Option<usize>| profiles.get(profile?).copied();
+        let version = self.version;
+        for (front_end, listener) in FrontEnd::ALL.into_iter().zip(&mut self.listeners) {
+            listener.change(place(config.profile_of(front_end)), version);
         }
+        for (port, configured) in self.ports.iter_mut().zip(&config.ports) {
+            let bits = configured.path.total_rate;
+            if bits != port.value.bits {
+                *port = Dated { value: port.value.changed_to(bits), version };
+            }
+        }
+        let usual = Usual::new(config);
+        if usual != self.usual.value {
+            self.usual = Arc::new(Dated { value: usual, version });
+        }
+        let plans = config.users.iter().map(|user| {
+            let plan = Plan { profile: place(user.plan.profile), ..user.plan.clone() };
+            (user.name.as_str(), plan)
+        });
+        let users = self.take_users(plans);
+        let ids = users.iter().filter_map(|at| user_id(*at)).zip(&config.users);
+        self.credentials = Arc::new(self.credentials.changed_to(ids, version));
+        self.listed = Arc::new(Listed { users, profiles });
+        self.reach = Arc::new(Reach::new(config));
+        self
+    }
+
+    /// Answers where they are.
+    fn take_profiles(&mut self, configured: &[Profile]) -> Vec<usize> {
+        let version = self.version;
+        let mut places = Vec::with_capacity(configured.len());
+        for profile in configured {
+            let named = self.profiles.iter().position(|one| one.value.name == profile.name);
+            let at = named.unwrap_or(self.profiles.len());
+            let new = || Arc::new(Dated { value: profile.clone(), version });
+            match self.profiles.get_mut(at) {
+                Some(there) if there.value == *profile => {}
+                Some(there) => *there = new(),
+                None => self.profiles.push(new()),
+            }
+            places.push(at);
+        }
+        places
+    }
+
+    /// Answers where they are.
+    fn take_users<'a>(&mut self, configured: impl Iterator<Item = (&'a str, Plan)>) -> Vec<usize> {
+        let version = self.version;
+        let named = self.users.iter().enumerate();
+        let named: HashMap<String, usize> =
+            named.map(|(at, user)| (user.value.name.clone(), at)).collect();
+        let mut places = Vec::new();
+        for (name, plan) in configured {
+            let at = named.get(name).copied().unwrap_or(self.users.len());
+            match self.users.get_mut(at) {
+                Some(there) if there.value.plan == plan => {}
+                Some(there) => {
+                    *there = Arc::new(Dated { value: there.value.with(plan), version });
+                }
+                None => {
+                    let value = UserTerms::of(name, plan);
+                    self.users.push(Arc::new(Dated { value, version }));
+                }
+            }
+            places.push(at);
+        }
+        places
+    }
+
+    /// `config`, which was in force before changes came over the admin endpoint, as it is now.
+    #[must_use]
+    pub fn as_config(&self, config: &Config) -> Config {
+        let mut config = config.clone();
+        let place =
+            |at: Option<usize>| self.listed.profiles.iter().position(|one| Some(*one) == at);
+        for (profile, at) in config.profiles.iter_mut().zip(&self.listed.profiles) {
+            if let Some(now) = self.profile_at(*at) {
+                profile.clone_from(now);
+            }
+        }
+        for (user, at) in config.users.iter_mut().zip(&self.listed.users) {
+            if let Some(now) = self.plan(*at) {
+                user.plan = Plan { profile: place(now.profile), ..now.clone() };
+            }
+        }
+        for (port, now) in config.ports.iter_mut().zip(&self.ports) {
+            port.path.total_rate = now.value.bits;
+        }
+        config.socks5.profile = place(self.listener_profile(FrontEnd::Socks5));
+        config.http.profile = place(self.listener_profile(FrontEnd::Http));
+        config.convert.entry.profile = place(self.listener_profile(FrontEnd::Convert));
+        config.transparent.profile = place(self.listener_profile(FrontEnd::Transparent));
+        config
     }
 
     /// With another profile of a listener.
@@ -184,8 +335,7 @@ impl InForce {
         let mut next = self.next();
         let version = next.version;
         if let Some(user) = next.users.get_mut(at) {
-            let value = UserTerms::new(plan, &user.value);
-            *user = Arc::new(Dated { value, version });
+            *user = Arc::new(Dated { value: user.value.with(plan), version });
         }
         next
     }
@@ -227,7 +377,8 @@ impl InForce {
     pub fn changed_since(&self, version: u64, front_end: FrontEnd, user: Option<UserId>) -> bool {
         let of_user = self.user(user).map(|user| user.version);
         let versions = self.ports.iter().map(|port| port.version);
-        let versions = versions.chain(of_user).chain([self.listener(front_end).version]);
+        let versions = versions.chain(of_user);
+        let versions = versions.chain([self.listener(front_end).version, self.usual.version]);
         let versions = versions.chain(self.gone_by(front_end, user).map(|profile| profile.version));
         versions.max().is_some_and(|changed| changed > version)
     }
@@ -238,14 +389,16 @@ impl InForce {
         self.profile(front_end, user).is_some()
             || self.user(user).is_some_and(|user| user.value.has_caps())
             || self.ports.iter().any(|port| port.value.cap.is_some())
+            // Stacks go by what it was at the start.
+            || self.usual.version > 0
     }
 
     /// What sessions of this kind go by.
     #[must_use]
     pub fn terms(&self, front_end: FrontEnd, user: Option<UserId>) -> Terms {
         let mut scheduling = match self.profile(front_end, user) {
-            Some(profile) => self.fixed.scheduling(profile),
-            None => self.fixed.usual.clone(),
+            Some(profile) => self.usual.value.by(profile),
+            None => self.usual.value.scheduling(),
         };
         let ports = (0..self.ports.len()).map(port_id);
         scheduling.caps = ports
@@ -281,16 +434,40 @@ impl InForce {
         self.user(user)?.value.up.cap.as_ref()
     }
 
-    /// The user of this name.
-    #[must_use]
-    pub fn user_id(&self, name: &[u8]) -> Option<UserId> {
-        self.fixed.user_ids.get(name).copied()
-    }
-
     /// What a user's sessions did.
     #[must_use]
     pub fn usage(&self, user: UserId) -> Option<&UserUsage> {
-        self.fixed.usage.get(position(user))
+        Some(&self.user(Some(user))?.value.usage)
+    }
+
+    /// The name of a user that there is or was.
+    #[must_use]
+    pub fn user_name(&self, user: UserId) -> Option<&str> {
+        Some(&self.user(Some(user))?.value.name)
+    }
+
+    /// Whom passwords are checked against.
+    #[must_use]
+    pub fn credentials(&self) -> &Arc<Users> {
+        &self.credentials
+    }
+
+    /// Where clients may go.
+    #[must_use]
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// Users that there are, with their positions.
+    pub fn users(&self) -> impl Iterator<Item = (usize, &str)> {
+        let named = |at: &usize| Some((*at, self.users.get(*at)?.value.name.as_str()));
+        self.listed.users.iter().filter_map(named)
+    }
+
+    /// Profiles that there are, with their positions.
+    pub fn profiles(&self) -> impl Iterator<Item = (usize, &str)> {
+        let named = |at: &usize| Some((*at, self.profile_at(*at)?.name.as_str()));
+        self.listed.profiles.iter().filter_map(named)
     }
 
     /// Position of a listener's profile.
@@ -343,37 +520,42 @@ impl InForce {
     }
 }
 
-impl Fixed {
-    fn scheduling(&self, profile: &Profile) -> Scheduling {
-        let paths = self.ports.iter().enumerate().map(|(at, settings)| {
-            let place = profile.access.iter().position(|port| *port == at);
+impl Usual {
+    fn new(config: &Config) -> Self {
+        let ports = config.ports.iter().enumerate();
+        Self {
+            kind: config.mptcp.scheduler,
+            rate: config.mptcp.rate.map(|bits| bits / 8),
+            paths: ports.map(|(at, port)| path_policy(at, &port.path)).collect(),
+        }
+    }
+
+    fn scheduling(&self) -> Scheduling {
+        let paths = asked(self.paths.iter().copied());
+        Scheduling { kind: self.kind, rate: self.rate, paths, caps: Vec::new() }
+    }
+
+    fn by(&self, profile: &Profile) -> Scheduling {
+        let paths = self.paths.iter().map(|usual| {
+            let port = usize::from(usual.port.0);
+            let place = profile.access.iter().position(|one| *one == port);
             let last = profile.access.len();
             let weight = place.and_then(|place| profile.weights.get(place));
             PathPolicy {
                 priority: u8::try_from(place.unwrap_or(last)).unwrap_or(u8::MAX),
                 weight: weight.copied().unwrap_or(1),
-                ..path_policy(at, settings)
+                ..*usual
             }
         });
-        Scheduling {
-            kind: profile.mode.scheduler(),
-            rate: self.usual.rate,
-            paths: asked(paths),
-            caps: Vec::new(),
-        }
+        let kind = profile.mode.scheduler();
+        Scheduling { kind, rate: self.rate, paths: asked(paths), caps: Vec::new() }
     }
 }
 
 /// What connections do without a profile.
 #[must_use]
 pub fn usual_scheduling(config: &Config) -> Scheduling {
-    let paths = config.ports.iter().enumerate().map(|(at, port)| path_policy(at, &port.path));
-    Scheduling {
-        kind: config.mptcp.scheduler,
-        rate: config.mptcp.rate.map(|bits| bits / 8),
-        paths: asked(paths),
-        caps: Vec::new(),
-    }
+    Usual::new(config).scheduling()
 }
 
 fn path_policy(at: usize, settings: &PathSettings) -> PathPolicy {
@@ -397,4 +579,8 @@ fn port_id(at: usize) -> PortId {
 
 fn position(user: UserId) -> usize {
     usize::try_from(user.get() - 1).unwrap_or(usize::MAX)
+}
+
+fn user_id(at: usize) -> Option<UserId> {
+    u32::try_from(at + 1).ok().and_then(UserId::new)
 }

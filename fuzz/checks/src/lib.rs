@@ -7,6 +7,7 @@
 mod bench;
 mod config;
 mod datagrams;
+mod dns;
 mod exchange;
 mod front_ends;
 mod input;
@@ -21,6 +22,7 @@ mod udp;
 
 pub use config::config;
 pub use datagrams::datagrams;
+pub use dns::dns;
 pub use exchange::exchange;
 pub use front_ends::{convert, http, socks5};
 pub use ip::ip_packet;

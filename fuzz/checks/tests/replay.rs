@@ -142,6 +142,11 @@ fn datagrams() {
 }
 
 #[test]
+fn dns() {
+    replay("dns", fuzz_checks::dns);
+}
+
+#[test]
 fn convert() {
     replay("convert", fuzz_checks::convert);
 }
@@ -177,6 +182,7 @@ fn every_target_is_replayed() {
             "config",
             "convert",
             "datagrams",
+            "dns",
             "exchange",
             "http",
             "ip_packet",

@@ -3,9 +3,9 @@
 //!
 //! Invariant: one change at a time, and the answer to it comes when every session of every shard goes by it.
 
-use super::{Shared, in_time};
-use crate::config::{self, Config, Mode, Plan};
-use crate::control::Unreachable;
+use super::{Shared, in_time, unavailable};
+use crate::config::{self, Config, Difference, Mode, Plan};
+use crate::control::{ShardHandle, Unreachable};
 use crate::front_end::FrontEnd;
 use crate::policies::{InForce, UserId};
 use axum::extract::{Path, State};
@@ -19,14 +19,33 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
-/// What is in force, and the names in it.
+/// What is in force, and the names that do not change.
 pub struct Terms {
-    profiles: Vec<String>,
     listeners: Vec<(FrontEnd, Vec<SocketAddr>)>,
-    users: Vec<String>,
     ports: Vec<String>,
     /// Locked for as long as a change takes.
-    in_force: Mutex<Arc<InForce>>,
+    state: Mutex<Standing>,
+    /// The same, for who does not wait for changes.
+    latest: std::sync::Mutex<Arc<InForce>>,
+}
+
+struct Standing {
+    in_force: Arc<InForce>,
+    /// What it was made of, but for what the endpoint has changed since.
+    config: Config,
+}
+
+/// What came of a configuration that was read while the gateway runs.
+#[derive(Debug)]
+pub struct TakenUp {
+    /// What is in force now and was not before.
+    pub changed: Vec<Difference>,
+    /// What a restart would take up.
+    pub fixed: Vec<Difference>,
+    /// Of the log.
+    pub level: log::LevelFilter,
+    /// Why not every shard is known to go by it.
+    pub unconfirmed: Option<String>,
 }
 
 impl Terms {
@@ -38,26 +57,88 @@ impl Terms {
         let transparent = !config.transparent.ports.is_empty();
         let transparent = transparent.then(|| (FrontEnd::Transparent, Vec::new()));
         Self {
-            profiles: config.profiles.iter().map(|profile| profile.name.clone()).collect(),
             listeners: served.chain(transparent).collect(),
-            users: config.users.iter().map(|user| user.name.clone()).collect(),
             ports: config.ports.iter().map(|port| port.name.clone()).collect(),
-            in_force: Mutex::new(in_force),
+            latest: std::sync::Mutex::new(Arc::clone(&in_force)),
+            state: Mutex::new(Standing { in_force, config: config.clone() }),
         }
     }
 
-    /// The configured name of a user.
-    pub(super) fn user_name(&self, user: UserId) -> Option<&str> {
-        let at = usize::try_from(user.get() - 1).ok()?;
-        self.users.get(at).map(String::as_str)
+    /// Puts in force what of `found` needs no restart, as a change over the endpoint would.
+    ///
+    /// # Errors
+    /// What of it cannot be, and nothing is changed.
+    pub async fn take_up(
+        &self,
+        found: &Config,
+        shards: &[ShardHandle],
+    ) -> Result<TakenUp, Vec<String>> {
+        let mut state = self.state.lock().await;
+        let before = state.in_force.as_config(&state.config);
+        let taken = before.taking(found)?;
+        let changed = before.differences(&taken);
+        let fixed = taken.differences(found);
+        let level = taken.log.level;
+        // Even where nothing differs: shards that did not hear of the last change hear of this one.
+        let next = Arc::new(state.in_force.with_config(&taken));
+        state.config = taken;
+        let unconfirmed = self.put(&mut state, next, shards).await.err();
+        Ok(TakenUp { changed, fixed, level, unconfirmed })
     }
 
-    fn profile_name(&self, at: Option<usize>) -> Option<&str> {
-        self.profiles.get(at?).map(String::as_str)
+    /// From here on it is in force, whatever becomes of who asked for it: new sessions go by it, and a shard that
+    /// does not hear of it now does with the next change.
+    async fn put(
+        &self,
+        state: &mut Standing,
+        next: Arc<InForce>,
+        shards: &[ShardHandle],
+    ) -> Result<(), String> {
+        // Until all have the next one: no shard is to be the last that has it, and take it apart.
+        let _former = core::mem::replace(&mut state.in_force, Arc::clone(&next));
+        if let Ok(mut latest) = self.latest.lock() {
+            *latest = Arc::clone(&next);
+        }
+        in_time(async {
+            let mut told = Vec::with_capacity(shards.len());
+            for shard in shards {
+                told.push(shard.set_policies(Arc::clone(&next)).await?);
+            }
+            for done in told {
+                done.await.map_err(|_| Unreachable)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// As a change over the endpoint.
+    #[cfg(test)]
+    pub(crate) async fn put_for_test(&self, next: InForce) {
+        let mut state = self.state.lock().await;
+        self.put(&mut state, Arc::new(next), &[]).await.unwrap();
+    }
+
+    /// The name of a user that there is or was.
+    pub(super) fn user_name(&self, user: UserId) -> Option<String> {
+        self.latest.lock().ok()?.user_name(user).map(str::to_owned)
     }
 
     fn port_name(&self, at: usize) -> &str {
         self.ports.get(at).map_or("", String::as_str)
+    }
+}
+
+/// What requests are answered from.
+#[derive(Clone, Copy)]
+struct Now<'a> {
+    terms: &'a Terms,
+    in_force: &'a InForce,
+}
+
+impl<'a> Now<'a> {
+    fn profile_name(self, at: Option<usize>) -> Option<&'a str> {
+        Some(&self.in_force.profile_at(at?)?.name)
     }
 }
 
@@ -104,11 +185,11 @@ struct Port<'a> {
 trait Resource {
     type View<'a>: Serialize;
 
-    /// Their names, in order.
-    fn names(terms: &Terms) -> Vec<&str>;
+    /// Their positions and names, in order.
+    fn names(now: Now<'_>) -> Vec<(usize, &str)>;
 
     /// The one at this position.
-    fn view<'a>(terms: &'a Terms, in_force: &InForce, at: usize) -> Self::View<'a>;
+    fn view(now: Now<'_>, at: usize) -> Self::View<'_>;
 
     /// What of it can be changed.
     type Draft;
@@ -117,35 +198,29 @@ trait Resource {
     const KEYS: &'static [&'static str];
 
     /// What can be changed, as it is.
-    fn draft(terms: &Terms, in_force: &InForce, at: usize) -> Self::Draft;
+    fn draft(now: Now<'_>, at: usize) -> Self::Draft;
 
     /// Changes what one of the keys names; else says what is wrong with it.
-    fn set(terms: &Terms, draft: &mut Self::Draft, key: &str, value: &Value) -> Result<(), String>;
+    fn set(now: Now<'_>, draft: &mut Self::Draft, key: &str, value: &Value) -> Result<(), String>;
 
     /// With all of it changed; else what does not go together.
-    fn with(
-        terms: &Terms,
-        in_force: &InForce,
-        at: usize,
-        draft: Self::Draft,
-    ) -> Result<InForce, String>;
+    fn with(now: Now<'_>, at: usize, draft: Self::Draft) -> Result<InForce, String>;
 }
 
 /// What would be in force with this change; else what is wrong with it.
 fn changed<R: Resource>(
-    terms: &Terms,
-    in_force: &InForce,
+    now: Now<'_>,
     at: usize,
     change: &Map<String, Value>,
 ) -> Result<InForce, String> {
-    let mut draft = R::draft(terms, in_force, at);
+    let mut draft = R::draft(now, at);
     for (key, value) in change {
         if !R::KEYS.contains(&key.as_str()) {
             return Err(config::unknown_key(key, R::KEYS));
         }
-        R::set(terms, &mut draft, key, value)?;
+        R::set(now, &mut draft, key, value)?;
     }
-    R::with(terms, in_force, at, draft)
+    R::with(now, at, draft)
 }
 
 struct Profiles;
@@ -156,17 +231,17 @@ struct Ports;
 impl Resource for Profiles {
     type View<'a> = Profile<'a>;
 
-    fn names(terms: &Terms) -> Vec<&str> {
-        terms.profiles.iter().map(String::as_str).collect()
+    fn names(now: Now<'_>) -> Vec<(usize, &str)> {
+        now.in_force.profiles().collect()
     }
 
-    fn view<'a>(terms: &'a Terms, in_force: &InForce, at: usize) -> Profile<'a> {
-        let profile = Self::draft(terms, in_force, at);
+    fn view(now: Now<'_>, at: usize) -> Profile<'_> {
+        let profile = Self::draft(now, at);
         Profile {
-            name: terms.profile_name(Some(at)).unwrap_or_default(),
+            name: now.profile_name(Some(at)).unwrap_or_default(),
             mode: profile.mode.name(),
             scheduler: profile.mode.scheduler().name(),
-            access: profile.access.iter().map(|at| terms.port_name(*at)).collect(),
+            access: profile.access.iter().map(|at| now.terms.port_name(*at)).collect(),
             weights: profile.weights,
         }
     }
@@ -175,12 +250,12 @@ impl Resource for Profiles {
 
     const KEYS: &'static [&'static str] = &["access", "mode", "weights"];
 
-    fn draft(_terms: &Terms, in_force: &InForce, at: usize) -> config::Profile {
-        in_force.profile_at(at).cloned().unwrap_or_else(config::Profile::nameless)
+    fn draft(now: Now<'_>, at: usize) -> config::Profile {
+        now.in_force.profile_at(at).cloned().unwrap_or_else(config::Profile::nameless)
     }
 
     fn set(
-        terms: &Terms,
+        Now { terms, .. }: Now<'_>,
         profile: &mut config::Profile,
         key: &str,
         value: &Value,
@@ -209,28 +284,26 @@ impl Resource for Profiles {
         Ok(())
     }
 
-    fn with(
-        _terms: &Terms,
-        in_force: &InForce,
-        at: usize,
-        profile: config::Profile,
-    ) -> Result<InForce, String> {
-        profile.check()?;
-        Ok(in_force.with_profile(at, profile))
+    fn with(now: Now<'_>, at: usize, profile: config::Profile) -> Result<InForce, String> {
+        match profile.misfits().first() {
+            Some(misfit) => Err(misfit.in_a_change()),
+            None => Ok(now.in_force.with_profile(at, profile)),
+        }
     }
 }
 
 impl Resource for Listeners {
     type View<'a> = Listener<'a>;
 
-    fn names(terms: &Terms) -> Vec<&str> {
-        terms.listeners.iter().map(|(front_end, _)| front_end.name()).collect()
+    fn names(now: Now<'_>) -> Vec<(usize, &str)> {
+        now.terms.listeners.iter().map(|(front_end, _)| front_end.name()).enumerate().collect()
     }
 
-    fn view<'a>(terms: &'a Terms, in_force: &InForce, at: usize) -> Listener<'a> {
+    fn view(now: Now<'_>, at: usize) -> Listener<'_> {
+        let listener = now.terms.listeners.get(at);
         let (front_end, listen) =
-            terms.listeners.get(at).map_or((FrontEnd::Socks5, &[][..]), |(f, l)| (*f, l));
-        let profile = terms.profile_name(in_force.listener_profile(front_end));
+            listener.map_or((FrontEnd::Socks5, &[][..]), |(kind, listen)| (*kind, listen));
+        let profile = now.profile_name(now.in_force.listener_profile(front_end));
         Listener { front_end: front_end.name(), listen, profile }
     }
 
@@ -238,23 +311,22 @@ impl Resource for Listeners {
 
     const KEYS: &'static [&'static str] = &["profile"];
 
-    fn draft(terms: &Terms, in_force: &InForce, at: usize) -> Option<usize> {
+    fn draft(Now { terms, in_force }: Now<'_>, at: usize) -> Option<usize> {
         terms.listeners.get(at).and_then(|(front_end, _)| in_force.listener_profile(*front_end))
     }
 
     fn set(
-        terms: &Terms,
+        now: Now<'_>,
         draft: &mut Option<usize>,
         _key: &str,
         value: &Value,
     ) -> Result<(), String> {
-        *draft = read_profile(terms, value)?;
+        *draft = read_profile(now, value)?;
         Ok(())
     }
 
     fn with(
-        terms: &Terms,
-        in_force: &InForce,
+        Now { terms, in_force }: Now<'_>,
         at: usize,
         draft: Option<usize>,
     ) -> Result<InForce, String> {
@@ -268,19 +340,20 @@ impl Resource for Listeners {
 impl Resource for Users {
     type View<'a> = User<'a>;
 
-    fn names(terms: &Terms) -> Vec<&str> {
-        terms.users.iter().map(String::as_str).collect()
+    fn names(now: Now<'_>) -> Vec<(usize, &str)> {
+        now.in_force.users().collect()
     }
 
-    fn view<'a>(terms: &'a Terms, in_force: &InForce, at: usize) -> User<'a> {
+    fn view(now: Now<'_>, at: usize) -> User<'_> {
+        let Now { terms, in_force } = now;
         let plan = in_force.plan(at).cloned().unwrap_or_default();
         let id = u32::try_from(at + 1).ok().and_then(UserId::new);
         let usage = id.and_then(|id| in_force.usage(id));
         let [sessions, ended, up, down] = usage.map_or([0; 4], |usage| usage.read());
         let rates = plan.access_rates.iter();
         User {
-            name: terms.users.get(at).map_or("", String::as_str),
-            profile: terms.profile_name(plan.profile),
+            name: id.and_then(|id| in_force.user_name(id)).unwrap_or_default(),
+            profile: now.profile_name(plan.profile),
             rate: config::show_rate(plan.rate),
             upload_rate: config::show_rate(plan.upload_rate),
             access_rates: rates
@@ -297,57 +370,52 @@ impl Resource for Users {
 
     const KEYS: &'static [&'static str] = &["access_rates", "profile", "rate", "upload_rate"];
 
-    fn draft(_terms: &Terms, in_force: &InForce, at: usize) -> Plan {
-        in_force.plan(at).cloned().unwrap_or_default()
+    fn draft(now: Now<'_>, at: usize) -> Plan {
+        now.in_force.plan(at).cloned().unwrap_or_default()
     }
 
-    fn set(terms: &Terms, plan: &mut Plan, key: &str, value: &Value) -> Result<(), String> {
+    fn set(now: Now<'_>, plan: &mut Plan, key: &str, value: &Value) -> Result<(), String> {
         match key {
-            "profile" => plan.profile = read_profile(terms, value)?,
+            "profile" => plan.profile = read_profile(now, value)?,
             "rate" => plan.rate = read_rate(key, value)?,
             "upload_rate" => plan.upload_rate = read_rate(key, value)?,
-            _ => read_access_rates(terms, value, &mut plan.access_rates)?,
+            _ => read_access_rates(now.terms, value, &mut plan.access_rates)?,
         }
         Ok(())
     }
 
-    fn with(_terms: &Terms, in_force: &InForce, at: usize, plan: Plan) -> Result<InForce, String> {
-        Ok(in_force.with_user(at, plan))
+    fn with(now: Now<'_>, at: usize, plan: Plan) -> Result<InForce, String> {
+        Ok(now.in_force.with_user(at, plan))
     }
 }
 
 impl Resource for Ports {
     type View<'a> = Port<'a>;
 
-    fn names(terms: &Terms) -> Vec<&str> {
-        terms.ports.iter().map(String::as_str).collect()
+    fn names(now: Now<'_>) -> Vec<(usize, &str)> {
+        now.terms.ports.iter().map(String::as_str).enumerate().collect()
     }
 
-    fn view<'a>(terms: &'a Terms, in_force: &InForce, at: usize) -> Port<'a> {
-        let total_rate = config::show_rate(in_force.port_rate(at));
-        Port { name: terms.port_name(at), total_rate }
+    fn view(now: Now<'_>, at: usize) -> Port<'_> {
+        let total_rate = config::show_rate(now.in_force.port_rate(at));
+        Port { name: now.terms.port_name(at), total_rate }
     }
 
     type Draft = Option<u64>;
 
     const KEYS: &'static [&'static str] = &["total_rate"];
 
-    fn draft(_terms: &Terms, in_force: &InForce, at: usize) -> Option<u64> {
-        in_force.port_rate(at)
+    fn draft(now: Now<'_>, at: usize) -> Option<u64> {
+        now.in_force.port_rate(at)
     }
 
-    fn set(_terms: &Terms, bits: &mut Option<u64>, key: &str, value: &Value) -> Result<(), String> {
+    fn set(_now: Now<'_>, bits: &mut Option<u64>, key: &str, value: &Value) -> Result<(), String> {
         *bits = read_rate(key, value)?;
         Ok(())
     }
 
-    fn with(
-        _terms: &Terms,
-        in_force: &InForce,
-        at: usize,
-        bits: Option<u64>,
-    ) -> Result<InForce, String> {
-        Ok(in_force.with_port(at, bits))
+    fn with(now: Now<'_>, at: usize, bits: Option<u64>) -> Result<InForce, String> {
+        Ok(now.in_force.with_port(at, bits))
     }
 }
 
@@ -370,14 +438,14 @@ fn read_rate(key: &str, value: &Value) -> Result<Option<u64>, String> {
     config::rate_from_json(value).map_err(|expected| format!("{key} = {value}: {expected}"))
 }
 
-fn read_profile(terms: &Terms, value: &Value) -> Result<Option<usize>, String> {
+fn read_profile(now: Now<'_>, value: &Value) -> Result<Option<usize>, String> {
     if value.is_null() {
         return Ok(None);
     }
-    let names = terms.profiles.iter().map(String::as_str);
-    let at = names.clone().position(|name| value == name);
-    at.map(Some).ok_or_else(|| {
-        let known: Vec<String> = names.map(|name| format!("{name:?}")).collect();
+    let at = now.in_force.profiles().find(|(_, name)| value == name);
+    at.map(|(at, _)| Some(at)).ok_or_else(|| {
+        let names = now.in_force.profiles();
+        let known: Vec<String> = names.map(|(_, name)| format!("{name:?}")).collect();
         let known = known.join(", ");
         format!("profile = {value}: expected null, or the name of a [[profile]] ({known})")
     })
@@ -421,14 +489,15 @@ pub(super) fn routes() -> Router<Arc<super::Source>> {
 
 async fn list<R: Resource>(State(source): Shared) -> Response {
     let terms = &source.terms;
-    let in_force = terms.in_force.lock().await.clone();
-    let count = R::names(terms).len();
-    let views: Vec<R::View<'_>> = (0..count).map(|at| R::view(terms, &in_force, at)).collect();
+    let in_force = Arc::clone(&terms.state.lock().await.in_force);
+    let now = Now { terms, in_force: &in_force };
+    let views: Vec<R::View<'_>> =
+        R::names(now).into_iter().map(|(at, _)| R::view(now, at)).collect();
     Json(views).into_response()
 }
 
-fn find<R: Resource>(terms: &Terms, name: &str) -> Option<usize> {
-    R::names(terms).iter().position(|other| *other == name)
+fn find<R: Resource>(now: Now<'_>, name: &str) -> Option<usize> {
+    R::names(now).into_iter().find(|(_, other)| *other == name).map(|(at, _)| at)
 }
 
 fn not_found(name: &str) -> Response {
@@ -437,9 +506,10 @@ fn not_found(name: &str) -> Response {
 
 async fn show<R: Resource>(State(source): Shared, Path(name): Path<String>) -> Response {
     let terms = &source.terms;
-    let Some(at) = find::<R>(terms, &name) else { return not_found(&name) };
-    let in_force = terms.in_force.lock().await.clone();
-    Json(R::view(terms, &in_force, at)).into_response()
+    let in_force = Arc::clone(&terms.state.lock().await.in_force);
+    let now = Now { terms, in_force: &in_force };
+    let Some(at) = find::<R>(now, &name) else { return not_found(&name) };
+    Json(R::view(now, at)).into_response()
 }
 
 async fn change<R: Resource>(
@@ -448,33 +518,21 @@ async fn change<R: Resource>(
     Json(body): Json<Value>,
 ) -> Response {
     let terms = &source.terms;
-    let Some(at) = find::<R>(terms, &name) else { return not_found(&name) };
+    let mut state = terms.state.lock().await;
+    let now = Now { terms, in_force: &state.in_force };
+    let Some(at) = find::<R>(now, &name) else { return not_found(&name) };
     let refuse = |text: String| (StatusCode::BAD_REQUEST, format!("{text}\n")).into_response();
     let Value::Object(body) = body else {
         return refuse(format!("{body}: expected an object with what changes"));
     };
-    let mut in_force = terms.in_force.lock().await;
-    let next = match changed::<R>(terms, &in_force, at, &body) {
+    let next = match changed::<R>(now, at, &body) {
         Ok(next) => Arc::new(next),
         Err(text) => return refuse(text),
     };
-    // From here on it is in force, whatever becomes of this request: new sessions go by it, and a shard that
-    // does not hear of it now does with the next change.
-    *in_force = Arc::clone(&next);
     log::info!("changed over the admin endpoint: {name} {}", Value::Object(body));
-    let told = async {
-        let mut told = Vec::with_capacity(source.shards.len());
-        for shard in &source.shards {
-            told.push(shard.set_policies(Arc::clone(&next)).await?);
-        }
-        for done in told {
-            done.await.map_err(|_| Unreachable)?;
-        }
-        Ok(())
-    };
-    match in_time(told).await {
-        Ok(()) => Json(R::view(terms, &next, at)).into_response(),
-        Err(response) => response,
+    match terms.put(&mut state, Arc::clone(&next), &source.shards).await {
+        Ok(()) => Json(R::view(Now { terms, in_force: &next }, at)).into_response(),
+        Err(why) => unavailable(&why),
     }
 }
 

@@ -5,6 +5,7 @@
 //! its source until it turns out right.
 
 use super::cache::{Cache, Digest};
+use super::users::Users;
 use crate::front_end::Credentials;
 use crate::gateway::Common;
 use core::net::IpAddr;
@@ -28,6 +29,8 @@ pub struct VerifyRequest {
     pub session: u64,
     /// What to check.
     pub credentials: Credentials,
+    /// By whom it is checked: those that there were when it came.
+    pub(super) users: Arc<Users>,
     digest: Digest,
     source: IpAddr,
 }
@@ -103,8 +106,9 @@ impl Authenticator {
         session: u64,
         source: IpAddr,
         credentials: Credentials,
+        users: &Arc<Users>,
     ) -> Decision {
-        let digest = self.cache.digest(&credentials);
+        let digest = self.cache.digest(&credentials, users.since(&credentials.user));
         if self.cache.contains(now, &digest) {
             return Decision::Accepted;
         }
@@ -114,7 +118,13 @@ impl Authenticator {
         if !self.common.limiter().take(now, source) {
             return Decision::Limited;
         }
-        self.queue.push_back(VerifyRequest { session, credentials, digest, source });
+        self.queue.push_back(VerifyRequest {
+            session,
+            credentials,
+            users: Arc::clone(users),
+            digest,
+            source,
+        });
         Decision::Pending
     }
 
@@ -138,10 +148,21 @@ impl Authenticator {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::PasswordHash;
+    use crate::auth::users::tests::users;
+    use crate::config::{Plan, User};
     use zeroize::Zeroizing;
 
     fn credentials(password: &str) -> Credentials {
         Credentials { user: b"a".to_vec(), password: Zeroizing::new(password.into()) }
+    }
+
+    /// User `a`, whose password is of this change.
+    fn known(version: u64) -> Arc<Users> {
+        let hash = "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHRzb21l$iWh06vD8Fy27wf9npn6FXWiCX4K6pW6Ue1Bnzz07Z8A";
+        let password_hash = PasswordHash::parse(hash).unwrap();
+        let user = User { name: "a".to_owned(), password_hash, plan: Plan::default() };
+        Arc::new(users(&[user], &Users::default(), version))
     }
 
     const NOW: Instant = Instant::from_millis(1_000_000);
@@ -154,7 +175,7 @@ mod tests {
     fn right_credentials_are_checked_once() {
         let mut authenticator = Authenticator::alone([1; 32]);
         let mut begin = |now| {
-            let decision = authenticator.begin(now, 7, source(1), credentials("right"));
+            let decision = authenticator.begin(now, 7, source(1), credentials("right"), &known(0));
             if let Some(request) = authenticator.next_request() {
                 let answer = request.answered(true);
                 authenticator.finish(now, &answer);
@@ -166,12 +187,30 @@ mod tests {
         assert_eq!(begin(NOW + CACHE_LIFETIME), Decision::Pending);
     }
 
+    /// What was right with a password that is no more is worth nothing, even where it turns out only now.
+    #[test]
+    fn another_password_is_checked_anew() {
+        let mut authenticator = Authenticator::alone([1; 32]);
+        let mut begin =
+            |version| authenticator.begin(NOW, 7, source(1), credentials("right"), &known(version));
+        assert_eq!(begin(0), Decision::Pending);
+        assert_eq!(begin(1), Decision::Pending);
+        for _ in 0..2 {
+            let answer = authenticator.next_request().unwrap().answered(true);
+            authenticator.finish(NOW, &answer);
+        }
+        let mut begin =
+            |version| authenticator.begin(NOW, 7, source(1), credentials("right"), &known(version));
+        assert_eq!(begin(1), Decision::Accepted);
+        assert_eq!(begin(2), Decision::Pending);
+    }
+
     #[test]
     fn wrong_credentials_are_checked_every_time_until_the_limit() {
         let mut authenticator = Authenticator::alone([1; 32]);
         let mut decisions = Vec::new();
         for _ in 0..12 {
-            decisions.push(authenticator.begin(NOW, 7, source(1), credentials("wrong")));
+            decisions.push(authenticator.begin(NOW, 7, source(1), credentials("wrong"), &known(0)));
             if let Some(request) = authenticator.next_request() {
                 let answer = request.answered(false);
                 authenticator.finish(NOW, &answer);
@@ -186,7 +225,7 @@ mod tests {
         let mut authenticator = Authenticator::alone([1; 32]);
         let mut hosts = (0..=255u8).flat_map(|host| [host; 5]);
         let mut begin = |authenticator: &mut Authenticator| {
-            authenticator.begin(NOW, 7, source(hosts.next().unwrap()), credentials("x"))
+            authenticator.begin(NOW, 7, source(hosts.next().unwrap()), credentials("x"), &known(0))
         };
         for _ in 0..MAX_PENDING / 2 {
             assert_eq!(begin(&mut authenticator), Decision::Pending);

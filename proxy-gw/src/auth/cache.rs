@@ -39,11 +39,12 @@ impl Cache {
         }
     }
 
-    /// The digest of `credentials`.
-    pub(super) fn digest(&self, credentials: &Credentials) -> Digest {
+    /// The digest of `credentials`, of a user whose password is as old as `since` says.
+    pub(super) fn digest(&self, credentials: &Credentials, since: Option<u64>) -> Digest {
         let mut mac = Hmac::<Sha256>::new(&self.key.into());
         mac.update(&(credentials.user.len() as u64).to_be_bytes());
         mac.update(&credentials.user);
+        mac.update(&since.unwrap_or(u64::MAX).to_be_bytes());
         mac.update(&credentials.password);
         mac.finalize().into_bytes().into()
     }
@@ -93,10 +94,11 @@ mod tests {
     fn digests_tell_user_and_password_apart_and_depend_on_the_key() {
         let cache = |key| Cache::new([key; 64], 4, Duration::from_secs(60));
         let one = cache(1);
-        let digest = one.digest(&credentials("ab", "c"));
-        assert_eq!(digest, one.digest(&credentials("ab", "c")));
-        assert_ne!(digest, one.digest(&credentials("a", "bc")));
-        assert_ne!(digest, cache(2).digest(&credentials("ab", "c")));
+        let digest = one.digest(&credentials("ab", "c"), Some(0));
+        assert_eq!(digest, one.digest(&credentials("ab", "c"), Some(0)));
+        assert_ne!(digest, one.digest(&credentials("ab", "c"), Some(1)));
+        assert_ne!(digest, one.digest(&credentials("a", "bc"), Some(0)));
+        assert_ne!(digest, cache(2).digest(&credentials("ab", "c"), Some(0)));
     }
 
     #[test]

@@ -4,10 +4,12 @@ mod authenticator;
 mod cache;
 mod limiter;
 mod password;
+mod users;
 mod verifier;
 
 pub(crate) use authenticator::{Authenticator, Decision};
 pub use authenticator::{MAX_PENDING, VerifyRequest, VerifyResult};
 pub(crate) use limiter::{Limiter, source_prefix};
 pub use password::{BadHash, PasswordHash};
+pub use users::Users;
 pub use verifier::{Failed, VerifierClient, Wake};

@@ -1,13 +1,9 @@
 //! The thread that checks passwords: a check takes milliseconds, which no shard has.
 //!
-//! Invariant: every request is answered, and an unknown user costs as much as the costliest known
-//! one; should the thread end by itself, somebody is told.
+//! Invariant: every request is answered; should the thread end by itself, somebody is told.
 
 use super::authenticator::{MAX_PENDING, VerifyRequest, VerifyResult};
-use super::password::PasswordHash;
-use crate::config::User;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
-use std::collections::HashMap;
 use std::io;
 use std::thread;
 
@@ -37,18 +33,17 @@ pub struct VerifierClient {
 }
 
 impl VerifierClient {
-    /// Starts a verifier of `users`.
+    /// Starts a verifier.
     ///
     /// # Errors
     /// When the thread cannot be made.
-    pub fn start(users: &[User], wake: Wake, failed: Failed) -> io::Result<Self> {
-        let (requests, inbox) = bounded(MAX_PENDING);
+    pub fn start(wake: Wake, failed: Failed) -> io::Result<Self> {
+        let (requests, inbox) = bounded::<VerifyRequest>(MAX_PENDING);
         let (outbox, results) = bounded(MAX_PENDING);
-        let verifier = Verifier::new(users);
         thread::Builder::new().name("plait-auth".to_owned()).spawn(move || {
             let _on_panic = OnPanic(Some(failed));
             for request in inbox {
-                let correct = verifier.check(&request);
+                let correct = request.users.check(&request.credentials);
                 if outbox.send(request.answered(correct)).is_err() {
                     return;
                 }
@@ -75,61 +70,23 @@ impl VerifierClient {
     }
 }
 
-/// Users by name.
-struct Verifier {
-    users: HashMap<Vec<u8>, PasswordHash>,
-    /// Checked, and ignored, for unknown users: the costliest, so that no name answers faster than
-    /// a made-up one.
-    stand_in: Option<PasswordHash>,
-}
-
-impl Verifier {
-    fn new(users: &[User]) -> Self {
-        let by_name =
-            users.iter().map(|user| (user.name.clone().into_bytes(), user.password_hash.clone()));
-        Self {
-            users: by_name.collect(),
-            stand_in: users
-                .iter()
-                .map(|user| &user.password_hash)
-                .max_by_key(|hash| hash.cost())
-                .cloned(),
-        }
-    }
-
-    fn check(&self, request: &VerifyRequest) -> bool {
-        let credentials = &request.credentials;
-        match (self.users.get(&credentials.user), &self.stand_in) {
-            (Some(hash), _) => hash.verify(&credentials.password),
-            (None, Some(stand_in)) => {
-                let _ = stand_in.verify(&credentials.password);
-                false
-            }
-            (None, None) => false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::auth::Authenticator;
-    use crate::config::Plan;
+    use crate::auth::users::Users;
+    use crate::auth::users::tests::{user, users};
     use crate::front_end::Credentials;
     use core::net::{IpAddr, Ipv4Addr};
     use mptcp_core::time::Instant;
+    use std::sync::Arc;
     use zeroize::Zeroizing;
 
     #[test]
     fn the_thread_answers_every_request() {
-        let users = [User {
-            name: "alice".to_owned(),
-            password_hash: PasswordHash::of(b"right").unwrap(),
-            plan: Plan::default(),
-        }];
+        let users = Arc::new(users(&[user("alice", b"right")], &Users::default(), 0));
         let (woken, wakes) = crossbeam::channel::unbounded();
         let client = VerifierClient::start(
-            &users,
             Box::new(move || {
                 let _ = woken.send(());
             }),
@@ -143,7 +100,7 @@ mod tests {
             let password = Zeroizing::new((*password).into());
             let credentials = Credentials { user: (*user).into(), password };
             let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
-            authenticator.begin(now, session, source, credentials);
+            authenticator.begin(now, session, source, credentials, &users);
             client.submit(authenticator.next_request().unwrap()).unwrap();
         }
         let answers: Vec<(u64, bool)> = (0..3)
@@ -158,11 +115,8 @@ mod tests {
 
     #[test]
     fn a_thread_that_panics_is_reported() {
-        let hash = PasswordHash::of(b"right").unwrap();
-        let users = [User { name: "alice".to_owned(), password_hash: hash, plan: Plan::default() }];
         let (failed, failures) = crossbeam::channel::unbounded();
         let client = VerifierClient::start(
-            &users,
             Box::new(|| panic!("intended")),
             Box::new(move || failed.send(()).unwrap()),
         )
@@ -171,20 +125,9 @@ mod tests {
         let password = Zeroizing::new((*b"right").into());
         let credentials = Credentials { user: b"alice".as_slice().into(), password };
         let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        authenticator.begin(Instant::from_millis(1), 0, source, credentials);
+        let users = Arc::new(Users::default());
+        authenticator.begin(Instant::from_millis(1), 0, source, credentials, &users);
         client.submit(authenticator.next_request().unwrap()).unwrap();
         failures.recv().unwrap();
-    }
-
-    #[test]
-    fn the_costliest_hash_stands_in_for_unknown_users() {
-        let tail = "$c29tZXNhbHRzb21l$iWh06vD8Fy27wf9npn6FXWiCX4K6pW6Ue1Bnzz07Z8A";
-        let user = |name: &str, cost: &str| {
-            let hash = PasswordHash::parse(&format!("$argon2id$v=19${cost}{tail}")).unwrap();
-            User { name: name.to_owned(), password_hash: hash, plan: Plan::default() }
-        };
-        let users =
-            [user("a", "m=64,t=1,p=1"), user("b", "m=64,t=3,p=1"), user("c", "m=128,t=1,p=1")];
-        assert_eq!(Verifier::new(&users).stand_in.as_ref(), Some(&users[1].password_hash));
     }
 }

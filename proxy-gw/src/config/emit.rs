@@ -74,8 +74,13 @@ pub(super) fn to_toml(config: &Config) -> String {
             push(&mut text, "user.access_rates", rates);
         }
     }
-    let mut egress =
-        table([("allow", list(&config.egress.allow)), ("deny", list(&config.egress.deny))]);
+    let ports = |ports: &[u16]| numbers(ports.iter().map(|port| i64::from(*port)));
+    let mut egress = table([
+        ("allow", list(&config.egress.allow)),
+        ("deny", list(&config.egress.deny)),
+        ("deny_ports", ports(&config.egress.deny_ports)),
+        ("deny_udp_ports", ports(&config.egress.deny_udp_ports)),
+    ]);
     if let Some(prefix) = &config.egress.nat64 {
         egress.insert("nat64".to_owned(), shown(prefix));
     }

@@ -19,10 +19,10 @@ mod transparent;
 mod tree;
 
 pub use bind::Bind;
-pub use differences::Differences;
+pub use differences::Difference;
 pub use hosts::{BadName, HostName};
 pub use problem::{Origin, Problem};
-pub use profiles::{Mode, Plan, Profile, rate_from_json, unknown_key};
+pub use profiles::{Misfit, Mode, Plan, Profile, rate_from_json, unknown_key};
 pub use reader::show_rate;
 pub use transparent::Transparent;
 
@@ -336,6 +336,10 @@ pub struct Egress {
     pub allow: Vec<IpNet>,
     /// Taken from it and from `allow`.
     pub deny: Vec<IpNet>,
+    /// Ports that no connection is made to, whatever the address.
+    pub deny_ports: Vec<u16>,
+    /// Ports that no datagram is sent to.
+    pub deny_udp_ports: Vec<u16>,
     /// The translator's prefix, where IPv4 is reached by NAT64 (RFC 6052).
     pub nat64: Option<Ipv6Net>,
 }

@@ -87,34 +87,67 @@ impl Profile {
         }
     }
 
-    /// Whether the mode goes with the accesses and their weights, as in the file.
-    ///
-    /// # Errors
-    /// What does not.
-    pub fn check(&self) -> Result<(), String> {
+    /// What of it does not go together, the first one first.
+    #[must_use]
+    pub fn misfits(&self) -> Vec<Misfit> {
         let Self { mode, access, weights, .. } = self;
         let by_weight = *mode == Mode::LoadBalancing;
         let needed = mode.is_ordered() || by_weight;
         let name = mode.name();
-        let mut seen = BTreeSet::new();
+        let useless = |key| Misfit::Useless(key, format!("mode {name:?} has no use for it"));
+        let mut misfits = Vec::new();
         if needed && access.is_empty() {
-            return Err(format!(
-                "access: mode {name:?} needs the ports, such as [\"wifi\", \"lte\"]"
-            ));
+            let what = match by_weight {
+                false => format!("the ports in order for mode {name:?}"),
+                true => "the ports that weights are for".to_owned(),
+            };
+            misfits.push(Misfit::Missing("access", format!("{what}, such as [\"wifi\", \"lte\"]")));
+        } else if !needed && !access.is_empty() {
+            misfits.push(useless("access"));
         }
-        if !needed && !access.is_empty() {
-            return Err(format!("access: mode {name:?} has no use for it; null takes it away"));
-        }
-        if !access.iter().all(|port| seen.insert(port)) {
-            return Err("access: each port at most once".to_owned());
-        }
-        if !by_weight && !weights.is_empty() {
-            return Err(format!("weights: mode {name:?} has no use for it; null takes it away"));
-        }
+        let mut seen = BTreeSet::new();
+        let again = access.iter().enumerate().filter(|(_, port)| !seen.insert(**port));
+        misfits.extend(again.map(|(at, _)| Misfit::Again(at)));
         if by_weight && weights.len() != access.len() {
-            return Err("weights: one for each of access, such as [80, 20]".to_owned());
+            let what = "one for each of access, such as [80, 20]";
+            misfits.push(Misfit::Missing("weights", what.to_owned()));
+        } else if !by_weight && !weights.is_empty() {
+            misfits.push(useless("weights"));
         }
-        Ok(())
+        misfits
+    }
+}
+
+/// What does not go together in a profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// The key is needed; what with.
+    Missing(&'static str, String),
+    /// The key cannot be there; why.
+    Useless(&'static str, String),
+    /// The port at this position of `access` is there already.
+    Again(usize),
+}
+
+const ONCE: &str = "each port at most once";
+
+impl Misfit {
+    /// As it is said to who changes a profile that runs.
+    #[must_use]
+    pub fn in_a_change(&self) -> String {
+        match self {
+            Self::Missing(key, what) => format!("{key}: {what}"),
+            Self::Useless(key, why) => format!("{key}: {why}; null takes it away"),
+            Self::Again(at) => format!("access.{at}: {ONCE}"),
+        }
+    }
+
+    fn report(&self, section: &Section<'_>) {
+        match self {
+            Self::Missing(key, what) => section.missing(key, what),
+            Self::Useless(key, why) => section.refuse_key(key, &format!("{why}; remove it")),
+            Self::Again(at) => section.refuse_element("access", *at, ONCE),
+        }
     }
 }
 
@@ -176,11 +209,14 @@ pub(super) fn read_profiles(
         }
         let access = section.list("access", |value| find_port(value, ports));
         let weights = section.list("weights", |value| integer(value, &(1..=u16::MAX)));
-        if let Some(mode) = &mode {
-            check_access(&section, mode.value, access.as_deref(), problems);
-            check_weights(&section, mode.value);
-        }
-        section.finish();
+        let whole = [
+            ("access", access.as_ref().map(Vec::len)),
+            ("weights", weights.as_ref().map(Vec::len)),
+        ];
+        // What could not be read was said already.
+        let whole = mode.is_some()
+            && ports.complete
+            && whole.into_iter().all(|(key, read)| read.unwrap_or(0) == section.written(key));
         let values = |list: Option<Vec<Placed<usize>>>| {
             list.into_iter().flatten().map(|placed| placed.value).collect()
         };
@@ -190,6 +226,10 @@ pub(super) fn read_profiles(
             access: values(access),
             weights: weights.into_iter().flatten().map(|placed| placed.value).collect(),
         };
+        for misfit in profile.misfits().iter().filter(|_| whole) {
+            misfit.report(&section);
+        }
+        section.finish();
         profiles.push(profile);
         names.extend(name);
     }
@@ -218,45 +258,6 @@ pub fn rate_from_json(value: &serde_json::Value) -> Result<Option<u64>, String> 
 pub fn unknown_key(key: &str, known: &[&str]) -> String {
     let near = nearest(key, known).map(|near| format!("; did you mean {near:?}?"));
     format!("{key}: unknown key, known: {}{}", known.join(", "), near.unwrap_or_default())
-}
-
-fn check_access(
-    section: &Section<'_>,
-    mode: Mode,
-    access: Option<&[Placed<usize>]>,
-    problems: &Problems,
-) {
-    let name = mode.name();
-    let needed = mode.is_ordered() || mode == Mode::LoadBalancing;
-    if needed && section.lacks("access") {
-        let expected = match mode.is_ordered() {
-            true => format!("the ports in order for mode {name:?}, such as [\"wifi\", \"lte\"]"),
-            false => "the ports that weights are for, such as [\"wifi\", \"lte\"]".to_owned(),
-        };
-        section.missing("access", &expected);
-    }
-    if !needed && section.has("access") {
-        section.refuse_key("access", &format!("mode {name:?} has no use for it; remove it"));
-    }
-    let mut seen = Vec::new();
-    for port in access.into_iter().flatten() {
-        if seen.contains(&port.value) {
-            let why = "each port at most once";
-            problems.push(super::Problem::refused(&port.origin, &port.key, why));
-        }
-        seen.push(port.value);
-    }
-}
-
-fn check_weights(section: &Section<'_>, mode: Mode) {
-    if mode != Mode::LoadBalancing {
-        if section.has("weights") {
-            let why = format!("mode {:?} has no use for it; remove it", mode.name());
-            section.refuse_key("weights", &why);
-        }
-    } else if section.written("weights") != section.written("access") {
-        section.missing("weights", "one for each of access, such as [80, 20]");
-    }
 }
 
 /// What stands in a `[[user]]` beside its name and password.

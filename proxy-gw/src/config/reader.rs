@@ -170,6 +170,18 @@ impl<'a> Section<'a> {
         self.problems.push(Problem::refused(origin, &self.full_key(key), why));
     }
 
+    /// Reports that this element of the list `key` cannot be there.
+    pub(super) fn refuse_element(&self, key: &str, at: usize, why: &str) {
+        let Some(Node { value: Value::Array(elements), .. }) =
+            self.table.and_then(|table| table.get(key))
+        else {
+            return;
+        };
+        let origin = elements.get(at).map_or(&self.origin, |element| &element.origin);
+        let key = format!("{}.{at}", self.full_key(key));
+        self.problems.push(Problem::refused(origin, &key, why));
+    }
+
     /// Reads `key` with `read`, which answers what was expected instead when it fails.
     pub(super) fn read<T>(
         &mut self,

@@ -447,6 +447,10 @@ fn read_egress(mut section: Section<'_>) -> Egress {
     let egress = Egress {
         allow: bare(section.list("allow", destinations)),
         deny: bare(section.list("deny", destinations)),
+        deny_ports: bare(section.list("deny_ports", |value| integer(value, &(1..=u16::MAX)))),
+        deny_udp_ports: bare(
+            section.list("deny_udp_ports", |value| integer(value, &(1..=u16::MAX))),
+        ),
         nat64: section.read("nat64", nat64_prefix).map(|prefix| prefix.value),
     };
     section.finish();

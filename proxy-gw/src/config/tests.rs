@@ -103,6 +103,8 @@ password_hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21l$iWh06vD8Fy27wf9
 [egress]
 allow = ["10.9.0.0/24"]
 deny = []
+deny_ports = [25, 465]
+deny_udp_ports = [443]
 
 [udp]
 associations = 1000
@@ -604,6 +606,14 @@ fn egress_hosts_and_admin_are_checked() {
         (
             "egress.deny=['::ffff:8.8.8.0/120']",
             "egress.deny.0 = \"::ffff:8.8.8.0/120\": these addresses are judged as IPv4: write \"8.8.8.0/24\"",
+        ),
+        (
+            "egress.deny_ports=[25,0]",
+            "egress.deny_ports.1 = 0: expected a whole number from 1 to 65535",
+        ),
+        (
+            "egress.deny_udp_ports=['quic']",
+            "egress.deny_udp_ports.0 = \"quic\": expected a whole number from 1 to 65535",
         ),
         (
             "egress.allow=['64:ff9b::/96']",

@@ -23,7 +23,7 @@ const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(900);
 
 /// A question as it was sent.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub struct Asked {
     pub(super) id: u16,
     /// Its letters in random case, which a forger must guess as well.
     pub(super) name: Name,
@@ -34,7 +34,7 @@ pub(super) struct Asked {
 
 /// What a response is worth.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// It answers something else, or nothing: as if it had not come.
     Stray,
     /// It answers the question but for the case of its letters: a server that does not keep it, or a
@@ -54,7 +54,8 @@ pub(super) enum Verdict {
 
 impl Asked {
     /// `name`'s letters in random case, under a random identifier.
-    pub(super) fn new(name: &Name, family: Family, edns: bool, rng: &mut Rng) -> Self {
+    #[must_use]
+    pub fn new(name: &Name, family: Family, edns: bool, rng: &mut Rng) -> Self {
         let mut bits = 0_u64;
         let mut left = 0;
         let mixed = name.iter().map(|label| {
@@ -83,7 +84,8 @@ impl Asked {
     }
 
     /// The query on the wire; `None` when the codec refuses the name.
-    pub(super) fn to_vec(&self) -> Option<Vec<u8>> {
+    #[must_use]
+    pub fn to_vec(&self) -> Option<Vec<u8>> {
         let mut message = Message::new(self.id, MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = true;
         message.add_query(Query::query(self.name.clone(), self.record_type()));
@@ -96,7 +98,8 @@ impl Asked {
     }
 
     /// Judges what came from the server.
-    pub(super) fn judge(&self, bytes: &[u8]) -> Verdict {
+    #[must_use]
+    pub fn judge(&self, bytes: &[u8]) -> Verdict {
         let Ok(message) = Message::from_bytes(bytes) else { return Verdict::Stray };
         let header = &message.metadata;
         let answers = header.id == self.id
@@ -180,7 +183,8 @@ impl Asked {
 }
 
 /// The name of a host, as the codec has it.
-pub(super) fn to_name(host: &HostName) -> Option<Name> {
+#[must_use]
+pub fn to_name(host: &HostName) -> Option<Name> {
     let mut name = Name::from_ascii(host.as_str()).ok()?;
     name.set_fqdn(true);
     Some(name)

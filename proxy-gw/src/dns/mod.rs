@@ -10,6 +10,7 @@ mod cache;
 mod message;
 mod resolver;
 
+pub use message::{Asked, Verdict, to_name};
 pub use resolver::{Counters, Resolver};
 
 use core::net::IpAddr;

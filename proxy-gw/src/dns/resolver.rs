@@ -7,9 +7,9 @@
 use super::cache::{Cache, Key};
 use super::message::{Asked, MAX_ALIASES, Verdict, to_name};
 use super::{Answer, Family};
-use crate::auth::source_prefix;
 use crate::config::{Dns, HostName};
 use crate::egress::Exits;
+use crate::gateway::Common;
 use crate::shard::Shard;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -21,13 +21,12 @@ use mptcp_core::time::Instant;
 use mptcp_core::udp::{SendTo, UdpOptions};
 use mptcp_core::util::slab::Slab;
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 /// How long a server may take before the next one is asked; doubled once all were.
 const FIRST_TRY: Duration = Duration::from_secs(1);
 /// Responses to somebody else's question after which TCP is used: someone guesses.
 const MAX_STRAYS: u8 = 8;
-/// Lookups that one client may have under way.
-const MAX_PER_CLIENT: u32 = 64;
 /// Longest message by TCP, with its length in front.
 const MAX_TCP_MESSAGE: usize = 2 + u16::MAX as usize;
 
@@ -56,8 +55,7 @@ pub struct Counters {
 #[derive(Clone, Copy, Debug)]
 struct Waiter {
     session: u64,
-    /// An IPv4 address or an IPv6 /64.
-    client: u128,
+    client: IpAddr,
 }
 
 /// How the question is being asked.
@@ -111,7 +109,8 @@ pub struct Resolver {
     by_key: HashMap<Key, u32>,
     by_socket: HashMap<SocketId, u32>,
     timers: BTreeSet<(Instant, u32)>,
-    per_client: HashMap<u128, u32>,
+    /// Has what each client waits for, on all shards.
+    common: Arc<Common>,
     answers: VecDeque<(u64, Key, Answer)>,
     counters: Counters,
     rng: Rng,
@@ -123,7 +122,7 @@ impl Resolver {
 
     /// Asks the servers of `config`, from the addresses that `exits` has for them.
     #[must_use]
-    pub fn new(config: &Dns, exits: &Exits, rng: &mut Rng) -> Self {
+    pub fn new(config: &Dns, exits: &Exits, common: Arc<Common>, rng: &mut Rng) -> Self {
         let servers = config.servers.iter().filter_map(|&remote| {
             Some(Server { local: exits.local_address(remote.ip()).ok()?, remote })
         });
@@ -136,7 +135,7 @@ impl Resolver {
             by_key: HashMap::new(),
             by_socket: HashMap::new(),
             timers: BTreeSet::new(),
-            per_client: HashMap::new(),
+            common,
             answers: VecDeque::new(),
             counters: Counters::default(),
             rng: rng.fork(),
@@ -165,8 +164,7 @@ impl Resolver {
             self.counters.cached += 1;
             return Some(answer.clone());
         }
-        let client = source_prefix(client);
-        if self.per_client.get(&client).is_some_and(|&count| count >= MAX_PER_CLIENT) {
+        if !self.common.lookups().enter(client) {
             self.counters.refused += 1;
             return Some(Answer::Failed);
         }
@@ -175,11 +173,11 @@ impl Resolver {
             && let Some(lookup) = self.lookups.get_mut(idx)
         {
             lookup.waiters.push(waiter);
-            *self.per_client.entry(client).or_default() += 1;
             self.counters.joined += 1;
             return None;
         }
         let Some(asked) = to_name(name).filter(|_| self.is_on()) else {
+            self.common.lookups().leave(client);
             return Some(Answer::Failed);
         };
         let lookup = Lookup {
@@ -198,11 +196,11 @@ impl Resolver {
             waiters: vec![waiter],
         };
         let Some(idx) = self.lookups.insert(lookup) else {
+            self.common.lookups().leave(client);
             self.counters.refused += 1;
             return Some(Answer::Failed);
         };
         self.by_key.insert(key, idx);
-        *self.per_client.entry(client).or_default() += 1;
         self.ask(now, shard, idx);
         None
     }
@@ -485,12 +483,7 @@ impl Resolver {
         self.timers.remove(&(lookup.timer, idx));
         self.by_key.remove(&lookup.key);
         for waiter in &lookup.waiters {
-            if let Some(count) = self.per_client.get_mut(&waiter.client) {
-                *count -= 1;
-                if *count == 0 {
-                    self.per_client.remove(&waiter.client);
-                }
-            }
+            self.common.lookups().leave(waiter.client);
             self.answers.push_back((waiter.session, lookup.key.clone(), answer.clone()));
         }
         if answer == Answer::Failed {

@@ -59,6 +59,8 @@ const PRIVATE_V6: [&str; 11] = [
 /// The verdict on destinations.
 #[derive(Clone, Debug)]
 pub struct Policy {
+    /// Of connections, and of datagrams.
+    denied_ports: [Vec<u16>; 2],
     never: AddressSet,
     deny: AddressSet,
     allow: AddressSet,
@@ -95,6 +97,7 @@ impl Policy {
         }
         let private: Vec<IpNet> = [parsed(&PRIVATE_V4), parsed(&PRIVATE_V6)].concat();
         Self {
+            denied_ports: [egress.deny_ports.clone(), egress.deny_udp_ports.clone()],
             never: AddressSet::new(&never),
             deny: AddressSet::new(&egress.deny),
             allow: AddressSet::new(&egress.allow),
@@ -118,6 +121,20 @@ impl Policy {
             self.judge(IpAddr::V4(inside))?;
         }
         Ok(destination.target)
+    }
+
+    /// Whether no connection may be made to this port, wherever it is.
+    #[must_use]
+    pub fn denies_port(&self, port: u16) -> bool {
+        let [connections, _] = &self.denied_ports;
+        connections.contains(&port)
+    }
+
+    /// The same of datagrams.
+    #[must_use]
+    pub fn denies_udp_port(&self, port: u16) -> bool {
+        let [_, datagrams] = &self.denied_ports;
+        datagrams.contains(&port)
     }
 
     fn judge(&self, address: IpAddr) -> Result<(), Denied> {
@@ -150,7 +167,7 @@ mod tests {
     }
 
     fn policy(allow: &[&str], deny: &[&str]) -> Policy {
-        let egress = Egress { allow: nets(allow), deny: nets(deny), nat64: None };
+        let egress = Egress { allow: nets(allow), deny: nets(deny), ..Egress::default() };
         let own = nets(&["10.1.0.1/24", "198.41.0.4/24", "2a00:1::1/64"]);
         Policy::with(&egress, own.iter(), nets(&["192.168.7.1/32"]).into_iter())
     }

@@ -136,7 +136,7 @@ impl Gateway {
     ) -> Option<(SocketId, core::net::SocketAddr)> {
         while let Some(outer) = shard.accept(listener) {
             let peer = shard.info(outer).map(|info| info.remote);
-            let welcome = peer.filter(|peer| self.policy.check(peer.ip()).is_ok());
+            let welcome = peer.filter(|peer| self.policies.reach().policy.check(peer.ip()).is_ok());
             match welcome {
                 Some(peer) if shard.error(outer).is_none() => return Some((outer, peer)),
                 _ => shard.abort(now, outer),

@@ -1,7 +1,7 @@
 //! What the shards of a gateway count together: limits are the gateway's, whichever shard a client's
 //! packets lead to. Looked at when a session begins or ends and when credentials are checked, without locks.
 
-use super::per_client::Clients;
+use super::per_client::{Clients, PerClient};
 use crate::auth::Limiter;
 use crate::config::Config;
 use crate::policies::InForce;
@@ -98,6 +98,11 @@ impl Common {
     #[must_use]
     pub fn policies(&self) -> &Arc<InForce> {
         &self.policies
+    }
+
+    /// What each client waits for of DNS.
+    pub(crate) fn lookups(&self) -> &PerClient {
+        &self.clients.lookups
     }
 
     pub(crate) fn limiter(&self) -> &Limiter {

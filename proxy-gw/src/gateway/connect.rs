@@ -43,6 +43,9 @@ impl Gateway {
         {
             return self.associate(now, shard, idx, Some(stream));
         }
+        if self.policies.reach().policy.denies_port(target.port) {
+            return self.fail(now, shard, idx, EndReason::Denied, Failure::NotAllowed);
+        }
         let Some(session) = self.sessions.get(idx) else { return };
         let (deferred, front_end) = (session.deferred, session.front_end);
         let origin = if deferred { self.origin(shard, idx) } else { None };
@@ -63,7 +66,7 @@ impl Gateway {
         self.deadlines.arm(idx, Class::Connect, now);
         match &target.host {
             Host::Address(address) => self.add_candidates(idx, &[*address]),
-            Host::Name(name) => match self.hosts.get(name) {
+            Host::Name(name) => match self.policies.reach().hosts.get(name) {
                 Some(addresses) => {
                     let addresses = addresses.clone();
                     self.add_candidates(idx, &addresses);
@@ -123,7 +126,9 @@ impl Gateway {
     /// Whether addresses of `family` can be reached, by a translator too.
     pub(super) fn serves(&self, family: Family) -> bool {
         self.exits.serves(family)
-            || family == Family::V4 && self.nat64.is_some() && self.exits.serves(Family::V6)
+            || family == Family::V4
+                && self.policies.reach().nat64.is_some()
+                && self.exits.serves(Family::V6)
     }
 
     fn attempts(&mut self, idx: u32) -> Option<&mut Attempts> {
@@ -154,14 +159,15 @@ impl Gateway {
 
     /// The normalised destination, which has an exit.
     pub(super) fn candidate(&self, requested: IpAddr) -> Result<IpAddr, Refusal> {
-        let remote =
-            self.policy.check(requested).map_err(|_| (EndReason::Denied, Failure::NotAllowed))?;
-        let why = match (self.exits.local_address(remote), remote, self.nat64) {
+        let reach = self.policies.reach();
+        let denied = (EndReason::Denied, Failure::NotAllowed);
+        let remote = reach.policy.check(requested).map_err(|_| denied)?;
+        let why = match (self.exits.local_address(remote), remote, reach.nat64) {
             (Ok(_), ..) => return Ok(remote),
             // No way out for IPv4: by the translator.
             (Err(why), IpAddr::V4(v4), Some(prefix)) => {
                 let Some(remote) = translated(v4, prefix).map(IpAddr::V6) else {
-                    return Err((EndReason::Denied, Failure::NotAllowed));
+                    return Err(denied);
                 };
                 match self.exits.local_address(remote) {
                     Ok(_) => return Ok(remote),

@@ -166,11 +166,12 @@ impl Gateway {
             return false;
         };
         let source = client.remote.ip();
-        let user = self.user_named(&credentials.user);
+        let users = self.policies.credentials();
         if let Some(session) = self.sessions.get_mut(idx) {
-            session.user = user;
+            session.user = users.id(&credentials.user);
         }
-        let (reason, failure) = match self.authenticator.begin(now, id.0, source, credentials) {
+        let decision = self.authenticator.begin(now, id.0, source, credentials, users);
+        let (reason, failure) = match decision {
             Decision::Accepted => {
                 self.counters.authentication_cached += 1;
                 if let Some(session) = self.sessions.get_mut(idx)

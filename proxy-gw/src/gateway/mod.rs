@@ -33,19 +33,18 @@ pub use snapshot::SessionSnapshot;
 pub use udp::UdpCounters;
 
 use crate::auth::{Authenticator, VerifyRequest};
-use crate::config::{Auth, Bind, Config, Entry, HostName, Udp};
+use crate::config::{Auth, Bind, Config, Entry, Udp};
 use crate::dns::Resolver;
-use crate::egress::{Exits, Policy};
+use crate::egress::Exits;
 use crate::front_end::{FrontEnd, Handshake};
 use crate::log_limit::LogLimit;
 use crate::policies::InForce;
 use crate::shard::Shard;
 use convert::Converter;
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use core::time::Duration;
 use deadlines::{ATTEMPT_DELAY, CLASSES, Class, Deadlines, RESOLUTION_DELAY};
 use families::Families;
-use ipnet::Ipv6Net;
 use mptcp_core::buf::PortId;
 use mptcp_core::driver::Progress;
 use mptcp_core::error::{ConnectionError, OpenError};
@@ -57,7 +56,6 @@ use mptcp_core::util::slab::{Slab, SlabId};
 use path_log::PathLog;
 use reason::Side;
 use session::{Phase, Session};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How long a refused client may take to close (RFC 1928 §6 allows 10 s in all).
@@ -95,10 +93,7 @@ impl Farewell {
 pub struct Gateway {
     entries: Vec<(FrontEnd, Entry)>,
     connect_timeout: Duration,
-    hosts: BTreeMap<HostName, Vec<IpAddr>>,
-    policy: Policy,
     exits: Exits,
-    nat64: Option<Ipv6Net>,
     authenticator: Authenticator,
     common: Arc<Common>,
     policies: Arc<InForce>,
@@ -162,16 +157,13 @@ impl Gateway {
                 .filter_map(|idx| u8::try_from(*idx).ok().map(PortId))
                 .collect(),
             connect_timeout: timeouts.connect,
-            hosts: config.hosts.clone(),
-            policy: Policy::new(config),
             bind: config.bind,
             waiting: 0,
             udp: config.udp,
             datagram: vec![0; MAX_DATAGRAM],
-            resolver: Resolver::new(&config.dns, &exits, rng),
+            resolver: Resolver::new(&config.dns, &exits, Arc::clone(&common), rng),
             families: Families::default(),
             exits,
-            nat64: config.egress.nat64,
             authenticator: Authenticator::new(Arc::clone(&common), rng),
             policies: Arc::clone(common.policies()),
             walk: None,

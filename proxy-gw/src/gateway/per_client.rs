@@ -25,11 +25,16 @@ const ROOM: usize = 4;
 /// Bits of a word that count; the others say whose it is.
 const COUNT_BITS: u32 = 20;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
+/// Lookups that one client may wait for.
+const LOOKUPS: u32 = 64;
+/// Clients that have room to wait for lookups at a time: in the table of as many sessions as there may be, the rest is not worth
+/// its memory.
+const LOOKING_UP: u32 = 1 << 18;
 /// Another shard may move what is looked for; it does not do so again and again.
 const LOOKS: usize = 64;
 
 /// See the module.
-pub(super) struct PerClient {
+pub(crate) struct PerClient {
     most: u64,
     key: [u8; 16],
     rows: Vec<[AtomicU64; ROW]>,
@@ -53,7 +58,7 @@ impl PerClient {
     }
 
     /// One more of `source`; false when it has as many as it may.
-    pub(super) fn enter(&self, source: IpAddr) -> bool {
+    pub(crate) fn enter(&self, source: IpAddr) -> bool {
         let Some((row, mark)) = self.place(source) else { return false };
         if !self.add(row, mark) {
             return false;
@@ -88,7 +93,7 @@ impl PerClient {
     }
 
     /// One less.
-    pub(super) fn leave(&self, source: IpAddr) {
+    pub(crate) fn leave(&self, source: IpAddr) {
         let Some((row, mark)) = self.place(source) else { return };
         let less = |word: u64| match word & COUNT {
             0 => None,
@@ -133,27 +138,34 @@ pub(super) struct Clients {
     /// gone: of Convert, and of those who know of no gateway.
     converting: PerClient,
     passing: PerClient,
+    /// Lookups that it waits for.
+    pub(super) lookups: PerClient,
 }
 
 impl Clients {
     pub(super) fn new(config: &Config, rng: &mut Rng) -> Self {
-        let Config { udp, bind, convert, transparent, limits, .. } = config;
+        let Config { udp, bind, convert, transparent, limits, dns, .. } = config;
         let if_any = |any: bool| if any { limits.half_open } else { 0 };
         let converts = if_any(!convert.entry.listen.is_empty());
+        let looks_up = match dns.servers.is_empty() {
+            true => 0,
+            false => limits.connections.min(LOOKING_UP),
+        };
         let passes = if_any(!transparent.ports.is_empty());
         Self {
             associations: PerClient::new(udp.per_client, udp.associations, rng),
             binds: PerClient::new(bind.per_client, bind.waiting, rng),
             converting: PerClient::new(convert.pending_per_client, converts, rng),
             passing: PerClient::new(transparent.pending_per_client, passes, rng),
+            lookups: PerClient::new(LOOKUPS, looks_up, rng),
         }
     }
 
     /// Words in use.
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
-        let Self { associations, binds, converting, passing } = self;
-        [associations, binds, converting, passing].map(PerClient::count).iter().sum()
+        let Self { associations, binds, converting, passing, lookups } = self;
+        [associations, binds, converting, passing, lookups].map(PerClient::count).iter().sum()
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::Gateway;
 use super::session::Phase;
-use crate::policies::{InForce, UserId};
+use crate::policies::InForce;
 use crate::shard::Shard;
 use mptcp_core::driver::Progress;
 use mptcp_core::time::Instant;
@@ -21,7 +21,7 @@ pub(super) struct Walk {
 }
 
 impl Gateway {
-    /// What is in force from now on, for new sessions at once; [`Gateway::carry_policies`] carries it to the
+    /// What is in force from now on, for new sessions, requests and datagrams at once; [`Gateway::carry_policies`] carries it to the
     /// others.
     pub fn set_policies(&mut self, policies: Arc<InForce>) {
         let since = self.walk.map_or(self.policies.version(), |walk| walk.since);
@@ -87,10 +87,5 @@ impl Gateway {
         if relays {
             shard.set_relay_caps(now, session.inner, &terms.relay);
         }
-    }
-
-    /// What a user of that name is known by.
-    pub(super) fn user_named(&self, name: &[u8]) -> Option<UserId> {
-        self.policies.user_id(name)
     }
 }

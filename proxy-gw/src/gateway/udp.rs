@@ -375,13 +375,17 @@ impl Gateway {
         data: &[u8],
     ) {
         self.deadlines.arm(idx, Class::Idle, now);
+        if self.policies.reach().policy.denies_udp_port(target.port) {
+            self.counters.udp.denied += 1;
+            return;
+        }
         let name = match target.host {
             Host::Address(address) => {
                 return self.send_out(now, shard, idx, &[address], target.port, data);
             }
             Host::Name(name) => name,
         };
-        if let Some(addresses) = self.hosts.get(&name) {
+        if let Some(addresses) = self.policies.reach().hosts.get(&name) {
             let addresses = addresses.clone();
             return self.send_out(now, shard, idx, &addresses, target.port, data);
         }

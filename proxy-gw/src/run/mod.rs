@@ -14,6 +14,7 @@ mod supervisor;
 mod tun;
 mod worker;
 
+use hangup::Hangup;
 pub use hangup::Load;
 pub use stack_config::stack_config;
 pub use worker::ShardWorker;
@@ -135,7 +136,7 @@ impl Shards {
 
 /// Runs the gateway until it is drained or fails; `load` reads the configuration again.
 #[must_use]
-pub fn run(config: &Config, load: &Load) -> Exit {
+pub fn run(config: &Config, load: Load) -> Exit {
     let exit = match logging::start(config.log) {
         Ok(()) => run_logged(config, load),
         Err(error) => {
@@ -147,7 +148,7 @@ pub fn run(config: &Config, load: &Load) -> Exit {
     exit
 }
 
-fn run_logged(config: &Config, load: &Load) -> Exit {
+fn run_logged(config: &Config, load: Load) -> Exit {
     for warning in config.warnings() {
         log::warn!("{warning}");
     }
@@ -174,15 +175,22 @@ fn run_logged(config: &Config, load: &Load) -> Exit {
     };
     signals.started();
     let ready = Arc::new(AtomicBool::new(false));
+    let terms = Arc::new(Terms::new(config, Arc::clone(&shards.in_force)));
     let source = Source {
         shards: shards.handles.clone(),
         ports: config.ports.iter().map(|port| port.name.clone()).collect(),
         read_driver: core::mem::replace(&mut shards.read_driver, Box::new(DriverCounters::default)),
         ready: Arc::clone(&ready),
-        terms: Terms::new(config, Arc::clone(&shards.in_force)),
+        terms: Arc::clone(&terms),
     };
     let admin = Admin::start(&config.admin.listen, source);
-    let hangup = || hangup::say(config, load());
+    let hangup = Hangup::start(load, terms, &shards);
+    let hangup = hangup.inspect_err(|error| log::error!("SIGHUP will not be heard: {error}"));
+    let hangup = || {
+        if let Ok(hangup) = &hangup {
+            hangup.ask();
+        }
+    };
     let mut supervisor = Supervisor::new(shards, ready, config.timeouts.drain, stdout(), &hangup);
     match admin {
         Ok(_admin) => supervisor.run(&notices),

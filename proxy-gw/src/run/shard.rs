@@ -73,11 +73,7 @@ impl ShardCell {
                     let _ =
                         notices.send(Notice::Broken("the thread that checks passwords panicked"));
                 };
-                let client = VerifierClient::start(
-                    &config.users,
-                    Box::new(move || wake()),
-                    Box::new(failed),
-                );
+                let client = VerifierClient::start(Box::new(move || wake()), Box::new(failed));
                 Some(client.map_err(|error| format!("cannot start the verifier: {error}"))?)
             }
         };

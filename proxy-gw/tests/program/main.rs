@@ -6,6 +6,7 @@ mod clients;
 mod convert;
 mod documented_configuration;
 mod dpdk;
+mod reload;
 mod support;
 mod transparent;
 mod tun;

@@ -181,7 +181,7 @@ fn what_is_wrong_with_a_change_is_said_and_changes_nothing() {
             "PATCH /profiles/shares",
             "{\"access\":null}",
             "400",
-            "access: mode \"load_balancing\" needs",
+            "access: the ports that weights are for",
         ),
         (
             "PATCH /profiles/shares",

@@ -311,3 +311,15 @@ fn a_stream_for_one_destination_ends_when_nobody_listens_there() {
     assert_eq!(world.fate(inner), Some(Fate::Aborted));
     world.assert_ended(EndReason::Refused);
 }
+
+/// So that who tries QUIC goes on to TCP.
+#[test]
+fn datagrams_to_denied_ports_are_dropped_and_counted() {
+    let mut world = World::with(&["egress.deny_udp_ports=[443]", "egress.deny_ports=[53]"]);
+    let (_, relay) = associated(&mut world);
+    world.sends(relay, HOME, to("10.9.0.2:443", b"initial"));
+    world.sends(relay, HOME, to("[::ffff:10.9.0.2]:443", b"initial"));
+    assert_eq!(world.exit(), relay, "there is no exit");
+    world.sends(relay, HOME, to("10.9.0.2:53", b"question"));
+    assert_eq!((world.udp().denied, world.udp().up), (2, 1));
+}

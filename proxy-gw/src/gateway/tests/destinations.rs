@@ -1,6 +1,7 @@
 //! Where clients may go, and what they are told when it fails.
 
 use super::*;
+use core::net::IpAddr;
 
 /// A CONNECT request for `address:80`, behind a greeting.
 fn by_address(address: &str) -> Vec<u8> {
@@ -268,4 +269,22 @@ fn a_client_has_an_exit_address_of_its_own_as_long_as_that_has_ports() {
     assert_ne!(from(&mut world, "10.1.0.2:3").unwrap(), own);
     world.shard.exhausted = used;
     assert_eq!(from(&mut world, "10.1.0.2:4"), Err(Some(1)), "the truth");
+}
+
+/// Of connections and of datagrams, each for itself; of every spelling of every address, and of names.
+#[test]
+fn ports_that_are_denied_are_reached_nowhere() {
+    let mut world = World::with(&["egress.deny_ports=[25, 80]", "egress.deny_udp_ports=[443]"]);
+    let by_name = [&[5, 1, 0, 5, 1, 0, 3, 14][..], b"origin.example", &[0, 25]].concat();
+    for request in [REQUEST, &by_name] {
+        let client = world.client_saying(request);
+        assert_eq!(world.heard(client), [&[5, 0][..], &[5, 2, 0, 1, 0, 0, 0, 0, 0, 0]].concat());
+    }
+    let http = world.client_at(8080);
+    world.say(http, b"CONNECT 10.9.0.2:25 HTTP/1.1\r\nHost: 10.9.0.2:25\r\n\r\n");
+    assert!(world.heard(http).starts_with(b"HTTP/1.1 403 "));
+    assert!(world.shard.connects.is_empty());
+    let elsewhere = [&REQUEST[..REQUEST.len() - 2], &[1, 187]].concat();
+    world.client_saying(&elsewhere);
+    assert_eq!(world.shard.connects.len(), 1, "443 is denied to datagrams only");
 }

@@ -11,6 +11,7 @@ mod handshakes;
 mod http;
 mod lifecycle;
 mod names;
+mod reload;
 mod shards;
 mod terms;
 mod transparent;

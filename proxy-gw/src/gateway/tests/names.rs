@@ -1,6 +1,7 @@
 //! Names that the table does not have: the resolver, and the race between a name's addresses.
 
 use super::*;
+use core::net::IpAddr;
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -351,6 +352,23 @@ fn one_client_cannot_use_up_the_lookups() {
     world.run();
     world.say(other, &request("other.example"));
     assert_eq!(world.asked().len(), 2);
+}
+
+#[test]
+fn a_client_looks_up_so_much_on_all_shards_together() {
+    let mut shards = World::shards(2, &[SERVERS]);
+    for n in 0..32 {
+        shards[n % 2].client_saying(&request(&format!("n{n}.example")));
+    }
+    let asked = shards[0].asked();
+    assert_eq!((asked.len(), shards[1].asked().len()), (32, 32));
+    let refused = shards[1].client_saying(&request("more.example"));
+    assert!(shards[1].asked().is_empty());
+    assert_eq!(shards[1].heard(refused)[2..4], [5, 1]);
+    // What is answered on one shard makes room on the other.
+    shards[0].datagram(&asked[0], asked[0].error(ResponseCode::NXDomain));
+    shards[1].client_saying(&request("again.example"));
+    assert_eq!(shards[1].asked().len(), 1, "one family of it");
 }
 
 #[test]

@@ -182,7 +182,7 @@ fn what_a_user_did_is_counted_over_all_shards() {
         world.run();
     }
     let policies = Arc::clone(shards[0].gateway.common.policies());
-    let of = |name: &[u8]| policies.usage(policies.user_id(name).unwrap()).unwrap().read();
+    let of = |name: &[u8]| policies.usage(policies.credentials().id(name).unwrap()).unwrap().read();
     assert_eq!(of(b"a"), [2, 2, 200, 10_000]);
     assert_eq!(of(b"b"), [0; 4]);
 }

@@ -4,8 +4,10 @@
 mod bind;
 mod convert;
 mod cores;
+mod families;
 mod limits;
 mod peers;
+mod reload;
 mod scenarios;
 mod shards;
 mod terms;

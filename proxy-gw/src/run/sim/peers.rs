@@ -126,20 +126,24 @@ impl Client {
         self.finished
             && self.error.is_none()
             && (self.direct
-                || self
-                    .received
-                    .get(self.replies() - 10..)
-                    .is_some_and(|it| it.starts_with(&[5, 0])))
+                || self.received.get(self.reply_at()..).is_some_and(|it| it.starts_with(&[5, 0])))
             && body == pattern_range(!self.id, 0, usize::try_from(self.wish.download).unwrap())
     }
 
     /// Octets before the download.
     fn replies(&self) -> usize {
-        match self.wish.user {
+        let at = self.reply_at();
+        match self.received.get(at + 3) {
             _ if self.direct => 0,
-            Some(_) => REPLIES + VERDICT,
-            None => REPLIES,
+            // An exit of IPv6 has a longer address.
+            Some(4) => at + 22,
+            _ => at + 10,
         }
+    }
+
+    /// Where the reply to the request begins.
+    fn reply_at(&self) -> usize {
+        REPLIES - 10 + if self.wish.user.is_some() { VERDICT } else { 0 }
     }
 
     /// Octets of the download so far.
@@ -155,7 +159,7 @@ impl Client {
 
     /// The reply code, once it is there.
     pub(super) fn rep(&self) -> Option<u8> {
-        self.received.get(3).copied()
+        self.received.get(self.reply_at() + 1).copied()
     }
 }
 

@@ -30,14 +30,14 @@ const PROFILES: &str = "profile=[\
     { name = 'fast', mode = 'smallest_delay' }, \
     { name = 'overflow', mode = 'priority', access = ['wifi', 'lte'] }, \
     { name = 'lte-overflow', mode = 'priority', access = ['lte', 'wifi'] }]";
-const LTE: usize = 0;
-const WIFI: usize = 1;
+pub(super) const LTE: usize = 0;
+pub(super) const WIFI: usize = 1;
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// Octets per second.
-const MBIT: u64 = 125_000;
+pub(super) const MBIT: u64 = 125_000;
 
-const BULK: Wish = Wish {
+pub(super) const BULK: Wish = Wish {
     mptcp: true,
     destination: [10, 9, 0, 2],
     port: 80,
@@ -48,7 +48,7 @@ const BULK: Wish = Wish {
 };
 
 /// Users with passwords, and the profiles.
-fn settings(users: &[&str]) -> Vec<String> {
+pub(super) fn settings(users: &[&str]) -> Vec<String> {
     let users = users.iter().map(|name| format!("{{ name = '{name}', password_hash = '{HASH}' }}"));
     let users: Vec<String> = users.collect();
     vec![
@@ -60,12 +60,12 @@ fn settings(users: &[&str]) -> Vec<String> {
     ]
 }
 
-fn world(seed: u8, shards: u8, settings: &[String]) -> World {
+pub(super) fn world(seed: u8, shards: u8, settings: &[String]) -> World {
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
     World::spread(seed, 0, &settings, Spread::over(shards, Rss::Home))
 }
 
-fn start(world: &mut World, wish: Wish) {
+pub(super) fn start(world: &mut World, wish: Wish) {
     world.phone.worker.start(world.now, wish);
 }
 
@@ -76,12 +76,12 @@ fn clients(world: &World) -> impl Iterator<Item = &Client> {
 }
 
 /// Octets that clients of this user have downloaded.
-fn downloaded(world: &World, user: Option<&str>) -> u64 {
+pub(super) fn downloaded(world: &World, user: Option<&str>) -> u64 {
     clients(world).filter(|client| client.wish.user == user).map(Client::downloaded).sum()
 }
 
 /// What they download in the next `time`.
-fn download_in(world: &mut World, user: Option<&str>, time: Duration) -> u64 {
+pub(super) fn download_in(world: &mut World, user: Option<&str>, time: Duration) -> u64 {
     let before = downloaded(world, user);
     world.run(time);
     downloaded(world, user) - before
@@ -109,7 +109,7 @@ fn sent_by(world: &mut World, port: usize) -> u64 {
 }
 
 /// Octets that go over LTE and Wi-Fi in the next `time`.
-fn shares_in(world: &mut World, time: Duration) -> [u64; 2] {
+pub(super) fn shares_in(world: &mut World, time: Duration) -> [u64; 2] {
     let before = [LTE, WIFI].map(|port| sent_by(world, port));
     world.run(time);
     [LTE, WIFI].map(|port| sent_by(world, port) - before[port])
@@ -120,7 +120,7 @@ fn cut_wifi(world: &mut World, cut: bool) {
     cut_path(world, WIFI, cut);
 }
 
-fn cut_path(world: &mut World, access: usize, cut: bool) {
+pub(super) fn cut_path(world: &mut World, access: usize, cut: bool) {
     let now = world.now.as_nanos();
     for direction in [Direction::AtoB, Direction::BtoA] {
         let link = world.net.link_mut(world.access[access], direction);
@@ -152,13 +152,13 @@ fn health(world: &mut World, port: usize) -> AccessHealth {
 }
 
 #[track_caller]
-fn assert_within(percent: u64, measured: u64, expected: u64) {
+pub(super) fn assert_within(percent: u64, measured: u64, expected: u64) {
     let off = measured.abs_diff(expected);
     assert!(off * 100 <= expected * percent, "{measured} is not {expected} ± {percent} %");
 }
 
 /// Everybody got everything, and nothing is left.
-fn finish(world: &mut World) {
+pub(super) fn finish(world: &mut World) {
     let over = world.run_until(Duration::from_secs(900), |world| {
         world.phone.worker.clients.is_empty() && world.old_phone.worker.clients.is_empty()
     });
@@ -170,7 +170,7 @@ fn finish(world: &mut World) {
 }
 
 /// The clients with their downloads give up.
-fn stop(world: &mut World) {
+pub(super) fn stop(world: &mut World) {
     for phone in [&mut world.phone.worker, &mut world.old_phone.worker] {
         for id in core::mem::take(&mut phone.clients).into_keys() {
             phone.stack.abort(world.now, id);
@@ -536,7 +536,7 @@ fn a_crowd_is_served_while_paths_profiles_and_rates_change() {
     }
     finish(&mut world);
     let usage = USERS.map(|user| {
-        let id = world.policies.user_id(user.as_bytes()).unwrap();
+        let id = world.policies.credentials().id(user.as_bytes()).unwrap();
         world.policies.usage(id).unwrap().read()
     });
     let sum = |at: usize| usage.iter().map(|read| read[at]).sum::<u64>();

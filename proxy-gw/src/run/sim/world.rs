@@ -2,19 +2,20 @@
 
 use super::cores::{Core, Cores, Rss, Spread};
 use super::peers::{Phone, Server};
+use crate::admin::{TakenUp, Terms};
 use crate::config::{self, Config};
 use crate::control::{Command, Order, ShardCounters, ShardHandle, mailbox};
 use crate::gateway::{Common, Gateway};
 use crate::policies::InForce;
 use crate::run::stack_config::stack_config;
 use crate::run::worker::ShardWorker;
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, HeapTxQueue, PacketBuf, PortId, RxMeta};
 use mptcp_core::config::{LocalAddress, StackConfig};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::rng::Rng;
-use mptcp_core::stack::{Occupancy, Stack};
+use mptcp_core::stack::{Listen, Occupancy, Stack};
 use mptcp_core::steering::{Layout, Sharding, Steering};
 use mptcp_core::time::Instant;
 use mptcp_core::wire::{IpHeader, Version};
@@ -85,6 +86,7 @@ pub(super) struct World {
     pub(super) stopped: bool,
     /// In force.
     pub(super) policies: Arc<InForce>,
+    terms: Arc<Terms>,
 }
 
 /// A link as phones have them.
@@ -280,6 +282,7 @@ impl World {
         let stopped = false;
         let exit = path;
         let policies = Arc::clone(common.policies());
+        let terms = Arc::new(Terms::new(&config, Arc::clone(&policies)));
         Self {
             net,
             now,
@@ -292,6 +295,7 @@ impl World {
             exit,
             stopped,
             policies,
+            terms,
         }
     }
 
@@ -318,6 +322,35 @@ impl World {
     fn gateway_port(&self, path: PathId) -> PortId {
         let position = self.access.iter().position(|access| *access == path);
         PortId(position.map_or(2, |position| position as u8 % 2))
+    }
+
+    /// The first phone has `address` at the end of an access, and the gateway has `ours`.
+    pub(super) fn lead_to_phone(&mut self, address: &str, ours: &str, access: usize) {
+        let (address, path) = (address.parse().unwrap(), self.access[access]);
+        self.net.add_address(self.phone.node, address);
+        self.phone.routes.insert(address, path);
+        self.lead_from_gateway(address, ours, path);
+    }
+
+    fn lead_from_gateway(&mut self, address: IpAddr, ours: &str, path: PathId) {
+        let cores = &mut self.gateway.cores;
+        self.net.add_address(cores[0].host.node, ours.parse().unwrap());
+        cores.iter_mut().for_each(|core| _ = core.host.routes.insert(address, path));
+    }
+
+    /// The server has an address of the other family, and the gateway one on its exit.
+    pub(super) fn lead_to_server(&mut self, address: &str, exit: &str) {
+        let (address, path): (IpAddr, _) = (address.parse().unwrap(), self.exit);
+        self.net.add_address(self.server.node, address);
+        self.server.routes.insert(exit.parse().unwrap(), path);
+        self.lead_from_gateway(address, exit, path);
+        let stack = &mut self.server.worker.stack;
+        let first = stack.config().addresses[0];
+        let both = vec![first, LocalAddress { addr: address, ..first }];
+        assert!(stack.set_addresses(self.now, both));
+        self.run(Duration::from_secs(1));
+        let local = SocketAddr::new(address, 80);
+        self.server.worker.stack.listen(local, &Listen::default()).unwrap();
     }
 
     /// Runs for this long in virtual time.
@@ -361,6 +394,25 @@ impl World {
         for core in &self.gateway.cores {
             let in_force = Arc::clone(&self.policies);
             core.handle.send(Command::Policies { in_force, done: oneshot::channel().0 }).unwrap();
+        }
+    }
+
+    /// As SIGHUP does, with a configuration of these settings.
+    pub(super) fn take_up(&mut self, settings: &[String]) -> Result<TakenUp, Vec<String>> {
+        let found = config::parse("sim", CONFIG, settings).unwrap();
+        let shards: Vec<ShardHandle> =
+            self.gateway.cores.iter().map(|core| core.handle.clone()).collect();
+        // It waits for the shards, which run here.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let terms = Arc::clone(&self.terms);
+        let mut taken = core::pin::pin!(terms.take_up(&found, &shards));
+        let mut context = core::task::Context::from_waker(core::task::Waker::noop());
+        loop {
+            if let core::task::Poll::Ready(taken) = taken.as_mut().poll(&mut context) {
+                return taken;
+            }
+            self.run(Duration::from_millis(1));
         }
     }
 

@@ -6,8 +6,9 @@
 
 use super::gateway::Gateway;
 use super::skip::{is_root_with, skip};
-use super::{Helper, Scratch};
+use super::{Helper, Scratch, eventually};
 use core::fmt::Write as _;
+use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
@@ -301,7 +302,23 @@ impl Bed {
     }
 
     pub(crate) fn terminate(&self) {
-        self.gateway.terminate();
+        self.gateway.signal(Signal::TERM);
+    }
+
+    /// Has the gateway read this configuration; what it says about that, which ends with `last`.
+    pub(crate) fn hang_up(&self, config: &str, last: &str) -> String {
+        let before = self.gateway.log().len();
+        self.scratch.file("gw.toml", config);
+        self.gateway.signal(Signal::HUP);
+        eventually(last, || {
+            let said = self.gateway.log().split_off(before);
+            said.trim_end().ends_with(last).then_some(said)
+        })
+    }
+
+    /// What the gateway was started with.
+    pub(crate) fn config(&self) -> String {
+        std::fs::read_to_string(self.scratch.path("gw.toml")).expect("its configuration")
     }
 
     /// Waits for the gateway's end: exit code and log.

@@ -57,9 +57,9 @@ impl Gateway {
         command
     }
 
-    pub(crate) fn terminate(&self) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
-        kill_process(pid, Signal::TERM).expect("it is ours");
+        kill_process(pid, signal).expect("it is ours");
     }
 
     /// Waits for the end: exit code and log. Nothing but `ready` may have been printed.
@@ -70,7 +70,7 @@ impl Gateway {
         (status.code(), self.log())
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         let log = std::fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
     }
