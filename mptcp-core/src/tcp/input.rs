@@ -697,10 +697,17 @@ impl<B: PacketBuf> Tcb<B> {
                 self.counters.bytes_received += u64::from(octets);
                 self.data_in_ms = env.now.as_millis() as u32;
                 outcome.data = true;
+                if let Some(rare) = &mut self.rare {
+                    rare.duplicates = 0;
+                }
                 self.delay_ack(env, octets, filled_hole);
             }
             Inserted::OutOfOrder => {
                 env.stats.tcp_ofo_queue += 1;
+                if self.wants_ack() && !self.flags.contains(TcbFlags::SACK) {
+                    let rare = self.rare();
+                    rare.duplicates = rare.duplicates.saturating_add(1);
+                }
                 self.ack_now();
             }
             Inserted::Duplicate => {

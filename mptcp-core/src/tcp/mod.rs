@@ -725,6 +725,16 @@ impl<B: PacketBuf> Tcb<B> {
         self.flags.contains(TcbFlags::ACK_NOW)
     }
 
+    /// The one that was sent is followed by a duplicate (RFC 5681 §4.2: one for each segment behind a hole).
+    pub(super) fn next_duplicate(&mut self) -> bool {
+        let Some(rare) = self.rare.as_mut().filter(|rare| rare.duplicates > 0) else {
+            return false;
+        };
+        rare.duplicates -= 1;
+        self.ack_now();
+        true
+    }
+
     /// One is to go out now, for TCP or for the options it carries.
     pub(super) fn owes_ack(&self, now: Instant) -> bool {
         self.wants_ack() || self.subflow.as_ref().is_some_and(|subflow| subflow.wants_ack(now))

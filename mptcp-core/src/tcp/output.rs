@@ -104,7 +104,7 @@ impl<B: PacketBuf> Tcb<B> {
                 return Progress::More;
             }
             *budget -= 1;
-            if self.owes_ack(env.now) {
+            if self.next_duplicate() || self.owes_ack(env.now) {
                 // Not all options fit into one acknowledgement.
                 return Progress::More;
             }

@@ -15,6 +15,8 @@ pub(super) struct Rare<B> {
     /// A duplicate to be reported with the next acknowledgement.
     pub(super) dsack: Dsack,
     pub(super) urgent: Option<Urgent>,
+    /// Duplicate acknowledgements that follow the next one: a peer without SACK counts them.
+    pub(super) duplicates: u8,
     /// During the handshake of a Fast Open; of an open for somebody else until its outcome is asked for.
     opening: Option<Box<Opening<B>>>,
     /// The path takes less than both ends do, or may.
@@ -28,6 +30,7 @@ impl<B: PacketBuf> Rare<B> {
     const NONE: Self = Self {
         dsack: None,
         urgent: None,
+        duplicates: 0,
         opening: None,
         mtu: None,
         bytes_retrans: 0,
@@ -37,6 +40,7 @@ impl<B: PacketBuf> Rare<B> {
     const fn is_unused(&self) -> bool {
         self.dsack.is_none()
             && self.urgent.is_none()
+            && self.duplicates == 0
             && self.opening.is_none()
             && self.mtu.is_none()
             && self.retransmitted == 0

@@ -114,6 +114,30 @@ fn text_behind_a_hole_is_one_segment() {
     assert_eq!(together(&mut s, &[data(edge - 100, 1, 100), data(edge, 1, 100)]), 0);
 }
 
+/// RFC 5681 §4.2: a peer without SACK counts them, three are a loss. What fills the hole in the same burst leaves
+/// nothing to count.
+#[test]
+fn each_segment_behind_a_hole_has_its_duplicate_without_sack() {
+    let mut s = client(NO_SACK);
+    let behind: Vec<_> = (1..5).map(|n| data(1 + n * 100, 1, 100)).collect();
+    together(&mut s, &behind);
+    for _ in 0..4 {
+        s.expect(ack(1, 1));
+    }
+    s.expect_nothing();
+    together(&mut s, &[data(601, 1, 100), data(701, 1, 100), data(1, 1, 100)]);
+    s.expect(ack(1, 501)).expect_nothing();
+    // Behind what is acknowledged with them, the first of them is none.
+    together(
+        &mut s,
+        &[data(501, 1, 100), data(901, 1, 100), data(1_001, 1, 100), data(1_101, 1, 100)],
+    );
+    for _ in 0..4 {
+        s.expect(ack(1, 801));
+    }
+    s.expect_nothing();
+}
+
 /// RFC 9293 §3.10.7.4, SND.WL1: an older segment than the last of a run says nothing about the window.
 #[test]
 fn the_last_of_a_run_has_the_newest_window() {
