@@ -1,8 +1,8 @@
 //! The table of 4-tuples: of each flow the place of its block, which has the tuple.
 //!
-//! An entry is four octets, whatever the family, where a tuple beside it would take four or nine times as many for
-//! each of the flows there could be. To compare is to look at the block, which whoever asks is going to need anyway;
-//! seven bits of the hash, which the table keeps, say beforehand that it is the one, but for a few in a hundred.
+//! An entry is eight octets, whatever the family, where a tuple beside it would take two or five times as many more
+//! for each of the flows there could be. To compare is to look at the block, which whoever asks is going to need anyway;
+//! 32 bits of the hash, which the table keeps, say beforehand that it is the one.
 //!
 //! Invariant: what is in the table leads to a block that has the entry's tuple, as long as others are put in: an
 //! entry goes before its block does, or at once after it.
@@ -12,14 +12,14 @@ use super::demux::Flow;
 use crate::buf::PacketBuf;
 use crate::rng::KeyedHash;
 use crate::tcp::Tuple;
+use crate::util::tag_table::TagTable;
 use core::net::{IpAddr, Ipv4Addr};
-use hashbrown::HashTable;
 
 /// Bits of a position; what it is a position of stands above.
 const FLOW_BITS: u32 = 30;
 
 /// A [`Flow`] in four octets.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct PackedFlow(u32);
 
 impl PackedFlow {
@@ -42,31 +42,35 @@ impl PackedFlow {
     }
 }
 
-/// See the module. Hashes are computed again in the rare case that the table is swept.
-pub(super) struct FlowTable(HashTable<PackedFlow>);
+/// See the module. An entry's tag is the upper half of the hash.
+pub(super) struct FlowTable(TagTable);
+
+const fn tag(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
 
 impl FlowTable {
-    /// With twice the room that `flows` need.
+    /// With room for `flows`.
     pub(super) fn new(flows: usize) -> Self {
-        // Memory that is not used costs addresses only.
-        Self(HashTable::with_capacity(2 * flows))
+        Self(TagTable::new(flows))
     }
 
     /// What `tuple` leads to, where `tuple_of` knows the tuples.
+    #[inline]
     pub(super) fn find<'a>(
         &self,
         hash: u64,
         tuple: &Tuple,
         tuple_of: impl Fn(Flow) -> Option<&'a Tuple>,
     ) -> Option<Flow> {
-        let found = self.0.find(hash, |of| tuple_of(of.flow()).is_some_and(|of| same(of, tuple)));
-        found.map(|flow| flow.flow())
+        let is_it = |of| tuple_of(PackedFlow(of).flow()).is_some_and(|of| same(of, tuple));
+        self.0.find(tag(hash), is_it).map(|of| PackedFlow(of).flow())
     }
 
-    /// Where a tuple with this hash may lead, without a look at the blocks: a wrong one is among them now and then.
+    /// Where a tuple with this hash may lead, without a look at the blocks.
     pub(super) fn candidates(&self, hash: u64, mut note: impl FnMut(Flow)) {
-        let _none = self.0.find(hash, |flow| {
-            note(flow.flow());
+        let _none = self.0.find(tag(hash), |flow| {
+            note(PackedFlow(flow).flow());
             false
         });
     }
@@ -79,33 +83,22 @@ impl FlowTable {
         flow: Flow,
         tuple_of: impl Fn(Flow) -> Option<&'a Tuple>,
     ) {
-        let (hash, flow) = (hash(keyed, tuple), PackedFlow::new(flow));
-        match self.0.find_mut(hash, |of| tuple_of(of.flow()).is_some_and(|of| same(of, tuple))) {
-            Some(entry) => *entry = flow,
-            None => {
-                self.0.insert_unique(hash, flow, |of| {
-                    let tuple = tuple_of(of.flow());
-                    debug_assert!(tuple.is_some(), "{:?} leads nowhere", of.flow());
-                    tuple.map_or(0, |tuple| super::flows::hash(keyed, tuple))
-                });
-            }
-        }
+        let hash = hash(keyed, tuple);
+        let new = PackedFlow::new(flow).0;
+        let there = match self.find(hash, tuple, tuple_of) {
+            Some(old) => self.0.replace(tag(hash), PackedFlow::new(old).0, new),
+            None => self.0.insert(tag(hash), new),
+        };
+        debug_assert!(there, "no room for {tuple:?}");
     }
 
     /// False when it was not there.
     pub(super) fn remove(&mut self, keyed: &KeyedHash, tuple: &Tuple, flow: Flow) -> bool {
-        let flow = PackedFlow::new(flow);
-        let found = self.0.find_entry(hash(keyed, tuple), |of| *of == flow);
-        found.map(|entry| entry.remove()).is_ok()
+        self.0.remove(tag(hash(keyed, tuple)), PackedFlow::new(flow).0)
     }
 
     pub(super) fn len(&self) -> usize {
         self.0.len()
-    }
-
-    #[cfg(test)]
-    pub(super) fn num_buckets(&self) -> usize {
-        self.0.num_buckets()
     }
 }
 

@@ -339,8 +339,7 @@ pub struct Stack<B: PacketBuf> {
     /// What connections share about the paths they use.
     path_table: PathTable,
     path_manager: Box<dyn PathManager>,
-    /// The addresses to have, and when to see to it.
-    address_change: Option<(Instant, Vec<LocalAddress>)>,
+    address_changes: multipath::AddressChanges,
     /// Plain sockets among the control blocks.
     plain_count: u32,
     waiting: memory::Waiting,
@@ -449,7 +448,7 @@ impl<B: PacketBuf> Stack<B> {
             observer: observe::Observer::new(now),
             path_table,
             path_manager: path_manager(&config.mptcp),
-            address_change: None,
+            address_changes: multipath::AddressChanges::default(),
             plain_count: 0,
             waiting: memory::Waiting::new(limits.tcbs, limits.connections),
             warm: warm::Warm::new(),

@@ -8,15 +8,21 @@ use crate::driver::Progress;
 use crate::time::Instant;
 
 impl<B: PacketBuf> Stack<B> {
-    /// Runs at most `budget` expired timers.
+    /// Runs at most `budget` expired timers. A change of addresses reaches as many connections meanwhile.
     pub fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
         self.observer.now = now;
         self.apply_address_change(now);
         for _ in 0..budget {
+            let walking = self.walk_on(now);
             if self.release_held(now) {
                 continue;
             }
-            let Some(number) = self.wheel.expire(now) else { return Progress::Done };
+            let Some(number) = self.wheel.expire(now) else {
+                if walking {
+                    continue;
+                }
+                return Progress::Done;
+            };
             match self.numbering.node(number) {
                 Node::Tcb(idx) => self.tcb_timeout(now, idx),
                 Node::Connection(idx) => self.connection_timeout(now, idx),
@@ -32,7 +38,7 @@ impl<B: PacketBuf> Stack<B> {
     /// runs.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let change = self.address_change.as_ref().map(|(at, _)| *at);
+        let change = self.address_changes.due();
         let held = self.held.first().map(|(at, _)| *at);
         self.wheel.next_deadline().into_iter().chain(change).chain(held).min()
     }

@@ -7,4 +7,5 @@ pub(crate) mod on_demand;
 pub mod range_set;
 pub(crate) mod short_list;
 pub mod slab;
+pub(crate) mod tag_table;
 pub mod wheel;

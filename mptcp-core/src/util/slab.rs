@@ -147,6 +147,12 @@ impl<T> Slab<T> {
         self.capacity
     }
 
+    /// One more than the highest position that was ever used.
+    #[must_use]
+    pub fn positions(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
     /// No value is stored.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

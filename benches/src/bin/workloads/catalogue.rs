@@ -53,6 +53,11 @@ pub(crate) const COUNTED: &[Workload] = &[
     of("session_tcp", "SOCKS5 session, TCP client", relay::tcp_sessions),
     of("session_mptcp", "SOCKS5 session, MPTCP client with a join", relay::mptcp_sessions),
     of("session_open", "the same, opened only, of 1000", sessions::opening),
+    of(
+        "scattered_down",
+        "1424 octets relayed to 2 subflows, 3,000 sessions at random",
+        sessions::scattered,
+    ),
     of("idle_turn", "turn with nothing to do, 1000 sessions", sessions::idling),
 ];
 

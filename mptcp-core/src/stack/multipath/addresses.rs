@@ -1,12 +1,10 @@
 //! Addresses told, withdrawn and joined, and the priority of subflows (RFC 8684 §3.3.8, §3.4).
 
 use crate::buf::{PacketBuf, PortId};
-use crate::config::LocalAddress;
 use crate::event_log::Event;
 use crate::mptcp::key::{self};
 use crate::mptcp::{Announced, Connection, Endpoint, Join, Phase, Probe, Signal, Stage, Subflow};
 use crate::stack::demux::Flow;
-use crate::stack::own::OwnAddresses;
 use crate::stack::{Stack, env};
 use crate::tcp::{Tcb, Tuple, mss_for};
 use crate::time::{Duration, Instant};
@@ -14,9 +12,6 @@ use crate::wire::{AddAddr, Version, reset_reason};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
-
-/// Ids of addresses are octets, and 0 is the first subflow's.
-const MAX_ADDRESSES: u8 = 254;
 
 /// Probes of a subflow that may be dead, each of which may get lost.
 const PROBES: u8 = 3;
@@ -252,7 +247,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// The subflow a signal goes out on: the best one, another one when it has to be repeated. One
     /// that times out is no help as long as there are others.
-    fn signal_subflow(&self, owner: u32, before: usize) -> Option<u32> {
+    pub(super) fn signal_subflow(&self, owner: u32, before: usize) -> Option<u32> {
         let subflows = self.connections.get(owner)?.subflows.iter();
         let usable = subflows.filter_map(|&idx| {
             let tcb = self.tcbs.get(idx)?;
@@ -270,7 +265,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Queues a signal; false when there is no room for it.
-    fn signal_on(&mut self, idx: u32, signal: Signal) -> bool {
+    pub(super) fn signal_on(&mut self, idx: u32, signal: Signal) -> bool {
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let Some(subflow) = &mut tcb.subflow else { return false };
         if !subflow.signal(signal) {
@@ -394,104 +389,6 @@ impl<B: PacketBuf> Stack<B> {
         self.plain_count += u32::from(plain);
         self.file_flow(&tuple, Flow::Tcb(idx));
         Some(idx)
-    }
-
-    /// The addresses to have from now on. They are told apart by address and port; changes within
-    /// [`crate::config::MptcpConfig::address_batch`] of the first are one change, so that an interface
-    /// that goes and comes back at once causes nothing. False when there are more than 254.
-    pub fn set_addresses(&mut self, now: Instant, addresses: Vec<LocalAddress>) -> bool {
-        if addresses.len() > usize::from(MAX_ADDRESSES) {
-            return false;
-        }
-        let at = self.address_change.take().map(|(at, _)| at);
-        let at = at.unwrap_or(now + self.config.mptcp.address_batch);
-        self.address_change = Some((at, addresses));
-        true
-    }
-
-    /// Carries out a change of our addresses that has waited for others long enough.
-    pub(in crate::stack) fn apply_address_change(&mut self, now: Instant) {
-        let Some((_, wanted)) = self.address_change.take_if(|(at, _)| *at <= now) else { return };
-        let has = |all: &[LocalAddress], one: &LocalAddress| {
-            all.iter().any(|other| (other.addr, other.port) == (one.addr, one.port))
-        };
-        let mut present = self.config.addresses.clone();
-        present.retain(|local| !local.addr.is_unspecified());
-        let gone = present.extract_if(.., |local| !has(&wanted, local));
-        let gone: Vec<LocalAddress> = gone.collect();
-        for local in gone {
-            self.remove_address(now, local.addr);
-        }
-        for local in wanted.into_iter().filter(|local| !has(&present, local)) {
-            self.add_address(local);
-        }
-    }
-
-    /// A new address of ours: its id is its place in the configuration, which no other had before
-    /// unless all are taken.
-    fn add_address(&mut self, local: LocalAddress) {
-        if self.config.addresses.len() < usize::from(MAX_ADDRESSES) {
-            self.config.addresses.push(local);
-        } else if let Some(free) =
-            self.config.addresses.iter_mut().find(|old| old.addr.is_unspecified())
-        {
-            *free = local;
-        } else {
-            self.stats.limit_refused += 1;
-            return;
-        }
-        self.own = OwnAddresses::new(&self.config.addresses);
-        let added = endpoints(&self.config.addresses).find(|e| e.addr == local.addr);
-        let Some(endpoint) = added else { return };
-        let owners: Vec<u32> = self.connections.iter().map(|(owner, _)| owner).collect();
-        for owner in owners {
-            let Some(connection) = self.connections.get_mut(owner) else { continue };
-            if connection.phase != Phase::Confirmed {
-                continue;
-            }
-            let policy = self.path_manager.as_ref();
-            // The address it began on has the id 0 (RFC 8684 §3.2).
-            let first = connection.first().local_addr == local.addr;
-            let endpoint = if first { Endpoint { id: 0, ..endpoint } } else { endpoint };
-            let initial = connection.first().remote();
-            connection.paths.add_endpoint(policy, connection.client, endpoint, initial);
-            self.touch_connection(owner);
-        }
-    }
-
-    /// Withdraws one of our addresses from every connection: `REMOVE_ADDR` to the peers, and the
-    /// subflows that use it are reset (RFC 8684 §3.4.2).
-    pub fn remove_address(&mut self, now: Instant, addr: core::net::IpAddr) {
-        self.observer.now = now;
-        let Some(id) = self.address_id(addr) else { return };
-        let owners: Vec<u32> = self.connections.iter().map(|(owner, _)| owner).collect();
-        for owner in owners {
-            let Some(connection) = self.connections.get_mut(owner) else { continue };
-            if connection.phase != Phase::Confirmed {
-                continue;
-            }
-            connection.paths.forget_endpoint(id, addr);
-            let id = if connection.first().local_addr == addr { 0 } else { id };
-            for idx in self.subflows_of(owner) {
-                if self.tcbs.get(idx).is_some_and(|t| t.tuple.local_addr == addr) {
-                    self.reset_subflow(now, owner, idx, reset_reason::UNSPECIFIED, false);
-                }
-            }
-            self.observe(owner, Event::AddressRemoved { id });
-            // Nobody confirms it. Version 0 asks for every subflow in return (RFC 6824 §3.4.1).
-            let all = self.connections.get(owner).is_some_and(|c| c.version == Version::V0);
-            let best = self.signal_subflow(owner, 0);
-            let on = if all { self.subflows_of(owner) } else { best.into_iter().collect() };
-            for idx in on {
-                self.signal_on(idx, Signal::RemoveAddr(id));
-            }
-        }
-        // Its place stays taken: the places behind it are the ids peers know our addresses by.
-        for local in self.config.addresses.iter_mut().filter(|local| local.addr == addr) {
-            local.addr = core::net::IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED);
-            local.endpoint = false;
-        }
-        self.own = OwnAddresses::new(&self.config.addresses);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Where the TCP engine's outcomes meet the data level: the options of accepted segments, data
 //! moving up, subflows coming and going, fallback, path management (RFC 8684 §3).
 
+mod address_change;
 mod addresses;
 mod coupling;
 mod data;
@@ -13,6 +14,7 @@ mod options;
 mod order;
 mod witness;
 
+pub(super) use address_change::AddressChanges;
 pub(super) use addresses::is_dead;
 pub(super) use order::Pulls;
 

@@ -408,7 +408,9 @@ impl<B: PacketBuf> Stack<B> {
         {
             subflow.stage = Stage::Active;
         }
-        let endpoints = super::addresses::endpoints(&self.config.addresses);
+        let changes = &self.address_changes;
+        let endpoints = super::addresses::endpoints(&self.config.addresses)
+            .filter(|endpoint| !changes.will_tell(owner, endpoint));
         let (client, first) = (connection.client, connection.first());
         let policy = self.path_manager.as_ref();
         connection.paths.start(policy, client, endpoints, first.local_addr, first.remote());

@@ -40,7 +40,7 @@ const EXIT_PORT: usize = 2;
 const GREETING: [u8; 3] = [5, 1, 0];
 const REQUEST_LEN: u32 = 10;
 /// Octets of the replies to both.
-const REPLIES: [u32; 2] = [2, 12];
+const REPLIES: [u64; 2] = [2, 12];
 const BLOCK: [u8; FULL] = [0x5a; FULL];
 
 /// How far a session has come.
@@ -53,6 +53,15 @@ enum Stage {
     Open,
 }
 
+/// How far its join has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Join {
+    #[default]
+    No,
+    Asked,
+    Answered,
+}
+
 /// What is kept about a session.
 #[derive(Clone, Default)]
 struct Session {
@@ -62,9 +71,10 @@ struct Session {
     expected: [u32; 2],
     /// The gateway's newest timestamps: on both subflows and at the server.
     stamps: [u32; 3],
-    /// Octets of the stream the phone has.
-    received: u32,
-    /// Octets the server sent, those acknowledged, and the end of the window.
+    /// Octets of the stream the phone has. What comes ahead of them is put in order by its place, which 32 bits do
+    /// not tell once the stream is longer than 4 GiB.
+    received: u64,
+    /// Octets the server sent, those acknowledged, and the end of the window: the low bits.
     sent: u32,
     acked: u32,
     edge: u32,
@@ -72,9 +82,7 @@ struct Session {
     server_expects: u32,
     exit_port: u16,
     stage: Stage,
-    /// The join was asked for, and answered.
-    joining: bool,
-    joined: bool,
+    join: Join,
 }
 
 /// Where phones and servers are, and how much happened.
@@ -92,7 +100,7 @@ pub(crate) struct Crowd {
     /// The gateway's shift of windows at the exit.
     exit_shift: u8,
     /// Text of streams that came before what precedes it: session, offset, end.
-    ahead: BTreeMap<(u32, u32), u32>,
+    ahead: BTreeMap<(u32, u64), u64>,
     /// Subflows with one segment that is not acknowledged yet.
     owed: Vec<(u32, usize)>,
     pub(crate) open: u32,
@@ -167,7 +175,8 @@ impl Crowd {
     /// Everything that servers sent is with the phones, and acknowledged.
     pub(crate) fn is_settled(&self, n: u32) -> bool {
         let session = &self.sessions[n as usize];
-        session.acked == session.sent && session.received == REPLIES[1].wrapping_add(session.sent)
+        let received = session.received.wrapping_sub(REPLIES[1]) as u32;
+        session.acked == session.sent && received == session.sent
     }
 
     /// Session `n` begins.
@@ -226,8 +235,10 @@ impl Crowd {
         }
         let seq = segment.seq.0;
         let session = &mut self.sessions[n as usize];
-        if session.joining && access == 1 && !segment.flags.contains(TcpFlags::SYN) {
-            self.joined += u32::from(!core::mem::replace(&mut session.joined, true));
+        let of_join = access == 1 && !segment.flags.contains(TcpFlags::SYN);
+        if of_join && session.join == Join::Asked {
+            session.join = Join::Answered;
+            self.joined += 1;
         }
         let mut mapping = None;
         for option in segment.options().flatten() {
@@ -278,31 +289,28 @@ impl Crowd {
     fn take_text(&mut self, n: u32, mapping: &Mapping, len: u32) {
         let session = &mut self.sessions[n as usize];
         let first = idsn(Version::V1, session.key).0.wrapping_add(1);
-        let offset = match mapping.dsn {
-            WireSeq::Full(dsn) => dsn.wrapping_sub(first) as u32,
-            WireSeq::Low(dsn) => dsn.wrapping_sub(first as u32),
-        };
         let before = session.received;
-        let covers = |received: u32, offset: u32, end: u32| {
-            received.wrapping_sub(offset).cast_signed() >= 0
-                && end.wrapping_sub(received).cast_signed() > 0
-        };
-        let end = offset.wrapping_add(len);
-        if covers(before, offset, end) {
-            session.received = end;
-            while let Some((&(_, offset), &end)) = self.ahead.range((n, 0)..=(n, u32::MAX)).next() {
-                if covers(session.received, offset, end) {
-                    session.received = end;
-                } else if end.wrapping_sub(session.received).cast_signed() > 0 {
-                    break;
-                }
-                self.ahead.remove(&(n, offset));
+        let offset = match mapping.dsn {
+            WireSeq::Full(dsn) => dsn.wrapping_sub(first),
+            WireSeq::Low(dsn) => {
+                let low = dsn.wrapping_sub(first as u32);
+                before.wrapping_add_signed(low.wrapping_sub(before as u32).cast_signed().into())
             }
-        } else if offset.wrapping_sub(before).cast_signed() > 0 {
+        };
+        let end = offset + u64::from(len);
+        if offset > before {
             self.ahead.insert((n, offset), end);
+            return;
+        }
+        session.received = before.max(end);
+        while let Some((&(_, offset), &end)) = self.ahead.range((n, 0)..=(n, u64::MAX)).next()
+            && offset <= session.received
+        {
+            session.received = session.received.max(end);
+            self.ahead.remove(&(n, offset));
         }
         if session.stage == Stage::Open {
-            self.delivered += u64::from(session.received.wrapping_sub(before));
+            self.delivered += session.received - before;
         }
     }
 
@@ -367,9 +375,10 @@ impl Crowd {
         self.send_as_phone(n, 0, Frame { seq, ..frame(echo) });
         assert_eq!(announced.addr, IpAddr::V4(GATEWAY[1]), "the second access");
         let session = &mut self.sessions[n as usize];
-        if core::mem::replace(&mut session.joining, true) {
+        if session.join != Join::No {
             return;
         }
+        session.join = Join::Asked;
         let token = token(Version::V1, session.key);
         let join = MpJoin::Syn { backup: false, address_id: 1, token, nonce: nonce(n) };
         let mut options = syn_options(self.clock, 0);
@@ -468,7 +477,7 @@ impl Crowd {
 impl Session {
     fn data_ack(&self) -> WireSeq {
         let first = idsn(Version::V1, self.key).0.wrapping_add(1);
-        WireSeq::Full(first.wrapping_add(u64::from(self.received)))
+        WireSeq::Full(first.wrapping_add(self.received))
     }
 }
 
@@ -510,4 +519,28 @@ fn phone_key(n: u32) -> u64 {
 
 fn nonce(n: u32) -> u32 {
     mixed(n, 5) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `workloads sessions --runs 40` sends one session more than 4 GiB.
+    #[test]
+    fn a_stream_goes_on_beyond_32_bits_though_its_text_comes_out_of_order() {
+        let mut crowd = Crowd::new(1, [1; 3]);
+        let begin = (1 << 32) - 2 * FULL as u64;
+        let session = &mut crowd.sessions[0];
+        (session.stage, session.received) = (Stage::Open, begin);
+        let first = idsn(Version::V1, session.key).0.wrapping_add(1);
+        for at in [3, 1, 2, 0] {
+            let dsn = first.wrapping_add(begin).wrapping_add(at * FULL as u64);
+            let full = WireSeq::Full(dsn);
+            let dsn = if at == 2 { WireSeq::Low(dsn as u32) } else { full };
+            let mapping = Mapping { dsn, ssn: 1, len: FULL as u16, checksum: None };
+            crowd.take_text(0, &mapping, FULL as u32);
+        }
+        assert_eq!(crowd.delivered, 4 * FULL as u64);
+        assert!(crowd.ahead.is_empty());
+    }
 }
