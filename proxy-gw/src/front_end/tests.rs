@@ -34,8 +34,24 @@ pub(super) fn run(mut handshake: Handshake, stream: &[u8], piece: usize) -> (Vec
     }
 }
 
-/// Bytes that go anywhere, and texts that look like requests.
+/// Requests as they should be, or their beginnings, and what else may come.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
+    let whole: [&[u8]; 8] = [
+        b"",
+        b"\x05\x01\x00\x05\x01\x00\x03\x09a.example\x01\xbb",
+        b"\x05\x01\x00\x05\x03\x00\x01\0\0\0\0\0\0",
+        b"\x05\x01\x00\x05\x02\x00\x01\x08\x08\x08\x08\x00\x00",
+        b"\x05\x02\x00\x02\x01\x01a\x01b\x05\x01\x00\x01\x08\x08\x08\x08\x00\x50",
+        b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n",
+        b"CONNECT [2001:db8::1]:80 HTTP/1.1\r\nHost: a\r\nProxy-Authorization: Basic YTpi\r\n\r\n",
+        b"\x01\x06\x22\x63\x0a\x05\0\x50\0\0\0\0\0\0\0\0\0\0\xff\xff\x08\x08\x08\x08",
+    ];
+    let whole = proptest::sample::select(whole.to_vec());
+    (whole, anything()).prop_map(|(whole, rest)| [whole, &rest].concat())
+}
+
+/// Bytes that go anywhere, and texts that look like requests.
+fn anything() -> impl Strategy<Value = Vec<u8>> {
     let words: [&[u8]; 17] = [
         b"\x01\x07\x22\x63",
         b"\x01\x01\0\0",
@@ -73,7 +89,16 @@ proptest! {
         let (whole, left) = run(handshake(), &stream, usize::MAX);
         let (split, left_split) = run(handshake(), &stream, piece);
         prop_assert_eq!(&whole, &split);
-        if matches!(whole.last(), Some(Step::Connect { .. } | Step::Convert(_))) {
+        let served = matches!(
+            whole.last(),
+            Some(
+                Step::Connect { .. }
+                    | Step::Convert(_)
+                    | Step::Associate { .. }
+                    | Step::Bind { .. }
+            )
+        );
+        if served {
             prop_assert_eq!(left, left_split, "what is behind a request belongs to the relay");
         }
     }
