@@ -65,8 +65,8 @@ fn whole_requests_are_served_however_they_are_split() {
         let (whole, left) = run(new(front_end, auth), &stream, usize::MAX);
         assert_eq!(left, 6, "{request:?}: {whole:?}");
         for piece in 1..stream.len() {
-            let split = run(new(front_end, auth), &stream, piece);
-            assert_eq!(split, (whole.clone(), 6), "{request:?} in pieces of {piece}");
+            let (split, left) = run(new(front_end, auth), &stream, piece);
+            assert_eq!((&split, left), (&whole, 6), "{request:?} in pieces of {piece}");
         }
         for cut in 0..request.len() {
             let (steps, left) = run(new(front_end, auth), &stream[..cut], usize::MAX);
