@@ -255,7 +255,7 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
         (&mut self.l2, io)
     }
 
-    fn receive(&mut self, now: Instant, worker: &impl Worker<B>) -> usize {
+    fn receive(&mut self, now: Instant, worker: &mut impl Worker<B>) -> usize {
         let mut total = 0;
         for port in self.ports() {
             let received = self.nic.receive(port, &mut self.frames);
@@ -282,14 +282,41 @@ impl<B: PacketBuf, N: Nic<B>> ShardLoop<B, N> {
             }
             self.frames = frames;
         }
+        while let Some(fragment) = self.l2.poll_fragment() {
+            let own = match &mut self.crossing {
+                None => Some(fragment),
+                Some(crossing) => crossing.fragment(now, fragment, &self.counters),
+            };
+            if let Some(fragment) = own {
+                self.put_together(now, fragment, worker);
+            }
+        }
         total
     }
 
+    /// Takes a fragment that is to meet the others here. The whole goes its way like a packet that has just come in.
+    fn put_together(&mut self, now: Instant, fragment: B, worker: &mut impl Worker<B>) {
+        let Some(whole) = worker.reassemble(now, fragment) else { return };
+        let (l2, mut io) = self.parts(now);
+        let Some(whole) = l2.reassembled(now, whole, &mut io) else { return };
+        match &mut self.crossing {
+            None => self.packets.push(whole),
+            Some(crossing) => {
+                crossing.arrived(now, whole, worker, &mut self.packets, &self.counters);
+            }
+        }
+    }
+
     /// Takes what other shards have handed over, and hands over what is theirs.
-    fn take_over(&mut self, now: Instant, worker: &impl Worker<B>) -> usize {
+    fn take_over(&mut self, now: Instant, worker: &mut impl Worker<B>) -> usize {
         let Some(crossing) = &mut self.crossing else { return 0 };
         let taken = crossing.take_over(now, worker, &mut self.packets, &self.counters);
-        crossing.flush(&self.counters);
+        while let Some(fragment) = self.crossing.as_mut().and_then(Crossing::poll_fragment) {
+            self.put_together(now, fragment, worker);
+        }
+        if let Some(crossing) = &mut self.crossing {
+            crossing.flush(&self.counters);
+        }
         taken
     }
 

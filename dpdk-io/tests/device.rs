@@ -1,104 +1,70 @@
 //! Mbufs, pools and ports on DPDK's software devices, without privileges or hugepages.
 //!
-//! One EAL serves the process, so the tests take turns; each ends with its pool as full as at its
-//! start. Without libdpdk the binary says SKIPPED, and fails where CI forbids that.
+//! `support` says how tests of devices are run.
 
 #![cfg_attr(have_dpdk, expect(clippy::unwrap_used, reason = "helpers of tests are tests"))]
+
+#[cfg(have_dpdk)]
+#[path = "support/bench.rs"]
+mod bench;
+mod support;
 
 #[cfg(not(have_dpdk))]
 #[test]
 fn skipped_without_libdpdk() {
-    use std::io::Write;
-    // Not eprintln!: the harness would swallow it.
-    let text = "SKIPPED: device tests, built without libdpdk (apt-get install libdpdk-dev)";
-    writeln!(std::io::stderr(), "{text}").ok();
-    let required = ["PLAIT_CI", "CI"].iter().any(|name| std::env::var_os(name).is_some());
-    assert!(!required, "device tests may not be skipped here");
+    support::skip("device tests");
 }
 
 #[cfg(have_dpdk)]
 mod device {
+    use crate::bench::Bench;
+    use crate::support::turn::config;
     use core::cell::RefCell;
     use dpdk_io::dpdk::batch::{TxBatch, TxCapabilities};
     use dpdk_io::dpdk::eal::{self, Eal, Lcore};
     use dpdk_io::dpdk::mbuf::Mbuf;
-    use dpdk_io::dpdk::pool::{HEADROOM, MbufPool, PoolSize};
+    use dpdk_io::dpdk::pool::MbufPool;
     use dpdk_io::dpdk::port::{self, Port, RxQueue, TxQueue};
     use dpdk_io::nic::{Flushed, Pushed};
-    use dpdk_io::{DriverError, EalConfig, Hugepages, PortConfig};
+    use dpdk_io::{DriverError, EalConfig, PortConfig};
     use mptcp_core::buf::{BufPool, PacketBuf, PortId, TxMeta};
     use mptcp_core::wire::checksum;
     use proptest::prelude::*;
     use proptest::test_runner::TestRunner;
-    use std::sync::{Mutex, MutexGuard, PoisonError};
-
-    static TURN: Mutex<u32> = Mutex::new(0);
-
-    fn config() -> EalConfig {
-        let words = ["--in-memory", "--no-pci", "--no-telemetry", "--log-level=3"];
-        EalConfig {
-            words: words.iter().map(|&word| word.to_owned()).collect(),
-            hugepages: Hugepages::Off,
-            memory_mb: 128,
-            ..EalConfig::default()
-        }
-    }
-
-    /// The calling thread's affinity.
-    fn allowed_cpus() -> Option<String> {
-        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        status.lines().find(|line| line.starts_with("Cpus_allowed:")).map(str::to_owned)
-    }
-
-    /// The EAL, this test's turn, and a pool of its own.
-    struct Bench {
-        eal: &'static Eal,
-        pool: MbufPool,
-        number: u32,
-        _turn: MutexGuard<'static, u32>,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            Self::with_buffers(511)
-        }
-
-        fn with_buffers(count: u32) -> Self {
-            let mut turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-            *turn += 1;
-            let number = *turn;
-            let before = allowed_cpus();
-            let eal = Eal::start(&config()).unwrap();
-            assert_eq!(allowed_cpus(), before, "the EAL may not pin the thread that starts it");
-            let size = PoolSize { count, data_room: 2048 + HEADROOM };
-            let pool = MbufPool::create(eal, &format!("test{number}"), size, -1).unwrap();
-            Self { eal, pool, number, _turn: turn }
-        }
-
-        fn buffer(&self, bytes: &[u8]) -> Mbuf {
-            let mut buf = { self.pool }.alloc().unwrap();
-            buf.append(bytes.len()).unwrap().copy_from_slice(bytes);
-            buf
-        }
-
-        fn vdev(&self, driver: &str, args: &str) -> String {
-            let name = format!("{driver}{}", self.number);
-            eal::create_vdev(self.eal, &name, args).unwrap();
-            name
-        }
-
-        fn assert_empty(&self) {
-            assert_eq!((self.pool.in_use(), self.pool.clones_in_use()), (0, 0));
-        }
-    }
 
     fn bytes(len: usize, seed: u8) -> Vec<u8> {
         (0..len).map(|i| u8::try_from(i % 251).unwrap().wrapping_add(seed)).collect()
     }
 
     #[test]
+    fn long_buffers_hold_the_longest_packet() {
+        let bench = Bench::new(7);
+        let mut none = bench.pool;
+        assert!(none.alloc_long(3_000).is_none(), "there are none beside this one");
+        let mut pool = bench.pool.with_long(bench.eal, "long", 3, -1).unwrap();
+        let text = bytes(65_535, 1);
+        let mut longest = pool.alloc_long(text.len()).unwrap();
+        longest.append(text.len()).unwrap().copy_from_slice(&text);
+        assert!(longest.data() == text && longest.append(1).is_none());
+        assert!(longest.prepend(1).is_none(), "all of it is in use");
+        let mut shorter = pool.alloc_long(20_000).unwrap();
+        assert!(shorter.append(20_000).is_some() && shorter.prepend(100).is_some());
+        assert!(shorter.truesize() > 65_535, "it pins all of it");
+        assert!(pool.alloc_long(65_536).is_none());
+        let last = pool.alloc_long(1).unwrap();
+        assert!(pool.alloc_long(1).is_none(), "three there are");
+        // Views are the pool's own.
+        let part = longest.slice(60_000..60_010);
+        drop((longest, shorter, last));
+        assert_eq!(part.data(), &text[60_000..60_010]);
+        drop(part);
+        assert!(pool.alloc_long(65_535).is_some());
+        bench.assert_empty();
+    }
+
+    #[test]
     fn views_share_memory_until_the_last_goes() {
-        let bench = Bench::new();
+        let bench = Bench::new(511);
         let mut whole = bench.buffer(&bytes(1000, 3));
         assert!(whole.data_mut().is_some());
         assert_eq!(whole.truesize(), 2048 + 128 + 128);
@@ -126,7 +92,7 @@ mod device {
 
     #[test]
     fn growth_stops_at_the_buffer_s_ends() {
-        let bench = Bench::new();
+        let bench = Bench::new(511);
         let mut buf = { bench.pool }.alloc().unwrap();
         assert_eq!(buf.data(), b"");
         assert!(buf.append(2049).is_none() && buf.append(usize::MAX).is_none());
@@ -144,7 +110,7 @@ mod device {
 
     #[test]
     fn chains_copy_what_is_small_and_link_what_is_not() {
-        let bench = Bench::new();
+        let bench = Bench::new(511);
         let payload = bench.buffer(&bytes(1400, 9));
 
         let mut small = bench.buffer(b"head");
@@ -185,7 +151,7 @@ mod device {
 
     #[test]
     fn a_shared_head_keeps_its_bytes_and_its_chain() {
-        let bench = Bench::new();
+        let bench = Bench::new(511);
         let mut packet = bench.buffer(&bytes(300, 1));
         let watcher = packet.slice(0..300);
         packet.chain(bench.buffer(&bytes(500, 2)));
@@ -207,7 +173,7 @@ mod device {
 
     #[test]
     fn an_exhausted_pool_refuses_and_broken_packets_are_not_sent() {
-        let bench = Bench::with_buffers(7);
+        let bench = Bench::new(7);
         let mut pool = bench.pool;
         let mut held: Vec<Mbuf> = core::iter::from_fn(|| pool.alloc()).collect();
         assert_eq!((held.len(), bench.pool.in_use()), (7, 7));
@@ -235,7 +201,7 @@ mod device {
 
     #[test]
     fn a_reserve_is_left_to_packets_that_pass_through() {
-        let bench = Bench::with_buffers(2047);
+        let bench = Bench::new(2047);
         let (mut any, mut kept) = (bench.pool, bench.pool.with_reserve(64));
         // Up to that many may sit in this thread's cache, which counts as used.
         let cached = 384;
@@ -261,7 +227,7 @@ mod device {
 
     #[test]
     fn headers_that_a_port_must_find_come_in_one_segment() {
-        let bench = Bench::new();
+        let bench = Bench::new(511);
         let tx =
             TxCapabilities { multi_segs: true, tcp_checksum: true, ..TxCapabilities::default() };
         for (partial, buffers) in [(true, 1), (false, 2)] {
@@ -280,7 +246,7 @@ mod device {
 
     #[test]
     fn what_does_not_fit_and_what_finds_no_memory_are_told_apart() {
-        let bench = Bench::with_buffers(7);
+        let bench = Bench::new(7);
         let mut pool = bench.pool;
         let flat = TxCapabilities::default();
         let mut batch = TxBatch::new(8);
@@ -305,7 +271,7 @@ mod device {
 
     #[test]
     fn a_ring_loops_packets_back_as_they_were() {
-        let bench = Bench::new();
+        let bench = Bench::new(511);
         let name = bench.vdev("net_ring", "");
         let port = open(&bench, &name);
         assert_eq!(port.driver(), "net_ring");
@@ -353,7 +319,7 @@ mod device {
 
     #[test]
     fn ports_of_one_segment_get_one() {
-        let bench = Bench::new();
+        let bench = Bench::new(511);
         let file = std::env::temp_dir().join(format!("plait-flat-{}.pcap", std::process::id()));
         let name = bench.vdev("net_pcap", &format!("tx_pcap={}", file.display()));
         let port = open(&bench, &name);
@@ -390,7 +356,7 @@ mod device {
 
     #[test]
     fn what_was_not_sent_is_kept_and_freed_when_dropped() {
-        let bench = Bench::new();
+        let bench = Bench::new(511);
         let name = bench.vdev("net_ring", "");
         let port = open(&bench, &name);
         let mut tx = port.tx_queue(0, bench.pool, 400).unwrap();
@@ -418,7 +384,7 @@ mod device {
 
     #[test]
     fn ports_come_up_again_after_they_were_closed() {
-        let bench = Bench::new();
+        let bench = Bench::new(511);
         let name = bench.vdev("net_null", "");
         let port = open(&bench, &name);
         assert!(!port.tx_capabilities().multi_segs && !port.verifies_checksums());
@@ -432,7 +398,7 @@ mod device {
 
     #[test]
     fn what_did_not_come_up_is_named() {
-        let bench = Bench::new();
+        let bench = Bench::new(511);
         let config = PortConfig::new("lte", "net_af_packet7");
         let error = Port::open(bench.eal, &config, PortId(0), 1, &[0], &[bench.pool]).unwrap_err();
         assert!(
@@ -450,7 +416,7 @@ mod device {
 
     #[test]
     fn the_eal_starts_once() {
-        let bench = Bench::new();
+        let bench = Bench::new(511);
         let other = EalConfig { memory_mb: 99, ..config() };
         assert_eq!(Eal::start(&other).unwrap_err(), DriverError::AlreadyStarted);
         assert!(!bench.eal.hugepages());
@@ -578,7 +544,7 @@ mod device {
 
     #[test]
     fn views_behave_like_byte_vectors() {
-        let bench = Bench::new();
+        let bench = Bench::new(511);
         let name = bench.vdev("net_ring", "");
         let port = open(&bench, &name);
         let tx = RefCell::new(port.tx_queue(0, bench.pool, 8).unwrap());
@@ -624,7 +590,7 @@ mod device {
 
     #[test]
     fn two_threads_share_one_buffer() {
-        let bench = Bench::new();
+        let bench = Bench::new(511);
         let name = bench.vdev("net_ring", "");
         let port = open(&bench, &name);
         let mut tx = port.tx_queue(0, bench.pool, 8).unwrap();
@@ -655,7 +621,7 @@ mod device {
 
     #[test]
     fn threads_become_lcores_and_packets_cross_them() {
-        let bench = Bench::new();
+        let bench = Bench::new(511);
         let eal = bench.eal;
         let mut pool = bench.pool;
         let packet = bench.buffer(&bytes(100, 1));

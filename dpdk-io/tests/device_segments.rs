@@ -1,43 +1,39 @@
 //! Segments in one piece, between `net_virtio_user` and `net_vhost` in one process: one end cuts nothing itself and
 //! the other takes in what was joined, so that TSO of the one is LRO of the other, either way.
 //!
-//! Two loops with a stack each take turns in virtual time; what arrives is compared with what was sent.
-//! Without libdpdk the binary says SKIPPED, and fails where CI forbids that.
+//! Two loops with a stack each take turns in virtual time; what arrives is compared with what was sent. `support` says
+//! how tests of devices are run.
 
 #![cfg_attr(have_dpdk, expect(clippy::unwrap_used, reason = "helpers of tests are tests"))]
+
+mod support;
 
 #[cfg(not(have_dpdk))]
 #[test]
 fn skipped_without_libdpdk() {
-    use std::io::Write;
-    // Not eprintln!: the harness would swallow it.
-    let text = "SKIPPED: segments, built without libdpdk (apt-get install libdpdk-dev)";
-    writeln!(std::io::stderr(), "{text}").ok();
-    let required = ["PLAIT_CI", "CI"].iter().any(|name| std::env::var_os(name).is_some());
-    assert!(!required, "device tests may not be skipped here");
+    support::skip("segments");
 }
 
 #[cfg(have_dpdk)]
 mod segments {
+    use crate::support::turn::Turn;
     use core::net::{IpAddr, SocketAddr};
     use dpdk_io::dpdk::batch::TxCapabilities;
-    use dpdk_io::dpdk::eal::{self, Eal};
+    use dpdk_io::dpdk::eal;
     use dpdk_io::dpdk::mbuf::Mbuf;
-    use dpdk_io::dpdk::pool::{HEADROOM, MbufPool, PoolSize};
+    use dpdk_io::dpdk::pool::MbufPool;
     use dpdk_io::dpdk::port::{Port, RxQueue, TxQueue};
     use dpdk_io::l2::{L2, L2Config, L2Port};
     use dpdk_io::nic::{Flushed, Nic, Pushed, Received};
     use dpdk_io::shard::ShardLoop;
-    use dpdk_io::{DropReason, EalConfig, Hugepages, Offload, PortConfig, ShardCounters};
+    use dpdk_io::{DropReason, Offload, PortConfig, ShardCounters};
     use mptcp_core::buf::{BufPool, PacketBuf, PortId, TxQueue as Outgoing};
     use mptcp_core::config::{LocalAddress, StackConfig};
     use mptcp_core::driver::{Control, Progress, Worker};
     use mptcp_core::stack::{Connect, Listen, SocketId, Stack};
     use mptcp_core::time::{Duration, Instant};
-    use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+    use std::sync::{Arc, OnceLock};
 
-    /// One EAL serves the process: tests take turns.
-    static TURN: Mutex<u32> = Mutex::new(0);
     static POOL: OnceLock<MbufPool> = OnceLock::new();
     const PORT: u16 = 80;
     const OCTETS: usize = 3_000_000;
@@ -171,29 +167,19 @@ mod segments {
         ports: [Arc<Port>; 2],
         pool: MbufPool,
         names: [String; 2],
-        eal: &'static Eal,
-        _turn: MutexGuard<'static, u32>,
+        turn: Turn,
     }
 
     impl Bench {
         /// `virtio` and `vhost` as they are configured.
         fn new(tso: Offload, lro: Offload) -> Self {
-            let mut turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-            *turn += 1;
-            let words = ["--in-memory", "--no-pci", "--no-telemetry", "--single-file-segments"];
-            let config = EalConfig {
-                words: words.iter().map(|&word| word.to_owned()).collect(),
-                hugepages: Hugepages::Off,
-                memory_mb: 128,
-                ..EalConfig::default()
-            };
-            let eal = Eal::start(&config).unwrap();
-            let size = PoolSize { count: 8191, data_room: 2048 + HEADROOM };
+            let turn = Turn::take();
+            let (eal, number) = (turn.eal, turn.number);
             // Pools stay until the process ends.
-            let pool = *POOL.get_or_init(|| MbufPool::create(eal, "segments", size, -1).unwrap());
+            let pool = *POOL.get_or_init(|| turn.pool(8191));
             let socket =
-                std::env::temp_dir().join(format!("plait-tso-{}-{turn}", std::process::id()));
-            let names = [format!("net_virtio_user{turn}"), format!("net_vhost{turn}")];
+                std::env::temp_dir().join(format!("plait-tso-{}-{number}", std::process::id()));
+            let names = [format!("net_virtio_user{number}"), format!("net_vhost{number}")];
             let at = socket.display();
             let open = |name: &str, id, tso, lro| {
                 let config = PortConfig { tso, lro, ..PortConfig::new("p", name) };
@@ -211,7 +197,7 @@ mod segments {
                 std::thread::sleep(core::time::Duration::from_millis(10));
             }
             assert!(up(&virtio) && up(&vhost), "the two do not find each other");
-            Self { ports: [virtio, vhost], pool, names, eal, _turn: turn }
+            Self { ports: [virtio, vhost], pool, names, turn }
         }
 
         /// `OCTETS` from port `from` to the other one. What each of them counted, the sender first.
@@ -298,10 +284,10 @@ mod segments {
         }
 
         fn close(self) {
-            let Self { ports, names, eal, pool, .. } = self;
+            let Self { ports, names, turn, pool } = self;
             drop(ports);
             for name in names {
-                eal::remove_vdev(eal, &name).unwrap();
+                eal::remove_vdev(turn.eal, &name).unwrap();
             }
             assert_eq!((pool.in_use(), pool.clones_in_use()), (0, 0));
         }

@@ -1,86 +1,40 @@
 //! What several shards share on DPDK's software devices: rings between them, transmit queues they take
 //! turns at, and ports that spread flows as they are told.
 //!
-//! One EAL serves the process, so the tests take turns; each ends with its pool as full as at its
-//! start. Without libdpdk the binary says SKIPPED, and fails where CI forbids that.
+//! `support` says how tests of devices are run.
 
 #![cfg_attr(have_dpdk, expect(clippy::unwrap_used, reason = "helpers of tests are tests"))]
+
+#[cfg(have_dpdk)]
+#[path = "support/bench.rs"]
+mod bench;
+mod support;
 
 #[cfg(not(have_dpdk))]
 #[test]
 fn skipped_without_libdpdk() {
-    use std::io::Write;
-    // Not eprintln!: the harness would swallow it.
-    let text = "SKIPPED: shards, built without libdpdk (apt-get install libdpdk-dev)";
-    writeln!(std::io::stderr(), "{text}").ok();
-    let required = ["PLAIT_CI", "CI"].iter().any(|name| std::env::var_os(name).is_some());
-    assert!(!required, "device tests may not be skipped here");
+    support::skip("shards");
 }
 
 #[cfg(have_dpdk)]
 mod shards {
-    use dpdk_io::dpdk::eal::{self, Eal, Lcore};
+    use crate::bench::Bench;
+    use dpdk_io::PortConfig;
+    use dpdk_io::dpdk::eal::Lcore;
     use dpdk_io::dpdk::mbuf::Mbuf;
-    use dpdk_io::dpdk::pool::{HEADROOM, MbufPool, PoolSize};
     use dpdk_io::dpdk::port::Port;
     use dpdk_io::dpdk::ring::MbufRings;
     use dpdk_io::nic::Pushed;
     use dpdk_io::rings::{BURST, RING_SIZE, Rings, Sent};
-    use dpdk_io::{EalConfig, Hugepages, PortConfig};
     use mptcp_core::buf::{BufPool, PacketBuf, PortId, RxChecksum};
     use mptcp_core::steering::Layout;
-    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+    use std::sync::Arc;
 
-    static TURN: Mutex<u32> = Mutex::new(0);
-
-    /// The EAL, this test's turn, and a pool of its own.
-    struct Bench {
-        eal: &'static Eal,
-        pool: MbufPool,
-        number: u32,
-        _turn: MutexGuard<'static, u32>,
-    }
-
-    impl Bench {
-        fn new(buffers: u32) -> Self {
-            let mut turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-            *turn += 1;
-            let number = *turn;
-            let words = ["--in-memory", "--no-pci", "--no-telemetry", "--log-level=3"];
-            let config = EalConfig {
-                words: words.iter().map(|&word| word.to_owned()).collect(),
-                hugepages: Hugepages::Off,
-                memory_mb: 128,
-                ..EalConfig::default()
-            };
-            let eal = Eal::start(&config).unwrap();
-            let size = PoolSize { count: buffers, data_room: 2048 + HEADROOM };
-            let pool = MbufPool::create(eal, &format!("shards{number}"), size, -1).unwrap();
-            Self { eal, pool, number, _turn: turn }
-        }
-
-        fn vdev(&self, driver: &str, args: &str) -> String {
-            let name = format!("{driver}{}", self.number);
-            eal::create_vdev(self.eal, &name, args).unwrap();
-            name
-        }
-
-        fn open(&self, device: &str, queues: u16, shards: u8) -> Arc<Port> {
-            let config = PortConfig { queues, ..PortConfig::new("lte", device) };
-            let layout = Layout::new(shards).unwrap();
-            let (shards, table) = (u16::from(shards), layout.redirection());
-            Port::open(self.eal, &config, PortId(0), shards, table, &[self.pool]).unwrap()
-        }
-
-        fn buffer(&self, bytes: &[u8]) -> Mbuf {
-            let mut buf = { self.pool }.alloc().unwrap();
-            buf.append(bytes.len()).unwrap().copy_from_slice(bytes);
-            buf
-        }
-
-        fn assert_empty(&self) {
-            assert_eq!((self.pool.in_use(), self.pool.clones_in_use()), (0, 0));
-        }
+    fn open(bench: &Bench, device: &str, queues: u16, shards: u8) -> Arc<Port> {
+        let config = PortConfig { queues, ..PortConfig::new("lte", device) };
+        let layout = Layout::new(shards).unwrap();
+        let (shards, table) = (u16::from(shards), layout.redirection());
+        Port::open(bench.eal, &config, PortId(0), shards, table, &[bench.pool]).unwrap()
     }
 
     /// `n` frames as a port gives them: `net_ring` gives back what is sent.
@@ -166,7 +120,7 @@ mod shards {
         let bench = Bench::new(2047);
         let device = bench.vdev("net_ring", "");
         // The driver has 16 queues, so the first is that of shards 0, 16, 32 and 48.
-        let port = bench.open(&device, 1, 64);
+        let port = open(&bench, &device, 1, 64);
         assert_eq!((port.rx_queue_count(), port.tx_queue_count()), (1, 16));
         assert!(port.tx_queue(64, bench.pool, 8).is_none(), "no such shard");
         let mut rx = port.rx_queue(0, bench.pool).unwrap();
@@ -231,7 +185,7 @@ mod shards {
         let bench = Bench::new(8191);
         let spread = |device: &str, queues| {
             // A port is gone with the last that uses it.
-            let port = bench.open(&bench.vdev(device, ""), queues, 3);
+            let port = open(&bench, &bench.vdev(device, ""), queues, 3);
             assert_eq!(port.tx_queue_count(), 3);
             (port.spreads_flows(), port.redirection())
         };

@@ -432,6 +432,10 @@ pub struct Limits {
     pub paths: u32,
     /// RSTs, challenge ACKs and other answers without state, per second.
     pub stateless_replies_per_s: u32,
+    /// Datagrams whose fragments have not all come; the oldest goes first, and one source has an eighth of them.
+    pub reassembly_datagrams: u32,
+    /// Memory that their fragments pin, in octets; one source has an eighth of it.
+    pub reassembly_bytes: u32,
 }
 
 impl Default for Limits {
@@ -446,6 +450,8 @@ impl Default for Limits {
             backlog: 4_096,
             paths: 4_096,
             stateless_replies_per_s: 10_000,
+            reassembly_datagrams: 512,
+            reassembly_bytes: 4 << 20,
         }
     }
 }

@@ -41,6 +41,12 @@ pub trait Worker<B: PacketBuf> {
     /// Looks at the control mailbox without blocking.
     fn poll_control(&mut self, now: Instant) -> Control;
 
+    /// [`crate::stack::Stack::reassemble`], for a packet that is a fragment. Whoever has no stack gets fragments as they
+    /// come.
+    fn reassemble(&mut self, _now: Instant, fragment: B) -> Option<B> {
+        Some(fragment)
+    }
+
     /// [`crate::stack::Stack::has_flow`], for the steering of a loop that runs one shard of several; where
     /// there is one shard nobody asks.
     fn has_flow(&self, _tuple: &Tuple) -> bool {

@@ -25,6 +25,7 @@ pub mod config;
 pub mod driver;
 pub mod error;
 pub mod event_log;
+pub mod fragments;
 pub mod mptcp;
 pub mod pcapng;
 pub mod rng;

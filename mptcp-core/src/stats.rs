@@ -65,8 +65,31 @@ counters! {
     tcp_mtup_success,
     /// Paths found to lose long packets in silence.
     tcp_mtu_black_holes,
+    /// Fragments of IP datagrams received.
+    ip_reasm_reqds,
+    /// Datagrams put together of fragments.
+    ip_reasm_oks,
+    /// Datagrams given up before they were whole, for any reason.
+    ip_reasm_fails,
+    /// Of these, the ones whose time was over.
+    ip_reasm_timeout,
+    /// Of these, the ones with fragments that overlapped (RFC 5722).
+    ip_reasm_overlaps,
+    /// Datagrams given up, and single fragments refused, for want of memory.
+    ip_reasm_no_memory,
+    /// Datagrams given up, and single fragments refused, that made no sense: lengths, ends, headers cut off, marks
+    /// beside none (RFC 3168 §5.3).
+    ip_reasm_malformed,
+    /// Datagrams sent in fragments.
+    ip_frag_oks,
+    /// Fragments sent.
+    ip_frag_creates,
     /// ICMP errors sent about packets of protocols we do not speak.
     icmp_out_dest_unreachs,
+    /// ICMP errors sent about fragments whose others did not come.
+    icmp_out_time_excds,
+    /// ICMP errors sent about fragments that make no sense.
+    icmp_out_parm_probs,
     /// ICMP errors withheld by the rate limit.
     icmp_out_rate_limit_global,
     /// Segments whose text was refused before it was looked at, for want of memory.
@@ -355,7 +378,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// No valid IP header.
     IpMalformed = "ip_malformed",
-    /// An IP fragment; we announce sizes that need none.
+    /// An IP fragment that makes no sense, or whose datagram was given up or never whole.
     IpFragment = "ip_fragment",
     /// Not addressed to us.
     NotOurs = "not_ours",

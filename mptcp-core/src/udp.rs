@@ -165,7 +165,7 @@ pub enum UdpSendError {
     /// There is no receiver, it is no single host, of another family, or not the peer of a connected
     /// socket; or the local address is not ours or not the one the socket is bound to.
     BadAddress,
-    /// The datagram does not fit the MTU of the first link.
+    /// No datagram can be so long. What does not fit the MTU goes in fragments.
     TooLong {
         /// The longest payload that fits, in bytes.
         limit: usize,
@@ -181,7 +181,7 @@ impl fmt::Display for UdpSendError {
             Self::InvalidSocket => f.write_str("not an open datagram socket"),
             Self::BadAddress => f.write_str("this socket cannot send there from there"),
             Self::TooLong { limit } => {
-                write!(f, "longer than the {limit} bytes that the MTU takes")
+                write!(f, "longer than the {limit} bytes of a datagram")
             }
             Self::NoBuffer => f.write_str("no buffer left in the pool"),
         }
@@ -215,6 +215,8 @@ pub(crate) struct Outgoing {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
     pub(crate) via: PortId,
+    /// Longest packet that the first link takes.
+    pub(crate) mtu: u16,
 }
 
 /// Datagrams in order, bounded by count and truesize.
@@ -469,7 +471,8 @@ mod tests {
     }
 
     fn outgoing() -> Outgoing {
-        Outgoing { local: SocketAddr::from(([10, 0, 0, 1], 53)), remote: peer(9), via: PortId(0) }
+        let local = SocketAddr::from(([10, 0, 0, 1], 53));
+        Outgoing { local, remote: peer(9), via: PortId(0), mtu: 1500 }
     }
 
     #[test]

@@ -93,6 +93,13 @@ impl Mbuf {
         }
     }
 
+    /// The same, still empty, with room for `len` octets: at the cost of its headroom, if need be.
+    pub(crate) fn with_room(mut self, len: usize) -> Option<Self> {
+        let len = u16::try_from(len).ok()?;
+        self.off = self.off.min(self.buffer_len().checked_sub(len)?);
+        Some(self)
+    }
+
     /// Takes over a received mbuf in one segment.
     pub(super) fn received(raw: NonNull<RteMbuf>, port: PortId) -> Self {
         // SAFETY: rx_burst handed over the only reference, so that nobody writes the descriptor
@@ -568,6 +575,11 @@ impl PacketBuf for Mbuf {
             _ => RxChecksum::Unknown,
         };
         RxMeta { port, checksum }
+    }
+
+    fn set_rx_port(&mut self, port: PortId) {
+        self.port = port;
+        self.flags &= !(CHECKSUM | LEAVES);
     }
 
     fn set_tx_meta(&mut self, meta: TxMeta) {

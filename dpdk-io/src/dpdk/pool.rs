@@ -56,6 +56,8 @@ impl PoolSize {
 pub struct MbufPool {
     buffers: NonNull<RteMempool>,
     clones: NonNull<RteMempool>,
+    /// Buffers for the longest packets, few.
+    long: Option<NonNull<RteMempool>>,
     count: u32,
     /// Bytes that fit into a buffer behind its headroom.
     room: u16,
@@ -91,11 +93,28 @@ impl MbufPool {
         Ok(Self {
             buffers,
             clones,
+            long: None,
             count: size.count,
             room: size.data_room - HEADROOM,
             reserve: 0,
             copies_chains: false,
         })
+    }
+
+    /// The same pool with `count` buffers for the longest packets beside it, for [`BufPool::alloc_long`]. `name` as
+    /// for [`MbufPool::create`].
+    ///
+    /// # Errors
+    /// [`DriverError::Memory`].
+    pub fn with_long(
+        self,
+        _eal: &Eal,
+        name: &str,
+        count: u32,
+        socket: i32,
+    ) -> Result<Self, DriverError> {
+        let long = create_mempool(name, count, u16::MAX, Some(self.clones), socket)?;
+        Ok(Self { long: Some(long), ..self })
     }
 
     /// The same pool for what keeps its buffers: this handle is short ([`BufPool::is_short`]) when
@@ -169,6 +188,12 @@ impl BufPool<Mbuf> for MbufPool {
         // SAFETY: the pool lives until the process ends; the mbuf returned is ours alone.
         let raw = NonNull::new(unsafe { dpdk_sys::dio_alloc(self.buffers.as_ptr()) })?;
         Some(Mbuf::from_alloc(raw, self.copies_chains))
+    }
+
+    fn alloc_long(&mut self, len: usize) -> Option<Mbuf> {
+        // SAFETY: the pool lives until the process ends; the mbuf returned is ours alone.
+        let raw = NonNull::new(unsafe { dpdk_sys::dio_alloc(self.long?.as_ptr()) })?;
+        Mbuf::from_alloc(raw, self.copies_chains).with_room(len)
     }
 
     fn is_short(&self) -> bool {

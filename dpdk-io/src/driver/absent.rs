@@ -9,7 +9,7 @@ use crate::counters::ShardCounters;
 use crate::error::DriverError;
 use core::convert::Infallible;
 use core::ops::Range;
-use mptcp_core::buf::{BufPool, PacketBuf, RxMeta, TxMeta};
+use mptcp_core::buf::{BufPool, PacketBuf, PortId, RxMeta, TxMeta};
 use mptcp_core::driver::Worker;
 use mptcp_core::steering::Layout;
 use std::sync::Arc;
@@ -50,6 +50,9 @@ impl PacketBuf for Mbuf {
         match *self {}
     }
     fn rx_meta(&self) -> RxMeta {
+        match *self {}
+    }
+    fn set_rx_port(&mut self, _port: PortId) {
         match *self {}
     }
     fn set_tx_meta(&mut self, _meta: TxMeta) {

@@ -30,6 +30,9 @@ use std::thread::JoinHandle;
 
 /// Frames that wait for one port's transmit queue.
 const TX_QUEUE: usize = 256;
+/// Buffers of 64 KiB for each NUMA node: for datagrams that came in fragments, until they are read, and those that will
+/// go in some.
+const LONG_BUFFERS: u32 = 64;
 /// Buffers that must be left beside what ports and caches hold.
 const SPARE_BUFFERS: u32 = 1024;
 
@@ -493,7 +496,13 @@ fn make_pools(
                 log::warn!("NUMA node {node}: {error}; using memory of any node");
                 MbufPool::create(eal, &format!("plait{index}any"), size, -1)
             })?;
-        *pool = Some(made);
+        let long = made
+            .with_long(eal, &format!("plait{index}long"), LONG_BUFFERS, node)
+            .or_else(|_| made.with_long(eal, &format!("plait{index}anylong"), LONG_BUFFERS, -1));
+        *pool = Some(long.unwrap_or_else(|error| {
+            log::warn!("{error}; datagrams longer than {mtu} octets will be dropped");
+            made
+        }));
     }
     let pools = nodes.iter().filter_map(|node| pools.get(node).copied().flatten()).collect();
     // Every transmit ring full of headers, and bursts under way to where their text is refused.

@@ -8,10 +8,13 @@ use super::{L2, L2Io, MAX_NEWS, NeighbourNews, arp, egress, mld, ndisc};
 use crate::counters::{DropReason, L2Event};
 use core::net::IpAddr;
 use mptcp_core::buf::{PacketBuf, PortId, TxMeta};
+use mptcp_core::fragments;
 use mptcp_core::time::Instant;
-use mptcp_core::wire::icmp;
+use mptcp_core::wire::{IpHeader, icmp, is_fragment};
 use smoltcp::wire::{EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet};
 
+const PROTOCOL_ICMP: u8 = 1;
+const PROTOCOL_ICMPV6: u8 = 58;
 const V4_ECHO_REQUEST: u8 = 8;
 const V6_ECHO_REQUEST: u8 = 128;
 
@@ -21,11 +24,12 @@ struct Summary {
     dst: IpAddr,
     total_len: usize,
     echo_request: bool,
+    fragment: bool,
 }
 
 impl<B: PacketBuf> L2<B> {
     /// Takes a frame that `port` received. Returns the IP packet in it when that is for the stack,
-    /// without padding. O(1).
+    /// without padding. Fragments wait for [`L2::poll_fragment`]. O(1).
     pub fn ingress(
         &mut self,
         now: Instant,
@@ -132,12 +136,14 @@ impl<B: PacketBuf> L2<B> {
         if ip.version() != 4 {
             return self.refuse(port, DropReason::IpMalformed);
         }
+        let fragment = is_fragment(packet.data());
         let summary = Summary {
             src: IpAddr::V4(ip.src_addr()),
             dst: IpAddr::V4(ip.dst_addr()),
             total_len: usize::from(ip.total_len()),
             echo_request: ip.next_header() == IpProtocol::Icmp
                 && ip.payload().first() == Some(&V4_ECHO_REQUEST),
+            fragment,
         };
         self.ip(now, port, station, summary, packet, io)
     }
@@ -177,6 +183,7 @@ impl<B: PacketBuf> L2<B> {
             dst: IpAddr::V6(dst),
             total_len: ip.total_len(),
             echo_request: icmp && ip.payload().first() == Some(&V6_ECHO_REQUEST),
+            fragment: is_fragment(packet.data()),
         };
         self.ip(now, port, header.dst, summary, packet, io)
     }
@@ -202,6 +209,10 @@ impl<B: PacketBuf> L2<B> {
             return self.refuse(port, DropReason::Martian);
         }
         packet.truncate(summary.total_len);
+        if summary.fragment {
+            self.fragments.push_back(packet);
+            return None;
+        }
         if summary.echo_request && ours {
             self.echo(now, port, packet, io);
             return None;
@@ -222,9 +233,40 @@ impl<B: PacketBuf> L2<B> {
             self.counters.dropped_on(port, DropReason::EchoRate, 1);
             return;
         }
-        reply.set_tx_meta(TxMeta { port, partial_checksum: false });
+        let meta = TxMeta { port, partial_checksum: false };
         self.counters.happened(L2Event::EchoReplies);
-        self.egress(now, reply, io);
+        let mtu = self.links.get(port).map_or(usize::MAX, |link| link.mtu);
+        if reply.packet_len() <= mtu {
+            reply.set_tx_meta(meta);
+            return self.egress(now, reply, io);
+        }
+        let mut parts = Vec::new();
+        let push = |part| parts.push(part);
+        if !fragments::send_echo_reply(reply.data(), mtu, || io.alloc(), push) {
+            self.counters.dropped_on(port, DropReason::NoBuffer, 1);
+            return;
+        }
+        for mut part in parts {
+            part.set_tx_meta(meta);
+            self.egress(now, part, io);
+        }
+    }
+
+    /// Takes a packet that was put together of fragments, which [`L2::poll_fragment`] gave. Returns it when it is
+    /// for the stack. Messages of neighbour discovery in fragments are for nobody (RFC 6980).
+    pub fn reassembled(&mut self, now: Instant, packet: B, io: &mut impl L2Io<B>) -> Option<B> {
+        let port = packet.rx_meta().port;
+        let header = IpHeader::parse(packet.data()).ok()?;
+        let kind = packet.data().get(header.header_len);
+        let echo_request = match header.src {
+            IpAddr::V4(_) => header.protocol == PROTOCOL_ICMP && kind == Some(&V4_ECHO_REQUEST),
+            IpAddr::V6(_) => header.protocol == PROTOCOL_ICMPV6 && kind == Some(&V6_ECHO_REQUEST),
+        };
+        if echo_request && !header.fragment && self.links.accepts(port, header.dst) {
+            self.echo(now, port, packet, io);
+            return None;
+        }
+        Some(packet)
     }
 
     /// Somebody asks for listeners. Which of our groups does not matter: all are reported.

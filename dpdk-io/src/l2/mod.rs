@@ -27,6 +27,7 @@ use mptcp_core::util::bucket::TokenBucket;
 use neighbour::Neighbours;
 use recent::Recent;
 use route::{Hop, Routes};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Where frames go and buffers come from.
@@ -135,6 +136,8 @@ pub struct L2<B> {
     logs: TokenBucket,
     /// ICMP errors about our packets, for our stack.
     reports: Vec<B>,
+    /// Fragments that have come in.
+    fragments: VecDeque<B>,
     /// Whether anybody fetches `news`.
     shares_news: bool,
     news: Vec<NeighbourNews>,
@@ -167,6 +170,7 @@ impl<B: PacketBuf> L2<B> {
             echo: TokenBucket::new(config.echo_per_s),
             logs: TokenBucket::new(LOGS_PER_S),
             reports: Vec::with_capacity(MAX_REPORTS),
+            fragments: VecDeque::new(),
             shares_news: false,
             news: Vec::new(),
             group_reports: mld::Reports::new(config.ports.len(), config.announce),
@@ -223,6 +227,11 @@ impl<B: PacketBuf> L2<B> {
     /// enter the stack like received ones.
     pub fn take_reports(&mut self, into: &mut Vec<B>) {
         into.append(&mut self.reports);
+    }
+
+    /// A fragment that [`L2::ingress`] took; what it makes with others goes to [`L2::reassembled`].
+    pub fn poll_fragment(&mut self) -> Option<B> {
+        self.fragments.pop_front()
     }
 
     /// The ports that routes name, each once.

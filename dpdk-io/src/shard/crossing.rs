@@ -11,7 +11,8 @@ use mptcp_core::buf::PacketBuf;
 use mptcp_core::driver::Worker;
 use mptcp_core::steering::{Steering, SteeringNote, Tuple};
 use mptcp_core::time::Instant;
-use mptcp_core::wire::IpHeader;
+use mptcp_core::wire::{IpHeader, is_fragment};
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -90,6 +91,8 @@ pub struct Crossing<B> {
     /// What leaves for each shard at the end of the turn.
     staged: Vec<Vec<B>>,
     arriving: Vec<B>,
+    /// Fragments that others have handed over.
+    fragments: VecDeque<B>,
     /// A note whose receiver had no room for it.
     held: Option<SteeringNote>,
     /// Where rules are made, if a port has any: owners' notes go there, too.
@@ -109,6 +112,7 @@ impl<B: PacketBuf> Crossing<B> {
             has_left: false,
             staged,
             arriving: Vec::new(),
+            fragments: VecDeque::new(),
             held: None,
             rules: None,
         }
@@ -162,7 +166,27 @@ impl<B: PacketBuf> Crossing<B> {
         self.put(to, packet, packets, counters);
     }
 
-    /// What other shards have sent; answers how many packets.
+    /// A fragment that came in by a port; gives it back where the others of its datagram come to this shard, too.
+    pub(super) fn fragment(
+        &mut self,
+        now: Instant,
+        packet: B,
+        counters: &ShardCounters,
+    ) -> Option<B> {
+        let to = self.steering.arrived(now, packet.data(), |_| false);
+        if to == self.own {
+            return Some(packet);
+        }
+        self.stage(to, packet, counters);
+        None
+    }
+
+    /// A fragment that another shard has handed over.
+    pub(super) fn poll_fragment(&mut self) -> Option<B> {
+        self.fragments.pop_front()
+    }
+
+    /// What other shards have sent, but for fragments; answers how many packets.
     pub(super) fn take_over(
         &mut self,
         now: Instant,
@@ -174,6 +198,10 @@ impl<B: PacketBuf> Crossing<B> {
         let count = self.exchange.rings.receive(&mut arriving);
         counters.taken_over.add(count as u64);
         for packet in arriving.drain(..) {
+            if is_fragment(packet.data()) {
+                self.fragments.push_back(packet);
+                continue;
+            }
             let to = self.steering.forwarded(now, packet.data(), |tuple| worker.has_flow(tuple));
             self.put(to, packet, packets, counters);
         }
@@ -185,8 +213,12 @@ impl<B: PacketBuf> Crossing<B> {
     fn put(&mut self, to: u8, packet: B, packets: &mut Vec<B>, counters: &ShardCounters) {
         if to == self.own {
             packets.push(packet);
-            return;
+        } else {
+            self.stage(to, packet, counters);
         }
+    }
+
+    fn stage(&mut self, to: u8, packet: B, counters: &ShardCounters) {
         let Some(staged) = self.staged.get_mut(usize::from(to)) else { return };
         staged.push(packet);
         if staged.len() == BURST {

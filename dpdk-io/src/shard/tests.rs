@@ -6,6 +6,9 @@ mod stack;
 use super::*;
 use crate::l2::{L2Config, L2Port};
 use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, RxMeta, TxMeta};
+use mptcp_core::fragments::{self, Outcome, Reassembler, ReassemblyLimits};
+use mptcp_core::rng::Rng;
+use mptcp_core::stats::Counters;
 use mptcp_core::steering::{SteeringNote, Tuple};
 use mptcp_core::wire::IpEmit;
 use std::collections::VecDeque;
@@ -113,6 +116,7 @@ struct TestWorker {
     came_by: Vec<PortId>,
     notes: VecDeque<SteeringNote>,
     flows: Vec<Tuple>,
+    reassembler: Option<Reassembler<HeapBuf>>,
     to_send: VecDeque<PortId>,
     least_room: Option<usize>,
     timeout: Option<Instant>,
@@ -122,6 +126,17 @@ struct TestWorker {
 }
 
 impl Worker<HeapBuf> for TestWorker {
+    fn reassemble(&mut self, now: Instant, fragment: HeapBuf) -> Option<HeapBuf> {
+        let limits = ReassemblyLimits { datagrams: 16, bytes: 1 << 20 };
+        let made = || Reassembler::new(limits, &mut Rng::from_seed([1; 32]));
+        let reassembler = self.reassembler.get_or_insert_with(made);
+        let alloc = |len| Some(HeapBuf::with_capacity(0, len));
+        match reassembler.push(now, fragment, &mut Counters::default(), alloc) {
+            Outcome::Whole(whole) => Some(whole),
+            Outcome::Taken | Outcome::Refused(..) => None,
+        }
+    }
+
     fn handle_burst(&mut self, _now: Instant, burst: &mut Vec<HeapBuf>) {
         self.calls.push("burst");
         self.came_by.extend(burst.iter().map(|packet| packet.rx_meta().port));

@@ -286,6 +286,23 @@ fn datagrams(spaces: &Namespaces) {
     assert_eq!(value("tx_queue_full") + value("no_buffer"), 0, "{report:?}");
 }
 
+/// Pings that take several packets each, there and back. Fragments of IPv4 are put together by the kernel in front of
+/// `net_af_packet` (`PACKET_FANOUT_FLAG_DEFRAG`), and what is longer than a frame is lost there.
+fn long_pings(namespace: &str, targets: &[&str]) {
+    for len in [4_000, 60_000] {
+        for target in targets {
+            let ping = format!("ping -n -c 5 -i 0.05 -W 5 -s {len} {target}");
+            command(&format!("ip netns exec {namespace} {ping}"));
+        }
+    }
+}
+
+/// Packets that all shards have made of fragments.
+fn put_together(report: &BTreeMap<String, u64>) -> u64 {
+    let of_shards = report.iter().filter(|(name, _)| name.ends_with("_ip_reasm_oks"));
+    of_shards.map(|(_, value)| value).sum()
+}
+
 fn streams(spaces: &Namespaces) {
     let p = &spaces.phone;
     command(&format!(
@@ -296,12 +313,14 @@ fn streams(spaces: &Namespaces) {
     ));
     let (tcp, mptcp) = (6, 262);
     let report = during(spaces, "tcp", || {
+        long_pings(p, &["fd00:1::1"]);
         for (target, protocol) in [("10.1.0.1", tcp), ("fd00:1::1", tcp), ("10.1.0.1", mptcp)] {
             spaces.phone(&format!("python3 -c \"{STREAM_CLIENT}\" {target} {protocol}"));
         }
     });
     let value = |name: &str| report.get(name).copied().unwrap_or(0);
     assert_eq!(value("echoed"), 3 * 6 * 32768 * 32, "{report:?}");
+    assert_eq!(put_together(&report), 10, "{report:?}");
     // The kernel agrees that a second subflow was joined, to the address of the other port.
     assert_eq!(kernel_counter(p, "MPTcpExtMPJoinSynAckRx"), 1);
     assert!(value("wifi_rx_packets") > 20 && value("wifi_tx_packets") > 20, "{report:?}");
@@ -311,12 +330,14 @@ fn streams(spaces: &Namespaces) {
 /// Four shards, and joins that belong to another one than where they arrive.
 fn shards(spaces: &Namespaces, service: &str) {
     let report = during(spaces, service, || {
+        long_pings(&spaces.phone, &["fd00:1::1"]);
         spaces.phone(&format!("python3 -c \"{STREAMS_CLIENT}\""));
     });
     let value = |name: &str| report.get(name).copied().unwrap_or(0);
     assert_eq!(value("echoed"), 16 * 32768 * 32, "{report:?}");
     assert!(value("serving_shards") > 1, "{report:?}");
     assert!(value("joins_steered") > 0 && value("sent_to_owner") > 20, "{report:?}");
+    assert_eq!(put_together(&report), 10, "{report:?}");
     // Some may be under way when the loops end.
     let crossed = value("handed_over") - value("taken_over");
     assert!(value("handed_over") > 100 && crossed < 100, "{report:?}");
@@ -339,11 +360,13 @@ fn offloaded(spaces: &Namespaces) {
              ip -n {g} addr add 10.1.0.2/24 dev gwtap && \
              ip -n {g} addr add fd00:1::2/64 dev gwtap nodad && ip -n {g} link set gwtap up"
         ));
+        long_pings(g, &["10.1.0.1", "fd00:1::1"]);
         for target in ["10.1.0.1", "fd00:1::1"] {
             command(&format!("ip netns exec {g} python3 -c \"{STREAM_CLIENT}\" {target} 6"));
         }
     });
     assert_eq!(report["echoed"], 2 * 6 * 32768 * 32, "{report:?}");
+    assert_eq!(put_together(&report), 20, "{report:?}");
     assert_eq!(kernel_counter(g, "TcpInCsumErrors"), 0);
 }
 

@@ -92,6 +92,10 @@ impl Worker<Mbuf> for TcpEcho {
         self.stack.handle_burst(now, burst);
     }
 
+    fn reassemble(&mut self, now: Instant, fragment: Mbuf) -> Option<Mbuf> {
+        self.stack.reassemble(now, fragment)
+    }
+
     fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
         self.stack.handle_timeouts(now, budget)
     }

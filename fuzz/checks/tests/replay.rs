@@ -50,7 +50,8 @@ fn replay_runs(target: &str, check: fn(&[u8])) {
 type Check = fn(&[u8]);
 
 /// The targets where an input is a whole run.
-const RUNS: [(&str, Check); 4] = [
+const RUNS: [(&str, Check); 5] = [
+    ("fragments", fuzz_checks::fragments),
     ("states", fuzz_checks::states),
     ("mappings", fuzz_checks::mappings),
     ("reassembly", fuzz_checks::reassembly),
@@ -65,6 +66,11 @@ fn states() {
 #[test]
 fn exchange() {
     replay_runs("exchange", fuzz_checks::exchange);
+}
+
+#[test]
+fn fragments() {
+    replay_runs("fragments", fuzz_checks::fragments);
 }
 
 #[test]
@@ -184,6 +190,7 @@ fn every_target_is_replayed() {
             "datagrams",
             "dns",
             "exchange",
+            "fragments",
             "http",
             "ip_packet",
             "mappings",

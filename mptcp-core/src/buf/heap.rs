@@ -3,7 +3,7 @@
 //! Invariant: a view is written only while it is the only one of its storage. A pool counts
 //! storages, not views: what a slice keeps alive stays counted until the last slice is gone.
 
-use super::{BufPool, PacketBuf, RxMeta, TxMeta, TxQueue};
+use super::{BufPool, PacketBuf, PortId, RxChecksum, RxMeta, TxMeta, TxQueue};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec;
@@ -195,6 +195,10 @@ impl PacketBuf for HeapBuf {
         self.rx_meta
     }
 
+    fn set_rx_port(&mut self, port: PortId) {
+        self.rx_meta = RxMeta { port, checksum: RxChecksum::Unknown };
+    }
+
     fn set_tx_meta(&mut self, meta: TxMeta) {
         self.tx_meta = meta;
     }
@@ -221,19 +225,19 @@ struct Counters {
     exhausted: AtomicUsize,
 }
 
-/// One storage counted as in use until dropped.
-struct Permit(Arc<Counters>);
+/// One storage counted as so many buffers in use until dropped.
+struct Permit(Arc<Counters>, usize);
 
 impl Permit {
     fn another(&self) -> Self {
-        self.0.in_use.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(&self.0))
+        self.0.in_use.fetch_add(self.1, Ordering::Relaxed);
+        Self(Arc::clone(&self.0), self.1)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.in_use.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_use.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 
@@ -282,21 +286,27 @@ impl HeapPool {
         self.counters.exhausted.load(Ordering::Relaxed)
     }
 
-    fn take(&self) -> Option<HeapBuf> {
+    /// A buffer with room for `size` octets behind its headroom, which counts as `buffers`.
+    fn take(&self, size: usize, buffers: usize) -> Option<HeapBuf> {
         let limit = self.limit.saturating_sub(self.reserve / 2);
-        let grow = |in_use: usize| (in_use < limit).then_some(in_use + 1);
+        let grow = |in_use: usize| Some(in_use + buffers).filter(|sum| *sum <= limit);
         if self.counters.in_use.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow).is_err() {
             self.counters.exhausted.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        let permit = Permit(Arc::clone(&self.counters));
-        Some(HeapBuf::new(HEADROOM, self.buffer_size, Some(permit)))
+        let permit = Permit(Arc::clone(&self.counters), buffers);
+        Some(HeapBuf::new(HEADROOM, size, Some(permit)))
     }
 }
 
 impl BufPool<HeapBuf> for HeapPool {
     fn alloc(&mut self) -> Option<HeapBuf> {
-        self.take()
+        self.take(self.buffer_size, 1)
+    }
+
+    /// One that counts as many buffers as would hold so much.
+    fn alloc_long(&mut self, len: usize) -> Option<HeapBuf> {
+        self.take(len, len.div_ceil(self.buffer_size.max(1)).max(1))
     }
 
     fn is_short(&self) -> bool {

@@ -100,6 +100,8 @@ pub trait PacketBuf: Sized + 'static {
     }
     /// What the receiving port said.
     fn rx_meta(&self) -> RxMeta;
+    /// Makes it a packet that came in on `port`, which said nothing of its checksum.
+    fn set_rx_port(&mut self, port: PortId);
     /// Tells the sending port what to do.
     fn set_tx_meta(&mut self, meta: TxMeta);
     /// What was set with [`PacketBuf::set_tx_meta`].
@@ -110,6 +112,12 @@ pub trait PacketBuf: Sized + 'static {
 pub trait BufPool<B: PacketBuf> {
     /// An empty buffer with at least 128 bytes of headroom and room for one MTU behind it.
     fn alloc(&mut self) -> Option<B>;
+    /// An empty buffer with room for `len` octets, more than one MTU and at most 65,575: for what was in fragments or
+    /// goes in some. It may have no headroom. `None` when there is none, or never one so long.
+    fn alloc_long(&mut self, len: usize) -> Option<B> {
+        let _ = len;
+        None
+    }
     /// True while only a reserve is left of the memory that received packets come from. Segments
     /// then lose their text before it is acknowledged, so that acknowledgements, which free memory,
     /// and everything else that keeps none still get through.

@@ -14,6 +14,7 @@ use crate::driver::Progress;
 use crate::mptcp::Phase;
 use crate::tcp::{Burst, Tcb};
 use crate::time::Instant;
+use crate::wire::{IcmpErrorKind, icmp};
 
 /// Segments (or datagrams) one connection (or socket) may send before the next one has its turn.
 pub(super) const QUANTUM: usize = 32;
@@ -144,7 +145,11 @@ impl<B: PacketBuf> Stack<B> {
         let Some(into) = packet.append(error.len()) else { return };
         into.copy_from_slice(error);
         packet.set_tx_meta(TxMeta { port, partial_checksum: false });
-        self.stats.icmp_out_dest_unreachs += 1;
+        match icmp::kind_of(error) {
+            Some(IcmpErrorKind::TimeExceeded) => self.stats.icmp_out_time_excds += 1,
+            Some(IcmpErrorKind::ParameterProblem) => self.stats.icmp_out_parm_probs += 1,
+            _ => self.stats.icmp_out_dest_unreachs += 1,
+        }
         tx.push(packet);
     }
 

@@ -57,7 +57,11 @@ impl<B: PacketBuf> Stack<B> {
             return self.stats.drop(DropReason::NotOurs);
         }
         if header.fragment {
-            return self.stats.drop(DropReason::IpFragment);
+            // What comes of it is whole.
+            if let Some(whole) = self.reassemble(now, packet) {
+                self.handle_packet(now, whole);
+            }
+            return;
         }
         match header.protocol {
             PROTOCOL_TCP => self.handle_tcp(now, &header, packet),
@@ -529,16 +533,23 @@ impl<B: PacketBuf> Stack<B> {
     /// Answers a packet with an ICMP error from an address of ours, within a rate.
     pub(super) fn say_error(&mut self, now: Instant, kind: IcmpErrorKind, own: IpAddr, packet: &B) {
         let mut bytes = Vec::new();
-        if self.icmp_errors.len() >= super::MAX_ICMP_ERRORS
-            || !icmp::emit_error(kind, packet.data(), own, &mut bytes)
+        if self.icmp_errors.len() < super::MAX_ICMP_ERRORS
+            && icmp::emit_error(kind, packet.data(), own, &mut bytes)
         {
+            self.queue_error(now, packet.rx_meta().port, bytes);
+        }
+    }
+
+    /// Sends an ICMP error, within a rate.
+    pub(super) fn queue_error(&mut self, now: Instant, port: crate::buf::PortId, error: Vec<u8>) {
+        if self.icmp_errors.len() >= super::MAX_ICMP_ERRORS {
             return;
         }
         if !self.icmp_budget.take(now) {
             self.stats.icmp_out_rate_limit_global += 1;
             return;
         }
-        self.icmp_errors.push_back((packet.rx_meta().port, bytes));
+        self.icmp_errors.push_back((port, error));
     }
 
     /// Routes an outcome that no segment caused.

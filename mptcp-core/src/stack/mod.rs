@@ -14,6 +14,7 @@ mod destinations;
 mod egress;
 mod fast_open;
 mod flows;
+mod fragments;
 mod handshake;
 #[cfg(test)]
 mod idle;
@@ -54,6 +55,7 @@ pub use types::{
 use crate::buf::{BufPool, HeapBuf, PacketBuf, PortId};
 use crate::config::{LocalAddress, Marking, StackConfig};
 use crate::error::ConnectionError;
+use crate::fragments::Reassembler;
 use crate::mptcp::path_health::PathTable;
 use crate::mptcp::path_manager::path_manager;
 use crate::mptcp::{Connection, PathManager};
@@ -327,6 +329,8 @@ pub struct Stack<B: PacketBuf> {
     /// Errors about packets that we cannot take, with the port they leave by.
     icmp_errors: VecDeque<(PortId, Vec<u8>)>,
     icmp_budget: TokenBucket,
+    /// From the first fragment on.
+    reassembler: Option<Box<Reassembler<B>>>,
     pool: Box<dyn BufPool<B> + Send>,
     /// Where the last ephemeral port was, among them all.
     next_port: u32,
@@ -438,6 +442,7 @@ impl<B: PacketBuf> Stack<B> {
             last_cookie: None,
             icmp_errors: VecDeque::new(),
             icmp_budget: TokenBucket::new(ICMP_ERRORS_PER_S),
+            reassembler: None,
             pool,
             next_port,
             destinations: destinations::Destinations::default(),

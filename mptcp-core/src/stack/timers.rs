@@ -14,7 +14,7 @@ impl<B: PacketBuf> Stack<B> {
         self.apply_address_change(now);
         for _ in 0..budget {
             let walking = self.walk_on(now);
-            if self.release_held(now) {
+            if self.release_held(now) || self.expire_fragments(now) {
                 continue;
             }
             let Some(number) = self.wheel.expire(now) else {
@@ -40,7 +40,8 @@ impl<B: PacketBuf> Stack<B> {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let change = self.address_changes.due();
         let held = self.held.first().map(|(at, _)| *at);
-        self.wheel.next_deadline().into_iter().chain(change).chain(held).min()
+        let due = [self.wheel.next_deadline(), change, held, self.fragments_due()];
+        due.into_iter().flatten().min()
     }
 
     fn tcb_timeout(&mut self, now: Instant, idx: u32) {

@@ -2,19 +2,20 @@
 //! its packet (RFC 768, RFC 1122 §4.1, RFC 8200 §8.1).
 //!
 //! Invariant: a datagram reaches the socket of its exact address and port, else that of the wildcard
-//! address, and no other; a connected socket only what its peer sent. Fragments are not put together, and made
-//! only of what a router said is too long for its way; else every datagram is one packet.
+//! address, and no other; a connected socket only what its peer sent. What its first link or, as a router said, its way
+//! takes is one packet, and what is longer goes in fragments.
 
 use super::demux::Node;
 use super::egress::QUANTUM;
+use super::fragments::buffer_for;
 use super::ports::PORT_TRIES;
-use super::udp_mtu::{emit_fragments, fragment_len};
 use super::{Ready, Sock, SocketId, Stack};
 use crate::buf::{PacketBuf, PortId, RxChecksum, TxMeta, TxQueue};
 use crate::config::{LocalAddress, Marking};
 use crate::driver::Progress;
 use crate::error::{OpenError, RecvError};
-use crate::stats::DropReason;
+use crate::fragments;
+use crate::stats::{Counters, DropReason};
 use crate::tcp::is_no_host;
 use crate::time::Instant;
 use crate::udp::{
@@ -22,10 +23,14 @@ use crate::udp::{
 };
 use crate::wire::udp::{PROTOCOL_UDP, UDP_HEADER_LEN};
 use crate::wire::{IcmpError, IcmpErrorKind, IpEmit, IpHeader, UdpDatagram, UdpHeader, checksum};
+use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// IPv6 and UDP.
 const MAX_HEADERS: usize = 48;
+/// Longest payloads: lengths have 16 bits, and IPv4's counts its own header.
+const MAX_V4: usize = 0xffff - 20 - UDP_HEADER_LEN;
+const MAX_V6: usize = 0xffff - UDP_HEADER_LEN;
 
 impl<B: PacketBuf> Stack<B> {
     /// Opens a datagram socket on `local`, whose address must be one of the stack's or unspecified.
@@ -80,7 +85,7 @@ impl<B: PacketBuf> Stack<B> {
             self.stats.udp_sndbuf_errors += 1;
             return Err(UdpSendError::WouldBlock);
         }
-        let mut buf = self.pool.alloc().ok_or(UdpSendError::NoBuffer)?;
+        let mut buf = buffer_for(&mut *self.pool, data.len()).ok_or(UdpSendError::NoBuffer)?;
         buf.append(data.len()).ok_or(UdpSendError::NoBuffer)?.copy_from_slice(data);
         self.udp_queue(idx, outgoing, buf).map_err(|(error, _)| error)
     }
@@ -230,12 +235,13 @@ impl<B: PacketBuf> Stack<B> {
             return Err(UdpSendError::BadAddress);
         }
         let local = self.udp_source(bound.ip(), remote.ip(), to).ok_or(UdpSendError::BadAddress)?;
-        let limit = self.udp_limit(local, to.via);
+        let limit = if local.is_ipv4() { MAX_V4 } else { MAX_V6 };
         if len > limit {
             return Err(UdpSendError::TooLong { limit });
         }
+        let mtu = self.udp_mtu(local, to.via);
         let local = SocketAddr::new(local, bound.port());
-        Ok((idx, Outgoing { local, remote, via: to.via }))
+        Ok((idx, Outgoing { local, remote, via: to.via, mtu }))
     }
 
     /// The address to send from: the one asked for, the one bound to, or the most suitable one. Ours
@@ -258,12 +264,10 @@ impl<B: PacketBuf> Stack<B> {
         self.config.addresses.iter().filter(suits).min_by_key(unsuitable).map(|best| best.addr)
     }
 
-    /// The longest payload from `local` by `via`: the smaller of the MTUs of both.
-    fn udp_limit(&self, local: IpAddr, via: PortId) -> usize {
+    /// The longest packet from `local` by `via`: the smaller of the MTUs of both.
+    fn udp_mtu(&self, local: IpAddr, via: PortId) -> u16 {
         let of_port = if via == PortId::ROUTED { None } else { self.mtu_of_port(via) };
-        let mtu = of_port.unwrap_or(u16::MAX).min(self.mtu_of(local));
-        let headers = if local.is_ipv4() { 20 } else { 40 } + UDP_HEADER_LEN;
-        usize::from(mtu).saturating_sub(headers)
+        of_port.unwrap_or(u16::MAX).min(self.mtu_of(local))
     }
 
     fn udp_queue(&mut self, idx: u32, outgoing: Outgoing, buf: B) -> Result<(), (UdpSendError, B)> {
@@ -291,12 +295,13 @@ impl<B: PacketBuf> Stack<B> {
         while sent < QUANTUM
             && let Some((at, outgoing, payload)) = socket.next_outgoing(|port| tx.room_on(port) > 0)
         {
-            let mtu = self.path_mtus.of(now, outgoing.remote.ip());
-            let emitted = match mtu {
-                Some(mtu) if packet_len(&outgoing, &payload) > usize::from(mtu) => {
-                    emit_in_parts(tx, &outgoing, socket.marking, payload, mtu, self.rng.next_u32())
-                }
-                _ => emit(tx, &outgoing, socket.marking, payload),
+            let of_way = self.path_mtus.of(now, outgoing.remote.ip());
+            let mtu = of_way.map_or(outgoing.mtu, |mtu| mtu.min(outgoing.mtu));
+            let emitted = if packet_len(&outgoing, &payload) > usize::from(mtu) {
+                let id = self.rng.next_u32();
+                emit_in_parts(tx, &outgoing, socket.marking, payload, mtu, id, &mut self.stats)
+            } else {
+                emit(tx, &outgoing, socket.marking, payload)
             };
             if let Err(payload) = emitted {
                 socket.put_back(at, outgoing, payload);
@@ -454,17 +459,30 @@ fn emit_in_parts<B: PacketBuf, T: TxQueue<B>>(
     payload: B,
     mtu: u16,
     id: u32,
+    stats: &mut Counters,
 ) -> Result<(), B> {
-    let len = fragment_len(outgoing.local.is_ipv4(), mtu);
+    let mtu = usize::from(mtu);
+    let len = fragments::data_len(outgoing.local.is_ipv4(), mtu);
     let parts = (UDP_HEADER_LEN + payload.data().len()).div_ceil(len);
     let mut headers = [0; MAX_HEADERS];
     let headers_len = write_headers(outgoing, marking, payload.data(), &mut headers);
     let udp = headers.get(headers_len - UDP_HEADER_LEN..headers_len).unwrap_or_default();
     let ip = ip_header(outgoing, marking, payload.data());
-    if tx.room_on(outgoing.via) < parts
-        || !emit_fragments(tx, outgoing, &ip, id, (udp, payload.data()), len)
+    if tx.room_on(outgoing.via) < parts {
+        return Err(payload);
+    }
+    let meta = TxMeta { port: outgoing.via, partial_checksum: false };
+    // All of them, or none: half a datagram is of no use to anybody.
+    let mut made = Vec::with_capacity(parts);
+    if !fragments::send(&ip, id, [udp, payload.data()], mtu, || tx.alloc(), |part| made.push(part))
     {
         return Err(payload);
+    }
+    stats.ip_frag_oks += 1;
+    stats.ip_frag_creates += made.len() as u64;
+    for mut part in made {
+        part.set_tx_meta(meta);
+        tx.push(part);
     }
     Ok(())
 }

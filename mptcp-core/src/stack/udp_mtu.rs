@@ -1,15 +1,11 @@
-//! Ways that take shorter packets than their first link: what routers said about them (RFC 1191, RFC 8201), and
-//! datagrams in fragments there (RFC 791 §3.2, RFC 8200 §4.5). An application has no say in the length of what
-//! others ask it to forward, so a datagram that the first link takes arrives or is lost as a whole.
+//! Ways that take shorter packets than their first link: what routers said about them (RFC 1191, RFC 8201). An
+//! application has no say in the length of what others ask it to forward, so longer datagrams go in fragments there
+//! (RFC 791 §3.2, RFC 8200 §4.5).
 //!
 //! Nothing proves that a router said it. What a forger reaches is fragments of a bounded size, for a while.
-//! Invariant: a bounded number of destinations; no fragment is longer than the way takes, or than
-//! [`LEAST_V4`] and [`LEAST_V6`] where routers claim that it takes less.
+//! Invariant: a bounded number of destinations; nobody makes us cut packets below [`LEAST_V4`] and [`LEAST_V6`].
 
-use crate::buf::{PacketBuf, TxMeta, TxQueue};
 use crate::time::{Duration, Instant};
-use crate::udp::Outgoing;
-use crate::wire::{Fragment, IpEmit};
 use alloc::collections::BTreeMap;
 use core::net::IpAddr;
 
@@ -50,43 +46,6 @@ impl PathMtus {
     }
 }
 
-/// Octets of data in each fragment but the last, as a way of `mtu` takes them.
-pub(super) fn fragment_len(v4: bool, mtu: u16) -> usize {
-    let headers = if v4 { 20 } else { 48 };
-    usize::from(mtu).saturating_sub(headers).max(8) & !7
-}
-
-/// Hands `datagram`, its UDP header in front, to `tx` in fragments of `len` octets; false when buffers ran out, and then
-/// some of it may have gone: it is sent again as a whole, and whoever puts them together has both.
-pub(super) fn emit_fragments<B: PacketBuf, T: TxQueue<B>>(
-    tx: &mut T,
-    outgoing: &Outgoing,
-    ip: &IpEmit,
-    id: u32,
-    (head, payload): (&[u8], &[u8]),
-    len: usize,
-) -> bool {
-    let whole = head.len() + payload.len();
-    let mut octets = head.iter().chain(payload);
-    for offset in (0..whole).step_by(len) {
-        let count = len.min(whole - offset);
-        let fragment = Fragment { id, offset, more: offset + count < whole };
-        let part = IpEmit { payload_len: count, dont_fragment: false, ..*ip };
-        let mut bytes = [0; Fragment::MAX_HEADERS];
-        let header_len = part.emit_fragment(&fragment, &mut bytes);
-        let Some(mut packet) = tx.alloc() else { return false };
-        let Some(room) = packet.append(count) else { return false };
-        for (to, from) in room.iter_mut().zip(octets.by_ref()) {
-            *to = *from;
-        }
-        let Some(room) = packet.prepend(header_len) else { return false };
-        room.copy_from_slice(bytes.get(..header_len).unwrap_or_default());
-        packet.set_tx_meta(TxMeta { port: outgoing.via, partial_checksum: false });
-        tx.push(packet);
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +77,5 @@ mod tests {
         assert_eq!((mtus.of(now, host(1)), mtus.of(now, v6)), (Some(552), Some(1_280)));
         mtus.learn(now, host(1), 1_400);
         assert_eq!(mtus.of(now, host(1)), Some(552), "no message raises it");
-        assert_eq!((fragment_len(true, 552), fragment_len(false, 1_280)), (528, 1_232));
     }
 }

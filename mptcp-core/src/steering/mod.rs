@@ -5,7 +5,8 @@
 //! a port that brings the answers home ([`crate::config::StackConfig::sharding`]). A subflow that joins a
 //! connection belongs to that connection's shard, which the low bits of the token name; if it is not the home
 //! of the subflow, the home keeps an entry for it. Datagrams go by the port of ours they are sent to, and so does TCP
-//! to ports that are set aside for listeners of single shards ([`Layout::with_listening`]).
+//! to ports that are set aside for listeners of single shards ([`Layout::with_listening`]). Fragments go by their addresses,
+//! and what they make is steered once more.
 //!
 //! Where a packet arrives changes nothing but the cost: [`Steering::arrived`] sends it home, and there
 //! [`Steering::forwarded`] sends it on to whom the home knows as the owner. So a packet crosses twice at
@@ -24,6 +25,7 @@ use crate::config::EphemeralPorts;
 use crate::rng::Rng;
 pub use crate::tcp::Tuple;
 use crate::time::Instant;
+use core::net::IpAddr;
 use packet::Flow;
 use table::Table;
 
@@ -103,6 +105,13 @@ impl Layout {
             return self.shard_of_port(tuple.local_port);
         }
         self.shard_of_hash(toeplitz::of_tuple(tuple))
+    }
+
+    /// Where fragments between two hosts meet, which have no ports but for the first one. It is where ports that have
+    /// the key bring them: no hash of theirs goes beyond the addresses of a fragment.
+    #[must_use]
+    pub fn shard_of_fragments(&self, src: IpAddr, dst: IpAddr) -> u8 {
+        self.shard_of_hash(toeplitz::of_addresses(src, dst))
     }
 
     /// The owner of the connection with this token.
@@ -218,6 +227,10 @@ impl Steering {
         let (tuple, tcp) = match Flow::of(packet) {
             Flow::Tcp(tuple, tcp) => (tuple, tcp),
             Flow::Udp(port) => return self.sent_home(self.layout.shard_of_port(port)),
+            Flow::Fragment(src, dst) => {
+                let home = self.layout.shard_of_fragments(src, dst);
+                return self.sent_home(home);
+            }
             Flow::Nobody => return self.own,
         };
         let home = self.layout.shard_of_flow(&tuple);

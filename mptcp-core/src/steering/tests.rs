@@ -390,19 +390,48 @@ fn what_has_no_flow_stays_where_it_arrived() {
     // Cut off before the ports.
     packets.push(text(peer, server)[..23].to_vec());
     packets.push(text(peer_v6, server_v6)[..43].to_vec());
-    // The first fragment, the last one, and one with a fragment header.
-    for field in [0x2000_u16, 0x0001] {
-        let mut fragment = text(peer, server);
-        fragment[6..8].copy_from_slice(&field.to_be_bytes());
-        packets.push(fragment);
-    }
-    let mut fragment = vec![6, 0, 0, 1, 0, 0, 0, 0];
-    fragment.extend_from_slice(&text(peer_v6, server_v6)[40..]);
-    packets.push(ip(peer_v6, server_v6, 44, &fragment));
     for packet in packets {
         for from in 0..4 {
             assert_eq!(Host::new(4).way(from, &packet), [from], "{packet:x?}");
         }
+    }
+}
+
+/// All fragments between two hosts meet at one shard, the first, which has ports, and the last, wherever they arrive.
+#[test]
+fn fragments_go_by_their_addresses() {
+    for shards in [2, 4, 64] {
+        let layout = Layout::new(shards).unwrap();
+        let mut homes = [0; MAX_SHARDS as usize];
+        for n in 0..=255 {
+            let (peer, server) = (SocketAddr::from(([192, 0, 2, n], 5000)), addr(SERVER));
+            let (peer_v6, server_v6) = (
+                SocketAddr::from(([0x2001, 0xdb8, 7, 0, 0, 0, 0, u16::from(n)], 5000)),
+                addr(SERVER_V6),
+            );
+            let mut packets = Vec::new();
+            for field in [0x2000_u16, 0x2010, 0x0020] {
+                let mut fragment = text(peer, server);
+                fragment[6..8].copy_from_slice(&field.to_be_bytes());
+                fragment[10..12].fill(0);
+                let sum = !crate::wire::checksum::sum(&fragment[..20]);
+                fragment[10..12].copy_from_slice(&sum.to_be_bytes());
+                packets.push((fragment, layout.shard_of_fragments(peer.ip(), server.ip())));
+                let mut fragment = vec![6, 0, 0, 1, 0, 0, 0, field as u8];
+                fragment.extend_from_slice(&text(peer_v6, server_v6)[40..]);
+                let home = layout.shard_of_fragments(peer_v6.ip(), server_v6.ip());
+                packets.push((ip(peer_v6, server_v6, 44, &fragment), home));
+            }
+            for (packet, home) in packets {
+                homes[usize::from(home)] += 1;
+                for from in 0..shards.min(4) {
+                    let way = if from == home { vec![from] } else { vec![from, home] };
+                    assert_eq!(Host::new(shards).way(from, &packet), way, "{packet:x?}");
+                }
+            }
+        }
+        let most = homes.iter().max().unwrap();
+        assert!(*most <= 3 * 6 * 256 / u32::from(shards), "{homes:?}");
     }
 }
 

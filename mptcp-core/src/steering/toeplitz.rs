@@ -34,6 +34,12 @@ pub fn of_tuple(tuple: &Tuple) -> u32 {
     of_words(addresses ^ u32::from(tuple.local_port) ^ u32::from(tuple.remote_port))
 }
 
+/// The hash of all packets between two hosts whose ports are not looked at, fragments among them.
+#[must_use]
+pub fn of_addresses(src: IpAddr, dst: IpAddr) -> u32 {
+    of_words(folded(src) ^ folded(dst))
+}
+
 /// The words of an address on top of each other.
 fn folded(addr: IpAddr) -> u32 {
     match addr {

@@ -5,6 +5,7 @@
 //! limits, and the proof that an error concerns a live connection (RFC 5927), are the caller's.
 
 use super::cursor::Reader;
+use super::fragment::FragmentProblem;
 use super::ip::{IpEmit, IpHeader, Layout, V4_HEADER_LEN, V6_HEADER_LEN};
 use super::{Checksum, checksum};
 use crate::seq::SeqNum;
@@ -85,6 +86,14 @@ pub fn parse_error(packet: &[u8]) -> Option<IcmpError> {
     let kind =
         if header.src.is_ipv4() { v4_kind(kind, code, rest)? } else { v6_kind(kind, code, rest)? };
     read_quote(kind, code, reader.rest(), header.src.is_ipv4())
+}
+
+/// What the ICMP error in `packet`, one of our own making, says.
+pub(crate) fn kind_of(packet: &[u8]) -> Option<IcmpErrorKind> {
+    match packet.first()? >> 4 {
+        4 => packet.get(V4_HEADER_LEN..)?.first_chunk().and_then(|[k, c]| v4_kind(*k, *c, 0)),
+        _ => packet.get(V6_HEADER_LEN..)?.first_chunk().and_then(|[k, c]| v6_kind(*k, *c, 0)),
+    }
 }
 
 /// The ICMP message in `packet`, checksum verified.
@@ -232,22 +241,76 @@ fn try_emit_error(
     out: &mut Vec<u8>,
 ) -> Option<()> {
     let layout = Layout::parse(original).ok()?;
-    let header = layout.header;
+    let head = if src.is_ipv4() { v4_head(kind) } else { v6_head(kind, layout.protocol_at) };
     // Path MTU discovery works for multicast too (RFC 4443 §2.4 e.3).
     let too_big = matches!(kind, IcmpErrorKind::FragmentationNeeded { .. });
-    let to_one_host = is_one_host(header.dst) || (header.dst.is_ipv6() && too_big);
-    if !is_one_host(header.src)
-        || !to_one_host
-        || header.src.is_ipv4() != src.is_ipv4()
-        || layout.fragment_offset != 0
-        || is_icmp_error(&header, original)
-    {
+    emit_head(&Head { head, to_groups: too_big, to_later: false }, &layout, original, src, out)
+}
+
+/// As [`emit_error`] for what is wrong with the fragment `original`; false also for what IPv4 tells nobody.
+pub fn emit_fragment_problem(
+    problem: FragmentProblem,
+    original: &[u8],
+    src: IpAddr,
+    out: &mut Vec<u8>,
+) -> bool {
+    out.clear();
+    let written = Layout::parse(original).ok().and_then(|layout| {
+        let head = fragment_head(problem, src.is_ipv4())?;
+        let head = Head { head, to_groups: false, to_later: src.is_ipv6() };
+        emit_head(&head, &layout, original, src, out)
+    });
+    if written.is_none() {
+        out.clear();
+    }
+    written.is_some()
+}
+
+/// RFC 792, RFC 4443 §3.3 and §3.4, RFC 8200 §4.5.
+fn fragment_head(problem: FragmentProblem, v4: bool) -> Option<[u8; ICMP_HEADER_LEN]> {
+    const PAYLOAD_LEN_AT: usize = 4;
+    let (kind, code, pointer) = match (problem, v4) {
+        (FragmentProblem::Timeout, true) => (11, 1, 0),
+        (_, true) => return None,
+        (FragmentProblem::Timeout, false) => (3, 1, 0),
+        (FragmentProblem::Length, false) => (4, 0, PAYLOAD_LEN_AT),
+        (FragmentProblem::TooLong { at }, false) => (4, 0, at),
+        (FragmentProblem::Headers, false) => (4, 3, 0),
+    };
+    let [a, b, c, d] = u32::try_from(pointer).ok()?.to_be_bytes();
+    Some([kind, code, 0, 0, a, b, c, d])
+}
+
+/// The header of an error, and who may hear it.
+struct Head {
+    head: [u8; ICMP_HEADER_LEN],
+    /// The senders of multicast of IPv6, too.
+    to_groups: bool,
+    /// The senders of later fragments, too, as far as these are surely of no ICMP error.
+    to_later: bool,
+}
+
+/// The error with such a header; `None` when nobody may hear it.
+fn emit_head(
+    Head { head, to_groups, to_later }: &Head,
+    layout: &Layout,
+    original: &[u8],
+    src: IpAddr,
+    out: &mut Vec<u8>,
+) -> Option<()> {
+    let header = layout.header;
+    let to_one_host = is_one_host(header.dst) || (header.dst.is_ipv6() && *to_groups);
+    let silent = match layout.fragment_offset {
+        0 => is_icmp_error(&header, original),
+        _ => !to_later || matches!(header.protocol, ICMP_V4 | ICMP_V6),
+    };
+    if !is_one_host(header.src) || !to_one_host || header.src.is_ipv4() != src.is_ipv4() || silent {
         return None;
     }
-    let (protocol, max_len, head) = if src.is_ipv4() {
-        (ICMP_V4, V4_ERROR_MAX - V4_HEADER_LEN, v4_head(kind))
+    let (protocol, max_len) = if src.is_ipv4() {
+        (ICMP_V4, V4_ERROR_MAX - V4_HEADER_LEN)
     } else {
-        (ICMP_V6, V6_ERROR_MAX - V6_HEADER_LEN, v6_head(kind, layout.protocol_at))
+        (ICMP_V6, V6_ERROR_MAX - V6_HEADER_LEN)
     };
     let packet = original.get(..header.total_len)?;
     let quote = packet.get(..max_len - ICMP_HEADER_LEN).unwrap_or(packet);
@@ -266,11 +329,11 @@ fn try_emit_error(
         let len = u32::try_from(ip.payload_len).ok()?;
         sum.add_sum(checksum::pseudo_header(ip.src, ip.dst, ICMP_V6, len), 0);
     }
-    sum.add_bytes(&head);
+    sum.add_bytes(head);
     sum.add_bytes(quote);
     out.resize(ip.header_len(), 0);
     ip.emit(out);
-    let [kind, code, _, _, rest @ ..] = head;
+    let [kind, code, _, _, rest @ ..] = *head;
     out.extend_from_slice(&[kind, code]);
     out.extend_from_slice(&sum.finish().to_be_bytes());
     out.extend_from_slice(&rest);

@@ -18,7 +18,8 @@ const MAX_EXTENSION_HEADERS: usize = 8;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
-const V6_FRAGMENT_LEN: usize = 8;
+/// Length of IPv6's fragment header.
+pub(super) const V6_FRAGMENT_LEN: usize = 8;
 const DESTINATION_OPTIONS: u8 = 60;
 
 const V4_DONT_FRAGMENT: u16 = 0x4000;
@@ -203,10 +204,13 @@ impl Layout {
     }
 
     /// Moves `header.protocol` and `header.header_len` behind the extension headers (RFC 8200 §4).
-    fn walk_extension_headers(&mut self, mut reader: Reader<'_>) -> Result<(), WireError> {
+    pub(super) fn walk_extension_headers(
+        &mut self,
+        mut reader: Reader<'_>,
+    ) -> Result<(), WireError> {
         for position in 0..=MAX_EXTENSION_HEADERS {
             let kind = self.header.protocol;
-            if !matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+            if !is_extension(kind) {
                 return Ok(());
             }
             // A hop-by-hop header stands right behind the fixed header or nowhere (§4.1).
@@ -236,6 +240,11 @@ impl Layout {
         self.fragment_offset = field >> 3;
         self.header.fragment = field & !6 != 0;
     }
+}
+
+/// A header that another one follows, as far as hosts must know them.
+pub(super) const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
 }
 
 /// A routing header that still has segments to visit is not for a host (RFC 8200 §4.4).

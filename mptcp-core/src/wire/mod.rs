@@ -88,6 +88,7 @@
 pub mod checksum;
 mod cursor;
 mod fast_open;
+mod fragment;
 pub mod icmp;
 pub mod ip;
 pub mod laws;
@@ -98,6 +99,7 @@ pub mod udp;
 
 pub use checksum::Checksum;
 pub use fast_open::FastOpenCookie;
+pub use fragment::{FragmentProblem, ReceivedFragment, is_fragment};
 pub use icmp::{IcmpError, IcmpErrorKind};
 pub use ip::{ECN_CE, ECN_ECT0, Fragment, IpEmit, IpHeader};
 pub use mptcp::{

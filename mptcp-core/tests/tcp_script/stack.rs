@@ -6,7 +6,7 @@ use mptcp_core::error::OpenError;
 use mptcp_core::stack::{Listen, Occupancy, Ready};
 use mptcp_core::stats::DropReason;
 use mptcp_core::tcp::State;
-use mptcp_core::wire::{Checksum, TcpFlags};
+use mptcp_core::wire::{Checksum, IpHeader, TcpFlags};
 use proptest::prelude::*;
 
 const TS: Peer = Peer { mss: Some(1400), wscale: Some(3), sack: true, ts: true, window: 8192 };
@@ -240,6 +240,34 @@ fn every_malformed_packet_has_its_reason() {
         assert_eq!(now, all + 1, "exactly one reason");
     }
     s.inject_bytes(&good).expect(ack(1, 11));
+}
+
+/// A tunnel on the way cut the segment of a peer that lets it.
+#[test]
+fn a_segment_in_fragments_is_taken_once_it_is_whole() {
+    let mut s = Script::server(|_| {}, Peer::default());
+    let whole = s.packet(&data(1, 1, 100));
+    let part = |range: core::ops::Range<usize>, more: bool| {
+        let header = IpHeader::parse(&whole).expect("a packet");
+        let mut part = [&whole[..20], &whole[20 + range.start..20 + range.end]].concat();
+        let len = (part.len() as u16).to_be_bytes();
+        part[2..4].copy_from_slice(&len);
+        let more = if more { 0x2000 } else { 0 };
+        let field = (range.start / 8) as u16 | more;
+        part[6..8].copy_from_slice(&field.to_be_bytes());
+        part[10..12].fill(0);
+        let sum = !mptcp_core::wire::checksum::sum(&part[..20]);
+        part[10..12].copy_from_slice(&sum.to_be_bytes());
+        assert!(!header.fragment && IpHeader::parse(&part).is_ok_and(|header| header.fragment));
+        part
+    };
+    let len = whole.len() - 20;
+    s.inject_bytes(&part(64..len, false)).expect_nothing();
+    s.inject_bytes(&part(0..64, true)).expect(ack(1, 101));
+    assert_eq!(s.stack.counters().ip_reasm_oks, 1);
+    // A header of TCP in two pieces is an attack on filters (RFC 1858).
+    s.inject_bytes(&part(0..16, true)).expect_nothing();
+    assert_eq!(s.stack.counters().ip_reasm_malformed, 1);
 }
 
 // Deferred listeners.

@@ -113,32 +113,71 @@ fn a_wildcard_socket_sends_from_the_address_that_suits() {
     assert_eq!(node.stack.udp_send_to(bound, b"x", &named), Err(UdpSendError::BadAddress));
 }
 
+/// What the first link takes is one packet, to the octet, and what is longer goes in fragments.
 #[test]
-fn what_the_mtu_does_not_take_is_refused_with_the_limit() {
+fn what_the_mtu_does_not_take_goes_in_fragments() {
     let mut node = Node::new(2);
     let long = pattern(3000);
-    let mut limit = |local: SocketAddr, remote: SocketAddr, via: PortId| {
+    let mut longest = |local: SocketAddr, remote: SocketAddr, via: PortId, mtu: usize| {
         let id = node.bind(local);
         let to = SendTo { via, ..SendTo::from(remote) };
-        let Err(UdpSendError::TooLong { limit }) = node.stack.udp_send_to(id, &long, &to) else {
-            panic!("3000 bytes were taken");
-        };
-        let over = node.stack.udp_send_to(id, &long[..=limit], &to);
-        assert_eq!(over, Err(UdpSendError::TooLong { limit }));
-        let buf = HeapBuf::from_slice(&long[..=limit]);
-        let (error, buf) = node.stack.udp_send_buf(id, buf, &to).expect_err("the same");
-        assert_eq!((error, buf.data().len()), (UdpSendError::TooLong { limit }, limit + 1));
-        node.stack.udp_send_to(id, &long[..limit], &to).expect("the limit itself fits");
-        node.sent()[0].data().len()
+        let fits = mtu - if remote.is_ipv4() { 28 } else { 48 };
+        node.stack.udp_send_to(id, &long[..fits], &to).expect("room");
+        let sent = node.sent();
+        assert_eq!((sent.len(), sent[0].data().len()), (1, mtu));
+        node.stack.udp_send_to(id, &long[..=fits], &to).expect("room");
+        assert_eq!(node.sent().len(), 2);
+        node.stack.udp_send_to(id, &long, &to).expect("room");
+        let sent = node.sent();
+        assert!(
+            sent.iter().all(|packet| packet.data().len() <= mtu && packet.tx_meta().port == via)
+        );
+        assert_eq!(sent.len(), 3);
     };
     let (far_v4, far_v6) = (SocketAddr::new(v4(9, 9), 1), SocketAddr::new(v6(9, 9), 1));
     let at = |addr| SocketAddr::new(addr, 0);
-    assert_eq!(limit(at(v4(1, 2)), far_v4, PortId::ROUTED), 1500);
-    assert_eq!(limit(at(v4(1, 2)), far_v4, PortId(1)), 1500);
-    assert_eq!(limit(at(v4(1, 2)), far_v4, PortId(2)), 1400, "the port's MTU counts");
-    assert_eq!(limit(at(v6(2, 2)), far_v6, PortId::ROUTED), 1400);
-    assert_eq!(limit(at(v6(2, 2)), far_v6, PortId(1)), 1400, "the address's MTU counts");
-    assert_eq!(limit(at(wildcard(false)), far_v6, PortId::ROUTED), 1500);
+    longest(at(v4(1, 2)), far_v4, PortId::ROUTED, 1500);
+    longest(at(v4(1, 2)), far_v4, PortId(1), 1500);
+    // The smaller MTU of the port and of the address counts.
+    longest(at(v4(1, 2)), far_v4, PortId(2), 1400);
+    longest(at(v6(2, 2)), far_v6, PortId::ROUTED, 1400);
+    longest(at(v6(2, 2)), far_v6, PortId(1), 1400);
+    longest(at(wildcard(false)), far_v6, PortId::ROUTED, 1500);
+    let counters = node.stack.counters();
+    assert_eq!((counters.ip_frag_oks, counters.ip_frag_creates), (12, 30));
+}
+
+/// The longest datagram of either family arrives, and a longer one is refused with the limit.
+#[test]
+fn a_datagram_may_have_all_that_its_length_can_say() {
+    for is_v4 in [true, false] {
+        let (mut a, mut b) = (Node::new(1), Node::new(2));
+        let (from, to) = if is_v4 { (v4(1, 1), v4(1, 2)) } else { (v6(1, 1), v6(1, 2)) };
+        let (from, to) = (SocketAddr::new(from, 4000), SocketAddr::new(to, 53));
+        let (ours, theirs) = (a.bind(from), b.bind(to));
+        let most = if is_v4 { 65_507 } else { 65_527 };
+        let text = pattern(most + 1);
+        let send = SendTo::from(to);
+        let over = a.stack.udp_send_to(ours, &text, &send);
+        assert_eq!(over, Err(UdpSendError::TooLong { limit: most }));
+        let buf = HeapBuf::from_slice(&text);
+        let (error, buf) = a.stack.udp_send_buf(ours, buf, &send).expect_err("the same");
+        assert_eq!((error, buf.data().len()), (UdpSendError::TooLong { limit: most }, most + 1));
+        drop(buf);
+        a.stack.udp_send_to(ours, &text[..most], &send).expect("the limit itself fits");
+        assert!(pass(&mut a, &mut b) > 44);
+        let (received, bytes) = b.read(theirs).expect("it has come");
+        assert!(received.remote == from && received.via == PortId::ROUTED && bytes == text[..most]);
+        // Back as it came, in the buffer it came in.
+        b.stack.udp_send_to(theirs, &bytes, &received.reply()).expect("room");
+        assert!(pass(&mut b, &mut a) > 44);
+        assert!(a.read(ours).is_some_and(|(_, echoed)| echoed == text[..most]));
+        assert_eq!((a.drops(), b.drops()), (0, 0));
+        a.stack.close(NOW, ours);
+        b.stack.close(NOW, theirs);
+        a.assert_empty();
+        b.assert_empty();
+    }
 }
 
 #[test]

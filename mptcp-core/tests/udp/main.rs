@@ -5,5 +5,6 @@ mod bind;
 mod bounds;
 mod errors;
 mod exchange;
+mod fragments;
 mod harness;
 mod packets;

@@ -15,9 +15,10 @@ use crate::routes::RouteTable;
 use core::net::IpAddr;
 use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, PacketBuf, PortId, RxChecksum, RxMeta, TxQueue};
 use mptcp_core::driver::{Control, Progress, Worker};
+use mptcp_core::fragments;
 use mptcp_core::time::{Duration, Instant};
 use mptcp_core::util::bucket::TokenBucket;
-use mptcp_core::wire::icmp;
+use mptcp_core::wire::{icmp, is_fragment};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
@@ -185,6 +186,7 @@ impl<D: PacketDevice> TunLoop<D> {
         let mut more = false;
         for port_idx in 0..self.ports.len() {
             more |= self.read_burst(port_idx)?;
+            self.put_together(now, worker);
             self.answer_echo_requests(now, port_idx);
             if !self.burst.is_empty() {
                 worker.handle_burst(now, &mut self.burst);
@@ -232,6 +234,16 @@ impl<D: PacketDevice> TunLoop<D> {
         Ok(packets == BURST)
     }
 
+    /// Takes fragments out of `burst`, and puts there what has become whole.
+    fn put_together(&mut self, now: Instant, worker: &mut impl Worker<HeapBuf>) {
+        if !self.burst.iter().any(|packet| is_fragment(packet.data())) {
+            return;
+        }
+        let parts = self.burst.extract_if(.., |packet| is_fragment(packet.data()));
+        let parts: Vec<_> = parts.collect();
+        self.burst.extend(parts.into_iter().filter_map(|part| worker.reassemble(now, part)));
+    }
+
     /// Takes echo requests to our addresses out of `burst` and answers them where they came from.
     fn answer_echo_requests(&mut self, now: Instant, port_idx: usize) {
         let (Some(port), Some(counters)) =
@@ -243,7 +255,14 @@ impl<D: PacketDevice> TunLoop<D> {
         for reply in self.burst.extract_if(.., |packet| turn_into_echo_reply(packet, addresses)) {
             if self.echo.take(now) {
                 counters.count_echo_reply();
-                port.send(reply, counters);
+                let mtu = usize::from(port.device.mtu());
+                if reply.data().len() <= mtu {
+                    port.send(reply, counters);
+                    continue;
+                }
+                let pool = &mut self.pool;
+                let send = |part| port.send(part, counters);
+                fragments::send_echo_reply(reply.data(), mtu, || pool.alloc(), send);
             } else {
                 counters.count_echo_limited();
             }

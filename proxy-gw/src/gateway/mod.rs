@@ -61,8 +61,8 @@ use std::sync::Arc;
 /// How long a refused client may take to close (RFC 1928 §6 allows 10 s in all).
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Longest datagram forwarded, octets: that of the longest frame there is.
-const MAX_DATAGRAM: usize = 9_216;
+/// Longest datagram forwarded, octets: what does not fit a packet comes, and goes, in fragments.
+const MAX_DATAGRAM: usize = 65_535;
 
 /// `user_data` of listeners; a session's is its slab id, which is never 0.
 const LISTENER: u64 = 0;

@@ -101,7 +101,7 @@ fn limits(config: &Config) -> Limits {
         udp_sockets: config.dns.lookups.saturating_add(config.udp.associations.saturating_mul(3)),
         backlog: half_open.min(sessions),
         paths: sessions.clamp(default.paths, MAX_PATHS),
-        stateless_replies_per_s: default.stateless_replies_per_s,
+        ..default
     }
 }
 

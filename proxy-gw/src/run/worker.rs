@@ -226,6 +226,10 @@ impl<B: PacketBuf> Worker<B> for ShardWorker<B> {
         if self.is_finished(now) { Control::Stop } else { Control::Continue }
     }
 
+    fn reassemble(&mut self, now: Instant, fragment: B) -> Option<B> {
+        self.stack.reassemble(now, fragment)
+    }
+
     fn has_flow(&self, tuple: &Tuple) -> bool {
         self.stack.has_flow(tuple)
     }

@@ -191,6 +191,10 @@ impl PacketBuf for Packet {
         self.rx_meta
     }
 
+    fn set_rx_port(&mut self, port: PortId) {
+        self.rx_meta = RxMeta { port, ..RxMeta::default() };
+    }
+
     fn set_tx_meta(&mut self, meta: TxMeta) {
         self.tx_meta = meta;
     }

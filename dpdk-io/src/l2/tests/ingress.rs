@@ -1,6 +1,8 @@
 //! What comes in: answered, passed on, or counted.
 
 use super::*;
+use mptcp_core::fragments;
+use mptcp_core::wire::is_fragment;
 
 #[test]
 fn arp_answers_for_the_addresses_of_its_link_only() {
@@ -206,6 +208,56 @@ fn echo_replies_have_a_rate_and_shared_packets_are_copied() {
 }
 
 /// A listener query of a router, for `group`, to be answered within 400 ms.
+/// A ping longer than a packet: its fragments go to whoever puts them together, and the answer goes in fragments.
+#[test]
+fn long_pings_are_answered_in_fragments() {
+    for (src, dst, headers) in [("192.0.2.7", "10.1.0.1", 20), ("2001:db8:9::7", "fd00:1::1", 40)] {
+        let mut bench = Bench::new();
+        bench.teach(at(0), LTE, "10.1.0.254", ROUTER);
+        let target = v6("fd00:1::fe");
+        let advert =
+            ndisc::Message::Advert { target, mac: Some(ROUTER), solicited: true, overrides: true };
+        let frame = ndisc_frame(advert, ROUTER, ours(LTE), "fd00:1::fe", "fd00:1::1");
+        assert_eq!(bench.receive(at(0), LTE, &frame), None);
+        let data: Vec<u8> = (0..4_000).map(|n| (n % 251) as u8).collect();
+        let request = echo_request(src, dst, &data);
+        let split = |packet: &[u8]| {
+            let mut parts: Vec<HeapBuf> = Vec::new();
+            let alloc = || Some(HeapBuf::with_capacity(100, 2_000));
+            assert!(fragments::send_echo_reply(packet, 1_500, alloc, |part| parts.push(part)));
+            parts
+        };
+        for part in split(&request) {
+            // It is no request of its own.
+            assert_eq!(bench.receive(at(0), LTE, &ip_frame(LTE, ROUTER, part.data())), None);
+            let waiting = bench.l2.poll_fragment().expect("it waits");
+            assert_eq!(waiting.data(), part.data());
+        }
+        assert!(bench.l2.poll_fragment().is_none() && bench.sent().is_empty());
+        let mut whole = HeapBuf::from_slice(&request);
+        whole.set_rx_port(LTE);
+        assert!(bench.l2.reassembled(at(0), whole, &mut bench.wire).is_none());
+        assert_eq!(bench.events(L2Event::EchoReplies), 1);
+        let sent = bench.sent();
+        let got: Vec<u8> = sent
+            .iter()
+            .flat_map(|(port, frame)| {
+                let (_, packet) = unframe(frame);
+                assert!(*port == LTE && packet.len() <= 1_500 && is_fragment(packet));
+                packet[if headers == 20 { 20 } else { 48 }..].to_vec()
+            })
+            .collect();
+        assert_eq!((sent.len(), got[0]), (3, if headers == 20 { 0 } else { 129 }));
+        assert_eq!(got[8..], data);
+        // What is no request goes on to the stack.
+        let other = packet(src, dst, 17, &[0; 8]);
+        let mut whole = HeapBuf::from_slice(&other);
+        whole.set_rx_port(LTE);
+        let passed = bench.l2.reassembled(at(0), whole, &mut bench.wire);
+        assert_eq!(passed.map(|packet| packet.to_vec()), Some(other));
+    }
+}
+
 fn listener_query(group: &str, hop_limit: u8) -> Vec<u8> {
     let mut message = vec![130, 0, 0, 0, 400_u16.to_be_bytes()[0], 400_u16.to_be_bytes()[1], 0, 0];
     message.extend(v6(group).octets());

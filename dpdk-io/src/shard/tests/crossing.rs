@@ -4,7 +4,6 @@
 use super::*;
 use crate::rings::{BURST, Rings, Sent};
 use crate::shard::{Crossing, Exchange};
-use mptcp_core::rng::Rng;
 use mptcp_core::steering::{Layout, Sharding, Steering, SteeringLimits};
 use std::sync::Mutex;
 
@@ -397,4 +396,59 @@ fn the_last_one_stops_at_once_and_one_that_panicked_keeps_nobody() {
     bed.shards.remove(0);
     let (shard, worker) = &mut bed.shards[0];
     assert_eq!(shard.turn(at(1), worker), Turn::Stop);
+}
+
+/// The packet in fragments as they would be of a way of `mtu`.
+fn cut(packet: &[u8], mtu: usize) -> Vec<Vec<u8>> {
+    let header = mptcp_core::wire::IpHeader::parse(packet).unwrap();
+    let ip = IpEmit {
+        src: header.src,
+        dst: header.dst,
+        protocol: header.protocol,
+        traffic_class: 0,
+        hop_limit: 64,
+        payload_len: 0,
+        identification: 0,
+        dont_fragment: false,
+    };
+    let mut parts: Vec<HeapBuf> = Vec::new();
+    let alloc = || Some(HeapBuf::with_capacity(100, 9_000));
+    let payload = [&packet[header.header_len..], &[][..]];
+    assert!(fragments::send(&ip, 7, payload, mtu, alloc, |part| parts.push(part)));
+    parts.iter().map(HeapBuf::to_vec).collect()
+}
+
+/// Fragments meet at one shard, wherever they arrive, and what they make goes home from there.
+#[test]
+fn fragments_meet_and_the_whole_goes_home() {
+    for home in 0..SHARDS {
+        for first_at in 0..SHARDS {
+            let mut bed = Bed::new();
+            let packet = segment(PortId(0), bed.port_at(home), ACK, &[]);
+            let text = [&packet[..], &[7; 3_000]].concat();
+            let mut whole = text;
+            let len = u16::try_from(whole.len()).unwrap().to_be_bytes();
+            whole[2..4].copy_from_slice(&len);
+            whole[6] = 0;
+            whole[10..12].fill(0);
+            let sum = !mptcp_core::wire::checksum::sum(&whole[..20]);
+            whole[10..12].copy_from_slice(&sum.to_be_bytes());
+            let mut parts = cut(&whole, 1_500);
+            assert_eq!(parts.len(), 3);
+            parts.reverse();
+            for (n, part) in (0..).zip(&parts) {
+                bed.arrives_as((first_at + n) % SHARDS, n % 2, part);
+            }
+            bed.turns(4);
+            let arrived = bed.arrived(home);
+            assert_eq!(arrived.len(), 1, "{home} {first_at}");
+            assert_eq!(arrived[0][20..], whole[20..]);
+            // The first fragment's port is where replies leave.
+            assert_eq!(bed.shards[usize::from(home)].1.came_by, [PortId(0)]);
+            for shard in (0..SHARDS).filter(|shard| *shard != home) {
+                assert!(bed.arrived(shard).is_empty());
+            }
+            bed.assert_empty();
+        }
+    }
 }

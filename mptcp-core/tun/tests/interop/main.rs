@@ -2,6 +2,7 @@
 //! own. They need root and say SKIPPED without it.
 
 mod fast_open;
+mod fragments;
 mod ping;
 mod service;
 mod support;

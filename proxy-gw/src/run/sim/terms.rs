@@ -375,6 +375,32 @@ impl Datagrams {
     }
 }
 
+/// Datagrams longer than a packet pass in fragments, there and back.
+#[test]
+fn long_datagrams_pass_in_fragments() {
+    let mut world = world(46, 1, &[]);
+    let datagrams = Datagrams::start(&mut world);
+    world.run(SECOND);
+    for len in [4_000, 20_000, 60_000] {
+        let data: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+        let asked = [&b"\0\0\0\x01\x0a\x09\x00\x02\x00\x35"[..], &data].concat();
+        let to = SendTo::from(datagrams.relay);
+        let phone = datagrams.sockets[LTE];
+        world.phone.worker.stack.udp_send_to(phone, &asked, &to).unwrap();
+        world.run(SECOND);
+        let mut bytes = vec![0; 65_535];
+        let server = &mut world.server.worker.stack;
+        let received = server.udp_recv_from(datagrams.origin, &mut bytes).expect("it is there");
+        assert_eq!(bytes[..received.len], data);
+        server.udp_send_to(datagrams.origin, &data, &received.reply()).unwrap();
+        world.run(SECOND);
+        let received =
+            world.phone.worker.stack.udp_recv_from(phone, &mut bytes).expect("it is back");
+        assert_eq!(bytes[..received.len], asked);
+    }
+    stop(&mut world);
+}
+
 /// Nothing comes over Wi-Fi any more: every session of the client goes on over LTE within a second, and so
 /// do datagrams, although the phone has not noticed; they are back when Wi-Fi is.
 #[test]

@@ -1,0 +1,124 @@
+//! Datagrams longer than a packet between this machine's kernel and a stack on TUN devices.
+
+use crate::support::{enter_new_network, is_root_with, nstat, pattern, run};
+use core::net::SocketAddr;
+use core::time::Duration;
+use mptcp_core::buf::{HeapBuf, HeapPool, PortId, TxQueue};
+use mptcp_core::config::{LocalAddress, StackConfig};
+use mptcp_core::driver::{Control, Progress, Worker};
+use mptcp_core::stack::{SocketId, Stack};
+use mptcp_core::stats::Counters;
+use mptcp_core::time::Instant;
+use mptcp_core::udp::UdpOptions;
+use mptcp_tun::{Clock, RouteTable, TunConfig, TunDevice, TunLoop, TunPort};
+use std::net::UdpSocket;
+
+/// Sends every datagram back.
+struct Echo {
+    stack: Stack<HeapBuf>,
+}
+
+impl Worker<HeapBuf> for Echo {
+    fn handle_burst(&mut self, now: Instant, burst: &mut Vec<HeapBuf>) {
+        self.stack.handle_burst(now, burst);
+    }
+
+    fn reassemble(&mut self, now: Instant, fragment: HeapBuf) -> Option<HeapBuf> {
+        self.stack.reassemble(now, fragment)
+    }
+
+    fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
+        self.stack.handle_timeouts(now, budget)
+    }
+
+    fn handle_events(&mut self, _now: Instant) {
+        while let Some(event) = self.stack.poll_event() {
+            let id: SocketId = event.socket;
+            while let Ok((received, datagram)) = self.stack.udp_recv_buf(id) {
+                assert!(self.stack.udp_send_buf(id, datagram, &received.reply()).is_ok());
+            }
+        }
+    }
+
+    fn poll_transmit<T: TxQueue<HeapBuf>>(&mut self, now: Instant, tx: &mut T) -> Progress {
+        self.stack.poll_transmit(now, tx)
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.stack.poll_timeout()
+    }
+
+    fn poll_control(&mut self, _now: Instant) -> Control {
+        Control::Continue
+    }
+}
+
+/// Runs a stack behind a device of this MTU while `test` runs; answers what the stack counted.
+fn while_echoing(mtu: u16, test: impl FnOnce()) -> Counters {
+    let addresses = ["10.1.0.1", "fd00:1::1"].map(|addr| addr.parse().expect("an address"));
+    let kernel_addresses = ["10.1.0.254/24", "fd00:1::fe/64"];
+    let kernel_addresses = kernel_addresses.map(|net| net.parse().expect("a prefix")).to_vec();
+    let device = TunDevice::create(&TunConfig { name: "acc".into(), kernel_addresses, mtu });
+    let device = device.expect("a device");
+    let pool = HeapPool::new(2_000, usize::from(mtu));
+    let local = |addr| LocalAddress { addr, port: PortId(0), mtu, endpoint: true, backup: false };
+    let config = StackConfig { addresses: addresses.map(local).to_vec(), ..StackConfig::default() };
+    let clock = Clock::start();
+    let mut stack = Stack::new(config, clock.now(), Box::new(pool.clone()));
+    for addr in addresses {
+        stack.udp_bind(SocketAddr::new(addr, 7), &UdpOptions::default()).expect("a free port");
+    }
+    let ports = vec![TunPort { device, addresses: addresses.to_vec() }];
+    let mut tun = TunLoop::new(ports, RouteTable::default(), pool.clone(), clock).expect("a loop");
+    let handle = tun.handle();
+    let mut worker = Echo { stack };
+    let thread = std::thread::spawn(move || {
+        tun.run(&mut worker).expect("a clean end");
+        worker.stack.counters().clone()
+    });
+    test();
+    handle.stop();
+    let counters = thread.join().expect("no panic");
+    assert_eq!(pool.in_use(), 0, "buffers leaked");
+    counters
+}
+
+/// The kernel cuts what it sends and puts together what it gets.
+#[test]
+fn the_kernel_s_long_datagrams_and_pings_come_back() {
+    if !is_root_with(&["ip", "ping", "nstat"]) {
+        return;
+    }
+    for mtu in [1280, 1400, 1500] {
+        enter_new_network();
+        let counters = while_echoing(mtu, || {
+            for (ours, theirs) in
+                [("10.1.0.254:0", "10.1.0.1:7"), ("[fd00:1::fe]:0", "[fd00:1::1]:7")]
+            {
+                let socket = UdpSocket::bind(ours).expect("a socket");
+                socket.connect(theirs).expect("a route");
+                socket.set_read_timeout(Some(Duration::from_secs(60))).expect("it may wait");
+                for len in [1_200, 1_473, 4_000, 20_000, 65_000] {
+                    let sent = pattern(len);
+                    assert_eq!(socket.send(&sent).expect("it goes"), len);
+                    let mut into = vec![0; 65_536];
+                    let came = socket.recv(&mut into).expect("it comes back");
+                    assert!(into[..came] == sent, "{len} over {mtu}: {came}");
+                }
+            }
+            for (len, to) in [
+                ("4000", "10.1.0.1"),
+                ("4000", "fd00:1::1"),
+                ("60000", "10.1.0.1"),
+                ("60000", "fd00:1::1"),
+            ] {
+                run("ping", &["-c", "2", "-i", "0.2", "-W", "10", "-s", len, to]);
+            }
+        });
+        // Of either family four datagrams do not fit, and four pings.
+        assert_eq!((counters.ip_reasm_oks, counters.ip_reasm_fails), (16, 0), "{mtu}");
+        assert_eq!(counters.ip_frag_oks, 8, "pings are the loop's");
+        assert_eq!((nstat("IpReasmOKs"), nstat("IpReasmFails")), (8, 0));
+        assert_eq!((nstat("Ip6ReasmOKs"), nstat("Ip6ReasmFails")), (8, 0));
+    }
+}
