@@ -26,6 +26,10 @@ const DUP_THRESH: u32 = 3;
 /// RFC 8985 §6.2 step 4: recoveries that a larger reordering window outlives.
 const REO_WND_PERSIST: u8 = 16;
 
+/// Times that the oldest segment comes again before the timeout is no longer put off by that: short segments
+/// that arrive would hide for ever that no long one does.
+const HEAD_REPAIRS: u8 = 3;
+
 /// RFC 8985 §5.2 per-connection variables that outlive a recovery.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rack {
@@ -91,6 +95,8 @@ pub(crate) struct Recovery {
     undo_ts: Option<u32>,
     /// When the present round trip of a repair after a timeout began.
     round_start: Option<Instant>,
+    /// How often the oldest segment was sent again since the last progress or timeout.
+    head_repairs: u8,
 }
 
 impl<B: PacketBuf> Tcb<B> {
@@ -114,7 +120,8 @@ impl<B: PacketBuf> Tcb<B> {
         let &Arrival { rtt, advanced, dsack, prior_flight } = arrival;
         self.forget_reduction();
         self.rack_update(env.now, segment, delivered, dsack);
-        if advanced && self.in_recovery() {
+        if advanced && let Some(recovery) = self.recovery_mut() {
+            recovery.head_repairs = 0;
             self.ease_back_off(env.now, delivered);
         }
         self.finish_tail_loss_probe(env, segment, arrival);
@@ -310,6 +317,7 @@ impl<B: PacketBuf> Tcb<B> {
                 prr_out: 0,
                 undo_ts: None,
                 round_start: None,
+                head_repairs: 0,
             },
         );
     }
@@ -423,6 +431,13 @@ impl<B: PacketBuf> Tcb<B> {
                 recovery.undo_ts = retransmission_ts;
             }
         }
+    }
+
+    /// The oldest segment goes out again: true when the timeout counts from now on.
+    pub(super) fn note_head_repair(&mut self) -> bool {
+        let Some(recovery) = self.recovery_mut() else { return true };
+        recovery.head_repairs = recovery.head_repairs.saturating_add(1);
+        recovery.head_repairs <= HEAD_REPAIRS
     }
 
     /// Octets found lost that the congestion control is not told of.
@@ -647,6 +662,7 @@ impl<B: PacketBuf> Tcb<B> {
                 prr_out: 0,
                 undo_ts,
                 round_start: None,
+                head_repairs: 0,
             },
         );
         self.sender(env.now).rack.reorder_at = None;

@@ -2,6 +2,7 @@
 //! for out. Tests named `tNN_...` are rows of `docs/conformance.md`.
 
 mod address;
+mod ahead;
 mod attacks;
 mod bursts;
 mod cases;

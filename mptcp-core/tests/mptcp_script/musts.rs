@@ -63,7 +63,8 @@ fn proven(script: &mut Script) -> (Keys, Flow, SocketId) {
 
 #[test]
 fn what_we_offer_names_one_algorithm_and_no_extension() {
-    let mut script = Script::new(V1, |_| {});
+    // The newer of two versions.
+    let mut script = Script::serving(&[Version::V0, V1], V1, |_| {});
     let (mut flow, id, syn) = script.connect();
     let offer = MpCapable { version: 1, flags: H, form: CapableForm::Syn };
     assert_eq!(syn.capable(), Some(offer));

@@ -506,3 +506,34 @@ fn icmp_may_come_after_the_cut() {
     s.at(1_300).inject(ack(1, end));
     probe_goes(&mut s, 1360);
 }
+
+/// One long segment among short ones that keep arriving: each of them shows it lost anew, and the timeout that
+/// tells of the hop must not be put off each time it comes again.
+#[test]
+fn short_segments_that_arrive_do_not_hide_a_black_hole() {
+    let mut s = Script::client(|config| config.tcp.nagle = false, WIDE, 20);
+    s.write(1460);
+    let (mut sent, mut on_its_way, mut long) = (s.take_all(), Vec::new(), 0);
+    for now in (30..1_000).step_by(10) {
+        for seg in sent.drain(..) {
+            match (seg.seq, seg.len) {
+                (1, 1460) => long += 1,
+                (1, len) => {
+                    assert_eq!((len, s.stack.counters().tcp_timeouts), (SHORT as usize, 2));
+                    assert!(now <= 650 && long <= 25, "{long} times until {now}");
+                    s.inject(ack(1, 1 + SHORT)).take_all();
+                    assert_eq!(black_holes(&s), 1);
+                    return;
+                }
+                (seq, len) => on_its_way.push((now + 10, seq + len as u32)),
+            }
+        }
+        s.skip_collecting(now, &mut sent);
+        s.write(100);
+        for (_, end) in on_its_way.extract_if(.., |(at, _)| *at <= now) {
+            s.inject(ack(1, 1).sack(&[(1461, end)]));
+        }
+        sent.extend(s.take_all());
+    }
+    panic!("sent {long} times");
+}

@@ -67,7 +67,8 @@ impl<B: PacketBuf> Tcb<B> {
         let timestamp = self.flags.contains(TcbFlags::TIMESTAMPS).then(|| self.timestamp(env.now));
         self.on_recovery_sent(octets, timestamp);
         // A probe of a sidelined subflow does not put off the timeout that gives it up.
-        if idx == 0 && !self.subflow.as_ref().is_some_and(|subflow| subflow.stale) {
+        let stale = self.subflow.as_ref().is_some_and(|subflow| subflow.stale);
+        if idx == 0 && !stale && self.note_head_repair() {
             self.rto_base = env.now;
         }
         self.last_sent = env.now;

@@ -87,8 +87,15 @@ fn t08_checksums_are_used_when_either_side_asks() {
         assert!(keys.checksum);
         // As a client we repeat the server's wish in the third ACK (asserted by `connected_with`).
         let mut script = Script::new(v, |_| {});
-        let (keys, ..) = script.connected_with(H | CapableFlags::CHECKSUM);
+        let (keys, flow, id) = script.connected_with(H | CapableFlags::CHECKSUM);
         assert!(keys.checksum);
+        script.send(&flow, &flow.seg().dss(keys.ack(0)));
+        let out = script.write(id, 0, 9);
+        let sum = checksum::dss_checksum(keys.stack_dsn(0), 1, 9, checksum::sum(&stream(0, 9)));
+        assert_eq!(out.iter().find_map(Out::mapping).and_then(|m| m.checksum), Some(sum));
+        // And what comes without one is refused.
+        let bare = flow.seg().dss(keys.map(0, 1, 10)).data(&stream(0, 10));
+        assert!(script.send(&flow, &bare).iter().any(Out::rst));
         let mut script = Script::new(v, |c| c.mptcp.checksum = ChecksumPolicy::Require);
         let (mut flow, _, syn) = script.connect();
         assert_eq!(syn.capable().expect("MP_CAPABLE").flags, H | CapableFlags::CHECKSUM);
