@@ -55,15 +55,15 @@ impl TagTable {
         while self.at(at) != 0 {
             at = self.behind(at);
         }
-        self.set(at, u64::from(tag) << 32 | u64::from(number + 1));
+        self.set(at, entry(tag, number));
         self.len += 1;
         true
     }
 
     /// Puts `number` where `old` is; false when that is not there.
     pub(crate) fn replace(&mut self, tag: u32, old: u32, number: u32) -> bool {
-        let Some(at) = self.position(tag, old) else { return false };
-        self.set(at, u64::from(tag) << 32 | u64::from(number) + 1);
+        let Some(at) = self.position(tag, old).filter(|_| number != u32::MAX) else { return false };
+        self.set(at, entry(tag, number));
         true
     }
 
@@ -132,6 +132,12 @@ impl TagTable {
             *place = entry;
         }
     }
+}
+
+/// As it is stored; `number` is not `u32::MAX`.
+#[inline]
+const fn entry(tag: u32, number: u32) -> u64 {
+    (tag as u64) << 32 | (number as u64 + 1)
 }
 
 /// Tag and number; `None` of a vacancy.
