@@ -38,8 +38,13 @@ pub(super) struct Reassembly<B> {
 
 impl<B: PacketBuf> Reassembly<B> {
     pub(super) const fn new(reported: bool) -> Self {
-        let (spans, blocks, spare) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { spans, blocks, reported, truesize: 0, spare }
+        Self {
+            spans: VecDeque::new(),
+            blocks: VecDeque::new(),
+            reported,
+            truesize: 0,
+            spare: VecDeque::new(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
