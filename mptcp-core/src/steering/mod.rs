@@ -25,6 +25,7 @@ use crate::config::EphemeralPorts;
 use crate::rng::Rng;
 pub use crate::tcp::Tuple;
 use crate::time::Instant;
+use crate::wire::IpHeader;
 use core::net::IpAddr;
 use packet::Flow;
 use table::Table;
@@ -227,11 +228,7 @@ impl Steering {
         let (tuple, tcp) = match Flow::of(packet) {
             Flow::Tcp(tuple, tcp) => (tuple, tcp),
             Flow::Udp(port) => return self.sent_home(self.layout.shard_of_port(port)),
-            Flow::Fragment(src, dst) => {
-                let home = self.layout.shard_of_fragments(src, dst);
-                return self.sent_home(home);
-            }
-            Flow::Nobody => return self.own,
+            Flow::Nobody => return self.fragment_arrived(packet),
         };
         let home = self.layout.shard_of_flow(&tuple);
         if home == self.own { self.owner(now, &tuple, tcp, is_known) } else { self.sent_home(home) }
@@ -271,6 +268,17 @@ impl Steering {
             pending: self.table.pending(),
             confirmed: self.table.confirmed(),
             ..self.stats
+        }
+    }
+
+    /// Where a packet without ports goes: a fragment to where it meets the others, anything else nowhere.
+    #[cold]
+    fn fragment_arrived(&mut self, packet: &[u8]) -> u8 {
+        match IpHeader::parse(packet) {
+            Ok(header) if header.fragment => {
+                self.sent_home(self.layout.shard_of_fragments(header.src, header.dst))
+            }
+            _ => self.own,
         }
     }
 

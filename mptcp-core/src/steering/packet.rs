@@ -21,9 +21,7 @@ pub(super) enum Flow<'a> {
     Tcp(Tuple, &'a [u8]),
     /// A datagram to this port of ours, or an error about one from it.
     Udp(u16),
-    /// A fragment, between these two.
-    Fragment(IpAddr, IpAddr),
-    /// Nobody's: not understood.
+    /// Nobody's: not understood, or a fragment.
     Nobody,
 }
 
@@ -44,12 +42,12 @@ impl<'a> Flow<'a> {
 fn of_v4(packet: &[u8]) -> Option<Flow<'_>> {
     let fixed = packet.first_chunk::<V4_HEADER_LEN>()?;
     let [version_ihl, _, _, _, _, _, f1, f0, _, protocol, _, _, addresses @ ..] = *fixed;
-    let [s3, s2, s1, s0, d3, d2, d1, d0] = addresses;
-    let (src, dst) = (Ipv4Addr::new(s3, s2, s1, s0), Ipv4Addr::new(d3, d2, d1, d0));
     if u16::from_be_bytes([f1, f0]) & V4_FRAGMENT != 0 {
-        return Some(Flow::Fragment(src.into(), dst.into()));
+        return None;
     }
+    let [s3, s2, s1, s0, d3, d2, d1, d0] = addresses;
     let behind = packet.get(usize::from(version_ihl & 0xf) * 4..)?;
+    let (src, dst) = (Ipv4Addr::new(s3, s2, s1, s0), Ipv4Addr::new(d3, d2, d1, d0));
     transport(packet, protocol, src.into(), dst.into(), behind)
 }
 
@@ -58,10 +56,7 @@ fn of_v6(packet: &[u8]) -> Option<Flow<'_>> {
     let (fixed, behind) = packet.split_first_chunk::<V6_HEADER_LEN>()?;
     let protocol = fixed[6];
     if !matches!(protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_ICMPV6) {
-        let header = IpHeader::parse(packet).ok()?;
-        if header.fragment {
-            return Some(Flow::Fragment(header.src, header.dst));
-        }
+        let header = IpHeader::parse(packet).ok().filter(|header| !header.fragment)?;
         let behind = packet.get(header.header_len..)?;
         return transport(packet, header.protocol, header.src, header.dst, behind);
     }
