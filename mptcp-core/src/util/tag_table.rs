@@ -10,9 +10,9 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// Places for so many entries: `capacity * 5 / 4`.
-const PLACES: u64 = 5;
-const ENTRIES: u64 = 4;
+/// Places for so many entries: in a full table two are looked at for one that is there, five for one that is not.
+const PLACES: u64 = 3;
+const ENTRIES: u64 = 2;
 
 /// See the module.
 pub(crate) struct TagTable {
