@@ -249,13 +249,15 @@ impl Between {
             }
             232..240 if edited => {
                 let (at, bit) = (usize::from(input.u16()), input.u8() & 7);
-                let flip = |tcp: &mut [u8], header: usize| {
+                // Bits are only set: cleared ones would make up for set ones in the sum of a mapping that
+                // travels in several pieces, and no checksum tells that.
+                let set = |tcp: &mut [u8], header: usize| {
                     let len = tcp.len() - header;
                     if len > 0 {
-                        tcp[header + at % len] ^= 1 << bit;
+                        tcp[header + at % len] |= 1 << bit;
                     }
                 };
-                travel(5, edit(packet, flip));
+                travel(5, edit(packet, set));
             }
             240..248 => {
                 let reset = reset(&packet, input.u8());
