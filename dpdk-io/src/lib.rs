@@ -28,7 +28,6 @@ pub mod nic;
 pub mod rings;
 #[cfg(any(have_dpdk, test))]
 mod rules;
-pub mod segmentation;
 pub mod shard;
 
 pub use clock::Clock;

@@ -29,6 +29,7 @@ pub mod fragments;
 pub mod mptcp;
 pub mod pcapng;
 pub mod rng;
+pub mod segmentation;
 pub mod seq;
 pub mod stack;
 pub mod stats;

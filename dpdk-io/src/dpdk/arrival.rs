@@ -10,10 +10,10 @@
 use super::mbuf::Mbuf;
 use super::pool::MbufPool;
 use crate::nic::{BURST, Received};
-use crate::segmentation::{Headers, MAX_HEADERS};
 use core::ptr::NonNull;
 use dpdk_sys::{EXTERNAL, INDIRECT, RX_L4_CKSUM_GOOD, RX_VLAN_STRIPPED, RteMbuf};
 use mptcp_core::buf::{BufPool, PacketBuf, PortId};
+use mptcp_core::segmentation::{Headers, MAX_HEADERS};
 
 /// Receives at most [`BURST`] frames and appends what they hold to `into`.
 ///
@@ -84,7 +84,7 @@ unsafe fn joined(raw: NonNull<RteMbuf>) -> Option<Whole> {
     let start = mbuf.buf_addr.wrapping_add(usize::from(mbuf.data_off));
     // SAFETY: the range of a received segment lies inside its buffer, and nobody writes it.
     let first = unsafe { core::slice::from_raw_parts(start, usize::from(mbuf.data_len)) };
-    let headers = Headers::of(first, mbuf.pkt_len as usize).filter(|h| h.is_plain(first))?;
+    let headers = Headers::of_frame(first, mbuf.pkt_len as usize).filter(|h| h.is_plain(first))?;
     let mut bytes = [0; MAX_HEADERS];
     bytes.get_mut(..headers.all())?.copy_from_slice(first.get(..headers.all())?);
     Some(Whole { headers, bytes, text: mbuf.pkt_len as usize - headers.all() })

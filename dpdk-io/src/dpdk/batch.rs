@@ -9,9 +9,9 @@
 use super::mbuf::{Mbuf, Unsendable, own_segment};
 use super::pool::MbufPool;
 use crate::nic::{BURST, Flushed, Pushed};
-use crate::segmentation::Piece;
 use dpdk_sys::{EXTERNAL, INDIRECT, RteMbuf, Tso};
 use mptcp_core::buf::PacketBuf;
+use mptcp_core::segmentation::{Headers, Piece, PseudoHeader};
 
 /// Packets ready for one transmit queue, oldest first; bounded.
 #[derive(Debug)]
@@ -202,7 +202,7 @@ impl TxBatch {
         // SAFETY: the newest packet is ours, nothing else refers to its head, and that owns its buffer
         // (`Open::new`).
         let first = unsafe { bytes_of(head) };
-        if open.piece.complete(first).is_none() {
+        if open.piece.complete(first, PseudoHeader::WithoutLength).is_none() {
             // Its headers are whole, or nothing would have joined it.
             return;
         }
@@ -295,7 +295,9 @@ impl Open {
             return None;
         }
         // SAFETY: as above.
-        let piece = Piece::begin(unsafe { bytes_of(head) }, len as usize)?;
+        let frame = unsafe { bytes_of(head) };
+        let headers = Headers::of_frame(frame, len as usize)?;
+        let piece = Piece::begin(headers, frame, len as usize)?;
         // SAFETY: as above.
         let before_last = unsafe { before_last(head) };
         Some(Self { piece, buffers, before_last, ip_checksum })

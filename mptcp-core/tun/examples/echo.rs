@@ -192,7 +192,7 @@ fn server(log: bool) -> Result<(TunLoop<TunDevice>, Echo), Failure> {
     for (port, access) in (0..).zip(&ACCESSES) {
         let prefix = access.kernels.parse()?;
         let name = access.name.to_owned();
-        let config = TunConfig { name, kernel_addresses: vec![prefix], mtu: 1500 };
+        let config = TunConfig { name, kernel_addresses: vec![prefix], mtu: 1500, offload: true };
         let device = TunDevice::create(&config)?;
         ports.push(TunPort { device, addresses: vec![IpAddr::V4(access.ours)] });
         routes.push((prefix, PortId(port)));

@@ -161,8 +161,12 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
         };
         let addr: IpAddr = addr.parse()?;
         let kernel_addresses = prefix.map(str::parse).transpose()?.into_iter().collect();
-        let device =
-            TunDevice::create(&TunConfig { name: name.into(), kernel_addresses, mtu: 1500 })?;
+        let device = TunDevice::create(&TunConfig {
+            name: name.into(),
+            kernel_addresses,
+            mtu: 1500,
+            offload: true,
+        })?;
         config.addresses.push(LocalAddress {
             addr,
             port: PortId(u8::try_from(ports.len())?),

@@ -8,9 +8,14 @@ pub struct PortCounters {
     rx_packets: AtomicU64,
     rx_bytes: AtomicU64,
     rx_no_buffer: AtomicU64,
+    rx_errors: AtomicU64,
+    rx_pieces: AtomicU64,
+    rx_parts: AtomicU64,
     tx_packets: AtomicU64,
     tx_bytes: AtomicU64,
     tx_errors: AtomicU64,
+    tx_pieces: AtomicU64,
+    tx_joined: AtomicU64,
     tx_queue_full: AtomicU64,
     echo_replies: AtomicU64,
     echo_limited: AtomicU64,
@@ -30,7 +35,7 @@ fn add(counter: &AtomicU64, n: u64) {
 }
 
 impl PortCounters {
-    /// IP packets read from the device.
+    /// IP packets read from the device; of segments in one piece, the piece.
     #[must_use]
     pub fn rx_packets(&self) -> u64 {
         self.rx_packets.load(Ordering::Relaxed)
@@ -48,7 +53,37 @@ impl PortCounters {
         self.rx_no_buffer.load(Ordering::Relaxed)
     }
 
-    /// IP packets the device took.
+    /// Packets lost because they were longer than the MTU, or no header could be made of what they said.
+    #[must_use]
+    pub fn rx_errors(&self) -> u64 {
+        self.rx_errors.load(Ordering::Relaxed)
+    }
+
+    /// What came as segments or datagrams in one piece.
+    #[must_use]
+    pub fn rx_pieces(&self) -> u64 {
+        self.rx_pieces.load(Ordering::Relaxed)
+    }
+
+    /// Packets that those were cut into.
+    #[must_use]
+    pub fn rx_parts(&self) -> u64 {
+        self.rx_parts.load(Ordering::Relaxed)
+    }
+
+    /// What left as segments in one piece.
+    #[must_use]
+    pub fn tx_pieces(&self) -> u64 {
+        self.tx_pieces.load(Ordering::Relaxed)
+    }
+
+    /// Segments in those.
+    #[must_use]
+    pub fn tx_joined(&self) -> u64 {
+        self.tx_joined.load(Ordering::Relaxed)
+    }
+
+    /// IP packets the device took; of segments in one piece, the piece.
     #[must_use]
     pub fn tx_packets(&self) -> u64 {
         self.tx_packets.load(Ordering::Relaxed)
@@ -84,26 +119,42 @@ impl PortCounters {
         self.echo_limited.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn count_rx(&self, packets: u64, bytes: u64) {
-        add(&self.rx_packets, packets);
+    pub(crate) fn count_rx(&self, bytes: u64) {
+        add(&self.rx_packets, 1);
         add(&self.rx_bytes, bytes);
+    }
+
+    pub(crate) fn count_rx_error(&self) {
+        add(&self.rx_errors, 1);
+    }
+
+    pub(crate) fn count_rx_pieces(&self, pieces: u64) {
+        add(&self.rx_pieces, pieces);
+    }
+
+    pub(crate) fn count_rx_parts(&self, parts: u64) {
+        add(&self.rx_parts, parts);
     }
 
     pub(crate) fn count_rx_no_buffer(&self) {
         add(&self.rx_no_buffer, 1);
     }
 
-    pub(crate) fn count_tx(&self, bytes: u64) {
+    pub(crate) fn count_tx(&self, bytes: u64, segments: u64) {
         add(&self.tx_packets, 1);
         add(&self.tx_bytes, bytes);
+        if segments > 1 {
+            add(&self.tx_pieces, 1);
+            add(&self.tx_joined, segments);
+        }
     }
 
-    pub(crate) fn count_tx_error(&self) {
-        add(&self.tx_errors, 1);
+    pub(crate) fn count_tx_error(&self, packets: u64) {
+        add(&self.tx_errors, packets);
     }
 
-    pub(crate) fn count_tx_queue_full(&self) {
-        add(&self.tx_queue_full, 1);
+    pub(crate) fn count_tx_queue_full(&self, packets: u64) {
+        add(&self.tx_queue_full, packets);
     }
 
     pub(crate) fn count_echo_limited(&self) {

@@ -16,6 +16,7 @@
 //!     name: "lte".into(),
 //!     kernel_addresses: vec!["10.1.0.254/24".parse().expect("a prefix")],
 //!     mtu: 1500,
+//!     offload: true,
 //! })?;
 //! let port = TunPort { device, addresses: vec!["10.1.0.1".parse().expect("an address")] };
 //! let mut tun = TunLoop::new(vec![port], RouteTable::default(), pool, Clock::start())?;
@@ -25,8 +26,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod arrival;
 mod clock;
 mod counters;
+mod departure;
 mod device;
 mod error;
 mod handle;

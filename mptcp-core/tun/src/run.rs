@@ -13,7 +13,7 @@ use crate::handle::LoopHandle;
 use crate::port::{Port, Received, TunPort};
 use crate::routes::RouteTable;
 use core::net::IpAddr;
-use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, PacketBuf, PortId, RxChecksum, RxMeta, TxQueue};
+use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, PacketBuf, PortId, RxMeta, TxQueue};
 use mptcp_core::driver::{Control, Progress, Worker};
 use mptcp_core::fragments;
 use mptcp_core::time::{Duration, Instant};
@@ -62,7 +62,6 @@ pub enum Turn {
 }
 
 /// Drives one [`Worker`] over its devices. See the crate's documentation for an example.
-#[derive(Debug)]
 pub struct TunLoop<D> {
     ports: Vec<Port<D>>,
     /// Addresses of the stack on any port, sorted.
@@ -206,19 +205,21 @@ impl<D: PacketDevice> TunLoop<D> {
         ) else {
             return Ok(false);
         };
-        let meta = RxMeta { port: PortId(id), checksum: RxChecksum::Unknown };
         let mtu = usize::from(port.device.mtu());
-        let (mut packets, mut bytes) = (0, 0);
+        let mut packets = 0;
         while packets < BURST {
             self.reading.truncate(0);
             let received = match self.reading.append(mtu) {
-                Some(room) => port.recv(room)?,
+                Some(room) => port.recv(room, counters)?,
                 None => Received::Nothing,
             };
-            let Received::Packet(len) = received else { break };
-            self.reading.truncate(len);
             packets += 1;
-            bytes += len as u64;
+            let (len, checksum) = match received {
+                Received::Packet(len, checksum) => (len, checksum),
+                Received::Unusable => continue,
+                Received::Nothing => return Ok(false),
+            };
+            self.reading.truncate(len);
             let mut packet = match self.pool.alloc() {
                 Some(next) => core::mem::replace(&mut self.reading, next),
                 None if len <= SMALL_PACKET_LEN => HeapBuf::from_slice(self.reading.data()),
@@ -227,11 +228,10 @@ impl<D: PacketDevice> TunLoop<D> {
                     continue;
                 }
             };
-            packet.set_rx_meta(meta);
+            packet.set_rx_meta(RxMeta { port: PortId(id), checksum });
             self.burst.push(packet);
         }
-        counters.count_rx(packets as u64, bytes);
-        Ok(packets == BURST)
+        Ok(true)
     }
 
     /// Takes fragments out of `burst`, and puts there what has become whole.
@@ -285,6 +285,9 @@ impl<D: PacketDevice> TunLoop<D> {
         };
         let progress = worker.poll_transmit(now, &mut outbox);
         self.tx_starved = outbox.is_starved;
+        for (port, counters) in self.ports.iter_mut().zip(self.counters.ports()) {
+            port.flush(counters);
+        }
         if self.tx_starved { Progress::Done } else { progress }
     }
 
@@ -320,6 +323,13 @@ impl<D: PacketDevice> TunLoop<D> {
                 return;
             }
         }
+    }
+}
+
+impl<D: PacketDevice> core::fmt::Debug for TunLoop<D> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let names = self.ports.iter().map(|port| port.device.name());
+        f.debug_list().entries(names).finish()
     }
 }
 
@@ -375,7 +385,6 @@ impl<D: PacketDevice> TxQueue<HeapBuf> for Outbox<'_, D> {
 
     fn push(&mut self, packet: HeapBuf) {
         self.room = self.room.saturating_sub(1);
-        debug_assert!(!packet.tx_meta().partial_checksum, "TUN devices complete no checksums");
         let port = match packet.tx_meta().port {
             PortId::ROUTED => destination(packet.data()).and_then(|to| self.routes.lookup(to)),
             port => Some(port),
@@ -386,6 +395,17 @@ impl<D: PacketDevice> TxQueue<HeapBuf> for Outbox<'_, D> {
         match found {
             Some((port, counters)) => port.send(packet, counters),
             None => self.counters.count_no_route(),
+        }
+    }
+
+    fn checksum_offload(&self) -> bool {
+        self.ports.iter().all(Port::has_offloads)
+    }
+
+    fn segmentation_offload(&self, port: PortId) -> bool {
+        match self.ports.get(usize::from(port.0)) {
+            Some(port) => port.has_offloads(),
+            None => self.checksum_offload(),
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::control::Waker;
 use crate::egress::Exits;
 use crate::metrics::{DriverCounters, PortCounters};
+use dpdk_io::Offload;
 use ipnet::IpNet;
 use mptcp_core::buf::HeapPool;
 use mptcp_tun::{
@@ -36,6 +37,7 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
             name: port.device.clone(),
             kernel_addresses: Vec::new(),
             mtu: port.mtu,
+            offload: port.tso == Offload::Auto,
         })?;
         Ok(TunPort { device, addresses: port.addresses.iter().map(IpNet::addr).collect() })
     });
@@ -78,9 +80,14 @@ fn driver_counters(names: &[String], counters: &LoopCounters, pool: &HeapPool) -
             ("rx_packets", port.rx_packets()),
             ("rx_bytes", port.rx_bytes()),
             ("rx_no_buffer", port.rx_no_buffer()),
+            ("rx_errors", port.rx_errors()),
+            ("rx_pieces", port.rx_pieces()),
+            ("rx_parts", port.rx_parts()),
             ("tx_packets", port.tx_packets()),
             ("tx_bytes", port.tx_bytes()),
             ("tx_errors", port.tx_errors()),
+            ("tx_pieces", port.tx_pieces()),
+            ("tx_joined", port.tx_joined()),
             ("tx_queue_full", port.tx_queue_full()),
             ("echo_replies", port.echo_replies()),
             ("echo_limited", port.echo_limited()),

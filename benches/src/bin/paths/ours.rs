@@ -29,6 +29,7 @@ impl Server {
             name: "tun0".to_owned(),
             kernel_addresses: vec![TUN_KERNEL.parse().map_err(|_| "a prefix".to_owned())?],
             mtu: 1500,
+            offload: true,
         };
         let device = bed.server.enter(move || TunDevice::create(&config))?;
         let addr = IpAddr::from(OURS);

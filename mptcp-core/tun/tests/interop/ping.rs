@@ -39,7 +39,8 @@ impl Worker<HeapBuf> for Sink {
 
 fn device(name: &str, addresses: &[&str], mtu: u16) -> TunDevice {
     let kernel_addresses = addresses.iter().map(|net| net.parse().expect("a prefix")).collect();
-    TunDevice::create(&TunConfig { name: name.into(), kernel_addresses, mtu }).expect(name)
+    TunDevice::create(&TunConfig { name: name.into(), kernel_addresses, mtu, offload: true })
+        .expect(name)
 }
 
 fn port(device: TunDevice, addresses: &[&str]) -> TunPort<TunDevice> {
@@ -93,7 +94,8 @@ fn a_device_is_up_with_its_addresses_and_gone_when_dropped() {
     for expected in ["192.0.2.9/24", "2001:db8::9/64", "mtu 1280"] {
         assert!(shown.contains(expected), "{expected} is not in {shown}");
     }
-    let config = TunConfig { name: "acc".into(), kernel_addresses: vec![], mtu: 1500 };
+    let config =
+        TunConfig { name: "acc".into(), kernel_addresses: vec![], mtu: 1500, offload: true };
     let error = TunDevice::create(&config).expect_err("the name is taken");
     assert!(error.to_string().contains("acc") && error.to_string().contains("in use"), "{error}");
     drop(created);

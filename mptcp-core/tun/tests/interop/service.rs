@@ -136,6 +136,7 @@ fn port(access: &Access) -> TunPort<TunDevice> {
         name: access.name.into(),
         kernel_addresses: vec![access.kernel.parse().expect("a prefix")],
         mtu: 1500,
+        offload: true,
     };
     let device = TunDevice::create(&config).expect(access.name);
     TunPort { device, addresses: vec![access.ours.parse().expect("an address")] }

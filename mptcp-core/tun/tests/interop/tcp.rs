@@ -76,6 +76,11 @@ fn the_kernels_tcp_gets_back_what_it_sends() {
             exchange(TcpStream::connect(echo_of(access)).unwrap(), len);
         }
     }
+    // Segments of a burst go in one piece, both ways.
+    for port in service.ports.ports() {
+        assert!(port.rx_parts() > 4 * port.rx_pieces() && port.rx_pieces() > 20, "{port:?}");
+        assert!(port.tx_joined() > 2 * port.tx_pieces() && port.tx_pieces() > 20, "{port:?}");
+    }
     let report = service.stop();
     assert_eq!(report.ended.len(), 10);
     for info in &report.ended {
@@ -121,6 +126,8 @@ fn the_kernels_mptcp_joins_and_uses_both_devices() {
     assert_eq!(nstat("MPTcpExtMPCapableSYNACKRX"), 1);
     for port in ports.ports() {
         assert!(port.rx_bytes() > 1 << 20 && port.tx_bytes() > 1 << 20, "{ports:?}");
+        // One mapping covers a piece.
+        assert!(port.rx_parts() > 4 * port.rx_pieces() && port.rx_pieces() > 100, "{port:?}");
     }
     assert_no_complaints();
 }

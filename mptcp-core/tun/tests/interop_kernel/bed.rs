@@ -467,7 +467,10 @@ impl Running {
 fn device(setup: &Setup, kernel: &Kernel, path: u8, tap: &Arc<Tap>) -> TappedDevice {
     let prefix_len = if setup.v6 { 64 } else { 24 };
     let net = format!("{}/{prefix_len}", setup.kernels(path)).parse().expect("a prefix");
-    let config = TunConfig { name: format!("path{path}"), kernel_addresses: vec![net], mtu: 1500 };
+    // The tap and the delay line want packets as they are on a wire.
+    let kernel_addresses = vec![net];
+    let name = format!("path{path}");
+    let config = TunConfig { name, kernel_addresses, mtu: 1500, offload: false };
     let device = kernel.host.run(move || TunDevice::create(&config).expect("a device"));
     TappedDevice::new(device, Arc::clone(tap), usize::from(path))
 }

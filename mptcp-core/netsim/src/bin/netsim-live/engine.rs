@@ -35,6 +35,8 @@ struct Wire {
     b: Tap,
     ab: Lane,
     ba: Lane,
+    /// Frames wait on `a`, on `b`: asking a device that has none is a system call for nothing.
+    readable: [bool; 2],
 }
 
 /// Everything that runs.
@@ -87,7 +89,7 @@ impl Engine {
     }
 
     /// Sleeps until a descriptor is readable or a frame is due.
-    fn wait(&self) -> Result<(), String> {
+    fn wait(&mut self) -> Result<(), String> {
         let now = now_ns();
         let due = self.wires.iter().filter_map(Wire::next_deadline).min();
         let timeout = due.map(|due| timespec(due.saturating_sub(now)));
@@ -98,9 +100,16 @@ impl Engine {
         }
         fds.extend(self.control.iter().flat_map(Control::poll_fds));
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(format!("poll failed: {error}")),
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(error) => return Err(format!("poll failed: {error}")),
         }
+        // What is not plainly empty is read: that tells what is wrong with it.
+        let readable: Vec<bool> = fds.iter().skip(1).map(|fd| !fd.revents().is_empty()).collect();
+        for (wire, ends) in self.wires.iter_mut().zip(readable.chunks_exact(2)) {
+            wire.readable.copy_from_slice(ends);
+        }
+        Ok(())
     }
 
     fn serve_control(&mut self) {
@@ -147,13 +156,19 @@ impl Wire {
             b: Tap::create(&spec.b, spec.mtu)?,
             ab: lane(spec.ab.clone(), Direction::AtoB),
             ba: lane(spec.ba.clone(), Direction::BtoA),
+            readable: [true; 2],
         })
     }
 
     /// Reads what waits on both devices and writes what is due on both.
     fn carry(&mut self, buffer: &mut [u8]) -> Result<(), String> {
-        self.ab.read_from(&self.a, buffer)?;
-        self.ba.read_from(&self.b, buffer)?;
+        let [from_a, from_b] = self.readable;
+        if from_a {
+            self.ab.read_from(&self.a, buffer)?;
+        }
+        if from_b {
+            self.ba.read_from(&self.b, buffer)?;
+        }
         self.ab.write_to(&self.b);
         self.ba.write_to(&self.a);
         Ok(())

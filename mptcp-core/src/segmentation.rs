@@ -1,22 +1,21 @@
-//! Segments of TCP that a port sends in one piece (TSO) or has joined on their way in (LRO): which belong
-//! together, and what their headers say.
+//! For drivers: segments of TCP that a port sends in one piece (TSO) or has joined on their way in (LRO). Which
+//! belong together, and what their headers say.
 //!
-//! Works on the octets of frames and knows no port. Invariant: a piece that is cut behind every
+//! Works on the octets of frames, or of IP packets, and knows no port. Invariant: a piece that is cut behind every
 //! [`Piece::mss`] octets of text, each part with the headers of the piece and its own sequence number, lengths
 //! and checksums, is what was joined, but for the identification of IPv4, which means nothing where nobody may
 //! fragment (RFC 6864 §4.1). So segments are joined that say the same beside their text: same ends, same
 //! acknowledgement and window, the same options octet for octet. An MPTCP mapping is one of these: the stack has
 //! the segments of a burst share theirs ([`TxQueue::segmentation_offload`]).
 //!
-//! [`TxQueue::segmentation_offload`]: mptcp_core::buf::TxQueue::segmentation_offload
+//! [`TxQueue::segmentation_offload`]: crate::buf::TxQueue::segmentation_offload
 
-use mptcp_core::wire::Checksum;
+use crate::wire::Checksum;
 
-const V4_LEN: usize = 20;
-const V6_LEN: usize = 40;
-const TCP_LEN: usize = 20;
-/// Ethernet with a tag, IPv6, TCP with all options.
-pub const MAX_HEADERS: usize = 18 + V6_LEN + 60;
+const V6_LEN: u16 = 40;
+const TCP_LEN: u16 = 20;
+/// Ethernet with a tag, IPv4 and TCP with all options.
+pub const MAX_HEADERS: usize = 18 + 60 + 60;
 /// What the length fields of IP count to.
 const MAX_LENGTH: usize = 65_535;
 
@@ -40,10 +39,10 @@ const WINDOW_AT: usize = 14;
 const CHECKSUM_AT: usize = 16;
 const URGENT_AT: usize = 18;
 
-/// How long the headers of a frame with TCP are.
+/// How long the headers of a frame or packet with TCP are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Headers {
-    /// Ethernet, with its tag.
+    /// Ethernet, with its tag; 0 in front of a bare IP packet.
     pub l2: u16,
     /// IP.
     pub l3: u16,
@@ -54,34 +53,42 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// Of a `frame` of `len` octets, as far as those are at hand: TCP in IP without options, extension headers
-    /// or fragments, whose lengths are those of the frame. `None` for all others.
+    /// Of an Ethernet `frame` of `len` octets, as far as those are at hand: TCP in IP without
+    /// extension headers or fragments, whose lengths are those of the frame. `None` for all others.
     #[must_use]
-    pub fn of(frame: &[u8], len: usize) -> Option<Self> {
+    pub fn of_frame(frame: &[u8], len: usize) -> Option<Self> {
         let (l2, kind) = match word(frame, 12)? {
             0x8100 => (18, word(frame, 16)?),
             kind => (14, kind),
         };
-        let ip = frame.get(l2..)?;
-        let (l3, total, protocol) = match (kind, *ip.first()?) {
-            (0x0800, 0x45) => {
-                if word(ip, 6)? & 0x3fff != 0 {
-                    return None;
-                }
-                (V4_LEN, usize::from(word(ip, 2)?), *ip.get(9)?)
+        Self::behind(l2, frame, len).filter(|found| kind == if found.v6 { 0x86dd } else { 0x0800 })
+    }
+
+    /// Of a bare IP `packet` of `len` octets, under the same conditions.
+    #[must_use]
+    pub fn of_packet(packet: &[u8], len: usize) -> Option<Self> {
+        Self::behind(0, packet, len)
+    }
+
+    /// With so many octets in front of IP.
+    fn behind(l2: u16, frame: &[u8], len: usize) -> Option<Self> {
+        let ip = frame.get(usize::from(l2)..)?;
+        let first = *ip.first()?;
+        let (l3, total, protocol) = match first {
+            0x45..=0x4f if word(ip, 6)? & 0x3fff == 0 => {
+                (u16::from(first & 15) * 4, usize::from(word(ip, 2)?), *ip.get(9)?)
             }
-            (0x86dd, first) if first >> 4 == 6 => {
-                (V6_LEN, V6_LEN + usize::from(word(ip, 4)?), *ip.get(6)?)
-            }
+            0x60..=0x6f => (V6_LEN, V6_LEN as usize + usize::from(word(ip, 4)?), *ip.get(6)?),
             _ => return None,
         };
-        let l4 = usize::from(*ip.get(l3 + 12)? >> 4) * 4;
-        let whole = total == len.checked_sub(l2)? && total >= l3 + l4 && ip.len() >= l3 + l4;
-        (protocol == 6 && l4 >= TCP_LEN && whole).then_some(Self {
-            l2: l2 as u16,
-            l3: l3 as u16,
-            l4: l4 as u16,
-            v6: l3 == V6_LEN,
+        let l4 = u16::from(*ip.get(usize::from(l3) + 12)? >> 4) * 4;
+        let headers = usize::from(l3) + usize::from(l4);
+        let whole = total == len.checked_sub(usize::from(l2))? && total >= headers;
+        (protocol == 6 && l4 >= TCP_LEN && whole && ip.len() >= headers).then_some(Self {
+            l2,
+            l3,
+            l4,
+            v6: first >> 4 == 6,
         })
     }
 
@@ -104,12 +111,12 @@ impl Headers {
         let ip = frame.get_mut(usize::from(self.l2)..)?;
         let length = u16::try_from(self.tcp_and_ip() + text).ok()?;
         if self.v6 {
-            return put(ip, 4, (length - V6_LEN as u16).to_be_bytes());
+            return put(ip, 4, (length - V6_LEN).to_be_bytes());
         }
         put(ip, 2, length.to_be_bytes())?;
         put(ip, 10, [0; 2])?;
         let mut sum = Checksum::new();
-        sum.add_bytes(ip.get(..V4_LEN)?);
+        sum.add_bytes(ip.get(..usize::from(self.l3))?);
         put(ip, 10, sum.finish().to_be_bytes())
     }
 
@@ -140,6 +147,15 @@ impl Headers {
     }
 }
 
+/// What the TCP checksum of a piece is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PseudoHeader {
+    /// Addresses, protocol, and the length of the whole piece: virtio, and so TUN devices.
+    WithLength,
+    /// The same without a length: DPDK's ports.
+    WithoutLength,
+}
+
 /// Segments that leave in one piece, from the first one on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Piece {
@@ -161,18 +177,17 @@ pub struct Follower {
 }
 
 impl Piece {
-    /// A frame of `len` octets that others may follow, with its headers at the beginning of `frame`; `None` when
+    /// A frame of `len` octets that others may follow, with its `headers` at the beginning of `frame`; `None` when
     /// none may. Congestion window reduced stands on one segment alone (RFC 3168 §6.1.2), as do SYN, FIN and RST; PSH
     /// ends a piece.
     #[must_use]
-    pub fn begin(frame: &[u8], len: usize) -> Option<Self> {
-        let headers = Headers::of(frame, len)?;
+    pub fn begin(headers: Headers, frame: &[u8], len: usize) -> Option<Self> {
         // What somebody may fragment needs its identification.
         if !headers.v6 && word(frame, usize::from(headers.l2) + 6)? != DONT_FRAGMENT {
             return None;
         }
         let tcp = frame.get(headers.tcp_at()..)?;
-        let (text, flags) = (len - headers.all(), *tcp.get(FLAGS_AT)?);
+        let (text, flags) = (len.checked_sub(headers.all())?, *tcp.get(FLAGS_AT)?);
         let next_seq = double(tcp, SEQ_AT)?.wrapping_add(text as u32);
         let open = text > 0 && flags & !ECE == ACK;
         open.then_some(Self { headers, mss: text, text, segments: 1, next_seq, flags })
@@ -208,7 +223,7 @@ impl Piece {
             && tcp
             && flags & !(PSH | FIN) == self.flags
             && double(next, tcp_at + SEQ_AT)? == self.next_seq
-            && Headers::of(next, len)? == self.headers;
+            && Headers::behind(l2, next, len)? == self.headers;
         goes_on.then_some(Follower { text, flags })
     }
 
@@ -220,14 +235,18 @@ impl Piece {
         self.segments += 1;
     }
 
-    /// Has the headers in `first` speak for all of it. The TCP checksum is that of the pseudo-header without a
-    /// length: a port that cuts segments adds the rest to each.
-    pub fn complete(&self, first: &mut [u8]) -> Option<()> {
+    /// Has the headers in `first` speak for all of it. The TCP checksum is that of the pseudo-header, as `pseudo`
+    /// says: who cuts segments adds the rest to each.
+    pub fn complete(&self, first: &mut [u8], pseudo: PseudoHeader) -> Option<()> {
         self.headers.set_text(first, self.text)?;
         let addresses_at = usize::from(self.headers.l2) + if self.headers.v6 { 8 } else { 12 };
         let mut sum = Checksum::new();
         sum.add_bytes(first.get(addresses_at..self.headers.tcp_at())?);
         sum.add_bytes(&[0, 6]);
+        if pseudo == PseudoHeader::WithLength {
+            let length = u16::try_from(usize::from(self.headers.l4) + self.text).ok()?;
+            sum.add_bytes(&length.to_be_bytes());
+        }
         let tcp = first.get_mut(self.headers.tcp_at()..)?;
         put(tcp, CHECKSUM_AT, sum.folded().to_be_bytes())?;
         *tcp.get_mut(FLAGS_AT)? = self.flags;

@@ -1,7 +1,8 @@
 use super::*;
-use mptcp_core::wire::checksum;
-use proptest::collection::vec;
+use crate::wire::{IpHeader, checksum, set_checksum};
 use proptest::prelude::*;
+use std::vec;
+use std::vec::Vec;
 
 /// A segment as it differs from those around it.
 #[derive(Clone, Copy, Debug)]
@@ -34,15 +35,36 @@ const USUAL: Plan = Plan {
     dont_fragment: true,
 };
 
+/// What stands in front of IP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Link {
+    Bare,
+    Ethernet,
+    Tagged,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Family {
     v6: bool,
-    vlan: bool,
+    link: Link,
 }
 
 impl Family {
     fn l2(self) -> usize {
-        if self.vlan { 18 } else { 14 }
+        match self.link {
+            Link::Bare => 0,
+            Link::Ethernet => 14,
+            Link::Tagged => 18,
+        }
+    }
+
+    fn headers(self, frame: &[u8], len: usize) -> Option<Headers> {
+        let of = if self.link == Link::Bare { Headers::of_packet } else { Headers::of_frame };
+        of(frame, len)
+    }
+
+    fn begin(self, frame: &[u8], len: usize) -> Option<Piece> {
+        Piece::begin(self.headers(frame, len)?, frame, len)
     }
 
     fn l3(self) -> usize {
@@ -75,25 +97,29 @@ fn fill(frame: &mut [u8], family: Family) {
         let sum = !checksum::sum(&ip[..20]);
         ip[10..12].copy_from_slice(&sum.to_be_bytes());
     }
-    let header = mptcp_core::wire::IpHeader::parse(ip).expect("an IP header");
+    let header = IpHeader::parse(ip).expect("an IP header");
     let tcp = &mut ip[l3..];
     tcp[16..18].fill(0);
     let sum = checksum::tcp_checksum(header.src, header.dst, tcp);
-    mptcp_core::wire::set_checksum(tcp, sum);
+    set_checksum(tcp, sum);
 }
 
 fn frame(plan: Plan, family: Family, seq: u32) -> Vec<u8> {
-    let mut out = vec![2, 0, 0, 0, 0, plan.station, 2, 0, 0, 0, 0, 9];
-    if family.vlan {
-        out.extend([0x81, 0, 0, 7]);
+    let mut out = Vec::new();
+    if family.link != Link::Bare {
+        out.extend([2, 0, 0, 0, 0, plan.station, 2, 0, 0, 0, 0, 9]);
+        if family.link == Link::Tagged {
+            out.extend([0x81, 0, 0, 7]);
+        }
+        out.extend(if family.v6 { [0x86, 0xdd] } else { [8, 0] });
     }
     if family.v6 {
-        out.extend([0x86, 0xdd, 0x60 | plan.traffic_class >> 4, plan.traffic_class << 4, 0, 0]);
+        out.extend([0x60 | plan.traffic_class >> 4, plan.traffic_class << 4, 0, 0]);
         out.extend([0, 0, 6, 64]);
         out.extend([0xfd; 32]);
     } else {
         let flags = if plan.dont_fragment { 0x40 } else { 0 };
-        out.extend([8, 0, 0x45, plan.traffic_class, 0, 0, 0, 0, flags, 0, 64, 6, 0, 0]);
+        out.extend([0x45, plan.traffic_class, 0, 0, 0, 0, flags, 0, 64, 6, 0, 0]);
         out.extend([10, 1, 0, 1, 10, 1, 0, 2]);
     }
     let options = options(plan.options);
@@ -112,7 +138,7 @@ fn frame(plan: Plan, family: Family, seq: u32) -> Vec<u8> {
 }
 
 /// What a queue of frames becomes: pieces with as many segments, and what they came to.
-fn join(frames: &[Vec<u8>]) -> Vec<(Option<Piece>, Vec<u8>)> {
+fn join(frames: &[Vec<u8>], family: Family) -> Vec<(Option<Piece>, Vec<u8>)> {
     let mut out: Vec<(Option<Piece>, Vec<u8>)> = Vec::new();
     for frame in frames {
         if let Some((Some(piece), first)) = out.last_mut()
@@ -123,12 +149,12 @@ fn join(frames: &[Vec<u8>]) -> Vec<(Option<Piece>, Vec<u8>)> {
             piece.take(follower);
             first.extend_from_slice(&frame[headers..]);
         } else {
-            out.push((Piece::begin(frame, frame.len()), frame.clone()));
+            out.push((family.begin(frame, frame.len()), frame.clone()));
         }
     }
     for (piece, first) in &mut out {
         if let Some(piece) = piece.filter(|piece| piece.segments() > 1) {
-            piece.complete(first).expect("headers are whole");
+            piece.complete(first, PseudoHeader::WithLength).expect("headers are whole");
         }
     }
     out
@@ -168,7 +194,8 @@ fn series(plans: &[Plan], family: Family, mut seq: u32) -> Vec<Vec<u8>> {
 }
 
 fn family() -> impl Strategy<Value = Family> {
-    any::<(bool, bool)>().prop_map(|(v6, vlan)| Family { v6, vlan })
+    let link = prop_oneof![Just(Link::Bare), Just(Link::Ethernet), Just(Link::Tagged)];
+    (any::<bool>(), link).prop_map(|(v6, link)| Family { v6, link })
 }
 
 /// Mostly what goes on, in any of its fields sometimes not.
@@ -203,13 +230,13 @@ proptest! {
     /// So nothing is joined that may not be: it would come out another way.
     #[test]
     fn a_piece_that_is_cut_is_what_was_joined(
-        plans in vec(plan(), 1..60),
+        plans in prop::collection::vec(plan(), 1..60),
         family in family(),
         seq in prop_oneof![any::<u32>(), u32::MAX - 50_000..u32::MAX],
     ) {
         let frames = series(&plans, family, seq);
         let mut cut_again = Vec::new();
-        for (piece, sent) in join(&frames) {
+        for (piece, sent) in join(&frames, family) {
             match piece.filter(|piece| piece.segments() > 1) {
                 Some(piece) => {
                     prop_assert!(sent.len() - family.l2() <= 65_535);
@@ -218,6 +245,12 @@ proptest! {
                     let parts = cut(&sent, piece.mss().into(), headers.all(), family);
                     prop_assert_eq!(parts.len(), usize::from(piece.segments()));
                     cut_again.extend(parts);
+                    // With the sum of its text added, its checksum is that of one long segment.
+                    let mut whole = sent.clone();
+                    fill(&mut whole, family);
+                    let tcp = headers.tcp_at();
+                    let sum = !checksum::sum(&sent[tcp..]);
+                    prop_assert_eq!(sum, word(&whole, tcp + CHECKSUM_AT).expect("whole"));
                 }
                 None => cut_again.push(sent),
             }
@@ -227,35 +260,35 @@ proptest! {
 
     #[test]
     fn any_octets_are_looked_at_in_peace(
-        first in vec(any::<u8>(), 0..140),
-        next in vec(any::<u8>(), 0..140),
-        changes in vec((0_usize..100, any::<u8>()), 0..4),
+        first in prop::collection::vec(any::<u8>(), 0..140),
+        next in prop::collection::vec(any::<u8>(), 0..140),
+        changes in prop::collection::vec((0_usize..100, any::<u8>()), 0..4),
         len in 0_usize..70_000,
         family in family(),
     ) {
-        let _ = Piece::begin(&first, len);
+        let _ = family.begin(&first, len);
         let mut usual = frame(USUAL, family, 5);
         for (at, octet) in changes {
             usual[at] = octet;
         }
-        if let Some(piece) = Piece::begin(&usual, usual.len()) {
+        if let Some(piece) = family.begin(&usual, usual.len()) {
             let _ = piece.goes_on(&usual, &next, len);
             let _ = piece.goes_on(&first, &usual, usual.len());
-            let _ = piece.complete(&mut first.clone());
+            let _ = piece.complete(&mut first.clone(), PseudoHeader::WithoutLength);
         }
     }
 
     /// What a port has joined is taken apart wherever its buffers end, into what says the same.
     #[test]
     fn parts_say_what_the_whole_said(
-        cuts in vec(1_usize..3000, 1..12),
+        cuts in prop::collection::vec(1_usize..3000, 1..12),
         flags in prop_oneof![Just(ACK), Just(ACK | PSH), Just(ACK | FIN), Just(ACK | CWR), Just(ACK | ECE)],
         dont_fragment: bool,
         family in family(),
         seq: u32,
     ) {
         let whole = frame(Plan { text: cuts.iter().sum(), flags, dont_fragment, ..USUAL }, family, seq);
-        let headers = Headers::of(&whole, whole.len()).expect("whole");
+        let headers = family.headers(&whole, whole.len()).expect("whole");
         prop_assert!(headers.is_plain(&whole));
         let (mut at, mut out, count) = (0, Vec::new(), cuts.len());
         for (i, text) in cuts.iter().copied().enumerate() {
@@ -295,10 +328,10 @@ proptest! {
 #[test]
 fn a_burst_leaves_in_one_piece() {
     for v6 in [false, true] {
-        let family = Family { v6, vlan: v6 };
+        let family = Family { v6, link: if v6 { Link::Tagged } else { Link::Ethernet } };
         let mut plans = vec![USUAL; 40];
         plans.push(Plan { text: 300, flags: ACK | PSH, ..USUAL });
-        let pieces = join(&series(&plans, family, 9));
+        let pieces = join(&series(&plans, family, 9), family);
         let count: Vec<u16> =
             pieces.iter().filter_map(|(piece, _)| Some(piece.as_ref()?.segments())).collect();
         assert_eq!(count, [41], "IPv6: {v6}");
@@ -308,10 +341,10 @@ fn a_burst_leaves_in_one_piece() {
 /// What ends a piece, is alone in one, or begins another.
 #[test]
 fn what_ends_a_piece() {
-    let family = Family { v6: false, vlan: false };
+    let family = Family { v6: false, link: Link::Ethernet };
     let counts = |plans: &[Plan]| -> Vec<u16> {
         let of = |piece: &Option<Piece>| piece.as_ref().map_or(1, Piece::segments);
-        join(&series(plans, family, 1)).iter().map(|(piece, _)| of(piece)).collect()
+        join(&series(plans, family, 1), family).iter().map(|(piece, _)| of(piece)).collect()
     };
     let with = |flags| Plan { flags, ..USUAL };
     assert_eq!(counts(&[USUAL; 3]), [3]);
