@@ -9,6 +9,7 @@ mod device;
 mod engine;
 mod spec;
 mod units;
+mod wire;
 
 use clap::{Parser, Subcommand};
 use spec::LinkSpec;
