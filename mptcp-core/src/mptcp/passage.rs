@@ -21,14 +21,14 @@
 //! on the way acknowledged for it. After three rounds of that timer
 //!
 //! - an answer with a DSS says that options pass and that the peer lacks the head: it goes again under
-//!   new numbers, and the connection is `Spread`;
+//!   new numbers, and the connection is `Spread`, unless something without a DSS came behind it;
 //! - answers of its TCP alone, in so many rounds without a DSS between them, say that options do not
 //!   pass any more: the subflow is reset;
 //! - no answer says nothing: a proxy may be repairing what it acknowledged, the path may be cut. It is
 //!   asked on, and given up when TCP would be, after [`TcpConfig::retries`] rounds.
 //!
 //! Invariant: what may be read as a second copy by a peer that fell back is not sent before a DSS of
-//! the same round showed that it did not.
+//! the same round, with nothing plain behind it, showed that it did not.
 //!
 //! [`TcpConfig::retries`]: crate::config::TcpConfig::retries
 
@@ -81,6 +81,8 @@ pub(crate) struct Passage {
     stage: Stage,
     /// A DSS came since the data-level timer fired last.
     heard: bool,
+    /// Something without one came after it: the peer may have fallen back in between.
+    doubted: bool,
     round: Round,
     /// Rounds that only TCP answered since one with a DSS.
     bare_rounds: u8,
@@ -93,6 +95,7 @@ impl Passage {
         Self {
             stage: Stage::Unproven,
             heard: false,
+            doubted: false,
             round: Round::Silent,
             bare_rounds: 0,
             heard_waiting: false,
@@ -123,8 +126,13 @@ impl Passage {
 
     /// A DSS came; `infinite` if it ends the use of them.
     pub(crate) fn hear(&mut self, infinite: bool) {
-        self.heard = true;
+        (self.heard, self.doubted) = (true, false);
         self.heard_waiting |= !infinite;
+    }
+
+    /// A segment without a DSS came, and without any other option of MPTCP.
+    pub(crate) fn hear_plain(&mut self) {
+        self.doubted = true;
     }
 
     /// Data waits for its mapping from now on.
@@ -186,7 +194,7 @@ impl Passage {
             Silence::SendAgain
         } else if asked < ROUNDS || repeats && (!heard || self.is_unproven()) {
             Silence::Ask
-        } else if heard {
+        } else if heard && !self.doubted {
             Silence::SendAgain
         } else if self.bare_rounds >= ROUNDS {
             self.bare_rounds = 0;

@@ -370,6 +370,9 @@ impl<B: PacketBuf> Stack<B> {
         }
         let Some(tcb) = self.tcbs.get(idx) else { return Effect::None };
         if !connection.unproven() {
+            if !segment.signals {
+                connection.passage.hear_plain();
+            }
             let bare = segment.len == 0 && !outcome.fin && !segment.signals;
             if bare && !outcome.acked && tcb.flight_size() == 0 {
                 connection.passage.hear_bare();
