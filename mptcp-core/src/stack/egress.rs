@@ -65,9 +65,12 @@ impl<B: PacketBuf, T: TxQueue<B>> TxQueue<B> for Lane<'_, T, B> {
         self.tx.alloc_copy()
     }
 
+    #[inline(always)]
     fn push(&mut self, packet: B) {
         self.pushed += 1;
-        if let Some(packet) = self.train.hold(packet) {
+        if self.train.is_boarding() {
+            self.train.hold(packet);
+        } else {
             self.tx.push(packet);
         }
     }

@@ -208,13 +208,13 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// The same right behind another segment, whose stamp is `last`.
     fn depart_behind(&mut self, now: Instant, octets: u32, last: Stamp) -> Stamp {
-        let pipe = self.pipe();
-        let pacer = &mut self.sender(now).pacer;
-        if pipe == 0 || pacer.release_at() + APP_LIMITED_PAUSE < now {
-            return self.depart(now, octets);
+        if let Some(sender) = &mut self.sender
+            && sender.pacer.release_at() + APP_LIMITED_PAUSE >= now
+        {
+            sender.pacer.charge_behind(octets);
+            return last.behind(octets);
         }
-        pacer.charge(now, octets);
-        last.behind(pipe + octets)
+        self.depart(now, octets)
     }
 
     /// The first window is not paced, and the rate follows what is known of the path.
