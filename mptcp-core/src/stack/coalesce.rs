@@ -35,6 +35,7 @@ use crate::tcp::{Part, RunBounds, Segment, Tuple};
 use crate::time::Instant;
 use crate::wire::{Dss, Mapping, WireSeq};
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 /// Runs open at a time; another one ends the oldest.
@@ -62,7 +63,7 @@ struct Run<B> {
 /// What follows in a run on its first segment.
 pub(super) struct Rest<B> {
     /// Text, buffer by buffer.
-    pub(super) texts: Vec<B>,
+    pub(super) texts: VecDeque<B>,
     /// Mappings that the stream has elsewhere than behind the one before.
     pub(super) mappings: Vec<Mapping>,
 }
@@ -70,7 +71,7 @@ pub(super) struct Rest<B> {
 impl<B> Rest<B> {
     /// Of a single segment.
     pub(super) const fn none() -> Self {
-        Self { texts: Vec::new(), mappings: Vec::new() }
+        Self { texts: VecDeque::new(), mappings: Vec::new() }
     }
 
     pub(super) fn clear(&mut self) {
@@ -126,9 +127,9 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         let Some(run) = self.runs.open.get_mut(self.runs.last) else { return };
-        run.rest.texts.push(packet);
+        run.rest.texts.push_back(packet);
         // In its place: every time it moves it is copied.
-        if let Some(packet) = run.rest.texts.last_mut() {
+        if let Some(packet) = run.rest.texts.back_mut() {
             text.cut_out(packet);
         }
     }
@@ -150,7 +151,7 @@ impl<B: PacketBuf> Stack<B> {
             {
                 self.stats.tcp_rcv_coalesce += 1;
                 if segment.len > 0 {
-                    run.rest.texts.push(payload);
+                    run.rest.texts.push_back(payload);
                 }
                 return;
             }
@@ -238,7 +239,7 @@ impl<B: PacketBuf> Stack<B> {
             self.tcb_segments(now, run.idx, &run.segment, text, &mut run.rest);
         } else {
             // Another run ended its connection.
-            run.segment.len = text.data().len() as u32;
+            run.segment.len = text.data_len() as u32;
             let flow = self.find_flow(&run.tuple);
             self.dispatch(now, flow, &run.tuple, run.port, &run.segment, text);
         }

@@ -282,7 +282,8 @@ impl<B: PacketBuf> Stack<B> {
         let mut data = connection.data_level();
         let mut env = env!(self, now);
         let mut burst = Burst::default();
-        let mut octets = 0;
+        // What chose this subflow for a segment would choose it again while there is room for one more.
+        let (mut octets, windows) = (0, tcb.room_before(mss));
         let joins = tx.tx.segmentation_offload(tcb.port);
         let sent = loop {
             let Some((payload, mut mapping)) =
@@ -291,7 +292,7 @@ impl<B: PacketBuf> Stack<B> {
                 env.stats.tx_no_buffer += 1;
                 break false;
             };
-            let len = payload.data().len() as u32;
+            let len = payload.data_len() as u32;
             let push = next.start + u64::from(len) >= connection.data_end;
             burst.more = (lasting.is_some() || connection.is_ahead(next)) && next.len >= 2 * mss;
             let follows = burst.goes_on();
@@ -312,7 +313,7 @@ impl<B: PacketBuf> Stack<B> {
                 connection.advertised(tcb.last_window());
             }
             *left -= 1;
-            if *left == 0 || tx.room() == 0 || !tcb.may_send_on(now, mss) {
+            if *left == 0 || tx.room() == 0 || octets >= windows || tcb.pace_holds(now) {
                 break true;
             }
             if connection.is_ahead(next) {

@@ -158,7 +158,7 @@ impl Usual {
         if checksum == RxChecksum::Good {
             return Some(Text { range, sum: None });
         }
-        let text = checksum::sum(packet.get(range.clone())?);
+        let text = if range.is_empty() { 0 } else { checksum::sum(packet.get(range.clone())?) };
         let headers = checksum::header_sum(packet.get(self.addresses_at..range.start)?);
         let rest = u64::from(PROTOCOL_TCP) + (range.end - self.tcp_at) as u64;
         let sum = checksum::fold(u64::from(headers) + rest + u64::from(text));

@@ -27,7 +27,9 @@ impl<B: PacketBuf> Tcb<B> {
         push: bool,
         burst: &mut Burst,
     ) -> bool {
-        self.restart_after_idle(env.now);
+        if burst.stamp.is_none() {
+            self.restart_after_idle(env.now);
+        }
         let flags = if push { SegmentFlags::PUSH } else { SegmentFlags::empty() };
         self.send_new(env, tx, Some(data), payload, mapping, flags, burst).is_ok()
     }
@@ -58,7 +60,7 @@ impl<B: PacketBuf> Tcb<B> {
         flags: SegmentFlags,
         burst: &mut Burst,
     ) -> Result<(), B> {
-        let len = payload.data().len();
+        let len = payload.data_len();
         let sum = sum_for(tx, &payload);
         let view = payload.slice(0..len);
         if !self.emit_new(env, tx, data, (view, len, sum), mapping.as_ref(), flags, burst) {
@@ -121,12 +123,13 @@ impl<B: PacketBuf> Tcb<B> {
         flags: SegmentFlags,
         burst: &mut Burst,
     ) {
-        if self.queue.is_empty() {
-            self.rto_base = now;
-        }
-        let stamp = match burst.stamp {
-            Some(last) => self.depart_behind(now, len, last),
-            None => self.depart(now, len),
+        let stamp = if let Some(last) = burst.stamp {
+            self.depart_behind(now, len, last)
+        } else {
+            if self.queue.is_empty() {
+                self.rto_base = now;
+            }
+            self.depart(now, len)
         };
         burst.stamp = Some(stamp);
         let segment = TxSegment {
@@ -179,9 +182,11 @@ impl<B: PacketBuf> Tcb<B> {
             return Progress::Done;
         }
         self.restart_after_idle(env.now);
+        let (mss, start, left) = (self.payload_mss(), self.snd_nxt, self.window_left());
         let mut burst = Burst::default();
         loop {
-            let len = self.next_chunk(env.now);
+            let full = self.snd_nxt.since(start) >= left;
+            let len = self.next_chunk(env.now, mss, full);
             if len == 0 {
                 return Progress::Done;
             }
@@ -193,14 +198,14 @@ impl<B: PacketBuf> Tcb<B> {
         }
     }
 
-    /// Octets of the next new segment; 0 when it must wait.
-    fn next_chunk(&mut self, now: Instant) -> u32 {
-        let (mss, usable) = (self.payload_mss(), self.usable_window());
-        let len = mss.min(self.unsent_len).min(usable);
+    /// Octets of the next new segment, which has `mss` at most; 0 when it must wait, as for a `full` congestion
+    /// window.
+    fn next_chunk(&mut self, now: Instant, mss: u32, full: bool) -> u32 {
+        let len = mss.min(self.unsent_len).min(self.usable_window());
         if len == 0 {
             return 0;
         }
-        if self.pipe() >= self.cwnd() {
+        if full {
             self.flags.insert(TcbFlags::CWND_LIMITED);
             return 0;
         }
@@ -235,10 +240,10 @@ impl<B: PacketBuf> Tcb<B> {
         len: u32,
         burst: &mut Burst,
     ) -> bool {
-        let front = self.unsent.front().map_or(0, |b| b.data().len() as u32);
+        let front = self.unsent.front().map_or(0, |b| b.data_len() as u32);
         let near = front < len
             && len <= self.payload_mss()
-            && goes_alone(front, len, || self.unsent.get(1).map_or(0, |b| b.data().len() as u32));
+            && goes_alone(front, len, || self.unsent.get(1).map_or(0, |b| b.data_len() as u32));
         let len = if near { front } else { len };
         let whole = len == front;
         let payload = if whole {
@@ -250,7 +255,7 @@ impl<B: PacketBuf> Tcb<B> {
             env.stats.tx_no_buffer += 1;
             return false;
         };
-        let len = if whole { len } else { payload.data().len() as u32 };
+        let len = if whole { len } else { payload.data_len() as u32 };
         let mut flags = SegmentFlags::empty();
         if len == self.unsent_len {
             flags.insert(SegmentFlags::PUSH);
