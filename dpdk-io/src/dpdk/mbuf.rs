@@ -434,6 +434,10 @@ impl PacketBuf for Mbuf {
         unsafe { core::slice::from_raw_parts(start, usize::from(self.len)) }
     }
 
+    fn data_len(&self) -> usize {
+        usize::from(self.len)
+    }
+
     fn data_mut(&mut self) -> Option<&mut [u8]> {
         self.forget_sum();
         if !self.is_writable() {

@@ -102,6 +102,10 @@ impl PacketBuf for HeapBuf {
         self.storage.bytes.get(self.start as usize..self.end() as usize).unwrap_or_default()
     }
 
+    fn data_len(&self) -> usize {
+        self.len as usize
+    }
+
     fn data_mut(&mut self) -> Option<&mut [u8]> {
         self.sum = None;
         let range = self.start as usize..self.end() as usize;

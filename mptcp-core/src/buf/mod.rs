@@ -68,6 +68,10 @@ impl core::fmt::Debug for PortId {
 pub trait PacketBuf: Sized + 'static {
     /// The bytes of this view (of its first segment when chained).
     fn data(&self) -> &[u8];
+    /// How many those are.
+    fn data_len(&self) -> usize {
+        self.data().len()
+    }
     /// The same bytes for writing; `None` while the memory is shared.
     fn data_mut(&mut self) -> Option<&mut [u8]>;
     /// A second view of part of the same memory; copies nothing. `range` is clamped to the view.

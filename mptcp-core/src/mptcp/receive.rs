@@ -149,7 +149,7 @@ impl<B: PacketBuf> Connection<B> {
 
     /// Text of the peer's SYN: before its stream, which counts from what follows.
     pub(crate) fn take_early(&mut self, text: B) {
-        self.early_received = u16::try_from(text.data().len()).unwrap_or(u16::MAX);
+        self.early_received = u16::try_from(text.data_len()).unwrap_or(u16::MAX);
         let (start, budget) = (position(0), self.autotune.memory());
         let _in_order = self.received.insert(start, start, text, budget, false, &mut 0);
     }
@@ -212,12 +212,12 @@ impl<B: PacketBuf> Connection<B> {
                 && let Some(mut buf) = tcb.received.pop()
             {
                 let left = (span.len - done) as usize;
-                if left < buf.data().len() {
-                    tcb.received.unpop(buf.slice(left..buf.data().len()));
+                if left < buf.data_len() {
+                    tcb.received.unpop(buf.slice(left..buf.data_len()));
                     buf.truncate(left);
                 }
                 let offset = span.dsn.add(u64::from(done)).diff(self.remote_idsn.add(1));
-                done += buf.data().len() as u32;
+                done += buf.data_len() as u32;
                 if let Ok(offset) = u64::try_from(offset) {
                     self.deliver(offset, buf, stats, &mut pulled);
                 }
@@ -262,7 +262,7 @@ impl<B: PacketBuf> Connection<B> {
             let mut buf = tcb.received.pop()?;
             let realign = self.rare.there().and_then(|rare| rare.realign.as_mut());
             let Some(realign) = realign else { return Some(buf) };
-            let (len, before) = (buf.data().len(), realign.at.diff(head));
+            let (len, before) = (buf.data_len(), realign.at.diff(head));
             if let Ok(before @ 1..) = usize::try_from(before)
                 && realign.again.is_none()
             {
@@ -311,7 +311,7 @@ impl<B: PacketBuf> Connection<B> {
     fn deliver(&mut self, offset: u64, buf: B, stats: &mut Counters, pulled: &mut Pulled) {
         let mut buf = buf;
         let mut offset = offset;
-        let mut end = offset + buf.data().len() as u64;
+        let mut end = offset + buf.data_len() as u64;
         if end <= self.data_rcv_nxt {
             stats.duplicate_data += 1;
             pulled.duplicate = true;
@@ -531,7 +531,7 @@ fn verify<B: PacketBuf>(
     let mut sum = checksum::Checksum::new();
     let mut left = whole.len as usize;
     for buf in received.iter() {
-        let take = left.min(buf.data().len());
+        let take = left.min(buf.data_len());
         sum.add_bytes(buf.data().get(..take).unwrap_or_default());
         left -= take;
         if left == 0 {

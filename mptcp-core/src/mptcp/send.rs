@@ -51,7 +51,7 @@ impl Next {
 impl<B: PacketBuf> Connection<B> {
     /// Queues written data; the caller checked the room.
     pub(crate) fn write(&mut self, buf: B) {
-        let len = buf.data().len();
+        let len = buf.data_len();
         if len == 0 {
             return;
         }
@@ -76,7 +76,7 @@ impl<B: PacketBuf> Connection<B> {
         self.chunks.extend(received.drain().map(|buf| {
             pinned = pinned.saturating_add(buf.truesize() as u32);
             let start = end;
-            end += buf.data().len() as u64;
+            end += buf.data_len() as u64;
             Chunk { start, buf }
         }));
         (self.data_end, self.pinned) = (end, pinned);
@@ -89,7 +89,7 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn skip_early(&mut self, octets: u32) {
         let mut left = octets as usize;
         while let Some(front) = self.chunks.front_mut() {
-            let len = front.buf.data().len();
+            let len = front.buf.data_len();
             if left < len {
                 front.buf.trim_front(left);
                 break;
@@ -101,7 +101,7 @@ impl<B: PacketBuf> Connection<B> {
         let mut start = 0;
         for chunk in self.chunks.iter_mut() {
             chunk.start = start;
-            start += chunk.buf.data().len() as u64;
+            start += chunk.buf.data_len() as u64;
         }
         self.data_end = start;
         self.early_sent = u16::try_from(octets).unwrap_or(u16::MAX);
@@ -110,7 +110,7 @@ impl<B: PacketBuf> Connection<B> {
     /// What a SYN of at most `room` octets may carry: the beginning of the stream.
     pub(crate) fn early_data(&self, room: usize) -> Option<B> {
         let first = &self.chunks.front()?.buf;
-        Some(first.slice(0..first.data().len().min(room)))
+        Some(first.slice(0..first.data_len().min(room)))
     }
 
     /// What counts against the send buffer: octets written and not acknowledged, or half the memory
@@ -200,29 +200,27 @@ impl<B: PacketBuf> Connection<B> {
         tx: &mut T,
         at: &mut usize,
     ) -> Option<B> {
-        let holds = |idx: &usize| {
-            let chunk = self.chunks.get(*idx);
-            chunk.is_some_and(|c| c.start <= start && start - c.start < c.buf.data().len() as u64)
-        };
-        let idx = if self.chunks.get(*at + 1).is_some_and(|c| c.start == start) {
+        let chunks = &*self.chunks;
+        let holds = |c: &Chunk<B>| c.start <= start && start - c.start < c.buf.data_len() as u64;
+        let idx = if chunks.get(*at + 1).is_some_and(|c| c.start == start) {
             *at + 1
-        } else if holds(at) {
+        } else if chunks.get(*at).is_some_and(holds) {
             *at
         } else {
-            self.chunks.partition_point(|c| c.start <= start).checked_sub(1)?
+            chunks.partition_point(|c| c.start <= start).checked_sub(1)?
         };
         *at = idx;
-        let front = self.chunks.get(idx)?;
+        let front = chunks.get(idx)?;
+        let (skip, wanted) = (usize::try_from(start - front.start).ok()?, len as usize);
+        let rest = front.buf.data_len().checked_sub(skip)?;
+        let next = || chunks.get(idx + 1).map_or(0, |c| c.buf.data_len() as u32);
         // Whoever sends ahead of its turn has counted on whole segments.
-        let exact = exact || self.sends_ahead(start) && !self.are_segments(idx, len);
-        let (skip, len) = (usize::try_from(start - front.start).ok()?, len as usize);
-        let rest = front.buf.data().len().checked_sub(skip)?;
-        let next = || self.chunks.get(idx + 1).map_or(0, |c| c.buf.data().len() as u32);
-        if rest >= len || !exact && goes_alone(rest as u32, len as u32, next) {
-            return Some(front.buf.slice(skip..skip + rest.min(len)));
+        let exact = || exact || self.sends_ahead(start) && !self.are_segments(idx, len);
+        if rest >= wanted || !exact() && goes_alone(rest as u32, len, next) {
+            return Some(front.buf.slice(skip..skip + rest.min(wanted)));
         }
-        let bufs = self.chunks.range(idx..).map(|c| &c.buf);
-        gather(bufs, skip, len, tx)
+        let bufs = chunks.range(idx..).map(|c| &c.buf);
+        gather(bufs, skip, wanted, tx)
     }
 
     /// Where the segment begins that holds `offset`, when those of `mss` octets are sent from `floor` on: with a
@@ -239,7 +237,7 @@ impl<B: PacketBuf> Connection<B> {
 
     /// This buffer and the next go out as they came, where segments carry `mss` octets.
     fn are_segments(&self, idx: usize, mss: u32) -> bool {
-        let len = |idx| self.chunks.get(idx).map_or(0, |c| c.buf.data().len() as u32);
+        let len = |idx| self.chunks.get(idx).map_or(0, |c| c.buf.data_len() as u32);
         let goes = |len| len <= mss && goes_alone(len, mss, || len);
         goes(len(idx)) && goes(len(idx + 1))
     }
@@ -263,7 +261,7 @@ impl<B: PacketBuf> Connection<B> {
         }
         let dsn = self.local_dsn(next.start);
         let ssn = tcb.snd_nxt.since(tcb.iss);
-        let len = payload.data().len() as u16;
+        let len = payload.data_len() as u16;
         let mut sum = || {
             let sum = sum_of(&payload);
             payload.note_sum(sum);
@@ -276,11 +274,11 @@ impl<B: PacketBuf> Connection<B> {
             checksum: self.checksum.then(&mut sum),
             wide: self.wide,
             // Its mapping is implied: it holds for the first octets of the subflow only.
-            capable: self.version == Version::V1
+            capable: ssn == 1
+                && next.start == 0
+                && self.version == Version::V1
                 && self.client
-                && self.phase == Phase::Unconfirmed
-                && ssn == 1
-                && next.start == 0,
+                && self.phase == Phase::Unconfirmed,
             before: 0,
             behind: 0,
         };
@@ -505,7 +503,7 @@ impl<B: PacketBuf> Connection<B> {
         self.repaired_below(offset);
         let mut whole = 0;
         for front in self.chunks.iter() {
-            if front.start + front.buf.data().len() as u64 > offset {
+            if front.start + front.buf.data_len() as u64 > offset {
                 break;
             }
             whole += 1;

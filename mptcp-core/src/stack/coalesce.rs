@@ -29,12 +29,13 @@
 
 use super::Stack;
 use super::demux::Flow;
-use super::usual::{Ends, Usual};
-use crate::buf::{PacketBuf, PortId, RxChecksum};
+use super::usual::{Ends, Text, Usual};
+use crate::buf::{PacketBuf, PortId};
 use crate::tcp::{Part, RunBounds, Segment, Tuple};
 use crate::time::Instant;
 use crate::wire::{Dss, Mapping, WireSeq};
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 /// Runs open at a time; another one ends the oldest.
@@ -46,7 +47,7 @@ const MAX_PARTS: u8 = 64;
 struct Run<B> {
     tuple: Tuple,
     /// The same as it stands in packets.
-    ends: Option<Ends>,
+    ends: Ends,
     port: PortId,
     /// The control block that the flow had when the run began, and its connection.
     idx: u32,
@@ -62,7 +63,7 @@ struct Run<B> {
 /// What follows in a run on its first segment.
 pub(super) struct Rest<B> {
     /// Text, buffer by buffer.
-    pub(super) texts: Vec<B>,
+    pub(super) texts: VecDeque<B>,
     /// Mappings that the stream has elsewhere than behind the one before.
     pub(super) mappings: Vec<Mapping>,
 }
@@ -70,22 +71,13 @@ pub(super) struct Rest<B> {
 impl<B> Rest<B> {
     /// Of a single segment.
     pub(super) const fn none() -> Self {
-        Self { texts: Vec::new(), mappings: Vec::new() }
+        Self { texts: VecDeque::new(), mappings: Vec::new() }
     }
 
     pub(super) fn clear(&mut self) {
         self.texts.clear();
         self.mappings.clear();
     }
-}
-
-/// What joined a run: where its text is, and what that sums up to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Joined {
-    at: usize,
-    text_at: usize,
-    end: usize,
-    sum: Option<u16>,
 }
 
 /// The open runs of a burst, the oldest first; empty between bursts.
@@ -106,43 +98,39 @@ impl<B> Runs<B> {
 impl<B: PacketBuf> Stack<B> {
     /// Joins what `packet` says to an open run, when it goes on with one and has the usual form. Its text,
     /// if it has any, is [kept](Self::keep_text) then.
-    pub(super) fn follow(&mut self, packet: &B) -> Option<Joined> {
+    #[inline]
+    pub(super) fn follow(&mut self, packet: &B) -> Option<Text> {
         let bytes = packet.data();
-        let open = &self.runs.open;
-        let is_of = |run: &Run<B>| run.ends.as_ref().is_some_and(|ends| ends.are_of(bytes));
-        let at = if open.get(self.runs.last).is_some_and(|run| is_of(run)) {
-            self.runs.last
-        } else {
-            open.iter().position(|run| is_of(run))?
+        let Runs { open, last, .. } = &mut self.runs;
+        let run = match open.get_mut(*last) {
+            Some(run) if run.ends.are_of(bytes) => run,
+            _ => {
+                *last = open.iter().position(|run| run.ends.are_of(bytes))?;
+                open.get_mut(*last)?
+            }
         };
-        self.runs.last = at;
-        let run = self.runs.open.get_mut(at)?;
-        let ends = run.ends.as_ref()?;
-        let usual = Usual::read(bytes, ends)?;
-        let sum = match packet.rx_meta().checksum {
-            RxChecksum::Good => None,
-            _ => Some(usual.verified_text(bytes, ends)?),
-        };
-        if !join(&mut run.segment, &mut run.rest.mappings, &usual.part, run.bounds) {
+        let usual = Usual::read(bytes, &run.ends)?;
+        let text = usual.verified(bytes, packet.rx_meta().checksum)?;
+        let next = usual.part(bytes)?;
+        if !join(&mut run.segment, &mut run.rest.mappings, &next, run.bounds) {
             return None;
         }
         self.stats.in_segs += 1;
         self.stats.tcp_rcv_coalesce += 1;
-        Some(Joined { at, text_at: usual.text_at, end: usual.end, sum })
+        Some(text)
     }
 
-    /// The text of a packet that joined a run.
-    pub(super) fn keep_text(&mut self, joined: &Joined, mut packet: B) {
-        if joined.text_at == joined.end {
+    /// The text of the packet that joined a run last.
+    #[inline]
+    pub(super) fn keep_text(&mut self, text: &Text, packet: B) {
+        if text.is_empty() {
             return;
         }
-        packet.truncate(joined.end);
-        packet.trim_front(joined.text_at);
-        if let Some(sum) = joined.sum {
-            packet.note_sum(sum);
-        }
-        if let Some(run) = self.runs.open.get_mut(joined.at) {
-            run.rest.texts.push(packet);
+        let Some(run) = self.runs.open.get_mut(self.runs.last) else { return };
+        run.rest.texts.push_back(packet);
+        // In its place: every time it moves it is copied.
+        if let Some(packet) = run.rest.texts.back_mut() {
+            text.cut_out(packet);
         }
     }
 
@@ -163,7 +151,7 @@ impl<B: PacketBuf> Stack<B> {
             {
                 self.stats.tcp_rcv_coalesce += 1;
                 if segment.len > 0 {
-                    run.rest.texts.push(payload);
+                    run.rest.texts.push_back(payload);
                 }
                 return;
             }
@@ -174,12 +162,13 @@ impl<B: PacketBuf> Stack<B> {
             let owner = self.owner_of(idx);
             if self.taking_burst
                 && let Some(bounds) = self.run_bounds(idx, owner, segment)
+                && let Some(ends) = Ends::of(tuple)
             {
                 if self.runs.open.len() == MAX_RUNS {
                     self.close_family(now, 0);
                 }
                 let (text, rest) = (Some(payload), Rest::none());
-                let (tuple, segment, ends) = (*tuple, *segment, Ends::of(tuple));
+                let (tuple, segment) = (*tuple, *segment);
                 let run = match self.runs.spare.pop() {
                     Some(mut run) => {
                         (run.tuple, run.ends, run.port) = (tuple, ends, port);
@@ -250,7 +239,7 @@ impl<B: PacketBuf> Stack<B> {
             self.tcb_segments(now, run.idx, &run.segment, text, &mut run.rest);
         } else {
             // Another run ended its connection.
-            run.segment.len = text.data().len() as u32;
+            run.segment.len = text.data_len() as u32;
             let flow = self.find_flow(&run.tuple);
             self.dispatch(now, flow, &run.tuple, run.port, &run.segment, text);
         }
@@ -261,7 +250,7 @@ impl<B: PacketBuf> Stack<B> {
 
 /// Takes `next` into a run; false when it must be processed after it. `mappings` are those of the run behind
 /// its segment's.
-#[inline]
+#[inline(always)]
 fn join(run: &mut Segment, mappings: &mut Vec<Mapping>, next: &Part, bounds: RunBounds) -> bool {
     let text = run.len > 0;
     if run.parts >= MAX_PARTS || text != (next.len > 0) {
@@ -300,6 +289,7 @@ fn join(run: &mut Segment, mappings: &mut Vec<Mapping>, next: &Part, bounds: Run
 }
 
 /// Has `run` say what both say; false, and no change, when it cannot.
+#[inline(always)]
 fn join_dss(run: &mut Dss, mappings: &mut Vec<Mapping>, next: &Dss) -> bool {
     let (Some(prior), Some(ack)) = (run.data_ack, next.data_ack) else { return false };
     if !reached(prior, ack) {
@@ -324,6 +314,7 @@ fn join_dss(run: &mut Dss, mappings: &mut Vec<Mapping>, next: &Dss) -> bool {
 }
 
 /// `ack` is `prior` or later.
+#[inline]
 fn reached(prior: WireSeq, ack: WireSeq) -> bool {
     match (prior, ack) {
         (WireSeq::Full(prior), WireSeq::Full(ack)) => ack.wrapping_sub(prior).cast_signed() >= 0,
@@ -333,6 +324,7 @@ fn reached(prior: WireSeq, ack: WireSeq) -> bool {
 }
 
 /// The length of a mapping that says what both say: `next` goes on where `run` ends, or is part of it.
+#[inline(always)]
 fn join_mappings(run: &Mapping, next: &Mapping) -> Option<u16> {
     let into = next.ssn.wrapping_sub(run.ssn);
     let agrees = match (run.dsn, next.dsn) {

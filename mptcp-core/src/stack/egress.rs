@@ -65,9 +65,12 @@ impl<B: PacketBuf, T: TxQueue<B>> TxQueue<B> for Lane<'_, T, B> {
         self.tx.alloc_copy()
     }
 
+    #[inline(always)]
     fn push(&mut self, packet: B) {
         self.pushed += 1;
-        if let Some(packet) = self.train.hold(packet) {
+        if self.train.is_boarding() {
+            self.train.hold(packet);
+        } else {
             self.tx.push(packet);
         }
     }
@@ -279,7 +282,8 @@ impl<B: PacketBuf> Stack<B> {
         let mut data = connection.data_level();
         let mut env = env!(self, now);
         let mut burst = Burst::default();
-        let mut octets = 0;
+        // What chose this subflow for a segment would choose it again while there is room for one more.
+        let (mut octets, windows) = (0, tcb.room_before(mss));
         let joins = tx.tx.segmentation_offload(tcb.port);
         let sent = loop {
             let Some((payload, mut mapping)) =
@@ -288,7 +292,7 @@ impl<B: PacketBuf> Stack<B> {
                 env.stats.tx_no_buffer += 1;
                 break false;
             };
-            let len = payload.data().len() as u32;
+            let len = payload.data_len() as u32;
             let push = next.start + u64::from(len) >= connection.data_end;
             burst.more = (lasting.is_some() || connection.is_ahead(next)) && next.len >= 2 * mss;
             let follows = burst.goes_on();
@@ -309,7 +313,7 @@ impl<B: PacketBuf> Stack<B> {
                 connection.advertised(tcb.last_window());
             }
             *left -= 1;
-            if *left == 0 || tx.room() == 0 || !tcb.may_send_on(now, mss) {
+            if *left == 0 || tx.room() == 0 || octets >= windows || tcb.pace_holds(now) {
                 break true;
             }
             if connection.is_ahead(next) {

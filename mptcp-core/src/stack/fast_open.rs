@@ -319,7 +319,7 @@ impl<B: PacketBuf> Stack<B> {
             Some(Sock::Mptcp(owner)) => {
                 self.connections.get(owner).and_then(|connection| connection.early_data(room))
             }
-            _ => tcb.unsent.front().map(|first| first.slice(0..first.data().len().min(room))),
+            _ => tcb.unsent.front().map(|first| first.slice(0..first.data_len().min(room))),
         };
         tcb.open_fast(cookie, data);
     }

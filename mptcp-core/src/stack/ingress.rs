@@ -38,7 +38,7 @@ impl<B: PacketBuf> Stack<B> {
         for packet in burst.drain(..) {
             self.warm.turn += 1;
             match self.follow(&packet) {
-                Some(joined) => self.keep_text(&joined, packet),
+                Some(text) => self.keep_text(&text, packet),
                 None => self.handle_packet(now, packet),
             }
         }
@@ -84,21 +84,15 @@ impl<B: PacketBuf> Stack<B> {
         let bytes = packet.data();
         let read = Ends::read(bytes).and_then(|ends| {
             let usual = Usual::read(bytes, &ends)?;
-            let sum = match meta.checksum {
-                RxChecksum::Good => None,
-                _ => Some(usual.verified_text(bytes, &ends)?),
-            };
+            let text = usual.verified(bytes, meta.checksum)?;
+            let part = usual.part(bytes)?;
             let tuple = ends.tuple();
             let ours = self.local_address(tuple.local_addr).is_some() && !unanswerable(&tuple);
-            ours.then(|| (tuple, usual.segment(bytes, &ends), usual.text_at, usual.end, sum))
+            ours.then(|| (tuple, usual.segment(bytes, &part), text))
         });
-        let Some((tuple, segment, text_at, end, sum)) = read else { return Some(packet) };
+        let Some((tuple, segment, text)) = read else { return Some(packet) };
         self.stats.in_segs += 1;
-        packet.truncate(end);
-        packet.trim_front(text_at);
-        if let Some(sum) = sum {
-            packet.note_sum(sum);
-        }
+        text.cut_out(&mut packet);
         self.take_segment(now, &tuple, meta.port, &segment, packet);
         None
     }

@@ -182,14 +182,14 @@ impl<B: PacketBuf> Stack<B> {
             if self.send_left(to, limit) == 0 {
                 return moved;
             }
-            let first = first.data().len() as u32;
+            let first = first.data_len() as u32;
             let whole = |turn: u64| {
                 let mut octets = 0;
                 for buf in received.iter() {
                     if octets >= turn {
                         break;
                     }
-                    octets += buf.data().len() as u64;
+                    octets += buf.data_len() as u64;
                 }
                 octets
             };
@@ -217,7 +217,7 @@ impl<B: PacketBuf> Stack<B> {
                 while tcb.send_room(limit) > 0
                     && let Some(buf) = pop_within(received, most - moved)
                 {
-                    moved += buf.data().len() as u32;
+                    moved += buf.data_len() as u32;
                     tcb.send(buf);
                 }
                 Node::Tcb(idx)
@@ -233,7 +233,7 @@ impl<B: PacketBuf> Stack<B> {
                 while connection.send_buffered() < limit
                     && let Some(buf) = pop_within(received, most - moved)
                 {
-                    moved += buf.data().len() as u32;
+                    moved += buf.data_len() as u32;
                     connection.write(buf);
                 }
                 Node::Connection(idx)
@@ -325,7 +325,7 @@ impl<B: PacketBuf> Stack<B> {
 /// The next buffer in order, unless it is longer than that.
 fn pop_within<B: PacketBuf>(received: &mut RecvQueue<B>, most: u32) -> Option<B> {
     let buf = received.pop()?;
-    if buf.data().len() as u32 > most {
+    if buf.data_len() as u32 > most {
         received.unpop(buf);
         return None;
     }

@@ -247,7 +247,7 @@ impl<B: PacketBuf> Stack<B> {
                 Err(_) if copied > 0 => break,
                 Err(error) => return Err(error),
             };
-            let take = buf.data().len().min(into.len() - copied);
+            let take = buf.data_len().min(into.len() - copied);
             if let (Some(to), Some(from)) =
                 (into.get_mut(copied..copied + take), buf.data().get(..take))
             {
@@ -281,7 +281,7 @@ impl<B: PacketBuf> Stack<B> {
     /// Takes the next in-order buffer and offers the room to the peer.
     pub(super) fn take_received(&mut self, now: Instant, sock: Sock) -> Option<B> {
         let buf = self.pop_received(sock)?;
-        self.note_read(now, sock, buf.data().len() as u32);
+        self.note_read(now, sock, buf.data_len() as u32);
         Some(buf)
     }
 

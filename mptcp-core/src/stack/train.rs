@@ -36,13 +36,13 @@ impl<B: PacketBuf> Train<B> {
         self.packets.len()
     }
 
-    /// Keeps a packet of a segment that boards; others are given back.
-    pub(super) fn hold(&mut self, packet: B) -> Option<B> {
-        if !self.boarding {
-            return Some(packet);
-        }
+    /// The next packet is to be [held](Self::hold).
+    pub(super) fn is_boarding(&self) -> bool {
+        self.boarding
+    }
+
+    pub(super) fn hold(&mut self, packet: B) {
         self.packets.push(packet);
-        None
     }
 
     /// Before the next segment of a burst is sent: whether it shares the `mapping` of those before it.

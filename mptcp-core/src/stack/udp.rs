@@ -102,7 +102,7 @@ impl<B: PacketBuf> Stack<B> {
         buf: B,
         to: &SendTo,
     ) -> Result<(), (UdpSendError, B)> {
-        match self.udp_address(id, buf.data().len(), to) {
+        match self.udp_address(id, buf.data_len(), to) {
             Ok((idx, outgoing)) => self.udp_queue(idx, outgoing, buf),
             Err(error) => Err((error, buf)),
         }
@@ -448,7 +448,7 @@ fn emit<B: PacketBuf, T: TxQueue<B>>(
 
 fn packet_len<B: PacketBuf>(outgoing: &Outgoing, payload: &B) -> usize {
     let ip = if outgoing.local.is_ipv4() { 20 } else { 40 };
-    ip + UDP_HEADER_LEN + payload.data().len()
+    ip + UDP_HEADER_LEN + payload.data_len()
 }
 
 /// As [`emit`], in fragments that a way of `mtu` takes.
@@ -463,7 +463,7 @@ fn emit_in_parts<B: PacketBuf, T: TxQueue<B>>(
 ) -> Result<(), B> {
     let mtu = usize::from(mtu);
     let len = fragments::data_len(outgoing.local.is_ipv4(), mtu);
-    let parts = (UDP_HEADER_LEN + payload.data().len()).div_ceil(len);
+    let parts = (UDP_HEADER_LEN + payload.data_len()).div_ceil(len);
     let mut headers = [0; MAX_HEADERS];
     let headers_len = write_headers(outgoing, marking, payload.data(), &mut headers);
     let udp = headers.get(headers_len - UDP_HEADER_LEN..headers_len).unwrap_or_default();

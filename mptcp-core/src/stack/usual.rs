@@ -7,15 +7,19 @@
 //! Invariant: what is read here is what [`IpHeader::parse`](crate::wire::IpHeader::parse) and
 //! [`Segment::new`](crate::tcp::Segment::new) read in the same octets.
 
+use crate::buf::{PacketBuf, RxChecksum};
 use crate::seq::SeqNum;
 use crate::tcp::{PROTOCOL_TCP, Part, Segment, Tuple};
 use crate::wire::options::kind;
 use crate::wire::{Dss, ECN_CE, Mapping, TcpFlags, WireSeq, checksum, ip};
 use core::net::IpAddr;
+use core::ops::Range;
 
 const V4_LEN: usize = 20;
 const V6_LEN: usize = 40;
 const TCP_LEN: usize = 20;
+/// Of the octet with the data offset, which the flags follow.
+const OFFSET_AT: usize = 12;
 /// Subtype octet of a DSS.
 const DSS: u8 = 0x20;
 
@@ -95,34 +99,78 @@ impl Ends {
     }
 }
 
-/// A segment in the usual form.
-#[derive(Clone, Copy, Debug)]
+/// Where the parts of a segment in the usual form are in its packet.
+#[derive(Clone, Debug)]
 pub(super) struct Usual {
-    pub(super) part: Part,
-    /// Where the text begins and ends in the packet.
-    pub(super) text_at: usize,
-    pub(super) end: usize,
+    addresses_at: usize,
+    tcp_at: usize,
+    text: Range<usize>,
 }
 
+/// What becomes of a packet: its text.
+#[derive(Clone, Debug)]
+pub(super) struct Text {
+    range: Range<usize>,
+    /// Unless the port verified it.
+    sum: Option<u16>,
+}
+
+impl Text {
+    pub(super) fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// Leaves nothing else of `packet`.
+    #[inline]
+    pub(super) fn cut_out<B: PacketBuf>(&self, packet: &mut B) {
+        packet.truncate(self.range.end);
+        packet.trim_front(self.range.start);
+        if let Some(sum) = self.sum {
+            packet.note_sum(sum);
+        }
+    }
+}
+
+// In one piece with what becomes of it, at both places. The numbers are read last: most of them are used at once, and
+// none has to be kept beside the checksum.
 impl Usual {
-    /// Reads a packet that `ends` [are of](Ends::are_of); `None`: not in this form. The TCP checksum is not
-    /// looked at.
-    // In one piece with what becomes of it, at both places: most of what is read is not looked at there.
+    /// Looks at a packet that `ends` [are of](Ends::are_of); `None`: not in this form.
     #[inline(always)]
     pub(super) fn read(packet: &[u8], ends: &Ends) -> Option<Self> {
-        let (ip_len, _) = ends.places();
+        let (tcp_at, addresses_at) = ends.places();
         let end = match ends {
             Ends::V4(_) => v4_end(packet.first_chunk()?)?,
             Ends::V6(_) => v6_end(packet.first_chunk()?)?,
         };
-        let (tcp, options) = packet.get(ip_len..end)?.split_first_chunk::<TCP_LEN>()?;
-        let &[_, _, _, _, s0, s1, s2, s3, a0, a1, a2, a3, offset, flags, w0, w1, _, _, _, _] = tcp;
+        let &[offset, flags] = packet.get(tcp_at + OFFSET_AT..)?.first_chunk()?;
+        let text_at = tcp_at + usize::from(offset >> 4) * 4;
         let flags = TcpFlags::from_bits_retain(flags);
-        if flags.difference(TcpFlags::PSH) != TcpFlags::ACK {
-            return None;
+        let usual = flags.difference(TcpFlags::PSH) == TcpFlags::ACK
+            && offset >> 4 >= 5
+            && (text_at..=packet.len()).contains(&end);
+        usual.then_some(Self { addresses_at, tcp_at, text: text_at..end })
+    }
+
+    /// The text when the checksum is right.
+    #[inline(always)]
+    pub(super) fn verified(&self, packet: &[u8], checksum: RxChecksum) -> Option<Text> {
+        let range = self.text.clone();
+        if checksum == RxChecksum::Good {
+            return Some(Text { range, sum: None });
         }
-        let options_len = (usize::from(offset >> 4) * 4).checked_sub(TCP_LEN)?;
-        let (options, text) = options.split_at_checked(options_len)?;
+        let text = if range.is_empty() { 0 } else { checksum::sum(packet.get(range.clone())?) };
+        let headers = checksum::header_sum(packet.get(self.addresses_at..range.start)?);
+        let rest = u64::from(PROTOCOL_TCP) + (range.end - self.tcp_at) as u64;
+        let sum = checksum::fold(u64::from(headers) + rest + u64::from(text));
+        (sum == 0xffff).then_some(Text { range, sum: Some(text) })
+    }
+
+    /// What the segment says; `None`: not in the usual form.
+    #[inline(always)]
+    pub(super) fn part(&self, packet: &[u8]) -> Option<Part> {
+        let (tcp, options) =
+            packet.get(self.tcp_at..self.text.start)?.split_first_chunk::<TCP_LEN>()?;
+        let &[_, _, _, _, s0, s1, s2, s3, a0, a1, a2, a3, _, flags, w0, w1, _, _, _, _] = tcp;
         let (timestamps, options) = match options.split_first_chunk() {
             Some((
                 &[kind::NOP, kind::NOP, kind::TIMESTAMPS, 10, v0, v1, v2, v3, e0, e1, e2, e3],
@@ -133,35 +181,21 @@ impl Usual {
             }
             _ => (None, options),
         };
-        let part = Part {
+        Some(Part {
             seq: SeqNum(u32::from_be_bytes([s0, s1, s2, s3])),
             ack: SeqNum(u32::from_be_bytes([a0, a1, a2, a3])),
-            flags,
+            flags: TcpFlags::from_bits_retain(flags),
             window: u16::from_be_bytes([w0, w1]),
-            len: text.len() as u32,
+            len: self.text.len() as u32,
             timestamps,
             dss: if options.is_empty() { None } else { Some(read_dss(options)?) },
-        };
-        Some(Self { part, text_at: ip_len + TCP_LEN + options_len, end })
+        })
     }
 
     /// What was read of `packet`, as the engines take it.
-    pub(super) fn segment(&self, packet: &[u8], ends: &Ends) -> Segment {
-        let (ip_len, _) = ends.places();
-        let options = packet.get(ip_len + TCP_LEN..self.text_at).unwrap_or_default();
-        Segment::of_part(&self.part, options)
-    }
-
-    /// The sum of the text when the checksum is right.
-    #[inline(always)]
-    pub(super) fn verified_text(&self, packet: &[u8], ends: &Ends) -> Option<u16> {
-        let (ip_len, addresses_at) = ends.places();
-        let (headers, text) =
-            packet.get(addresses_at..self.end)?.split_at_checked(self.text_at - addresses_at)?;
-        let text = checksum::sum(text);
-        let rest = u64::from(PROTOCOL_TCP) + (self.end - ip_len) as u64;
-        let sum = u64::from(checksum::sum(headers)) + rest + u64::from(text);
-        (checksum::fold(sum) == 0xffff).then_some(text)
+    pub(super) fn segment(&self, packet: &[u8], part: &Part) -> Segment {
+        let options = packet.get(self.tcp_at + TCP_LEN..self.text.start).unwrap_or_default();
+        Segment::of_part(part, options)
     }
 }
 
@@ -184,7 +218,7 @@ fn v6_end(ip: &[u8; V6_LEN]) -> Option<usize> {
 }
 
 /// One DSS that acknowledges and at most maps, without a checksum, and NOPs behind it.
-#[inline]
+#[inline(always)]
 fn read_dss(options: &[u8]) -> Option<Dss> {
     let (&[kind::MPTCP, len, DSS, flags], mut rest) = options.split_first_chunk()? else {
         return None;
@@ -228,6 +262,7 @@ fn read_dss(options: &[u8]) -> Option<Dss> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buf::HeapBuf;
     use crate::tcp::Segment;
     use crate::wire::{IpHeader, TcpSegment};
     use alloc::format;
@@ -362,20 +397,25 @@ mod tests {
                 }
             }
             let usual = Usual::read(&packet, &ends).filter(|_| ends.are_of(&packet));
+            let usual = usual.and_then(|usual| Some((usual.part(&packet)?, usual)));
             let general = general(&packet);
-            if let Some(usual) = usual {
+            if let Some((part, usual)) = usual {
                 let (of, segment, sum, end) = general.expect("read in general");
-                prop_assert_eq!((of, segment.part(), end), (tuple, Some(usual.part), usual.end));
+                prop_assert_eq!((of, segment.part(), end), (tuple, Some(part), usual.text.end));
                 let read = Ends::read(&packet).expect("ends");
                 prop_assert!(read.tuple() == tuple && read.are_of(&packet));
                 // The urgent pointer means nothing here.
-                let mut ours = usual.segment(&packet, &ends);
+                let mut ours = usual.segment(&packet, &part);
                 ours.urgent = segment.urgent;
                 prop_assert_eq!(format!("{segment:?}"), format!("{ours:?}"));
-                prop_assert_eq!(usual.verified_text(&packet, &ends), sum);
-                let text = &packet[usual.text_at..usual.end];
-                prop_assert_eq!(text.len(), usual.part.len as usize);
+                let verified = usual.verified(&packet, RxChecksum::Unknown);
+                prop_assert_eq!(verified.as_ref().and_then(|text| text.sum), sum);
+                let text = &packet[usual.text.clone()];
+                prop_assert_eq!(text.len(), part.len as usize);
                 prop_assert!(sum.is_none_or(|sum| sum == checksum::sum(text)));
+                let mut buf = HeapBuf::from_slice(&packet);
+                verified.unwrap_or(Text { range: usual.text, sum: None }).cut_out(&mut buf);
+                prop_assert_eq!((buf.data(), buf.noted_sum()), (text, sum));
             }
         }
     }
@@ -396,11 +436,12 @@ mod tests {
                 packet.resize(len, 5);
                 fill_sums(&mut packet, false);
                 let usual = Usual::read(&packet, &Ends::V4(ends)).expect("the usual form");
-                assert_eq!((usual.part.seq, usual.part.ack), (SeqNum(7), SeqNum(8)));
-                assert_eq!(usual.part.timestamps, Some((1, 2)));
-                assert_eq!(usual.part.dss.is_some(), !dss.is_empty());
-                assert_eq!(usual.part.len, u32::from(text));
-                assert!(usual.verified_text(&packet, &Ends::V4(ends)).is_some());
+                let part = usual.part(&packet).expect("the usual form");
+                assert_eq!((part.seq, part.ack), (SeqNum(7), SeqNum(8)));
+                assert_eq!(part.timestamps, Some((1, 2)));
+                assert_eq!(part.dss.is_some(), !dss.is_empty());
+                assert_eq!(part.len, u32::from(text));
+                assert!(usual.verified(&packet, RxChecksum::Unknown).is_some());
             }
         }
     }

@@ -23,9 +23,9 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// Of what leaves in the same moment as what this one is of, with so much in flight then.
-    pub(crate) const fn behind(self, in_flight: u32) -> Self {
-        Self { in_flight, ..self }
+    /// Of `octets` that leave right behind what this one is of.
+    pub(crate) const fn behind(self, octets: u32) -> Self {
+        Self { in_flight: self.in_flight.saturating_add(octets), ..self }
     }
 }
 

@@ -200,7 +200,7 @@ impl<B: PacketBuf> Tcb<B> {
     pub(super) fn early_payload(&mut self) -> Option<B> {
         let early = self.early().filter(|early| !early.withdrawn)?;
         let data = early.payload.as_ref()?;
-        Some(data.slice(0..data.data().len()))
+        Some(data.slice(0..data.data_len()))
     }
 
     /// The option of a SYN, or of the first SYN/ACK, after all others. A cookie that does not fit is

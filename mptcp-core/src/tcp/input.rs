@@ -549,7 +549,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         let room = self.rcv_adv.since(seq);
         payload.truncate(room as usize);
-        let end = seq.add(payload.data().len() as u32);
+        let end = seq.add(payload.data_len() as u32);
         if payload.data().is_empty() {
             self.ack_now();
             return;

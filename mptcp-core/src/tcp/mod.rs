@@ -546,7 +546,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Queues payload of a plain connection; the caller checked `send_room`.
     pub(crate) fn send(&mut self, buf: B) {
-        let len = buf.data().len();
+        let len = buf.data_len();
         if len == 0 {
             return;
         }

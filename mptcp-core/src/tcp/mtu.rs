@@ -321,7 +321,13 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Payload octets of the next segment of new data, if it can be a probe: `waiting` octets are there
     /// to be sent.
+    #[inline]
     pub(crate) fn probe_payload(&mut self, now: Instant, waiting: u32) -> Option<u32> {
+        self.mtu()?;
+        self.next_probe(now, waiting)
+    }
+
+    fn next_probe(&mut self, now: Instant, waiting: u32) -> Option<u32> {
         let in_recovery = self.in_recovery();
         let mtu = mtu_of(&mut self.rare)?;
         let busy = matches!(mtu.stage, Stage::Cut { .. } | Stage::Dead) || mtu.probe.is_some();

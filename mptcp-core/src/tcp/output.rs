@@ -156,10 +156,15 @@ impl<B: PacketBuf> Tcb<B> {
             && self.pipe() < self.cwnd()
     }
 
-    /// What chose this subflow for a whole segment, of `mss` octets, would choose it again: there is room for
-    /// one more.
-    pub(crate) fn may_send_on(&self, now: Instant, mss: u32) -> bool {
-        self.usable_window() >= mss && self.pipe() < self.cwnd() && !self.pace_holds(now)
+    /// Less than so many octets may leave in front of a segment of `mss` for both windows to have room for it.
+    pub(crate) fn room_before(&self, mss: u32) -> u32 {
+        let window = (self.usable_window() + 1).saturating_sub(mss);
+        self.window_left().min(window)
+    }
+
+    /// Octets that the congestion window has room for.
+    fn window_left(&self) -> u32 {
+        self.cwnd().saturating_sub(self.pipe())
     }
 
     /// The next segment may be of another length than the one behind it: what the path takes is looked for, or
@@ -208,13 +213,13 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// The same right behind another segment, whose stamp is `last`.
     fn depart_behind(&mut self, now: Instant, octets: u32, last: Stamp) -> Stamp {
-        let pipe = self.pipe();
-        let pacer = &mut self.sender(now).pacer;
-        if pipe == 0 || pacer.release_at() + APP_LIMITED_PAUSE < now {
-            return self.depart(now, octets);
+        if let Some(sender) = &mut self.sender
+            && sender.pacer.release_at() + APP_LIMITED_PAUSE >= now
+        {
+            sender.pacer.charge_behind(octets);
+            return last.behind(octets);
         }
-        pacer.charge(now, octets);
-        last.behind(pipe + octets)
+        self.depart(now, octets)
     }
 
     /// The first window is not paced, and the rate follows what is known of the path.
@@ -266,7 +271,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.flags.remove(TcbFlags::ECN);
         }
         let payload = if passive { None } else { self.early_payload() };
-        let early = payload.as_ref().map_or(0, |data| data.data().len() as u32);
+        let early = payload.as_ref().map_or(0, |data| data.data_len() as u32);
         let payload = payload.map(|data| {
             let sum = packet::sum_for(tx, &data);
             (data, sum)

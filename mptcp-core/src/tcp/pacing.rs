@@ -74,10 +74,15 @@ impl Pacer {
 
     /// `octets` leave.
     pub(crate) fn charge(&mut self, now: Instant, octets: u32) {
-        let cost = (u64::from(octets) * u64::from(self.cost_ns)) >> UNIT_SHIFT;
         let waited = self.woken == now.as_nanos() as u32;
-        let base = self.release_at.max(now - if waited { LATE } else { BURST });
-        self.release_at = base.later_by(cost);
+        self.release_at = self.release_at.max(now - if waited { LATE } else { BURST });
+        self.charge_behind(octets);
+    }
+
+    /// `octets` leave in the same moment as others that were charged.
+    pub(crate) fn charge_behind(&mut self, octets: u32) {
+        let cost = (u64::from(octets) * u64::from(self.cost_ns)) >> UNIT_SHIFT;
+        self.release_at = self.release_at.later_by(cost);
     }
 }
 

@@ -14,7 +14,6 @@ use crate::util::on_demand::{Empty, ROOMY};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::collections::vec_deque::Drain;
-use alloc::vec::Vec;
 
 /// What became of an arriving piece.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,7 +81,7 @@ impl<B: PacketBuf> RecvQueue<B> {
     /// Takes what is next, as [`RecvQueue::insert`] does, while nothing is out of order; answers its
     /// octets, or `None` when there is no memory for it.
     pub(crate) fn append(&mut self, buf: B, budget: u32) -> Option<u32> {
-        let (len, truesize) = (buf.data().len() as u32, buf.truesize() as u32);
+        let (len, truesize) = (buf.data_len() as u32, buf.truesize() as u32);
         let pinned = self.truesize.saturating_add(truesize);
         if len.saturating_mul(8) > truesize && pinned <= budget / 2 {
             // Nearly all is of this kind.
@@ -100,10 +99,10 @@ impl<B: PacketBuf> RecvQueue<B> {
 
     /// Takes all of `bufs`, as [`RecvQueue::append`] does one by one; answers their octets, or `None`, with
     /// nothing taken, when it would not simply put each behind the other.
-    pub(crate) fn append_all(&mut self, bufs: &mut Vec<B>, budget: u32) -> Option<u32> {
+    pub(crate) fn append_all(&mut self, bufs: &mut VecDeque<B>, budget: u32) -> Option<u32> {
         let (mut octets, mut pinned) = (0, self.truesize);
         for buf in bufs.iter() {
-            let (len, truesize) = (buf.data().len() as u32, buf.truesize() as u32);
+            let (len, truesize) = (buf.data_len() as u32, buf.truesize() as u32);
             if len.saturating_mul(8) <= truesize {
                 return None;
             }
@@ -115,7 +114,7 @@ impl<B: PacketBuf> RecvQueue<B> {
         }
         self.truesize = pinned;
         self.in_order_len += octets;
-        self.in_order.extend(bufs.drain(..));
+        self.in_order.append(bufs);
         Some(octets)
     }
 
@@ -127,7 +126,7 @@ impl<B: PacketBuf> RecvQueue<B> {
             if len >= octets {
                 break;
             }
-            let (octets, truesize) = (buf.data().len() as u32, buf.truesize() as u32);
+            let (octets, truesize) = (buf.data_len() as u32, buf.truesize() as u32);
             if octets.saturating_mul(8) <= truesize {
                 return false;
             }
@@ -139,7 +138,11 @@ impl<B: PacketBuf> RecvQueue<B> {
         if len != octets || after > budget / 2 || to.has_out_of_order() {
             return false;
         }
-        to.in_order.extend(self.in_order.drain(..count));
+        if count == self.in_order.len() {
+            to.in_order.append(&mut self.in_order);
+        } else {
+            to.in_order.extend(self.in_order.drain(..count));
+        }
         to.in_order_len += octets;
         to.truesize = after;
         self.in_order_len -= octets;
@@ -154,7 +157,7 @@ impl<B: PacketBuf> RecvQueue<B> {
     /// Copies `buf` behind the last in-order buffer, which frees its memory: where it is small for
     /// the buffer it is in, and wherever memory becomes short. False when there is no room for it.
     fn absorb(&mut self, buf: &B, budget: u32) -> bool {
-        let len = buf.data().len();
+        let len = buf.data_len();
         let short = self.truesize.saturating_add(buf.truesize() as u32) > budget / 2;
         if (short || len * 8 <= buf.truesize())
             && let Some(tail) = self.in_order.back_mut()
@@ -169,7 +172,7 @@ impl<B: PacketBuf> RecvQueue<B> {
 
     fn push_in_order(&mut self, buf: B) {
         self.truesize += buf.truesize() as u32;
-        self.in_order_len += buf.data().len() as u32;
+        self.in_order_len += buf.data_len() as u32;
         self.in_order.push_back(buf);
     }
 
@@ -181,7 +184,7 @@ impl<B: PacketBuf> RecvQueue<B> {
         while let Some((seq, bufs)) = reassembly.take_reached(nxt) {
             let (mut at, mut bufs) = (seq, bufs);
             for mut buf in bufs.drain(..) {
-                let (known, len) = (nxt.since(at), buf.data().len() as u32);
+                let (known, len) = (nxt.since(at), buf.data_len() as u32);
                 at = at.add(len);
                 if known < len {
                     buf.trim_front(known as usize);
@@ -224,13 +227,13 @@ impl<B: PacketBuf> RecvQueue<B> {
 
     /// The next in-order buffer is one that a queue rather copies than keeps.
     pub(crate) fn begins_small(&self) -> bool {
-        self.in_order.front().is_some_and(|buf| buf.data().len() * 8 <= buf.truesize())
+        self.in_order.front().is_some_and(|buf| buf.data_len() * 8 <= buf.truesize())
     }
 
     /// The next in-order buffer.
     pub(crate) fn pop(&mut self) -> Option<B> {
         let buf = self.in_order.pop_front()?;
-        self.in_order_len -= buf.data().len() as u32;
+        self.in_order_len -= buf.data_len() as u32;
         self.truesize -= (buf.truesize() as u32).min(self.truesize);
         if self.in_order.is_empty() {
             self.truesize = 0;
@@ -241,7 +244,7 @@ impl<B: PacketBuf> RecvQueue<B> {
 
     /// Puts back what `pop` gave, or its unread tail.
     pub(crate) fn unpop(&mut self, buf: B) {
-        self.in_order_len += buf.data().len() as u32;
+        self.in_order_len += buf.data_len() as u32;
         self.truesize += buf.truesize() as u32;
         self.in_order.push_front(buf);
     }

@@ -138,7 +138,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// The pace lets nothing out now.
     #[inline]
-    pub(super) fn pace_holds(&self, now: Instant) -> bool {
+    pub(crate) fn pace_holds(&self, now: Instant) -> bool {
         self.sender.as_ref().is_some_and(|sender| sender.pacer.holds(now))
     }
 

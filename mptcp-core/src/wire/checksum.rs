@@ -45,6 +45,20 @@ pub fn sum(bytes: &[u8]) -> u16 {
     fold(total).swap_bytes()
 }
 
+/// The same of headers: of whole words of 32 bits, and few.
+#[inline(always)]
+pub(crate) fn header_sum(bytes: &[u8]) -> u16 {
+    let (blocks, rest) = bytes.as_chunks::<16>();
+    let (pairs, word) = rest.as_chunks::<8>();
+    debug_assert!(word.len().is_multiple_of(4), "whole words");
+    let word = word.first_chunk().map_or(0, |word| u64::from(u32::from_le_bytes(*word)));
+    let add_pair = |total, pair: &[u8; 8]| add_carried(total, u64::from_le_bytes(*pair));
+    let total = pairs.first().map_or(word, |pair| add_pair(word, pair));
+    let total =
+        blocks.iter().fold(total, |total, block| block.as_chunks().0.iter().fold(total, add_pair));
+    fold(total).swap_bytes()
+}
+
 fn sum_blocks(blocks: &[[u8; 128]]) -> u64 {
     // A lane takes less than 2^34 a round, all of them 2^37: they could overflow after 2^27 rounds, 16 GiB,
     // more than any packet buffer.

@@ -88,15 +88,10 @@ fn is_sum_right(header: &[u8]) -> bool {
     }
 }
 
-/// The same of one without options: ten words, added at once.
+/// The same of one without options.
+#[inline]
 pub(crate) fn is_fixed_sum_right(header: &[u8; V4_HEADER_LEN]) -> bool {
-    let (words, _) = header.as_chunks::<4>();
-    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    // Of the 35 bits at most two are carried by the second step, one by the third.
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    (sum & 0xffff) + (sum >> 16) == 0xffff
+    checksum::header_sum(header) == 0xffff
 }
 
 impl Layout {

@@ -71,6 +71,8 @@ pub(super) struct Deadlines<const N: usize> {
     durations: [Duration; N],
     /// How many are armed.
     armed: u32,
+    /// When the first of them passes.
+    next: Instant,
 }
 
 impl<const N: usize> Deadlines<N> {
@@ -83,7 +85,7 @@ impl<const N: usize> Deadlines<N> {
             next: head,
             expires: Instant::MAX,
         }));
-        Self { links, capacity, durations, armed: 0 }
+        Self { links, capacity, durations, armed: 0, next: Instant::MAX }
     }
 
     /// Replaces the deadline of `idx` by one of `class`, counted from `now`, which never decreases.
@@ -96,15 +98,17 @@ impl<const N: usize> Deadlines<N> {
         let duration = self.durations.get(class as usize).copied().unwrap_or(Duration::MAX);
         let head = self.capacity + class;
         let prev = self.link(head).prev;
-        self.set(idx, Link { prev, next: head, expires: now + duration });
+        let expires = now + duration;
+        self.set(idx, Link { prev, next: head, expires });
         self.with(prev, |link| link.next = idx);
         self.with(head, |link| link.prev = idx);
         self.armed += 1;
+        self.next = self.next.min(expires);
     }
 
     /// Removes the deadline of `idx`, if it has one.
     pub(super) fn disarm(&mut self, idx: u32) {
-        let Link { prev, next, .. } = self.link(idx);
+        let Link { prev, next, expires } = self.link(idx);
         if idx >= self.capacity || next == UNLINKED {
             return;
         }
@@ -112,6 +116,9 @@ impl<const N: usize> Deadlines<N> {
         self.with(next, |link| link.prev = prev);
         self.set(idx, Link { prev: UNLINKED, next: UNLINKED, expires: Instant::MAX });
         self.armed -= 1;
+        if expires <= self.next {
+            self.next = self.heads().map(|(_, expires)| expires).min().unwrap_or(Instant::MAX);
+        }
     }
 
     /// Takes out one session whose deadline has passed.
@@ -124,10 +131,7 @@ impl<const N: usize> Deadlines<N> {
 
     /// When the next deadline passes.
     pub(super) fn next(&self) -> Option<Instant> {
-        if self.armed == 0 {
-            return None;
-        }
-        self.heads().map(|(_, expires)| expires).min()
+        (self.armed > 0).then_some(self.next)
     }
 
     /// The first session of every class that has one.

@@ -108,6 +108,10 @@ impl PacketBuf for Packet {
         self.head.bytes()
     }
 
+    fn data_len(&self) -> usize {
+        usize::from(self.head.len)
+    }
+
     fn data_mut(&mut self) -> Option<&mut [u8]> {
         self.sum = None;
         self.head.bytes_mut()

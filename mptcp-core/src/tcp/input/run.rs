@@ -8,7 +8,7 @@ use crate::mptcp::Stage;
 use crate::seq::SeqNum;
 use crate::stats::DropReason;
 use crate::tcp::{Env, Outcome, Segment, State, Tcb, TcbFlags};
-use alloc::vec::Vec;
+use alloc::collections::VecDeque;
 
 /// What the segments of a run must keep to beside its first one.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +73,7 @@ impl<B: PacketBuf> Tcb<B> {
         &mut self,
         env: &mut Env<'_>,
         segment: &Segment,
-        texts: &mut Vec<B>,
+        texts: &mut VecDeque<B>,
         outcome: &mut Outcome,
     ) {
         if outcome.data {
@@ -88,15 +88,15 @@ impl<B: PacketBuf> Tcb<B> {
         &mut self,
         env: &mut Env<'_>,
         end: SeqNum,
-        texts: &mut Vec<B>,
+        texts: &mut VecDeque<B>,
         outcome: &mut Outcome,
     ) {
-        let octets = texts.iter().map(|text| text.data().len() as u32).sum();
+        let octets = texts.iter().map(|text| text.data_len() as u32).sum();
         let mut seq = end.sub(octets);
         for mut text in texts.drain(..) {
-            let next = seq.add(text.data().len() as u32);
+            let next = seq.add(text.data_len() as u32);
             text.truncate(usize::try_from(self.rcv_adv.diff(seq)).unwrap_or(0));
-            let end = seq.add(text.data().len() as u32);
+            let end = seq.add(text.data_len() as u32);
             if end == seq {
                 self.ack_now();
             } else {
@@ -107,7 +107,7 @@ impl<B: PacketBuf> Tcb<B> {
     }
 
     /// Text that is what was to come next, in the window, and nothing is out of order.
-    fn text_is_next(&mut self, env: &mut Env<'_>, texts: &mut Vec<B>) {
+    fn text_is_next(&mut self, env: &mut Env<'_>, texts: &mut VecDeque<B>) {
         let (budget, count) = (self.reassembly_budget(), texts.len());
         if let Some(octets) = self.received.append_all(texts, budget) {
             self.rcv_nxt = self.rcv_nxt.add(octets);

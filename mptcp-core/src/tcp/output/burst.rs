@@ -76,6 +76,7 @@ pub(super) struct Follower<'a> {
 impl Template {
     /// Completes the headers for a segment with `payload` octets and answers them. With a `partial` checksum
     /// the port completes it.
+    #[inline(always)]
     fn complete(&mut self, segment: &Follower<'_>, payload: usize, partial: bool) -> Option<&[u8]> {
         let tcp_len = self.len - self.ip_len + payload;
         if self.ip_len == 20 {
@@ -153,28 +154,25 @@ impl Template {
 }
 
 impl<B: PacketBuf> Tcb<B> {
-    /// Sends a segment with the headers of those before it; false when no buffer could be had.
+    /// Sends a segment with the headers of those before it, and a `payload` of so many octets; false when no buffer
+    /// could be had.
+    #[inline(always)]
     pub(super) fn emit_follower<T: TxQueue<B>>(
         &mut self,
         env: &mut Env<'_>,
         tx: &mut T,
         template: &mut Template,
         segment: &Follower<'_>,
-        payload: Option<B>,
+        payload: Option<(B, usize)>,
     ) -> bool {
         let partial_checksum = tx.checksum_offload();
-        let len = payload.as_ref().map_or(0, |payload| payload.data().len());
+        let len = payload.as_ref().map_or(0, |(_, len)| *len);
+        let Some(mut packet) = tx.alloc() else { return no_buffer(env) };
         let headers = template.complete(segment, len, partial_checksum);
-        let packet = headers.and_then(|headers| {
-            let mut packet = tx.alloc()?;
-            packet.prepend(headers.len())?.copy_from_slice(headers);
-            Some(packet)
-        });
-        let Some(mut packet) = packet else {
-            env.stats.tx_no_buffer += 1;
-            return false;
-        };
-        if let Some(payload) = payload {
+        let room = headers.and_then(|headers| packet.prepend(headers.len()).zip(Some(headers)));
+        let Some((room, headers)) = room else { return no_buffer(env) };
+        room.copy_from_slice(headers);
+        if let Some((payload, _)) = payload {
             packet.chain(payload);
         }
         packet.set_tx_meta(TxMeta { port: template.port, partial_checksum });
@@ -191,6 +189,12 @@ impl<B: PacketBuf> Tcb<B> {
             self.arm_rtx(env.now);
         }
     }
+}
+
+#[cold]
+fn no_buffer(env: &mut Env<'_>) -> bool {
+    env.stats.tx_no_buffer += 1;
+    false
 }
 
 #[cfg(test)]

@@ -27,9 +27,11 @@ impl<B: PacketBuf> Tcb<B> {
         push: bool,
         burst: &mut Burst,
     ) -> bool {
-        self.restart_after_idle(env.now);
+        if burst.stamp.is_none() {
+            self.restart_after_idle(env.now);
+        }
         let flags = if push { SegmentFlags::PUSH } else { SegmentFlags::empty() };
-        self.send_new(env, tx, Some(data), Some(payload), mapping, flags, burst)
+        self.send_new(env, tx, Some(data), payload, mapping, flags, burst).is_ok()
     }
 
     /// A segment of a plain connection.
@@ -43,43 +45,62 @@ impl<B: PacketBuf> Tcb<B> {
         burst: &mut Burst,
     ) -> bool {
         let flags = if push { SegmentFlags::PUSH } else { SegmentFlags::empty() };
-        self.send_new(env, tx, None, Some(payload), None, flags, burst)
+        self.send_new(env, tx, None, payload, None, flags, burst).is_ok()
     }
 
-    /// Without a `payload` it is the first buffer of what is unsent, as a whole.
     #[expect(clippy::too_many_arguments, reason = "the parts of a segment")]
+    #[inline(always)]
     fn send_new<T: TxQueue<B>>(
         &mut self,
         env: &mut Env<'_>,
         tx: &mut T,
         data: Option<&DataLevel>,
-        payload: Option<B>,
+        payload: B,
         mapping: Option<TxMapping>,
         flags: SegmentFlags,
         burst: &mut Burst,
+    ) -> Result<(), B> {
+        let len = payload.data_len();
+        let sum = sum_for(tx, &payload);
+        let view = payload.slice(0..len);
+        if !self.emit_new(env, tx, data, (view, len, sum), mapping.as_ref(), flags, burst) {
+            return Err(payload);
+        }
+        self.note_new(env.now, payload, len as u32, mapping, flags, burst);
+        Ok(())
+    }
+
+    /// Puts a segment of new data into `tx`: its text, how long that is, and what it sums up to.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a segment")]
+    #[inline(always)]
+    fn emit_new<T: TxQueue<B>>(
+        &mut self,
+        env: &mut Env<'_>,
+        tx: &mut T,
+        data: Option<&DataLevel>,
+        (text, len, sum): (B, usize, u16),
+        mapping: Option<&TxMapping>,
+        flags: SegmentFlags,
+        burst: &mut Burst,
     ) -> bool {
-        let Some(text) = payload.as_ref().or_else(|| self.unsent.front()) else { return false };
-        let len = text.data().len() as u32;
-        let sum = sum_for(tx, text);
-        let view = text.slice(0..len as usize);
         let fin = flags.contains(SegmentFlags::FIN);
         let begun = if burst.more && !fin && !burst.goes_on() {
-            self.begin_burst(env, data, mapping.as_ref(), burst)
+            self.begin_burst(env, data, mapping, burst)
         } else {
             None
         };
         let emitted = match &mut burst.template {
             Some(template) if !fin => {
                 let push = flags.contains(SegmentFlags::PUSH);
-                let segment = Follower { seq: self.snd_nxt, push, mapping: mapping.as_ref(), sum };
-                self.emit_follower(env, tx, template, &segment, Some(view))
+                let segment = Follower { seq: self.snd_nxt, push, mapping, sum };
+                self.emit_follower(env, tx, template, &segment, Some((text, len)))
             }
             _ => {
                 let emission = Emission {
                     seq: self.snd_nxt,
                     flags: wire_flags(flags),
-                    payload: Some((view, sum)),
-                    carry: mapping.as_ref().map_or(Carry::Nothing, Carry::Data),
+                    payload: Some((text, sum)),
+                    carry: mapping.map_or(Carry::Nothing, Carry::Data),
                     fresh: true,
                 };
                 self.emit(env, tx, data, emission)
@@ -88,26 +109,37 @@ impl<B: PacketBuf> Tcb<B> {
         if let Some(begun) = begun {
             self.begun(env, &begun, burst, emitted);
         }
-        if !emitted {
-            return false;
-        }
-        if self.queue.is_empty() {
-            self.rto_base = env.now;
-        }
-        let stamp = match burst.stamp {
-            Some(last) => self.depart_behind(env.now, len, last),
-            None => self.depart(env.now, len),
+        emitted
+    }
+
+    /// A segment of new data with `len` octets of text is on its way.
+    #[inline(always)]
+    fn note_new(
+        &mut self,
+        now: Instant,
+        payload: B,
+        len: u32,
+        mapping: Option<TxMapping>,
+        flags: SegmentFlags,
+        burst: &mut Burst,
+    ) {
+        let stamp = if let Some(last) = burst.stamp {
+            self.depart_behind(now, len, last)
+        } else {
+            if self.queue.is_empty() {
+                self.rto_base = now;
+            }
+            self.depart(now, len)
         };
         burst.stamp = Some(stamp);
-        let payload = payload.or_else(|| self.unsent.pop_front());
         let segment = TxSegment {
             seq: self.snd_nxt,
             len,
             flags,
             transmissions: 1,
-            sent_at: env.now,
+            sent_at: now,
             stamp,
-            payload,
+            payload: Some(payload),
             mapping,
             place: Place::NOWHERE,
         };
@@ -118,16 +150,15 @@ impl<B: PacketBuf> Tcb<B> {
         // The first bound is less work, and a full segment is not below it.
         if len < u32::from(self.mss) * 7 / 8 && len < self.payload_mss() * 7 / 8 {
             let snd_nxt = self.snd_nxt;
-            self.sender(env.now).snd_sml = snd_nxt;
+            self.sender(now).snd_sml = snd_nxt;
         }
         self.queue.push(segment);
         self.counters.bytes_sent += u64::from(len);
-        self.last_sent = env.now;
+        self.last_sent = now;
         self.on_recovery_sent(octets, None);
-        if fin {
+        if flags.contains(SegmentFlags::FIN) {
             self.fin_sent();
         }
-        true
     }
 
     fn fin_sent(&mut self) {
@@ -151,9 +182,11 @@ impl<B: PacketBuf> Tcb<B> {
             return Progress::Done;
         }
         self.restart_after_idle(env.now);
+        let (mss, start, left) = (self.payload_mss(), self.snd_nxt, self.window_left());
         let mut burst = Burst::default();
         loop {
-            let len = self.next_chunk(env.now);
+            let full = self.snd_nxt.since(start) >= left;
+            let len = self.next_chunk(env.now, mss, full);
             if len == 0 {
                 return Progress::Done;
             }
@@ -165,14 +198,14 @@ impl<B: PacketBuf> Tcb<B> {
         }
     }
 
-    /// Octets of the next new segment; 0 when it must wait.
-    fn next_chunk(&mut self, now: Instant) -> u32 {
-        let (mss, usable) = (self.payload_mss(), self.usable_window());
-        let len = mss.min(self.unsent_len).min(usable);
+    /// Octets of the next new segment, which has `mss` at most; 0 when it must wait, as for a `full` congestion
+    /// window.
+    fn next_chunk(&mut self, now: Instant, mss: u32, full: bool) -> u32 {
+        let len = mss.min(self.unsent_len).min(self.usable_window());
         if len == 0 {
             return 0;
         }
-        if self.pipe() >= self.cwnd() {
+        if full {
             self.flags.insert(TcbFlags::CWND_LIMITED);
             return 0;
         }
@@ -207,21 +240,22 @@ impl<B: PacketBuf> Tcb<B> {
         len: u32,
         burst: &mut Burst,
     ) -> bool {
-        let front = self.unsent.front().map_or(0, |b| b.data().len() as u32);
+        let front = self.unsent.front().map_or(0, |b| b.data_len() as u32);
         let near = front < len
             && len <= self.payload_mss()
-            && goes_alone(front, len, || self.unsent.get(1).map_or(0, |b| b.data().len() as u32));
+            && goes_alone(front, len, || self.unsent.get(1).map_or(0, |b| b.data_len() as u32));
         let len = if near { front } else { len };
-        let payload = if len == front {
-            None
-        } else if let Some(payload) = gather(self.unsent.iter(), 0, len as usize, tx) {
-            Some(payload)
+        let whole = len == front;
+        let payload = if whole {
+            self.unsent.pop_front()
         } else {
+            gather(self.unsent.iter(), 0, len as usize, tx)
+        };
+        let Some(payload) = payload else {
             env.stats.tx_no_buffer += 1;
             return false;
         };
-        let part = payload.as_ref().map(|part| part.data().len() as u32);
-        let len = part.unwrap_or(len);
+        let len = if whole { len } else { payload.data_len() as u32 };
         let mut flags = SegmentFlags::empty();
         if len == self.unsent_len {
             flags.insert(SegmentFlags::PUSH);
@@ -229,11 +263,15 @@ impl<B: PacketBuf> Tcb<B> {
                 flags.insert(SegmentFlags::FIN);
             }
         }
-        if !self.send_new(env, tx, data, payload, None, flags, burst) {
-            return false;
-        }
-        if part.is_some() {
-            consume(&mut self.unsent, len as usize);
+        let sent = self.send_new(env, tx, data, payload, None, flags, burst);
+        match sent {
+            Ok(()) if whole => {}
+            Ok(()) => consume(&mut self.unsent, len as usize),
+            Err(payload) if whole => {
+                self.unsent.push_front(payload);
+                return false;
+            }
+            Err(_) => return false,
         }
         self.unsent_len -= len;
         true

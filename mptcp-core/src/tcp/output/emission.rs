@@ -128,7 +128,7 @@ impl<B: PacketBuf> Tcb<B> {
         if syn || !self.flags.contains(TcbFlags::SACK) {
             return (writer, true);
         }
-        let payload = emission.payload.as_ref().map_or(0, |(b, _)| b.data().len());
+        let payload = emission.payload.as_ref().map_or(0, |(b, _)| b.data_len());
         let space = usize::from(self.mss).saturating_sub(payload + writer.padded_len());
         let dsack = self.dsack().map(|(start, len)| (start, start.add(len.get())));
         let told = push_sack(&mut writer, space, dsack, self.sack_blocks());

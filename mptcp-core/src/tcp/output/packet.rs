@@ -65,7 +65,7 @@ pub(super) fn emit_packet<B: PacketBuf, T: TxQueue<B>>(
         stats.tx_no_buffer += 1;
         return false;
     };
-    let payload_len = payload.as_ref().map_or(0, |(b, _)| b.data().len());
+    let payload_len = payload.as_ref().map_or(0, |(b, _)| b.data_len());
     let tcp_len = header.len(options);
     let l4_len = tcp_len + payload_len;
     let pseudo =
@@ -182,7 +182,7 @@ pub(crate) fn gather<'a, B: PacketBuf + 'a, T: TxQueue<B>>(
 pub(in crate::tcp) fn consume<B: PacketBuf>(bufs: &mut VecDeque<B>, n: usize) {
     let mut left = n;
     while let Some(front) = bufs.front_mut() {
-        let len = front.data().len();
+        let len = front.data_len();
         if left < len {
             front.trim_front(left);
             return;

@@ -55,7 +55,7 @@ impl<B: PacketBuf> Tcb<B> {
         let emission = Emission {
             seq,
             flags: wire_flags(segment.flags),
-            payload: segment.payload.as_ref().map(|b| (b.slice(0..b.data().len()), sum_for(tx, b))),
+            payload: segment.payload.as_ref().map(|b| (b.slice(0..b.data_len()), sum_for(tx, b))),
             carry: mapping.as_ref().map_or(bare, Carry::Data),
             fresh: false,
         };

@@ -93,7 +93,7 @@ impl<B: PacketBuf> Reassembly<B> {
         budget: u32,
         pruned: &mut u64,
     ) -> Inserted {
-        let (start, end) = (seq, seq.add(buf.data().len() as u32));
+        let (start, end) = (seq, seq.add(buf.data_len() as u32));
         let (mut added, mut refused) = (false, false);
         while seq.lt(end) {
             let at = self.place_of(seq);
@@ -153,7 +153,7 @@ impl<B: PacketBuf> Reassembly<B> {
             self.drop_last(pruned);
         }
         self.truesize += need;
-        let end = seq.add(buf.data().len() as u32);
+        let end = seq.add(buf.data_len() as u32);
         let before = at.checked_sub(1).and_then(|before| self.spans.get_mut(before));
         let at = match before.filter(|span| span.end == seq) {
             Some(span) => {
@@ -205,7 +205,7 @@ impl<B: PacketBuf> Reassembly<B> {
         *pruned += 1;
         self.truesize -= gone.truesize() as u32;
         let end = last.end;
-        last.end = end.sub(gone.data().len() as u32);
+        last.end = end.sub(gone.data_len() as u32);
         let start = last.end;
         if last.bufs.is_empty() {
             self.spans.pop_back();
@@ -261,7 +261,7 @@ impl<B: PacketBuf> Reassembly<B> {
             let mut at = span.seq;
             span.bufs.iter().map(move |buf| {
                 let seq = at;
-                at = at.add(buf.data().len() as u32);
+                at = at.add(buf.data_len() as u32);
                 (seq, buf)
             })
         })

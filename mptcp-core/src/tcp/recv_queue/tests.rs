@@ -141,9 +141,9 @@ proptest! {
         let (mut one, mut all) = (RecvQueue::new(), RecvQueue::new());
         let mut at = 0;
         for burst in bursts {
-            let (mut bufs, mut twins) = (Vec::new(), Vec::new());
+            let (mut bufs, mut twins) = (VecDeque::new(), Vec::new());
             for &(len, tailroom) in &burst {
-                bufs.push(buf(at, len, tailroom));
+                bufs.push_back(buf(at, len, tailroom));
                 twins.push(buf(at, len, tailroom));
                 at += len;
             }
