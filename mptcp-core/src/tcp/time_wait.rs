@@ -102,6 +102,10 @@ impl TimeWait {
             Verdict::Closed { reset: false }
         } else if near && OptionIter::new(segment.options.as_bytes()).flatten().any(crossing) {
             Verdict::Closed { reset: true }
+        } else if segment.has(TcpFlags::SYN) && !segment.has(TcpFlags::ACK) {
+            // Whoever opens a new connection has forgotten this one, and says so when it is challenged
+            // (RFC 5961 §4).
+            Verdict::Acknowledge { restart: false }
         } else {
             Verdict::Ignore
         }

@@ -102,6 +102,29 @@ fn t100_the_rst_that_answers_a_fastclose_ends_its_repetition() {
     assert!(script.advance(60_000).is_empty());
 }
 
+/// A peer that reset everything, unheard, and opens the next connection from the same port is challenged: its RST
+/// makes room for that.
+#[test]
+fn t100_a_syn_in_place_of_the_rst_is_challenged() {
+    let mut script = Script::server(Version::V0);
+    let (_, flow, id) = script.confirmed();
+    script.stack.abort(script.now, id);
+    script.forget(id);
+    assert!(is_fastclose(&script.out()[0]));
+    let mut next = Flow::new(flow.peer, flow.local);
+    next.isn = flow.snd_nxt.wrapping_add(100_000);
+    let syn = next.syn().opt(&offer(Version::V0, CapableFlags::HMAC));
+    let out = script.send(&next, &syn);
+    let [challenge] = out.as_slice() else { panic!("{out:?}") };
+    assert_eq!((challenge.flags, challenge.ack), (TcpFlags::ACK, flow.snd_nxt));
+    let out = script.send(&next, &next.seg().seq(challenge.ack).acks(0).flags(TcpFlags::RST));
+    assert!(out.is_empty(), "{out:?}");
+    let out = script.send(&next, &syn);
+    assert!(out.len() == 1 && out[0].capable().is_some(), "{out:?}");
+    next.hears(&out);
+    script.send(&next, &next.seg().seq(next.isn.wrapping_add(1)).flags(TcpFlags::RST));
+}
+
 /// As a client: the same in both versions.
 #[test]
 fn a_client_that_leaves_says_so() {

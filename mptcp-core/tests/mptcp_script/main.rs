@@ -20,6 +20,7 @@ mod harness;
 mod hostile;
 mod info;
 mod join;
+mod legal;
 mod lies;
 mod memory;
 mod mtu;

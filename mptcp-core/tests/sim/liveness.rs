@@ -138,13 +138,11 @@ fn storms_that_once_lasted_too_long() {
     }
 }
 
-/// `PLAIT_LIVE_SEEDS` storms (300 unless told) from seed `PLAIT_LIVE_FIRST` (0) on.
-#[test]
-fn once_the_faults_stop_the_transfer_ends() {
-    let (first, count) = (number("PLAIT_LIVE_FIRST", 0), number("PLAIT_LIVE_SEEDS", 300));
+/// Runs storms and answers how many of them the transfer outlived.
+fn storms(first: u64, count: u64, of: impl Fn(u64) -> Storm + Sync) -> u64 {
     let totals = Mutex::new((Vec::new(), 0_u64, 0.0_f64));
     each_seed(first, count, |seed| {
-        let storm = Storm::new(seed);
+        let storm = of(seed);
         let run = std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| storm.run()));
         let mut totals = totals.lock().expect("no poison");
         let Ok(report) = run else {
@@ -163,5 +161,24 @@ fn once_the_faults_stop_the_transfer_ends() {
         first + count
     );
     assert!(failed.is_empty(), "failing seeds: {failed:?}");
+    outlived
+}
+
+/// `PLAIT_LIVE_SEEDS` storms (300 unless told) from seed `PLAIT_LIVE_FIRST` (0) on.
+#[test]
+fn once_the_faults_stop_the_transfer_ends() {
+    let (first, count) = (number("PLAIT_LIVE_FIRST", 0), number("PLAIT_LIVE_SEEDS", 300));
+    let outlived = storms(first, count, Storm::new);
+    assert!(outlived * 2 > count, "{outlived} of {count} were still there when the storm ended");
+}
+
+/// The same with version 0, `PLAIT_V0_SEEDS` of them (100 unless told).
+#[test]
+fn once_the_faults_stop_the_transfer_ends_of_version_0() {
+    let (first, count) = (number("PLAIT_LIVE_FIRST", 0), number("PLAIT_V0_SEEDS", 100));
+    let outlived = storms(first, count, |seed| {
+        let storm = Storm::new(seed);
+        Storm { plan: storm.plan.of_version_0(), ..storm }
+    });
     assert!(outlived * 2 > count, "{outlived} of {count} were still there when the storm ended");
 }

@@ -6,6 +6,7 @@ use crate::world::World;
 use core::time::Duration;
 use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, EcnPolicy, MtuProbing, StackConfig};
 use mptcp_core::time::Instant;
+use mptcp_core::wire::Version;
 use netsim::link::{Change, LinkConfig, Loss};
 use netsim::{Direction, rng::Rng};
 
@@ -20,6 +21,7 @@ type Scheduled = (usize, Direction, Duration, Change);
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) mptcp: bool,
+    version: Version,
     pub(crate) up: u64,
     pub(crate) down: u64,
     pub(crate) boxes: Vec<Placed>,
@@ -139,6 +141,11 @@ impl Plan {
         Self { up: self.up.min(most), down: self.down.min(most), ..self }
     }
 
+    /// The same as MPTCP of version 0.
+    pub(crate) fn of_version_0(self) -> Self {
+        Self { mptcp: true, version: Version::V0, ..self }
+    }
+
     /// One path with a proxy on it that acknowledges the data of one direction early, and is cut for less
     /// than a listener waits for a third ACK; otherwise as the seed has it.
     pub(crate) fn behind_a_proxy(seed: u64) -> Self {
@@ -211,6 +218,7 @@ impl Plan {
         Self {
             seed,
             mptcp,
+            version: Version::V1,
             up,
             down,
             boxes,
@@ -240,6 +248,7 @@ impl Plan {
 
     fn config(&self) -> StackConfig {
         let mut config = StackConfig::default();
+        config.mptcp.versions = vec![self.version];
         config.mptcp.checksum = self.checksum;
         config.tcp.congestion = self.congestion;
         config.tcp.ecn = self.ecn;

@@ -85,6 +85,33 @@ fn random_faulted_transfers() {
     assert!(totals.fallbacks.values().sum::<u64>() <= 2 + totals.mptcp / 100, "{totals:?}");
 }
 
+/// The same with version 0, `PLAIT_V0_SEEDS` of them (100 unless told).
+#[test]
+fn random_faulted_transfers_of_version_0() {
+    let (first, count) = (number("PLAIT_SIM_FIRST", 0), number("PLAIT_V0_SEEDS", 100));
+    let results = Mutex::new((Vec::new(), 0));
+    each_seed(first, count, |seed| {
+        let plan = Plan::new(seed).at_most(LARGE).of_version_0();
+        let run = std::panic::catch_unwind(AssertUnwindSafe(|| plan.run()));
+        if run.is_err() {
+            let packets = crate::capture::of_seed(seed, || plan.run());
+            eprintln!("FAILED seed {seed}, see {}: {plan:#?}", packets.display());
+        }
+        let mut results = results.lock().expect("no poison");
+        match run {
+            Ok((_, report)) => {
+                let version = report.ends.map(|(version, _)| version);
+                results.1 += u64::from(version == [Some(0); 2]);
+            }
+            Err(_) => results.0.push(seed),
+        }
+    });
+    let (failed, kept) = results.into_inner().expect("no poison");
+    println!("sim: seeds {first}..{} of version 0, {kept} of them kept", first + count);
+    assert!(failed.is_empty(), "failing seeds: {failed:?}");
+    assert!(kept > count * 3 / 4, "{kept} of {count} were MPTCP to the end");
+}
+
 /// The same behind a proxy on the only path that is cut (RFC 8684 §3.3.6): what the proxy acknowledged it
 /// repairs, and the subflow lives to see it. `PLAIT_PROXY_SEEDS` of them (100 unless told).
 #[test]

@@ -165,3 +165,21 @@ fn the_reordering_window_grows_to_a_round_trip() {
     }
     assert_eq!(seen, [25, 50, 75, 100, 100, 100]);
 }
+
+/// RFC 2883 §4.2, §5: above the cumulative point, a first block within the second one reports a duplicate; one
+/// beside it does not.
+#[test]
+fn a_first_block_within_the_second_is_a_duplicate() {
+    let mut s = client(WIDE);
+    s.write(10 * FULL);
+    assert_eq!(s.take_all().len(), 10);
+    let reported = |s: &Script| s.stack.counters().tcp_dsack_recv;
+    s.at(200).inject(ack(1, at(1)).sack(&[(at(8), at(9)), (at(3), at(7))]));
+    assert_eq!(reported(&s), 0);
+    for (n, edges) in [(1, (4, 5)), (2, (3, 4)), (3, (3, 7))] {
+        s.inject(ack(1, at(1)).sack(&[(at(edges.0), at(edges.1)), (at(3), at(7))]));
+        assert_eq!(reported(&s), n, "{edges:?}");
+    }
+    s.inject(ack(1, at(1)).sack(&[(at(7), at(8)), (at(3), at(7)), (at(8), at(9))]));
+    assert_eq!(reported(&s), 3);
+}

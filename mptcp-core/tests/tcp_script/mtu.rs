@@ -479,7 +479,9 @@ fn what_icmp_told_is_tried_again_after_ten_minutes() {
     s.expect(data(1, 1, 960)).expect(data(961, 1, 500));
     s.at(200).inject(ack(1, 1461)).write(9_600);
     assert!(s.take_all().iter().all(|seg| seg.len == 960));
-    s.at(300).inject(ack(1, 11_061)).at(TEN_MINUTES + 1_000);
+    s.at(300).inject(ack(1, 11_061)).at(TEN_MINUTES - 1_000).write(9_600);
+    assert!(s.take_all().iter().all(|seg| seg.len == 960), "too soon");
+    s.inject(ack(1, 20_661)).at(TEN_MINUTES + 1_000);
     let start = probe_goes(&mut s, 1460);
     // It still is as it was.
     icmp(&mut s, 4, 1000, start);

@@ -58,7 +58,8 @@ impl DataLevel {
 
     /// Both keys, once they are known.
     pub(super) fn keys(&self) -> Option<KeyPair> {
-        Some(KeyPair { local: self.local?.key, remote: self.remote?.key })
+        let (local, remote) = (self.local?, self.remote?);
+        Some(KeyPair { version: local.version, local: local.key, remote: remote.key })
     }
 
     /// The host sent a mapping of `data_len` octets at `at`, and after them a DATA_FIN if `fin`.

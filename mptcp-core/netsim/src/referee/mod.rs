@@ -1,4 +1,5 @@
-//! An independent judge of TCP and MPTCP hosts (version 1 of MPTCP; version 0 as plain segments).
+//! An independent judge of TCP and MPTCP hosts (versions 1 and 0 of MPTCP; announcements of version 0 prove
+//! nothing, and nothing is asked of them).
 //!
 //! Every host is judged alone: by what it sends, in the order it sends it, and by what had reached
 //! it before. What middleboxes change on the way therefore never counts against the sender, and

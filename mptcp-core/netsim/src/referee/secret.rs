@@ -1,38 +1,46 @@
-//! What a host must compute from keys, numbers and data: tokens, HMACs and DSS checksums of MPTCP
-//! version 1, on their own so that no error is shared with the host that is judged.
+//! What a host must compute from keys, numbers and data: tokens, HMACs and DSS checksums of both versions of
+//! MPTCP, on their own so that no error is shared with the host that is judged.
 
 use crate::packet::checksum;
 use core::net::IpAddr;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// A key and what it stands for: SHA-256 gives the token and the initial DSN (RFC 8684 §3.1).
+/// A key and what it stands for: SHA-256 gives the token and the initial DSN (RFC 8684 §3.1), in version 0 SHA-1
+/// (RFC 6824 §3.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Key {
+    pub(super) version: u8,
     pub(super) key: u64,
     pub(super) token: u32,
     pub(super) idsn: u64,
 }
 
 impl Key {
-    pub(super) fn new(key: u64) -> Self {
-        let hash = Sha256::digest(key.to_be_bytes());
+    pub(super) fn new(version: u8, key: u64) -> Self {
+        let octets = key.to_be_bytes();
+        let hash = match version {
+            0 => Sha1::digest(octets).to_vec(),
+            _ => Sha256::digest(octets).to_vec(),
+        };
         let token = hash.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
         let idsn = hash.last_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-        Self { key, token, idsn }
+        Self { version, key, token, idsn }
     }
 }
 
 /// Keys of a connection as one end sees them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct KeyPair {
+    pub(super) version: u8,
     pub(super) local: u64,
     pub(super) remote: u64,
 }
 
 impl KeyPair {
     /// What the local end shows in MP_JOIN (§3.2): its own key and nonce come first.
-    pub(super) fn join(&self, local_nonce: u32, remote_nonce: u32) -> [u8; 32] {
+    pub(super) fn join(&self, local_nonce: u32, remote_nonce: u32) -> Vec<u8> {
         self.sign(&[&local_nonce.to_be_bytes(), &remote_nonce.to_be_bytes()])
     }
 
@@ -54,13 +62,20 @@ impl KeyPair {
         hash.last_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
     }
 
-    fn sign(&self, message: &[&[u8]]) -> [u8; 32] {
+    fn sign(&self, message: &[&[u8]]) -> Vec<u8> {
         let key = [self.local.to_be_bytes(), self.remote.to_be_bytes()].concat();
-        let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("a key of any length will do");
-        for part in message {
-            mac.update(part);
+        let message = message.concat();
+        match self.version {
+            0 => {
+                let mac = Hmac::<Sha1>::new_from_slice(&key).expect("a key of any length will do");
+                mac.chain_update(message).finalize().into_bytes().to_vec()
+            }
+            _ => {
+                let mac =
+                    Hmac::<Sha256>::new_from_slice(&key).expect("a key of any length will do");
+                mac.chain_update(message).finalize().into_bytes().to_vec()
+            }
         }
-        mac.finalize().into_bytes().into()
     }
 }
 

@@ -3,9 +3,9 @@
 use super::{Effect, Seen};
 use crate::buf::PacketBuf;
 use crate::event_log::ReinjectCause;
-use crate::mptcp::{FallbackReason, Mapped, Phase, Signal, Stage};
+use crate::mptcp::{Connection, FallbackReason, Mapped, Phase, Signal, Stage};
 use crate::stack::{Sock, Stack};
-use crate::tcp::{Outcome, Segment};
+use crate::tcp::{Outcome, Segment, Tcb};
 use crate::time::Instant;
 use crate::wire::{
     CapableForm, Dss, Mapping, MpCapable, MpJoin, MptcpOption, OptionIter, TcpFlags, TcpOption,
@@ -74,6 +74,17 @@ impl<B: PacketBuf> Stack<B> {
             } else {
                 self.read_dss(owner, idx, segment, dss, seen)
             };
+        }
+        if outcome.closed.is_none()
+            && let (Some(tcb), Some(connection)) =
+                (self.tcbs.get_mut(idx), self.connections.get_mut(owner))
+        {
+            // What an MP_FAIL makes go again depends on it, and comes before it in the list of deployed senders.
+            for option in OptionIter::new(segment.options.as_bytes()).flatten() {
+                if let TcpOption::Mptcp(MptcpOption::Dss(dss)) = option {
+                    take_data_ack(tcb, connection, segment, &dss, seen);
+                }
+            }
         }
         for option in OptionIter::new(segment.options.as_bytes()).flatten() {
             let TcpOption::Mptcp(option) = option else { continue };
@@ -240,14 +251,7 @@ impl<B: PacketBuf> Stack<B> {
         let Some(tcb) = self.tcbs.get_mut(idx) else { return Effect::None };
         let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
         connection.passage.hear(dss.mapping.is_some_and(|mapping| mapping.len == 0));
-        if let Some(data_ack) = dss.data_ack {
-            let window = tcb.window_of(segment);
-            seen.data_ack = true;
-            seen.data_acked |= connection.on_data_ack(data_ack, window);
-            if let Some(subflow) = &mut tcb.subflow {
-                subflow.proven = true;
-            }
-        }
+        take_data_ack(tcb, connection, segment, dss, seen);
         let Some(mapping) = dss.mapping.filter(|_| !segment.refused) else { return Effect::None };
         if mapping.len == 0 {
             // RFC 8684 §3.3.1: an infinite mapping.
@@ -356,6 +360,15 @@ impl<B: PacketBuf> Stack<B> {
         if outcome.closed.is_some() {
             return Effect::None;
         }
+        if unconfirmed
+            && !connection.client
+            && connection.snd_edge == 0
+            && let Some(tcb) = self.tcbs.get(idx)
+        {
+            // The window of the handshake is where the stream begins, also when a DSS without a DATA_ACK came
+            // in place of the third ACK.
+            connection.snd_edge = u64::from(tcb.window_of(segment));
+        }
         if seen.dss {
             if unconfirmed && (seen.data_ack || !self.answers_early(owner, idx)) {
                 self.confirm(owner, idx);
@@ -378,9 +391,6 @@ impl<B: PacketBuf> Stack<B> {
                 connection.passage.hear_bare();
             }
             return Effect::None;
-        }
-        if unconfirmed && !connection.client && connection.snd_edge == 0 {
-            connection.snd_edge = u64::from(tcb.window_of(segment));
         }
         if unconfirmed && (segment.len > 0 && outcome.data || outcome.fin) {
             self.stats.mp_capable_data_fallback += 1;
@@ -439,5 +449,21 @@ impl<B: PacketBuf> Stack<B> {
             }
             Effect::Checksum(offset) => self.checksum_failed(now, owner, idx, offset),
         }
+    }
+}
+
+/// The `DATA_ACK` of a DSS, with the window beside it.
+fn take_data_ack<B: PacketBuf>(
+    tcb: &mut Tcb<B>,
+    connection: &mut Connection<B>,
+    segment: &Segment,
+    dss: &Dss,
+    seen: &mut Seen,
+) {
+    let Some(data_ack) = dss.data_ack else { return };
+    seen.data_ack = true;
+    seen.data_acked |= connection.on_data_ack(data_ack, tcb.window_of(segment));
+    if let Some(subflow) = &mut tcb.subflow {
+        subflow.proven = true;
     }
 }

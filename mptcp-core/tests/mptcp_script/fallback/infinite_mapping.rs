@@ -176,3 +176,31 @@ fn t111_a_fallback_that_makes_room_says_so() {
         }
     });
 }
+
+/// Deployed kernels of version 0 fall back with the end of their stream: F, NOPs in place of the checksum, SSN 0
+/// where there is no text, and the FIN on the same segment.
+#[test]
+fn an_infinite_mapping_may_come_with_the_end_of_the_stream() {
+    both(|v| {
+        for (flags, ssn, len) in [(SUM, 0, 0), (CapableFlags::HMAC, 0, 0), (SUM, 101, 30)] {
+            let mut script = Script::server(v);
+            let (keys, mut flow, id) = script.confirmed_with(flags);
+            script.send_data(&keys, &mut flow, 0, 0, &stream(0, 100));
+            script.expect_stream(id, 0, 100);
+            let mapping = infinite(&keys, 100, ssn)
+                .mapping
+                .map(|mapping| Mapping { checksum: (flags == SUM).then_some(0x0101), ..mapping });
+            let dss = Dss { mapping, data_fin: true, ..keys.ack(0) };
+            let out = script.send(&flow, &flow.seg().dss(dss).data(&stream(100, len)).fin());
+            assert!(out.iter().all(|o| !o.rst() && o.mptcp().is_empty()), "{out:?}");
+            fell_back(&script, id, FallbackReason::InfiniteMapping);
+            if len > 0 {
+                script.expect_stream(id, 100, len);
+            }
+            assert!(script.at_end(id));
+            let sent: Vec<u8> =
+                script.write(id, 0, 3_000).iter().flat_map(|o| o.payload.clone()).collect();
+            assert_eq!(sent, stream(0, 3_000));
+        }
+    });
+}

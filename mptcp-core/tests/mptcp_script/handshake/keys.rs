@@ -303,3 +303,26 @@ fn t120_a_third_ack_with_an_announcement_fills_the_option_area() {
     assert_eq!((script.info(id).mptcp, script.fallback(id)), (Some(0), None));
     assert_eq!(script.counters().add_addr, 1, "the address is known");
 }
+
+/// Version 0: a DSS that acknowledges nothing, in place of the third ACK or beside it, where timestamps leave
+/// room. The window of that segment is the handshake's: nothing else would ever open one.
+#[test]
+fn the_window_of_a_dss_without_a_data_ack_begins_the_stream() {
+    for (lost, flags) in [(true, H), (true, H | CapableFlags::CHECKSUM), (false, H)] {
+        let mut script = Script::server(Version::V0);
+        let (mut flow, syn_ack) = script.half_open(40_000, flags);
+        let keys = Keys::of(Version::V0, &syn_ack, flags != H);
+        flow.window = 2_000;
+        let text = stream(0, 100);
+        let dss = Dss { data_ack: None, ..keys.data(&flow, 0, 0, &text) };
+        let seg = if lost { flow.seg() } else { flow.seg().opt(&keys.third()) };
+        script.send(&flow, &seg.dss(dss).data(&text));
+        let id = script.accept().expect("it is established");
+        assert_eq!(script.info(id).mptcp, Some(0));
+        script.expect_stream(id, 0, 100);
+        let out = script.write(id, 0, 5_000);
+        assert!(out.iter().all(|o| o.mapping().is_some()), "{out:?}");
+        let sent: usize = out.iter().map(|o| o.payload.len()).sum();
+        assert!((1_400..=2_000).contains(&sent), "{sent} octets");
+    }
+}

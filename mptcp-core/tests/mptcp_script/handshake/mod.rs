@@ -11,7 +11,7 @@ use mptcp_core::mptcp::key;
 use mptcp_core::stack::Ready;
 use mptcp_core::stats::DropReason;
 use mptcp_core::wire::{
-    CapableFlags, CapableForm, MpCapable, MpJoin, MptcpOption, TcpFlags, TcpOption, Version,
+    CapableFlags, CapableForm, Dss, MpCapable, MpJoin, MptcpOption, TcpFlags, TcpOption, Version,
     WireSeq, checksum, reset_reason,
 };
 

@@ -25,7 +25,18 @@ impl Script {
     }
 
     fn unconfirmed_from(&mut self, port: u16, flags: CapableFlags) -> (Keys, Flow, SocketId) {
-        let (flow, syn_ack) = self.half_open(port, flags);
+        self.unconfirmed_within(60_000, port, flags)
+    }
+
+    /// The same where the third ACK offers a window of so many octets.
+    pub(crate) fn unconfirmed_within(
+        &mut self,
+        window: u16,
+        port: u16,
+        flags: CapableFlags,
+    ) -> (Keys, Flow, SocketId) {
+        let (mut flow, syn_ack) = self.half_open(port, flags);
+        flow.window = window;
         let answer = syn_ack.capable().expect("the server speaks MPTCP");
         assert_eq!(answer.version, self.version as u8, "{answer:?}");
         let checksum = (flags | answer.flags).contains(CapableFlags::CHECKSUM);

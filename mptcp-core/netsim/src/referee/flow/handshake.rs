@@ -32,13 +32,13 @@ impl Flow {
         self.snd_max = self.snd_max.max(data_end);
         self.check_timestamps(seen, None, context.faults);
         self.role = match (options.capable, options.join) {
-            (Some(capable), _) if capable.version == 1 => Role::Offered,
+            (Some(capable), _) if capable.version <= 1 => Role::Offered,
             (None, Some((token, _))) => {
                 context.connections.remote(context.node, token).map_or(Role::Unjudged, Role::Joined)
             }
             (None, None) => match self.own.capable {
                 None => Role::Plain,
-                Some(capable) if capable.version == 1 => Role::Offered,
+                Some(capable) if capable.version <= 1 => Role::Offered,
                 Some(_) => Role::Unjudged,
             },
             _ => Role::Unjudged,
@@ -138,7 +138,7 @@ impl Flow {
             }
             return;
         };
-        let (1, Some(key)) = (capable.version, capable.sender_key) else {
+        let (version @ 0..=1, Some(key)) = (capable.version, capable.sender_key) else {
             self.role = Role::Unjudged;
             return;
         };
@@ -149,7 +149,14 @@ impl Flow {
             return;
         }
         self.local_key = Some(key);
-        self.role = Role::Initial(Some(self.open_connection(key, context)));
+        let id = self.open_connection(version, key, context);
+        self.role = Role::Initial(Some(id));
+        // In version 0 the SYN has shown the peer's key, and nothing need show it again.
+        if let (0, Some(remote)) = (version, offered.capable.and_then(|syn| syn.sender_key)) {
+            self.remote_key = Some(remote);
+            context.connections.set_remote(context.node, id, &Key::new(version, remote));
+            self.agree_on_checksums(&capable, id, context);
+        }
     }
 
     fn agree_to_join(
@@ -179,8 +186,8 @@ impl Flow {
         }
     }
 
-    pub(super) fn open_connection(&self, key: u64, context: &mut Context<'_>) -> u64 {
-        let key = Key::new(key);
+    pub(super) fn open_connection(&self, version: u8, key: u64, context: &mut Context<'_>) -> u64 {
+        let key = Key::new(version, key);
         let (id, freed) = context.connections.create(context.node, &key, context.max_connections);
         context.freed += freed;
         id
@@ -222,9 +229,10 @@ impl Flow {
         if let Some((tsval, _)) = seen.timestamps {
             self.note_tsval(tsval);
         }
+        let offer = self.own.capable.map(|capable| capable.version);
         let answer = seen.capable.map(|capable| (capable.version, capable.sender_key));
         self.role = match (self.role, answer) {
-            (Role::Offered, Some((1, Some(key)))) => {
+            (Role::Offered, Some((version, Some(key)))) if offer == Some(version) => {
                 self.remote_key = Some(key);
                 Role::Initial(None)
             }

@@ -98,7 +98,7 @@ pub(super) enum Role {
     Initial(Option<u64>),
     /// A joined subflow of a connection.
     Joined(u64),
-    /// MPTCP that is not judged (version 0, or a connection that is no longer known).
+    /// MPTCP that is not judged (another version, or a connection that is no longer known).
     Unjudged,
 }
 

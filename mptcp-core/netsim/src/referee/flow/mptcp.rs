@@ -198,8 +198,9 @@ impl Flow {
         });
         if self.role == Role::Initial(None) {
             self.local_key = Some(sender);
-            let id = self.open_connection(sender, context);
-            context.connections.set_remote(context.node, id, &Key::new(receiver));
+            let id = self.open_connection(capable.version, sender, context);
+            let remote = Key::new(capable.version, receiver);
+            context.connections.set_remote(context.node, id, &remote);
             self.agree_on_checksums(capable, id, context);
             self.role = Role::Initial(Some(id));
         }
@@ -219,7 +220,8 @@ impl Flow {
             && let Some(key) = capable.sender_key
         {
             self.remote_key = Some(key);
-            context.connections.set_remote(context.node, id, &Key::new(key));
+            let remote = Key::new(capable.version, key);
+            context.connections.set_remote(context.node, id, &remote);
             self.agree_on_checksums(&capable, id, context);
         }
         let Some(data) = context.connections.get(id) else { return };
@@ -268,7 +270,7 @@ impl Flow {
     }
 
     /// Checksums are used when either end asks for them (RFC 8684 §3.1).
-    fn agree_on_checksums(&self, last: &Capable, id: u64, context: &mut Context<'_>) {
+    pub(super) fn agree_on_checksums(&self, last: &Capable, id: u64, context: &mut Context<'_>) {
         let syns = [self.own.capable, self.peer.capable];
         let asked = syns.iter().flatten().chain([last]).any(Capable::asks_checksum);
         if let Some(data) = context.connections.get(id) {

@@ -1,5 +1,6 @@
 //! The rules of the data level.
 
+use super::super::secret::{Key, KeyPair};
 use super::*;
 
 const KEY_A: u64 = 0x0102_0304_0506_0708;
@@ -118,10 +119,14 @@ fn on_join(mut build: Build) -> Build {
 
 #[test]
 fn keys_give_the_known_tokens_and_numbers() {
-    let key = super::super::secret::Key::new(KEY_A);
+    let key = Key::new(1, KEY_A);
     assert_eq!((key.token, key.idsn), (0x6684_0dda, IDSN_A));
-    let key = super::super::secret::Key::new(KEY_B);
+    let key = Key::new(1, KEY_B);
     assert_eq!((key.token, key.idsn), (TOKEN_B, IDSN_B));
+    let key = Key::new(0, KEY_A);
+    assert_eq!((key.token, key.idsn), (0xdd57_83bc, 0x3a95_ed6e_4ebb_4ad5));
+    let keys = KeyPair { version: 0, local: KEY_B, remote: KEY_A };
+    assert!(keys.join(0x1112_1314, 0x0102_0304).starts_with(&[0xdd, 0x7e, 0xd5, 0x5c, 0x0c, 0x08]));
 }
 
 #[test]
@@ -170,6 +175,52 @@ fn first_data_may_carry_the_keys() {
     scene.clean();
     scene.lose(b(1, 51).option(&from_b(Some(52), None)));
     scene.broke(Rule::DataAckAdvances);
+}
+
+/// The SYN shows the key, and the third ACK may get lost; numbers and HMACs come from SHA-1 (RFC 6824 §3.1).
+#[test]
+fn version_0_is_judged_as_well() {
+    let (numbers_a, numbers_b) = (Key::new(0, KEY_A), Key::new(0, KEY_B));
+    let key = |key: u64| [&[30, 12, 0x00, 0x01][..], &key.to_be_bytes()].concat();
+    let keys = [&[30, 20, 0x00, 0x01][..], &KEY_A.to_be_bytes(), &KEY_B.to_be_bytes()].concat();
+    let low = |idsn: u64, at: u32| (idsn as u32).wrapping_add(at).to_be_bytes();
+    let acked = |at| [&[30, 8, 0x20, 0x01][..], &low(numbers_a.idsn, at)].concat();
+    let mapped = |at: u32, ssn: u32, len: u16| {
+        let ack = low(numbers_b.idsn, 1);
+        let dsn = low(numbers_a.idsn, at);
+        [&[30, 18, 0x20, 0x05][..], &ack, &dsn, &ssn.to_be_bytes(), &len.to_be_bytes()].concat()
+    };
+    let scene = || {
+        let mut scene = Scene::new();
+        scene.pass(syn(&[&MSS, &key(KEY_A)]));
+        scene.pass(syn_ack(&[&MSS, &key(KEY_B)]));
+        scene.lose(a(1, 1).option(&keys));
+        scene.pass(a(1, 1).data(&[1; 100]).option(&mapped(1, 1, 100)));
+        scene
+    };
+    let mut clean = scene();
+    clean.pass(b(1, 101).option(&acked(101)));
+    let mut join = vec![30, 12, 0x10, 1];
+    join.extend(numbers_b.token.to_be_bytes());
+    join.extend([9; 4]);
+    clean.pass(on_join(syn(&[&MSS, &join])));
+    let proof = KeyPair { version: 0, local: KEY_B, remote: KEY_A };
+    let proof = proof.join(u32::from_be_bytes([7; 4]), u32::from_be_bytes([9; 4]));
+    let hmac = u64::from_be_bytes(*proof.first_chunk().expect("160 bits"));
+    clean.pass(on_join(syn_ack(&[&MSS, &join_answer(hmac)])));
+    clean.clean();
+    let seen = clean.referee.seen();
+    assert_eq!((seen.connections, seen.data_bytes, seen.proofs), (2, 100, 1));
+    let mut moved = scene();
+    moved.lose(a(101, 1).data(&[2; 50]).option(&mapped(101, 100, 51)));
+    moved.broke(Rule::MappingKept);
+    let mut ahead = scene();
+    ahead.lose(b(1, 101).option(&acked(102)));
+    ahead.broke(Rule::DataAckAdvances);
+    let mut forged = scene();
+    forged.pass(on_join(syn(&[&MSS, &join])));
+    forged.lose(on_join(syn_ack(&[&MSS, &join_answer(hmac ^ 1)])));
+    forged.broke(Rule::KeyMatches);
 }
 
 #[test]
@@ -509,9 +560,9 @@ fn data_without_a_mapping_may_wait_for_one_but_not_for_ever() {
 }
 
 #[test]
-fn version_zero_is_left_alone() {
+fn another_version_is_left_alone() {
     let mut scene = Scene::new();
-    let mut offer = vec![30, 12, 0x00, 0x01];
+    let mut offer = vec![30, 12, 0x02, 0x01];
     offer.extend(KEY_A.to_be_bytes());
     scene.pass(syn(&[&offer]));
     scene.pass(syn_ack(&[&offer]));
