@@ -108,7 +108,9 @@ impl Views {
     ) {
         let mss = self.shown.iter().map(|view| view.mss).max().unwrap_or(u32::MAX);
         let whole = !next.again && next.len >= mss;
-        let apart = whole && !self.port_full && connection.policy.is_none();
+        // One that has no rounds behind it is given the others' as soon as they have some.
+        let begun = self.shown.iter().all(|view| view.served > 0);
+        let apart = whole && begun && !self.port_full && connection.policy.is_none();
         self.kept = apart.then(|| {
             let premises = Premises::of(connection, next);
             Kept { premises, chosen, mss, full }
@@ -136,9 +138,6 @@ impl<B: PacketBuf> Stack<B> {
         }
         let tcb = self.tcbs.get_mut(idx)?;
         let sight = look(tcb, now, next, &premises, true, Terms::default())?;
-        if sight.view.served == 0 {
-            return None;
-        }
         let deadline = tcb.next_timeout().filter(|_| sight.timed);
         *views.shown.get_mut(chosen)? = sight.view;
         scheduler::avoid_doubtful(&mut views.shown);

@@ -546,3 +546,32 @@ fn one_direction_of_a_path_dies() {
         end(&mut world, &pairs);
     }
 }
+
+/// Both paths fail, and return while there is nothing to send. What is sent then is shared between paths of which
+/// neither has been used since: the choice that is kept for a turn shows what looking again would (the stack asserts
+/// that).
+#[test]
+fn paths_that_returned_while_nothing_was_sent_share_what_comes() {
+    let mut world = world(48, &[pair(link(60, 10)), pair(link(40, 20))]);
+    for path in [0, 1] {
+        silence(&mut world, path, Duration::from_secs(5), Duration::from_secs(9), &BOTH);
+    }
+    let pairs = open(&mut world, 1);
+    let mut before = 0;
+    stream(&mut world, &pairs[0], Duration::from_secs(2), |_, read| before = read);
+    // What is on its way arrives.
+    let mut rest = vec![0; 8 << 20];
+    run_until(&mut world, at(Duration::from_secs(6)), |world| {
+        let _ = world.client.stack.recv(world.now, pairs[0].client, &mut rest);
+    });
+    assert_eq!(world.server.stack.send(world.now, pairs[0].server, &[1; 200]), Ok(200));
+    run_until(&mut world, at(Duration::from_secs(20)), |world| {
+        let _ = world.client.stack.recv(world.now, pairs[0].client, &mut rest);
+    });
+    let counters = world.server.stack.counters();
+    assert_eq!((counters.subflow_stale, counters.subflow_recover), (2, 2));
+    let mut after = 0;
+    stream(&mut world, &pairs[0], Duration::from_secs(21), |_, read| after = read);
+    assert!(after * 10 > before * 8, "{after} octets after it, {before} before");
+    end(&mut world, &pairs);
+}
