@@ -8,13 +8,15 @@ use crate::{link, lossy, pair};
 use mptcp_core::config::{ChecksumPolicy, StackConfig};
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::time::{Duration, Instant};
+use mptcp_core::wire::Version;
 use netsim::Direction;
 use netsim::link::{Change, LinkConfig, Loss};
 use netsim::middlebox::{
-    Aim, Coalescer, Keeps, MptcpOn, Nat, OptionStripper, PathMtu, PayloadCorruptor, ProactiveAcker,
-    ResetInjector, SegmentSplitter, StreamEditor, Strip, StripWhen, SynFate, SynFilter,
-    WindowClamp,
+    Aim, Coalescer, Keeps, MptcpOn, Nat, OptionStripper, Output, PathMtu, PayloadCorruptor,
+    ProactiveAcker, ResetInjector, SegmentSplitter, StreamEditor, Strip, StripWhen, SynFate,
+    SynFilter, WindowClamp,
 };
+use netsim::packet::edit;
 
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -474,4 +476,74 @@ fn what_a_small_buffer_could_not_keep_is_repaired_after_one_timeout() {
     assert!(pruned > 0, "nothing was lost");
     println!("at most {longest:?}");
     assert!(longest <= Duration::from_millis(1_200), "{longest:?}");
+}
+
+/// A box that changes the checksum of one DSS, and nothing else: the text is right, so the streams must be as
+/// well, whatever is thrown away, sent again and delivered as it is (RFC 8684 §3.7, RFC 6824 §3.6).
+#[test]
+fn a_wrong_checksum_of_right_text_on_the_only_path() {
+    for (version, dir, loss) in versions_ways_and_losses() {
+        for nth in [0, 1, 2, 7, 30, 100] {
+            let mut config = StackConfig::default();
+            config.mptcp.checksum = ChecksumPolicy::Require;
+            config.mptcp.versions = vec![version];
+            let links = [pair(lossy(20, 20, loss))];
+            let mut world =
+                World::new(nth + u64::from(loss), &links, false, config.clone(), config);
+            let mut seen = 0;
+            let flip = move |_: u64, way: Direction, mut packet: Vec<u8>, out: &mut Output| {
+                if way == dir
+                    && let Some(at) = checksum_of_a_dss(&packet)
+                {
+                    if seen == nth {
+                        packet[at] ^= 0x10;
+                        edit::recompute(&mut packet);
+                    }
+                    seen += 1;
+                }
+                out.push((way, packet));
+            };
+            world.net.add_middlebox(world.paths[0], Box::new(flip));
+            let report = run_with(&mut world, true, 400_000, 400_000, LIMIT, |_| {});
+            checked(&world);
+            let [client, server] = reasons(&report);
+            let (sender, receiver) = match dir {
+                Direction::AtoB => (client, server),
+                Direction::BtoA => (server, client),
+            };
+            let case = format!("version {}, {dir:?}, {loss} ppm, {nth}", version as u8);
+            assert_eq!(receiver, Some(FallbackReason::Checksum), "{case}");
+            let told = [FallbackReason::PeerChecksum, FallbackReason::InfiniteMapping];
+            assert!(sender.is_some_and(|reason| told.contains(&reason)), "{case}: {sender:?}");
+        }
+    }
+}
+
+fn versions_ways_and_losses() -> impl Iterator<Item = (Version, Direction, u32)> {
+    let versions = [Version::V0, Version::V1].into_iter();
+    versions.flat_map(|version| {
+        let ways = [Direction::AtoB, Direction::BtoA].into_iter();
+        ways.flat_map(move |dir| [0, 20_000].map(|loss| (version, dir, loss)))
+    })
+}
+
+/// Where the checksum of a DSS that maps text is in an IPv4 packet with text.
+fn checksum_of_a_dss(packet: &[u8]) -> Option<usize> {
+    let header = usize::from(packet.get(32)? >> 4) * 4;
+    let mut at = 40;
+    while at < 20 + header {
+        match *packet.get(at)? {
+            0 => return None,
+            1 => at += 1,
+            kind => {
+                let len = usize::from(*packet.get(at + 1)?);
+                let dss = kind == 30 && packet.get(at + 2)? >> 4 == 2;
+                if dss && packet.get(at + 3)? & 0x04 != 0 && packet.len() > 20 + header {
+                    return Some(at + len - 1);
+                }
+                at += len.max(2);
+            }
+        }
+    }
+    None
 }

@@ -85,13 +85,16 @@ fn random_faulted_transfers() {
     assert!(totals.fallbacks.values().sum::<u64>() <= 2 + totals.mptcp / 100, "{totals:?}");
 }
 
-/// The same with version 0, `PLAIT_V0_SEEDS` of them (100 unless told).
-#[test]
-fn random_faulted_transfers_of_version_0() {
-    let (first, count) = (number("PLAIT_SIM_FIRST", 0), number("PLAIT_V0_SEEDS", 100));
+/// Runs other plans and answers how many of them were `kept`.
+fn transfers(
+    first: u64,
+    count: u64,
+    of: impl Fn(u64) -> Plan + Sync,
+    kept: impl Fn(&Report) -> bool + Sync,
+) -> u64 {
     let results = Mutex::new((Vec::new(), 0));
     each_seed(first, count, |seed| {
-        let plan = Plan::new(seed).at_most(LARGE).of_version_0();
+        let plan = of(seed);
         let run = std::panic::catch_unwind(AssertUnwindSafe(|| plan.run()));
         if run.is_err() {
             let packets = crate::capture::of_seed(seed, || plan.run());
@@ -99,16 +102,23 @@ fn random_faulted_transfers_of_version_0() {
         }
         let mut results = results.lock().expect("no poison");
         match run {
-            Ok((_, report)) => {
-                let version = report.ends.map(|(version, _)| version);
-                results.1 += u64::from(version == [Some(0); 2]);
-            }
+            Ok((_, report)) => results.1 += u64::from(kept(&report)),
             Err(_) => results.0.push(seed),
         }
     });
     let (failed, kept) = results.into_inner().expect("no poison");
-    println!("sim: seeds {first}..{} of version 0, {kept} of them kept", first + count);
+    println!("sim: seeds {first}..{}, {kept} of them kept", first + count);
     assert!(failed.is_empty(), "failing seeds: {failed:?}");
+    kept
+}
+
+/// The same with version 0, `PLAIT_V0_SEEDS` of them (100 unless told).
+#[test]
+fn random_faulted_transfers_of_version_0() {
+    let (first, count) = (number("PLAIT_SIM_FIRST", 0), number("PLAIT_V0_SEEDS", 100));
+    let version_0 = |report: &Report| report.ends.map(|(version, _)| version) == [Some(0); 2];
+    let of = |seed| Plan::new(seed).at_most(LARGE).of_version_0();
+    let kept = transfers(first, count, of, version_0);
     assert!(kept > count * 3 / 4, "{kept} of {count} were MPTCP to the end");
 }
 
@@ -117,23 +127,8 @@ fn random_faulted_transfers_of_version_0() {
 #[test]
 fn random_transfers_behind_a_proxy() {
     let (first, count) = (number("PLAIT_SIM_FIRST", 0), number("PLAIT_PROXY_SEEDS", 100));
-    let results = Mutex::new((Vec::new(), 0));
-    each_seed(first, count, |seed| {
-        let plan = Plan::behind_a_proxy(seed);
-        let run = std::panic::catch_unwind(AssertUnwindSafe(|| plan.run()));
-        if run.is_err() {
-            let packets = crate::capture::of_seed(seed, || plan.run());
-            eprintln!("FAILED seed {seed}, see {}: {plan:#?}", packets.display());
-        }
-        let mut results = results.lock().expect("no poison");
-        match run {
-            Ok((_, report)) => results.1 += u64::from(report.fallback().is_none()),
-            Err(_) => results.0.push(seed),
-        }
-    });
-    let (failed, kept) = results.into_inner().expect("no poison");
-    println!("sim: seeds {first}..{} behind a proxy, {kept} of them kept", first + count);
-    assert!(failed.is_empty(), "failing seeds: {failed:?}");
+    let mptcp = |report: &Report| report.fallback().is_none();
+    let kept = transfers(first, count, Plan::behind_a_proxy, mptcp);
     assert!(kept > count / 4, "{kept} of {count} were MPTCP to the end");
 }
 
