@@ -492,6 +492,7 @@ mod tests {
         assert_eq!(one.truesize(), buf.truesize());
         assert!(one.truesize() >= 100 + size_of::<HeapBuf>());
         assert_eq!((one.rx_meta(), one.tx_meta()), (rx, tx));
+        assert_eq!((buf.data_len(), one.data_len()), (buf.data().len(), one.data().len()));
         assert_eq!(format!("{one:?}"), "HeapBuf(1 bytes)");
     }
 

@@ -156,7 +156,7 @@ impl<B: PacketBuf> Tcb<B> {
             && self.pipe() < self.cwnd()
     }
 
-    /// Less than so many octets may leave in front of a segment of `mss` for both windows to have room for it.
+    /// Behind fewer octets than these both windows have room for a segment of `mss`, too.
     pub(crate) fn room_before(&self, mss: u32) -> u32 {
         let window = (self.usable_window() + 1).saturating_sub(mss);
         self.window_left().min(window)

@@ -48,6 +48,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.send_new(env, tx, None, payload, None, flags, burst).is_ok()
     }
 
+    /// Sends a segment of new data; gives its payload back when no buffer could be had.
     #[expect(clippy::too_many_arguments, reason = "the parts of a segment")]
     #[inline(always)]
     fn send_new<T: TxQueue<B>>(
