@@ -27,9 +27,9 @@ mod segments {
     use dpdk_io::nic::{Flushed, Nic, Pushed, Received};
     use dpdk_io::shard::ShardLoop;
     use dpdk_io::{DropReason, Offload, PortConfig, ShardCounters};
-    use mptcp_core::buf::{BufPool, PacketBuf, PortId, TxQueue as Outgoing};
+    use mptcp_core::buf::{BufPool, PacketBuf, PortId};
     use mptcp_core::config::{LocalAddress, StackConfig};
-    use mptcp_core::driver::{Control, Progress, Worker};
+    use mptcp_core::driver::Application;
     use mptcp_core::stack::{Connect, Listen, SocketId, Stack};
     use mptcp_core::time::{Duration, Instant};
     use std::sync::{Arc, OnceLock};
@@ -55,16 +55,18 @@ mod segments {
         sends: bool,
     }
 
-    impl Worker<Mbuf> for End {
-        fn handle_burst(&mut self, now: Instant, burst: &mut Vec<Mbuf>) {
-            self.stack.handle_burst(now, burst);
+    impl Application for End {
+        type Buf = Mbuf;
+
+        fn stack(&self) -> &Stack<Mbuf> {
+            &self.stack
         }
 
-        fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
-            self.stack.handle_timeouts(now, budget)
+        fn stack_mut(&mut self) -> &mut Stack<Mbuf> {
+            &mut self.stack
         }
 
-        fn handle_events(&mut self, now: Instant) {
+        fn react(&mut self, now: Instant) {
             while self.stack.poll_event().is_some() {}
             if let Some(listener) = self.listener {
                 self.socket = self.socket.or_else(|| self.stack.accept(listener));
@@ -86,18 +88,6 @@ mod segments {
                 }
                 self.octets += buf.data().len();
             }
-        }
-
-        fn poll_transmit<T: Outgoing<Mbuf>>(&mut self, now: Instant, tx: &mut T) -> Progress {
-            self.stack.poll_transmit(now, tx)
-        }
-
-        fn poll_timeout(&self) -> Option<Instant> {
-            self.stack.poll_timeout()
-        }
-
-        fn poll_control(&mut self, _now: Instant) -> Control {
-            Control::Continue
         }
     }
 

@@ -2,11 +2,11 @@
 //! received is what is sent, so payload crosses without a copy.
 
 use dpdk_io::{Driver, Mbuf};
-use mptcp_core::buf::{PacketBuf, PortId, TxQueue};
+use mptcp_core::buf::{PacketBuf, PortId};
 use mptcp_core::config::{LocalAddress, StackConfig};
-use mptcp_core::driver::{Control, Progress, Worker};
+use mptcp_core::driver::Application;
 use mptcp_core::stack::{Listen, Ready, SocketId, Stack};
-use mptcp_core::steering::{Sharding, SteeringNote, Tuple};
+use mptcp_core::steering::Sharding;
 use mptcp_core::time::Instant;
 use std::collections::BTreeMap;
 
@@ -87,20 +87,18 @@ impl TcpEcho {
     }
 }
 
-impl Worker<Mbuf> for TcpEcho {
-    fn handle_burst(&mut self, now: Instant, burst: &mut Vec<Mbuf>) {
-        self.stack.handle_burst(now, burst);
+impl Application for TcpEcho {
+    type Buf = Mbuf;
+
+    fn stack(&self) -> &Stack<Mbuf> {
+        &self.stack
     }
 
-    fn reassemble(&mut self, now: Instant, fragment: Mbuf) -> Option<Mbuf> {
-        self.stack.reassemble(now, fragment)
+    fn stack_mut(&mut self) -> &mut Stack<Mbuf> {
+        &mut self.stack
     }
 
-    fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
-        self.stack.handle_timeouts(now, budget)
-    }
-
-    fn handle_events(&mut self, now: Instant) {
+    fn react(&mut self, now: Instant) {
         while let Some(event) = self.stack.poll_event() {
             if event.ready.contains(Ready::ACCEPT) {
                 for listener in self.listeners.clone() {
@@ -117,25 +115,5 @@ impl Worker<Mbuf> for TcpEcho {
                 self.sessions.remove(&event.socket);
             }
         }
-    }
-
-    fn poll_transmit<T: TxQueue<Mbuf>>(&mut self, now: Instant, tx: &mut T) -> Progress {
-        self.stack.poll_transmit(now, tx)
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.stack.poll_timeout()
-    }
-
-    fn has_flow(&self, tuple: &Tuple) -> bool {
-        self.stack.has_flow(tuple)
-    }
-
-    fn poll_steering_note(&mut self) -> Option<SteeringNote> {
-        self.stack.poll_steering_note()
-    }
-
-    fn poll_control(&mut self, _now: Instant) -> Control {
-        Control::Continue
     }
 }

@@ -21,9 +21,9 @@
 //! and says what became of every connection; with `log` each one's events follow as JSON lines.
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
-use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, PortId, TxQueue};
+use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, PortId};
 use mptcp_core::config::{LocalAddress, StackConfig};
-use mptcp_core::driver::{Control, Progress, Worker};
+use mptcp_core::driver::Application;
 use mptcp_core::error::{RecvError, SendError};
 use mptcp_core::event_log;
 use mptcp_core::mptcp::FallbackReason;
@@ -145,17 +145,19 @@ impl Echo {
     }
 }
 
-/// What the loop asks of its worker. The stack does all but the events.
-impl Worker<HeapBuf> for Echo {
-    fn handle_burst(&mut self, now: Instant, burst: &mut Vec<HeapBuf>) {
-        self.stack.handle_burst(now, burst);
+/// All but this the stack does.
+impl Application for Echo {
+    type Buf = HeapBuf;
+
+    fn stack(&self) -> &Stack<HeapBuf> {
+        &self.stack
     }
 
-    fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
-        self.stack.handle_timeouts(now, budget)
+    fn stack_mut(&mut self) -> &mut Stack<HeapBuf> {
+        &mut self.stack
     }
 
-    fn handle_events(&mut self, now: Instant) {
+    fn react(&mut self, now: Instant) {
         while let Some(event) = self.stack.poll_event() {
             let id = event.socket;
             if event.ready.contains(Ready::ACCEPT) && self.listeners.contains(&id) {
@@ -170,18 +172,6 @@ impl Worker<HeapBuf> for Echo {
                 self.end(id);
             }
         }
-    }
-
-    fn poll_transmit<T: TxQueue<HeapBuf>>(&mut self, now: Instant, tx: &mut T) -> Progress {
-        self.stack.poll_transmit(now, tx)
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.stack.poll_timeout()
-    }
-
-    fn poll_control(&mut self, _now: Instant) -> Control {
-        Control::Continue
     }
 }
 

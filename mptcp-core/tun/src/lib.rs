@@ -1,10 +1,11 @@
 //! Linux TUN devices under `mptcp-core`: the driver for machines without DPDK.
 //!
 //! A [`TunDevice`] hands over and takes IP packets; a [`TunLoop`] is one thread that drives a
-//! [`Worker`](mptcp_core::driver::Worker) (a stack and the application on it) over several of them,
-//! each an access port of its own, and sleeps in `ppoll` while nothing happens. The host's kernel
-//! must route packets for the stack's addresses into the devices: the kernel is the neighbour on
-//! the other end of each TUN, it does not carry the stack's connections.
+//! [`Worker`](mptcp_core::driver::Worker) (a stack and the
+//! [`Application`](mptcp_core::driver::Application) on it) over several of them, each an access port
+//! of its own, and sleeps in `ppoll` while nothing happens. The host's kernel must route packets for
+//! the stack's addresses into the devices: the kernel is the neighbour on the other end of each TUN,
+//! it does not carry the stack's connections.
 //!
 //! ```no_run
 //! use mptcp_core::buf::{HeapBuf, HeapPool};

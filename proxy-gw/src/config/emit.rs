@@ -18,13 +18,10 @@ pub(super) fn to_toml(config: &Config) -> String {
     }
     for route in &config.routes {
         let port = config.ports.get(route.port).map_or("", |port| port.name.as_str());
-        let entries = [
-            ("to", shown(&route.to)),
-            ("via", shown(&route.via)),
-            ("port", Value::from(port)),
-            ("from", list(&route.from)),
-        ];
-        push_element(&mut text, "route", table(entries));
+        let via = route.via.as_ref().map(|via| ("via", shown(via)));
+        let entries = [Some(("to", shown(&route.to))), via, Some(("port", Value::from(port)))];
+        let from = ("from", list(&route.from));
+        push_element(&mut text, "route", table(entries.into_iter().flatten().chain([from])));
     }
     for profile in &config.profiles {
         push_element(&mut text, "profile", self::profile(config, profile));

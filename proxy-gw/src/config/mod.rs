@@ -202,8 +202,8 @@ pub struct PathSettings {
 pub struct Route {
     /// Destinations.
     pub to: IpNet,
-    /// Next hop, on-link at the port.
-    pub via: IpAddr,
+    /// Next hop, on-link at the port. On TUN nobody asks for it: the kernel has the routes.
+    pub via: Option<IpAddr>,
     /// Our addresses to use, of the port; empty: its first one.
     pub from: Vec<IpAddr>,
     /// Position of the port in [`Config::ports`].

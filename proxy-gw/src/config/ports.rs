@@ -192,6 +192,7 @@ pub(super) fn check_unique<'a>(
 /// Reads every route; those that do not fit the ports are reported and left out.
 pub(super) fn read_routes(
     root: &mut Section<'_>,
+    kind: DriverKind,
     ports: &Ports,
     problems: &Problems,
 ) -> Vec<Route> {
@@ -210,21 +211,23 @@ pub(super) fn read_routes(
             ("via", "the next hop, such as \"10.9.0.2\""),
             ("port", "the name of the port it leaves by"),
         ] {
-            if !section.has(key) {
+            if !section.has(key) && (key != "via" || kind == DriverKind::Dpdk) {
                 section.missing(key, expected);
             }
         }
         section.finish();
-        let (Some(to), Some(via), Some(port)) = (to, via, port) else { continue };
+        let (Some(to), Some(port)) = (to, port) else { continue };
         if let Some(first) = seen.insert(to.value, to.key.clone()) {
             to.refuse(problems, &format!("the same destinations as {first}; keep one of them"));
         }
-        check_next_hop(&to, &via, ports.all.get(port.value), problems);
+        if let Some(via) = &via {
+            check_next_hop(&to, via, ports.all.get(port.value), problems);
+        }
         for address in &from {
             check_exit(&to, address, ports.all.get(port.value), problems);
         }
         let from = from.into_iter().map(|address| address.value).collect();
-        routes.push(Route { to: to.value, via: via.value, from, port: port.value });
+        routes.push(Route { to: to.value, via: via.map(|via| via.value), from, port: port.value });
     }
     routes
 }

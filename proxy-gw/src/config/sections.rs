@@ -31,7 +31,7 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
     let mut root = Section::new(String::new(), root, problems);
     let driver = read_driver(root.section("driver"));
     let ports = read_ports(&mut root, driver.kind, problems);
-    let routes = read_routes(&mut root, &ports, problems);
+    let routes = read_routes(&mut root, driver.kind, &ports, problems);
     let (profiles, names) = read_profiles(&mut root, &ports, problems);
     let transparent = root.section("transparent");
     let needed = transparent.lacks("ports");

@@ -469,14 +469,23 @@ fn routes_fit_the_ports() {
         "gw.toml:11: route.0.via = \"10.1.0.1\": this is our own address; name the next router"
     );
     let one = "[[route]]\nto='0.0.0.0/0'\nvia='10.1.0.2'\nport='p'\n";
+    let dpdk = MINIMAL.replace("tun\"", "dpdk\"");
     assert_eq!(
-        problems(&format!("{MINIMAL}{one}{one}[[route]]\n")),
+        problems(&format!("{dpdk}{one}{one}[[route]]\n")),
         "gw.toml:14: route.1.to = \"0.0.0.0/0\": the same destinations as route.0.to; keep one of \
          them\n\
          gw.toml:17: route.2.port: missing; the name of the port it leaves by\n\
          gw.toml:17: route.2.to: missing; the destinations, such as \"0.0.0.0/0\"\n\
          gw.toml:17: route.2.via: missing; the next hop, such as \"10.9.0.2\""
     );
+}
+
+#[test]
+fn the_kernel_behind_tun_devices_knows_next_hops() {
+    let text = format!("{MINIMAL}[[route]]\nto='0.0.0.0/0'\nport='p'\n");
+    let config = parse("gw.toml", &text, &[]).unwrap();
+    assert_eq!(config.routes[0].via, None);
+    assert_eq!(parse("again", &config.to_toml(), &[]).unwrap(), config);
 }
 
 #[test]

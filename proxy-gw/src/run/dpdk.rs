@@ -28,7 +28,7 @@ impl From<dpdk_io::DriverError> for DriverError {
 pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverError> {
     let routes = config.routes.iter().filter_map(|route| {
         let port = config.ports.get(route.port)?;
-        Some(RouteConfig { to: route.to, via: route.via, port: port.name.clone() })
+        Some(RouteConfig { to: route.to, via: route.via?, port: port.name.clone() })
     });
     let driver = Driver::start(eal_config(config), port_configs(config), routes.collect())?;
     let driver = Arc::new(driver);

@@ -3,9 +3,9 @@
 use crate::bed::{Bed, OURS, TUN_KERNEL};
 use crate::receiver::PORT;
 use core::net::{IpAddr, SocketAddr};
-use mptcp_core::buf::{HeapBuf, HeapPool, PortId, TxQueue};
+use mptcp_core::buf::{HeapBuf, HeapPool, PortId};
 use mptcp_core::config::{CongestionAlgorithm, LocalAddress, StackConfig};
-use mptcp_core::driver::{Control, Progress, Worker};
+use mptcp_core::driver::Application;
 use mptcp_core::stack::{Listen, Ready, SocketId, Stack};
 use mptcp_core::time::Instant;
 use mptcp_tun::{Clock, LoopHandle, RouteTable, TunConfig, TunDevice, TunError, TunLoop, TunPort};
@@ -118,16 +118,18 @@ impl Sender {
     }
 }
 
-impl Worker<HeapBuf> for Sender {
-    fn handle_burst(&mut self, now: Instant, burst: &mut Vec<HeapBuf>) {
-        self.stack.handle_burst(now, burst);
+impl Application for Sender {
+    type Buf = HeapBuf;
+
+    fn stack(&self) -> &Stack<HeapBuf> {
+        &self.stack
     }
 
-    fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
-        self.stack.handle_timeouts(now, budget)
+    fn stack_mut(&mut self) -> &mut Stack<HeapBuf> {
+        &mut self.stack
     }
 
-    fn handle_events(&mut self, now: Instant) {
+    fn react(&mut self, now: Instant) {
         while let Some(event) = self.stack.poll_event() {
             if event.ready.contains(Ready::ACCEPT) {
                 while let Some(id) = self.stack.accept(self.listener) {
@@ -138,17 +140,5 @@ impl Worker<HeapBuf> for Sender {
                 self.serve(now, event.socket, event.ready);
             }
         }
-    }
-
-    fn poll_transmit<T: TxQueue<HeapBuf>>(&mut self, now: Instant, tx: &mut T) -> Progress {
-        self.stack.poll_transmit(now, tx)
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.stack.poll_timeout()
-    }
-
-    fn poll_control(&mut self, _now: Instant) -> Control {
-        Control::Continue
     }
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::counters::L2Event;
 use mptcp_core::buf::HeapTxQueue;
 use mptcp_core::config::{CongestionAlgorithm, LocalAddress, StackConfig};
+use mptcp_core::driver::Application;
 use mptcp_core::stack::{Connect, Listen, Ready, SocketId, Stack};
 
 /// Octets the phone sends while one of its links holds everything back.
@@ -52,16 +53,18 @@ struct Sink {
     received: usize,
 }
 
-impl Worker<HeapBuf> for Sink {
-    fn handle_burst(&mut self, now: Instant, burst: &mut Vec<HeapBuf>) {
-        self.stack.handle_burst(now, burst);
+impl Application for Sink {
+    type Buf = HeapBuf;
+
+    fn stack(&self) -> &Stack<HeapBuf> {
+        &self.stack
     }
 
-    fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
-        self.stack.handle_timeouts(now, budget)
+    fn stack_mut(&mut self) -> &mut Stack<HeapBuf> {
+        &mut self.stack
     }
 
-    fn handle_events(&mut self, now: Instant) {
+    fn react(&mut self, now: Instant) {
         while let Some(event) = self.stack.poll_event() {
             let id = if event.ready.contains(Ready::ACCEPT) {
                 self.stack.accept(self.listener).unwrap()
@@ -74,18 +77,6 @@ impl Worker<HeapBuf> for Sink {
                 self.received += buf.data().len();
             }
         }
-    }
-
-    fn poll_transmit<T: TxQueue<HeapBuf>>(&mut self, now: Instant, tx: &mut T) -> Progress {
-        self.stack.poll_transmit(now, tx)
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.stack.poll_timeout()
-    }
-
-    fn poll_control(&mut self, _now: Instant) -> Control {
-        Control::Continue
     }
 }
 

@@ -4,9 +4,9 @@
 use crate::support::{enter_new_network, is_root_with, nstat, pattern, run};
 use core::net::SocketAddr;
 use core::time::Duration;
-use mptcp_core::buf::{HeapBuf, HeapPool, PortId, TxQueue};
+use mptcp_core::buf::{HeapBuf, HeapPool, PortId};
 use mptcp_core::config::{LocalAddress, StackConfig};
-use mptcp_core::driver::{Control, Progress, Worker};
+use mptcp_core::driver::Application;
 use mptcp_core::stack::{SocketId, Stack};
 use mptcp_core::stats::Counters;
 use mptcp_core::time::Instant;
@@ -21,38 +21,24 @@ struct Echo {
     stack: Stack<HeapBuf>,
 }
 
-impl Worker<HeapBuf> for Echo {
-    fn handle_burst(&mut self, now: Instant, burst: &mut Vec<HeapBuf>) {
-        self.stack.handle_burst(now, burst);
+impl Application for Echo {
+    type Buf = HeapBuf;
+
+    fn stack(&self) -> &Stack<HeapBuf> {
+        &self.stack
     }
 
-    fn reassemble(&mut self, now: Instant, fragment: HeapBuf) -> Option<HeapBuf> {
-        self.stack.reassemble(now, fragment)
+    fn stack_mut(&mut self) -> &mut Stack<HeapBuf> {
+        &mut self.stack
     }
 
-    fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
-        self.stack.handle_timeouts(now, budget)
-    }
-
-    fn handle_events(&mut self, _now: Instant) {
+    fn react(&mut self, _now: Instant) {
         while let Some(event) = self.stack.poll_event() {
             let id: SocketId = event.socket;
             while let Ok((received, datagram)) = self.stack.udp_recv_buf(id) {
                 assert!(self.stack.udp_send_buf(id, datagram, &received.reply()).is_ok());
             }
         }
-    }
-
-    fn poll_transmit<T: TxQueue<HeapBuf>>(&mut self, now: Instant, tx: &mut T) -> Progress {
-        self.stack.poll_transmit(now, tx)
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.stack.poll_timeout()
-    }
-
-    fn poll_control(&mut self, _now: Instant) -> Control {
-        Control::Continue
     }
 }
 

@@ -2,9 +2,9 @@
 
 use crate::support;
 use core::net::{IpAddr, SocketAddr};
-use mptcp_core::buf::{HeapBuf, HeapPool, PortId, TxQueue};
+use mptcp_core::buf::{HeapBuf, HeapPool, PortId};
 use mptcp_core::config::{Limits, LocalAddress, MptcpConfig, StackConfig};
-use mptcp_core::driver::{Control, Progress, Worker};
+use mptcp_core::driver::{Application, Control};
 use mptcp_core::error::SendError;
 use mptcp_core::stack::{Connect, ConnectionInfo, Listen, Occupancy, Ready, SocketId, Stack};
 use mptcp_core::time::Instant;
@@ -192,16 +192,18 @@ impl Echo {
     }
 }
 
-impl Worker<HeapBuf> for Echo {
-    fn handle_burst(&mut self, now: Instant, burst: &mut Vec<HeapBuf>) {
-        self.stack.handle_burst(now, burst);
+impl Application for Echo {
+    type Buf = HeapBuf;
+
+    fn stack(&self) -> &Stack<HeapBuf> {
+        &self.stack
     }
 
-    fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
-        self.stack.handle_timeouts(now, budget)
+    fn stack_mut(&mut self) -> &mut Stack<HeapBuf> {
+        &mut self.stack
     }
 
-    fn handle_events(&mut self, now: Instant) {
+    fn react(&mut self, now: Instant) {
         while let Some(event) = self.stack.poll_event() {
             if event.ready.contains(Ready::ACCEPT) {
                 while let Some(id) = self.stack.accept(event.socket) {
@@ -218,15 +220,7 @@ impl Worker<HeapBuf> for Echo {
         }
     }
 
-    fn poll_transmit<T: TxQueue<HeapBuf>>(&mut self, now: Instant, tx: &mut T) -> Progress {
-        self.stack.poll_transmit(now, tx)
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.stack.poll_timeout()
-    }
-
-    fn poll_control(&mut self, now: Instant) -> Control {
+    fn control(&mut self, now: Instant) -> Control {
         for (with, early) in self.connects.try_iter() {
             if early.is_empty() {
                 self.stack.connect(now, &with).expect("a connection");

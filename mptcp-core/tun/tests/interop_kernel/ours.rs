@@ -3,9 +3,9 @@
 use crate::pattern::{Pattern, Plan, REQUEST_LEN, Stream};
 use crate::tap::TappedDevice;
 use core::net::SocketAddr;
-use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, TxQueue};
+use mptcp_core::buf::{BufPool, HeapBuf, HeapPool};
 use mptcp_core::config::StackConfig;
-use mptcp_core::driver::{Control, Progress, Worker};
+use mptcp_core::driver::{Application, Control};
 use mptcp_core::error::RecvError;
 use mptcp_core::stack::{Connect, ConnectionInfo, Listen, Occupancy, Ready, SocketId, Stack};
 use mptcp_core::time::Instant;
@@ -176,16 +176,18 @@ impl App {
     }
 }
 
-impl Worker<HeapBuf> for App {
-    fn handle_burst(&mut self, now: Instant, burst: &mut Vec<HeapBuf>) {
-        self.stack.handle_burst(now, burst);
+impl Application for App {
+    type Buf = HeapBuf;
+
+    fn stack(&self) -> &Stack<HeapBuf> {
+        &self.stack
     }
 
-    fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
-        self.stack.handle_timeouts(now, budget)
+    fn stack_mut(&mut self) -> &mut Stack<HeapBuf> {
+        &mut self.stack
     }
 
-    fn handle_events(&mut self, now: Instant) {
+    fn react(&mut self, now: Instant) {
         while let Some(event) = self.stack.poll_event() {
             if event.ready.contains(Ready::ACCEPT) {
                 for listener in self.listeners.clone() {
@@ -200,15 +202,7 @@ impl Worker<HeapBuf> for App {
         }
     }
 
-    fn poll_transmit<T: TxQueue<HeapBuf>>(&mut self, now: Instant, tx: &mut T) -> Progress {
-        self.stack.poll_transmit(now, tx)
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.stack.poll_timeout()
-    }
-
-    fn poll_control(&mut self, now: Instant) -> Control {
+    fn control(&mut self, now: Instant) -> Control {
         while let Ok(job) = self.mailbox.try_recv() {
             job(self, now);
         }
