@@ -367,6 +367,16 @@ impl<B: PacketBuf> Connection<B> {
         }
     }
 
+    /// A segment without MPTCP's options came on the first subflow: what a DSS before it allowed to go again, and has
+    /// not gone, waits for another one.
+    pub(crate) fn hear_plain(&mut self) {
+        self.passage.hear_plain();
+        if self.single() {
+            self.forget_reinjections();
+            self.gap_acks = 0;
+        }
+    }
+
     /// Puts a range that a subflow may have lost back into the queue.
     pub(crate) fn reinject_range(&mut self, start: u64, end: u64) {
         let start = start.max(self.data_snd_una);

@@ -383,8 +383,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         let Some(tcb) = self.tcbs.get(idx) else { return Effect::None };
         if !connection.unproven() {
-            if !segment.signals {
-                connection.passage.hear_plain();
+            if !segment.signals && tcb.subflow.as_ref().is_some_and(|subflow| subflow.id == 0) {
+                connection.hear_plain();
             }
             let bare = segment.len == 0 && !outcome.fin && !segment.signals;
             if bare && !outcome.acked && tcb.flight_size() == 0 {

@@ -6,6 +6,7 @@ use crate::support::{
     commands, enter_new_network, eventually, exchange, is_root_with, mptcp_socket, nstat, pattern,
 };
 use core::net::SocketAddr;
+use core::time::Duration;
 use mptcp_core::stack::ConnectionInfo;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::Read;
@@ -126,6 +127,8 @@ fn the_stack_opens_with_data() {
                     // The kernel (6.18) never sends what is written before that, if nothing else comes.
                     let acks = || nstat("MPTcpExtMPCapableACKRX");
                     eventually("the third ACK", || (acks() > n as u64).then_some(()));
+                    // It counts it before it has worked it in.
+                    std::thread::sleep(Duration::from_millis(50));
                 }
                 exchange(stream, len);
                 assert_eq!(nstat("TcpExtTCPFastOpenPassive"), n as u64, "all but the first");
