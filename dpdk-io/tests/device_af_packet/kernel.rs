@@ -341,7 +341,9 @@ fn shards(spaces: &Namespaces, service: &str) {
     // Some may be under way when the loops end.
     let crossed = value("handed_over") - value("taken_over");
     assert!(value("handed_over") > 100 && crossed < 100, "{report:?}");
-    assert_eq!(value("ring_full") + value("no_buffer") + value("tx_queue_full"), 0, "{report:?}");
+    assert_eq!(value("no_buffer") + value("tx_queue_full"), 0, "{report:?}");
+    // Four shards share what CPUs there are: who waits for one may find its ring full, and what was lost is repaired.
+    assert!(value("ring_full") * 10 < value("handed_over"), "{report:?}");
     let strays: u64 = report
         .iter()
         .filter(|(name, _)| name.ends_with("_mp_join_no_token_found"))
