@@ -9,7 +9,6 @@ mod device;
 mod engine;
 mod spec;
 mod units;
-mod wire;
 
 use clap::{Parser, Subcommand};
 use spec::LinkSpec;
