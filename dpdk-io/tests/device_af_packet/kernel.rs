@@ -327,8 +327,18 @@ fn streams(spaces: &Namespaces) {
     assert_eq!(value("tx_queue_full") + value("no_buffer"), 0, "{report:?}");
 }
 
-/// Four shards, and joins that belong to another one than where they arrive.
+/// Four shards, and joins that belong to another one than where they arrive. Nothing is lost between them; but
+/// they share what CPUs there are, and while one waits for its turn its ring may fill up: then once more.
 fn shards(spaces: &Namespaces, service: &str) {
+    let mut lost = Vec::new();
+    while lost.len() < 3 && !lost.contains(&0) {
+        lost.push(lost_between_shards(spaces, service));
+    }
+    assert!(lost.contains(&0), "packets that found a ring full, by run: {lost:?}");
+}
+
+/// One run of them.
+fn lost_between_shards(spaces: &Namespaces, service: &str) -> u64 {
     let report = during(spaces, service, || {
         long_pings(&spaces.phone, &["fd00:1::1"]);
         spaces.phone(&format!("python3 -c \"{STREAMS_CLIENT}\""));
@@ -342,14 +352,13 @@ fn shards(spaces: &Namespaces, service: &str) {
     let crossed = value("handed_over") - value("taken_over");
     assert!(value("handed_over") > 100 && crossed < 100, "{report:?}");
     assert_eq!(value("no_buffer") + value("tx_queue_full"), 0, "{report:?}");
-    // Four shards share what CPUs there are: who waits for one may find its ring full, and what was lost is repaired.
-    assert!(value("ring_full") * 10 < value("handed_over"), "{report:?}");
     let strays: u64 = report
         .iter()
         .filter(|(name, _)| name.ends_with("_mp_join_no_token_found"))
         .map(|(_, value)| value)
         .sum();
     assert_eq!(strays, 0, "{report:?}");
+    value("ring_full")
 }
 
 /// TCP whose checksums a port completes and verifies; the kernel drops what is wrong.
