@@ -147,6 +147,17 @@ impl<B: PacketBuf> Connection<B> {
         reached
     }
 
+    /// True once, when a connection that fell back has everything up to the FIN of `tcb`, which may have come
+    /// before that was known.
+    pub(crate) fn reached_tcp_fin(&mut self, tcb: &Tcb<B>) -> bool {
+        let reached = self.phase == Phase::Fallback
+            && !self.peer_finished
+            && tcb.fin_received()
+            && tcb.received.in_order_len() == 0;
+        self.peer_finished |= reached;
+        reached
+    }
+
     /// Text of the peer's SYN: before its stream, which counts from what follows.
     pub(crate) fn take_early(&mut self, text: B) {
         self.early_received = u16::try_from(text.data_len()).unwrap_or(u16::MAX);

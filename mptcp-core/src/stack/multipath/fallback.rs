@@ -7,9 +7,9 @@ use crate::mptcp::{Amount, FallbackReason, Marks, Phase, Signal};
 use crate::stack::demux::TokenOwner;
 use crate::stack::options::{self};
 use crate::stack::{Sock, Stack};
-use crate::tcp::{Segment, State};
+use crate::tcp::{Segment, State, Tcb};
 use crate::time::Instant;
-use crate::wire::{MptcpOption, OptionWriter, TcpFlags, Version};
+use crate::wire::{MptcpOption, OptionWriter, TcpFlags, Version, reset_reason};
 use alloc::vec::Vec;
 
 impl<B: PacketBuf> Stack<B> {
@@ -56,6 +56,32 @@ impl<B: PacketBuf> Stack<B> {
         self.stats.attempt_fails -= 1;
         self.stats.mp_capable_syn_tx_reset += 1;
         self.touch_tcb(idx);
+        true
+    }
+
+    /// The rest of our stream, if there is any, can go on over `idx` as plain TCP: nothing does behind our
+    /// FIN.
+    fn takes_the_rest(&self, owner: u32, idx: u32) -> bool {
+        let Some(connection) = self.connections.get(owner) else { return false };
+        let closed = self.tcbs.get(idx).is_some_and(Tcb::write_closed);
+        !closed || connection.fin_queued && connection.data_snd_nxt >= connection.data_end
+    }
+
+    /// An option, or the lack of one, calls for plain TCP on `idx`; false when the subflow is gone.
+    pub(super) fn fall_back_or_reset(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        reason: FallbackReason,
+        tell: bool,
+    ) -> bool {
+        if !self.takes_the_rest(owner, idx) {
+            self.note_fallback_refused(owner, reason);
+            self.reset_subflow(now, owner, idx, reset_reason::MIDDLEBOX_INTERFERENCE, false);
+            return false;
+        }
+        self.fall_back(owner, idx, reason, tell);
         true
     }
 
@@ -119,7 +145,7 @@ impl<B: PacketBuf> Stack<B> {
             return true;
         }
         let (dsn, version) = (connection.remote_dsn(offset).0, connection.version);
-        if connection.passage.is_spread() {
+        if connection.passage.is_spread() || !self.takes_the_rest(owner, idx) {
             self.stats.mp_fail_tx += 1;
             self.stats.dss_corruption_reset += 1;
             if connection.subflows.len() == 1 {

@@ -442,7 +442,10 @@ impl<B: PacketBuf> Stack<B> {
                 false
             }
             Effect::FallBack(reason) => {
-                self.fall_back(owner, idx, reason, reason != FallbackReason::InfiniteMapping);
+                let tell = reason != FallbackReason::InfiniteMapping;
+                if !self.fall_back_or_reset(now, owner, idx, reason, tell) {
+                    return false;
+                }
                 // TCP's acknowledgements count now.
                 self.post_writable(now, Sock::Mptcp(owner));
                 true

@@ -370,3 +370,38 @@ fn a_join_under_way_makes_no_second_copies() {
         }
     });
 }
+
+/// The peer fell back and ended its stream while a join of ours has no answer: the subflow it closed is
+/// the only one there is, and what we still have goes on over it.
+#[test]
+fn a_join_under_way_is_no_reason_to_close_the_subflow_there_is() {
+    both(|v| {
+        let mut script = Script::new(v, fullmesh);
+        let (keys, mut first, mut join, nonce, id) = client_joins(&mut script);
+        let out = script.write(id, 0, 100);
+        first.hears(&out);
+        script.send(&first, &first.seg().dss(keys.ack(100)));
+        let mut out = script.write(id, 100, 40_000);
+        out.extend(script.answer(&mut join, &[syn_ack_join(&keys, nonce, 0, false)]));
+        first.hears(&out);
+        let mut data: Vec<u8> = first.of(&out).iter().flat_map(|o| o.payload.clone()).collect();
+        assert!(data.len() < 40_000);
+        let mut out = script.send(&first, &first.seg().fin());
+        first.snd_nxt += 1;
+        out.extend(script.send(&first, &first.seg().dss(infinite(&keys))));
+        for _ in 0..20 {
+            assert!(first.of(&out).iter().all(|o| !o.is(TcpFlags::FIN) && !o.rst()), "{out:?}");
+            data.extend(first.of(&out).iter().flat_map(|o| o.payload.clone()));
+            first.hears(&out);
+            out = script.send(&first, &first.seg());
+            out.extend(script.advance(20));
+        }
+        assert_eq!(data, stream(100, 40_000));
+        assert!(script.at_end(id));
+    });
+}
+
+/// An infinite mapping at the beginning of the peer's stream.
+fn infinite(keys: &Keys) -> Dss {
+    Dss { data_ack: None, ..keys.map(0, 1, 0) }
+}
