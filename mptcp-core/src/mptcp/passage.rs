@@ -2,7 +2,8 @@
 //! silence at its data level means then (RFC 8684 §3.3.6, §3.7).
 //!
 //! ```text
-//!             a DATA_ACK of ours            a join, or sent again
+//!             a DATA_ACK of ours,            a join works,
+//!            or a third ACK of ours          or sent again
 //!   Unproven ────────────────────▶ Proven ────────────────────────▶ Spread
 //!       │ └────────────────────────────────────────────────────────────▲
 //!       ▼ no DSS where one must be
@@ -44,7 +45,8 @@ enum Stage {
     /// become. A mapping from the peer proves the way to us only.
     Unproven,
     /// One did: options passed in both directions. The peer, who cannot know that of us, may still fall
-    /// back.
+    /// back. Or a join has its third ACK, and the peer may have taken it: then it may send a second time
+    /// what read as plain TCP would be a second copy.
     Proven,
     /// Another subflow carried some of the stream, or some of it went twice: it is contiguous on none, so
     /// nobody falls back any more.
@@ -104,7 +106,7 @@ impl Passage {
 
     // What happens.
 
-    /// Something of ours was acknowledged at the data level.
+    /// Something of ours was acknowledged at the data level, or a join goes out to be taken.
     pub(crate) fn prove(&mut self) {
         if self.stage == Stage::Unproven {
             self.stage = Stage::Proven;

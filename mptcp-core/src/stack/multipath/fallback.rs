@@ -3,7 +3,7 @@
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::event_log::SubflowEnd;
-use crate::mptcp::{Amount, FallbackReason, Marks, Phase, Signal};
+use crate::mptcp::{Amount, FallbackReason, Marks, Phase, Signal, Stage};
 use crate::stack::demux::TokenOwner;
 use crate::stack::options::{self};
 use crate::stack::{Sock, Stack};
@@ -65,6 +65,12 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get(owner) else { return false };
         let closed = self.tcbs.get(idx).is_some_and(Tcb::write_closed);
         !closed || connection.fin_queued && connection.data_snd_nxt >= connection.data_end
+    }
+
+    /// A join whose fourth ACK has not come.
+    fn joins(&self, idx: u32) -> bool {
+        let subflow = self.tcbs.get(idx).and_then(|tcb| tcb.subflow.as_ref());
+        subflow.is_some_and(|subflow| subflow.stage == Stage::JoinAck)
     }
 
     /// An option, or the lack of one, calls for plain TCP on `idx`; false when the subflow is gone.
@@ -145,7 +151,9 @@ impl<B: PacketBuf> Stack<B> {
             return true;
         }
         let (dsn, version) = (connection.remote_dsn(offset).0, connection.version);
-        if connection.passage.is_spread() || !self.takes_the_rest(owner, idx) {
+        // What the peer may have taken already counts as another subflow.
+        let joins = self.subflows_of(owner).into_iter().any(|other| self.joins(other));
+        if connection.passage.is_spread() || joins || !self.takes_the_rest(owner, idx) {
             self.stats.mp_fail_tx += 1;
             self.stats.dss_corruption_reset += 1;
             if connection.subflows.len() == 1 {

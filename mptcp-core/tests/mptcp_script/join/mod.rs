@@ -5,7 +5,7 @@ mod life;
 mod policy;
 
 use crate::harness::*;
-use mptcp_core::config::{Marking, PathManagerKind, StackConfig};
+use mptcp_core::config::{ChecksumPolicy, Marking, PathManagerKind, StackConfig};
 use mptcp_core::error::{OpenError, RecvError};
 use mptcp_core::mptcp::key::KeyPair;
 use mptcp_core::stack::{Connect, Ready, SocketId};
