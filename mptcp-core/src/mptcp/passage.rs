@@ -22,7 +22,8 @@
 //! | no `DATA_ACK` in time | the peer is asked | the peer is asked | sent again |
 //!
 //! The peer is asked by a probe below what it is known to have: its own answer comes, whatever a box
-//! on the way acknowledged for it. After three rounds of that timer
+//! on the way acknowledged for it. After three rounds of that timer, and as many at whose end TCP had nothing in
+//! flight,
 //!
 //! - an answer with a DSS says that options pass and that the peer lacks the head: it goes again under
 //!   new numbers, and the connection is `Spread`, unless something without a DSS came behind it;
@@ -32,7 +33,8 @@
 //!   asked on, and given up when TCP would be, after [`TcpConfig::retries`] rounds.
 //!
 //! Invariant: what may be read as a second copy by a peer that fell back is not sent before a DSS of
-//! the same round, with nothing plain behind it, showed that it did not.
+//! the same round, with nothing plain behind it, showed that it did not, so long after everything we sent arrived
+//! that it will not do so meanwhile.
 //!
 //! [`TcpConfig::retries`]: crate::config::TcpConfig::retries
 
@@ -70,6 +72,16 @@ enum Round {
     Busy,
 }
 
+/// Whether a DSS came in a round.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+enum Heard {
+    #[default]
+    No,
+    Dss,
+    /// Something without one came after it: the peer may have fallen back in between.
+    Doubted,
+}
+
 /// What a round of the data-level timer without anything acknowledged calls for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Silence {
@@ -85,13 +97,14 @@ pub(crate) enum Silence {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Passage {
     stage: Stage,
-    /// A DSS came since the data-level timer fired last.
-    heard: bool,
-    /// Something without one came after it: the peer may have fallen back in between.
-    doubted: bool,
+    /// What came since the data-level timer fired last.
+    heard: Heard,
     round: Round,
     /// Rounds that only TCP answered since one with a DSS.
     bare_rounds: u8,
+    /// Rounds in a row at whose end TCP had nothing in flight: what the peer would conclude from the last of
+    /// it, it has concluded.
+    settled: u8,
     /// A DSS came since data waits for its mapping: the peer did not fall back.
     heard_waiting: bool,
 }
@@ -100,10 +113,10 @@ impl Passage {
     pub(crate) const fn new() -> Self {
         Self {
             stage: Stage::Unproven,
-            heard: false,
-            doubted: false,
+            heard: Heard::No,
             round: Round::Silent,
             bare_rounds: 0,
+            settled: 0,
             heard_waiting: false,
         }
     }
@@ -134,13 +147,15 @@ impl Passage {
 
     /// A DSS came; `infinite` if it ends the use of them.
     pub(crate) fn hear(&mut self, infinite: bool) {
-        (self.heard, self.doubted) = (true, false);
+        self.heard = Heard::Dss;
         self.heard_waiting |= !infinite;
     }
 
     /// A segment without a DSS came, and without any other option of MPTCP.
     pub(crate) fn hear_plain(&mut self) {
-        self.doubted = true;
+        if self.heard == Heard::Dss {
+            self.heard = Heard::Doubted;
+        }
     }
 
     /// Data waits for its mapping from now on.
@@ -189,20 +204,22 @@ impl Passage {
     }
 
     /// The data-level timer fired after it had done so `asked` times without anything acknowledged;
-    /// `repeats` while TCP repeats something itself.
+    /// `repeats` while TCP has something in flight: behind that nothing arrives anyway.
     pub(crate) fn judge_silence(&mut self, asked: u8, repeats: bool) -> Silence {
+        let before = if asked == 0 { 0 } else { self.settled };
+        self.settled = if repeats { 0 } else { before.saturating_add(1) };
         let heard = core::mem::take(&mut self.heard);
         let bare = core::mem::replace(&mut self.round, Round::Silent) == Round::Bare;
-        if heard {
+        if heard != Heard::No {
             self.bare_rounds = 0;
         } else if bare {
             self.bare_rounds = self.bare_rounds.saturating_add(1);
         }
         if !self.is_single() {
             Silence::SendAgain
-        } else if asked < ROUNDS || repeats && (!heard || self.is_unproven()) {
+        } else if asked < ROUNDS || self.settled <= ROUNDS {
             Silence::Ask
-        } else if heard && !self.doubted {
+        } else if heard == Heard::Dss {
             Silence::SendAgain
         } else if self.bare_rounds >= ROUNDS {
             self.bare_rounds = 0;
