@@ -9,6 +9,9 @@
 //!     Plain ◀── a wrong checksum or an infinite mapping, in both of the former
 //! ```
 //!
+//! From `Spread` a peer's `MP_FAIL` leads to plain TCP as well, when one subflow is left and what is on its way there
+//! is [contiguous](super::Connection::contiguous).
+//!
 //! | | `Unproven` | `Proven` | `Spread` |
 //! |---|---|---|---|
 //! | an acknowledgement of data, or a FIN, without a DSS | plain TCP | the peer's TCP lives | the same |
@@ -49,7 +52,8 @@ enum Stage {
     /// Another subflow carried some of the stream, or some of it went twice: it is contiguous on none, so
     /// nobody falls back any more.
     Spread,
-    /// Plain TCP; `concluded` from the lack of options, so that the peer may go on with them.
+    /// Plain TCP; `concluded` from the lack of options, or of other subflows, so that the peer may go on with
+    /// mappings.
     Plain { concluded: bool },
 }
 
@@ -120,7 +124,9 @@ impl Passage {
 
     /// The connection goes on as plain TCP.
     pub(crate) fn fall_back(&mut self, reason: FallbackReason) {
-        let concluded = matches!(reason, FallbackReason::NoDataAck | FallbackReason::OptionsLost);
+        // Of a stream that was spread the peer may still send parts again, with mappings that tell.
+        let concluded = self.is_spread()
+            || matches!(reason, FallbackReason::NoDataAck | FallbackReason::OptionsLost);
         self.stage = Stage::Plain { concluded };
     }
 

@@ -104,6 +104,7 @@ impl<B: PacketBuf> Stack<B> {
             connection.reinject_from(tcb);
         }
         connection.subflows.retain(|&other| other != idx);
+        connection.lost_subflow();
         if connection.phase == Phase::Confirmed {
             // What it delivered to TCP and the data level never acknowledged nobody else repeats.
             if self.tcbs.get(idx).is_some_and(|tcb| tcb.counters.bytes_sent > 0) {
@@ -302,6 +303,7 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn drop_subflow(&mut self, owner: u32, idx: u32) {
         if let Some(connection) = self.connections.get_mut(owner) {
             connection.subflows.retain(|&other| other != idx);
+            connection.lost_subflow();
         }
         self.remove_tcb(idx);
     }

@@ -210,7 +210,8 @@ impl<B: PacketBuf> Stack<B> {
                     }
                     return Effect::None;
                 }
-                if connection.passage.is_spread() {
+                let from = connection.local_offset(WireSeq::Full(dsn)).unwrap_or(0);
+                if connection.passage.is_spread() && !connection.contiguous(from, &self.tcbs) {
                     self.note_fallback_refused(owner, FallbackReason::PeerChecksum);
                     return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
                 }
