@@ -24,7 +24,7 @@ use passage::Passage;
 pub(crate) use passage::Silence;
 pub(crate) use path_manager::{Announced, Endpoint, Join, PathManager, Paths};
 pub(crate) use receive::{Amount, Mapped, Pulled, Unmapped};
-pub(crate) use send::{Chunk, Next};
+pub(crate) use send::{Next, Stretch, Written};
 pub(crate) use signals::Signal;
 pub(crate) use subflow::{
     Carry, DssFormat, INFINITE_LEN, Marks, Probe, Stage, Subflow, Watch, Word,
@@ -44,7 +44,6 @@ use crate::util::short_list::ShortList;
 use crate::util::slab::Slab;
 use crate::wire::{Version, WireSeq};
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use core::net::{IpAddr, Ipv4Addr};
 use core::num::{NonZeroU32, NonZeroU64};
 
@@ -143,8 +142,8 @@ pub(crate) struct Connection<B> {
     local_idsn: DataSeq,
     remote_idsn: DataSeq,
     // Sending.
-    chunks: OnDemand<VecDeque<Chunk<B>>>,
-    /// Pool bytes that `chunks` pin.
+    written: OnDemand<Written<B>>,
+    /// Pool bytes that `written` pins.
     pinned: u32,
     pub(crate) data_snd_una: u64,
     pub(crate) data_snd_nxt: u64,
@@ -245,7 +244,7 @@ impl<B: PacketBuf> Connection<B> {
             remote_token: 0,
             local_idsn,
             remote_idsn: DataSeq(0),
-            chunks: OnDemand::new(),
+            written: OnDemand::new(),
             pinned: 0,
             data_snd_una: 0,
             data_snd_nxt: 0,
@@ -294,7 +293,7 @@ impl<B: PacketBuf> Connection<B> {
     /// Nothing is due: queues that nobody uses give their memory back.
     pub(crate) fn rest(&mut self) {
         self.received.rest();
-        self.chunks.rest();
+        self.written.rest();
         if let Some(rare) = self.rare.there() {
             for bound in [&mut rare.repeated_to, &mut rare.spread_to] {
                 if *bound <= self.data_snd_una {
@@ -308,7 +307,7 @@ impl<B: PacketBuf> Connection<B> {
     /// It keeps nothing beside itself.
     #[cfg(test)]
     pub(crate) const fn rests(&self) -> bool {
-        !self.received.is_there() && !self.chunks.is_there() && !self.rare.is_there()
+        !self.received.is_there() && !self.written.is_there() && !self.rare.is_there()
     }
 
     /// Spreads the data over the paths as `asked` from now on.
@@ -576,7 +575,7 @@ impl<B: PacketBuf> Connection<B> {
         }
         self.paths.stop();
         if error.is_some() {
-            self.chunks.clear();
+            self.written.clear();
             self.pinned = 0;
             self.forget_reinjections();
         }

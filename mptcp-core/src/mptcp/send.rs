@@ -6,18 +6,66 @@ use crate::buf::{PacketBuf, TxQueue};
 use crate::seq::DataSeq;
 use crate::tcp::{Burst, RecvQueue, Tcb, TxMapping, TxSegment, gather, goes_alone, sum_of};
 use crate::time::{Duration, Instant};
-use crate::util::on_demand::ROOMY;
+use crate::util::on_demand::{Empty, ROOMY};
 use crate::util::range_set::RangeSet;
 use crate::util::slab::Slab;
 use crate::wire::{Version, WireSeq, checksum};
+use alloc::collections::VecDeque;
 use core::num::NonZeroU32;
 use core::ops::Range;
 
-/// Written data with its place in the stream.
+/// Written data: buffers, and where each begins in the stream. They are apart so that a queue of buffers
+/// moves in as it is.
+///
+/// Invariant: there are as many of the one as of the other.
 #[derive(Debug)]
-pub(crate) struct Chunk<B> {
-    start: u64,
-    buf: B,
+pub(crate) struct Written<B> {
+    bufs: VecDeque<B>,
+    starts: VecDeque<u64>,
+}
+
+impl<B: PacketBuf> Written<B> {
+    const fn new() -> Self {
+        Self { bufs: VecDeque::new(), starts: VecDeque::new() }
+    }
+
+    fn push(&mut self, start: u64, buf: B) {
+        self.starts.push_back(start);
+        self.bufs.push_back(buf);
+    }
+
+    fn start(&self, idx: usize) -> Option<u64> {
+        self.starts.get(idx).copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bufs.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.starts.clear();
+        self.bufs.clear();
+    }
+
+    /// Whether `offset` is in the buffer at `idx`.
+    fn holds(&self, idx: usize, offset: u64) -> bool {
+        let into = self.start(idx).and_then(|start| offset.checked_sub(start));
+        into.zip(self.bufs.get(idx)).is_some_and(|(into, buf)| into < buf.data_len() as u64)
+    }
+
+    /// Behind what begins at `offset` or before.
+    fn behind(&self, offset: u64) -> usize {
+        self.starts.partition_point(|start| *start <= offset)
+    }
+}
+
+impl<B: PacketBuf> Empty for Written<B> {
+    const EMPTY: Self = Self::new();
+    const ABSENT: &'static Self = &Self::new();
+
+    fn is_unused(&self) -> bool {
+        self.bufs.is_empty()
+    }
 }
 
 /// A mapping may not be longer than its length field says.
@@ -48,6 +96,24 @@ impl Next {
     }
 }
 
+/// New data that goes in its turn, one segment behind the other, without another look at the connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stretch {
+    /// The last place where a segment of it may begin.
+    last: u64,
+    end: u64,
+}
+
+impl Stretch {
+    pub(crate) const NONE: Self = Self { last: 0, end: 0 };
+
+    /// What is to be sent when all before `start` was.
+    pub(crate) fn behind(&self, start: u64) -> Option<Next> {
+        let left = u32::try_from(self.end.saturating_sub(start)).unwrap_or(MAX_MAPPING);
+        (start <= self.last).then_some(Next { start, len: left.min(MAX_MAPPING), again: false })
+    }
+}
+
 impl<B: PacketBuf> Connection<B> {
     /// Queues written data; the caller checked the room.
     pub(crate) fn write(&mut self, buf: B) {
@@ -55,15 +121,15 @@ impl<B: PacketBuf> Connection<B> {
         if len == 0 {
             return;
         }
-        if let Some(tail) = self.chunks.back_mut()
+        if let Some(tail) = self.written.bufs.back_mut()
             && len * 8 <= buf.truesize()
-            && let Some(room) = tail.buf.append(len)
+            && let Some(room) = tail.append(len)
         {
             // Written octet by octet: copied, they do not pin a buffer each.
             room.copy_from_slice(buf.data());
         } else {
             self.pinned = self.pinned.saturating_add(buf.truesize() as u32);
-            self.chunks.push_back(Chunk { start: self.data_end, buf });
+            self.written.push(self.data_end, buf);
         }
         self.data_end += len as u64;
     }
@@ -73,14 +139,15 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn write_all(&mut self, received: &mut RecvQueue<B>) -> u32 {
         let before = self.data_end;
         let (mut end, mut pinned) = (self.data_end, self.pinned);
-        self.chunks.extend(received.drain().map(|buf| {
+        let Written { bufs, starts } = &mut *self.written;
+        starts.extend(received.iter().map(|buf| {
             pinned = pinned.saturating_add(buf.truesize() as u32);
             let start = end;
             end += buf.data_len() as u64;
-            Chunk { start, buf }
+            start
         }));
+        received.move_to(bufs);
         (self.data_end, self.pinned) = (end, pinned);
-        received.settle();
         (end - before) as u32
     }
 
@@ -88,28 +155,30 @@ impl<B: PacketBuf> Connection<B> {
     /// (RFC 8684 Appendix B.2). Nothing of it was sent yet.
     pub(crate) fn skip_early(&mut self, octets: u32) {
         let mut left = octets as usize;
-        while let Some(front) = self.chunks.front_mut() {
-            let len = front.buf.data_len();
+        let Written { bufs, starts } = &mut *self.written;
+        while let Some(front) = bufs.front_mut() {
+            let len = front.data_len();
             if left < len {
-                front.buf.trim_front(left);
+                front.trim_front(left);
                 break;
             }
             left -= len;
-            self.pinned = self.pinned.saturating_sub(front.buf.truesize() as u32);
-            self.chunks.pop_front();
+            self.pinned = self.pinned.saturating_sub(front.truesize() as u32);
+            bufs.pop_front();
+            starts.pop_front();
         }
-        let mut start = 0;
-        for chunk in self.chunks.iter_mut() {
-            chunk.start = start;
-            start += chunk.buf.data_len() as u64;
+        let mut end = 0;
+        for (start, buf) in starts.iter_mut().zip(bufs) {
+            *start = end;
+            end += buf.data_len() as u64;
         }
-        self.data_end = start;
+        self.data_end = end;
         self.early_sent = u16::try_from(octets).unwrap_or(u16::MAX);
     }
 
     /// What a SYN of at most `room` octets may carry: the beginning of the stream.
     pub(crate) fn early_data(&self, room: usize) -> Option<B> {
-        let first = &self.chunks.front()?.buf;
+        let first = self.written.bufs.front()?;
         Some(first.slice(0..first.data_len().min(room)))
     }
 
@@ -134,6 +203,21 @@ impl<B: PacketBuf> Connection<B> {
         };
         let len = u32::try_from(len).unwrap_or(MAX_MAPPING).min(MAX_MAPPING);
         (len > 0).then_some(Next { start, len, again })
+    }
+
+    /// As far as [`Connection::next_to_send`] answers new data, whole segments of `mss`, whose numbers
+    /// [keep their width](Self::keeps_width), while the peer's window [cuts](Self::window_cuts) none of `first`
+    /// octets. Nothing is to be repaired now.
+    pub(crate) fn stretch(&self, mss: u32, first: u32) -> Stretch {
+        let end = self.ahead_start().unwrap_or(u64::MAX).min(self.data_end).min(self.snd_edge);
+        let mut last = end.saturating_sub(u64::from(mss));
+        if self.snd_edge < self.data_end {
+            last = last.min(self.snd_edge.saturating_sub(u64::from(first)));
+        }
+        if !self.keeps_width(last) {
+            last = self.wide_base + NARROW_OCTETS;
+        }
+        Stretch { last, end }
     }
 
     /// Sender-side silly-window avoidance and Nagle in Minshall's form, as on a plain connection but
@@ -200,74 +284,75 @@ impl<B: PacketBuf> Connection<B> {
         tx: &mut T,
         at: &mut usize,
     ) -> Option<B> {
-        let chunks = &*self.chunks;
-        let holds = |c: &Chunk<B>| c.start <= start && start - c.start < c.buf.data_len() as u64;
-        let idx = if chunks.get(*at + 1).is_some_and(|c| c.start == start) {
-            *at + 1
-        } else if chunks.get(*at).is_some_and(holds) {
-            *at
+        let written = &*self.written;
+        let skip = if written.start(*at + 1) == Some(start) {
+            *at += 1;
+            0
         } else {
-            chunks.partition_point(|c| c.start <= start).checked_sub(1)?
+            if !written.holds(*at, start) {
+                *at = written.behind(start).checked_sub(1)?;
+            }
+            usize::try_from(start - written.start(*at)?).ok()?
         };
-        *at = idx;
-        let front = chunks.get(idx)?;
-        let (skip, wanted) = (usize::try_from(start - front.start).ok()?, len as usize);
-        let rest = front.buf.data_len().checked_sub(skip)?;
-        let next = || chunks.get(idx + 1).map_or(0, |c| c.buf.data_len() as u32);
+        let (idx, front) = (*at, written.bufs.get(*at)?);
+        let (wanted, rest) = (len as usize, front.data_len().checked_sub(skip)?);
+        let next = || written.bufs.get(idx + 1).map_or(0, |buf| buf.data_len() as u32);
         // Whoever sends ahead of its turn has counted on whole segments.
         let exact = || exact || self.sends_ahead(start) && !self.are_segments(idx, len);
         if rest >= wanted || !exact() && goes_alone(rest as u32, len, next) {
-            return Some(front.buf.slice(skip..skip + rest.min(wanted)));
+            return Some(front.slice(skip..skip + rest.min(wanted)));
         }
-        let bufs = chunks.range(idx..).map(|c| &c.buf);
-        gather(bufs, skip, wanted, tx)
+        gather(written.bufs.range(idx..), skip, wanted, tx)
     }
 
     /// Where the segment begins that holds `offset`, when those of `mss` octets are sent from `floor` on: with a
     /// buffer, where these are packets that go on as they came.
     pub(super) fn segment_start(&self, (floor, offset): (u64, u64), mss: u32) -> u64 {
-        let idx = self.chunks.partition_point(|c| c.start <= offset);
-        let idx = idx.saturating_sub(1);
-        let chunk = self.chunks.get(idx).filter(|c| c.start >= floor);
-        match chunk.filter(|_| self.are_segments(idx, mss)) {
-            Some(packet) => packet.start,
+        let idx = self.written.behind(offset).saturating_sub(1);
+        let start = self.written.start(idx).filter(|start| *start >= floor);
+        match start.filter(|_| self.are_segments(idx, mss)) {
+            Some(start) => start,
             None => offset - (offset - floor) % u64::from(mss.max(1)),
         }
     }
 
     /// This buffer and the next go out as they came, where segments carry `mss` octets.
     fn are_segments(&self, idx: usize, mss: u32) -> bool {
-        let len = |idx| self.chunks.get(idx).map_or(0, |c| c.buf.data_len() as u32);
+        let len = |idx| self.written.bufs.get(idx).map_or(0, |buf| buf.data_len() as u32);
         let goes = |len| len <= mss && goes_alone(len, mss, || len);
         goes(len(idx)) && goes(len(idx + 1))
     }
 
-    /// Payload and mapping of the next segment on `tcb`, at most `room` octets, where a full one has `mss`.
+    /// Payload of the next segment on a subflow, at most `room` octets, where a full one has `mss`.
+    #[inline]
     pub(crate) fn segment<T: TxQueue<B>>(
-        &mut self,
+        &self,
         next: Next,
-        tcb: &Tcb<B>,
         (room, mss): (u32, u32),
         tx: &mut T,
         burst: &mut Burst,
-    ) -> Option<(B, Option<TxMapping>)> {
+    ) -> Option<B> {
         // A longer segment than others tries the path, and what is cut off a repair or the end of the stream
         // would go in a packet of its own.
         let exact = next.again || next.len <= room || room > mss;
-        let wanted = (next.len.min(room), exact);
-        let mut payload = self.payload(next.start, wanted, tx, &mut burst.chunk)?;
+        self.payload(next.start, (next.len.min(room), exact), tx, &mut burst.chunk)
+    }
+
+    /// The mapping of `payload`, the beginning of `next`, on `tcb`.
+    #[inline]
+    pub(crate) fn mapping(&self, next: Next, payload: &mut B, tcb: &Tcb<B>) -> Option<TxMapping> {
         if self.phase == Phase::Fallback {
-            return Some((payload, tcb.subflow.as_ref()?.infinite()));
+            return tcb.subflow.as_ref().and_then(|subflow| subflow.infinite());
         }
         let dsn = self.local_dsn(next.start);
         let ssn = tcb.snd_nxt.since(tcb.iss);
         let len = payload.data_len() as u16;
         let mut sum = || {
-            let sum = sum_of(&payload);
+            let sum = sum_of(payload);
             payload.note_sum(sum);
             checksum::dss_checksum(dsn, ssn, len, sum)
         };
-        let mapping = TxMapping {
+        Some(TxMapping {
             dsn,
             ssn,
             len,
@@ -281,8 +366,7 @@ impl<B: PacketBuf> Connection<B> {
                 && self.phase == Phase::Unconfirmed,
             before: 0,
             behind: 0,
-        };
-        Some((payload, Some(mapping)))
+        })
     }
 
     /// 64-bit DSNs where 32 bits could wrap within an MSL (RFC 8684 §3.3.1). Decides what a segment
@@ -513,21 +597,25 @@ impl<B: PacketBuf> Connection<B> {
         self.passage.prove();
         self.repaired_below(offset);
         let mut whole = 0;
-        for front in self.chunks.iter() {
-            if front.start + front.buf.data_len() as u64 > offset {
+        let mut pinned = self.pinned;
+        for (start, front) in self.written.starts.iter().zip(&self.written.bufs) {
+            if start + front.data_len() as u64 > offset {
                 break;
             }
             whole += 1;
-            self.pinned = self.pinned.saturating_sub(front.buf.truesize() as u32);
+            pinned = pinned.saturating_sub(front.truesize() as u32);
         }
+        self.pinned = pinned;
         if whole > 0 {
-            self.chunks.drain(..whole);
+            let Written { bufs, starts } = &mut *self.written;
+            bufs.drain(..whole);
+            starts.drain(..whole);
         }
-        if self.chunks.is_empty() {
+        if self.written.bufs.is_empty() {
             self.pinned = 0;
-        }
-        if self.chunks.is_empty() && self.chunks.capacity() > ROOMY {
-            self.chunks.rest();
+            if self.written.bufs.capacity() > ROOMY {
+                self.written.rest();
+            }
         }
         self.rtx_at = None;
         self.rtx_shift = 0;

@@ -29,7 +29,7 @@ impl<B: PacketBuf> Connection<B> {
     #[inline]
     pub(crate) fn touch_boxes(&self) -> u64 {
         let first = self.subflows.first().copied().map_or(0, u64::from);
-        first ^ self.chunks.len() as u64 ^ u64::from(self.received.truesize())
+        first ^ self.written.len() as u64 ^ u64::from(self.received.truesize())
     }
 }
 

@@ -29,8 +29,9 @@
 
 use super::Stack;
 use super::demux::Flow;
-use super::usual::{Ends, Text, Usual};
-use crate::buf::{PacketBuf, PortId};
+use super::usual::{Ends, Says, Text, Usual, UsualV4, UsualV6};
+use crate::buf::{PacketBuf, PortId, RxChecksum};
+use crate::seq::SeqNum;
 use crate::tcp::{Part, RunBounds, Segment, Tuple};
 use crate::time::Instant;
 use crate::wire::{Dss, Mapping, WireSeq};
@@ -55,9 +56,40 @@ struct Run<B> {
     bounds: RunBounds,
     /// All of them as one.
     segment: Segment,
+    /// What its last segment with text says beside that.
+    says: Option<Says>,
     /// Of the first one; taken when the run is processed.
     text: Option<B>,
     rest: Rest<B>,
+}
+
+impl<B> Run<B> {
+    /// Takes a packet of the flow, if it goes on, has the usual form and its checksum is right; answers its text.
+    #[inline(always)]
+    fn join(&mut self, packet: &[u8], checksum: RxChecksum) -> Option<Text> {
+        match &self.ends {
+            Ends::V4(_) => self.join_usual(UsualV4::read(packet)?, checksum),
+            Ends::V6(_) => self.join_usual(UsualV6::read(packet)?, checksum),
+        }
+    }
+
+    #[inline(always)]
+    fn join_usual<const IP: usize, const HEAD: usize>(
+        &mut self,
+        usual: Usual<'_, IP, HEAD>,
+        checksum: RxChecksum,
+    ) -> Option<Text> {
+        let text = usual.verified(checksum)?;
+        let says = usual.says();
+        if says.is_some() && says == self.says {
+            // But for its number it says what the last one said.
+            return join_text(&mut self.segment, usual.seq()?, usual.len(), self.bounds)
+                .then_some(text);
+        }
+        let joined = join(&mut self.segment, &mut self.rest.mappings, &usual.part()?, self.bounds);
+        self.says = says.filter(|_| joined);
+        joined.then_some(text)
+    }
 }
 
 /// What follows in a run on its first segment.
@@ -109,12 +141,7 @@ impl<B: PacketBuf> Stack<B> {
                 open.get_mut(*last)?
             }
         };
-        let usual = Usual::read(bytes, &run.ends)?;
-        let text = usual.verified(bytes, packet.rx_meta().checksum)?;
-        let next = usual.part(bytes)?;
-        if !join(&mut run.segment, &mut run.rest.mappings, &next, run.bounds) {
-            return None;
-        }
+        let text = run.join(bytes, packet.rx_meta().checksum)?;
         self.stats.in_segs += 1;
         self.stats.tcp_rcv_coalesce += 1;
         Some(text)
@@ -149,6 +176,7 @@ impl<B: PacketBuf> Stack<B> {
                     join(&mut run.segment, &mut run.rest.mappings, &next, run.bounds)
                 })
             {
+                run.says = None;
                 self.stats.tcp_rcv_coalesce += 1;
                 if segment.len > 0 {
                     run.rest.texts.push_back(payload);
@@ -168,17 +196,27 @@ impl<B: PacketBuf> Stack<B> {
                     self.close_family(now, 0);
                 }
                 let (text, rest) = (Some(payload), Rest::none());
-                let (tuple, segment) = (*tuple, *segment);
+                let (tuple, segment, says) = (*tuple, *segment, None);
                 let run = match self.runs.spare.pop() {
                     Some(mut run) => {
                         (run.tuple, run.ends, run.port) = (tuple, ends, port);
                         (run.idx, run.owner, run.bounds) = (idx, owner, bounds);
-                        (run.segment, run.text) = (segment, text);
+                        (run.segment, run.says, run.text) = (segment, None, text);
                         run
                     }
                     None => {
-                        let run =
-                            Run { tuple, ends, port, idx, owner, bounds, segment, text, rest };
+                        let run = Run {
+                            tuple,
+                            ends,
+                            port,
+                            idx,
+                            owner,
+                            bounds,
+                            segment,
+                            says,
+                            text,
+                            rest,
+                        };
                         Box::new(run)
                     }
                 };
@@ -285,6 +323,18 @@ fn join(run: &mut Segment, mappings: &mut Vec<Mapping>, next: &Part, bounds: Run
     run.flags |= next.flags;
     (run.ack, run.window, run.window_seq) = (next.ack, next.window, next.seq);
     run.timestamps = timestamps;
+    true
+}
+
+/// Takes text that says what the last one said, as [`join`] does.
+#[inline(always)]
+fn join_text(run: &mut Segment, seq: SeqNum, len: u32, bounds: RunBounds) -> bool {
+    if run.parts >= MAX_PARTS || seq != run.end() || seq.add(len).gt(bounds.window) {
+        return false;
+    }
+    run.len += len;
+    run.parts += 1;
+    run.window_seq = seq;
     true
 }
 

@@ -11,7 +11,7 @@ use super::views::Views;
 use super::{Stack, env};
 use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
 use crate::driver::Progress;
-use crate::mptcp::Phase;
+use crate::mptcp::{Phase, Stretch};
 use crate::tcp::{Burst, Tcb};
 use crate::time::Instant;
 use crate::wire::{IcmpErrorKind, icmp};
@@ -281,20 +281,22 @@ impl<B: PacketBuf> Stack<B> {
         let room = probe.unwrap_or(mss).min(tcb.usable_window());
         let mut data = connection.data_level();
         let mut env = env!(self, now);
-        let mut burst = Burst::default();
+        // What is sent again goes one by one, and what begins a connection has more to say.
+        let usual = !next.again && matches!(connection.phase, Phase::Confirmed | Phase::Fallback);
+        let mut burst = Burst::new(usual);
+        let id = tcb.subflow.as_ref().map_or(u8::MAX, |s| s.id);
+        let mut stretch = Stretch::NONE;
         // What chose this subflow for a segment would choose it again while there is room for one more.
         let (mut octets, windows) = (0, tcb.room_before(mss));
         let joins = tx.tx.segmentation_offload(tcb.port);
         let sent = loop {
-            let Some((payload, mut mapping)) =
-                connection.segment(next, tcb, (room, mss), tx, &mut burst)
-            else {
+            let Some(mut payload) = connection.segment(next, (room, mss), tx, &mut burst) else {
                 env.stats.tx_no_buffer += 1;
                 break false;
             };
+            let mut mapping = connection.mapping(next, &mut payload, tcb);
             let len = payload.data_len() as u32;
             let push = next.start + u64::from(len) >= connection.data_end;
-            burst.more = (lasting.is_some() || connection.is_ahead(next)) && next.len >= 2 * mss;
             let follows = burst.goes_on();
             if joins {
                 tx.train.board(mapping.as_mut(), tcb, &burst, tx.tx);
@@ -306,11 +308,13 @@ impl<B: PacketBuf> Stack<B> {
                 tx.train.boarded(mapping.as_ref());
             }
             octets += len;
-            connection.sent(next, len, mss, tcb.subflow.as_ref().map_or(u8::MAX, |s| s.id));
-            let promised = connection.promised();
+            connection.sent(next, len, mss, id);
+            let mut news = false;
             if !follows {
                 // One with the headers of another says nothing that is new.
+                let promised = connection.promised();
                 connection.advertised(tcb.last_window());
+                news = connection.promised() != promised;
             }
             *left -= 1;
             if *left == 0 || tx.room() == 0 || octets >= windows || tcb.pace_holds(now) {
@@ -323,14 +327,21 @@ impl<B: PacketBuf> Stack<B> {
                 }
             } else {
                 let Some(lasting) = &mut lasting else { break true };
-                match connection.next_to_send() {
-                    Some(behind) if !behind.again && behind.len >= mss => next = behind,
-                    _ => break true,
+                if let Some(behind) = stretch.behind(next.start + u64::from(len)) {
+                    debug_assert_eq!(connection.next_to_send(), Some(behind), "a stretch");
+                    debug_assert!(!connection.window_cuts(lasting.mss), "a stretch");
+                    next = behind;
+                } else {
+                    match connection.next_to_send() {
+                        Some(behind) if !behind.again && behind.len >= mss => next = behind,
+                        _ => break true,
+                    }
+                    if connection.window_cuts(lasting.mss) || !connection.keeps_width(next.start) {
+                        break true;
+                    }
+                    stretch = connection.stretch(mss, lasting.mss);
                 }
-                if connection.window_cuts(lasting.mss)
-                    || !connection.keeps_width(next.start)
-                    || !views.choose_again(connection, lasting, len)
-                {
+                if !lasting.is_firm(connection) && !views.choose_again(connection, lasting, len) {
                     break true;
                 }
             }
@@ -338,7 +349,7 @@ impl<B: PacketBuf> Stack<B> {
                 if connection.dss_format() != data.format {
                     break true;
                 }
-                if connection.promised() != promised {
+                if news {
                     data = connection.data_level();
                     tx.train.depart(tcb, &burst, tx.tx);
                     burst.forget();

@@ -4,7 +4,7 @@
 use super::coalesce::Rest;
 use super::demux::{Flow, Node};
 use super::options::{self, Handshake};
-use super::usual::{Ends, Usual};
+use super::usual::{self, Ends};
 use super::{Ready, Sock, Stack, env};
 use crate::buf::{PacketBuf, RxChecksum};
 use crate::error::ConnectionError;
@@ -83,12 +83,10 @@ impl<B: PacketBuf> Stack<B> {
         let meta = packet.rx_meta();
         let bytes = packet.data();
         let read = Ends::read(bytes).and_then(|ends| {
-            let usual = Usual::read(bytes, &ends)?;
-            let text = usual.verified(bytes, meta.checksum)?;
-            let part = usual.part(bytes)?;
+            let (segment, text) = usual::read(bytes, &ends, meta.checksum)?;
             let tuple = ends.tuple();
             let ours = self.local_address(tuple.local_addr).is_some() && !unanswerable(&tuple);
-            ours.then(|| (tuple, usual.segment(bytes, &part), text))
+            ours.then_some((tuple, segment, text))
         });
         let Some((tuple, segment, text)) = read else { return Some(packet) };
         self.stats.in_segs += 1;

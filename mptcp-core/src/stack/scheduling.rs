@@ -45,6 +45,13 @@ pub(super) struct Lasting {
     pub(super) mss: u32,
 }
 
+impl Lasting {
+    /// To choose again would come to the same and leave nothing to remember.
+    pub(super) fn is_firm<B: PacketBuf>(&self, connection: &Connection<B>) -> bool {
+        self.asked.is_none() && !Memory::learns(connection.widest_offer(), &self.demand)
+    }
+}
+
 impl Assignment {
     /// Of one segment.
     const fn single(next: Next, idx: u32) -> Self {
@@ -102,10 +109,11 @@ impl<B: PacketBuf> Stack<B> {
             return Some(head);
         }
         let next = next?;
-        let full = self.view_again(now, owner, &next, views, room_on).unwrap_or_else(|| {
+        if self.view_again(now, owner, &next, views, room_on).is_none() {
             self.view_paths(now, owner, &next, views, room_on);
-            self.keeps_full(owner)
-        });
+        }
+        // Sending changes nothing about that.
+        let full = *views.full.get_or_insert_with(|| self.keeps_full(owner));
         let connection = self.connections.get_mut(owner)?;
         let demand = demand(connection, views, self.config.tcp.send_buffer_max, full);
         let widest = connection.widest_offer();
@@ -154,7 +162,7 @@ impl<B: PacketBuf> Stack<B> {
             || !matches!(connection.phase, Phase::Confirmed | Phase::Fallback)
             || self.tcbs.get(idx).is_none_or(Tcb::varies);
         if let Some(at) = at {
-            views.keep(connection, &next, at, full);
+            views.keep(connection, &next, at);
         }
         if alone {
             return Some(Assignment::single(next, idx));

@@ -18,6 +18,10 @@ use core::ops::Range;
 const V4_LEN: usize = 20;
 const V6_LEN: usize = 40;
 const TCP_LEN: usize = 20;
+/// Timestamps and what fills them up.
+const STAMPS_LEN: usize = 12;
+const SEQ_AT: usize = 4;
+const ACK_AT: usize = 8;
 /// Of the octet with the data offset, which the flags follow.
 const OFFSET_AT: usize = 12;
 /// Subtype octet of a DSS.
@@ -89,23 +93,27 @@ impl Ends {
             }
         }
     }
-
-    /// Length of the IP header, and where the pseudo-header's addresses begin in it.
-    const fn places(&self) -> (usize, usize) {
-        match self {
-            Self::V4(_) => (V4_LEN, 12),
-            Self::V6(_) => (V6_LEN, 8),
-        }
-    }
 }
 
-/// Where the parts of a segment in the usual form are in its packet.
-#[derive(Clone, Debug)]
-pub(super) struct Usual {
-    addresses_at: usize,
-    tcp_at: usize,
-    text: Range<usize>,
+/// What [`Usual::says`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Says {
+    /// Acknowledgement, offset, flags and window.
+    ack_to_window: [u8; 8],
+    stamps: [u8; STAMPS_LEN],
 }
+
+/// The parts of a packet with a segment in the usual form. The IP header ends at `IP`, what all TCP headers have at
+/// `HEAD`: where everything is in front of that is known when this is compiled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usual<'a, const IP: usize, const HEAD: usize> {
+    head: &'a [u8; HEAD],
+    options: &'a [u8],
+    text: &'a [u8],
+}
+
+pub(super) type UsualV4<'a> = Usual<'a, V4_LEN, { V4_LEN + TCP_LEN }>;
+pub(super) type UsualV6<'a> = Usual<'a, V6_LEN, { V6_LEN + TCP_LEN }>;
 
 /// What becomes of a packet: its text.
 #[derive(Clone, Debug)]
@@ -133,45 +141,54 @@ impl Text {
 
 // In one piece with what becomes of it, at both places. The numbers are read last: most of them are used at once, and
 // none has to be kept beside the checksum.
-impl Usual {
-    /// Looks at a packet that `ends` [are of](Ends::are_of); `None`: not in this form.
+impl<'a, const IP: usize, const HEAD: usize> Usual<'a, IP, HEAD> {
+    /// Where the addresses of the pseudo-header begin.
+    const ADDRESSES_AT: usize = if IP == V4_LEN { 12 } else { 8 };
+
+    /// Looks at a packet of this family; `None`: not in this form.
     #[inline(always)]
-    pub(super) fn read(packet: &[u8], ends: &Ends) -> Option<Self> {
-        let (tcp_at, addresses_at) = ends.places();
-        let end = match ends {
-            Ends::V4(_) => v4_end(packet.first_chunk()?)?,
-            Ends::V6(_) => v6_end(packet.first_chunk()?)?,
-        };
-        let &[offset, flags] = packet.get(tcp_at + OFFSET_AT..)?.first_chunk()?;
-        let text_at = tcp_at + usize::from(offset >> 4) * 4;
+    pub(super) fn read(packet: &'a [u8]) -> Option<Self> {
+        let (head, rest) = packet.split_first_chunk::<HEAD>()?;
+        let end =
+            if IP == V4_LEN { v4_end(head.first_chunk()?)? } else { v6_end(head.first_chunk()?)? };
+        let &[offset, flags] = head.get(IP + OFFSET_AT..)?.first_chunk()?;
         let flags = TcpFlags::from_bits_retain(flags);
-        let usual = flags.difference(TcpFlags::PSH) == TcpFlags::ACK
-            && offset >> 4 >= 5
-            && (text_at..=packet.len()).contains(&end);
-        usual.then_some(Self { addresses_at, tcp_at, text: text_at..end })
+        if flags.difference(TcpFlags::PSH) != TcpFlags::ACK {
+            return None;
+        }
+        let options = (usize::from(offset >> 4) * 4).checked_sub(TCP_LEN)?;
+        let (options, text) = rest.get(..end.checked_sub(HEAD)?)?.split_at_checked(options)?;
+        Some(Self { head, options, text })
     }
 
     /// The text when the checksum is right.
     #[inline(always)]
-    pub(super) fn verified(&self, packet: &[u8], checksum: RxChecksum) -> Option<Text> {
-        let range = self.text.clone();
+    pub(super) fn verified(&self, checksum: RxChecksum) -> Option<Text> {
+        let start = HEAD + self.options.len();
+        let range = start..start + self.text.len();
         if checksum == RxChecksum::Good {
             return Some(Text { range, sum: None });
         }
-        let text = if range.is_empty() { 0 } else { checksum::sum(packet.get(range.clone())?) };
-        let headers = checksum::header_sum(packet.get(self.addresses_at..range.start)?);
-        let rest = u64::from(PROTOCOL_TCP) + (range.end - self.tcp_at) as u64;
-        let sum = checksum::fold(u64::from(headers) + rest + u64::from(text));
-        (sum == 0xffff).then_some(Text { range, sum: Some(text) })
+        let text = if self.text.is_empty() { 0 } else { checksum::sum(self.text) };
+        let head = checksum::header_words(self.head.get(Self::ADDRESSES_AT..)?);
+        let options = match self.options.split_first_chunk::<STAMPS_LEN>() {
+            // Most begin with these, and end there.
+            Some((stamps, rest)) => {
+                checksum::add_carried(checksum::header_words(stamps), checksum::header_words(rest))
+            }
+            None => checksum::header_words(self.options),
+        };
+        let rest = u32::from(PROTOCOL_TCP) + (range.end - IP) as u32;
+        let right = checksum::is_right(checksum::add_carried(head, options), text, rest);
+        right.then_some(Text { range, sum: Some(text) })
     }
 
     /// What the segment says; `None`: not in the usual form.
     #[inline(always)]
-    pub(super) fn part(&self, packet: &[u8]) -> Option<Part> {
-        let (tcp, options) =
-            packet.get(self.tcp_at..self.text.start)?.split_first_chunk::<TCP_LEN>()?;
-        let &[_, _, _, _, s0, s1, s2, s3, a0, a1, a2, a3, _, flags, w0, w1, _, _, _, _] = tcp;
-        let (timestamps, options) = match options.split_first_chunk() {
+    pub(super) fn part(&self) -> Option<Part> {
+        let &[_, _, _, _, s0, s1, s2, s3, a0, a1, a2, a3, _, flags, w0, w1, _, _, _, _] =
+            self.head.last_chunk::<TCP_LEN>()?;
+        let (timestamps, options) = match self.options.split_first_chunk() {
             Some((
                 &[kind::NOP, kind::NOP, kind::TIMESTAMPS, 10, v0, v1, v2, v3, e0, e1, e2, e3],
                 rest,
@@ -179,23 +196,60 @@ impl Usual {
                 let echo = u32::from_be_bytes([e0, e1, e2, e3]);
                 (Some((u32::from_be_bytes([v0, v1, v2, v3]), echo)), rest)
             }
-            _ => (None, options),
+            _ => (None, self.options),
         };
         Some(Part {
             seq: SeqNum(u32::from_be_bytes([s0, s1, s2, s3])),
             ack: SeqNum(u32::from_be_bytes([a0, a1, a2, a3])),
             flags: TcpFlags::from_bits_retain(flags),
             window: u16::from_be_bytes([w0, w1]),
-            len: self.text.len() as u32,
+            len: self.len(),
             timestamps,
             dss: if options.is_empty() { None } else { Some(read_dss(options)?) },
         })
     }
 
-    /// What was read of `packet`, as the engines take it.
-    pub(super) fn segment(&self, packet: &[u8], part: &Part) -> Segment {
-        let options = packet.get(self.tcp_at + TCP_LEN..self.text.start).unwrap_or_default();
-        Segment::of_part(part, options)
+    /// What text with so many octets of options as timestamps are says beside its own number, as it stands there.
+    #[inline(always)]
+    pub(super) fn says(&self) -> Option<Says> {
+        let stamps = self.options.try_into().ok().filter(|_| !self.text.is_empty())?;
+        let ack_to_window = *self.head.get(IP + ACK_AT..)?.first_chunk()?;
+        Some(Says { ack_to_window, stamps })
+    }
+
+    /// Where the text begins in the flow.
+    #[inline(always)]
+    pub(super) fn seq(&self) -> Option<SeqNum> {
+        let number = self.head.get(IP + SEQ_AT..)?.first_chunk()?;
+        Some(SeqNum(u32::from_be_bytes(*number)))
+    }
+
+    /// Octets of text.
+    #[inline(always)]
+    pub(super) const fn len(&self) -> u32 {
+        self.text.len() as u32
+    }
+
+    /// What was read, as the engines take it.
+    pub(super) fn segment(&self, part: &Part) -> Segment {
+        Segment::of_part(part, self.options)
+    }
+
+    /// All of it, when the checksum is right.
+    #[inline(always)]
+    fn whole(packet: &[u8], checksum: RxChecksum) -> Option<(Segment, Text)> {
+        let usual = Usual::<IP, HEAD>::read(packet)?;
+        let text = usual.verified(checksum)?;
+        Some((usual.segment(&usual.part()?), text))
+    }
+}
+
+/// A packet in the usual form between these `ends`, with its text, when the checksum is right.
+#[inline(always)]
+pub(super) fn read(packet: &[u8], ends: &Ends, checksum: RxChecksum) -> Option<(Segment, Text)> {
+    match ends {
+        Ends::V4(_) => UsualV4::whole(packet, checksum),
+        Ends::V6(_) => UsualV6::whole(packet, checksum),
     }
 }
 
@@ -289,6 +343,21 @@ mod tests {
         segment.plain.then_some((tuple, segment, sum, header.total_len))
     }
 
+    /// What is read here: part and segment, where the text is, and what there is of it when the checksum is right.
+    fn seen(packet: &[u8], ends: &Ends) -> Option<(Part, Segment, Range<usize>, Option<Text>)> {
+        fn all<const IP: usize, const HEAD: usize>(
+            usual: Usual<'_, IP, HEAD>,
+        ) -> Option<(Part, Segment, Range<usize>, Option<Text>)> {
+            let part = usual.part()?;
+            let range = usual.verified(RxChecksum::Good)?.range;
+            Some((part, usual.segment(&part), range, usual.verified(RxChecksum::Unknown)))
+        }
+        match ends {
+            Ends::V4(_) => all(UsualV4::read(packet)?),
+            Ends::V6(_) => all(UsualV6::read(packet)?),
+        }
+    }
+
     fn fill_sums(packet: &mut [u8], v6: bool) {
         let at = if v6 { V6_LEN } else { V4_LEN };
         if !v6 {
@@ -346,6 +415,18 @@ mod tests {
         })
     }
 
+    /// What [`Usual::says`] of a packet, and what it says.
+    fn said(packet: &[u8], ends: &Ends) -> Option<(Says, Part)> {
+        match ends {
+            Ends::V4(_) => {
+                UsualV4::read(packet).and_then(|usual| Some((usual.says()?, usual.part()?)))
+            }
+            Ends::V6(_) => {
+                UsualV6::read(packet).and_then(|usual| Some((usual.says()?, usual.part()?)))
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
 
@@ -388,6 +469,7 @@ mod tests {
             if summed {
                 fill_sums(&mut packet, v6);
             }
+            let before = said(&packet, &ends);
             if let Some((at, octet)) = broken
                 && let Some(place) = packet.get_mut(at)
             {
@@ -396,25 +478,28 @@ mod tests {
                     fill_sums(&mut packet, v6);
                 }
             }
-            let usual = Usual::read(&packet, &ends).filter(|_| ends.are_of(&packet));
-            let usual = usual.and_then(|usual| Some((usual.part(&packet)?, usual)));
+            if let (Some((before, first)), Some((now, second))) = (before, said(&packet, &ends)) {
+                // Who says the same says nothing else but its number and its length.
+                let Part { seq, len, .. } = second;
+                let same = Part { seq, len, ..first } == second;
+                prop_assert!(before != now || same);
+            }
+            let usual = seen(&packet, &ends).filter(|_| ends.are_of(&packet));
             let general = general(&packet);
-            if let Some((part, usual)) = usual {
+            if let Some((part, mut ours, range, verified)) = usual {
                 let (of, segment, sum, end) = general.expect("read in general");
-                prop_assert_eq!((of, segment.part(), end), (tuple, Some(part), usual.text.end));
+                prop_assert_eq!((of, segment.part(), end), (tuple, Some(part), range.end));
                 let read = Ends::read(&packet).expect("ends");
                 prop_assert!(read.tuple() == tuple && read.are_of(&packet));
                 // The urgent pointer means nothing here.
-                let mut ours = usual.segment(&packet, &part);
                 ours.urgent = segment.urgent;
                 prop_assert_eq!(format!("{segment:?}"), format!("{ours:?}"));
-                let verified = usual.verified(&packet, RxChecksum::Unknown);
                 prop_assert_eq!(verified.as_ref().and_then(|text| text.sum), sum);
-                let text = &packet[usual.text.clone()];
+                let text = &packet[range.clone()];
                 prop_assert_eq!(text.len(), part.len as usize);
                 prop_assert!(sum.is_none_or(|sum| sum == checksum::sum(text)));
                 let mut buf = HeapBuf::from_slice(&packet);
-                verified.unwrap_or(Text { range: usual.text, sum: None }).cut_out(&mut buf);
+                verified.unwrap_or(Text { range, sum: None }).cut_out(&mut buf);
                 prop_assert_eq!((buf.data(), buf.noted_sum()), (text, sum));
             }
         }
@@ -435,13 +520,13 @@ mod tests {
                 packet.extend(&options);
                 packet.resize(len, 5);
                 fill_sums(&mut packet, false);
-                let usual = Usual::read(&packet, &Ends::V4(ends)).expect("the usual form");
-                let part = usual.part(&packet).expect("the usual form");
+                let (part, _, _, verified) =
+                    seen(&packet, &Ends::V4(ends)).expect("the usual form");
                 assert_eq!((part.seq, part.ack), (SeqNum(7), SeqNum(8)));
                 assert_eq!(part.timestamps, Some((1, 2)));
                 assert_eq!(part.dss.is_some(), !dss.is_empty());
                 assert_eq!(part.len, u32::from(text));
-                assert!(usual.verified(&packet, RxChecksum::Unknown).is_some());
+                assert!(verified.is_some());
             }
         }
     }

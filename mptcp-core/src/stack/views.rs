@@ -31,6 +31,8 @@ pub(super) struct Views {
     /// One that could send must wait for its port.
     pub(super) port_full: bool,
     kept: Option<Kept>,
+    /// The writer keeps the send buffer full; `None`: not asked in this turn yet.
+    pub(super) full: Option<bool>,
 }
 
 /// What the next choice of a turn begins with.
@@ -41,7 +43,6 @@ struct Kept {
     chosen: usize,
     /// No subflow's segments are longer.
     mss: u32,
-    full: bool,
 }
 
 /// What a view depends on beside its subflow.
@@ -86,7 +87,7 @@ struct Sight {
 impl Views {
     /// A turn begins.
     pub(super) const fn forget(&mut self) {
-        self.kept = None;
+        (self.kept, self.full) = (None, None);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &PathView)> {
@@ -98,13 +99,12 @@ impl Views {
     }
 
     /// The one at `chosen` sends `next`. What is shown serves the next choice, too, where that may not change the
-    /// others; `full` is kept with it.
+    /// others.
     pub(super) fn keep<B: PacketBuf>(
         &mut self,
         connection: &Connection<B>,
         next: &Next,
         chosen: usize,
-        full: bool,
     ) {
         let mss = self.shown.iter().map(|view| view.mss).max().unwrap_or(u32::MAX);
         let whole = !next.again && next.len >= mss;
@@ -113,14 +113,14 @@ impl Views {
         let apart = whole && begun && !self.port_full && connection.policy.is_none();
         self.kept = apart.then(|| {
             let premises = Premises::of(connection, next);
-            Kept { premises, chosen, mss, full }
+            Kept { premises, chosen, mss }
         });
     }
 }
 
 impl<B: PacketBuf> Stack<B> {
-    /// Looks at the subflow that was chosen last once more, and leaves the others as they are shown. Answers what
-    /// was [kept](Views::keep) with them; `None` when all must be looked at.
+    /// Looks at the subflow that was chosen last once more, and leaves the others as they were
+    /// [kept](Views::keep); `None` when all must be looked at.
     pub(super) fn view_again(
         &mut self,
         now: Instant,
@@ -128,8 +128,8 @@ impl<B: PacketBuf> Stack<B> {
         next: &Next,
         views: &mut Views,
         room_on: RoomOn<'_>,
-    ) -> Option<bool> {
-        let Kept { premises, chosen, mss, full } = views.kept.take()?;
+    ) -> Option<()> {
+        let Kept { premises, chosen, mss } = views.kept.take()?;
         let connection = self.connections.get(owner)?;
         let same = premises == Premises::of(connection, next) && next.len >= mss;
         let &(idx, _) = views.subflows.get(chosen)?;
@@ -147,7 +147,7 @@ impl<B: PacketBuf> Stack<B> {
             self.view_paths(now, owner, next, &mut anew, room_on);
             debug_assert_eq!(anew.shown, views.shown, "what is kept and what there is");
         }
-        Some(full)
+        Some(())
     }
 
     /// Fills `views` with the subflows that may carry data; one that has no room for lack of

@@ -13,7 +13,6 @@ use crate::seq::SeqNum;
 use crate::util::on_demand::{Empty, ROOMY};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::collections::vec_deque::Drain;
 
 /// What became of an arriving piece.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -203,12 +202,6 @@ impl<B: PacketBuf> RecvQueue<B> {
         nxt.since(next)
     }
 
-    /// Takes all in-order buffers out. [`RecvQueue::settle`] follows.
-    pub(crate) fn drain(&mut self) -> Drain<'_, B> {
-        (self.in_order_len, self.truesize) = (0, 0);
-        self.in_order.drain(..)
-    }
-
     /// Moves all in-order buffers behind those of `queue`, as they are; answers their octets.
     pub(crate) fn move_to(&mut self, queue: &mut VecDeque<B>) -> u32 {
         let octets = self.in_order_len;
@@ -219,7 +212,7 @@ impl<B: PacketBuf> RecvQueue<B> {
     }
 
     /// Once nothing is in order any more, the memory of a long queue goes.
-    pub(crate) fn settle(&mut self) {
+    fn settle(&mut self) {
         if self.in_order.is_empty() && self.in_order.capacity() > ROOMY {
             self.in_order = VecDeque::new();
         }

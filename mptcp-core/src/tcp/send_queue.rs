@@ -241,7 +241,7 @@ impl<B: PacketBuf> SendQueue<B> {
     }
 
     /// Notes a segment that was sent for the first time.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, mut segment: TxSegment<B>) {
         // The last entry, and the newest transmission: behind what was the newest.
         let (number, newest) = (self.number(self.segments.len()), self.flight.tail);

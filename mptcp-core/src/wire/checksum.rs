@@ -45,18 +45,21 @@ pub fn sum(bytes: &[u8]) -> u16 {
     fold(total).swap_bytes()
 }
 
-/// The same of headers: of whole words of 32 bits, and few.
+/// The sum of headers, of whole words of 32 bits, and few: in little-endian order, and not folded. Two of them
+/// [add up](add_carried).
 #[inline(always)]
-pub(crate) fn header_sum(bytes: &[u8]) -> u16 {
-    let (blocks, rest) = bytes.as_chunks::<16>();
-    let (pairs, word) = rest.as_chunks::<8>();
+pub(crate) fn header_words(bytes: &[u8]) -> u64 {
+    let (pairs, word) = bytes.as_chunks::<8>();
     debug_assert!(word.len().is_multiple_of(4), "whole words");
     let word = word.first_chunk().map_or(0, |word| u64::from(u32::from_le_bytes(*word)));
-    let add_pair = |total, pair: &[u8; 8]| add_carried(total, u64::from_le_bytes(*pair));
-    let total = pairs.first().map_or(word, |pair| add_pair(word, pair));
-    let total =
-        blocks.iter().fold(total, |total, block| block.as_chunks().0.iter().fold(total, add_pair));
-    fold(total).swap_bytes()
+    pairs.iter().fold(word, |total, pair| add_carried(total, u64::from_le_bytes(*pair)))
+}
+
+/// Whether such words, octets that sum up to `sum`, and `rest` make a right checksum together.
+#[inline(always)]
+pub(crate) fn is_right(words: u64, sum: u16, rest: u32) -> bool {
+    let rest = u64::from(rest.swap_bytes()) + u64::from(sum.swap_bytes());
+    fold(add_carried(words, rest)) == 0xffff
 }
 
 fn sum_blocks(blocks: &[[u8; 128]]) -> u64 {
@@ -76,7 +79,7 @@ fn sum_blocks(blocks: &[[u8; 128]]) -> u64 {
 }
 
 /// Ones' complement addition; equal to the sum modulo 2^16 - 1.
-const fn add_carried(a: u64, b: u64) -> u64 {
+pub(crate) const fn add_carried(a: u64, b: u64) -> u64 {
     let (sum, carry) = a.overflowing_add(b);
     if carry { sum + 1 } else { sum }
 }

@@ -91,7 +91,7 @@ fn is_sum_right(header: &[u8]) -> bool {
 /// The same of one without options.
 #[inline]
 pub(crate) fn is_fixed_sum_right(header: &[u8; V4_HEADER_LEN]) -> bool {
-    checksum::header_sum(header) == 0xffff
+    checksum::is_right(checksum::header_words(header), 0, 0)
 }
 
 impl Layout {

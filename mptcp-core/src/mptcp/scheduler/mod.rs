@@ -100,9 +100,15 @@ impl Default for Memory {
 }
 
 impl Memory {
+    /// So much waits out of order that the window tells something.
+    #[inline]
+    pub(crate) fn learns(widest: u64, demand: &Demand) -> bool {
+        demand.stranded >= (widest / 8).max(64 << 10)
+    }
+
     /// Learns from a window that is less than the `widest` while data waits out of order.
     pub(crate) fn note_window(&mut self, widest: u64, demand: &Demand) {
-        if demand.stranded < (widest / 8).max(64 << 10) {
+        if !Self::learns(widest, demand) {
             return;
         }
         let missing = widest.saturating_sub(demand.window).min(demand.stranded);

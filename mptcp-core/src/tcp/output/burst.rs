@@ -9,8 +9,12 @@ use crate::tcp::delivery::Stamp;
 use crate::tcp::{Env, Tcb, TxMapping};
 use crate::wire::{TcpFlags, checksum};
 
-/// IPv6 and TCP with all options.
-pub(super) const MAX_HEADERS: usize = 40 + 60;
+/// Where TCP begins there is room for so much: more than its header with all options.
+const TCP_ROOM: usize = 64;
+/// IPv6 and TCP.
+pub(super) const MAX_HEADERS: usize = 40 + TCP_ROOM;
+/// The longest mapping; the shortest has room for it, too.
+const MAPPING_ROOM: usize = 16;
 /// Where fields are in the headers.
 const V4_LENGTH_AT: usize = 2;
 const V4_CHECKSUM_AT: usize = 10;
@@ -24,14 +28,20 @@ const CHECKSUM_AT: usize = 16;
 pub(crate) struct Burst {
     /// Which buffer of the stream the last one began in.
     pub(crate) chunk: usize,
-    /// There is enough for another one.
-    pub(crate) more: bool,
+    /// Where the first one has nothing to say beside its data, its headers are written as the [usual
+    /// ones](super::usual) are, and the others take them over.
+    pub(crate) usual: bool,
     /// Of the last one.
     pub(super) stamp: Option<Stamp>,
     pub(super) template: Option<Template>,
 }
 
 impl Burst {
+    /// Nothing was sent yet.
+    pub(crate) fn new(usual: bool) -> Self {
+        Self { usual, ..Self::default() }
+    }
+
     /// What segments say beside their data has changed.
     pub(crate) fn forget(&mut self) {
         self.template = None;
@@ -80,51 +90,55 @@ impl Template {
     fn complete(&mut self, segment: &Follower<'_>, payload: usize, partial: bool) -> Option<&[u8]> {
         let tcp_len = self.len - self.ip_len + payload;
         if self.ip_len == 20 {
+            let ip = self.bytes.first_chunk_mut::<20>()?;
             let total = u16::try_from(20 + tcp_len).ok()?;
-            self.put(V4_LENGTH_AT, total.to_be_bytes())?;
+            put(ip, V4_LENGTH_AT, total.to_be_bytes())?;
             let sum = checksum::fold(self.ip_sum + u64::from(total));
-            self.put(V4_CHECKSUM_AT, (!sum).to_be_bytes())?;
+            put(ip, V4_CHECKSUM_AT, (!sum).to_be_bytes())?;
         } else {
-            self.put(V6_LENGTH_AT, u16::try_from(tcp_len).ok()?.to_be_bytes())?;
+            put(&mut self.bytes, V6_LENGTH_AT, u16::try_from(tcp_len).ok()?.to_be_bytes())?;
         }
-        self.put(self.ip_len + SEQ_AT, segment.seq.0.to_be_bytes())?;
-        let flags = self.bytes.get_mut(self.ip_len + FLAGS_AT)?;
+        let mapped = match segment.mapping {
+            Some(mapping) => self.put_mapping(mapping)?,
+            None => 0,
+        };
+        let tcp = self.bytes.get_mut(self.ip_len..)?.first_chunk_mut::<TCP_ROOM>()?;
+        put(tcp, SEQ_AT, segment.seq.0.to_be_bytes())?;
+        let flags = tcp.get_mut(FLAGS_AT)?;
         let push = TcpFlags::PSH.bits();
         *flags = if segment.push { *flags | push } else { *flags & !push };
         // Everything begins on an even octet, and words of 32 bits add up as their halves do.
-        let mut sum = self.tcp_sum + u64::from(segment.seq.0);
+        let mut sum = self.tcp_sum + u64::from(segment.seq.0) + mapped;
         sum += if segment.push { u64::from(push) } else { 0 };
-        if let Some(mapping) = segment.mapping {
-            sum += self.put_mapping(mapping)?;
-        }
         let pseudo = self.pseudo_sum + tcp_len as u64;
         let field = if partial {
             checksum::fold(pseudo)
         } else {
             !checksum::fold(pseudo + sum + u64::from(segment.sum))
         };
-        self.put(self.ip_len + CHECKSUM_AT, field.to_be_bytes())?;
+        put(tcp, CHECKSUM_AT, field.to_be_bytes())?;
         self.bytes.get(..self.len)
     }
 
     /// Writes the numbers of a mapping and answers their sum.
+    #[inline]
     fn put_mapping(&mut self, mapping: &TxMapping) -> Option<u64> {
-        let mut at = self.mapping_at;
+        let place = self.bytes.get_mut(self.mapping_at..)?.first_chunk_mut::<MAPPING_ROOM>()?;
         let (dsn, ssn, len) = mapping.on_wire();
         let [high, low] = [dsn.0 >> 32, dsn.0 & 0xffff_ffff];
         let mut sum = low + u64::from(ssn) + u64::from(len);
-        if mapping.wide {
+        let numbers = if mapping.wide {
             sum += high;
-            self.put(at, dsn.0.to_be_bytes())?;
-            at += 8;
+            put(place, 0, dsn.0.to_be_bytes())?;
+            place.last_chunk_mut::<8>()?
         } else {
-            self.put(at, (low as u32).to_be_bytes())?;
-            at += 4;
-        }
-        self.put(at, ssn.to_be_bytes())?;
-        self.put(at + 4, len.to_be_bytes())?;
+            put(place, 0, (low as u32).to_be_bytes())?;
+            place.get_mut(4..)?.first_chunk_mut::<8>()?
+        };
+        put(numbers, 0, ssn.to_be_bytes())?;
+        put(numbers, 4, len.to_be_bytes())?;
         if let Some(checksum) = mapping.checksum {
-            self.put(at + 6, checksum.to_be_bytes())?;
+            put(numbers, 6, checksum.to_be_bytes())?;
             sum += u64::from(checksum);
         }
         Some(sum)
@@ -146,11 +160,12 @@ impl Template {
         }
         Some(())
     }
+}
 
-    fn put<const N: usize>(&mut self, at: usize, value: [u8; N]) -> Option<()> {
-        *self.bytes.get_mut(at..)?.first_chunk_mut::<N>()? = value;
-        Some(())
-    }
+#[inline(always)]
+fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) -> Option<()> {
+    *bytes.get_mut(at..)?.first_chunk_mut::<N>()? = value;
+    Some(())
 }
 
 impl<B: PacketBuf> Tcb<B> {
@@ -283,7 +298,7 @@ mod tests {
                 behind: 0,
             });
             dsn = DataSeq(dsn.0.wrapping_add(u64::from(len)));
-            burst.more = together;
+            burst.usual = together;
             let sent = match &data {
                 Some(data) => {
                     tcb.send_mapped(&mut env, &mut tx, data, payload, mapping, push, &mut burst)

@@ -13,6 +13,21 @@ use crate::tcp::{Env, State, Tcb, TcbFlags};
 use crate::time::Instant;
 use crate::wire::TcpFlags;
 
+/// What a segment carries, as its packet takes it.
+struct Text<B> {
+    view: B,
+    len: usize,
+    sum: u16,
+}
+
+impl<B: PacketBuf> Text<B> {
+    #[inline(always)]
+    fn of<T: TxQueue<B>>(tx: &T, buf: &B) -> Self {
+        let len = buf.data_len();
+        Self { view: buf.slice(0..len), len, sum: sum_for(tx, buf) }
+    }
+}
+
 impl<B: PacketBuf> Tcb<B> {
     /// Sends one mapped segment of new data on this subflow; false when no buffer could be had. The caller
     /// ends the burst ([`Tcb::end_burst`]).
@@ -31,7 +46,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.restart_after_idle(env.now);
         }
         let flags = if push { SegmentFlags::PUSH } else { SegmentFlags::empty() };
-        self.send_new(env, tx, Some(data), payload, mapping, flags, burst).is_ok()
+        self.send_new(env, tx, Some(data), payload, mapping, flags, burst)
     }
 
     /// A segment of a plain connection.
@@ -45,10 +60,10 @@ impl<B: PacketBuf> Tcb<B> {
         burst: &mut Burst,
     ) -> bool {
         let flags = if push { SegmentFlags::PUSH } else { SegmentFlags::empty() };
-        self.send_new(env, tx, None, payload, None, flags, burst).is_ok()
+        self.send_new(env, tx, None, payload, None, flags, burst)
     }
 
-    /// Sends a segment of new data; gives its payload back when no buffer could be had.
+    /// Sends a segment of new data; false when no buffer could be had.
     #[expect(clippy::too_many_arguments, reason = "the parts of a segment")]
     #[inline(always)]
     fn send_new<T: TxQueue<B>>(
@@ -60,18 +75,17 @@ impl<B: PacketBuf> Tcb<B> {
         mapping: Option<TxMapping>,
         flags: SegmentFlags,
         burst: &mut Burst,
-    ) -> Result<(), B> {
-        let len = payload.data_len();
-        let sum = sum_for(tx, &payload);
-        let view = payload.slice(0..len);
-        if !self.emit_new(env, tx, data, (view, len, sum), mapping.as_ref(), flags, burst) {
-            return Err(payload);
+    ) -> bool {
+        let text = Text::of(tx, &payload);
+        let len = text.len as u32;
+        let sent = self.emit_new(env, tx, data, text, mapping.as_ref(), flags, burst);
+        if sent {
+            self.note_new(env.now, Some(payload), len, mapping, flags, burst);
         }
-        self.note_new(env.now, payload, len as u32, mapping, flags, burst);
-        Ok(())
+        sent
     }
 
-    /// Puts a segment of new data into `tx`: its text, how long that is, and what it sums up to.
+    /// Puts a segment of new data into `tx`.
     #[expect(clippy::too_many_arguments, reason = "the parts of a segment")]
     #[inline(always)]
     fn emit_new<T: TxQueue<B>>(
@@ -79,13 +93,13 @@ impl<B: PacketBuf> Tcb<B> {
         env: &mut Env<'_>,
         tx: &mut T,
         data: Option<&DataLevel>,
-        (text, len, sum): (B, usize, u16),
+        Text { view, len, sum }: Text<B>,
         mapping: Option<&TxMapping>,
         flags: SegmentFlags,
         burst: &mut Burst,
     ) -> bool {
         let fin = flags.contains(SegmentFlags::FIN);
-        let begun = if burst.more && !fin && !burst.goes_on() {
+        let begun = if burst.usual && !fin && !burst.goes_on() {
             self.begin_burst(env, data, mapping, burst)
         } else {
             None
@@ -94,13 +108,13 @@ impl<B: PacketBuf> Tcb<B> {
             Some(template) if !fin => {
                 let push = flags.contains(SegmentFlags::PUSH);
                 let segment = Follower { seq: self.snd_nxt, push, mapping, sum };
-                self.emit_follower(env, tx, template, &segment, Some((text, len)))
+                self.emit_follower(env, tx, template, &segment, Some((view, len)))
             }
             _ => {
                 let emission = Emission {
                     seq: self.snd_nxt,
                     flags: wire_flags(flags),
-                    payload: Some((text, sum)),
+                    payload: Some((view, sum)),
                     carry: mapping.map_or(Carry::Nothing, Carry::Data),
                     fresh: true,
                 };
@@ -118,7 +132,7 @@ impl<B: PacketBuf> Tcb<B> {
     fn note_new(
         &mut self,
         now: Instant,
-        payload: B,
+        payload: Option<B>,
         len: u32,
         mapping: Option<TxMapping>,
         flags: SegmentFlags,
@@ -140,7 +154,7 @@ impl<B: PacketBuf> Tcb<B> {
             transmissions: 1,
             sent_at: now,
             stamp,
-            payload: Some(payload),
+            payload,
             mapping,
             place: Place::NOWHERE,
         };
@@ -184,14 +198,13 @@ impl<B: PacketBuf> Tcb<B> {
         }
         self.restart_after_idle(env.now);
         let (mss, start, left) = (self.payload_mss(), self.snd_nxt, self.window_left());
-        let mut burst = Burst::default();
+        let mut burst = Burst::new(true);
         loop {
             let full = self.snd_nxt.since(start) >= left;
             let len = self.next_chunk(env.now, mss, full);
             if len == 0 {
                 return Progress::Done;
             }
-            burst.more = self.unsent_len > len;
             if *budget == 0 || tx.room() == 0 || !self.send_chunk(env, tx, data, len, &mut burst) {
                 return Progress::More;
             }
@@ -246,17 +259,15 @@ impl<B: PacketBuf> Tcb<B> {
             && len <= self.payload_mss()
             && goes_alone(front, len, || self.unsent.get(1).map_or(0, |b| b.data_len() as u32));
         let len = if near { front } else { len };
-        let whole = len == front;
-        let payload = if whole {
-            self.unsent.pop_front()
-        } else {
-            gather(self.unsent.iter(), 0, len as usize, tx)
-        };
-        let Some(payload) = payload else {
+        // One that goes as it came stays where it is until it has gone.
+        let whole = self.unsent.front().filter(|_| len == front).map(|buf| Text::of(tx, buf));
+        let cut =
+            if whole.is_some() { None } else { gather(self.unsent.iter(), 0, len as usize, tx) };
+        let Some(text) = whole.or_else(|| cut.as_ref().map(|buf| Text::of(tx, buf))) else {
             env.stats.tx_no_buffer += 1;
             return false;
         };
-        let len = if whole { len } else { payload.data_len() as u32 };
+        let len = text.len as u32;
         let mut flags = SegmentFlags::empty();
         if len == self.unsent_len {
             flags.insert(SegmentFlags::PUSH);
@@ -264,16 +275,14 @@ impl<B: PacketBuf> Tcb<B> {
                 flags.insert(SegmentFlags::FIN);
             }
         }
-        let sent = self.send_new(env, tx, data, payload, None, flags, burst);
-        match sent {
-            Ok(()) if whole => {}
-            Ok(()) => consume(&mut self.unsent, len as usize),
-            Err(payload) if whole => {
-                self.unsent.push_front(payload);
-                return false;
-            }
-            Err(_) => return false,
+        if !self.emit_new(env, tx, data, text, None, flags, burst) {
+            return false;
         }
+        if cut.is_some() {
+            consume(&mut self.unsent, len as usize);
+        }
+        let payload = cut.or_else(|| self.unsent.pop_front());
+        self.note_new(env.now, payload, len, None, flags, burst);
         self.unsent_len -= len;
         true
     }

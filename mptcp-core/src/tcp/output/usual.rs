@@ -1,4 +1,4 @@
-//! Segments that say nothing but the usual: the first of several that leave one behind the other, and acknowledgements.
+//! Segments that say nothing but the usual: new data, alone or in front of more, and acknowledgements.
 //! Their headers are written word by word, the sums beside them; those behind a first one [take them over](Template).
 //!
 //! Invariant: the segment is what it would be written in general (`emission.rs`), octet for octet, and leaves its
