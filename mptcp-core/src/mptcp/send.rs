@@ -16,8 +16,8 @@ use core::ops::Range;
 /// Written data with its place in the stream.
 #[derive(Debug)]
 pub(crate) struct Chunk<B> {
-    start: u64,
-    buf: B,
+    pub(super) start: u64,
+    pub(super) buf: B,
 }
 
 /// A mapping may not be longer than its length field says.

@@ -4,6 +4,12 @@ use super::{Sender, Tcb};
 use crate::buf::PacketBuf;
 
 impl<B: PacketBuf> Tcb<B> {
+    /// Of what leads to the rest of its session.
+    #[inline]
+    pub(crate) fn touch_links(&self) -> u64 {
+        u64::from(self.subflow.is_some()) ^ self.app.user_data
+    }
+
     /// Of the block itself.
     #[inline]
     pub(crate) fn touch(&self) -> u64 {
@@ -11,7 +17,8 @@ impl<B: PacketBuf> Tcb<B> {
         let longs = [self.rto_base.as_nanos(), self.app.user_data];
         let short =
             u64::from(self.mss) ^ u64::from(self.local_mss) ^ self.fallback.is_some() as u64;
-        words.iter().fold(longs[0] ^ longs[1] ^ short, |seen, word| seen ^ u64::from(*word))
+        let first = u64::from(self.sender.is_some());
+        words.iter().fold(first ^ longs[0] ^ longs[1] ^ short, |seen, word| seen ^ u64::from(*word))
     }
 
     /// Of the boxes beside it.
