@@ -10,15 +10,11 @@ impl<B: PacketBuf> Tcb<B> {
         u64::from(self.subflow.is_some()) ^ self.app.user_data
     }
 
-    /// Of the block itself.
+    /// Of the block itself, of which each slot of the slab has five lines.
     #[inline]
     pub(crate) fn touch(&self) -> u64 {
-        let words = [self.unsent_len, self.rcv_nxt.0, self.data_in_ms, self.irs.0];
-        let longs = [self.rto_base.as_nanos(), self.app.user_data];
-        let short =
-            u64::from(self.mss) ^ u64::from(self.local_mss) ^ self.fallback.is_some() as u64;
-        let first = u64::from(self.sender.is_some());
-        words.iter().fold(first ^ longs[0] ^ longs[1] ^ short, |seen, word| seen ^ u64::from(*word))
+        let words = u64::from(self.rcv_nxt.0) ^ u64::from(self.mss);
+        words ^ self.touch_links() ^ self.rto_base.as_nanos()
     }
 
     /// Of the boxes beside it.
@@ -26,7 +22,7 @@ impl<B: PacketBuf> Tcb<B> {
     pub(crate) fn touch_boxes(&self) -> u64 {
         let subflow = self.subflow.as_ref().map_or(0, |subflow| subflow.touch());
         let sender = self.sender.as_ref().map_or(0, |sender| sender.touch());
-        let unsent = self.unsent.len() as u64;
+        let unsent = self.unsent.len() as u64 ^ self.ends.touch();
         subflow ^ sender ^ unsent ^ self.queue.touch() ^ u64::from(self.received.truesize())
     }
 
