@@ -424,6 +424,8 @@ drop_reasons! {
     JoinRefused = "join_refused",
     /// Join with a wrong or missing HMAC.
     JoinHmac = "join_hmac",
+    /// What follows the third ACK of a join came before it: nothing says yet whose it is.
+    MpJoinMissing = "mp_join_missing",
     /// ICMP error that matches nothing of ours.
     IcmpUnmatched = "icmp_unmatched",
     /// Received in TIME-WAIT.

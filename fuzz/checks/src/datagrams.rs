@@ -2,7 +2,7 @@
 //! nothing.
 
 use proxy_gw::config::HostName;
-use proxy_gw::front_end::udp::{self, Stream};
+use proxy_gw::front_end::udp::{self, BadDatagram, Stream};
 use proxy_gw::front_end::{Host, Target};
 
 /// Takes the first byte of `data` as the kind of stream and the piece size, the rest as what a client
@@ -27,9 +27,9 @@ pub fn datagrams(data: &[u8]) {
     assert_eq!(run(stream, bytes, 1), whole, "byte by byte");
 }
 
-/// Every datagram of `bytes`, and whether the stream ended as malformed.
-fn run(mut stream: Stream, bytes: &[u8], piece: usize) -> (Vec<(Target, Vec<u8>)>, bool) {
-    let mut found = Vec::new();
+/// Every datagram of `bytes`, how many had no destination, and whether the stream lost its way.
+fn run(mut stream: Stream, bytes: &[u8], piece: usize) -> (Vec<(Target, Vec<u8>)>, usize, bool) {
+    let (mut found, mut passed_over) = (Vec::new(), 0);
     for piece in bytes.chunks(piece) {
         stream.push(piece);
         loop {
@@ -39,9 +39,10 @@ fn run(mut stream: Stream, bytes: &[u8], piece: usize) -> (Vec<(Target, Vec<u8>)
                     found.push((target, data));
                 }
                 Ok(None) => break,
-                Err(_) => return (found, true),
+                Err(BadDatagram::Malformed) => passed_over += 1,
+                Err(_) => return (found, passed_over, true),
             }
         }
     }
-    (found, false)
+    (found, passed_over, false)
 }

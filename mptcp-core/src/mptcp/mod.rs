@@ -37,7 +37,7 @@ use crate::event_log::SubflowEnd;
 use crate::seq::{DataSeq, SeqNum};
 use crate::stack::AppState;
 use crate::tcp::congestion::CongestionChoice;
-use crate::tcp::{Autotune, DataLevel, KeptTuple, RecvQueue, Tcbs, Tuple};
+use crate::tcp::{Autotune, DataLevel, KeptTuple, RecvQueue, Tcb, Tcbs, Tuple};
 use crate::time::{Duration, Instant};
 use crate::util::on_demand::OnDemand;
 use crate::util::short_list::ShortList;
@@ -261,10 +261,12 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn rest(&mut self) {
         self.received.rest();
         self.chunks.rest();
-        if let Some(rare) = self.rare.there()
-            && rare.repeated_to <= self.data_snd_una
-        {
-            rare.repeated_to = 0;
+        if let Some(rare) = self.rare.there() {
+            for bound in [&mut rare.repeated_to, &mut rare.spread_to] {
+                if *bound <= self.data_snd_una {
+                    *bound = 0;
+                }
+            }
         }
         self.rare.rest();
     }
@@ -431,6 +433,26 @@ impl<B: PacketBuf> Connection<B> {
     /// It runs, and all of our stream went over the first subflow, once.
     pub(crate) fn single(&self) -> bool {
         self.runs() && self.passage.is_single()
+    }
+
+    /// It runs on one subflow, and all that is on its way went there, once and in order, the octet at `from`
+    /// among it; what came is delivered. So each end could go on as plain TCP (RFC 8684 §3.7).
+    pub(crate) fn contiguous(&self, from: u64, tcbs: &Tcbs<B>) -> bool {
+        let [only] = &*self.subflows else { return false };
+        let idle =
+            |tcb: &Tcb<B>| tcb.received.in_order_len() == 0 && !tcb.received.has_out_of_order();
+        self.phase == Phase::Confirmed
+            && from >= self.data_snd_una
+            && self.data_snd_una >= self.rare.spread_to
+            && !self.has_gap()
+            && tcbs.get(*only).is_some_and(idle)
+    }
+
+    /// A subflow is gone: what was written so far may have gone by it, or goes again.
+    pub(crate) fn lost_subflow(&mut self) {
+        if self.data_snd_una < self.data_end {
+            self.rare.spread_to = self.data_end;
+        }
     }
 
     fn runs(&self) -> bool {

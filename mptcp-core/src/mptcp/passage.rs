@@ -2,12 +2,16 @@
 //! silence at its data level means then (RFC 8684 §3.3.6, §3.7).
 //!
 //! ```text
-//!             a DATA_ACK of ours            a join, or sent again
+//!             a DATA_ACK of ours,            a join works,
+//!            or a third ACK of ours          or sent again
 //!   Unproven ────────────────────▶ Proven ────────────────────────▶ Spread
 //!       │ └────────────────────────────────────────────────────────────▲
 //!       ▼ no DSS where one must be
 //!     Plain ◀── a wrong checksum or an infinite mapping, in both of the former
 //! ```
+//!
+//! From `Spread` a peer's `MP_FAIL` leads to plain TCP as well, when one subflow is left and what is on its way there
+//! is [contiguous](super::Connection::contiguous).
 //!
 //! | | `Unproven` | `Proven` | `Spread` |
 //! |---|---|---|---|
@@ -44,12 +48,14 @@ enum Stage {
     /// become. A mapping from the peer proves the way to us only.
     Unproven,
     /// One did: options passed in both directions. The peer, who cannot know that of us, may still fall
-    /// back.
+    /// back. Or a join has its third ACK, and the peer may have taken it: then it may send a second time
+    /// what read as plain TCP would be a second copy.
     Proven,
     /// Another subflow carried some of the stream, or some of it went twice: it is contiguous on none, so
     /// nobody falls back any more.
     Spread,
-    /// Plain TCP; `concluded` from the lack of options, so that the peer may go on with them.
+    /// Plain TCP; `concluded` from the lack of options, or of other subflows, so that the peer may go on with
+    /// mappings.
     Plain { concluded: bool },
 }
 
@@ -104,7 +110,7 @@ impl Passage {
 
     // What happens.
 
-    /// Something of ours was acknowledged at the data level.
+    /// Something of ours was acknowledged at the data level, or a join goes out to be taken.
     pub(crate) fn prove(&mut self) {
         if self.stage == Stage::Unproven {
             self.stage = Stage::Proven;
@@ -120,7 +126,9 @@ impl Passage {
 
     /// The connection goes on as plain TCP.
     pub(crate) fn fall_back(&mut self, reason: FallbackReason) {
-        let concluded = matches!(reason, FallbackReason::NoDataAck | FallbackReason::OptionsLost);
+        // Of a stream that was spread the peer may still send parts again, with mappings that tell.
+        let concluded = self.is_spread()
+            || matches!(reason, FallbackReason::NoDataAck | FallbackReason::OptionsLost);
         self.stage = Stage::Plain { concluded };
     }
 

@@ -20,6 +20,8 @@ pub(crate) struct Rare {
     pub(super) realign: Option<Realign>,
     /// What was sent again for the sake of the peer's window lies below this offset.
     pub(crate) repeated_to: u64,
+    /// What lies below this offset may have gone by another subflow, or twice.
+    pub(crate) spread_to: u64,
     pub(crate) close_at: Option<Instant>,
     /// When the first subflow that is asked for a sign of life must have given it.
     pub(crate) probe_at: Option<Instant>,
@@ -35,6 +37,7 @@ impl Rare {
         ahead: None,
         realign: None,
         repeated_to: 0,
+        spread_to: 0,
         close_at: None,
         probe_at: None,
         unmapped_at: None,
@@ -51,6 +54,7 @@ impl Empty for Rare {
             && self.ahead.is_none()
             && self.realign.is_none()
             && self.repeated_to == 0
+            && self.spread_to == 0
             && self.close_at.is_none()
             && self.probe_at.is_none()
             && self.unmapped_at.is_none()

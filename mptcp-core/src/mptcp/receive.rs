@@ -147,6 +147,17 @@ impl<B: PacketBuf> Connection<B> {
         reached
     }
 
+    /// True once, when a connection that fell back has everything up to the FIN of `tcb`, which may have come
+    /// before that was known.
+    pub(crate) fn reached_tcp_fin(&mut self, tcb: &Tcb<B>) -> bool {
+        let reached = self.phase == Phase::Fallback
+            && !self.peer_finished
+            && tcb.fin_received()
+            && tcb.received.in_order_len() == 0;
+        self.peer_finished |= reached;
+        reached
+    }
+
     /// Text of the peer's SYN: before its stream, which counts from what follows.
     pub(crate) fn take_early(&mut self, text: B) {
         self.early_received = u16::try_from(text.data_len()).unwrap_or(u16::MAX);
@@ -336,13 +347,9 @@ impl<B: PacketBuf> Connection<B> {
             buf.trim_front(usize::try_from(self.data_rcv_nxt - offset).unwrap_or(usize::MAX));
             offset = self.data_rcv_nxt;
         }
-        // A window that shrinks because other subflows brought data is not taken over by a subflow
-        // on which nothing moved (RFC 9293 §3.10.7.4, SND.WL1): with the larger DATA_ACK the peer
-        // then sees an edge further right than ours. TCP has acknowledged such data, so losing it
-        // would cost a retransmission timeout of the data level. Every octet taken moves that edge
-        // on, so a peer that minds no window would never meet it: it ends with the memory.
-        let slack = if self.received.truesize() < self.autotune.memory() { self.widest } else { 0 };
-        let edge = self.rcv_edge.max(self.data_rcv_nxt + u64::from(slack));
+        // TCP has acknowledged what comes here, so losing it would cost a retransmission timeout of the
+        // data level.
+        let edge = self.rcv_edge.max(self.data_rcv_nxt + u64::from(self.slack()));
         if end > edge && self.phase != Phase::Fallback {
             // More than was ever offered: not stored, not acknowledged (RFC 8684 §3.8).
             stats.no_dss_in_window += 1;
@@ -388,6 +395,23 @@ impl<B: PacketBuf> Connection<B> {
     /// Octets beyond `data_rcv_nxt` that were offered already.
     pub(crate) fn promised(&self) -> u32 {
         u32::try_from(self.rcv_edge.saturating_sub(self.data_rcv_nxt)).unwrap_or(u32::MAX)
+    }
+
+    /// Octets that are taken beyond what is in order, on a subflow or in the stream, however little is
+    /// promised. A window that shrinks because other subflows brought data is not taken over by a subflow on
+    /// which nothing moved (RFC 9293 §3.10.7.4, SND.WL1): with the larger `DATA_ACK` the peer then sees an
+    /// edge further right than ours. Every octet taken moves that edge on, so a peer that minds no window
+    /// would never meet it: it ends with the memory.
+    fn slack(&self) -> u32 {
+        if self.received.truesize() < self.autotune.memory() { self.widest } else { 0 }
+    }
+
+    /// Octets beyond the next in order that a subflow takes: the data level alone says what fits (RFC 8684
+    /// §3.3.4). What was sent within the window, and came by another path meanwhile, may lie beyond all
+    /// that is still promised, and must be acknowledged all the same.
+    pub(crate) fn subflow_room(&self) -> u32 {
+        let slack = if self.phase == Phase::Fallback { 0 } else { self.slack() };
+        self.promised().max(slack)
     }
 
     /// What the window field must not go below.

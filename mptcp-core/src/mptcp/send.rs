@@ -335,6 +335,7 @@ impl<B: PacketBuf> Connection<B> {
             }
             self.repaired_below(end);
             self.passage.spread();
+            self.rare.spread_to = self.rare.spread_to.max(self.data_snd_nxt);
         } else if self.sent_ahead(next.start, end) {
             self.passage.spread();
         } else {

@@ -196,11 +196,11 @@ impl<B: PacketBuf> Stack<B> {
         if !segment.plain || self.pool.is_low() {
             return None;
         }
-        let promised = match owner {
-            Some(owner) => self.connections.get(owner)?.promised(),
+        let room = match owner {
+            Some(owner) => self.connections.get(owner)?.subflow_room(),
             None => 0,
         };
-        self.tcbs.get(idx)?.run_bounds(segment, promised)
+        self.tcbs.get(idx)?.run_bounds(segment, room)
     }
 
     /// The oldest run of a connection's subflows.

@@ -190,7 +190,7 @@ impl<B: PacketBuf> Stack<B> {
             && tcb.state.synchronized()
             && let Some(connection) = self.connections.get(owner)
         {
-            tcb.share_promise(connection.promised());
+            tcb.make_room(connection.subflow_room());
         }
         if tcb.is_fast_opened() && self.before_third_ack(idx, segment) {
             return;

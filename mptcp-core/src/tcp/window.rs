@@ -178,9 +178,9 @@ impl<B: PacketBuf> Tcb<B> {
         }
     }
 
-    /// What was promised on any subflow holds on this one (RFC 8684 §3.3.4).
-    pub(crate) fn share_promise(&mut self, promised: u32) {
-        self.rcv_adv = self.rcv_adv.max(self.rcv_nxt.add(promised));
+    /// A subflow takes `room` octets beyond `rcv_nxt`, whatever its own segments offered.
+    pub(crate) fn make_room(&mut self, room: u32) {
+        self.rcv_adv = self.rcv_adv.max(self.rcv_nxt.add(room));
     }
 
     pub(super) fn reassembly_budget(&self) -> u32 {

@@ -36,7 +36,12 @@ pub enum BadDatagram {
     Malformed,
     /// A part of a datagram: they are not put together, which RFC 1928 §7 allows.
     Fragment,
+    /// Nothing says where the next one of the stream begins.
+    Lost,
 }
+
+/// An address of an unknown type: nothing says how long it is.
+struct UnknownType;
 
 /// Where a datagram goes, and its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +62,9 @@ pub fn parse(bytes: &[u8]) -> Result<Datagram<'_>, BadDatagram> {
     if fragment != 0 {
         return Err(BadDatagram::Fragment);
     }
-    let (target, len) = address(rest, Tags::Socks)?.ok_or(BadDatagram::Malformed)?;
+    let Ok(Some((Some(target), len))) = address(rest, Tags::Socks) else {
+        return Err(BadDatagram::Malformed);
+    };
     Ok(Datagram { target, data: rest.get(len..).unwrap_or_default() })
 }
 
@@ -84,29 +91,27 @@ fn push_address(bytes: &mut Vec<u8>, address: SocketAddr, tags: Tags) {
     bytes.extend(address.port().to_be_bytes());
 }
 
-/// An address in front of `bytes`, and its length; `None` while it is not complete.
-fn address(bytes: &[u8], tags: Tags) -> Result<Option<(Target, usize)>, BadDatagram> {
+/// An address in front of `bytes`, if it is one to send to, and its length; `None` while it is not complete.
+fn address(bytes: &[u8], tags: Tags) -> Result<Option<(Option<Target>, usize)>, UnknownType> {
     let Some((&tag, rest)) = bytes.split_first() else { return Ok(None) };
     let [v4, v6, name] = tags.v4_v6_name();
     let (host, len) = if tag == v4 {
         let Some(octets) = rest.first_chunk::<4>() else { return Ok(None) };
-        (Host::Address(IpAddr::from(*octets)), 4)
+        (Some(Host::Address(IpAddr::from(*octets))), 4)
     } else if tag == v6 {
         let Some(octets) = rest.first_chunk::<16>() else { return Ok(None) };
-        (Host::Address(IpAddr::from(*octets)), 16)
+        (Some(Host::Address(IpAddr::from(*octets))), 16)
     } else if tag == name {
         let Some((&len, rest)) = rest.split_first() else { return Ok(None) };
         let Some(text) = rest.get(..usize::from(len)) else { return Ok(None) };
-        let host = Host::parse(text).map_err(|_| BadDatagram::Malformed)?;
-        (host, 1 + usize::from(len))
+        (Host::parse(text).ok(), 1 + usize::from(len))
     } else {
-        return Err(BadDatagram::Malformed);
+        return Err(UnknownType);
     };
     let Some(port) = rest.get(len..).and_then(<[u8]>::first_chunk::<2>) else { return Ok(None) };
-    match u16::from_be_bytes(*port) {
-        0 => Err(BadDatagram::Malformed),
-        port => Ok(Some((Target { host, port }, 1 + len + 2))),
-    }
+    let port = u16::from_be_bytes(*port);
+    let target = host.filter(|_| port != 0).map(|host| Target { host, port });
+    Ok(Some((target, 1 + len + 2)))
 }
 
 /// A stream of datagrams, as its client has begun it.
@@ -123,8 +128,7 @@ pub struct Stream {
 /// One message of a stream.
 struct Message {
     /// `None` where there is nothing to forward.
-    target: Option<Target>,
-    data: Vec<u8>,
+    datagram: Option<Result<(Target, Vec<u8>), BadDatagram>>,
     /// Octets of the stream.
     len: usize,
 }
@@ -165,38 +169,45 @@ impl Stream {
     /// The next datagram, if it is complete: where it goes and its data. One without data is left out.
     ///
     /// # Errors
-    /// [`BadDatagram::Malformed`]: the stream makes no sense from here on.
+    /// [`BadDatagram::Malformed`]: a datagram has no destination, and is passed over.
+    /// [`BadDatagram::Lost`]: the stream makes no sense from here on.
     pub fn pop(&mut self) -> Result<Option<(Target, Vec<u8>)>, BadDatagram> {
-        let (mut at, mut found) = (0, None);
+        let mut at = 0;
+        let mut found = Ok(None);
         while let Some(message) = self.next(at)? {
             at += message.len;
-            if let Some(target) = message.target {
-                found = Some((target, message.data));
+            if let Some(datagram) = message.datagram {
+                found = datagram.map(Some);
                 break;
             }
         }
         self.bytes.drain(..at);
-        Ok(found)
+        found
     }
 
     /// The message at `at`, if it is complete.
     fn next(&mut self, at: usize) -> Result<Option<Message>, BadDatagram> {
         let bytes = self.bytes.get(at..).unwrap_or_default();
+        let lost = |_: UnknownType| BadDatagram::Lost;
         if self.begins {
             let Some((&connected, rest)) = bytes.split_first() else { return Ok(None) };
             if connected > 1 {
-                return Err(BadDatagram::Malformed);
+                return Err(BadDatagram::Lost);
             }
-            let Some((target, len)) = request_address(rest)? else { return Ok(None) };
+            // Where datagrams carry their own addresses it may be anything, port 0 included.
+            let Some((target, len)) = address(rest, Tags::Socks).map_err(lost)? else {
+                return Ok(None);
+            };
             self.begins = false;
             if connected == 1 {
-                self.connected = Some(target.ok_or(BadDatagram::Malformed)?);
+                // Without it no datagram goes anywhere.
+                self.connected = Some(target.ok_or(BadDatagram::Lost)?);
             }
-            return Ok(Some(Message { target: None, data: Vec::new(), len: 1 + len }));
+            return Ok(Some(Message { datagram: None, len: 1 + len }));
         }
         let (target, head) = match &self.connected {
-            Some(target) => (target.clone(), 0),
-            None => match address(bytes, Tags::Stream)? {
+            Some(target) => (Some(target.clone()), 0),
+            None => match address(bytes, Tags::Stream).map_err(lost)? {
                 Some(found) => found,
                 None => return Ok(None),
             },
@@ -206,8 +217,11 @@ impl Stream {
         };
         let len = usize::from(u16::from_be_bytes(*len));
         let Some(data) = bytes.get(head + 2..head + 2 + len) else { return Ok(None) };
-        let target = Some(target).filter(|_| len > 0);
-        Ok(Some(Message { target, data: data.to_vec(), len: head + 2 + len }))
+        let datagram = match target {
+            None => Some(Err(BadDatagram::Malformed)),
+            Some(target) => (len > 0).then(|| Ok((target, data.to_vec()))),
+        };
+        Ok(Some(Message { datagram, len: head + 2 + len }))
     }
 
     /// A datagram from `source` as the client reads it; `None` when it is longer than any.
@@ -222,26 +236,6 @@ impl Stream {
         bytes.extend(data);
         Some(bytes)
     }
-}
-
-/// As [`address`] with the tags of SOCKS, for the request: where datagrams carry their own addresses
-/// it may be anything, port 0 included.
-fn request_address(bytes: &[u8]) -> Result<Option<(Option<Target>, usize)>, BadDatagram> {
-    let Some((tag, rest)) = bytes.split_first() else { return Ok(None) };
-    let len = match tag {
-        1 => 4,
-        4 => 16,
-        3 => match rest.first() {
-            Some(len) => 1 + usize::from(*len),
-            None => return Ok(None),
-        },
-        _ => return Err(BadDatagram::Malformed),
-    };
-    if rest.len() < len + 2 {
-        return Ok(None);
-    }
-    let target = address(bytes, Tags::Socks).ok().flatten().map(|(target, _)| target);
-    Ok(Some((target, 1 + len + 2)))
 }
 
 #[cfg(test)]
@@ -306,8 +300,13 @@ mod tests {
         let mut found = Vec::new();
         for piece in bytes.chunks(piece) {
             stream.push(piece);
-            while let Some(datagram) = stream.pop()? {
-                found.push(datagram);
+            loop {
+                match stream.pop() {
+                    Ok(Some(datagram)) => found.push(datagram),
+                    Ok(None) => break,
+                    Err(BadDatagram::Malformed) => {}
+                    Err(lost) => return Err(lost),
+                }
             }
         }
         Ok(found)
@@ -350,10 +349,44 @@ mod tests {
             b"\x01\x02\0\0\0\0\0\x35",
             b"\x01\x01\x08\x08\x08\x08\0\0",
             b"\0\x01\0\0\0\0\0\0\x03\x08\x08\x08\x08\0\x35\0\x01x",
-            b"\0\x01\0\0\0\0\0\0\0\x08\x08\x08\x08\0\0\0\x01x",
         ] {
             let v2 = stream(STREAM_V2).unwrap();
-            assert_eq!(all(v2, bad, 1000), Err(BadDatagram::Malformed), "{bad:?}");
+            assert_eq!(all(v2, bad, 1000), Err(BadDatagram::Lost), "{bad:?}");
+        }
+    }
+
+    /// Their lengths say where the next one begins.
+    #[test]
+    fn datagrams_without_a_destination_are_passed_over() {
+        let bad = [
+            &b"\0\x08\x08\x08\x08\0\0\0\x01x"[..],
+            b"\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0",
+            b"\x02\0\0\x35\0\x02xx",
+            b"\x02\x0a2130706433\0\x35\0\x03xxx",
+            b"\x02\x01\xff\0\x35\0\x01x",
+        ];
+        let good = b"\0\xc0\0\x02\x01\0\x35\0\x02hi";
+        for piece in [1, 1000] {
+            let mut v1 = stream(STREAM_V1).unwrap();
+            let mut passed_over = 0;
+            let mut found = 0;
+            for bytes in bad.iter().flat_map(|bad| [*bad, good]).flat_map(|b| b.chunks(piece)) {
+                v1.push(bytes);
+                loop {
+                    match v1.pop() {
+                        Ok(None) => break,
+                        Ok(Some(datagram)) => {
+                            assert_eq!(datagram, (target("192.0.2.1", 53), b"hi".to_vec()));
+                            found += 1;
+                        }
+                        Err(why) => {
+                            assert_eq!(why, BadDatagram::Malformed);
+                            passed_over += 1;
+                        }
+                    }
+                }
+            }
+            assert_eq!((passed_over, found), (5, 5));
         }
     }
 

@@ -326,7 +326,8 @@ impl Gateway {
                 match stream.pop() {
                     Ok(Some((target, data))) => self.forward(now, shard, idx, target, &data),
                     Ok(None) => break,
-                    Err(_) => {
+                    Err(BadDatagram::Malformed) => self.counters.udp.malformed += 1,
+                    Err(BadDatagram::Lost | BadDatagram::Fragment) => {
                         self.counters.udp.malformed += 1;
                         let reason = EndReason::BadRequest;
                         return self.end(now, shard, idx, reason, Farewell::Abort);
@@ -354,7 +355,9 @@ impl Gateway {
         }
         let datagram = match udp::parse(bytes) {
             Ok(datagram) => datagram,
-            Err(BadDatagram::Malformed) => return self.counters.udp.malformed += 1,
+            Err(BadDatagram::Malformed | BadDatagram::Lost) => {
+                return self.counters.udp.malformed += 1;
+            }
             Err(BadDatagram::Fragment) => return self.counters.udp.fragments += 1,
         };
         if let Client::Datagrams { heard, .. } = &mut association.client {

@@ -11,7 +11,9 @@ use crate::stats::DropReason;
 use crate::tcp::request::{Request, RequestFlags, Wanted};
 use crate::tcp::{Segment, Tcb, Tuple};
 use crate::time::{Duration, Instant};
-use crate::wire::{MpJoin, OptionWriter, TcpFlags, Version, reset_reason};
+use crate::wire::{
+    MpJoin, MptcpOption, OptionIter, OptionWriter, TcpFlags, TcpOption, Version, reset_reason,
+};
 
 /// A subflow that was not heard of for so long must show that it lives when its place is wanted.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -193,6 +195,10 @@ impl<B: PacketBuf> Stack<B> {
         let expected =
             connection.keys.expected_join_hmac(connection.version, local_nonce, remote_nonce);
         let verified = match options::handshake(segment.options.as_bytes()) {
+            Handshake::None if follows_third_ack(request, segment) => {
+                // It overtook the third ACK, which comes, or comes again.
+                return self.stats.drop(DropReason::MpJoinMissing);
+            }
             Handshake::Join(MpJoin::Ack { hmac }) => {
                 self.stats.mp_join_ack_rx += 1;
                 let other_port = request.tuple.local_port != connection.first().local_port;
@@ -257,6 +263,15 @@ impl<B: PacketBuf> Stack<B> {
         self.tcb_segment(now, tcb_idx, segment, payload);
         self.touch_connection(owner);
     }
+}
+
+/// Nothing that leaves a third ACK without its option: what has text, a FIN or a DSS, or lies behind it, was
+/// sent after it.
+fn follows_third_ack(request: &Request, segment: &Segment) -> bool {
+    let dss = |option| matches!(option, TcpOption::Mptcp(MptcpOption::Dss(_)));
+    segment.seq_len() > 0
+        || segment.seq != request.irs.add(1)
+        || OptionIter::new(segment.options.as_bytes()).flatten().any(dss)
 }
 
 /// Fields of an `MP_JOIN` SYN.

@@ -71,6 +71,7 @@ impl<B: PacketBuf> Stack<B> {
         if finished {
             tcb.ack_now();
         }
+        let finished = finished || connection.reached_tcp_fin(tcb);
         let advanced = connection.data_rcv_nxt != before || finished;
         if pulled.data && !connection.app.is_attached() {
             // Nobody reads any more (RFC 8684 §3.5).
@@ -158,8 +159,8 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Falls back and delivers what was held for want of a mapping.
     fn fall_back_held(&mut self, now: Instant, owner: u32, idx: u32) -> bool {
-        self.fall_back(owner, idx, FallbackReason::OptionsLost, true);
-        self.pull(now, owner, idx, false, Amount::All)
+        self.fall_back_or_reset(now, owner, idx, FallbackReason::OptionsLost, true)
+            && self.pull(now, owner, idx, false, Amount::All)
     }
 
     /// A subflow that holds mapped data in order behind octets without a mapping: the one that would

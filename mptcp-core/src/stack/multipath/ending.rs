@@ -9,7 +9,7 @@ use crate::mptcp::{Phase, Stage};
 use crate::seq::SeqNum;
 use crate::stack::options::{self};
 use crate::stack::{Sock, Stack};
-use crate::tcp::{State, Stateless};
+use crate::tcp::{State, Stateless, Tcb};
 use crate::time::Instant;
 use crate::wire::{OptionWriter, TcpFlags, Version, reset_reason};
 
@@ -33,15 +33,11 @@ impl<B: PacketBuf> Stack<B> {
 
     /// The peer's FIN on one subflow (RFC 8684 §3.3.3: not the end of the stream, except after
     /// fallback).
-    pub(super) fn subflow_fin(&mut self, now: Instant, owner: u32, idx: u32) {
+    pub(super) fn subflow_fin(&mut self, owner: u32, idx: u32) {
         let others = self.others_work(owner);
         let Some(connection) = self.connections.get_mut(owner) else { return };
         if connection.phase == Phase::Fallback {
-            connection.peer_finished = true;
-            let attached = connection.app.is_attached();
-            if attached {
-                self.post_readable(now, Sock::Mptcp(owner), true);
-            }
+            // It ends the stream once that is delivered up to it.
             return;
         }
         if connection.peer_fin().is_some() && !connection.fin_acked {
@@ -58,11 +54,15 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// A subflow that neither end has closed answers.
+    /// A subflow that neither end has closed answers, and is no join that waits for its fourth ACK: the
+    /// peer may not have taken that one.
     fn others_work(&self, owner: u32) -> bool {
         let Some(connection) = self.connections.get(owner) else { return false };
+        let joined = |tcb: &Tcb<B>| tcb.subflow.as_ref().is_some_and(|s| s.stage == Stage::Active);
         let mut tcbs = connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx));
-        tcbs.any(|tcb| tcb.state == State::Established && !tcb.write_closed() && !is_dead(tcb))
+        tcbs.any(|tcb| {
+            tcb.state == State::Established && joined(tcb) && !tcb.write_closed() && !is_dead(tcb)
+        })
     }
 
     /// Subflows that the peer closed and we kept for what was outstanding: they are closed once
@@ -104,6 +104,7 @@ impl<B: PacketBuf> Stack<B> {
             connection.reinject_from(tcb);
         }
         connection.subflows.retain(|&other| other != idx);
+        connection.lost_subflow();
         if connection.phase == Phase::Confirmed {
             // What it delivered to TCP and the data level never acknowledged nobody else repeats.
             if self.tcbs.get(idx).is_some_and(|tcb| tcb.counters.bytes_sent > 0) {
@@ -302,6 +303,7 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn drop_subflow(&mut self, owner: u32, idx: u32) {
         if let Some(connection) = self.connections.get_mut(owner) {
             connection.subflows.retain(|&other| other != idx);
+            connection.lost_subflow();
         }
         self.remove_tcb(idx);
     }

@@ -3,13 +3,13 @@
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::event_log::SubflowEnd;
-use crate::mptcp::{Amount, FallbackReason, Marks, Phase, Signal};
+use crate::mptcp::{Amount, FallbackReason, Marks, Phase, Signal, Stage};
 use crate::stack::demux::TokenOwner;
 use crate::stack::options::{self};
 use crate::stack::{Sock, Stack};
-use crate::tcp::{Segment, State};
+use crate::tcp::{Segment, State, Tcb};
 use crate::time::Instant;
-use crate::wire::{MptcpOption, OptionWriter, TcpFlags, Version};
+use crate::wire::{MptcpOption, OptionWriter, TcpFlags, Version, reset_reason};
 use alloc::vec::Vec;
 
 impl<B: PacketBuf> Stack<B> {
@@ -56,6 +56,38 @@ impl<B: PacketBuf> Stack<B> {
         self.stats.attempt_fails -= 1;
         self.stats.mp_capable_syn_tx_reset += 1;
         self.touch_tcb(idx);
+        true
+    }
+
+    /// The rest of our stream, if there is any, can go on over `idx` as plain TCP: nothing does behind our
+    /// FIN.
+    fn takes_the_rest(&self, owner: u32, idx: u32) -> bool {
+        let Some(connection) = self.connections.get(owner) else { return false };
+        let closed = self.tcbs.get(idx).is_some_and(Tcb::write_closed);
+        !closed || connection.fin_queued && connection.data_snd_nxt >= connection.data_end
+    }
+
+    /// A join whose fourth ACK has not come.
+    fn joins(&self, idx: u32) -> bool {
+        let subflow = self.tcbs.get(idx).and_then(|tcb| tcb.subflow.as_ref());
+        subflow.is_some_and(|subflow| subflow.stage == Stage::JoinAck)
+    }
+
+    /// An option, or the lack of one, calls for plain TCP on `idx`; false when the subflow is gone.
+    pub(super) fn fall_back_or_reset(
+        &mut self,
+        now: Instant,
+        owner: u32,
+        idx: u32,
+        reason: FallbackReason,
+        tell: bool,
+    ) -> bool {
+        if !self.takes_the_rest(owner, idx) {
+            self.note_fallback_refused(owner, reason);
+            self.reset_subflow(now, owner, idx, reset_reason::MIDDLEBOX_INTERFERENCE, false);
+            return false;
+        }
+        self.fall_back(owner, idx, reason, tell);
         true
     }
 
@@ -119,7 +151,9 @@ impl<B: PacketBuf> Stack<B> {
             return true;
         }
         let (dsn, version) = (connection.remote_dsn(offset).0, connection.version);
-        if connection.passage.is_spread() {
+        // What the peer may have taken already counts as another subflow.
+        let joins = self.subflows_of(owner).into_iter().any(|other| self.joins(other));
+        if connection.passage.is_spread() || joins || !self.takes_the_rest(owner, idx) {
             self.stats.mp_fail_tx += 1;
             self.stats.dss_corruption_reset += 1;
             if connection.subflows.len() == 1 {

@@ -141,7 +141,7 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         if outcome.fin {
-            self.subflow_fin(now, owner, idx);
+            self.subflow_fin(owner, idx);
         }
         if outcome.time_wait {
             let data_ack = self.connections.get(owner).and_then(|c| c.final_data_ack());

@@ -140,6 +140,8 @@ impl<B: PacketBuf> Stack<B> {
             return false;
         }
         connection.survives();
+        // With the third ACK the peer may take it, and send on it what we have never acknowledged.
+        connection.passage.prove();
         let hmac = keys.sent_join_hmac(version, nonce, theirs).full();
         let format = connection.dss_format();
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };

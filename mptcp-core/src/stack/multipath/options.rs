@@ -210,7 +210,8 @@ impl<B: PacketBuf> Stack<B> {
                     }
                     return Effect::None;
                 }
-                if connection.passage.is_spread() {
+                let from = connection.local_offset(WireSeq::Full(dsn)).unwrap_or(0);
+                if connection.passage.is_spread() && !connection.contiguous(from, &self.tcbs) {
                     self.note_fallback_refused(owner, FallbackReason::PeerChecksum);
                     return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
                 }
@@ -442,7 +443,10 @@ impl<B: PacketBuf> Stack<B> {
                 false
             }
             Effect::FallBack(reason) => {
-                self.fall_back(owner, idx, reason, reason != FallbackReason::InfiniteMapping);
+                let tell = reason != FallbackReason::InfiniteMapping;
+                if !self.fall_back_or_reset(now, owner, idx, reason, tell) {
+                    return false;
+                }
                 // TCP's acknowledgements count now.
                 self.post_writable(now, Sock::Mptcp(owner));
                 true

@@ -25,9 +25,9 @@ impl<B: PacketBuf> Tcb<B> {
     /// The bounds of a run that begins with `segment`; `None` when segments that follow on it must be
     /// looked at one by one. That is so unless all is well: nothing is missing at the peer, as far as is
     /// known, and the segment is what was to come next or, if it has text, lies behind a hole: such is put aside,
-    /// whatever is there. What fills a hole is looked at alone. `promised` is what the data level of a subflow
-    /// offered.
-    pub(crate) fn run_bounds(&self, segment: &Segment, promised: u32) -> Option<RunBounds> {
+    /// whatever is there. What fills a hole is looked at alone. `room` is what the data level of a subflow
+    /// takes.
+    pub(crate) fn run_bounds(&self, segment: &Segment, room: u32) -> Option<RunBounds> {
         let text = segment.len > 0;
         let steady = match self.state {
             State::Established | State::FinWait2 => true,
@@ -42,7 +42,7 @@ impl<B: PacketBuf> Tcb<B> {
             || self.queue.sacked_bytes() > 0
             || self.flags.contains(TcbFlags::TLP_OUT);
         let acks = if text { segment.ack.ge(self.snd_una) } else { segment.ack.gt(self.snd_una) };
-        let window = self.rcv_adv.max(self.rcv_nxt.add(promised));
+        let window = self.rcv_adv.max(self.rcv_nxt.add(room));
         let fits = segment.end().le(window);
         let newer = match segment.timestamps {
             Some((tsval, _)) if self.flags.contains(TcbFlags::TIMESTAMPS) => {

@@ -5,6 +5,7 @@ use crate::harness::*;
 use mptcp_core::config::{ChecksumPolicy, MtuProbing, StackConfig};
 use mptcp_core::seq::DataSeq;
 use mptcp_core::stack::SocketId;
+use mptcp_core::stats::DropReason;
 use mptcp_core::wire::{CapableFlags, MptcpOption, TcpFlags, TcpOption, Version, WireSeq};
 use proptest::prelude::*;
 
@@ -443,6 +444,65 @@ fn the_shared_window_holds_on_every_subflow() {
         script.send(&first, &first.seg().seq(first.snd_nxt + ahead).dss(dss).data(&data));
         assert_eq!(script.counters().tcp_ofo_queue, 1, "it is kept");
     });
+}
+
+/// What left within the window and came by another path meanwhile has no room in the window any more, and is
+/// acknowledged all the same (RFC 8684 §3.3.4): its own sequence numbers decide nothing.
+#[test]
+fn copies_of_what_came_by_another_path_need_no_room() {
+    for (v, burst) in [Version::V0, Version::V1].into_iter().flat_map(|v| [(v, 1), (v, 8)]) {
+        let mut script = Script::server_with(v, |c| {
+            c.tcp.recv_buffer_initial = 40_000;
+            c.tcp.recv_buffer_max = 60_000;
+        });
+        let (keys, mut first, id) = script.confirmed();
+        let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+        let (mut window, mut offset) = (0, 0);
+        for _ in 0..20 {
+            let mut out = Vec::new();
+            for _ in 0..6 {
+                out.extend(script.send_data(&keys, &mut join, offset, 0, &stream(offset, 1_400)));
+                script.expect_stream(id, offset, 1_400);
+                offset += 1_400;
+            }
+            out.extend(script.advance(50));
+            window = join.of(&out).last().map_or(window, |o| u64::from(o.window));
+        }
+        assert!(window > 50_000, "the join alone hears of {window}");
+        // All that the window takes is under way on the first subflow while the join brings it.
+        let mut end = offset;
+        while window > 0 {
+            let data = stream(end, window.min(1_000) as usize);
+            script.send_data(&keys, &mut join, end, 0, &data);
+            end += data.len() as u64;
+            let out = script.advance(50);
+            window = join.of(&out).last().map_or(window - data.len() as u64, |o| o.window.into());
+        }
+        assert!(end > offset + 50_000, "{end}");
+        let copies: Vec<Seg> = (offset..end)
+            .step_by(1_000)
+            .map(|start| {
+                let data = stream(start, 1_000.min((end - start) as usize));
+                let dss = keys.data(&first, start, 0, &data);
+                let seg = first.seg().dss(dss).data(&data);
+                first.snd_nxt += data.len() as u32;
+                seg
+            })
+            .collect();
+        let mut out = Vec::new();
+        for part in copies.chunks(burst) {
+            script.inject_burst(&part.iter().map(|seg| (&first, seg)).collect::<Vec<_>>());
+            out.extend(script.out());
+        }
+        assert_eq!(first.of(&out).last().map(|o| o.ack), Some(first.snd_nxt), "{v:?}");
+        // Linux asks for the window with an octet that is known.
+        let seg = join.seg().dss(keys.map(end - 1, join.ssn(), 1)).data(&stream(end - 1, 1));
+        join.snd_nxt += 1;
+        let out = script.send(&join, &seg);
+        assert_eq!((out[0].ack, out[0].window), (join.snd_nxt, 0));
+        assert_eq!(script.counters().dropped(DropReason::OutOfWindow), 0);
+        script.expect_stream(id, offset, (end - offset) as usize);
+    }
 }
 
 /// Each subflow may hold what the connection may, but not all of them at once.

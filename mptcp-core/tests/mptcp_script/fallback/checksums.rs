@@ -99,6 +99,93 @@ fn t109_a_wrong_checksum_after_a_reinjection() {
     });
 }
 
+/// A connection that had a join, which is gone; `written` octets were on their way then, of which the peer
+/// has `acked`.
+fn once_joined(v: Version, written: usize, acked: u64) -> (Script, Keys, Flow, SocketId) {
+    let mut script = Script::server(v);
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    let out = script.write(id, 0, written);
+    flow.hears(&out);
+    join.hears(&out);
+    let out = script.send(&flow, &flow.seg().dss(keys.ack(acked)));
+    flow.hears(&out);
+    let out = script.send(&join, &join.seg().flags(TcpFlags::RST));
+    flow.hears(&out);
+    let out = script.advance(300);
+    flow.hears(&out);
+    (script, keys, flow, id)
+}
+
+/// Once the peer has all that may have gone by another subflow, what follows is contiguous on the one that is
+/// left.
+#[test]
+fn the_peer_reports_a_wrong_checksum_after_a_join() {
+    both(|v| {
+        let (mut script, keys, mut flow, id) = once_joined(v, 3_000, 3_000);
+        let out = script.write(id, 3_000, 2_000);
+        flow.hears(&out);
+        let ssn = flow.of(&out)[0].seq.wrapping_sub(flow.stack_isn);
+        let fail = MptcpOption::Fail { dsn: keys.stack_dsn(3_000).0 };
+        let out = script.send(&flow, &flow.seg().opt(&fail));
+        let answers: Vec<_> = out.iter().filter_map(Out::fail).collect();
+        let expected = (v == Version::V1).then_some(keys.peer_dsn(0).0);
+        assert_eq!(answers, Vec::from_iter(expected), "{out:?}");
+        fell_back(&script, id, FallbackReason::PeerChecksum);
+        let (again, ssn) = if v == Version::V0 { (2_000, ssn + 2_000) } else { (0, ssn) };
+        let out = if again > 0 { out } else { script.write(id, 5_000, 1_000) };
+        let mapping = out[0].mapping().expect("the infinite mapping");
+        assert!(same(mapping.dsn, keys.stack_dsn(3_000)) && mapping.ssn == ssn, "{mapping:?}");
+        flow.hears(&out);
+        script.send(&flow, &flow.seg());
+        works_as_tcp(&mut script, &mut flow, id, if again > 0 { 5_000 } else { 6_000 }, false);
+    });
+}
+
+/// Parts of what is on its way may have gone by the other subflow, or the peer's own stream is not whole.
+#[test]
+fn what_is_not_contiguous_after_a_join_costs_the_subflow() {
+    both(|v| {
+        let reset = |mut script: Script, keys: &Keys, flow: &Flow, id: SocketId, from: u64| {
+            let fail = MptcpOption::Fail { dsn: keys.stack_dsn(from).0 };
+            let out = script.send(flow, &flow.seg().opt(&fail));
+            assert!(flow.of(&out).iter().any(|o| o.rst()), "{out:?}");
+            assert_eq!(script.fallback(id), None);
+        };
+        let (script, keys, flow, id) = once_joined(v, 4_000, 2_000);
+        reset(script, &keys, &flow, id, 2_000);
+        // A copy of what the other subflow had brought is what failed.
+        let (script, keys, flow, id) = once_joined(v, 4_000, 4_000);
+        reset(script, &keys, &flow, id, 0);
+        // Half of a mapping waits for the rest.
+        let (mut script, keys, mut flow, id) = once_joined(v, 4_000, 4_000);
+        let data = stream(0, 1_000);
+        let dss = keys.data(&flow, 0, 4_000, &data);
+        script.send(&flow, &flow.seg().dss(dss).data(&data[..500]));
+        flow.snd_nxt += 500;
+        reset(script, &keys, &flow, id, 4_000);
+    });
+}
+
+/// What the peer sends again is told by its mapping, and is not read as what follows.
+#[test]
+fn a_stream_that_was_spread_is_not_read_twice() {
+    both(|v| {
+        let (mut script, keys, mut flow, id) = once_joined(v, 3_000, 3_000);
+        script.send_data(&keys, &mut flow, 0, 3_000, &stream(0, 100));
+        script.expect_stream(id, 0, 100);
+        let fail = MptcpOption::Fail { dsn: keys.stack_dsn(3_000).0 };
+        let out = script.send(&flow, &flow.seg().opt(&fail));
+        flow.hears(&out);
+        fell_back(&script, id, FallbackReason::PeerChecksum);
+        script.send_data(&keys, &mut flow, 100, 3_000, &stream(100, 100));
+        script.expect_stream(id, 100, 100);
+        let out = script.send_data(&keys, &mut flow, 100, 3_000, &stream(100, 100));
+        assert!(flow.of(&out).iter().any(|o| o.rst()), "{out:?}");
+        assert!(script.read(id).is_err(), "not twice");
+    });
+}
+
 #[test]
 fn the_peer_reports_a_wrong_checksum() {
     both(|v| {

@@ -2,6 +2,7 @@
 
 use super::*;
 use mptcp_core::config::MtuProbing;
+use mptcp_core::error::{ConnectionError, RecvError};
 
 #[test]
 fn the_infinite_mapping_fits_beside_a_full_segment_and_acts_backwards() {
@@ -202,5 +203,26 @@ fn an_infinite_mapping_may_come_with_the_end_of_the_stream() {
                 script.write(id, 0, 3_000).iter().flat_map(|o| o.payload.clone()).collect();
             assert_eq!(sent, stream(0, 3_000));
         }
+    });
+}
+
+/// Our FIN is out: the rest of the stream has nowhere to go as plain TCP, and who writes must not take that for
+/// sent.
+#[test]
+fn behind_our_own_fin_nobody_falls_back() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut flow, id) = script.confirmed();
+        let out = script.send(&flow, &flow.seg().dss(keys.ack(0)).fin());
+        assert!(out.iter().any(|o| o.is(TcpFlags::FIN)), "the subflow alone: {out:?}");
+        flow.snd_nxt += 1;
+        script.write(id, 0, 500);
+        // It does not acknowledge our FIN.
+        let out = script.send(&flow, &flow.seg().dss(infinite(&keys, 0, 1)));
+        assert!(out.iter().any(Out::rst), "{out:?}");
+        assert_eq!(script.fallback(id), None);
+        assert!(!script.at_end(id));
+        script.advance(61_000);
+        assert_eq!(script.read(id), Err(RecvError::Failed(ConnectionError::NoSubflows)));
     });
 }

@@ -370,3 +370,63 @@ fn a_join_under_way_makes_no_second_copies() {
         }
     });
 }
+
+/// The peer fell back and ended its stream while a join of ours has no answer: the subflow it closed is
+/// the only one there is, and what we still have goes on over it.
+#[test]
+fn a_join_under_way_is_no_reason_to_close_the_subflow_there_is() {
+    both(|v| {
+        let mut script = Script::new(v, fullmesh);
+        let (keys, mut first, mut join, nonce, id) = client_joins(&mut script);
+        let out = script.write(id, 0, 100);
+        first.hears(&out);
+        script.send(&first, &first.seg().dss(keys.ack(100)));
+        let mut out = script.write(id, 100, 40_000);
+        out.extend(script.answer(&mut join, &[syn_ack_join(&keys, nonce, 0, false)]));
+        first.hears(&out);
+        let mut data: Vec<u8> = first.of(&out).iter().flat_map(|o| o.payload.clone()).collect();
+        assert!(data.len() < 40_000);
+        let mut out = script.send(&first, &first.seg().fin());
+        first.snd_nxt += 1;
+        out.extend(script.send(&first, &first.seg().dss(infinite(&keys))));
+        for _ in 0..20 {
+            assert!(first.of(&out).iter().all(|o| !o.is(TcpFlags::FIN) && !o.rst()), "{out:?}");
+            data.extend(first.of(&out).iter().flat_map(|o| o.payload.clone()));
+            first.hears(&out);
+            out = script.send(&first, &first.seg());
+            out.extend(script.advance(20));
+        }
+        assert_eq!(data, stream(100, 40_000));
+        assert!(script.at_end(id));
+    });
+}
+
+/// The peer may have taken a join whose third ACK went out, and send again under new numbers on the first
+/// subflow what it sent there: the lack of options is not read as plain TCP any more.
+#[test]
+fn a_join_that_may_have_been_taken_is_the_end_of_plain_tcp() {
+    both(|v| {
+        for edited in [false, true] {
+            let mut script = Script::new(v, |c| {
+                fullmesh(c);
+                c.mptcp.checksum = ChecksumPolicy::Require;
+            });
+            let (keys, mut first, mut join, nonce, id) = client_joins(&mut script);
+            let out = script.write(id, 0, 3_000);
+            first.hears(&out);
+            script.answer(&mut join, &[syn_ack_join(&keys, nonce, 0, false)]);
+            let seg = first.seg();
+            let wrong = Dss { mapping: Some(keys.mapping(0, 1, b"abd")), ..keys.ack(0) };
+            // Options are lost from here on, or a box edits.
+            let seg = if edited { seg.dss(wrong).data(b"abc") } else { seg };
+            let out = script.send(&first, &seg);
+            assert_eq!(script.fallback(id), None);
+            assert_eq!(first.of(&out).iter().any(|o| o.rst()), edited, "{out:?}");
+        }
+    });
+}
+
+/// An infinite mapping at the beginning of the peer's stream.
+fn infinite(keys: &Keys) -> Dss {
+    Dss { data_ack: None, ..keys.map(0, 1, 0) }
+}

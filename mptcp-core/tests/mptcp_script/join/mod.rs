@@ -5,12 +5,12 @@ mod life;
 mod policy;
 
 use crate::harness::*;
-use mptcp_core::config::{Marking, PathManagerKind, StackConfig};
+use mptcp_core::config::{ChecksumPolicy, Marking, PathManagerKind, StackConfig};
 use mptcp_core::error::{OpenError, RecvError};
 use mptcp_core::mptcp::key::KeyPair;
 use mptcp_core::stack::{Connect, Ready, SocketId};
 use mptcp_core::stats::DropReason;
-use mptcp_core::wire::{CapableFlags, MpJoin, MptcpOption, TcpFlags, Version, reset_reason};
+use mptcp_core::wire::{CapableFlags, Dss, MpJoin, MptcpOption, TcpFlags, Version, reset_reason};
 
 fn fullmesh(config: &mut StackConfig) {
     config.mptcp.path_manager = PathManagerKind::Fullmesh;

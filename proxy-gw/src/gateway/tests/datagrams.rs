@@ -209,6 +209,13 @@ fn datagrams_in_a_stream() {
     let frame = |data: &[u8]| [&b"\0\x0a\x09\0\x02\0\x35\0\x03"[..], data].concat();
     assert_eq!(world.heard(inner), [frame(b"one"), frame(b"six")].concat());
     assert_eq!(world.udp().no_room, 1);
+    // One to port 0 goes nowhere, and the next one goes.
+    let bad = b"\0\x0a\x09\0\x02\0\0\0\x02xx";
+    world.say(inner, &[&bad[..], b"\0\x0a\x09\0\x02\0\x35\0\x03two"].concat());
+    let last = world.shard.datagrams_sent(exit).last().cloned();
+    assert_eq!(last, Some((address("10.9.0.2:53"), b"two".to_vec())));
+    assert_eq!((world.udp().malformed, world.gateway.session_count()), (1, 1));
+    // An address of an unknown type has no length.
     world.say(inner, b"\x07");
     world.assert_ended(EndReason::BadRequest);
 }
