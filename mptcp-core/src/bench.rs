@@ -4,7 +4,7 @@ use crate::config::SchedulerKind;
 use crate::mptcp::scheduler::{self, Choice, Demand, Memory, PathView};
 use crate::rng::Rng;
 use crate::stack::demux::{Demux, Flow};
-use crate::tcp::{Segment, Tuple};
+use crate::tcp::{KeptTuple, Segment, Tuple};
 use crate::time::Duration;
 use crate::wire::{TcpSegment, WireError};
 use alloc::vec::Vec;
@@ -43,7 +43,7 @@ impl Key {
 pub struct FlowTable {
     demux: Demux,
     /// As the blocks have them.
-    tuples: Vec<Tuple>,
+    tuples: Vec<KeptTuple>,
 }
 
 impl FlowTable {
@@ -51,9 +51,9 @@ impl FlowTable {
     #[must_use]
     pub fn new(keys: &[Key]) -> Self {
         let mut demux = Demux::new(&mut Rng::from_seed([7; 32]), keys.len(), 0, 0);
-        let tuples: Vec<Tuple> = keys.iter().map(|key| key.0).collect();
-        for (idx, tuple) in (0..).zip(&tuples) {
-            demux.insert(tuple, Flow::Tcb(idx), |flow| tuple_in(&tuples, flow));
+        let tuples: Vec<KeptTuple> = keys.iter().map(|key| KeptTuple::new(key.0)).collect();
+        for (idx, key) in (0..).zip(keys) {
+            demux.insert(&key.0, Flow::Tcb(idx), |flow| has(&tuples, flow, key));
         }
         Self { demux, tuples }
     }
@@ -62,7 +62,7 @@ impl FlowTable {
     #[must_use]
     pub fn find(&self, key: &Key) -> Option<u32> {
         let hash = self.demux.hash(&key.0);
-        match self.demux.find(hash, &key.0, |flow| tuple_in(&self.tuples, flow)) {
+        match self.demux.find(hash, |flow| has(&self.tuples, flow, key)) {
             Some(Flow::Tcb(idx)) => Some(idx),
             _ => None,
         }
@@ -75,9 +75,9 @@ impl core::fmt::Debug for FlowTable {
     }
 }
 
-fn tuple_in(tuples: &[Tuple], flow: Flow) -> Option<&Tuple> {
-    let Flow::Tcb(idx) = flow else { return None };
-    tuples.get(idx as usize)
+fn has(tuples: &[KeptTuple], flow: Flow, key: &Key) -> bool {
+    let Flow::Tcb(idx) = flow else { return false };
+    tuples.get(idx as usize).is_some_and(|tuple| tuple.is(&key.0))
 }
 
 /// The default scheduler before a choice.

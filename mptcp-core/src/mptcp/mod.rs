@@ -37,14 +37,12 @@ use crate::event_log::SubflowEnd;
 use crate::seq::{DataSeq, SeqNum};
 use crate::stack::AppState;
 use crate::tcp::congestion::CongestionChoice;
-use crate::tcp::{Autotune, DataLevel, RecvQueue, Tcb, Tuple};
+use crate::tcp::{Autotune, DataLevel, KeptTuple, RecvQueue, Tcb, Tcbs, Tuple};
 use crate::time::{Duration, Instant};
 use crate::util::on_demand::OnDemand;
 use crate::util::short_list::ShortList;
-use crate::util::slab::Slab;
 use crate::wire::{Version, WireSeq};
 use alloc::boxed::Box;
-use core::net::{IpAddr, Ipv4Addr};
 use core::num::{NonZeroU32, NonZeroU64};
 
 use key::KeyPair;
@@ -80,39 +78,6 @@ const FIN_RTO_MIN: Duration = Duration::from_millis(200);
 const DATA_RTO_MIN: Duration = Duration::from_millis(500);
 /// Back-off goes no further, as that of TCP (RFC 6298 (2.5)).
 const DATA_RTO_MAX: Duration = Duration::from_secs(120);
-
-/// Both ends of a first subflow, which nothing but reports and path management asks for.
-#[derive(Debug)]
-enum First {
-    V4 {
-        addrs: [Ipv4Addr; 2],
-        ports: [u16; 2],
-    },
-    /// Longer than is worth keeping in every connection.
-    V6(Box<Tuple>),
-}
-
-impl First {
-    fn new(tuple: Tuple) -> Self {
-        let ports = [tuple.local_port, tuple.remote_port];
-        match (tuple.local_addr, tuple.remote_addr) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => Self::V4 { addrs: [local, remote], ports },
-            _ => Self::V6(Box::new(tuple)),
-        }
-    }
-
-    fn tuple(&self) -> Tuple {
-        match self {
-            Self::V4 { addrs: [local, remote], ports: [local_port, remote_port] } => Tuple {
-                local_addr: IpAddr::V4(*local),
-                remote_addr: IpAddr::V4(*remote),
-                local_port: *local_port,
-                remote_port: *remote_port,
-            },
-            Self::V6(tuple) => **tuple,
-        }
-    }
-}
 
 /// One MPTCP connection.
 #[derive(Debug)]
@@ -203,7 +168,8 @@ pub(crate) struct Connection<B> {
     pub(crate) policy: Option<Box<scheduler::Policy>>,
     pub(crate) rare: OnDemand<Rare>,
     pub(crate) app: AppState,
-    first: First,
+    /// Both ends of the first subflow, which nothing but reports and path management asks for.
+    first: KeptTuple,
 }
 
 /// What both ends agreed on.
@@ -284,7 +250,7 @@ impl<B: PacketBuf> Connection<B> {
             policy: None,
             rare: OnDemand::new(),
             app: AppState::default(),
-            first: First::new(first),
+            first: KeptTuple::new(first),
         };
         connection.set_remote_key(negotiated.keys.remote);
         connection
@@ -432,13 +398,13 @@ impl<B: PacketBuf> Connection<B> {
     }
 
     /// Subflows that are not waiting for their last ACK only.
-    pub(crate) fn live_subflows(&self, tcbs: &Slab<Tcb<B>>) -> usize {
+    pub(crate) fn live_subflows(&self, tcbs: &Tcbs<B>) -> usize {
         let live = |idx: &&u32| tcbs.get(**idx).is_some_and(|t| !t.write_closed());
         self.subflows.iter().filter(live).count()
     }
 
     /// No other subflow can carry what this one does: a join that is still going on is none.
-    pub(crate) fn is_alone(&self, tcbs: &Slab<Tcb<B>>) -> bool {
+    pub(crate) fn is_alone(&self, tcbs: &Tcbs<B>) -> bool {
         let subflows = self.subflows.iter().filter_map(|&idx| tcbs.get(idx)?.subflow.as_ref());
         self.phase != Phase::Confirmed || subflows.filter(|s| s.is_confirmed()).count() < 2
     }
@@ -470,7 +436,7 @@ impl<B: PacketBuf> Connection<B> {
 
     /// It runs on one subflow, and all that is on its way went there, once and in order, the octet at `from`
     /// among it; what came is delivered. So each end could go on as plain TCP (RFC 8684 §3.7).
-    pub(crate) fn contiguous(&self, from: u64, tcbs: &Slab<Tcb<B>>) -> bool {
+    pub(crate) fn contiguous(&self, from: u64, tcbs: &Tcbs<B>) -> bool {
         let [only] = &*self.subflows else { return false };
         let idle =
             |tcb: &Tcb<B>| tcb.received.in_order_len() == 0 && !tcb.received.has_out_of_order();
@@ -626,7 +592,7 @@ impl<B: PacketBuf> Connection<B> {
     }
 
     /// A subflow's number within the connection: 0 is the first one's alone, and no two that live share one.
-    pub(crate) fn new_subflow_id(&mut self, tcbs: &Slab<Tcb<B>>) -> u8 {
+    pub(crate) fn new_subflow_id(&mut self, tcbs: &Tcbs<B>) -> u8 {
         let mut id = self.next_subflow_id;
         for _ in 0..u8::MAX {
             id = self.next_subflow_id;

@@ -4,11 +4,10 @@
 use super::{Connection, Hold, Phase};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::seq::DataSeq;
-use crate::tcp::{Burst, RecvQueue, Tcb, TxMapping, TxSegment, gather, goes_alone, sum_of};
+use crate::tcp::{Burst, RecvQueue, Tcb, Tcbs, TxMapping, TxSegment, gather, goes_alone, sum_of};
 use crate::time::{Duration, Instant};
 use crate::util::on_demand::{Empty, ROOMY};
 use crate::util::range_set::RangeSet;
-use crate::util::slab::Slab;
 use crate::wire::{Version, WireSeq, checksum};
 use alloc::collections::VecDeque;
 use core::num::NonZeroU32;
@@ -45,6 +44,13 @@ impl<B: PacketBuf> Written<B> {
     pub(super) fn clear(&mut self) {
         self.starts.clear();
         self.bufs.clear();
+    }
+
+    /// Of the oldest (`mptcp/warm.rs`).
+    #[inline]
+    pub(super) fn touch(&self) -> u64 {
+        let (start, buf) = (self.starts.front().copied(), self.bufs.front());
+        start.unwrap_or(0) ^ buf.map_or(0, |buf| buf.data_len() as u64)
     }
 
     /// Whether `offset` is in the buffer at `idx`.
@@ -541,7 +547,7 @@ impl<B: PacketBuf> Connection<B> {
 
     /// Puts back what follows `from` up to what a subflow still carries: TCP acknowledged it on one
     /// that is gone, but no `DATA_ACK` did.
-    pub(crate) fn reinject_orphans(&mut self, from: u64, tcbs: &Slab<Tcb<B>>) {
+    pub(crate) fn reinject_orphans(&mut self, from: u64, tcbs: &Tcbs<B>) {
         let from = from.max(self.data_snd_una);
         let mut end = self.data_snd_nxt;
         for tcb in self.subflows.iter().filter_map(|&idx| tcbs.get(idx)) {
@@ -624,7 +630,7 @@ impl<B: PacketBuf> Connection<B> {
 
     /// A subflow whose TCP acknowledged the head of the stream when it was sent again, a whole round of
     /// the data-level timer ago, while the peer's data level has it not. Only where another one is left.
-    pub(crate) fn doubtful_witness(&self, tcbs: &Slab<Tcb<B>>) -> Option<u32> {
+    pub(crate) fn doubtful_witness(&self, tcbs: &Tcbs<B>) -> Option<u32> {
         let numbered = |idx: &u32| {
             let subflow = tcbs.get(*idx).and_then(|tcb| tcb.subflow.as_ref());
             subflow.is_some_and(|subflow| subflow.id == self.repaired_by)
@@ -644,7 +650,7 @@ impl<B: PacketBuf> Connection<B> {
     /// begins behind it by which one waits. `waits` tells those segments.
     fn head_waits(
         &self,
-        tcbs: &Slab<Tcb<B>>,
+        tcbs: &Tcbs<B>,
         waits: impl Fn(&Tcb<B>, &TxSegment<B>) -> bool,
     ) -> Result<u64, u64> {
         let (una, origin) = (self.data_snd_una, self.local_dsn(0));
@@ -667,7 +673,7 @@ impl<B: PacketBuf> Connection<B> {
     /// What TCP delivered everywhere and the peer's data level lost goes again from the head on, once a
     /// timeout has shown that there is such: a `DATA_ACK` that ends in front of more of it is answered at
     /// once. True when something was put up.
-    pub(crate) fn repair_on(&mut self, tcbs: &Slab<Tcb<B>>) -> bool {
+    pub(crate) fn repair_on(&mut self, tcbs: &Tcbs<B>) -> bool {
         if self.gap_acks == 0 || self.phase != Phase::Confirmed || self.rare.reinject.is_some() {
             return false;
         }
@@ -689,7 +695,7 @@ impl<B: PacketBuf> Connection<B> {
         &mut self,
         now: Instant,
         rto: Duration,
-        tcbs: &Slab<Tcb<B>>,
+        tcbs: &Tcbs<B>,
         repairs: impl Fn(&Tcb<B>) -> bool,
     ) {
         // Who waits for the head and repairs it looks after the rest, too. Without, all is missing up to

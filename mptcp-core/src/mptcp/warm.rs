@@ -31,6 +31,12 @@ impl<B: PacketBuf> Connection<B> {
         let first = self.subflows.first().copied().map_or(0, u64::from);
         first ^ self.written.len() as u64 ^ u64::from(self.received.truesize())
     }
+
+    /// Of the oldest that is not acknowledged.
+    #[inline]
+    pub(crate) fn touch_queue(&self) -> u64 {
+        self.written.touch()
+    }
 }
 
 impl Subflow {
@@ -40,5 +46,6 @@ impl Subflow {
             ^ self.copied_to
             ^ self.reinjected
             ^ self.delivered_at.map_or(0, |at| at.as_nanos())
+            ^ u64::from(self.is_confirmed())
     }
 }

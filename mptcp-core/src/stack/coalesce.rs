@@ -273,7 +273,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         let mut run = self.runs.open.remove(at);
         let Some(text) = run.text.take() else { return };
-        if self.tcbs.get(run.idx).is_some_and(|tcb| tcb.tuple == run.tuple) {
+        if self.tcbs.get(run.idx).is_some_and(|tcb| tcb.ends.is(&run.tuple)) {
             self.tcb_segments(now, run.idx, &run.segment, text, &mut run.rest);
         } else {
             // Another run ended its connection.

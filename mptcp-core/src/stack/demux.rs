@@ -108,15 +108,10 @@ impl Demux {
         flows::hash(&self.keyed, tuple)
     }
 
-    /// What `tuple` leads to; `tuple_of` knows who has which.
+    /// What a tuple with this hash leads to; `has_it` knows whose it is.
     #[inline]
-    pub(crate) fn find<'a>(
-        &self,
-        hash: u64,
-        tuple: &Tuple,
-        tuple_of: impl Fn(Flow) -> Option<&'a Tuple>,
-    ) -> Option<Flow> {
-        self.flows.find(hash, tuple, tuple_of)
+    pub(crate) fn find(&self, hash: u64, has_it: impl Fn(Flow) -> bool) -> Option<Flow> {
+        self.flows.find(hash, has_it)
     }
 
     /// What a tuple with this hash may lead to.
@@ -125,13 +120,8 @@ impl Demux {
     }
 
     /// Adds or replaces.
-    pub(crate) fn insert<'a>(
-        &mut self,
-        tuple: &Tuple,
-        flow: Flow,
-        tuple_of: impl Fn(Flow) -> Option<&'a Tuple>,
-    ) {
-        self.flows.insert(&self.keyed, tuple, flow, tuple_of);
+    pub(crate) fn insert(&mut self, tuple: &Tuple, flow: Flow, has_it: impl Fn(Flow) -> bool) {
+        self.flows.insert(&self.keyed, tuple, flow, has_it);
         if let (Some(shard), Flow::Tcb(_)) = (&mut self.shard, flow) {
             shard.note(tuple);
         }
@@ -270,6 +260,7 @@ impl Numbering {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tcp::KeptTuple;
     use alloc::collections::BTreeMap;
 
     #[test]
@@ -291,10 +282,10 @@ mod tests {
     }
 
     /// Who has which tuple, where there is no stack.
-    fn among<'a>(tuples: &'a BTreeMap<u32, Tuple>) -> impl Fn(Flow) -> Option<&'a Tuple> {
+    fn among(tuples: &BTreeMap<u32, Tuple>, tuple: &Tuple) -> impl Fn(Flow) -> bool {
         |flow| {
             let (Flow::Tcb(idx) | Flow::Request(idx) | Flow::TimeWait(idx)) = flow;
-            tuples.get(&idx)
+            tuples.get(&idx).is_some_and(|of| KeptTuple::new(*of).is(tuple))
         }
     }
 
@@ -316,9 +307,9 @@ mod tests {
         });
         let all = [0, 1 << 29, 5].into_iter().zip(tuples).collect();
         for (tuple, flow) in tuples.iter().zip(flows) {
-            demux.insert(tuple, flow, among(&all));
+            demux.insert(tuple, flow, among(&all, tuple));
         }
-        let find = |demux: &Demux, tuple: &Tuple| demux.find(demux.hash(tuple), tuple, among(&all));
+        let find = |demux: &Demux, tuple: &Tuple| demux.find(demux.hash(tuple), among(&all, tuple));
         for (tuple, flow) in tuples.iter().zip(flows) {
             assert_eq!(find(&demux, tuple), Some(flow));
             assert_eq!(find(&demux, &Tuple { local_port: 81, ..*tuple }), None);
@@ -339,9 +330,9 @@ mod tests {
         };
         // A connection takes the place of its request, which is still there.
         let all = [(3, tuple), (9, tuple)].into();
-        demux.insert(&tuple, Flow::Request(3), among(&all));
-        demux.insert(&tuple, Flow::Tcb(9), among(&all));
-        let find = |demux: &Demux| demux.find(demux.hash(&tuple), &tuple, among(&all));
+        demux.insert(&tuple, Flow::Request(3), among(&all, &tuple));
+        demux.insert(&tuple, Flow::Tcb(9), among(&all, &tuple));
+        let find = |demux: &Demux| demux.find(demux.hash(&tuple), among(&all, &tuple));
         assert_eq!(find(&demux), Some(Flow::Tcb(9)));
         demux.remove(&tuple, Flow::Request(3));
         assert_eq!(demux.flow_count(), 1);
@@ -388,7 +379,7 @@ mod tests {
                 demux.remove_udp(local(old), 1);
             }
             there.insert(n as u32, tuple(n));
-            demux.insert(&tuple(n), Flow::Tcb(n as u32), among(&there));
+            demux.insert(&tuple(n), Flow::Tcb(n as u32), among(&there, &tuple(n)));
             demux.insert_udp(local(n), 1);
             demux.insert_token(n as u32, TokenOwner::Connection(1));
         }
@@ -396,7 +387,7 @@ mod tests {
         assert_eq!(counts, (FULL, FULL, FULL));
         assert_eq!(demux.udp.num_buckets(), reserved);
         for (n, tuple) in &there {
-            let found = demux.find(demux.hash(tuple), tuple, among(&there));
+            let found = demux.find(demux.hash(tuple), among(&there, tuple));
             assert_eq!(found, Some(Flow::Tcb(*n)));
             assert_eq!(demux.connection_of(*n), Some(1));
         }

@@ -358,7 +358,7 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         let Some(Opening::Client(early)) = tcb.take_opening() else { return };
-        let way = (tcb.tuple.local_addr, tcb.tuple.remote());
+        let way = (tcb.ends.tuple().local_addr, tcb.ends.tuple().remote());
         if let Some(owner) = tcb.subflow.as_ref().map(|subflow| subflow.connection)
             && early.accepted > 0
             && let Some(connection) = self.connections.get_mut(owner)

@@ -55,15 +55,10 @@ impl FlowTable {
         Self(TagTable::new(flows))
     }
 
-    /// What `tuple` leads to, where `tuple_of` knows the tuples.
+    /// What a tuple with this hash leads to, where `has_it` knows whose it is.
     #[inline]
-    pub(super) fn find<'a>(
-        &self,
-        hash: u64,
-        tuple: &Tuple,
-        tuple_of: impl Fn(Flow) -> Option<&'a Tuple>,
-    ) -> Option<Flow> {
-        let is_it = |of| tuple_of(PackedFlow(of).flow()).is_some_and(|of| same(of, tuple));
+    pub(super) fn find(&self, hash: u64, has_it: impl Fn(Flow) -> bool) -> Option<Flow> {
+        let is_it = |of| has_it(PackedFlow(of).flow());
         self.0.find(tag(hash), is_it).map(|of| PackedFlow(of).flow())
     }
 
@@ -76,16 +71,16 @@ impl FlowTable {
     }
 
     /// Adds or replaces.
-    pub(super) fn insert<'a>(
+    pub(super) fn insert(
         &mut self,
         keyed: &KeyedHash,
         tuple: &Tuple,
         flow: Flow,
-        tuple_of: impl Fn(Flow) -> Option<&'a Tuple>,
+        has_it: impl Fn(Flow) -> bool,
     ) {
         let hash = hash(keyed, tuple);
         let new = PackedFlow::new(flow).0;
-        let there = match self.find(hash, tuple, tuple_of) {
+        let there = match self.find(hash, has_it) {
             Some(old) => self.0.replace(tag(hash), PackedFlow::new(old).0, new),
             None => self.0.insert(tag(hash), new),
         };
@@ -134,13 +129,17 @@ pub(super) fn hash(keyed: &KeyedHash, tuple: &Tuple) -> u64 {
     keyed.hash_words(&[l1, l0, r1, r0, ports])
 }
 
-/// The tuples of a stack's flows, whatever else of it is borrowed.
-macro_rules! tuple_of {
-    ($stack:expr) => {
+/// Whether a stack's flow has this tuple, whatever else of the stack is borrowed.
+macro_rules! has {
+    ($stack:expr, $tuple:expr) => {
         |flow| match flow {
-            Flow::Tcb(idx) => $stack.tcbs.get(idx).map(|tcb| &tcb.tuple),
-            Flow::Request(idx) => $stack.requests.get(idx).map(|request| &request.tuple),
-            Flow::TimeWait(idx) => $stack.time_waits.get(idx).map(|entry| &entry.tuple),
+            Flow::Tcb(idx) => $stack.tcbs.get(idx).is_some_and(|tcb| tcb.ends.is($tuple)),
+            Flow::Request(idx) => {
+                $stack.requests.get(idx).is_some_and(|request| same(&request.tuple, $tuple))
+            }
+            Flow::TimeWait(idx) => {
+                $stack.time_waits.get(idx).is_some_and(|entry| same(&entry.tuple, $tuple))
+            }
         }
     };
 }
@@ -155,12 +154,12 @@ impl<B: PacketBuf> Stack<B> {
     /// The same for whoever has the hash.
     #[inline]
     pub(super) fn find_hashed_flow(&self, hash: u64, tuple: &Tuple) -> Option<Flow> {
-        self.demux.find(hash, tuple, tuple_of!(self))
+        self.demux.find(hash, has!(self, tuple))
     }
 
     /// From now on `tuple` leads to `flow`, which has it.
     pub(super) fn file_flow(&mut self, tuple: &Tuple, flow: Flow) {
-        self.demux.insert(tuple, flow, tuple_of!(self));
+        self.demux.insert(tuple, flow, has!(self, tuple));
     }
 }
 

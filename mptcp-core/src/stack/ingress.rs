@@ -201,7 +201,7 @@ impl<B: PacketBuf> Stack<B> {
             tcb.text_follows(&mut env, segment, &mut rest.texts, &mut outcome);
         }
         if outcome.reply_rst {
-            let (tuple, port) = (tcb.tuple, tcb.port);
+            let (tuple, port) = (tcb.ends.tuple(), tcb.port);
             self.reply_rst(now, &tuple, port, segment);
         }
         self.watched(idx, before);

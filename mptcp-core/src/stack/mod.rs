@@ -65,7 +65,7 @@ use crate::tcp::congestion::CongestionChoice;
 use crate::tcp::isn::{IsnGenerator, SynCookies};
 use crate::tcp::request::Request;
 use crate::tcp::time_wait::TimeWait;
-use crate::tcp::{Stateless, Tcb};
+use crate::tcp::{Stateless, Tcb, Tcbs};
 use crate::time::Instant;
 use crate::udp::UdpSocket;
 use crate::util::bucket::TokenBucket;
@@ -290,7 +290,7 @@ pub struct Stack<B: PacketBuf> {
     rcv_wscale: u8,
     demux: Demux,
     numbering: Numbering,
-    tcbs: Slab<Tcb<B>>,
+    tcbs: Tcbs<B>,
     connections: Slab<Connection<B>>,
     requests: Slab<Request>,
     time_waits: Slab<TimeWait>,
@@ -414,7 +414,7 @@ impl<B: PacketBuf> Stack<B> {
             cookies,
             demux,
             numbering,
-            tcbs: Slab::with_capacity(limits.tcbs),
+            tcbs: Slab::in_lines(limits.tcbs),
             connections: Slab::with_capacity(limits.connections),
             requests: Slab::with_capacity(limits.half_open),
             time_waits: Slab::with_capacity(limits.time_wait),
@@ -728,7 +728,7 @@ impl<B: PacketBuf> Stack<B> {
             None => self.plain_count -= 1,
             Some(subflow) => self.path_table.leave(subflow.path),
         }
-        self.demux.remove(&tcb.tuple, Flow::Tcb(idx));
+        self.demux.remove(&tcb.ends.tuple(), Flow::Tcb(idx));
         Some(tcb)
     }
 
@@ -737,7 +737,7 @@ impl<B: PacketBuf> Stack<B> {
     fn plain_closed(&mut self, now: Instant, idx: u32, error: Option<ConnectionError>) {
         self.leave_fast_open(idx, false);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
-        let tuple = tcb.tuple;
+        let tuple = tcb.ends.tuple();
         if tcb.app.error.is_none() {
             tcb.app.error = error;
         }
@@ -830,4 +830,4 @@ pub(crate) const IDLE_SESSION: usize = 3 * size_of::<Tcb<HeapBuf>>()
     + 2 * size_of::<crate::mptcp::Subflow>()
     + size_of::<Connection<HeapBuf>>()
     + size_of::<Relay>();
-const _: () = assert!(IDLE_SESSION <= 1_536);
+const _: () = assert!(IDLE_SESSION <= 1_464);

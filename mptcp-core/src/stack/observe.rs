@@ -153,7 +153,7 @@ impl<B: PacketBuf> Stack<B> {
 
     fn observe_start(&mut self, sock: Sock, client: bool) {
         let start = match sock {
-            Sock::Plain(idx) => self.tcbs.get(idx).map(|t| (t.tuple, None)),
+            Sock::Plain(idx) => self.tcbs.get(idx).map(|t| (t.ends.tuple(), None)),
             Sock::Mptcp(idx) => {
                 self.connections.get(idx).map(|c| (c.first(), Some(c.version as u8)))
             }
@@ -188,8 +188,8 @@ impl<B: PacketBuf> Stack<B> {
         let Some(subflow) = &tcb.subflow else { return };
         let joined = Event::SubflowJoined {
             subflow: subflow.id,
-            local: tcb.tuple.local(),
-            remote: tcb.tuple.remote(),
+            local: tcb.ends.tuple().local(),
+            remote: tcb.ends.tuple().remote(),
             local_id: subflow.local_id,
             remote_id: subflow.remote_id,
             backup: subflow.is_backup(),
@@ -296,7 +296,7 @@ impl<B: PacketBuf> Stack<B> {
         let subflow = self.subflow_id(idx);
         self.observe(owner, Event::SubflowClosed { subflow, end });
         if let SubflowEnd::Reset(reason) = end
-            && let Some(tuple) = self.tcbs.get(idx).map(|t| t.tuple)
+            && let Some(tuple) = self.tcbs.get(idx).map(|t| t.ends.tuple())
         {
             self.note_reset(&tuple, reason);
         }

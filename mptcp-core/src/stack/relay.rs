@@ -23,7 +23,7 @@ pub(super) struct Relay {
     /// When progress was, the low bits of milliseconds.
     reported_ms: u32,
     /// Something happened in this burst that it has not looked at.
-    due: bool,
+    pub(super) due: bool,
     /// A peer took octets.
     acked: bool,
     /// What it moves is held to rates: it has a meter.

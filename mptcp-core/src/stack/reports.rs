@@ -43,8 +43,8 @@ impl<B: PacketBuf> Stack<B> {
             Sock::Plain(idx) => {
                 let tcb = self.tcbs.get(idx)?;
                 Some(ConnectionInfo {
-                    local: tcb.tuple.local(),
-                    remote: tcb.tuple.remote(),
+                    local: tcb.ends.tuple().local(),
+                    remote: tcb.ends.tuple().remote(),
                     mptcp: None,
                     fallback: tcb.fallback,
                     bytes_sent: tcb.counters.bytes_sent + u64::from(tcb.unsent_len),
@@ -125,8 +125,8 @@ fn subflow_info<B: PacketBuf>(tcb: &Tcb<B>) -> SubflowInfo {
     SubflowInfo {
         id: extension.map_or(0, |s| s.id),
         port: tcb.port,
-        local: tcb.tuple.local(),
-        remote: tcb.tuple.remote(),
+        local: tcb.ends.tuple().local(),
+        remote: tcb.ends.tuple().remote(),
         state: tcb.state,
         fully_established: tcb.state.synchronized() && extension.is_none_or(Subflow::is_confirmed),
         backup: extension.is_some_and(Subflow::is_backup),

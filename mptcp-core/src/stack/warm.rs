@@ -106,16 +106,25 @@ impl<B: PacketBuf> Stack<B> {
     /// All that belongs to the sessions of `warm.tcbs`, step by step.
     fn touch_sessions(&self, warm: &mut Warm) -> u64 {
         let Warm { tcbs, connections, relays, .. } = warm;
-        let mut seen = self.touch_tcbs(tcbs);
+        let mut seen = 0;
         connections.clear();
         relays.clear();
         for tcb in tcbs.iter().filter_map(|idx| self.tcbs.get(*idx)) {
-            match &tcb.subflow {
-                Some(subflow) => connections.push(subflow.connection),
-                None => relays.extend(tcb.app.relay()),
-            }
+            seen ^= tcb.touch_links();
         }
+        // What belongs to a session is touched with it: those are left that belong to none.
+        tcbs.retain(|idx| match self.tcbs.get(*idx) {
+            Some(tcb) => {
+                let connection = tcb.subflow.as_ref().map(|subflow| subflow.connection);
+                let relay = tcb.app.relay();
+                connections.extend(connection);
+                relays.extend(relay);
+                connection.is_none() && relay.is_none()
+            }
+            None => false,
+        });
         // From either leg to the other.
+        let of_subflows = connections.len();
         for relay in relays.iter().filter_map(|idx| self.relays.get(*idx)) {
             if let Sock::Mptcp(idx) = relay.inner {
                 connections.push(idx);
@@ -124,17 +133,20 @@ impl<B: PacketBuf> Stack<B> {
         for connection in connections.iter().filter_map(|idx| self.connections.get(*idx)) {
             seen ^= connection.touch();
         }
-        for connection in connections.iter().filter_map(|idx| self.connections.get(*idx)) {
-            relays.extend(connection.app.relay());
+        for idx in connections.iter().take(of_subflows) {
+            relays.extend(self.connections.get(*idx).and_then(|of| of.app.relay()));
         }
-        tcbs.clear();
         for (idx, connection) in
             connections.iter().filter_map(|idx| Some((*idx, self.connections.get(*idx)?)))
         {
             tcbs.extend_from_slice(&connection.subflows);
             seen ^= connection.touch_boxes() ^ self.touch_node(Node::Connection(idx));
         }
+        for connection in connections.iter().filter_map(|idx| self.connections.get(*idx)) {
+            seen ^= connection.touch_queue();
+        }
         for relay in relays.iter().filter_map(|idx| self.relays.get(*idx)) {
+            seen ^= u64::from(relay.due);
             for leg in [relay.inner, relay.outer] {
                 if let Sock::Plain(idx) = leg {
                     tcbs.push(idx);

@@ -79,7 +79,7 @@ impl<B: PacketBuf> Tcb<B> {
         let mut outcome = Outcome::default();
         let sent = !self.flags.contains(TcbFlags::SYN_NOW);
         if self.waits_for_demand() && sent && env.now.since(self.last_sent) >= LEAST_PAUSE {
-            self.retries = self.retries.saturating_add(1);
+            self.rtt.retries = self.rtt.retries.saturating_add(1);
             self.rtx_kind = RtxKind::Rto;
             self.flags.insert(TcbFlags::SYN_NOW);
             outcome.timed_out = true;

@@ -206,7 +206,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// The option of a SYN, or of the first SYN/ACK, after all others. A cookie that does not fit is
     /// left out, and the data with it (RFC 7413 §4.2.2): what the other options do lasts longer.
     pub(super) fn write_fast_open(&mut self, writer: &mut OptionWriter) {
-        let (first, opens) = (self.retries == 0, self.state == State::SynSent);
+        let (first, opens) = (self.rtt.retries == 0, self.state == State::SynSent);
         match self.opening_mut() {
             Some(Opening::Client(early)) if opens && !early.withdrawn => {
                 let Some(cookie) = early.cookie else { return };
@@ -280,7 +280,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Round trip of the handshake that ends `now`; `None` when it is ambiguous.
     pub(super) fn handshake_rtt(&self, now: Instant) -> Option<Duration> {
-        if self.retries > 0 {
+        if self.rtt.retries > 0 {
             return None;
         }
         match self.pending() {

@@ -155,13 +155,13 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Everything at once.
     pub(crate) fn info(&self) -> TcpInfo {
-        let headers: u16 = if self.tuple.remote_addr.is_ipv4() { 40 } else { 60 };
+        let headers: u16 = if self.ends.is_ipv4() { 40 } else { 60 };
         let ssthresh = self.ssthresh();
         let rcv_rtt_us = self.receiver_rtt_us();
         TcpInfo {
             congestion_state: self.congestion_state(),
             congestion: self.with_congestion(|congestion| congestion.name()),
-            retransmits: self.retries,
+            retransmits: self.rtt.retries,
             probes: self.probes,
             backoff: self.rtt.backoff(),
             timestamps: self.flags.contains(TcbFlags::TIMESTAMPS),

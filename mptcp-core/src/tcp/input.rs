@@ -125,12 +125,12 @@ impl<B: PacketBuf> Tcb<B> {
         if let Some(rtt) = rtt {
             self.rtt.reset_back_off();
             self.rtt.on_sample(rtt, env.now);
-        } else if self.retries > 0 {
+        } else if self.rtt.retries > 0 {
             self.rtt.reset_back_off();
             self.rtt.on_syn_timeout();
         }
-        self.limit_initial_window(env.now, self.retries);
-        self.retries = 0;
+        self.limit_initial_window(env.now, self.rtt.retries);
+        self.rtt.retries = 0;
         self.rtx_at = None;
         if self.flags.contains(TcbFlags::SYN_NOW) {
             // A SYN/ACK (or a retransmission) still in the queue has nothing to say any more.
@@ -356,7 +356,7 @@ impl<B: PacketBuf> Tcb<B> {
     fn on_progress(&mut self, env: &Env<'_>) {
         self.rto_base = env.now;
         // The back-off stays until a round trip is measured (RFC 6298 §5.7).
-        self.retries = 0;
+        self.rtt.retries = 0;
         self.soft_error = None;
         self.flags.remove(TcbFlags::SILENT);
         if let Some(sender) = &mut self.sender {

@@ -13,6 +13,7 @@ mod fast_open;
 mod info;
 mod input;
 pub mod isn;
+mod kept_tuple;
 mod mtu;
 mod output;
 mod pacing;
@@ -37,6 +38,7 @@ use crate::seq::{DataSeq, SeqNum};
 use crate::stats::Counters;
 use crate::time::{Duration, Instant};
 use crate::util::on_demand::OnDemand;
+use crate::util::slab::{Line, Slab};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 pub(crate) use behalf::Behalf;
@@ -48,6 +50,7 @@ use core::num::NonZeroU32;
 pub(crate) use fast_open::{COOKIE_LENGTHS, Early, Opening, Pending, push_grant};
 pub use info::{CongestionState, TcpInfo};
 pub(crate) use input::RunBounds;
+pub(crate) use kept_tuple::KeptTuple;
 pub(crate) use output::{
     Burst, DataLevel, PROTOCOL_TCP, Stateless, gather, goes_alone, mss_for, sum_of,
 };
@@ -317,7 +320,6 @@ pub(crate) struct Tcb<B> {
     snd_wscale: u8,
     rcv_wscale: u8,
     rtx_kind: RtxKind,
-    retries: u8,
     /// Window probes since the window was last open: the back-off.
     probes: u8,
     /// Window probes since anything acceptable arrived.
@@ -331,6 +333,8 @@ pub(crate) struct Tcb<B> {
     // From here on what is seldom looked at, or once for many packets.
     /// What casts doubt on the path since the last progress.
     soft_error: Option<ConnectionError>,
+    /// How much smaller than what our end of the path takes the MSS is that we announce, in words of four octets.
+    asked_less: u8,
     pub(crate) marking: Marking,
     /// Challenges in a second: the low bits of that and, in the last four, how many.
     challenges: u16,
@@ -341,22 +345,21 @@ pub(crate) struct Tcb<B> {
     pub(crate) irs: SeqNum,
     /// Where the peer's stream ends; with `FIN_SEEN`.
     fin_at: SeqNum,
-    pub(crate) tuple: Tuple,
     /// MSS we announce.
     local_mss: u16,
-    /// How much smaller than what our end of the path takes the MSS is that we announce, in words of four octets.
-    asked_less: u8,
-    /// Retransmissions, or window probes, in a row after which it is given up: R2 of RFC 9293 §3.8.3.
-    retry_limit: u8,
     /// The congestion control that a sender begins with.
     algorithm: CongestionAlgorithm,
     /// A plain socket that was to be an MPTCP connection: why it is not.
     pub(crate) fallback: Option<FallbackReason>,
+    pub(crate) ends: KeptTuple,
 }
 
-/// Four lines of a cache, and no holes.
+/// All there are of a stack. Each begins with a line of a cache.
+pub(crate) type Tcbs<B> = Slab<Tcb<B>, Line>;
+
+/// Five lines of a cache with what the slab adds, the first four with what most packets need, and no holes.
 const _: () = assert!(offset_of!(Tcb<HeapBuf>, soft_error) < 256);
-const _: () = assert!(size_of::<Tcb<HeapBuf>>() <= 336);
+const _: () = assert!(size_of::<Tcb<HeapBuf>>() <= 312);
 
 /// Per-connection totals for reports.
 #[derive(Clone, Copy, Debug, Default)]
@@ -465,7 +468,7 @@ impl<B: PacketBuf> Tcb<B> {
         flags.set(TcbFlags::NO_DELAY, !config.nagle);
         flags.set(TcbFlags::KEEP_ALIVE, config.keep_alive.is_some());
         Self {
-            tuple,
+            ends: KeptTuple::new(tuple),
             port,
             state: State::SynSent,
             flags,
@@ -490,7 +493,7 @@ impl<B: PacketBuf> Tcb<B> {
             ts_recent: 0,
             ts_offset,
             ts_recent_at_s: seconds(env.now),
-            rtt: RttEstimator::new(config.rto_min, config.rto_max),
+            rtt: RttEstimator::new(config.rto_min, config.rto_max).with_limit(config.retries),
             cwnd: initial_window(u32::from(local_mss)),
             algorithm: config.congestion,
             sender: None,
@@ -501,8 +504,6 @@ impl<B: PacketBuf> Tcb<B> {
             slow_at: None,
             last_sent: env.now,
             last_received: env.now,
-            retries: 0,
-            retry_limit: config.retries,
             soft_error: None,
             probes: 0,
             unanswered_probes: 0,
@@ -527,7 +528,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// The peer's MSS option, or its absence (RFC 9293 §3.7.1), bounds our segments.
     fn set_peer_mss(&mut self, env: &Env<'_>, announced: Option<u16>) {
-        let default = if self.tuple.remote_addr.is_ipv4() { 536 } else { 1220 };
+        let default = if self.ends.is_ipv4() { 536 } else { 1220 };
         let peer = announced.unwrap_or(default).max(PEER_MSS_MIN);
         self.mss = peer.min(self.local_mss + 4 * u16::from(self.asked_less));
         self.begin_search(env);
@@ -648,7 +649,7 @@ impl<B: PacketBuf> Tcb<B> {
         self.flags.remove(TcbFlags::ECN);
         self.withdraw_early();
         self.snd_nxt = self.iss;
-        self.retries = 0;
+        self.rtt.retries = 0;
         self.rtx_at = None;
         self.last_sent = now;
     }
@@ -706,7 +707,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Retransmission timeouts in a row without progress, one included that a probe took the place of.
     pub(crate) fn rto_count(&self) -> u8 {
-        self.retries.max(u8::from(self.flags.contains(TcbFlags::SILENT)))
+        self.rtt.retries.max(u8::from(self.flags.contains(TcbFlags::SILENT)))
     }
 
     pub(crate) fn timestamp(&self, now: Instant) -> u32 {
@@ -761,7 +762,7 @@ impl<B: PacketBuf> Tcb<B> {
     pub(crate) fn time_wait(&self) -> TimeWait {
         let window = self.rcv_adv.since(self.rcv_nxt) >> self.rcv_wscale;
         TimeWait {
-            tuple: self.tuple,
+            tuple: self.ends.tuple(),
             port: self.port,
             timestamps: self.flags.contains(TcbFlags::TIMESTAMPS),
             mptcp: false,
@@ -797,7 +798,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// RFC 9293 §3.8.3: the application decides how often.
     pub(crate) fn set_retry_limit(&mut self, limit: u8) {
-        self.retry_limit = limit;
+        self.rtt.retry_limit = limit;
     }
 
     /// RFC 9293 §3.9.1.8: what an application may learn before the connection ends.

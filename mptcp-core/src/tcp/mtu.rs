@@ -122,14 +122,13 @@ impl PathMtu {
 impl<B: PacketBuf> Tcb<B> {
     /// IP and TCP headers without options.
     fn header_len(&self) -> u16 {
-        if self.tuple.remote_addr.is_ipv4() { 40 } else { 60 }
+        if self.ends.is_ipv4() { 40 } else { 60 }
     }
 
     /// The largest segment size below the present one that is worth trying after timeouts of a segment
     /// of `size`.
     fn floor_below(&self, size: u32) -> Option<u16> {
-        let packets: &[u16] =
-            if self.tuple.remote_addr.is_ipv4() { &FLOORS_V4 } else { &[IPV6_MTU_MIN] };
+        let packets: &[u16] = if self.ends.is_ipv4() { &FLOORS_V4 } else { &[IPV6_MTU_MIN] };
         let floors = packets.iter().map(|packet| packet - self.header_len());
         floors.filter(|floor| *floor < self.mss && u32::from(*floor) < size).max()
     }
@@ -165,7 +164,7 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// A path MTU learnt from ICMP (RFC 1191, 8201): nothing longer is sent; it raises nothing.
     pub(crate) fn set_path_mtu(&mut self, env: &Env<'_>, mtu: u16) {
-        let v4 = self.tuple.remote_addr.is_ipv4();
+        let v4 = self.ends.is_ipv4();
         if !v4 && mtu < IPV6_MTU_MIN {
             // No IPv6 link has such an MTU (RFC 8201 §4).
             return;
@@ -217,7 +216,7 @@ impl<B: PacketBuf> Tcb<B> {
             // Nothing is excused any more.
             mtu.probe = None;
         }
-        if env.config.mtu_probing == MtuProbing::Off || self.retries < TIMEOUTS {
+        if env.config.mtu_probing == MtuProbing::Off || self.rtt.retries < TIMEOUTS {
             return;
         }
         let stage = self.mtu().map_or(Stage::Rest, |mtu| mtu.stage);
@@ -233,11 +232,11 @@ impl<B: PacketBuf> Tcb<B> {
                 let limit = self.mss;
                 self.mss = floor;
                 self.refresh_mss();
-                let (retries, end) = (self.retries, start.add(self.payload_mss()));
+                let (retries, end) = (self.rtt.retries, start.add(self.payload_mss()));
                 let mtu = self.rare().mtu.get_or_insert_with(|| PathMtu::new(limit, env.now));
                 mtu.stage = Stage::Cut { at: env.now, from, end, retries };
             }
-            (_, Some(before)) if self.retries >= before.saturating_add(TIMEOUTS) => {
+            (_, Some(before)) if self.rtt.retries >= before.saturating_add(TIMEOUTS) => {
                 self.take_cut_back(Stage::Dead);
             }
             _ => {}
@@ -333,7 +332,7 @@ impl<B: PacketBuf> Tcb<B> {
         let busy = matches!(mtu.stage, Stage::Cut { .. } | Stage::Dead) || mtu.probe.is_some();
         // Without SACK the loss of one segment looks like that of any other.
         let trouble = in_recovery
-            || self.retries > 0
+            || self.rtt.retries > 0
             || self.queue.lost_bytes() > 0
             || !self.flags.contains(TcbFlags::SACK);
         if busy || trouble || now < mtu.next_at {

@@ -264,7 +264,7 @@ impl<B: PacketBuf> Tcb<B> {
         } else {
             Carry::Syn
         };
-        if self.retries > 0 {
+        if self.rtt.retries > 0 {
             // What answers to nothing may be what minds data, or the option (RFC 7413 §4.2.2).
             self.withdraw_early();
             // What answers to nothing may be what asks for ECN (RFC 3168 §6.1.1.1).
@@ -294,7 +294,7 @@ impl<B: PacketBuf> Tcb<B> {
             self.rtx_kind = super::RtxKind::Rto;
             self.rtx_at = Some(env.now + self.rtt.rto());
         }
-        if self.retries > 0 {
+        if self.rtt.retries > 0 {
             self.rare().retransmitted += 1;
             env.stats.retrans_segs += 1;
         }

@@ -60,6 +60,10 @@ pub struct RttEstimator {
     samples_in_round: u16,
     backoff: u8,
     initial: Initial,
+    /// Retransmissions, or window probes, in a row after which the connection is given up: R2 of RFC 9293 §3.8.3.
+    pub(super) retry_limit: u8,
+    /// Timeouts in a row.
+    pub(super) retries: u8,
 }
 
 const _: () = assert!(size_of::<RttEstimator>() <= 44);
@@ -84,7 +88,14 @@ impl RttEstimator {
             samples_in_round: 0,
             backoff: 0,
             initial: Initial::Normal,
+            retry_limit: u8::MAX,
+            retries: 0,
         }
+    }
+
+    /// The connection is given up after so many retransmissions in a row.
+    pub(super) fn with_limit(self, retry_limit: u8) -> Self {
+        Self { retry_limit, ..self }
     }
 
     /// Takes one measurement. The caller obeys Karn's rule: never from a segment that was

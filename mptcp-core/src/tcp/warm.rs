@@ -4,14 +4,17 @@ use super::{Sender, Tcb};
 use crate::buf::PacketBuf;
 
 impl<B: PacketBuf> Tcb<B> {
-    /// Of the block itself.
+    /// Of what leads to the rest of its session.
+    #[inline]
+    pub(crate) fn touch_links(&self) -> u64 {
+        u64::from(self.subflow.is_some()) ^ self.app.user_data
+    }
+
+    /// Of the block itself, of which each slot of the slab has five lines.
     #[inline]
     pub(crate) fn touch(&self) -> u64 {
-        let words = [self.unsent_len, self.rcv_nxt.0, self.data_in_ms, self.irs.0];
-        let longs = [self.rto_base.as_nanos(), self.app.user_data];
-        let short =
-            u64::from(self.mss) ^ u64::from(self.local_mss) ^ self.fallback.is_some() as u64;
-        words.iter().fold(longs[0] ^ longs[1] ^ short, |seen, word| seen ^ u64::from(*word))
+        let words = u64::from(self.rcv_nxt.0) ^ u64::from(self.mss);
+        words ^ self.touch_links() ^ self.rto_base.as_nanos()
     }
 
     /// Of the boxes beside it.
@@ -19,7 +22,7 @@ impl<B: PacketBuf> Tcb<B> {
     pub(crate) fn touch_boxes(&self) -> u64 {
         let subflow = self.subflow.as_ref().map_or(0, |subflow| subflow.touch());
         let sender = self.sender.as_ref().map_or(0, |sender| sender.touch());
-        let unsent = self.unsent.len() as u64;
+        let unsent = self.unsent.len() as u64 ^ self.ends.touch();
         subflow ^ sender ^ unsent ^ self.queue.touch() ^ u64::from(self.received.truesize())
     }
 

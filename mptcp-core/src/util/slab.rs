@@ -30,7 +30,14 @@ impl core::fmt::Debug for SlabId {
 /// "No further free slot".
 const NIL: u32 = u32::MAX;
 
-struct Entry<T> {
+/// Makes values begin at a line of a cache ([`Slab::in_lines`]).
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct Line;
+
+struct Entry<T, A> {
+    /// Where it may begin.
+    _begins: [A; 0],
     /// Generation of the present value, or of the next one when vacant; never 0.
     generation: u32,
     /// The next free slot; meaningful while vacant.
@@ -40,8 +47,8 @@ struct Entry<T> {
 
 /// At most `capacity` values of type `T`; every method but [`Slab::iter`] and the constructor is
 /// O(1) and none allocates after construction.
-pub struct Slab<T> {
-    entries: Vec<Entry<T>>,
+pub struct Slab<T, A = ()> {
+    entries: Vec<Entry<T, A>>,
     /// Head of the free list: the slot vacated last, still warm in the cache.
     free: u32,
     len: u32,
@@ -53,6 +60,21 @@ impl<T> Slab<T> {
     /// are first used.
     #[must_use]
     pub fn with_capacity(capacity: u32) -> Self {
+        Self::reserved(capacity)
+    }
+}
+
+impl<T> Slab<T, Line> {
+    /// The same where every slot, which is 8 octets longer than a value, begins with a line and ends with one: values
+    /// share none.
+    #[must_use]
+    pub fn in_lines(capacity: u32) -> Self {
+        Self::reserved(capacity)
+    }
+}
+
+impl<T, A> Slab<T, A> {
+    fn reserved(capacity: u32) -> Self {
         let capacity = capacity.min(NIL - 1);
         Self { entries: Vec::with_capacity(capacity as usize), free: NIL, len: 0, capacity }
     }
@@ -70,7 +92,8 @@ impl<T> Slab<T> {
             if idx >= self.capacity {
                 return None;
             }
-            self.entries.push(Entry { generation: 1, next_free: NIL, value: Some(value) });
+            let (generation, next_free, value) = (1, NIL, Some(value));
+            self.entries.push(Entry { _begins: [], generation, next_free, value });
             idx
         };
         self.len += 1;
@@ -175,7 +198,7 @@ impl<T> Slab<T> {
     }
 }
 
-impl<T> core::fmt::Debug for Slab<T> {
+impl<T, A> core::fmt::Debug for Slab<T, A> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "Slab({} of {})", self.len, self.capacity)
     }
@@ -185,6 +208,7 @@ impl<T> core::fmt::Debug for Slab<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::boxed::Box;
     use std::collections::BTreeMap;
 
     #[test]
@@ -228,6 +252,18 @@ mod tests {
         slab.remove(0).unwrap();
         slab.insert(()).unwrap();
         assert_eq!(slab.id(0), Some(SlabId(1 << 32)));
+    }
+
+    #[test]
+    fn slots_are_as_long_as_they_must_be() {
+        assert_eq!(size_of::<Entry<Box<u64>, ()>>(), 16);
+        assert_eq!(size_of::<Entry<[Box<u64>; 7], Line>>(), 64);
+        let mut slab = Slab::in_lines(3);
+        for _ in 0..2 {
+            let idx = slab.insert([const { Some(0_u64) }; 3]).unwrap();
+            let begin = core::ptr::from_ref(slab.get(idx).unwrap()).addr();
+            assert!(begin % 64 + size_of::<[Option<u64>; 3]>() <= 64);
+        }
     }
 
     #[derive(Clone, Debug)]

@@ -240,6 +240,7 @@ fn attack(v: Version, stage: Stage, checksum: bool, segments: &[Hostile]) {
     let mut flags = CapableFlags::HMAC;
     flags.set(CapableFlags::CHECKSUM, checksum);
     let (mut script, mut flow, _, id) = enter(v, stage, flags);
+    script.any_version = true;
     for hostile in segments {
         let mut options = hostile.options.clone();
         options.truncate(40);

@@ -21,8 +21,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// The peer says that this address of its is elsewhere now.
 fn is_moved<B: PacketBuf>(tcb: &Tcb<B>, join: &Tuple, address_id: u8) -> bool {
     tcb.subflow.as_ref().is_some_and(|s| s.remote_id == address_id)
-        && tcb.tuple.local_addr == join.local_addr
-        && tcb.tuple.remote_addr != join.remote_addr
+        && tcb.ends.tuple().local_addr == join.local_addr
+        && tcb.ends.tuple().remote_addr != join.remote_addr
 }
 
 impl<B: PacketBuf> Stack<B> {

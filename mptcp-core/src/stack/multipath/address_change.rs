@@ -188,7 +188,7 @@ impl<B: PacketBuf> Stack<B> {
         connection.paths.forget_endpoint(id, addr);
         let id = if connection.first().local_addr == addr { 0 } else { id };
         for idx in self.subflows_of(owner) {
-            if self.tcbs.get(idx).is_some_and(|t| t.tuple.local_addr == addr) {
+            if self.tcbs.get(idx).is_some_and(|t| t.ends.tuple().local_addr == addr) {
                 self.reset_subflow(now, owner, idx, reset_reason::UNSPECIFIED, false);
             }
         }

@@ -56,7 +56,7 @@ impl<B: PacketBuf> Stack<B> {
         self.stats.port_add += u64::from(port.is_some());
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         // Without a port it is the one this subflow uses (RFC 8684 §3.4.1).
-        let remote = SocketAddr::new(addr, port.unwrap_or(tcb.tuple.remote_port));
+        let remote = SocketAddr::new(addr, port.unwrap_or(tcb.ends.tuple().remote_port));
         if connection.version == Version::V1
             && let Some(subflow) = &mut tcb.subflow
         {

@@ -117,7 +117,7 @@ impl<B: PacketBuf> Stack<B> {
                     self.path_table.reset(subflow.path);
                 }
                 let refused = tcb.subflow.as_ref().is_some_and(|s| s.refused);
-                let (local, remote) = (tcb.tuple.local_addr, tcb.tuple.remote());
+                let (local, remote) = (tcb.ends.tuple().local_addr, tcb.ends.tuple().remote());
                 connection.paths.on_lost(now, local, remote, refused);
             }
         }
@@ -242,7 +242,7 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         let reply = Stateless {
-            tuple: tcb.tuple,
+            tuple: tcb.ends.tuple(),
             port: tcb.port,
             seq: tcb.snd_nxt,
             ack: tcb.rcv_nxt,

@@ -70,11 +70,12 @@ impl<B: PacketBuf> Stack<B> {
     fn enter_path(&mut self, now: Instant, idx: u32) {
         let interval = self.config.mptcp.probe_interval;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
-        let (tuple, port, heard) = (tcb.tuple, tcb.port, tcb.last_received());
+        let (port, heard) = (tcb.port, tcb.last_received());
         let Some(subflow) = &mut tcb.subflow else { return };
         if !subflow.path.is_unknown() || !tcb.state.synchronized() {
             return;
         }
+        let tuple = tcb.ends.tuple();
         let stats = &mut self.stats;
         subflow.path = self.path_table.enter(now, &tuple, port, heard, interval, stats);
     }

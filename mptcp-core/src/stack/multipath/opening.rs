@@ -130,7 +130,7 @@ impl<B: PacketBuf> Stack<B> {
         self.stats.mp_join_syn_ack_backup_rx += u64::from(backup);
         let Some(connection) = self.connections.get_mut(owner) else { return false };
         let (keys, version) = (connection.keys, connection.version);
-        let port = self.tcbs.get(idx).map(|t| t.tuple.remote_port);
+        let port = self.tcbs.get(idx).map(|t| t.ends.tuple().remote_port);
         let other_port = port.is_some_and(|port| port != connection.first().remote_port);
         self.stats.mp_join_port_syn_ack_rx += u64::from(other_port);
         let expected = keys.expected_join_hmac(version, nonce, theirs);
@@ -146,7 +146,7 @@ impl<B: PacketBuf> Stack<B> {
         let format = connection.dss_format();
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let max_remotes = self.config.mptcp.max_remote_addresses;
-        connection.paths.on_joined(address_id, tcb.tuple.remote(), max_remotes);
+        connection.paths.on_joined(address_id, tcb.ends.tuple().remote(), max_remotes);
         if let Some(subflow) = &mut tcb.subflow {
             subflow.answer_join(hmac);
             subflow.remote_id = address_id;

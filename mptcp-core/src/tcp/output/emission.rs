@@ -47,9 +47,10 @@ impl<B: PacketBuf> Tcb<B> {
         let (urg, urgent) = self.urgent_pointer(emission.seq);
         let acks = emission.flags.contains(TcpFlags::ACK);
         let bare = payload.is_none();
+        let tuple = self.ends.tuple();
         let header = TcpHeader {
-            src_port: self.tuple.local_port,
-            dst_port: self.tuple.remote_port,
+            src_port: tuple.local_port,
+            dst_port: tuple.remote_port,
             seq: emission.seq,
             ack: if acks { self.rcv_nxt } else { SeqNum(0) },
             flags: emission.flags | self.ecn_flags(emission.flags, emission.fresh) | urg,
@@ -57,8 +58,7 @@ impl<B: PacketBuf> Tcb<B> {
             urgent,
         };
         let class = (self.marking, self.ecn_codepoint(emission.fresh));
-        let (tuple, port) = (&self.tuple, self.port);
-        if !emit_packet(tx, env.stats, tuple, port, class, &header, &options, payload) {
+        if !emit_packet(tx, env.stats, &tuple, self.port, class, &header, &options, payload) {
             self.rcv_adv = prior_edge;
             return false;
         }

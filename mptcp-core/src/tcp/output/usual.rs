@@ -12,7 +12,7 @@ use crate::buf::{PacketBuf, PortId, TxQueue};
 use crate::config::Marking;
 use crate::mptcp::Carry;
 use crate::seq::SeqNum;
-use crate::tcp::{Env, Tcb, TcbFlags, Tuple, TxMapping};
+use crate::tcp::{Env, KeptTuple, Tcb, TcbFlags, TxMapping};
 use crate::wire::options::kind;
 use crate::wire::{TcpFlags, WireSeq};
 use core::net::{IpAddr, Ipv6Addr};
@@ -31,7 +31,7 @@ const NOPS: u32 = 0x0101;
 
 /// What the headers of a burst's segments have in common.
 struct Common<'a> {
-    tuple: &'a Tuple,
+    ends: &'a KeptTuple,
     port: PortId,
     /// With the ECN field.
     marking: (Marking, u8),
@@ -81,23 +81,26 @@ impl Template {
         let (class, hops) = (u32::from(marking.traffic_class(ecn)), u32::from(marking.hop_limit()));
         let tcp = u32::from(PROTOCOL_TCP);
         let mut words = Words { bytes: [0; MAX_HEADERS], len: 0, sum: 0 };
-        let addresses = match (common.tuple.local_addr, common.tuple.remote_addr) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+        let (addresses, [from, to]) = match common.ends {
+            KeptTuple::V4 { addrs: [src, dst], ports } => {
                 words.put(0x4500_0000 | class << 16)?;
                 words.put(DONT_FRAGMENT)?;
                 words.put(hops << 24 | tcp << 16)?;
-                words.put_addresses([src.to_bits(), dst.to_bits()])?
+                (words.put_addresses([src.to_bits(), dst.to_bits()])?, *ports)
             }
-            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            KeptTuple::V6(tuple) => {
+                let (IpAddr::V6(src), IpAddr::V6(dst)) = (tuple.local_addr, tuple.remote_addr)
+                else {
+                    return None;
+                };
                 words.put(0x6000_0000 | class << 20)?;
                 words.put(tcp << 8 | hops)?;
                 let ([a, b, c, d], [e, f, g, h]) = (quarters(src), quarters(dst));
-                words.put_addresses([a, b, c, d, e, f, g, h])?
+                let addresses = words.put_addresses([a, b, c, d, e, f, g, h])?;
+                (addresses, [tuple.local_port, tuple.remote_port])
             }
-            _ => return None,
         };
         let (ip_len, ip_sum) = (words.len, core::mem::take(&mut words.sum));
-        let (from, to) = (common.tuple.local_port, common.tuple.remote_port);
         words.put(u32::from(from) << 16 | u32::from(to))?;
         words.put(0)?;
         words.put(common.ack.0)?;
@@ -197,7 +200,7 @@ impl<B: PacketBuf> Tcb<B> {
         let window = self.advertise(data.map(|data| (data.promised, data.window)));
         let stamped = self.flags.contains(TcbFlags::TIMESTAMPS);
         Template::write(&Common {
-            tuple: &self.tuple,
+            ends: &self.ends,
             port: self.port,
             marking: (self.marking, self.ecn_codepoint(fresh)),
             ack: self.rcv_nxt,

@@ -61,7 +61,7 @@ impl<B: PacketBuf> Tcb<B> {
                 .flags
                 .intersects(TcbFlags::TLP_OUT.union(TcbFlags::TLP_NOW).union(TcbFlags::TLP_SPENT))
             && !self.in_recovery()
-            && self.retries == 0
+            && self.rtt.retries == 0
             && self.queue.sacked_bytes() == 0
             && self.queue.lost_bytes() == 0
     }
@@ -74,7 +74,7 @@ impl<B: PacketBuf> Tcb<B> {
             subflow.stage == Stage::Active && !subflow.stale && subflow.rare.watch.is_none();
         let repairing = self.flags.contains(TcbFlags::SACK) && self.in_recovery();
         let heard = subflow.delivered_at.map_or(self.rto_base, |at| at.max(self.rto_base));
-        (unsuspected && repairing && self.retries == 0).then(|| heard + self.probe_timeout())
+        (unsuspected && repairing && self.rtt.retries == 0).then(|| heard + self.probe_timeout())
     }
 
     /// RFC 8985 §7.2
@@ -168,9 +168,9 @@ impl<B: PacketBuf> Tcb<B> {
 
     fn retransmission_timeout(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {
         env.stats.tcp_timeouts += 1;
-        self.retries = self.retries.saturating_add(1);
+        self.rtt.retries = self.rtt.retries.saturating_add(1);
         let opening = !self.state.synchronized();
-        let limit = if opening { env.config.syn_retries } else { self.retry_limit };
+        let limit = if opening { env.config.syn_retries } else { self.rtt.retry_limit };
         // A peer that answers but takes nothing is not gone: its window is shut, and it is judged by
         // the answers, as with probes (RFC 9293 §3.8.6.1).
         let orphan = self.flags.contains(TcbFlags::READ_SHUT);
@@ -178,7 +178,7 @@ impl<B: PacketBuf> Tcb<B> {
         if shut {
             self.unanswered_probes = self.unanswered_probes.saturating_add(1);
         }
-        let failures = if shut { self.unanswered_probes } else { self.retries };
+        let failures = if shut { self.unanswered_probes } else { self.rtt.retries };
         if failures > limit {
             env.stats.tcp_abort_on_timeout += 1;
             let error =
@@ -202,7 +202,7 @@ impl<B: PacketBuf> Tcb<B> {
         let flight = self.flight_size();
         let window = self.flags.contains(TcbFlags::SACK).then(|| self.rack_window());
         self.queue.mark_timed_out(window, env.now);
-        if self.retries == 1 {
+        if self.rtt.retries == 1 {
             self.tell_congestion(env.now, |congestion| congestion.on_rto(env.now, flight));
             self.note_reduction(env.now);
         }
@@ -254,7 +254,7 @@ impl<B: PacketBuf> Tcb<B> {
         // cares (RFC 9293 §3.8.6.1, RFC 6429); one that does not answer is gone.
         let orphan = self.flags.contains(TcbFlags::READ_SHUT);
         let forsaken = orphan && self.probes >= ORPHAN_PROBES;
-        if forsaken || self.unanswered_probes >= self.retry_limit {
+        if forsaken || self.unanswered_probes >= self.rtt.retry_limit {
             env.stats.tcp_abort_on_timeout += 1;
             outcome.closed = Some(Some(self.why_given_up()));
             return;

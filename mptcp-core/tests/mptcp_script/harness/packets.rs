@@ -48,8 +48,15 @@ impl core::fmt::Debug for Out {
 
 impl Out {
     /// Parses and judges a packet: what no packet of ours may ever violate is asserted here. Only
-    /// who asks for a token that nobody has (`stranger`) may meet an option of the other version.
-    pub(super) fn read(at: Instant, packet: &[u8], version: Version, stranger: bool) -> Self {
+    /// who asks for a token that nobody has (`stranger`) may meet an option of the other version, and who opens
+    /// connections in `any_version`.
+    pub(super) fn read(
+        at: Instant,
+        packet: &[u8],
+        version: Version,
+        stranger: bool,
+        any_version: bool,
+    ) -> Self {
         assert!(packet.len() <= MTU, "{} octets exceed the MTU", packet.len());
         let ip = IpHeader::parse(packet).expect("a whole IP packet");
         let bytes = &packet[ip.header_len..ip.total_len];
@@ -59,7 +66,7 @@ impl Out {
         for option in view.options().flatten() {
             if let TcpOption::Mptcp(option) = option {
                 let reason = stranger && matches!(option, MptcpOption::Reset(_));
-                let ours = option.is_in(version) || reason;
+                let ours = any_version || option.is_in(version) || reason;
                 assert!(ours, "{option:?} is not of version {}", version as u8);
             }
         }

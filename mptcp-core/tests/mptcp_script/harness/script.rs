@@ -24,6 +24,8 @@ pub(crate) struct Script {
     pub(crate) version: Version,
     /// Joins with unknown tokens so far.
     strangers: u64,
+    /// What is sent here may open connections of the other version.
+    pub(crate) any_version: bool,
 }
 
 impl Script {
@@ -84,6 +86,7 @@ impl Script {
             sockets: Vec::new(),
             version,
             strangers: 0,
+            any_version: false,
         }
     }
 
@@ -128,7 +131,7 @@ impl Script {
             let before = out.len();
             while let Some(packet) = self.tx.pop() {
                 let bytes = mptcp_core::buf::PacketBuf::data(&packet);
-                out.push(Out::read(self.now, bytes, self.version, stranger));
+                out.push(Out::read(self.now, bytes, self.version, stranger, self.any_version));
             }
             assert!(out.len() < 100_000, "it never stops sending");
             if progress == Progress::Done || out.len() == before {
