@@ -44,6 +44,42 @@ fn a_single_subflow_without_options_is_reset_and_sends_nothing_twice() {
     });
 }
 
+/// A peer that falls back does so a while after the last that arrived, and what it said before is still on its way
+/// then: rounds in which TCP repeated something do not count, and the ones after it only ask at first.
+#[test]
+fn what_tcp_repeated_leaves_the_peer_time_before_anything_goes_twice() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut flow, id) = script.confirmed();
+        let out = script.write(id, 0, 100);
+        flow.hears(&out);
+        script.send(&flow, &flow.seg().dss(keys.ack(100)));
+        let out = script.write(id, 100, 2_000);
+        assert!(out.len() > 1, "{out:?}");
+        let first = flow.rcv_nxt.wrapping_add(out[0].payload.len() as u32);
+        flow.hears(&out);
+        for _ in 0..20 {
+            script.send(&flow, &flow.seg().acks(first).dss(keys.ack(100)));
+            for again in script.advance(500) {
+                let end = again.seq.wrapping_add(again.payload.len() as u32);
+                assert!(end.wrapping_sub(flow.rcv_nxt).cast_signed() <= 0, "{again:?}");
+            }
+        }
+        script.send(&flow, &flow.seg().dss(keys.ack(100)));
+        let mut asked = 0;
+        loop {
+            let out = script.advance(500);
+            if out.iter().any(|o| !o.payload.is_empty()) {
+                break;
+            }
+            asked += usize::from(!out.is_empty());
+            script.send(&flow, &flow.seg().dss(keys.ack(100)));
+            assert!(asked < 20, "it goes again at last");
+        }
+        assert!(asked >= 3, "{asked}");
+    });
+}
+
 /// TCP acknowledged 100 octets of ours with a `DATA_ACK`, and 1,000 more without: a proxy holds them.
 fn held_by_a_proxy(script: &mut Script) -> (Keys, Flow, SocketId, u32) {
     let (keys, mut flow, id) = script.confirmed();
