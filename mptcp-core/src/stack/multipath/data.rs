@@ -185,7 +185,11 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get_mut(owner) else { return };
         connection.set_unmapped_at(None);
         let heard = connection.passage.heard_waiting();
-        let first = connection.subflows.first().copied().filter(|_| connection.unproven());
+        // The one that held it may be gone, and a join is next.
+        let holds =
+            |&idx: &u32| self.tcbs.get(idx).is_some_and(|tcb| tcb.received.in_order_len() > 0);
+        let first = connection.subflows.first().copied();
+        let first = first.filter(|_| connection.unproven()).filter(holds);
         let Some(idx) = lost.or(first) else { return };
         if lost.is_some() || heard {
             // The peer goes on mapping, and may have sent again what was lost with a mapping: read as

@@ -60,9 +60,12 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// The rest of our stream, if there is any, can go on over `idx` as plain TCP: nothing does behind our
-    /// FIN.
+    /// FIN, and nothing of the stream is on a join.
     fn takes_the_rest(&self, owner: u32, idx: u32) -> bool {
         let Some(connection) = self.connections.get(owner) else { return false };
+        if self.joins(idx) {
+            return false;
+        }
         let closed = self.tcbs.get(idx).is_some_and(Tcb::write_closed);
         !closed || connection.fin_queued && connection.data_snd_nxt >= connection.data_end
     }
@@ -70,7 +73,7 @@ impl<B: PacketBuf> Stack<B> {
     /// A join whose fourth ACK has not come.
     fn joins(&self, idx: u32) -> bool {
         let subflow = self.tcbs.get(idx).and_then(|tcb| tcb.subflow.as_ref());
-        subflow.is_some_and(|subflow| subflow.stage == Stage::JoinAck)
+        subflow.is_some_and(|subflow| matches!(subflow.stage, Stage::JoinSyn | Stage::JoinAck))
     }
 
     /// An option, or the lack of one, calls for plain TCP on `idx`; false when the subflow is gone.
@@ -152,7 +155,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         let (dsn, version) = (connection.remote_dsn(offset).0, connection.version);
         // What the peer may have taken already counts as another subflow.
-        let joins = self.subflows_of(owner).into_iter().any(|other| self.joins(other));
+        let taken = |idx: &u32| self.tcbs.get(*idx).is_some_and(|tcb| tcb.state.synchronized());
+        let joins = self.subflows_of(owner).iter().any(|idx| self.joins(*idx) && taken(idx));
         if connection.passage.is_spread() || joins || !self.takes_the_rest(owner, idx) {
             self.stats.mp_fail_tx += 1;
             self.stats.dss_corruption_reset += 1;

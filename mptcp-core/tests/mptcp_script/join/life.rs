@@ -426,6 +426,29 @@ fn a_join_that_may_have_been_taken_is_the_end_of_plain_tcp() {
     });
 }
 
+/// Data without a mapping waits on the first subflow, and that is reset: what comes of it is nothing to a join, which
+/// still asks with its option.
+#[test]
+fn a_join_does_not_inherit_what_its_elder_waited_for() {
+    both(|v| {
+        let mut script = Script::new(v, fullmesh);
+        let (_, mut first, mut join, _, id) = client_joins(&mut script);
+        let out = script.write(id, 0, 500);
+        first.hears(&out);
+        script.send(&first, &first.seg().acks(first.stack_isn.wrapping_add(1)).data(b"unmapped"));
+        first.snd_nxt += 8;
+        script.send(&first, &first.seg().flags(TcpFlags::RST));
+        let out = script.advance(10_000);
+        let again: Vec<_> = join.of(&out);
+        assert!(!again.is_empty(), "{out:?}");
+        for packet in again {
+            assert!(matches!(packet.join(), Some(MpJoin::Syn { .. })), "{packet:?}");
+        }
+        assert_eq!(script.fallback(id), None);
+        join.hears(&out);
+    });
+}
+
 /// An infinite mapping at the beginning of the peer's stream.
 fn infinite(keys: &Keys) -> Dss {
     Dss { data_ack: None, ..keys.map(0, 1, 0) }
