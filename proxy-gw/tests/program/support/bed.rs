@@ -305,14 +305,16 @@ impl Bed {
         self.gateway.signal(Signal::TERM);
     }
 
-    /// Has the gateway read this configuration; what it says about that, which ends with `last`.
+    /// Has the gateway read this configuration; what it says about that, up to the line that ends with `last`.
+    /// Lines of sessions that end meanwhile come before it and behind it.
     pub(crate) fn hang_up(&self, config: &str, last: &str) -> String {
         let before = self.gateway.log().len();
         self.scratch.file("gw.toml", config);
         self.gateway.signal(Signal::HUP);
         eventually(last, || {
             let said = self.gateway.log().split_off(before);
-            said.trim_end().ends_with(last).then_some(said)
+            let end = said.find(&format!("{last}\n"))? + last.len() + 1;
+            Some(said[..end].to_owned())
         })
     }
 
