@@ -137,7 +137,6 @@ fn paths_with_room_give_what_the_links_can_carry() {
             links: [link(100, 5), link(50, 100)],
             mbit: 150,
             steady: 0.97,
-            // The goal is 93. What the slower path carries in its start arrives 95 ms behind what was
             // The goal is 93, what the faster path gives with plain TCP; the DSS on each segment takes one of them.
             first_second: 91.0,
             gap: 90,
