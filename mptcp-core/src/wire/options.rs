@@ -354,6 +354,23 @@ impl OptionWriter {
         if self.push_aligned(&option) || self.push(&option) { sack.len() } else { 0 }
     }
 
+    /// Inserts a SACK option where `at` octets are written, in front of the others: the order of most stacks, which
+    /// leaves the acknowledgement beside the timestamps. Returns how many blocks; with none, nothing changes.
+    #[must_use]
+    pub(crate) fn insert_sack(&mut self, at: usize, blocks: &[(SeqNum, SeqNum)]) -> usize {
+        let at = at.min(self.len());
+        let room = self.remaining().saturating_sub(4) / 8;
+        let fitting = blocks.get(..room).unwrap_or(blocks);
+        let mut behind = Self::new();
+        let moved = behind.put_slice(self.as_bytes().get(at..).unwrap_or_default());
+        debug_assert!(moved.is_some(), "a part is no longer than the whole");
+        self.len = at as u8;
+        let count = self.push_sack(fitting);
+        let back = self.put_slice(behind.as_bytes());
+        debug_assert!(back.is_some(), "room was left");
+        count
+    }
+
     /// Appends one NOP. False when there is no room.
     pub fn nop(&mut self) -> bool {
         self.put([kind::NOP]).is_some()

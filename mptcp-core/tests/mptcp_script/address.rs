@@ -124,9 +124,16 @@ fn t116_our_announcement_is_repeated_until_its_echo() {
     let (keys, flow, _) = script.unconfirmed();
     let out = script.send(&flow, &flow.seg().dss(keys.ack(0)));
     assert_eq!(announced(&out).len(), 1);
-    let answer = encode(v, &AddAddr { echo: true, hmac: None, ..expected });
-    script.send(&flow, &flow.seg().raw(&answer));
-    assert_eq!(script.counters().echo_add, 1);
+    let echo = AddAddr { echo: true, hmac: None, ..expected };
+    // Those of another address, or of another id, are not its echo.
+    let others =
+        [(2_001, AddAddr { addr: P2, ..echo }), (4_001, AddAddr { address_id: 90, ..echo })];
+    for (wait, other) in others {
+        script.send(&flow, &flow.seg().raw(&encode(v, &other)));
+        assert_eq!(announced(&script.advance(wait)).len(), 1, "{other:?}");
+    }
+    script.send(&flow, &flow.seg().raw(&encode(v, &echo)));
+    assert_eq!(script.counters().echo_add, 3);
     assert!(announced(&script.advance(120_000)).is_empty());
 }
 

@@ -296,10 +296,11 @@ impl Paths {
         }
     }
 
-    /// The peer echoed an announcement of ours.
-    pub(crate) fn on_echo(&mut self, id: u8) {
+    /// The peer echoed an announcement of ours; one of another address says nothing about it.
+    pub(crate) fn on_echo(&mut self, id: u8, addr: IpAddr) {
         if let Some(plan) = self.plan.there() {
-            plan.current.take_if(|current| current.endpoint.id == id);
+            let told = |endpoint: &Endpoint| endpoint.id == id && endpoint.addr == addr;
+            plan.current.take_if(|current| told(&current.endpoint));
             self.plan.rest();
         }
     }
@@ -436,7 +437,9 @@ mod tests {
         let (now, timeout) = (Instant::from_millis(1), Duration::from_secs(1));
         assert_eq!(server.next_announcement(now, timeout), Some((mine[1], 0)));
         assert_eq!(server.next_announcement(now, timeout), None);
-        server.on_echo(2);
+        server.on_echo(2, mine[0].addr);
+        assert_eq!(server.next_announcement(now, timeout), None, "another address");
+        server.on_echo(2, mine[1].addr);
         assert_eq!(server.next_announcement(now, timeout), Some((mine[2], 0)));
     }
 

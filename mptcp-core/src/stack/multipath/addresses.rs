@@ -34,7 +34,7 @@ impl<B: PacketBuf> Stack<B> {
             self.stats.echo_add += 1;
             self.observe(owner, Event::AddressEchoed { id: add_addr.address_id });
             let Some(connection) = self.connections.get_mut(owner) else { return };
-            connection.paths.on_echo(add_addr.address_id);
+            connection.paths.on_echo(add_addr.address_id, add_addr.addr);
             return self.touch_connection(owner);
         }
         let AddAddr { address_id: id, addr, port, .. } = *add_addr;
@@ -310,7 +310,7 @@ impl<B: PacketBuf> Stack<B> {
                 self.signal_on(idx, Signal::AddAddr(add_addr));
             }
             if let Some(connection) = self.connections.get_mut(owner) {
-                connection.paths.on_echo(endpoint.id);
+                connection.paths.on_echo(endpoint.id, endpoint.addr);
             }
         } else if let Some(idx) = self.signal_subflow(owner, before) {
             self.signal_on(idx, Signal::AddAddr(add_addr));

@@ -119,6 +119,7 @@ impl<B: PacketBuf> Tcb<B> {
             timestamps.is_none_or(|(tsval, tsecr)| writer.push_timestamps(tsval, tsecr))
         };
         debug_assert!(fits, "the basic options always fit");
+        let at = writer.len();
         if let (Some(subflow), Some(data)) = (&mut self.subflow, data) {
             subflow.write_options(&mut writer, &emission.carry, data);
         }
@@ -131,7 +132,7 @@ impl<B: PacketBuf> Tcb<B> {
         let payload = emission.payload.as_ref().map_or(0, |(b, _)| b.data_len());
         let space = usize::from(self.mss).saturating_sub(payload + writer.padded_len());
         let dsack = self.dsack().map(|(start, len)| (start, start.add(len.get())));
-        let told = push_sack(&mut writer, space, dsack, self.sack_blocks());
+        let told = insert_sack(&mut writer, at, space, dsack, self.sack_blocks());
         (writer, told)
     }
 
@@ -156,10 +157,11 @@ impl<B: PacketBuf> Tcb<B> {
     }
 }
 
-/// As many SACK blocks as fit into `space` octets, the duplicate first (RFC 2883 §4). False when
-/// there are some and none fits.
-fn push_sack(
+/// As many SACK blocks as fit into `space` octets, behind the first `at` of the options and the duplicate first
+/// (RFC 2883 §4). False when there are some and none fits.
+fn insert_sack(
     writer: &mut OptionWriter,
+    at: usize,
     space: usize,
     dsack: Option<(SeqNum, SeqNum)>,
     blocks: impl Iterator<Item = (SeqNum, SeqNum)>,
@@ -175,7 +177,7 @@ fn push_sack(
         *slot = block;
         count += 1;
     }
-    count > 0 && writer.push_sack(list.get(..count).unwrap_or_default()) > 0
+    count > 0 && writer.insert_sack(at, list.get(..count).unwrap_or_default()) > 0
 }
 
 pub(super) fn wire_flags(flags: SegmentFlags) -> TcpFlags {

@@ -153,3 +153,30 @@ fn an_abort_is_a_fastclose_in_the_form_of_its_version() {
         x.wait(10_000, &[]);
     });
 }
+
+/// One without a mapping has no place in the stream.
+#[test]
+fn a_data_fin_without_a_mapping_says_nothing() {
+    both(|v| {
+        let mut x = Exchange::server(v);
+        let nowhere = Dss { data_fin: true, ..x.keys().ack(0) };
+        x.peer(0, x.seg(0).dss(nowhere), &[]);
+        x.wait(500, &[]);
+        assert!(!x.script.at_end(x.id));
+        x.close(&[". 1:1(0) ack 1 <dss dackW=1 dsn4=1 ssn=0 dll=1 fin, nop, nop>"]);
+    });
+}
+
+/// The end of both streams after a SYN/ACK without the option: data comes with the peer's FIN.
+#[test]
+fn a_plain_peer_ends_with_data() {
+    both(|v| {
+        let (mut x, _) = Exchange::opening(v, |_| {});
+        let out = x.script.answer(&mut x.flows[0], &[]);
+        x.says(&out, &[". 1:1(0) ack 1"]);
+        x.shutdown(&["F. 1:1(0) ack 1"]);
+        x.peer(0, x.seg(0).data(&stream(0, 1010)).fin(), &[". 2:2(0) ack 1012"]);
+        x.script.expect_stream(x.id, 0, 1010);
+        assert!(x.script.at_end(x.id));
+    });
+}

@@ -106,3 +106,39 @@ fn data_acks_are_as_wide_as_the_peers_numbers() {
         x.script.expect_stream(x.id, 0, 6);
     });
 }
+
+/// A server's first data without a mapping: plain TCP, and no option any more.
+#[test]
+fn a_server_that_maps_nothing_is_plain_tcp() {
+    both(|v| {
+        let mut x = Exchange::client(v);
+        x.peer(0, x.seg(0).data(&stream(0, 2)), &[". 1:1(0) ack 3"]);
+        assert_eq!(x.script.fallback(x.id), Some(FallbackReason::FirstDataUnmapped));
+        x.script.expect_stream(x.id, 0, 2);
+    });
+}
+
+/// What the peer's TCP has but its data level has not goes again by the path that is no backup.
+#[test]
+fn a_path_that_becomes_the_preferred_one_repeats_what_was_not_taken() {
+    both(|v| {
+        let mut x = Exchange::server(v);
+        x.peer_data(0, 0, 0, 2, &[". 1:1(0) ack 3 <dss dackW=3>"]);
+        let join = x.join(true);
+        x.peer_data(join, 2, 0, 100, &["1 . 1:1(0) ack 101 <dss dackW=103>"]);
+        x.write(0, 20, &["0 P. 1:21(20) ack 3 <dss dackW=103 dsn4=1 ssn=1 dll=20, nop, nop>"]);
+        x.peer(join, x.seg(join).raw(&[30, 3, 0x50]), &[]);
+        x.peer(0, x.seg(0).raw(&[30, 3, 0x51]), &[]);
+        let again = "1 P. 1:21(20) ack 101 <dss dackW=103 dsn4=1 ssn=1 dll=20, nop, nop>";
+        // Twice the longest timeout of any subflow, of which the join has measured nothing.
+        x.wait(1_599, &[]);
+        x.wait(2, &[again]);
+        x.peer_acks(join, 20, &[]);
+        x.write(
+            20,
+            10,
+            &["1 P. 21:31(10) ack 101 <dss dackW=103 dsn4=21 ssn=21 dll=10, nop, nop>"],
+        );
+        x.script.expect_stream(x.id, 0, 102);
+    });
+}

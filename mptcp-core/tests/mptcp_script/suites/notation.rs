@@ -7,6 +7,7 @@
 use crate::harness::*;
 use core::fmt::Write as _;
 use mptcp_core::mptcp::key;
+use mptcp_core::seq::SeqNum;
 use mptcp_core::wire::{
     CapableForm, Dss, MpCapable, MpJoin, MptcpOption, OptionIter, TcpFlags, TcpOption, Version,
     WireSeq,
@@ -117,6 +118,12 @@ impl Origin<'_> {
             TcpOption::WindowScale(shift) => format!("wscale {shift}"),
             TcpOption::SackPermitted => "sackOK".into(),
             TcpOption::Timestamps { .. } => "TS".into(),
+            TcpOption::Sack(blocks) => {
+                let isn = self.flow.isn;
+                let place = |seq: SeqNum| seq.0.wrapping_sub(isn);
+                let block = |(from, to)| format!(" {}:{}", place(from), place(to));
+                "sack".to_owned() + &blocks.iter().map(block).collect::<String>()
+            }
             TcpOption::Mptcp(option) => self.mptcp(&option),
             other => format!("{other:?}"),
         };

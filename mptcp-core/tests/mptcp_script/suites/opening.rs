@@ -4,6 +4,7 @@ use super::Exchange;
 use crate::harness::*;
 use mptcp_core::config::PathManagerKind;
 use mptcp_core::mptcp::FallbackReason;
+use mptcp_core::stack::SocketId;
 use mptcp_core::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, MptcpOption, Version};
 
 const MSS: [u8; 4] = [2, 4, 5, 180];
@@ -160,4 +161,25 @@ fn the_third_ack_of_a_join_is_repeated_until_the_fourth() {
         x.peer_data(1, 0, 0, 100, &["1 . 1:1(0) ack 101 <dss dackW=101>"]);
         x.script.expect_stream(x.id, 0, 100);
     });
+}
+
+/// The second part of the first mapping arrives before the first, and with it the keys.
+#[test]
+fn the_first_data_comes_out_of_order() {
+    let v = Version::V1;
+    let mut script = Script::server(v);
+    let (flow, syn_ack) = script.half_open(40_000, CapableFlags::HMAC);
+    let keys = Keys::of(v, &syn_ack, false);
+    let mut x = Exchange { script, keys: Some(keys), flows: vec![flow], id: SocketId(0) };
+    let option = keys.first_data(&stream(0, 200));
+    let second = x.seg(0).opt(&option).data(&stream(100, 100));
+    x.peer(
+        0,
+        second.seq(x.flows[0].isn + 101),
+        &[". 1:1(0) ack 1 <nop, nop, sack 101:201, dss dack8=1>"],
+    );
+    let out = x.script.send(&x.flows[0], &x.seg(0).opt(&option).data(&stream(0, 100)));
+    x.says(&out, &[". 1:1(0) ack 201 <dss dack8=201>"]);
+    x.id = x.script.accept().expect("established");
+    x.script.expect_stream(x.id, 0, 200);
 }
