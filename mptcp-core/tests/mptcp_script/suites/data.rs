@@ -130,9 +130,9 @@ fn a_path_that_becomes_the_preferred_one_repeats_what_was_not_taken() {
         x.peer(join, x.seg(join).raw(&[30, 3, 0x50]), &[]);
         x.peer(0, x.seg(0).raw(&[30, 3, 0x51]), &[]);
         let again = "1 P. 1:21(20) ack 101 <dss dackW=103 dsn4=1 ssn=1 dll=20, nop, nop>";
-        // Twice the longest timeout of any subflow, of which the join has measured nothing.
-        x.wait(1_599, &[]);
-        x.wait(2, &[again]);
+        // Twice the longest timeout of any subflow.
+        x.wait(499, &[]);
+        x.wait(100, &[again]);
         x.peer_acks(join, 20, &[]);
         x.write(
             20,
