@@ -54,6 +54,32 @@ impl fmt::Debug for KeyPair {
     }
 }
 
+/// A key of ours with what follows from it, which takes one hash of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct OwnKey {
+    /// The key.
+    pub key: u64,
+    /// See [`token`].
+    pub token: u32,
+    /// See [`idsn`].
+    pub idsn: DataSeq,
+}
+
+impl OwnKey {
+    /// What follows from `key`.
+    #[must_use]
+    pub fn new(version: Version, key: u64) -> Self {
+        let (token, idsn) = token_and_idsn(version, key);
+        Self { key, token, idsn }
+    }
+}
+
+impl fmt::Debug for OwnKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnKey").finish_non_exhaustive()
+    }
+}
+
 /// The token that names the connection of `key` in an `MP_JOIN`: the most significant 32 bits of
 /// the key's hash.
 #[must_use]
@@ -274,6 +300,8 @@ mod tests {
             for key in vector.keys {
                 let both = (token(vector.version, key), idsn(vector.version, key));
                 assert_eq!(token_and_idsn(vector.version, key), both);
+                let own = OwnKey::new(vector.version, key);
+                assert_eq!((own.key, (own.token, own.idsn)), (key, both));
             }
         }
     }
@@ -325,6 +353,7 @@ mod tests {
     fn debug_output_shows_no_secret() {
         let keys = KeyPair { local: 0x1234_5678, remote: 0x9abc_def0 };
         assert_eq!(std::format!("{keys:?}"), "KeyPair { .. }");
+        assert_eq!(std::format!("{:?}", OwnKey::new(V1, 1)), "OwnKey { .. }");
         let hmac = keys.sent_join_hmac(V1, 1, 2);
         assert_eq!(std::format!("{hmac:?}"), "JoinHmac(..)");
     }

@@ -45,7 +45,7 @@ use crate::wire::{Version, WireSeq};
 use alloc::boxed::Box;
 use core::num::{NonZeroU32, NonZeroU64};
 
-use key::KeyPair;
+use key::{KeyPair, OwnKey};
 use rare::Rare;
 
 /// How far a connection got.
@@ -185,11 +185,12 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn new(
         config: &TcpConfig,
         negotiated: &Negotiated,
+        own: &OwnKey,
         first: Tuple,
         paths: Paths,
     ) -> Self {
         let version = negotiated.version;
-        let (local_token, local_idsn) = key::token_and_idsn(version, negotiated.keys.local);
+        debug_assert_eq!(*own, OwnKey::new(version, negotiated.keys.local), "another key");
         let mut connection = Self {
             version,
             phase: if negotiated.client { Phase::Connecting } else { Phase::Unconfirmed },
@@ -206,9 +207,9 @@ impl<B: PacketBuf> Connection<B> {
             last_end: None,
             half_open: 0,
             keys: negotiated.keys,
-            local_token,
+            local_token: own.token,
             remote_token: 0,
-            local_idsn,
+            local_idsn: own.idsn,
             remote_idsn: DataSeq(0),
             written: OnDemand::new(),
             pinned: 0,
