@@ -11,7 +11,7 @@ use super::views::Views;
 use super::{Stack, env};
 use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
 use crate::driver::Progress;
-use crate::mptcp::{Phase, Stretch};
+use crate::mptcp::{Connection, Phase, Stretch};
 use crate::tcp::{Burst, Tcb};
 use crate::time::Instant;
 use crate::wire::{IcmpErrorKind, icmp};
@@ -213,6 +213,10 @@ impl<B: PacketBuf> Stack<B> {
     ) -> Progress {
         self.manage_paths(now, owner);
         self.heed_verdicts(now, owner);
+        if self.connections.get(owner).is_some_and(Connection::has_nothing_to_send) {
+            self.finish_sending(now, owner);
+            return Progress::Done;
+        }
         let mut views = core::mem::take(&mut self.views);
         views.forget();
         core::mem::swap(&mut self.train, &mut tx.train);
