@@ -185,7 +185,7 @@ impl core::fmt::Debug for KeyedHash {
 
 #[cfg(test)]
 mod tests {
-    use super::{KeyedHash, Rng, SipHasher13};
+    use super::{KeyedHash, Rng};
     use proptest::prelude::*;
     use std::format;
     use std::vec::Vec;

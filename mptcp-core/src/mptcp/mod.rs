@@ -487,20 +487,27 @@ impl<B: PacketBuf> Connection<B> {
     /// Arms the data-level retransmission timer unless it runs: `rto` is the largest timeout of
     /// any subflow.
     pub(crate) fn arm_rtx(&mut self, now: Instant, rto: Duration) {
-        // After fallback TCP retransmits, but only this level knows of data behind a closed window.
-        let fallen_back = self.phase == Phase::Fallback;
-        let due = if fallen_back {
-            self.window_blocked() || self.held_back()
-        } else {
-            self.outstanding()
-        };
-        if !due {
+        if !self.needs_rtx() {
             self.rtx_at = None;
             self.rtx_shift = 0;
             return;
         }
         if self.rtx_at.is_none() {
             self.rtx_at = Some(now + self.data_rto(rto));
+        }
+    }
+
+    /// [`Connection::arm_rtx`] arms it, and asks for how long.
+    pub(crate) fn arms_rtx(&self) -> bool {
+        self.rtx_at.is_none() && self.needs_rtx()
+    }
+
+    fn needs_rtx(&self) -> bool {
+        if self.phase == Phase::Fallback {
+            // TCP retransmits, but only this level knows of data behind a closed window.
+            self.window_blocked() || self.held_back()
+        } else {
+            self.outstanding()
         }
     }
 
