@@ -137,6 +137,16 @@ pub trait Shard {
     /// Addresses, subflows and byte counts; still there after `CLOSED`, until `release`.
     fn info(&self, id: SocketId) -> Option<ConnectionInfo>;
 
+    /// Our address and the peer's, as `info` has them.
+    fn addresses(&self, id: SocketId) -> Option<(SocketAddr, SocketAddr)> {
+        self.info(id).map(|info| (info.local, info.remote))
+    }
+
+    /// Bytes sent and received, as `info` has them.
+    fn octets(&self, id: SocketId) -> Option<(u64, u64)> {
+        self.info(id).map(|info| (info.bytes_sent, info.bytes_received))
+    }
+
     /// Why the connection ended, when it ended with an error.
     fn error(&self, id: SocketId) -> Option<ConnectionError>;
 
@@ -228,7 +238,7 @@ impl<B: PacketBuf> Shard for Stack<B> {
     fn connected_to(&self, id: SocketId) -> Option<SocketAddr> {
         match Self::deferred_addresses(self, id) {
             Some((_, local)) => Some(local),
-            None => Some(Self::info(self, id)?.local),
+            None => Some(Self::addresses(self, id)?.0),
         }
     }
 
@@ -299,6 +309,14 @@ impl<B: PacketBuf> Shard for Stack<B> {
 
     fn info(&self, id: SocketId) -> Option<ConnectionInfo> {
         Self::info(self, id)
+    }
+
+    fn addresses(&self, id: SocketId) -> Option<(SocketAddr, SocketAddr)> {
+        Self::addresses(self, id)
+    }
+
+    fn octets(&self, id: SocketId) -> Option<(u64, u64)> {
+        Self::octets(self, id)
     }
 
     fn error(&self, id: SocketId) -> Option<ConnectionError> {

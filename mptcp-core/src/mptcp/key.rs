@@ -6,7 +6,6 @@
 
 use crate::seq::DataSeq;
 use crate::wire::Version;
-use alloc::vec::Vec;
 use core::fmt;
 use core::hint::black_box;
 use core::net::IpAddr;
@@ -51,6 +50,32 @@ impl KeyPair {
 impl fmt::Debug for KeyPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyPair").finish_non_exhaustive()
+    }
+}
+
+/// A key of ours with what follows from it, which takes one hash of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct OwnKey {
+    /// The key.
+    pub key: u64,
+    /// See [`token`].
+    pub token: u32,
+    /// See [`idsn`].
+    pub idsn: DataSeq,
+}
+
+impl OwnKey {
+    /// What follows from `key`.
+    #[must_use]
+    pub fn new(version: Version, key: u64) -> Self {
+        let (token, idsn) = token_and_idsn(version, key);
+        Self { key, token, idsn }
+    }
+}
+
+impl fmt::Debug for OwnKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnKey").finish_non_exhaustive()
     }
 }
 
@@ -124,7 +149,7 @@ pub fn join_hmac(
     remote_nonce: u32,
 ) -> JoinHmac {
     let nonces = [local_nonce.to_be_bytes(), remote_nonce.to_be_bytes()];
-    let message = nonces.as_flattened();
+    let message: &[&[u8]] = &[nonces.as_flattened()];
     JoinHmac(match version {
         Version::V0 => leftmost(&hmac::<Hmac<Sha1>>(local_key, remote_key, message)),
         Version::V1 => leftmost(&hmac::<Hmac<Sha256>>(local_key, remote_key, message)),
@@ -170,27 +195,36 @@ pub fn add_addr_hmac(
     port: Option<u16>,
 ) -> u64 {
     let port = port.unwrap_or(0).to_be_bytes();
-    let mut message = Vec::with_capacity(1 + 16 + 2);
-    message.push(address_id);
-    match addr {
-        IpAddr::V4(addr) => message.extend_from_slice(&addr.octets()),
-        IpAddr::V6(addr) => message.extend_from_slice(&addr.octets()),
-    }
-    message.extend_from_slice(&port);
+    let (v4, v6);
+    let addr: &[u8] = match addr {
+        IpAddr::V4(addr) => {
+            v4 = addr.octets();
+            &v4
+        }
+        IpAddr::V6(addr) => {
+            v6 = addr.octets();
+            &v6
+        }
+    };
+    let message: &[&[u8]] = &[&[address_id], addr, &port];
     u64::from_be_bytes(match version {
-        Version::V0 => rightmost(&hmac::<Hmac<Sha1>>(sender_key, receiver_key, &message)),
-        Version::V1 => rightmost(&hmac::<Hmac<Sha256>>(sender_key, receiver_key, &message)),
+        Version::V0 => rightmost(&hmac::<Hmac<Sha1>>(sender_key, receiver_key, message)),
+        Version::V1 => rightmost(&hmac::<Hmac<Sha256>>(sender_key, receiver_key, message)),
     })
 }
 
-fn hmac<M: Mac + KeyInit>(first_key: u64, second_key: u64, message: &[u8]) -> Output<M> {
+fn hmac<M: Mac + KeyInit>(first_key: u64, second_key: u64, message: &[&[u8]]) -> Output<M> {
     // HMAC pads short keys with zeros to the block size: doing that here leaves nothing to fail.
     let mut key = Key::<M>::default();
     let keys = [first_key.to_be_bytes(), second_key.to_be_bytes()];
     for (to, from) in key.iter_mut().zip(keys.as_flattened()) {
         *to = *from;
     }
-    <M as KeyInit>::new(&key).chain_update(message).finalize().into_bytes()
+    let mut mac = <M as KeyInit>::new(&key);
+    for part in message {
+        mac.update(part);
+    }
+    mac.finalize().into_bytes()
 }
 
 /// The first `N` bytes; every hash here is at least 20 bytes long.
@@ -274,6 +308,8 @@ mod tests {
             for key in vector.keys {
                 let both = (token(vector.version, key), idsn(vector.version, key));
                 assert_eq!(token_and_idsn(vector.version, key), both);
+                let own = OwnKey::new(vector.version, key);
+                assert_eq!((own.key, (own.token, own.idsn)), (key, both));
             }
         }
     }
@@ -325,6 +361,7 @@ mod tests {
     fn debug_output_shows_no_secret() {
         let keys = KeyPair { local: 0x1234_5678, remote: 0x9abc_def0 };
         assert_eq!(std::format!("{keys:?}"), "KeyPair { .. }");
+        assert_eq!(std::format!("{:?}", OwnKey::new(V1, 1)), "OwnKey { .. }");
         let hmac = keys.sent_join_hmac(V1, 1, 2);
         assert_eq!(std::format!("{hmac:?}"), "JoinHmac(..)");
     }

@@ -45,7 +45,7 @@ use crate::wire::{Version, WireSeq};
 use alloc::boxed::Box;
 use core::num::{NonZeroU32, NonZeroU64};
 
-use key::KeyPair;
+use key::{KeyPair, OwnKey};
 use rare::Rare;
 
 /// How far a connection got.
@@ -185,11 +185,12 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn new(
         config: &TcpConfig,
         negotiated: &Negotiated,
+        own: &OwnKey,
         first: Tuple,
         paths: Paths,
     ) -> Self {
         let version = negotiated.version;
-        let (local_token, local_idsn) = key::token_and_idsn(version, negotiated.keys.local);
+        debug_assert_eq!(*own, OwnKey::new(version, negotiated.keys.local), "another key");
         let mut connection = Self {
             version,
             phase: if negotiated.client { Phase::Connecting } else { Phase::Unconfirmed },
@@ -206,9 +207,9 @@ impl<B: PacketBuf> Connection<B> {
             last_end: None,
             half_open: 0,
             keys: negotiated.keys,
-            local_token,
+            local_token: own.token,
             remote_token: 0,
-            local_idsn,
+            local_idsn: own.idsn,
             remote_idsn: DataSeq(0),
             written: OnDemand::new(),
             pinned: 0,
@@ -486,20 +487,27 @@ impl<B: PacketBuf> Connection<B> {
     /// Arms the data-level retransmission timer unless it runs: `rto` is the largest timeout of
     /// any subflow.
     pub(crate) fn arm_rtx(&mut self, now: Instant, rto: Duration) {
-        // After fallback TCP retransmits, but only this level knows of data behind a closed window.
-        let fallen_back = self.phase == Phase::Fallback;
-        let due = if fallen_back {
-            self.window_blocked() || self.held_back()
-        } else {
-            self.outstanding()
-        };
-        if !due {
+        if !self.needs_rtx() {
             self.rtx_at = None;
             self.rtx_shift = 0;
             return;
         }
         if self.rtx_at.is_none() {
             self.rtx_at = Some(now + self.data_rto(rto));
+        }
+    }
+
+    /// [`Connection::arm_rtx`] arms it, and asks for how long.
+    pub(crate) fn arms_rtx(&self) -> bool {
+        self.rtx_at.is_none() && self.needs_rtx()
+    }
+
+    fn needs_rtx(&self) -> bool {
+        if self.phase == Phase::Fallback {
+            // TCP retransmits, but only this level knows of data behind a closed window.
+            self.window_blocked() || self.held_back()
+        } else {
+            self.outstanding()
         }
     }
 

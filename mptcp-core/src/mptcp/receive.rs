@@ -165,6 +165,14 @@ impl<B: PacketBuf> Connection<B> {
         let _in_order = self.received.insert(start, start, text, budget, false, &mut 0);
     }
 
+    /// [`Connection::pull`] would move nothing, no end of the stream is known, and nothing waits for its mapping.
+    pub(crate) fn has_nothing_to_pull(&self, tcb: &Tcb<B>) -> bool {
+        self.phase == Phase::Confirmed
+            && tcb.received.in_order_len() == 0
+            && !self.fin_sure
+            && self.rare.unmapped_at.is_none()
+    }
+
     /// Moves in-order subflow data to the stream as far as mappings are known.
     pub(crate) fn pull(
         &mut self,

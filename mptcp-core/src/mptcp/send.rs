@@ -3,6 +3,7 @@
 
 use super::{Connection, Hold, Phase};
 use crate::buf::{PacketBuf, TxQueue};
+use crate::config::SchedulerKind;
 use crate::seq::DataSeq;
 use crate::tcp::{Burst, RecvQueue, Tcb, Tcbs, TxMapping, TxSegment, gather, goes_alone, sum_of};
 use crate::time::{Duration, Instant};
@@ -193,6 +194,13 @@ impl<B: PacketBuf> Connection<B> {
     pub(crate) fn send_buffered(&self) -> u32 {
         let octets = self.data_end - self.data_snd_una;
         u32::try_from(octets).unwrap_or(u32::MAX).max(self.pinned / 2)
+    }
+
+    /// The peer has all that was written: no scheduler would choose anything.
+    pub(crate) fn has_nothing_to_send(&self) -> bool {
+        self.data_snd_una == self.data_end
+            && self.scheduler != SchedulerKind::Redundant
+            && self.rare.reinject.is_none()
     }
 
     /// What wants to be sent next: repairs first, then new data within the peer's window.

@@ -112,11 +112,11 @@ fn same(a: &Tuple, b: &Tuple) -> bool {
 /// The hash of a tuple, whose family says how long it is.
 #[inline]
 pub(super) fn hash(keyed: &KeyedHash, tuple: &Tuple) -> u64 {
-    let ports = u64::from(tuple.local_port) << 16 | u64::from(tuple.remote_port);
+    let ports = u32::from(tuple.local_port) << 16 | u32::from(tuple.remote_port);
     if let (IpAddr::V4(local), IpAddr::V4(remote)) = (&tuple.local_addr, &tuple.remote_addr) {
         let bits = |address: &Ipv4Addr| u64::from(u32::from_ne_bytes(address.octets()));
         let addresses = bits(local) << 32 | bits(remote);
-        return keyed.hash_words(&[addresses, ports]);
+        return keyed.hash_words_and(&[addresses], ports);
     }
     let halves = |address: &IpAddr| {
         let bits = match address {
@@ -126,7 +126,7 @@ pub(super) fn hash(keyed: &KeyedHash, tuple: &Tuple) -> u64 {
         [(bits >> 64) as u64, bits as u64]
     };
     let ([l1, l0], [r1, r0]) = (halves(&tuple.local_addr), halves(&tuple.remote_addr));
-    keyed.hash_words(&[l1, l0, r1, r0, ports])
+    keyed.hash_words_and(&[l1, l0, r1, r0], ports)
 }
 
 /// Whether a stack's flow has this tuple, whatever else of the stack is borrowed.

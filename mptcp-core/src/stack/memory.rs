@@ -54,23 +54,25 @@ impl Waiting {
     }
 }
 
-/// What of a control block and its connection is among those that wait.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Waits {
-    reordered: bool,
-    gap: bool,
-    held: bool,
+bitflags::bitflags! {
+    /// What of a control block and its connection is among those that wait.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(super) struct Waits: u8 {
+        const REORDERED = 1;
+        const GAP = 1 << 1;
+        const HELD = 1 << 2;
+    }
 }
 
 impl<B: PacketBuf> Stack<B> {
     pub(super) fn waits(&self, idx: u32) -> Waits {
-        let Some(tcb) = self.tcbs.get(idx) else { return Waits::default() };
+        let mut waits = Waits::empty();
+        let Some(tcb) = self.tcbs.get(idx) else { return waits };
         let owner = self.connection_of(tcb);
-        Waits {
-            reordered: tcb.received.has_out_of_order(),
-            gap: owner.is_some_and(Connection::has_gap),
-            held: owner.is_some() && tcb.received.in_order_len() > 0,
-        }
+        waits.set(Waits::REORDERED, tcb.received.has_out_of_order());
+        waits.set(Waits::GAP, owner.is_some_and(Connection::has_gap));
+        waits.set(Waits::HELD, owner.is_some() && tcb.received.in_order_len() > 0);
+        waits
     }
 
     /// A segment arrived that may have changed what waits.
@@ -87,10 +89,10 @@ impl<B: PacketBuf> Stack<B> {
                 list.remove(idx)
             };
         };
-        set(&mut self.waiting.reordered, idx, after.reordered);
-        set(&mut self.waiting.held, idx, after.held);
+        set(&mut self.waiting.reordered, idx, after.contains(Waits::REORDERED));
+        set(&mut self.waiting.held, idx, after.contains(Waits::HELD));
         if let Some(owner) = owner {
-            set(&mut self.waiting.gaps, owner, after.gap);
+            set(&mut self.waiting.gaps, owner, after.contains(Waits::GAP));
         }
     }
 

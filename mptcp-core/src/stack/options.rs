@@ -67,10 +67,10 @@ pub(crate) enum Handshake {
 /// Reads the handshake option of an option area.
 pub(crate) fn handshake(options: &[u8]) -> Handshake {
     let mut found = Handshake::None;
-    for option in OptionIter::new(options).flatten() {
+    for option in OptionIter::new(options).mptcp() {
         let new = match option {
-            TcpOption::Mptcp(MptcpOption::Capable(capable)) => Handshake::Capable(capable),
-            TcpOption::Mptcp(MptcpOption::Join(join)) => Handshake::Join(join),
+            MptcpOption::Capable(capable) => Handshake::Capable(capable),
+            MptcpOption::Join(join) => Handshake::Join(join),
             _ => continue,
         };
         found = match found {
@@ -99,19 +99,16 @@ pub(super) fn speaks_mptcp(options: &[u8]) -> bool {
     let speaks = |option| {
         matches!(
             option,
-            TcpOption::Mptcp(
-                MptcpOption::Dss(_)
-                    | MptcpOption::AddAddr(_)
-                    | MptcpOption::RemoveAddr(_)
-                    | MptcpOption::Prio(_)
-            )
+            MptcpOption::Dss(_)
+                | MptcpOption::AddAddr(_)
+                | MptcpOption::RemoveAddr(_)
+                | MptcpOption::Prio(_)
         )
     };
-    OptionIter::new(options).flatten().any(speaks)
+    OptionIter::new(options).mptcp().any(speaks)
 }
 
 /// True when an option area carries a DSS.
 pub(super) fn has_dss(options: &[u8]) -> bool {
-    let dss = |option| matches!(option, TcpOption::Mptcp(MptcpOption::Dss(_)));
-    OptionIter::new(options).flatten().any(dss)
+    OptionIter::new(options).mptcp().any(|option| matches!(option, MptcpOption::Dss(_)))
 }

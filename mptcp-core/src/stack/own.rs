@@ -7,25 +7,49 @@ use crate::config::LocalAddress;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-/// Addresses in order, with their positions.
+/// Addresses of each family in order, with their positions: numbers are compared in one step, where an [`IpAddr`]
+/// takes one for each octet.
 #[derive(Debug)]
-pub(super) struct OwnAddresses(Vec<(IpAddr, u8)>);
+pub(super) struct OwnAddresses {
+    v4: Vec<(u32, u8)>,
+    v6: Vec<(u128, u8)>,
+}
 
 impl OwnAddresses {
     pub(super) fn new(addresses: &[LocalAddress]) -> Self {
         // Ids of addresses are octets.
-        let positions = (0..=u8::MAX).zip(addresses).map(|(at, local)| (local.addr, at));
-        let mut own: Vec<_> = positions.filter(|(addr, _)| !addr.is_unspecified()).collect();
-        own.sort_unstable();
-        own.dedup_by_key(|(addr, _)| *addr);
-        Self(own)
+        let positions = (0..=u8::MAX).zip(addresses);
+        let mut own = Self { v4: Vec::new(), v6: Vec::new() };
+        for (at, local) in positions.filter(|(_, local)| !local.addr.is_unspecified()) {
+            match local.addr {
+                IpAddr::V4(addr) => own.v4.push((addr.to_bits(), at)),
+                IpAddr::V6(addr) => own.v6.push((addr.to_bits(), at)),
+            }
+        }
+        put_in_order(&mut own.v4);
+        put_in_order(&mut own.v6);
+        own
     }
 
     /// The position of `addr`.
+    #[inline]
     pub(super) fn find(&self, addr: IpAddr) -> Option<usize> {
-        let at = self.0.binary_search_by(|(own, _)| own.cmp(&addr)).ok()?;
-        self.0.get(at).map(|(_, position)| usize::from(*position))
+        match addr {
+            IpAddr::V4(addr) => find(&self.v4, addr.to_bits()),
+            IpAddr::V6(addr) => find(&self.v6, addr.to_bits()),
+        }
     }
+}
+
+fn put_in_order<N: Ord + Copy>(addresses: &mut Vec<(N, u8)>) {
+    addresses.sort_unstable();
+    addresses.dedup_by_key(|(addr, _)| *addr);
+}
+
+#[inline]
+fn find<N: Ord + Copy>(addresses: &[(N, u8)], addr: N) -> Option<usize> {
+    let at = addresses.binary_search_by_key(&addr, |(own, _)| *own).ok()?;
+    addresses.get(at).map(|(_, position)| usize::from(*position))
 }
 
 #[cfg(test)]

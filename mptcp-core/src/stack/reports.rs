@@ -5,6 +5,7 @@ use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::mptcp::{Connection, Subflow};
 use crate::tcp::Tcb;
+use core::net::SocketAddr;
 
 impl<B: PacketBuf> Stack<B> {
     /// Attaches a word that comes back in every event, in place of the one of
@@ -32,6 +33,35 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
+    /// Our address and the peer's, those of the first subflow; `None` where [`Stack::info`] has none.
+    #[must_use]
+    pub fn addresses(&self, id: SocketId) -> Option<(SocketAddr, SocketAddr)> {
+        let tuple = match self.resolve(id)? {
+            Sock::Plain(idx) => self.tcbs.get(idx)?.ends.tuple(),
+            Sock::Mptcp(idx) => self.connections.get(idx)?.first(),
+            _ => return None,
+        };
+        Some((tuple.local(), tuple.remote()))
+    }
+
+    /// Octets of the stream that were written and received, as [`Stack::info`] has them.
+    #[must_use]
+    pub fn octets(&self, id: SocketId) -> Option<(u64, u64)> {
+        match self.resolve(id)? {
+            Sock::Plain(idx) => {
+                let tcb = self.tcbs.get(idx)?;
+                let counters = &tcb.counters;
+                Some((counters.bytes_sent + u64::from(tcb.unsent_len), counters.bytes_received))
+            }
+            Sock::Mptcp(idx) => {
+                let connection = self.connections.get(idx)?;
+                let sent = connection.data_end + u64::from(connection.early_sent);
+                Some((sent, connection.data_rcv_nxt + u64::from(connection.early_received)))
+            }
+            _ => None,
+        }
+    }
+
     /// A snapshot of a connection; `None` for stale ids, listeners, requests and datagram sockets.
     /// Allocates one list of at most [`max_subflows`] entries, each of about 300 octets, and walks
     /// nothing else.
@@ -39,17 +69,19 @@ impl<B: PacketBuf> Stack<B> {
     /// [`max_subflows`]: crate::config::MptcpConfig::max_subflows
     #[must_use]
     pub fn info(&self, id: SocketId) -> Option<ConnectionInfo> {
+        let (local, remote) = self.addresses(id)?;
+        let (bytes_sent, bytes_received) = self.octets(id)?;
         match self.resolve(id)? {
             Sock::Plain(idx) => {
                 let tcb = self.tcbs.get(idx)?;
                 Some(ConnectionInfo {
-                    local: tcb.ends.tuple().local(),
-                    remote: tcb.ends.tuple().remote(),
+                    local,
+                    remote,
                     mptcp: None,
                     fallback: tcb.fallback,
-                    bytes_sent: tcb.counters.bytes_sent + u64::from(tcb.unsent_len),
+                    bytes_sent,
                     bytes_acked: tcb.bytes_acked(),
-                    bytes_received: tcb.counters.bytes_received,
+                    bytes_received,
                     subflows: alloc::vec![subflow_info(tcb)],
                     data_level: None,
                     error: tcb.app.error,
@@ -59,13 +91,13 @@ impl<B: PacketBuf> Stack<B> {
                 let connection = self.connections.get(idx)?;
                 let subflows = connection.subflows.iter().filter_map(|&i| self.tcbs.get(i));
                 Some(ConnectionInfo {
-                    local: connection.first().local(),
-                    remote: connection.first().remote(),
+                    local,
+                    remote,
                     mptcp: connection.fallback.is_none().then_some(connection.version as u8),
                     fallback: connection.fallback,
-                    bytes_sent: connection.data_end + u64::from(connection.early_sent),
+                    bytes_sent,
                     bytes_acked: connection.data_snd_una + u64::from(connection.early_sent),
-                    bytes_received: connection.data_rcv_nxt + u64::from(connection.early_received),
+                    bytes_received,
                     subflows: subflows.map(subflow_info).collect(),
                     data_level: Some(self.data_level_info(connection)),
                     error: connection.app.error,

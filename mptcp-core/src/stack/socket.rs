@@ -6,7 +6,7 @@ use super::{AppFlags, Connect, Listen, Ready, Sock, SocketId, Stack, env};
 use crate::buf::PacketBuf;
 use crate::config::Scheduling;
 use crate::error::{ConnectionError, OpenError, RecvError, SendError};
-use crate::mptcp::key::KeyPair;
+use crate::mptcp::key::{KeyPair, OwnKey};
 use crate::mptcp::{
     Connection, FallbackReason, Marks, Negotiated, Paths, Phase, Signal, Stage, Subflow,
 };
@@ -78,9 +78,9 @@ impl<B: PacketBuf> Stack<B> {
         let known_plain = with.mptcp && version.is_none() && !served.is_empty();
         self.stats.mp_capable_syn_tx_disabled += u64::from(known_plain);
         let version = version.filter(|_| with.mptcp);
-        let offer = version.and_then(|version| Some((version, self.draw_key(version)?.0)));
+        let offer = version.and_then(|version| Some((version, self.draw_key(version)?)));
         let sock = match offer {
-            Some((version, key)) => self.open_mptcp(now, tuple, version, key)?,
+            Some((version, own)) => self.open_mptcp(now, tuple, version, &own)?,
             None => Sock::Plain(self.open_tcb(now, tuple, None).ok_or(OpenError::LimitReached)?),
         };
         self.stats.active_opens += 1;
@@ -121,17 +121,17 @@ impl<B: PacketBuf> Stack<B> {
         now: Instant,
         tuple: Tuple,
         version: Version,
-        key: u64,
+        own: &OwnKey,
     ) -> Result<Sock, OpenError> {
         let require = self.config.mptcp.checksum == crate::config::ChecksumPolicy::Require;
         let negotiated = Negotiated {
             version,
             client: true,
-            keys: KeyPair { local: key, remote: 0 },
+            keys: KeyPair { local: own.key, remote: 0 },
             checksum: require,
         };
         let mut connection =
-            Connection::new(&self.config.tcp, &negotiated, tuple, Paths::default());
+            Connection::new(&self.config.tcp, &negotiated, own, tuple, Paths::default());
         connection.set_scheduling(now, &self.config.mptcp.scheduling);
         let id = connection.new_subflow_id(&self.tcbs);
         let token = connection.local_token;

@@ -4,6 +4,7 @@
 use super::{Agreed, Segment, Tuple, rtt};
 use crate::buf::PortId;
 use crate::mptcp::FallbackReason;
+use crate::mptcp::key::OwnKey;
 use crate::seq::SeqNum;
 use crate::time::Instant;
 use crate::wire::Version;
@@ -39,9 +40,8 @@ pub(crate) enum Wanted {
     /// `remote_key` is 0 while unknown: only a version 0 SYN has it.
     Capable {
         version: Version,
-        local_key: u64,
+        own: OwnKey,
         remote_key: u64,
-        token: u32,
     },
     Join {
         connection: u32,
@@ -68,6 +68,8 @@ pub(crate) struct Request {
     pub(crate) iss: SeqNum,
     pub(crate) irs: SeqNum,
     pub(crate) ts_recent: u32,
+    /// Of our timestamps, where they are in use.
+    pub(crate) ts_offset: u32,
     pub(crate) listener: u32,
     /// When the SYN/ACK goes out again.
     pub(crate) next: Instant,
@@ -76,13 +78,13 @@ pub(crate) struct Request {
     pub(crate) wanted: Wanted,
 }
 
-const _: () = assert!(size_of::<Request>() <= 104);
+const _: () = assert!(size_of::<Request>() <= 128);
 
 impl Request {
     /// The token of the connection this may become.
     pub(crate) const fn token(&self) -> Option<u32> {
         match self.wanted {
-            Wanted::Capable { token, .. } => Some(token),
+            Wanted::Capable { own, .. } => Some(own.token),
             Wanted::Plain(_) | Wanted::Join { .. } => None,
         }
     }
@@ -93,9 +95,9 @@ impl Request {
         now: Instant,
         segment: &Segment,
         rcv_wscale: u8,
-        ts_offset: u32,
         window: u32,
     ) -> Agreed {
+        let ts_offset = self.ts_offset;
         let once = !self.flags.contains(RequestFlags::REPEATED);
         // A timestamp tells which of our SYN/ACKs was answered.
         let echoed = || {

@@ -63,7 +63,8 @@ pub(crate) struct Part {
     pub(crate) dss: Option<Dss>,
 }
 
-/// A copy of the option area, made only when it holds an MPTCP option, and of a SYN/ACK.
+/// A copy of the option area, made only when it holds an MPTCP option, and of a SYN/ACK. But for a SYN it begins behind
+/// timestamps that stand in front of all: nobody reads those again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RawOptions {
     len: u8,
@@ -119,6 +120,12 @@ impl Segment {
     /// One that may be part of a run, with its option area.
     pub(crate) fn of_part(part: &Part, options: &[u8]) -> Self {
         let &Part { seq, ack, flags, window, len, timestamps, dss } = part;
+        let options = match options.split_first_chunk() {
+            Some((&[kind::NOP, kind::NOP, kind::TIMESTAMPS, 10, _, _, _, _, _, _, _, _], rest)) => {
+                rest
+            }
+            _ => options,
+        };
         let options = if dss.is_some() { RawOptions::copy(options) } else { RawOptions::EMPTY };
         Self {
             seq,
@@ -165,6 +172,7 @@ impl Segment {
             }
             _ => options,
         };
+        let kept = if view.flags.contains(TcpFlags::SYN) { view.option_bytes() } else { options };
         let mut mptcp = 0;
         let mut plain = view.flags.difference(TcpFlags::PSH) == TcpFlags::ACK;
         let mut options = OptionIter::new(options);
@@ -209,7 +217,7 @@ impl Segment {
         }
         segment.plain = plain && mptcp <= 1;
         if mptcp > 0 || view.flags.contains(TcpFlags::SYN | TcpFlags::ACK) {
-            segment.options = RawOptions::copy(view.option_bytes());
+            segment.options = RawOptions::copy(kept);
         }
         segment
     }

@@ -64,6 +64,8 @@ impl Node {
 
 /// Ticks have 48 bits, and the last one more.
 const _: () = assert!(LEVELS as u64 * SLOTS <= SLOT_MASK && 64 - TICK_SHIFT + SLOT_BITS < 64);
+/// A level has a bit of a word.
+const _: () = assert!(LEVELS < u16::BITS);
 
 #[derive(Clone, Copy)]
 struct Slot {
@@ -108,6 +110,8 @@ pub struct TimerWheel {
     slots: Vec<Slot>,
     /// Per level, one bit per slot that holds a node.
     occupied: [u64; LEVELS as usize],
+    /// One bit per level that has any: most timers are at a few of them.
+    used: u16,
     /// Every node of an earlier tick has been returned.
     current: u64,
     /// Nothing is due at `current`, nor can anything be moved ahead of need before the next tick.
@@ -129,6 +133,7 @@ impl TimerWheel {
             nodes: vec![UNARMED; capacity.min(NIL - 1) as usize],
             slots,
             occupied: [0; LEVELS as usize],
+            used: 0,
             current: tick_reached(start),
             settled: false,
             len: 0,
@@ -241,7 +246,8 @@ impl TimerWheel {
     /// Moves up to [`PULL`] nodes out of slots that begin next, while there is time; returns how many.
     fn pull_ahead(&mut self) -> u32 {
         let mut budget = PULL;
-        for level in 1..LEVELS {
+        // What moves down goes to levels that were looked at before.
+        for level in ascending(self.used & !1) {
             let next = Place { level, number: Place::new(level, self.current).number + 1 };
             if self.is_occupied(next) {
                 budget -= self.move_down(next, budget);
@@ -276,10 +282,8 @@ impl TimerWheel {
     /// has to be emptied before any of its ticks is served.
     fn first_place(&self) -> Option<Place> {
         let mut first: Option<Place> = None;
-        for (level, occupied) in (0..LEVELS).zip(self.occupied) {
-            if occupied == 0 {
-                continue;
-            }
+        for level in ascending(self.used) {
+            let occupied = self.occupied.get(level as usize).copied().unwrap_or(0);
             let current = Place::new(level, self.current).number;
             // Rotated so that bit `d` stands for the slot `d` after the current one.
             let ahead = occupied.rotate_right((current % SLOTS) as u32).trailing_zeros();
@@ -303,11 +307,15 @@ impl TimerWheel {
     /// The highest occupied slot below level `end` that contains `tick`, or else `lowest`: nodes of the
     /// same tick that arrived earlier may still be there, and must stay in front.
     fn behind_its_equals(&self, lowest: Place, end: u32, tick: u64) -> Place {
-        (lowest.level + 1..end)
-            .rev()
-            .map(|level| Place::new(level, tick))
-            .find(|place| self.is_occupied(*place))
-            .unwrap_or(lowest)
+        let mut above = self.used & ((1 << end) - 1) & !((2 << lowest.level) - 1);
+        while let Some(level) = above.checked_ilog2() {
+            let place = Place::new(level, tick);
+            if self.is_occupied(place) {
+                return place;
+            }
+            above ^= 1 << level;
+        }
+        lowest
     }
 
     /// Slots of its level from the current one to `place`.
@@ -335,6 +343,7 @@ impl TimerWheel {
         }
         if let Some(bits) = self.occupied.get_mut(place.level as usize) {
             *bits |= place.bit();
+            self.used |= 1 << place.level;
         }
     }
 
@@ -354,6 +363,9 @@ impl TimerWheel {
             let (level, number) = (u64::from(slot) / SLOTS, u64::from(slot) % SLOTS);
             if let Some(bits) = self.occupied.get_mut(level as usize) {
                 *bits &= !(1 << number);
+                if *bits == 0 {
+                    self.used &= !(1 << level);
+                }
             }
         }
     }
@@ -369,6 +381,15 @@ impl core::fmt::Debug for TimerWheel {
             self.next_deadline()
         )
     }
+}
+
+/// The levels whose bits are set, the lowest first.
+fn ascending(mut levels: u16) -> impl Iterator<Item = u32> {
+    core::iter::from_fn(move || {
+        let level = (levels != 0).then(|| levels.trailing_zeros())?;
+        levels &= levels - 1;
+        Some(level)
+    })
 }
 
 fn set_next([_, links]: &mut Stored, next: u32) {

@@ -100,6 +100,12 @@ fn check_datagram(bytes: &[u8]) -> Result<(), &'static str> {
 }
 
 fn check_options(bytes: &[u8]) -> Result<(), &'static str> {
+    let mptcp = |option| match option {
+        TcpOption::Mptcp(option) => Some(option),
+        _ => None,
+    };
+    let all = OptionIter::new(bytes).flatten().filter_map(mptcp);
+    ensure(OptionIter::new(bytes).mptcp().eq(all), "MPTCP options alone are those among all")?;
     let mut options = OptionIter::new(bytes);
     while let Some(option) = options.next() {
         match option {

@@ -223,19 +223,23 @@ impl<'a> OptionIter<'a> {
         Self { rest: Reader::new(options) }
     }
 
-    fn parse_next(&mut self, kind: u8) -> Result<TcpOption<'a>, OptionError> {
-        let len = self.rest.u8().ok_or(OptionError::MissingLength { kind })?;
-        let data_len =
-            usize::from(len).checked_sub(2).ok_or(OptionError::LengthTooSmall { kind, len })?;
-        let data = self.rest.take(data_len).ok_or(OptionError::PastEnd { kind, len })?;
-        Ok(TcpOption::parse(kind, data))
+    /// The MPTCP options alone, up to the first that is broken: what is of another kind is passed over unread.
+    pub(crate) fn mptcp(mut self) -> impl Iterator<Item = MptcpOption<'a>> {
+        core::iter::from_fn(move || {
+            loop {
+                let (kind, data) = self.next_data()?.ok()?;
+                if kind == kind::MPTCP
+                    && let Some(option) = MptcpOption::parse(data)
+                {
+                    return Some(option);
+                }
+            }
+        })
     }
-}
 
-impl<'a> Iterator for OptionIter<'a> {
-    type Item = Result<TcpOption<'a>, OptionError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+    /// Kind and data of the next option; nothing follows on an error.
+    #[inline]
+    fn next_data(&mut self) -> Option<Result<(u8, &'a [u8]), OptionError>> {
         let kind = loop {
             match self.rest.u8()? {
                 kind::NOP => {}
@@ -246,11 +250,27 @@ impl<'a> Iterator for OptionIter<'a> {
                 kind => break kind,
             }
         };
-        let option = self.parse_next(kind);
-        if option.is_err() {
+        let data = self.data_of(kind);
+        if data.is_err() {
             self.rest = Reader::new(&[]);
         }
-        Some(option)
+        Some(data.map(|data| (kind, data)))
+    }
+
+    #[inline]
+    fn data_of(&mut self, kind: u8) -> Result<&'a [u8], OptionError> {
+        let len = self.rest.u8().ok_or(OptionError::MissingLength { kind })?;
+        let data_len =
+            usize::from(len).checked_sub(2).ok_or(OptionError::LengthTooSmall { kind, len })?;
+        self.rest.take(data_len).ok_or(OptionError::PastEnd { kind, len })
+    }
+}
+
+impl<'a> Iterator for OptionIter<'a> {
+    type Item = Result<TcpOption<'a>, OptionError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.next_data()?.map(|(kind, data)| TcpOption::parse(kind, data)))
     }
 }
 

@@ -212,7 +212,7 @@ impl Gateway {
             let mptcp = wishes.is_some_and(|connect| connect.mptcp);
             let waiting = attempts.pending_for;
             let client = match self.exits.has_choice(remote.ip()) {
-                true => waiting.or_else(|| Some(shard.info(session.inner)?.remote.ip())),
+                true => waiting.or_else(|| Some(shard.addresses(session.inner)?.1.ip())),
                 false => None,
             };
             let with = |local| Connect {
@@ -271,7 +271,7 @@ impl Gateway {
             }
             self.pursue(now, shard, idx);
         } else if ready.contains(Ready::CONNECTED) {
-            let reached = shard.info(outer).map(|info| info.remote);
+            let reached = shard.addresses(outer).map(|(_, remote)| remote);
             if let Some(attempts) = self.attempts(idx)
                 && let (Some(name), Some(began)) = (attempts.name.take(), attempts.began)
                 && let Some(reached) = reached
@@ -295,7 +295,7 @@ impl Gateway {
     /// Tells the client and lets the stack move bytes from here on.
     fn established(&mut self, now: Instant, shard: &mut impl Shard, idx: u32) {
         let outer = self.sessions.get(idx).and_then(|session| session.outer);
-        let bound = outer.and_then(|outer| Some((outer, shard.info(outer)?.local)));
+        let bound = outer.and_then(|outer| Some((outer, shard.addresses(outer)?.0)));
         let Some((outer, bound)) = bound else {
             return self.end(now, shard, idx, EndReason::Internal, Farewell::Abort);
         };

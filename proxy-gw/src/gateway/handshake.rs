@@ -160,12 +160,12 @@ impl Gateway {
         credentials: Credentials,
     ) -> bool {
         let inner = self.sessions.get(idx).map(|session| session.inner);
-        let client = inner.and_then(|inner| shard.info(inner));
-        let (Some(client), Some(id)) = (client, self.sessions.id(idx)) else {
+        let client = inner.and_then(|inner| shard.addresses(inner));
+        let (Some((_, client)), Some(id)) = (client, self.sessions.id(idx)) else {
             self.end(now, shard, idx, EndReason::ClientGone, Farewell::Abort);
             return false;
         };
-        let source = client.remote.ip();
+        let source = client.ip();
         let users = self.policies.credentials();
         if let Some(session) = self.sessions.get_mut(idx) {
             session.user = users.id(&credentials.user);

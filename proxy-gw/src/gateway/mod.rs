@@ -513,8 +513,8 @@ impl Gateway {
 
     /// Adds the session's bytes up and writes its log line.
     fn account(&mut self, now: Instant, shard: &impl Shard, session: &Session, reason: EndReason) {
-        let exit = session.outer.and_then(|outer| shard.info(outer));
-        let (mut up, mut down) = exit.map_or((0, 0), |info| (info.bytes_sent, info.bytes_received));
+        let exit = session.outer.and_then(|outer| shard.octets(outer));
+        let (mut up, mut down) = exit.unwrap_or_default();
         if let Phase::Associated(association) = &session.phase {
             (up, down) = (association.bytes_up, association.bytes_down);
         }

@@ -7,7 +7,7 @@
 use super::Level;
 use crate::buf::{PacketBuf, PortId};
 use crate::config::ChecksumPolicy;
-use crate::mptcp::key::{self, KeyPair};
+use crate::mptcp::key::{self, KeyPair, OwnKey};
 use crate::mptcp::{FallbackReason, Negotiated};
 use crate::seq::SeqNum;
 use crate::stack::options::{self, Handshake};
@@ -116,7 +116,8 @@ impl<B: PacketBuf> Stack<B> {
         if !ours || !served || refused || sender == 0 {
             return plain;
         }
-        if !self.token_usable(receiver, key::token(version, receiver)) {
+        let own = OwnKey::new(version, receiver);
+        if !self.token_usable(receiver, own.token) {
             // Nobody kept it free.
             self.stats.mp_fallback_token_init += 1;
             return Level::Plain(Some(FallbackReason::NoToken));
@@ -124,7 +125,7 @@ impl<B: PacketBuf> Stack<B> {
         self.stats.mp_capable_ack_rx += 1;
         let keys = KeyPair { local: receiver, remote: sender };
         let checksum = self.wants_checksum(flags);
-        Level::Mptcp(Negotiated { version, client: false, keys, checksum })
+        Level::Mptcp(Negotiated { version, client: false, keys, checksum }, own)
     }
 
     /// A cookie that was sent is still good; without one every guess is refused unseen.

@@ -87,10 +87,10 @@ impl<B: PacketBuf> Stack<B> {
         text: Option<B>,
     ) -> Option<(Sock, u32)> {
         let level = match request.wanted {
-            Wanted::Capable { version, local_key, remote_key, .. } => {
-                let keys = KeyPair { local: local_key, remote: remote_key };
+            Wanted::Capable { version, own, remote_key } => {
+                let keys = KeyPair { local: own.key, remote: remote_key };
                 let checksum = request.flags.contains(RequestFlags::CHECKSUM);
-                Level::Mptcp(Negotiated { version, client: false, keys, checksum })
+                Level::Mptcp(Negotiated { version, client: false, keys, checksum }, own)
             }
             Wanted::Plain(reason) => Level::Plain(reason),
             Wanted::Join { .. } => return None,

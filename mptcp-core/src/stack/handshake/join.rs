@@ -11,9 +11,7 @@ use crate::stats::DropReason;
 use crate::tcp::request::{Request, RequestFlags, Wanted};
 use crate::tcp::{Segment, Tcb, Tuple};
 use crate::time::{Duration, Instant};
-use crate::wire::{
-    MpJoin, MptcpOption, OptionIter, OptionWriter, TcpFlags, TcpOption, Version, reset_reason,
-};
+use crate::wire::{MpJoin, OptionWriter, TcpFlags, Version, reset_reason};
 
 /// A subflow that was not heard of for so long must show that it lives when its place is wanted.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -268,10 +266,9 @@ impl<B: PacketBuf> Stack<B> {
 /// Nothing that leaves a third ACK without its option: what has text, a FIN or a DSS, or lies behind it, was
 /// sent after it.
 fn follows_third_ack(request: &Request, segment: &Segment) -> bool {
-    let dss = |option| matches!(option, TcpOption::Mptcp(MptcpOption::Dss(_)));
     segment.seq_len() > 0
         || segment.seq != request.irs.add(1)
-        || OptionIter::new(segment.options.as_bytes()).flatten().any(dss)
+        || options::has_dss(segment.options.as_bytes())
 }
 
 /// Fields of an `MP_JOIN` SYN.

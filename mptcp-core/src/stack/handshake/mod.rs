@@ -14,7 +14,7 @@ use super::options::{self, Handshake};
 use super::{Ready, Sock, Stack, env, unspecified};
 use crate::buf::{PacketBuf, PortId};
 use crate::config::ChecksumPolicy;
-use crate::mptcp::key;
+use crate::mptcp::key::OwnKey;
 use crate::mptcp::{Connection, FallbackReason, Negotiated, Paths, Stage, Subflow};
 use crate::stats::DropReason;
 use crate::tcp::request::{RequestFlags, Wanted};
@@ -151,9 +151,7 @@ impl<B: PacketBuf> Stack<B> {
                     _ => 0,
                 };
                 match self.draw_key(version) {
-                    Some((local_key, token)) => {
-                        Wanted::Capable { version, local_key, remote_key, token }
-                    }
+                    Some(own) => Wanted::Capable { version, own, remote_key },
                     None => Wanted::Plain(Some(FallbackReason::NoToken)),
                 }
             }
@@ -234,14 +232,13 @@ impl<B: PacketBuf> Stack<B> {
             && self.demux.token_free(token)
     }
 
-    /// A key with its token, which is free and belongs to this shard; `None` after too many tries.
-    pub(super) fn draw_key(&mut self, version: Version) -> Option<(u64, u32)> {
+    /// A key whose token is free and belongs to this shard; `None` after too many tries.
+    pub(super) fn draw_key(&mut self, version: Version) -> Option<OwnKey> {
         let buckets = 1 << self.config.token_mask.count_ones().min(MAX_BUCKET_BITS);
         for _ in 0..KEY_TRIES * buckets * self.demux.shards() {
-            let key = self.rng.next_u64();
-            let token = key::token(version, key);
-            if self.token_usable(key, token) {
-                return Some((key, token));
+            let own = OwnKey::new(version, self.rng.next_u64());
+            if self.token_usable(own.key, own.token) {
+                return Some(own);
             }
         }
         self.stats.mp_fallback_token_init += 1;
@@ -317,16 +314,17 @@ impl<B: PacketBuf> Stack<B> {
         tcb.marking = marking;
         let fell_back = match level {
             Level::Plain(reason) => reason,
-            Level::Mptcp(_) => None,
+            Level::Mptcp(..) => None,
         };
         let connection = match level {
             Level::Plain(fallback) => {
                 tcb.fallback = fallback;
                 None
             }
-            Level::Mptcp(negotiated) => {
+            Level::Mptcp(negotiated, own) => {
+                let config = &self.config.tcp;
                 let mut connection =
-                    Connection::new(&self.config.tcp, &negotiated, *tuple, Paths::default());
+                    Connection::new(config, &negotiated, &own, *tuple, Paths::default());
                 connection.app.user_data = user_data;
                 connection.marking = marking;
                 connection.set_scheduling(now, &self.config.mptcp.scheduling);
@@ -394,5 +392,5 @@ enum Capable {
 enum Level {
     /// TCP, and why when MPTCP was offered.
     Plain(Option<FallbackReason>),
-    Mptcp(Negotiated),
+    Mptcp(Negotiated, OwnKey),
 }

@@ -4,7 +4,7 @@
 use super::Level;
 use crate::buf::{PacketBuf, PortId};
 use crate::config::{ChecksumPolicy, EcnPolicy};
-use crate::mptcp::key::KeyPair;
+use crate::mptcp::key::{KeyPair, OwnKey};
 use crate::mptcp::{FallbackReason, Negotiated};
 use crate::seq::SeqNum;
 use crate::stack::demux::{Flow, Node, TokenOwner};
@@ -42,6 +42,11 @@ impl<B: PacketBuf> Stack<B> {
         flags.set(RequestFlags::SACK, segment.sack_permitted && config.sack);
         flags.set(RequestFlags::TIMESTAMPS, segment.timestamps.is_some() && config.timestamps);
         flags.set(RequestFlags::ECN, segment.is_ecn_setup_syn() && config.ecn != EcnPolicy::Off);
+        let ts_offset = if flags.contains(RequestFlags::TIMESTAMPS) {
+            self.isn.timestamp_offset(tuple.local(), tuple.remote())
+        } else {
+            0
+        };
         Request {
             tuple: *tuple,
             port,
@@ -54,6 +59,7 @@ impl<B: PacketBuf> Stack<B> {
             iss: self.isn.isn(now, tuple.local(), tuple.remote()),
             irs: segment.seq,
             ts_recent: segment.timestamps.map_or(0, |(tsval, _)| tsval),
+            ts_offset,
             listener,
             next: now,
             sent_at: now,
@@ -130,16 +136,12 @@ impl<B: PacketBuf> Stack<B> {
         self.arm(Node::Request(idx), Some(next));
     }
 
-    fn timestamp_offset(&self, request: &Request) -> u32 {
-        self.isn.timestamp_offset(request.tuple.local(), request.tuple.remote())
-    }
-
     /// The SYN/ACK of a pending request.
     pub(in crate::stack) fn syn_ack(&self, now: Instant, idx: u32) -> Option<Stateless> {
         let request = self.requests.get(idx)?;
         let mut options = OptionWriter::new();
         let timestamps = request.flags.contains(RequestFlags::TIMESTAMPS).then(|| {
-            let tsval = (now.as_millis() as u32).wrapping_add(self.timestamp_offset(request));
+            let tsval = (now.as_millis() as u32).wrapping_add(request.ts_offset);
             (tsval, request.ts_recent)
         });
         let sack = request.flags.contains(RequestFlags::SACK);
@@ -148,10 +150,10 @@ impl<B: PacketBuf> Stack<B> {
         debug_assert!(fits, "the basic options always fit");
         match request.wanted {
             Wanted::Plain(_) => {}
-            Wanted::Capable { version, local_key, .. } => {
+            Wanted::Capable { version, own, .. } => {
                 let checksum = request.flags.contains(RequestFlags::ASK_CHECKSUM);
                 let denies = self.is_foreign(&request.tuple);
-                options::push_capable_syn_ack(&mut options, version, local_key, checksum, denies);
+                options::push_capable_syn_ack(&mut options, version, own.key, checksum, denies);
             }
             Wanted::Join { connection, local_nonce, remote_nonce, local_id, .. } => {
                 let connection = self.connections.get(connection)?;
@@ -307,8 +309,7 @@ impl<B: PacketBuf> Stack<B> {
         self.stats.tcp_challenge_ack += 1;
         let mut options = OptionWriter::new();
         if request.flags.contains(RequestFlags::TIMESTAMPS) {
-            let offset = self.timestamp_offset(request);
-            let tsval = (now.as_millis() as u32).wrapping_add(offset);
+            let tsval = (now.as_millis() as u32).wrapping_add(request.ts_offset);
             options::push_tcp(
                 &mut options,
                 &TcpOption::Timestamps { tsval, tsecr: request.ts_recent },
@@ -385,8 +386,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         let agreed = self.agreed(now, request, segment);
         let level = match request.wanted {
-            Wanted::Capable { version, local_key, remote_key, .. } => {
-                match self.third_ack(now, request, version, [local_key, remote_key], segment) {
+            Wanted::Capable { version, own, remote_key } => {
+                match self.third_ack(now, request, version, (&own, remote_key), segment) {
                     Some(level) => level,
                     None => {
                         self.stats.drop(DropReason::MpCapableMissing);
@@ -419,8 +420,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     pub(super) fn agreed(&self, now: Instant, request: &Request, segment: &Segment) -> Agreed {
-        let ts_offset = self.timestamp_offset(request);
-        request.agreed(now, segment, self.rcv_wscale, ts_offset, self.initial_window())
+        request.agreed(now, segment, self.rcv_wscale, self.initial_window())
     }
 
     /// What the segment that answers our `MP_CAPABLE` makes of the connection. `None` while that is
@@ -431,12 +431,12 @@ impl<B: PacketBuf> Stack<B> {
         now: Instant,
         request: &Request,
         version: Version,
-        keys: [u64; 2],
+        (own, remote_key): (&OwnKey, u64),
         segment: &Segment,
     ) -> Option<Level> {
         let checksum = request.flags.contains(RequestFlags::CHECKSUM);
-        match self.shown_keys(version, keys, checksum, segment) {
-            Shown::Keys(agreed) => return Some(Level::Mptcp(agreed)),
+        match self.shown_keys(version, [own.key, remote_key], checksum, segment) {
+            Shown::Keys(agreed) => return Some(Level::Mptcp(agreed, *own)),
             Shown::Wrong => {}
             Shown::Nothing => {
                 // Linux does not always repeat its keys: patience ends in plain TCP, which it follows.

@@ -55,11 +55,16 @@ impl<B: PacketBuf> Stack<B> {
         let longest = self.longest_receiver_rtt(owner);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let Some(connection) = self.connections.get_mut(owner) else { return false };
+        let nothing = !arrived && connection.has_nothing_to_pull(tcb);
         let (before, gap) = (connection.data_rcv_nxt, connection.has_gap());
-        let pulled: Pulled = connection.pull(tcb, amount, &mut self.stats);
+        let pulled =
+            if nothing { Pulled::default() } else { connection.pull(tcb, amount, &mut self.stats) };
         connection.receiver_rtt(longest);
         // What several subflows hold out of order shares one budget.
         tcb.share_buffer(connection.receive_buffer().saturating_sub(others / 2));
+        if nothing {
+            return true;
+        }
         let held = pulled.data && !arrived;
         if pulled.duplicate || held || arrived && (gap || connection.has_gap()) {
             // The peer repairs, its paths differ (RFC 5681 §4.2 on gaps), or a mapping came late: tell

@@ -80,14 +80,13 @@ impl<B: PacketBuf> Stack<B> {
                 (self.tcbs.get_mut(idx), self.connections.get_mut(owner))
         {
             // What an MP_FAIL makes go again depends on it, and comes before it in the list of deployed senders.
-            for option in OptionIter::new(segment.options.as_bytes()).flatten() {
-                if let TcpOption::Mptcp(MptcpOption::Dss(dss)) = option {
+            for option in OptionIter::new(segment.options.as_bytes()).mptcp() {
+                if let MptcpOption::Dss(dss) = option {
                     take_data_ack(tcb, connection, segment, &dss, seen);
                 }
             }
         }
-        for option in OptionIter::new(segment.options.as_bytes()).flatten() {
-            let TcpOption::Mptcp(option) = option else { continue };
+        for option in OptionIter::new(segment.options.as_bytes()).mptcp() {
             // A RST has nothing to say about data or addresses.
             if outcome.closed.is_some()
                 && !matches!(

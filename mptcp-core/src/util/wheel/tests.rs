@@ -62,6 +62,9 @@ impl Model {
 
 /// Walks every list and checks the invariants of the module.
 fn check(wheel: &TimerWheel) {
+    for (level, bits) in wheel.occupied.iter().enumerate() {
+        assert_eq!(wheel.used >> level & 1 == 1, *bits != 0, "level {level}");
+    }
     let mut linked = 0;
     for (at, slot) in wheel.slots.iter().enumerate() {
         let (level, bit) = (at / 64, at % 64);

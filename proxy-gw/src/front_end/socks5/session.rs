@@ -118,9 +118,16 @@ impl Handshake {
 
     /// The message is consumed: passwords do not stay behind.
     fn enter(&mut self, stage: Stage) {
-        self.bytes.zeroize();
+        self.wipe();
         self.len = 0;
         self.stage = stage;
+    }
+
+    /// Nothing was ever written behind the message.
+    fn wipe(&mut self) {
+        if let Some(message) = self.bytes.get_mut(..self.len) {
+            message.zeroize();
+        }
     }
 
     fn refuse(&mut self, why: Reject) -> Step {
@@ -144,7 +151,7 @@ impl Handshake {
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        self.bytes.zeroize();
+        self.wipe();
     }
 }
 
@@ -163,6 +170,29 @@ mod tests {
 
     const PIPELINED: &[u8] =
         b"\x05\x02\x00\x02\x01\x01a\x01b\x05\x01\x00\x01\x08\x08\x08\x08\x00\x50GET /";
+
+    #[test]
+    fn a_password_does_not_stay_behind() {
+        let mut handshake = Handshake::new(Auth::Password);
+        let mut stream = &PIPELINED[..9];
+        while !handshake.is_verifying() {
+            if let Step::Read(wanted) = handshake.step() {
+                assert!(!stream.is_empty(), "all of it was read");
+                let into = handshake.input(wanted);
+                let count = into.len().min(stream.len());
+                into[..count].copy_from_slice(&stream[..count]);
+                stream = &stream[count..];
+                handshake.advance(count);
+            }
+        }
+        assert_eq!(handshake.bytes.iter().max(), Some(&0));
+        // What came before its end goes with the handshake.
+        handshake.input(3).copy_from_slice(b"abc");
+        handshake.advance(3);
+        assert_eq!(handshake.bytes.iter().max(), Some(&b'c'));
+        handshake.wipe();
+        assert_eq!(handshake.bytes.iter().max(), Some(&0));
+    }
 
     #[test]
     fn a_pipelined_client_is_read_up_to_its_request_and_no_further() {
