@@ -118,15 +118,18 @@ impl Segment {
     };
 
     /// One that may be part of a run, with its option area.
+    #[inline]
     pub(crate) fn of_part(part: &Part, options: &[u8]) -> Self {
         let &Part { seq, ack, flags, window, len, timestamps, dss } = part;
-        let options = match options.split_first_chunk() {
-            Some((&[kind::NOP, kind::NOP, kind::TIMESTAMPS, 10, _, _, _, _, _, _, _, _], rest)) => {
-                rest
-            }
-            _ => options,
+        // Nobody asks for the options of plain TCP.
+        let options = match (dss, options.split_first_chunk()) {
+            (None, _) => RawOptions::EMPTY,
+            (
+                _,
+                Some((&[kind::NOP, kind::NOP, kind::TIMESTAMPS, 10, _, _, _, _, _, _, _, _], rest)),
+            ) => RawOptions::copy(rest),
+            _ => RawOptions::copy(options),
         };
-        let options = if dss.is_some() { RawOptions::copy(options) } else { RawOptions::EMPTY };
         Self {
             seq,
             ack,
