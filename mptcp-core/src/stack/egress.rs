@@ -286,6 +286,7 @@ impl<B: PacketBuf> Stack<B> {
         let mut burst = Burst::new(usual);
         let id = tcb.subflow.as_ref().map_or(u8::MAX, |s| s.id);
         let mut stretch = Stretch::NONE;
+        let nagle = self.config.tcp.nagle;
         // What chose this subflow for a segment would choose it again while there is room for one more.
         let (mut octets, windows) = (0, tcb.room_before(mss));
         let joins = tx.tx.segmentation_offload(tcb.port);
@@ -333,8 +334,19 @@ impl<B: PacketBuf> Stack<B> {
                     next = behind;
                 } else {
                     match connection.next_to_send() {
-                        Some(behind) if !behind.again && behind.len >= mss => next = behind,
+                        Some(behind) if !behind.again => next = behind,
                         _ => break true,
+                    }
+                    if next.len < mss {
+                        // The end of what was written, or of a gap: for less, a subflow whose window had no room for
+                        // a whole one may be the better choice.
+                        if views.starved || connection.holds_back(next, mss, nagle) {
+                            break true;
+                        }
+                        // It has a mapping of its own.
+                        if joins {
+                            tx.train.depart(tcb, &burst, tx.tx);
+                        }
                     }
                     if connection.window_cuts(lasting.mss) || !connection.keeps_width(next.start) {
                         break true;

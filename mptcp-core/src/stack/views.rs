@@ -30,6 +30,8 @@ pub(super) struct Views {
     pub(super) shown: Vec<PathView>,
     /// One that could send must wait for its port.
     pub(super) port_full: bool,
+    /// One has less room in its peer's window than it wants for what is next: for less it may have enough.
+    pub(super) starved: bool,
     kept: Option<Kept>,
     /// The writer keeps the send buffer full; `None`: not asked in this turn yet.
     pub(super) full: Option<bool>,
@@ -43,6 +45,8 @@ struct Kept {
     chosen: usize,
     /// No subflow's segments are longer.
     mss: u32,
+    /// What was sent, as far as one segment may hold it.
+    len: u32,
 }
 
 /// What a view depends on beside its subflow.
@@ -77,6 +81,8 @@ struct Terms {
 /// One subflow, looked at.
 struct Sight {
     view: PathView,
+    /// Its peer's window is too small for what is next.
+    starved: bool,
     /// Its peer has shut it, and is asked about that, or its pace holds it: it has a timer.
     timed: bool,
     waits_for_port: bool,
@@ -107,13 +113,12 @@ impl Views {
         chosen: usize,
     ) {
         let mss = self.shown.iter().map(|view| view.mss).max().unwrap_or(u32::MAX);
-        let whole = !next.again && next.len >= mss;
         // One that has no rounds behind it is given the others' as soon as they have some.
         let begun = self.shown.iter().all(|view| view.served > 0);
-        let apart = whole && begun && !self.port_full && connection.policy.is_none();
+        let apart = !next.again && begun && !self.port_full && connection.policy.is_none();
         self.kept = apart.then(|| {
             let premises = Premises::of(connection, next);
-            Kept { premises, chosen, mss }
+            Kept { premises, chosen, mss, len: next.len.min(mss) }
         });
     }
 }
@@ -129,9 +134,12 @@ impl<B: PacketBuf> Stack<B> {
         views: &mut Views,
         room_on: RoomOn<'_>,
     ) -> Option<()> {
-        let Kept { premises, chosen, mss } = views.kept.take()?;
+        let Kept { premises, chosen, mss, len } = views.kept.take()?;
         let connection = self.connections.get(owner)?;
-        let same = premises == Premises::of(connection, next) && next.len >= mss;
+        // Whoever has room for more has room for less.
+        let short = next.len.min(mss);
+        let fits = short == len || short < len && !views.starved;
+        let same = fits && premises == Premises::of(connection, next);
         let &(idx, _) = views.subflows.get(chosen)?;
         if !same || views.subflows.iter().any(|(_, port)| room_on(*port) == 0) {
             return None;
@@ -140,6 +148,7 @@ impl<B: PacketBuf> Stack<B> {
         let sight = look(tcb, now, next, &premises, true, Terms::default())?;
         let deadline = tcb.next_timeout().filter(|_| sight.timed);
         *views.shown.get_mut(chosen)? = sight.view;
+        views.starved |= sight.starved;
         scheduler::avoid_doubtful(&mut views.shown);
         self.arm(Node::Tcb(idx), deadline);
         if cfg!(debug_assertions) {
@@ -162,7 +171,7 @@ impl<B: PacketBuf> Stack<B> {
     ) {
         views.subflows.clear();
         views.shown.clear();
-        (views.port_full, views.kept) = (false, None);
+        (views.port_full, views.starved, views.kept) = (false, false, None);
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let premises = Premises::of(connection, next);
         let policy = connection.policy.as_ref();
@@ -182,6 +191,7 @@ impl<B: PacketBuf> Stack<B> {
             let Some(sight) = look(tcb, now, next, &premises, room, terms) else { continue };
             timed |= sight.timed;
             views.port_full |= sight.waits_for_port;
+            views.starved |= sight.starved;
             if let Some(at) = sight.open_at {
                 open_at = Some(open_at.map_or(at, |other| other.min(at)));
             }
@@ -276,6 +286,7 @@ fn look<B: PacketBuf>(
     };
     Some(Sight {
         view,
+        starved,
         timed: starved || paced,
         waits_for_port: sendable && !holds && !port_room,
         open_at: terms.capped.filter(|_| sendable),
