@@ -78,9 +78,15 @@ struct Terms {
     priority: u8,
 }
 
-/// One subflow, looked at.
+/// One subflow, as far as what it sends changes how it is seen.
 struct Sight {
-    view: PathView,
+    room: bool,
+    busy: bool,
+    unknown: bool,
+    cwnd: u32,
+    in_flight: u32,
+    mss: u32,
+    served: u64,
     /// Its peer's window is too small for what is next.
     starved: bool,
     /// Its peer has shut it, and is asked about that, or its pace holds it: it has a timer.
@@ -88,6 +94,15 @@ struct Sight {
     waits_for_port: bool,
     /// Nothing but a cap holds it until then.
     open_at: Option<Instant>,
+}
+
+impl Sight {
+    /// Shows it.
+    const fn show(&self, view: &mut PathView) {
+        (view.room, view.busy, view.unknown) = (self.room, self.busy, self.unknown);
+        (view.cwnd, view.in_flight) = (self.cwnd, self.in_flight);
+        (view.mss, view.served) = (self.mss, self.served);
+    }
 }
 
 impl Views {
@@ -147,7 +162,13 @@ impl<B: PacketBuf> Stack<B> {
         let tcb = self.tcbs.get_mut(idx)?;
         let sight = look(tcb, now, next, &premises, true, Terms::default())?;
         let deadline = tcb.next_timeout().filter(|_| sight.timed);
-        *views.shown.get_mut(chosen)? = sight.view;
+        let shown = views.shown.get_mut(chosen)?;
+        if shown.in_flight == 0 {
+            // What follows on a pause may change what its path is taken for (RFC 5681 §4.1).
+            *shown = view(tcb, next, &premises, &sight, Terms::default())?;
+        } else {
+            sight.show(shown);
+        }
         views.starved |= sight.starved;
         scheduler::avoid_doubtful(&mut views.shown);
         self.arm(Node::Tcb(idx), deadline);
@@ -196,7 +217,7 @@ impl<B: PacketBuf> Stack<B> {
                 open_at = Some(open_at.map_or(at, |other| other.min(at)));
             }
             views.subflows.push((idx, port));
-            views.shown.push(sight.view);
+            views.shown.extend(view(tcb, next, &premises, &sight, terms));
         }
         scheduler::avoid_doubtful(&mut views.shown);
         // A path that came later has the others' rounds behind it.
@@ -236,14 +257,10 @@ fn look<B: PacketBuf>(
     if !may || !tcb.may_send() || tcb.write_closed() {
         return None;
     }
-    let in_vain = next.again && subflow.word != Word::Good;
-    let (stale, backup) = (subflow.stale || in_vain, subflow.is_backup());
     let served = subflow.served;
-    let copied = subflow.reinjected;
     // Repairs go where the original is not still waiting. Sidelined with its path, one may have
     // nothing that waits.
-    let watched = subflow.rare.watch.is_some();
-    let waits = watched && !(subflow.stale && tcb.flight_size() == 0);
+    let waits = subflow.rare.watch.is_some() && !(subflow.stale && tcb.flight_size() == 0);
     let holds = next.again && (tcb.rto_count() > 0 || waits);
     let starved = tcb.note_window(now, next.len);
     let can_send = tcb.can_send();
@@ -256,39 +273,59 @@ fn look<B: PacketBuf>(
     if open && terms.capped.is_some() {
         tcb.note_app_limited(now);
     }
-    let srtt = tcb.rtt.srtt();
-    let known = srtt.unwrap_or_else(|| tcb.rtt.rto());
-    let (flight, cwnd) = (tcb.flight_size(), tcb.cwnd());
-    let view = PathView {
+    let flight = tcb.flight_size();
+    Some(Sight {
         room: sendable && port_room && !holds && terms.capped.is_none(),
         busy: !holds && (paced || !sendable && flight > 0 && tcb.usable_window() > 0),
-        backup,
-        stale,
-        doubtful: watched && !stale,
         // A peer that has had nothing on it does not know of its round trip either, and sizes
         // its window without.
         unknown: premises.long
             && flight == 0
             && (tcb.counters.bytes_sent == 0
-                || srtt.is_none()
+                || tcb.rtt.srtt().is_none()
                 || now.since(tcb.last_received()) > MEMORY),
-        // Without a sample nobody knows how far it is: the initial timeout, not next door.
-        opening: premises.long && copied < premises.opening && cwnd < tcb.ssthresh(),
-        srtt: known,
-        one_way: known - tcb.rtt.min_rtt().unwrap_or_default().min(known) / 2,
-        rate: tcb.bandwidth(known).unwrap_or(1),
-        rttvar: tcb.rtt.rttvar().unwrap_or_default(),
-        cwnd,
+        cwnd: tcb.cwnd(),
         in_flight: tcb.pipe(),
         mss: tcb.payload_mss(),
-        priority: terms.priority,
         served,
-    };
-    Some(Sight {
-        view,
         starved,
         timed: starved || paced,
         waits_for_port: sendable && !holds && !port_room,
         open_at: terms.capped.filter(|_| sendable),
+    })
+}
+
+/// What it shows of itself, with what was seen now.
+fn view<B: PacketBuf>(
+    tcb: &Tcb<B>,
+    next: &Next,
+    premises: &Premises,
+    sight: &Sight,
+    terms: Terms,
+) -> Option<PathView> {
+    let subflow = tcb.subflow.as_ref()?;
+    let in_vain = next.again && subflow.word != Word::Good;
+    let stale = subflow.stale || in_vain;
+    let known = tcb.rtt.srtt().unwrap_or_else(|| tcb.rtt.rto());
+    Some(PathView {
+        room: sight.room,
+        busy: sight.busy,
+        unknown: sight.unknown,
+        cwnd: sight.cwnd,
+        in_flight: sight.in_flight,
+        served: sight.served,
+        backup: subflow.is_backup(),
+        stale,
+        doubtful: subflow.rare.watch.is_some() && !stale,
+        // Without a sample nobody knows how far it is: the initial timeout, not next door.
+        opening: premises.long
+            && subflow.reinjected < premises.opening
+            && sight.cwnd < tcb.ssthresh(),
+        srtt: known,
+        one_way: known - tcb.rtt.min_rtt().unwrap_or_default().min(known) / 2,
+        rate: tcb.bandwidth(known).unwrap_or(1),
+        rttvar: tcb.rtt.rttvar().unwrap_or_default(),
+        mss: sight.mss,
+        priority: terms.priority,
     })
 }
