@@ -38,7 +38,7 @@ use crate::seq::{DataSeq, SeqNum};
 use crate::stack::AppState;
 use crate::tcp::congestion::CongestionChoice;
 use crate::tcp::{Autotune, DataLevel, KeptTuple, RecvQueue, Tcb, Tcbs, Tuple};
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, earliest};
 use crate::util::on_demand::OnDemand;
 use crate::util::short_list::ShortList;
 use crate::wire::{Version, WireSeq};
@@ -516,16 +516,16 @@ impl<B: PacketBuf> Connection<B> {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let own = [
+        let rare: &Rare = &self.rare;
+        earliest([
             self.rtx_at,
             self.health_at,
-            self.rare.close_at,
-            self.rare.probe_at,
-            self.rare.unmapped_at,
-            self.rare.capped_until,
+            rare.close_at,
+            rare.probe_at,
+            rare.unmapped_at,
+            rare.capped_until,
             self.paths.next_timeout(),
-        ];
-        own.into_iter().flatten().min()
+        ])
     }
 
     /// Ends it: nothing more is sent or received.
