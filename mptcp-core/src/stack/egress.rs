@@ -186,12 +186,21 @@ impl<B: PacketBuf> Stack<B> {
                 let Some(connection) = self.connections.get_mut(owner) else {
                     return Progress::Done;
                 };
-                let data = connection.data_level();
-                let progress = tcb.output(&mut env, tx, Some(&data), &mut budget);
-                if tx.pushed > 0 && tcb.state.synchronized() {
-                    connection.advertised(tcb.last_window());
+                let quiet = tcb.has_nothing_due(now);
+                if quiet {
+                    tcb.rest_output(now, connection.dss_format());
                 }
-                if data.data_fin.is_some() {
+                let mut progress = Progress::Done;
+                if !quiet || cfg!(debug_assertions) {
+                    let data = connection.data_level();
+                    progress = tcb.output(&mut env, tx, Some(&data), &mut budget);
+                    let nothing = tx.pushed == 0 && progress == Progress::Done;
+                    debug_assert!(!quiet || nothing, "a quiet subflow");
+                    if tx.pushed > 0 && tcb.state.synchronized() {
+                        connection.advertised(tcb.last_window());
+                    }
+                }
+                if connection.fin_due() {
                     let deadline = connection.next_timeout();
                     self.arm(Node::Connection(owner), deadline);
                 }
