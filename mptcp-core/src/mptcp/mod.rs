@@ -483,17 +483,25 @@ impl<B: PacketBuf> Connection<B> {
         self.phase != Phase::Closed && (sent || self.window_blocked() || self.held_back())
     }
 
-    /// Arms the data-level retransmission timer unless it runs: `rto` is the largest timeout of
-    /// any subflow.
-    pub(crate) fn arm_rtx(&mut self, now: Instant, rto: Duration) {
+    /// The data-level retransmission timer is to run.
+    fn wants_rtx(&self) -> bool {
         // After fallback TCP retransmits, but only this level knows of data behind a closed window.
-        let fallen_back = self.phase == Phase::Fallback;
-        let due = if fallen_back {
+        if self.phase == Phase::Fallback {
             self.window_blocked() || self.held_back()
         } else {
             self.outstanding()
-        };
-        if !due {
+        }
+    }
+
+    /// It is to run and does not: [`Connection::arm_rtx`] needs to know a timeout.
+    pub(crate) fn needs_rto(&self) -> bool {
+        self.rtx_at.is_none() && self.wants_rtx()
+    }
+
+    /// Arms the data-level retransmission timer unless it runs: `rto` is the largest timeout of
+    /// any subflow.
+    pub(crate) fn arm_rtx(&mut self, now: Instant, rto: Duration) {
+        if !self.wants_rtx() {
             self.rtx_at = None;
             self.rtx_shift = 0;
             return;

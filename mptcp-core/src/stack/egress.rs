@@ -11,9 +11,9 @@ use super::views::Views;
 use super::{Stack, env};
 use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
 use crate::driver::Progress;
-use crate::mptcp::{Phase, Stretch};
+use crate::mptcp::{Connection, Phase, Stretch};
 use crate::tcp::{Burst, Tcb};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::{IcmpErrorKind, icmp};
 
 /// Segments (or datagrams) one connection (or socket) may send before the next one has its turn.
@@ -389,7 +389,8 @@ impl<B: PacketBuf> Stack<B> {
 
     /// After the last segment that could go: the end of the stream, and the data-level timer.
     fn finish_sending(&mut self, now: Instant, owner: u32) {
-        let rto = self.largest_rto(owner);
+        let needs_rto = self.connections.get(owner).is_some_and(Connection::needs_rto);
+        let rto = if needs_rto { self.largest_rto(owner) } else { Duration::ZERO };
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let all_sent = connection.data_snd_nxt == connection.data_end;
         if connection.fin_queued && all_sent && connection.phase == Phase::Fallback {
