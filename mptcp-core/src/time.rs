@@ -66,6 +66,14 @@ pub(crate) const fn nanos(time: Duration) -> u64 {
     time.as_secs().saturating_mul(1_000_000_000).saturating_add(time.subsec_nanos() as u64)
 }
 
+/// The earliest of those that there are.
+pub(crate) fn earliest(times: impl IntoIterator<Item = Option<Instant>>) -> Option<Instant> {
+    // Of one nanosecond less: what there is not, 0, comes behind all others without a branch.
+    let before = |time: Option<Instant>| time.map_or(0, Instant::as_nanos).wrapping_sub(1);
+    let least = times.into_iter().map(before).fold(u64::MAX, u64::min);
+    NonZeroU64::new(least.wrapping_add(1)).map(Instant)
+}
+
 /// `count * by / of`, saturating: a quotient of 128 bits takes a hundred times as long, and nearly always 64 do.
 pub(crate) fn proportion(count: u64, by: u64, of: u64) -> u64 {
     let of = of.max(1);
@@ -113,6 +121,15 @@ mod tests {
         assert_eq!(proportion(u64::MAX, 10, 20), u64::MAX / 2);
         assert_eq!(proportion(u64::MAX, 2, 1), u64::MAX);
         assert_eq!(proportion(5, 4, 0), 20);
+    }
+
+    #[test]
+    fn the_earliest_is_one_that_there_is() {
+        let at = |ns| Some(Instant::from_nanos(ns));
+        assert_eq!(earliest([None, at(7), None, at(5), at(6)]), at(5));
+        assert_eq!(earliest([at(u64::MAX), None]), Some(Instant::MAX));
+        assert_eq!(earliest([at(1), at(u64::MAX)]), Some(Instant::MIN));
+        assert_eq!((earliest([None, None]), earliest([])), (None, None));
     }
 
     #[test]

@@ -38,7 +38,7 @@ use crate::seq::{DataSeq, SeqNum};
 use crate::stack::AppState;
 use crate::tcp::congestion::CongestionChoice;
 use crate::tcp::{Autotune, DataLevel, KeptTuple, RecvQueue, Tcb, Tcbs, Tuple};
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, earliest};
 use crate::util::on_demand::OnDemand;
 use crate::util::short_list::ShortList;
 use crate::wire::{Version, WireSeq};
@@ -484,30 +484,31 @@ impl<B: PacketBuf> Connection<B> {
         self.phase != Phase::Closed && (sent || self.window_blocked() || self.held_back())
     }
 
+    /// The data-level retransmission timer is to run.
+    fn wants_rtx(&self) -> bool {
+        // After fallback TCP retransmits, but only this level knows of data behind a closed window.
+        if self.phase == Phase::Fallback {
+            self.window_blocked() || self.held_back()
+        } else {
+            self.outstanding()
+        }
+    }
+
+    /// It is to run and does not: [`Connection::arm_rtx`] needs to know a timeout.
+    pub(crate) fn needs_rto(&self) -> bool {
+        self.rtx_at.is_none() && self.wants_rtx()
+    }
+
     /// Arms the data-level retransmission timer unless it runs: `rto` is the largest timeout of
     /// any subflow.
     pub(crate) fn arm_rtx(&mut self, now: Instant, rto: Duration) {
-        if !self.needs_rtx() {
+        if !self.wants_rtx() {
             self.rtx_at = None;
             self.rtx_shift = 0;
             return;
         }
         if self.rtx_at.is_none() {
             self.rtx_at = Some(now + self.data_rto(rto));
-        }
-    }
-
-    /// [`Connection::arm_rtx`] arms it, and asks for how long.
-    pub(crate) fn arms_rtx(&self) -> bool {
-        self.rtx_at.is_none() && self.needs_rtx()
-    }
-
-    fn needs_rtx(&self) -> bool {
-        if self.phase == Phase::Fallback {
-            // TCP retransmits, but only this level knows of data behind a closed window.
-            self.window_blocked() || self.held_back()
-        } else {
-            self.outstanding()
         }
     }
 
@@ -524,16 +525,16 @@ impl<B: PacketBuf> Connection<B> {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let own = [
+        let rare: &Rare = &self.rare;
+        earliest([
             self.rtx_at,
             self.health_at,
-            self.rare.close_at,
-            self.rare.probe_at,
-            self.rare.unmapped_at,
-            self.rare.capped_until,
+            rare.close_at,
+            rare.probe_at,
+            rare.unmapped_at,
+            rare.capped_until,
             self.paths.next_timeout(),
-        ];
-        own.into_iter().flatten().min()
+        ])
     }
 
     /// Ends it: nothing more is sent or received.

@@ -491,6 +491,11 @@ impl PathTable {
         Some(entry.up())
     }
 
+    /// [`PathTable::news`] would have some.
+    pub(crate) fn has_news(&self, path: PathRef) -> bool {
+        self.paths.get(path.idx).is_some_and(|entry| entry.generation != path.seen)
+    }
+
     /// Up, as far as is known.
     pub(crate) fn is_up(&self, path: PathRef) -> bool {
         self.paths.get(path.idx).is_none_or(Path::up)

@@ -186,12 +186,21 @@ impl<B: PacketBuf> Stack<B> {
                 let Some(connection) = self.connections.get_mut(owner) else {
                     return Progress::Done;
                 };
-                let data = connection.data_level();
-                let progress = tcb.output(&mut env, tx, Some(&data), &mut budget);
-                if tx.pushed > 0 && tcb.state.synchronized() {
-                    connection.advertised(tcb.last_window());
+                let quiet = tcb.has_nothing_due(now);
+                if quiet {
+                    tcb.rest_output(now, connection.dss_format());
                 }
-                if data.data_fin.is_some() {
+                let mut progress = Progress::Done;
+                if !quiet || cfg!(debug_assertions) {
+                    let data = connection.data_level();
+                    progress = tcb.output(&mut env, tx, Some(&data), &mut budget);
+                    let nothing = tx.pushed == 0 && progress == Progress::Done;
+                    debug_assert!(!quiet || nothing, "a quiet subflow");
+                    if tx.pushed > 0 && tcb.state.synchronized() {
+                        connection.advertised(tcb.last_window());
+                    }
+                }
+                if connection.fin_due() {
                     let deadline = connection.next_timeout();
                     self.arm(Node::Connection(owner), deadline);
                 }
@@ -290,6 +299,7 @@ impl<B: PacketBuf> Stack<B> {
         let mut burst = Burst::new(usual);
         let id = tcb.subflow.as_ref().map_or(u8::MAX, |s| s.id);
         let mut stretch = Stretch::NONE;
+        let nagle = self.config.tcp.nagle;
         // What chose this subflow for a segment would choose it again while there is room for one more.
         let (mut octets, windows) = (0, tcb.room_before(mss));
         let joins = tx.tx.segmentation_offload(tcb.port);
@@ -337,8 +347,19 @@ impl<B: PacketBuf> Stack<B> {
                     next = behind;
                 } else {
                     match connection.next_to_send() {
-                        Some(behind) if !behind.again && behind.len >= mss => next = behind,
+                        Some(behind) if !behind.again => next = behind,
                         _ => break true,
+                    }
+                    if next.len < mss {
+                        // The end of what was written, or of a gap: for less, a subflow whose window had no room for
+                        // a whole one may be the better choice.
+                        if views.starved || connection.holds_back(next, mss, nagle) {
+                            break true;
+                        }
+                        // It has a mapping of its own.
+                        if joins {
+                            tx.train.depart(tcb, &burst, tx.tx);
+                        }
                     }
                     if connection.window_cuts(lasting.mss) || !connection.keeps_width(next.start) {
                         break true;
@@ -372,8 +393,8 @@ impl<B: PacketBuf> Stack<B> {
 
     /// After the last segment that could go: the end of the stream, and the data-level timer.
     fn finish_sending(&mut self, now: Instant, owner: u32) {
-        let arms = self.connections.get(owner).is_some_and(Connection::arms_rtx);
-        let rto = if arms { self.largest_rto(owner) } else { Duration::ZERO };
+        let needs_rto = self.connections.get(owner).is_some_and(Connection::needs_rto);
+        let rto = if needs_rto { self.largest_rto(owner) } else { Duration::ZERO };
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let all_sent = connection.data_snd_nxt == connection.data_end;
         if connection.fin_queued && all_sent && connection.phase == Phase::Fallback {

@@ -135,8 +135,8 @@ impl<B: PacketBuf> Stack<B> {
     ) -> bool {
         let mut moved = 0;
         if self.unread(from) && self.sending(to) {
-            let limit = self.send_limit(to);
             let mut received = self.exchange_received(from, OnDemand::new());
+            let limit = self.send_limit_for(to, counted(&received));
             moved = match meter {
                 Some(meter) => self.queue_metered(now, to, &mut received, limit, (meter, inward)),
                 None => self.queue_all(to, &mut received, limit, u32::MAX),
@@ -225,8 +225,7 @@ impl<B: PacketBuf> Stack<B> {
             Sock::Mptcp(idx) => {
                 let Some(connection) = self.connections.get_mut(idx) else { return 0 };
                 let len = received.in_order_len();
-                let counted = len.max(received.in_order_truesize().div_ceil(2));
-                let fits = connection.send_buffered().saturating_add(counted) < limit;
+                let fits = connection.send_buffered().saturating_add(counted(received)) < limit;
                 if fits && len <= most && !received.begins_small() {
                     moved = connection.write_all(received);
                 }
@@ -320,6 +319,11 @@ impl<B: PacketBuf> Stack<B> {
             }
         }
     }
+}
+
+/// What is in order counts so much against a send buffer at most.
+fn counted<B: PacketBuf>(received: &RecvQueue<B>) -> u32 {
+    received.in_order_len().max(received.in_order_truesize().div_ceil(2))
 }
 
 /// The next buffer in order, unless it is longer than that.

@@ -188,9 +188,9 @@ impl<B: PacketBuf> Stack<B> {
 
     /// A writer keeps the send buffer full: it has more, and its end is not in sight.
     fn keeps_full(&self, owner: u32) -> bool {
-        let room = u64::from(self.send_room(Sock::Mptcp(owner)));
-        let full = |c: &Connection<B>| !c.fin_queued && room < (c.data_end - c.data_snd_una) / 3;
-        self.connections.get(owner).is_some_and(full)
+        let Some(connection) = self.connections.get(owner) else { return false };
+        let third = (connection.data_end - connection.data_snd_una) / 3;
+        !connection.fin_queued && !self.has_send_room(Sock::Mptcp(owner), third)
     }
 
     /// Whether what was chosen may go now, as far as caps are concerned that the connection shares with

@@ -395,22 +395,50 @@ impl<B: PacketBuf> Stack<B> {
 
     /// Octets the send buffer may hold: it follows the congestion window up to the configured limit.
     pub(super) fn send_limit(&self, sock: Sock) -> u32 {
+        match sock {
+            Sock::Plain(_) => self.send_floor(sock),
+            Sock::Mptcp(idx) => {
+                let Some(connection) = self.connections.get(idx) else { return 0 };
+                let subflows = connection.subflows.iter().filter_map(|&i| self.tcbs.get(i));
+                self.send_floor(sock).max(self.limit_of(reach(subflows)))
+            }
+            _ => 0,
+        }
+    }
+
+    /// Octets that the send buffer may hold in any case, for less work: what the paths carry may allow a connection
+    /// more than its congestion windows do.
+    fn send_floor(&self, sock: Sock) -> u32 {
+        match sock {
+            Sock::Plain(idx) => self.tcbs.get(idx).map_or(0, |t| self.limit_of(t.cwnd())),
+            Sock::Mptcp(idx) => {
+                let Some(connection) = self.connections.get(idx) else { return 0 };
+                let subflows = connection.subflows.iter().filter_map(|&i| self.tcbs.get(i));
+                self.limit_of(subflows.map(Tcb::cwnd).fold(0, u32::saturating_add))
+            }
+            _ => 0,
+        }
+    }
+
+    /// What goes with a congestion window.
+    fn limit_of(&self, cwnd: u32) -> u32 {
         let mut max = self.config.tcp.send_buffer_max;
         if self.pool.is_low() {
             max = max.min(FAIR_SHARE as u32);
         }
-        let limit = |cwnd: u32| cwnd.saturating_mul(3).saturating_add(256 << 10).min(max);
-        match sock {
-            Sock::Plain(idx) => self.tcbs.get(idx).map_or(0, |t| limit(t.cwnd())),
-            Sock::Mptcp(idx) => {
-                let Some(connection) = self.connections.get(idx) else { return 0 };
-                let subflows = connection.subflows.iter().filter_map(|&i| self.tcbs.get(i));
-                let cwnd = subflows.clone().map(|t| t.cwnd());
-                let cwnd = cwnd.fold(0, u32::saturating_add).max(reach(subflows));
-                limit(cwnd)
-            }
-            _ => 0,
-        }
+        cwnd.saturating_mul(3).saturating_add(256 << 10).min(max)
+    }
+
+    /// What the send buffer may hold as far as that matters to `octets` more.
+    pub(super) fn send_limit_for(&self, sock: Sock, octets: u32) -> u32 {
+        let floor = self.send_floor(sock);
+        if self.send_left(sock, floor) > octets { floor } else { self.send_limit(sock) }
+    }
+
+    /// The send buffer has room for `octets` more.
+    pub(super) fn has_send_room(&self, sock: Sock, octets: u64) -> bool {
+        let has = |limit| u64::from(self.send_left(sock, limit)) >= octets;
+        has(self.send_floor(sock)) || has(self.send_limit(sock))
     }
 
     fn writable(&self, sock: Sock) -> Result<(), SendError> {

@@ -30,6 +30,8 @@ pub(super) struct Views {
     pub(super) shown: Vec<PathView>,
     /// One that could send must wait for its port.
     pub(super) port_full: bool,
+    /// One has less room in its peer's window than it wants for what is next: for less it may have enough.
+    pub(super) starved: bool,
     kept: Option<Kept>,
     /// The writer keeps the send buffer full; `None`: not asked in this turn yet.
     pub(super) full: Option<bool>,
@@ -43,6 +45,8 @@ struct Kept {
     chosen: usize,
     /// No subflow's segments are longer.
     mss: u32,
+    /// What was sent, as far as one segment may hold it.
+    len: u32,
 }
 
 /// What a view depends on beside its subflow.
@@ -74,14 +78,31 @@ struct Terms {
     priority: u8,
 }
 
-/// One subflow, looked at.
+/// One subflow, as far as what it sends changes how it is seen.
 struct Sight {
-    view: PathView,
+    room: bool,
+    busy: bool,
+    unknown: bool,
+    cwnd: u32,
+    in_flight: u32,
+    mss: u32,
+    served: u64,
+    /// Its peer's window is too small for what is next.
+    starved: bool,
     /// Its peer has shut it, and is asked about that, or its pace holds it: it has a timer.
     timed: bool,
     waits_for_port: bool,
     /// Nothing but a cap holds it until then.
     open_at: Option<Instant>,
+}
+
+impl Sight {
+    /// Shows it.
+    const fn show(&self, view: &mut PathView) {
+        (view.room, view.busy, view.unknown) = (self.room, self.busy, self.unknown);
+        (view.cwnd, view.in_flight) = (self.cwnd, self.in_flight);
+        (view.mss, view.served) = (self.mss, self.served);
+    }
 }
 
 impl Views {
@@ -107,13 +128,12 @@ impl Views {
         chosen: usize,
     ) {
         let mss = self.shown.iter().map(|view| view.mss).max().unwrap_or(u32::MAX);
-        let whole = !next.again && next.len >= mss;
         // One that has no rounds behind it is given the others' as soon as they have some.
         let begun = self.shown.iter().all(|view| view.served > 0);
-        let apart = whole && begun && !self.port_full && connection.policy.is_none();
+        let apart = !next.again && begun && !self.port_full && connection.policy.is_none();
         self.kept = apart.then(|| {
             let premises = Premises::of(connection, next);
-            Kept { premises, chosen, mss }
+            Kept { premises, chosen, mss, len: next.len.min(mss) }
         });
     }
 }
@@ -129,9 +149,12 @@ impl<B: PacketBuf> Stack<B> {
         views: &mut Views,
         room_on: RoomOn<'_>,
     ) -> Option<()> {
-        let Kept { premises, chosen, mss } = views.kept.take()?;
+        let Kept { premises, chosen, mss, len } = views.kept.take()?;
         let connection = self.connections.get(owner)?;
-        let same = premises == Premises::of(connection, next) && next.len >= mss;
+        // Whoever has room for more has room for less.
+        let short = next.len.min(mss);
+        let fits = short == len || short < len && !views.starved;
+        let same = fits && premises == Premises::of(connection, next);
         let &(idx, _) = views.subflows.get(chosen)?;
         if !same || views.subflows.iter().any(|(_, port)| room_on(*port) == 0) {
             return None;
@@ -139,7 +162,14 @@ impl<B: PacketBuf> Stack<B> {
         let tcb = self.tcbs.get_mut(idx)?;
         let sight = look(tcb, now, next, &premises, true, Terms::default())?;
         let deadline = tcb.next_timeout().filter(|_| sight.timed);
-        *views.shown.get_mut(chosen)? = sight.view;
+        let shown = views.shown.get_mut(chosen)?;
+        if shown.in_flight == 0 {
+            // What follows on a pause may change what its path is taken for (RFC 5681 §4.1).
+            *shown = view(tcb, next, &premises, &sight, Terms::default())?;
+        } else {
+            sight.show(shown);
+        }
+        views.starved |= sight.starved;
         scheduler::avoid_doubtful(&mut views.shown);
         self.arm(Node::Tcb(idx), deadline);
         if cfg!(debug_assertions) {
@@ -162,7 +192,7 @@ impl<B: PacketBuf> Stack<B> {
     ) {
         views.subflows.clear();
         views.shown.clear();
-        (views.port_full, views.kept) = (false, None);
+        (views.port_full, views.starved, views.kept) = (false, false, None);
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let premises = Premises::of(connection, next);
         let policy = connection.policy.as_ref();
@@ -182,11 +212,12 @@ impl<B: PacketBuf> Stack<B> {
             let Some(sight) = look(tcb, now, next, &premises, room, terms) else { continue };
             timed |= sight.timed;
             views.port_full |= sight.waits_for_port;
+            views.starved |= sight.starved;
             if let Some(at) = sight.open_at {
                 open_at = Some(open_at.map_or(at, |other| other.min(at)));
             }
             views.subflows.push((idx, port));
-            views.shown.push(sight.view);
+            views.shown.extend(view(tcb, next, &premises, &sight, terms));
         }
         scheduler::avoid_doubtful(&mut views.shown);
         // A path that came later has the others' rounds behind it.
@@ -226,14 +257,10 @@ fn look<B: PacketBuf>(
     if !may || !tcb.may_send() || tcb.write_closed() {
         return None;
     }
-    let in_vain = next.again && subflow.word != Word::Good;
-    let (stale, backup) = (subflow.stale || in_vain, subflow.is_backup());
     let served = subflow.served;
-    let copied = subflow.reinjected;
     // Repairs go where the original is not still waiting. Sidelined with its path, one may have
     // nothing that waits.
-    let watched = subflow.rare.watch.is_some();
-    let waits = watched && !(subflow.stale && tcb.flight_size() == 0);
+    let waits = subflow.rare.watch.is_some() && !(subflow.stale && tcb.flight_size() == 0);
     let holds = next.again && (tcb.rto_count() > 0 || waits);
     let starved = tcb.note_window(now, next.len);
     let can_send = tcb.can_send();
@@ -246,38 +273,59 @@ fn look<B: PacketBuf>(
     if open && terms.capped.is_some() {
         tcb.note_app_limited(now);
     }
-    let srtt = tcb.rtt.srtt();
-    let known = srtt.unwrap_or_else(|| tcb.rtt.rto());
-    let (flight, cwnd) = (tcb.flight_size(), tcb.cwnd());
-    let view = PathView {
+    let flight = tcb.flight_size();
+    Some(Sight {
         room: sendable && port_room && !holds && terms.capped.is_none(),
         busy: !holds && (paced || !sendable && flight > 0 && tcb.usable_window() > 0),
-        backup,
-        stale,
-        doubtful: watched && !stale,
         // A peer that has had nothing on it does not know of its round trip either, and sizes
         // its window without.
         unknown: premises.long
             && flight == 0
             && (tcb.counters.bytes_sent == 0
-                || srtt.is_none()
+                || tcb.rtt.srtt().is_none()
                 || now.since(tcb.last_received()) > MEMORY),
+        cwnd: tcb.cwnd(),
+        in_flight: tcb.pipe(),
+        mss: tcb.payload_mss(),
+        served,
+        starved,
+        timed: starved || paced,
+        waits_for_port: sendable && !holds && !port_room,
+        open_at: terms.capped.filter(|_| sendable),
+    })
+}
+
+/// What it shows of itself, with what was seen now.
+fn view<B: PacketBuf>(
+    tcb: &Tcb<B>,
+    next: &Next,
+    premises: &Premises,
+    sight: &Sight,
+    terms: Terms,
+) -> Option<PathView> {
+    let subflow = tcb.subflow.as_ref()?;
+    let in_vain = next.again && subflow.word != Word::Good;
+    let stale = subflow.stale || in_vain;
+    let known = tcb.rtt.srtt().unwrap_or_else(|| tcb.rtt.rto());
+    Some(PathView {
+        room: sight.room,
+        busy: sight.busy,
+        unknown: sight.unknown,
+        cwnd: sight.cwnd,
+        in_flight: sight.in_flight,
+        served: sight.served,
+        backup: subflow.is_backup(),
+        stale,
+        doubtful: subflow.rare.watch.is_some() && !stale,
         // Without a sample nobody knows how far it is: the initial timeout, not next door.
-        opening: premises.long && copied < premises.opening && cwnd < tcb.ssthresh(),
+        opening: premises.long
+            && subflow.reinjected < premises.opening
+            && sight.cwnd < tcb.ssthresh(),
         srtt: known,
         one_way: known - tcb.rtt.min_rtt().unwrap_or_default().min(known) / 2,
         rate: tcb.bandwidth(known).unwrap_or(1),
         rttvar: tcb.rtt.rttvar().unwrap_or_default(),
-        cwnd,
-        in_flight: tcb.pipe(),
-        mss: tcb.payload_mss(),
+        mss: sight.mss,
         priority: terms.priority,
-        served,
-    };
-    Some(Sight {
-        view,
-        timed: starved || paced,
-        waits_for_port: sendable && !holds && !port_room,
-        open_at: terms.capped.filter(|_| sendable),
     })
 }

@@ -36,7 +36,7 @@ use crate::error::ConnectionError;
 use crate::mptcp::{FallbackReason, Subflow};
 use crate::seq::{DataSeq, SeqNum};
 use crate::stats::Counters;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, earliest};
 use crate::util::on_demand::OnDemand;
 use crate::util::slab::{Line, Slab};
 use alloc::boxed::Box;
@@ -718,7 +718,7 @@ impl<B: PacketBuf> Tcb<B> {
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let paced = self.flags.contains(TcbFlags::PACED).then(|| self.release_at()).flatten();
         let signal = self.subflow.as_ref().and_then(|subflow| subflow.next_signal());
-        [self.rtx_at, self.delayed_ack_at, self.slow_at, paced, signal].into_iter().flatten().min()
+        earliest([self.rtx_at, self.delayed_ack_at, self.slow_at, paced, signal])
     }
 
     /// An acknowledgement waits to be sent.

@@ -63,14 +63,38 @@ impl<B: PacketBuf> Tcb<B> {
             self.set_dss_format(data.format);
         }
         let progress = self.output_steps(env, tx, data, budget);
+        self.end_output(env.now);
+        progress
+    }
+
+    /// [`Tcb::output`] would find nothing to send.
+    pub(crate) fn has_nothing_due(&self, now: Instant) -> bool {
+        let asked = TcbFlags::SYN_NOW.union(TcbFlags::PROBE_NOW).union(TcbFlags::TLP_NOW);
+        !self.flags.intersects(asked)
+            && self.queue.first_lost().is_none()
+            && self.unsent.is_empty()
+            && !self.fin_due()
+            && !self.owes_ack(now)
+    }
+
+    /// As [`Tcb::output`] on a subflow where there [is nothing](Self::has_nothing_due): what the data level says does not
+    /// matter, but for the form.
+    pub(crate) fn rest_output(&mut self, now: Instant, format: DssFormat) {
+        if self.state != State::Closed {
+            self.set_dss_format(format);
+            self.end_output(now);
+        }
+    }
+
+    /// All that could go has gone.
+    fn end_output(&mut self, now: Instant) {
         let open = self.pipe() + self.payload_mss() <= self.cwnd();
-        let limits = |sender: &Sender| sender.pacer.limits(env.now);
+        let limits = |sender: &Sender| sender.pacer.limits(now);
         if open && !self.sender.as_deref().is_some_and(limits) {
             // Not when acknowledgements come: a burst brings many before there is a chance to send.
             self.flags.remove(TcbFlags::CWND_LIMITED);
         }
-        self.arm_rtx(env.now);
-        progress
+        self.arm_rtx(now);
     }
 
     fn output_steps<T: TxQueue<B>>(

@@ -7,7 +7,7 @@
 //! Nothing here acts by itself: the stack asks for the next action.
 
 use super::PathManager;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, earliest};
 use crate::util::on_demand::{Empty, OnDemand};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -375,11 +375,12 @@ impl Paths {
     /// When an echo or a lost pair was waited for long enough. What is due already waits for room,
     /// not for time.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let waiting = self.plan.pairs.iter().filter_map(|pair| match pair.state {
+        let Plan { pairs, current, .. } = &*self.plan;
+        let waiting = pairs.iter().map(|pair| match pair.state {
             PairState::Waiting { until, .. } => Some(until),
             PairState::Due | PairState::Open { .. } => None,
         });
-        waiting.chain(self.plan.current.map(|a| a.next)).min()
+        earliest(waiting.chain([current.as_ref().map(|a| a.next)]))
     }
 
     /// No further joins or announcements.

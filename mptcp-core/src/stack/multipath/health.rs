@@ -329,7 +329,11 @@ impl<B: PacketBuf> Stack<B> {
     /// What others found out about the paths of this connection since it last had something to send.
     pub(in crate::stack) fn heed_verdicts(&mut self, now: Instant, owner: u32) {
         let Some(connection) = self.connections.get(owner) else { return };
-        if connection.is_alone(&self.tcbs) {
+        let knows_all = |idx: &u32| {
+            let subflow = self.tcbs.get(*idx).and_then(|tcb| tcb.subflow.as_ref());
+            subflow.is_some_and(|s| !s.path.is_unknown() && !self.path_table.has_news(s.path))
+        };
+        if connection.subflows.iter().all(knows_all) || connection.is_alone(&self.tcbs) {
             return;
         }
         for at in 0..connection.subflows.len() {

@@ -150,6 +150,11 @@ impl<B: PacketBuf> Stack<B> {
             self.subflow_closed(now, owner, idx, None);
             return;
         }
+        if waits && self.connections.get(owner).is_some() {
+            // Each has its place in the row now; their timers follow when it is moved up.
+            self.want_transmit(Node::Connection(owner));
+            return self.want_transmit(Node::Tcb(idx));
+        }
         self.touch_connection(owner);
         self.touch_tcb(idx);
     }

@@ -53,6 +53,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         for Due { owner, idx, moved } in due.drain(..) {
             if self.owner_of(idx) != Some(owner) {
+                self.touch_connection(owner);
                 continue;
             }
             let left = self.tcbs.get(idx).is_some_and(|tcb| tcb.received.in_order_len() > 0);
