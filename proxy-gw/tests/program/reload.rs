@@ -17,6 +17,7 @@ fn a_hangup_takes_up_what_needs_no_restart_and_sessions_stay() {
     let alice = user("alice", b"first");
     let setup = Setup::tun("hangup").tables(&alice).set("socks5.auth=password");
     let Some(mut bed) = setup.set("timeouts.drain_s=1").start() else { return };
+    bed.small_windows();
     bed.scratch.file("object", &"plait\n".repeat(2_000_000));
     bed.scratch.file("small", "plait\n");
     bed.serve_files();

@@ -105,6 +105,7 @@ fn a_peer_comes_to_a_client_that_waits() {
 
 /// Starts a download that takes its time and waits until it is in the list of sessions.
 fn slow_download(bed: &Bed) -> Helper {
+    bed.small_windows();
     let line = "curl -q -s --noproxy x --limit-rate 100k --socks5 10.1.0.1:1080 -o /dev/null \
                 http://10.9.0.2:8000/object";
     let download = Helper::start(bed.inside(line));

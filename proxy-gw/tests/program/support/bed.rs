@@ -243,6 +243,13 @@ impl Bed {
         self.inside(line).output().expect("nsenter runs")
     }
 
+    /// The kernel's sockets hold 64 KiB at most that nobody has read: a slow reader's download cannot end in them.
+    pub(crate) fn small_windows(&self) {
+        let mut command = self.inside("sysctl -q -w");
+        let done = command.arg("net.ipv4.tcp_rmem=4096 65536 65536").status();
+        assert!(done.expect("sysctl runs").success());
+    }
+
     /// Runs a command in the namespace that must succeed: what it printed.
     pub(crate) fn said(&self, line: &str) -> String {
         let output = self.run(line);
