@@ -43,6 +43,9 @@ use alloc::vec::Vec;
 const MAX_RUNS: usize = 8;
 /// Segments of a run.
 const MAX_PARTS: u8 = 64;
+/// Packets among which the second one of a run is looked for. To begin one for a segment that stays alone costs as
+/// much as to look at many.
+const LOOK_AHEAD: usize = 8;
 
 /// Segments of one flow that follow on each other.
 struct Run<B> {
@@ -162,6 +165,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// A segment whose checksum is right: joins its run, begins one, or is processed.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a packet, and those behind it")]
     pub(super) fn take_segment(
         &mut self,
         now: Instant,
@@ -169,6 +173,7 @@ impl<B: PacketBuf> Stack<B> {
         port: PortId,
         segment: &Segment,
         payload: B,
+        behind: &[B],
     ) {
         if let Some(at) = self.runs.open.iter().position(|run| run.tuple == *tuple) {
             if let Some(run) = self.runs.open.get_mut(at)
@@ -186,11 +191,15 @@ impl<B: PacketBuf> Stack<B> {
             self.close_family(now, at);
         }
         let flow = self.flow_in_turn(tuple);
+        let soon = behind.get(..LOOK_AHEAD).unwrap_or(behind);
         if let Some(Flow::Tcb(idx)) = flow {
             let owner = self.owner_of(idx);
             if self.taking_burst
-                && let Some(bounds) = self.run_bounds(idx, owner, segment)
+                && segment.plain
                 && let Some(ends) = Ends::of(tuple)
+                // What several subflows bring of a stream is put in order, even if each brings one segment only.
+                && (owner.is_some() && segment.len > 0 || ends.are_among(soon))
+                && let Some(bounds) = self.run_bounds(idx, owner, segment)
             {
                 if self.runs.open.len() == MAX_RUNS {
                     self.close_family(now, 0);
@@ -231,7 +240,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// What a segment must keep to that joins the one that begins a run; `None` when none may begin.
     fn run_bounds(&self, idx: u32, owner: Option<u32>, segment: &Segment) -> Option<RunBounds> {
-        if !segment.plain || self.pool.is_low() {
+        if self.pool.is_low() {
             return None;
         }
         let room = match owner {

@@ -35,20 +35,23 @@ impl<B: PacketBuf> Stack<B> {
         // Nothing follows on a packet that is alone.
         self.taking_burst = burst.len() > 1;
         self.warm(burst);
-        for packet in burst.drain(..) {
+        let mut packets = burst.drain(..);
+        while let Some(packet) = packets.next() {
             self.warm.turn += 1;
             match self.follow(&packet) {
                 Some(text) => self.keep_text(&text, packet),
-                None => self.handle_packet(now, packet),
+                None => self.handle_packet(now, packet, packets.as_slice()),
             }
         }
+        drop(packets);
         self.close_runs(now);
         self.taking_burst = false;
         self.advance_due_relays(now);
     }
 
-    fn handle_packet(&mut self, now: Instant, packet: B) {
-        let Some(packet) = self.take_usual(now, packet) else { return };
+    /// Takes a packet that joins no run; `behind` is what comes after it in its burst.
+    fn handle_packet(&mut self, now: Instant, packet: B, behind: &[B]) {
+        let Some(packet) = self.take_usual(now, packet, behind) else { return };
         let Ok(header) = IpHeader::parse(packet.data()) else {
             return self.stats.drop(DropReason::IpMalformed);
         };
@@ -59,12 +62,12 @@ impl<B: PacketBuf> Stack<B> {
         if header.fragment {
             // What comes of it is whole.
             if let Some(whole) = self.reassemble(now, packet) {
-                self.handle_packet(now, whole);
+                self.handle_packet(now, whole, behind);
             }
             return;
         }
         match header.protocol {
-            PROTOCOL_TCP => self.handle_tcp(now, &header, packet),
+            PROTOCOL_TCP => self.handle_tcp(now, &header, packet, behind),
             PROTOCOL_UDP => self.handle_udp(now, &header, packet),
             PROTOCOL_ICMP | PROTOCOL_ICMPV6 => {
                 // It may be about what came before it.
@@ -79,7 +82,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Takes a packet for one of our addresses in the usual form (`usual.rs`); gives any other one back.
-    fn take_usual(&mut self, now: Instant, mut packet: B) -> Option<B> {
+    fn take_usual(&mut self, now: Instant, mut packet: B, behind: &[B]) -> Option<B> {
         let meta = packet.rx_meta();
         let bytes = packet.data();
         let read = Ends::read(bytes).and_then(|ends| {
@@ -91,11 +94,11 @@ impl<B: PacketBuf> Stack<B> {
         let Some((tuple, segment, text)) = read else { return Some(packet) };
         self.stats.in_segs += 1;
         text.cut_out(&mut packet);
-        self.take_segment(now, &tuple, meta.port, &segment, packet);
+        self.take_segment(now, &tuple, meta.port, &segment, packet, behind);
         None
     }
 
-    fn handle_tcp(&mut self, now: Instant, header: &IpHeader, mut packet: B) {
+    fn handle_tcp(&mut self, now: Instant, header: &IpHeader, mut packet: B, behind: &[B]) {
         self.stats.in_segs += 1;
         packet.truncate(header.total_len);
         let meta = packet.rx_meta();
@@ -132,7 +135,7 @@ impl<B: PacketBuf> Stack<B> {
         if let Some(sum) = text_sum {
             packet.note_sum(sum);
         }
-        self.take_segment(now, &tuple, meta.port, &segment, packet);
+        self.take_segment(now, &tuple, meta.port, &segment, packet, behind);
     }
 
     /// A segment for whatever its 4-tuple leads to.

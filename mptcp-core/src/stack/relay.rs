@@ -22,8 +22,8 @@ pub(super) struct Relay {
     pub(super) outer: Sock,
     /// When progress was, the low bits of milliseconds.
     reported_ms: u32,
-    /// Something happened in this burst that it has not looked at.
-    pub(super) due: bool,
+    /// Ways on which something happened in this burst that it has not looked at.
+    pub(super) due: Ways,
     /// A peer took octets.
     acked: bool,
     /// What it moves is held to rates: it has a meter.
@@ -31,6 +31,23 @@ pub(super) struct Relay {
 }
 
 const _: () = assert!(size_of::<Relay>() <= 64);
+
+/// Which ways of a relay are meant.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Ways {
+    /// From the inner leg to the outer one.
+    outward: bool,
+    inward: bool,
+}
+
+impl Ways {
+    const BOTH: Self = Self { outward: true, inward: true };
+
+    /// At least one.
+    pub(super) const fn any(self) -> bool {
+        self.outward || self.inward
+    }
+}
 
 impl<B: PacketBuf> Stack<B> {
     /// Couples two connections: from now on the stack moves data, ends and resets between them, and
@@ -54,7 +71,8 @@ impl<B: PacketBuf> Stack<B> {
             return Err(RelayError::InvalidSocket);
         }
         let reported_ms = now.as_millis() as u32;
-        let relay = Relay { inner, outer, reported_ms, due: false, acked: false, metered: false };
+        let due = Ways::default();
+        let relay = Relay { inner, outer, reported_ms, due, acked: false, metered: false };
         let idx = self.relays.insert(relay).ok_or(RelayError::InvalidSocket)?;
         for sock in [inner, outer] {
             if let Some(app) = self.app(sock) {
@@ -82,8 +100,16 @@ impl<B: PacketBuf> Stack<B> {
         let Some(relay) = self.relays.get_mut(idx) else { return };
         relay.acked |= acked;
         if !self.taking_burst || self.pool.is_low() {
-            self.advance_relay(now, idx);
-        } else if !core::mem::replace(&mut relay.due, true) {
+            return self.advance_relay(now, idx);
+        }
+        let noted = relay.due.any();
+        // What arrived on a leg leaves by the other one, and what makes room on a leg comes from there.
+        if (relay.inner == sock) == acked {
+            relay.due.inward = true;
+        } else {
+            relay.due.outward = true;
+        }
+        if !noted {
             self.relays_due.push(idx);
         }
     }
@@ -92,25 +118,35 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn advance_due_relays(&mut self, now: Instant) {
         while let Some(idx) = self.relays_due.pop() {
             let Some(relay) = self.relays.get_mut(idx) else { continue };
-            relay.due = false;
-            self.advance_relay(now, idx);
+            let due = core::mem::take(&mut relay.due);
+            self.advance_ways(now, idx, due);
         }
     }
 
+    /// Looks at all of a relay.
     pub(super) fn advance_relay(&mut self, now: Instant, idx: u32) {
+        let Some(relay) = self.relays.get(idx) else { return };
+        let (inner, outer) = (relay.inner, relay.outer);
+        self.advance_ways(now, idx, Ways::BOTH);
+        self.pass_failure(now, inner, outer);
+        self.pass_failure(now, outer, inner);
+    }
+
+    /// Moves what can be moved, on these ways; where there is a meter, which both share, on both.
+    fn advance_ways(&mut self, now: Instant, idx: u32, due: Ways) {
         let Some(relay) = self.relays.get_mut(idx) else { return };
         let (inner, outer) = (relay.inner, relay.outer);
         let acked = core::mem::take(&mut relay.acked);
+        let due = if relay.metered { Ways::BOTH } else { due };
         let meter = &mut if relay.metered { self.meters.remove(&idx) } else { None };
-        let outward = self.transfer(now, inner, outer, meter, false);
-        let moved = self.transfer(now, outer, inner, meter, true) | outward;
+        let mut moved = due.outward && self.transfer(now, inner, outer, meter, false);
+        moved |= due.inward && self.transfer(now, outer, inner, meter, true);
         if let Some(meter) = meter.take() {
             self.hold(idx, meter);
         }
-        self.pass_failure(now, inner, outer);
-        self.pass_failure(now, outer, inner);
-        for sock in [inner, outer] {
-            if self.app(sock).is_some_and(|app| app.is.contains(AppFlags::CLOSE_PENDING)) {
+        for (sock, left) in [(inner, due.outward), (outer, due.inward)] {
+            let pending = |app: &mut super::AppState| app.is.contains(AppFlags::CLOSE_PENDING);
+            if left && self.app(sock).is_some_and(pending) {
                 self.post_closed(sock);
             }
         }

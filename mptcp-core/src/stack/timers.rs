@@ -50,7 +50,7 @@ impl<B: PacketBuf> Stack<B> {
         if deadline.is_none_or(|at| at > now) {
             // It was armed for what has been done since: a while has passed.
             let again = tcb.rest(now);
-            let owner = tcb.subflow.as_ref().map(|subflow| subflow.connection);
+            let owner = tcb.subflow.as_ref().filter(|_| again.is_none()).map(|s| s.connection);
             if let Some(connection) = owner.and_then(|owner| self.connections.get_mut(owner)) {
                 connection.rest();
             }

@@ -82,17 +82,26 @@ impl Ends {
         Tuple { local_addr, remote_addr, local_port, remote_port }
     }
 
+    /// Whether one of `packets` is of this flow.
+    pub(super) fn are_among<B: PacketBuf>(&self, packets: &[B]) -> bool {
+        match self {
+            Self::V4(ends) => packets.iter().any(|packet| stands_at(packet.data(), 12, ends)),
+            Self::V6(ends) => packets.iter().any(|packet| stands_at(packet.data(), 8, ends)),
+        }
+    }
+
     /// Whether `packet`, if its IP header has no options, is of this flow.
     pub(super) fn are_of(&self, packet: &[u8]) -> bool {
         match self {
-            Self::V4(ends) => {
-                packet.get(12..).and_then(<[u8]>::first_chunk).is_some_and(|at| at == ends)
-            }
-            Self::V6(ends) => {
-                packet.get(8..).and_then(<[u8]>::first_chunk).is_some_and(|at| at == ends)
-            }
+            Self::V4(ends) => stands_at(packet, 12, ends),
+            Self::V6(ends) => stands_at(packet, 8, ends),
         }
     }
+}
+
+#[inline(always)]
+fn stands_at<const N: usize>(packet: &[u8], at: usize, octets: &[u8; N]) -> bool {
+    packet.get(at..).and_then(<[u8]>::first_chunk).is_some_and(|there| there == octets)
 }
 
 /// What [`Usual::says`].

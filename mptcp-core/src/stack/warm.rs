@@ -146,7 +146,7 @@ impl<B: PacketBuf> Stack<B> {
             seen ^= connection.touch_queue();
         }
         for relay in relays.iter().filter_map(|idx| self.relays.get(*idx)) {
-            seen ^= u64::from(relay.due);
+            seen ^= u64::from(relay.due.any());
             for leg in [relay.inner, relay.outer] {
                 if let Sock::Plain(idx) = leg {
                     tcbs.push(idx);

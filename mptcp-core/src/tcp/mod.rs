@@ -603,8 +603,14 @@ impl<B: PacketBuf> Tcb<B> {
         self.flags.remove(TcbFlags::PACED);
     }
 
-    /// Nothing is due: what nobody uses gives its memory back. Answers when more of it may.
+    /// Nothing is due: what nobody uses gives its memory back; of a sender once it has sent nothing for a whole timeout
+    /// (RFC 5681 §4.1). Any sooner, one that waits for its application after every window would never have a larger one,
+    /// and its queues would grow anew every time. Answers when to ask again, if then.
     pub(crate) fn rest(&mut self, now: Instant) -> Option<Instant> {
+        let quiet_at = self.last_sent + self.rtt.rto();
+        if self.sender.is_some() && quiet_at > now {
+            return Some(quiet_at);
+        }
         self.received.rest();
         self.unsent.rest();
         if let Some(subflow) = &mut self.subflow {
@@ -618,7 +624,8 @@ impl<B: PacketBuf> Tcb<B> {
             sender.lost_told = 0;
         }
         self.rest_rare();
-        self.rest_sender(now)
+        self.rest_sender();
+        None
     }
 
     /// The third ACK of a join was answered: it need not be repeated.

@@ -226,11 +226,10 @@ impl<B: PacketBuf> Tcb<B> {
         Congestion::new(self.algorithm, self.payload_mss(), now)
     }
 
-    /// Nothing is in flight: forgets what a new sender would find out as fast, once it has sent nothing for a whole
-    /// timeout (RFC 5681 §4.1). Otherwise answers when to ask again, if then. Any sooner, one that waits for its
-    /// application after every window would never have a larger one.
-    pub(super) fn rest_sender(&mut self, now: Instant) -> Option<Instant> {
-        let sender = self.sender.as_ref()?;
+    /// With nothing in flight, forgets what a new sender would find out as fast. The caller knows that it has sent
+    /// nothing for a while.
+    pub(super) fn rest_sender(&mut self) {
+        let Some(sender) = &self.sender else { return };
         let unfinished = TcbFlags::TLP_OUT
             .union(TcbFlags::DSACK_ROUND)
             .union(TcbFlags::PACED)
@@ -242,14 +241,9 @@ impl<B: PacketBuf> Tcb<B> {
             || !sender.rack.is_unused()
             || !sender.congestion.is_unused(self.payload_mss())
         {
-            return None;
-        }
-        let at = self.last_sent + self.rtt.rto();
-        if at > now {
-            return Some(at);
+            return;
         }
         self.sender = None;
         self.refresh_mss();
-        None
     }
 }
