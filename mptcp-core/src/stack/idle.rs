@@ -139,6 +139,23 @@ fn what_a_path_has_shown_is_kept() {
     }
 }
 
+/// A timer that fires in vain soon after a queue ran empty does not cost its memory: the next window needs it again.
+#[test]
+fn a_queue_that_runs_empty_is_kept_for_a_timeout() {
+    for mptcp in [false, true] {
+        let mut pair = Pair::new(ADDRS, CongestionAlgorithm::Cubic, mptcp);
+        pair.say(3_000);
+        pair.run(Duration::from_millis(50));
+        let now = pair.now;
+        let tcb = pair.hosts[0].tcbs.get_mut(0).expect("the only one");
+        assert!(tcb.queue.is_empty() && tcb.queue.is_there(), "{mptcp}");
+        let at = tcb.rest(now).expect("it has just sent");
+        assert!(at > now && tcb.queue.is_there(), "{mptcp}");
+        assert_eq!(tcb.rest(at), None);
+        assert!(!tcb.queue.is_there(), "{mptcp}");
+    }
+}
+
 /// What was decided about data in flight holds until that has arrived, whatever timers fire before.
 #[test]
 fn what_is_in_flight_is_not_forgotten() {

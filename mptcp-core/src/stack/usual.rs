@@ -352,6 +352,21 @@ mod tests {
         segment.plain.then_some((tuple, segment, sum, header.total_len))
     }
 
+    #[test]
+    fn a_flow_is_found_among_packets() {
+        for (version, at, len) in [(0x45_u8, 12, 12), (0x60, 8, 36)] {
+            let packet = |last: u8| {
+                let mut bytes = [7_u8; 60];
+                (bytes[0], bytes[at + len - 1]) = (version, last);
+                HeapBuf::from_slice(&bytes)
+            };
+            let ends = Ends::read(packet(1).data()).expect("it is long enough");
+            let others = [packet(2), packet(3), HeapBuf::from_slice(&[version; 20])];
+            assert!(!ends.are_among(&others) && !ends.are_among::<HeapBuf>(&[]));
+            assert!(ends.are_among(&[packet(2), packet(1)]));
+        }
+    }
+
     /// What is read here: part and segment, where the text is, and what there is of it when the checksum is right.
     fn seen(packet: &[u8], ends: &Ends) -> Option<(Part, Segment, Range<usize>, Option<Text>)> {
         fn all<const IP: usize, const HEAD: usize>(
