@@ -119,30 +119,32 @@ impl<B: PacketBuf> Stack<B> {
         while let Some(idx) = self.relays_due.pop() {
             let Some(relay) = self.relays.get_mut(idx) else { continue };
             let due = core::mem::take(&mut relay.due);
-            self.advance_ways(now, idx, due);
+            self.advance_ways(now, idx, Some(due));
         }
     }
 
     /// Looks at all of a relay.
     pub(super) fn advance_relay(&mut self, now: Instant, idx: u32) {
-        let Some(relay) = self.relays.get(idx) else { return };
-        let (inner, outer) = (relay.inner, relay.outer);
-        self.advance_ways(now, idx, Ways::BOTH);
-        self.pass_failure(now, inner, outer);
-        self.pass_failure(now, outer, inner);
+        self.advance_ways(now, idx, None);
     }
 
-    /// Moves what can be moved, on these ways; where there is a meter, which both share, on both.
-    fn advance_ways(&mut self, now: Instant, idx: u32, due: Ways) {
+    /// Moves what can be moved: on the ways that are `due`, where no leg has failed; where there is a meter, which both
+    /// ways share, on both.
+    fn advance_ways(&mut self, now: Instant, idx: u32, due: Option<Ways>) {
         let Some(relay) = self.relays.get_mut(idx) else { return };
         let (inner, outer) = (relay.inner, relay.outer);
         let acked = core::mem::take(&mut relay.acked);
-        let due = if relay.metered { Ways::BOTH } else { due };
+        let all = due.is_none();
+        let due = due.filter(|_| !relay.metered).unwrap_or(Ways::BOTH);
         let meter = &mut if relay.metered { self.meters.remove(&idx) } else { None };
         let mut moved = due.outward && self.transfer(now, inner, outer, meter, false);
         moved |= due.inward && self.transfer(now, outer, inner, meter, true);
         if let Some(meter) = meter.take() {
             self.hold(idx, meter);
+        }
+        if all {
+            self.pass_failure(now, inner, outer);
+            self.pass_failure(now, outer, inner);
         }
         for (sock, left) in [(inner, due.outward), (outer, due.inward)] {
             let pending = |app: &mut super::AppState| app.is.contains(AppFlags::CLOSE_PENDING);
