@@ -108,7 +108,8 @@ impl Sight {
 impl Views {
     /// A turn begins.
     pub(super) const fn forget(&mut self) {
-        (self.kept, self.full) = (None, None);
+        // Whoever has nothing to send looks at no subflow, and waits for no port.
+        (self.port_full, self.kept, self.full) = (false, None, None);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &PathView)> {
