@@ -45,7 +45,7 @@ struct Kept {
     chosen: usize,
     /// No subflow's segments are longer.
     mss: u32,
-    /// What was sent, as far as one segment may hold it.
+    /// What they were looked at for, as far as one segment may hold it.
     len: u32,
 }
 
@@ -120,8 +120,8 @@ impl Views {
         self.subflows.get(at).map(|(idx, _)| *idx).zip(self.shown.get(at))
     }
 
-    /// The one at `chosen` sends `next`. What is shown serves the next choice, too, where that may not change the
-    /// others.
+    /// They were looked at for `next`, and the one at `chosen` sends that, or what lies behind. What is shown serves the
+    /// next choice, too, where that may not change the others.
     pub(super) fn keep<B: PacketBuf>(
         &mut self,
         connection: &Connection<B>,
