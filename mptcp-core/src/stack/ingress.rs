@@ -215,7 +215,9 @@ impl<B: PacketBuf> Stack<B> {
         } else {
             self.plain_outcome(now, idx, &outcome);
         }
-        self.note_waiting(idx, waits);
+        if !self.pulls.defers(idx, waits) {
+            self.note_waiting(idx, waits);
+        }
     }
 
     /// Routes what happened to a plain connection.

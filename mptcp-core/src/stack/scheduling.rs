@@ -149,7 +149,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             _ => None,
         };
-        let next = ahead.unwrap_or(next);
+        let (seen, next) = (next, ahead.unwrap_or(next));
         let term = scheduler::term(kind, why);
         // A log has every choice, and a cap may end with each of them.
         let alone = again
@@ -162,7 +162,7 @@ impl<B: PacketBuf> Stack<B> {
             || !matches!(connection.phase, Phase::Confirmed | Phase::Fallback)
             || self.tcbs.get(idx).is_none_or(Tcb::varies);
         if let Some(at) = at {
-            views.keep(connection, &next, at);
+            views.keep(connection, &seen, at);
         }
         if alone {
             return Some(Assignment::single(next, idx));

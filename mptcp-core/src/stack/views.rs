@@ -45,7 +45,7 @@ struct Kept {
     chosen: usize,
     /// No subflow's segments are longer.
     mss: u32,
-    /// What was sent, as far as one segment may hold it.
+    /// What they were looked at for, as far as one segment may hold it.
     len: u32,
 }
 
@@ -108,7 +108,8 @@ impl Sight {
 impl Views {
     /// A turn begins.
     pub(super) const fn forget(&mut self) {
-        (self.kept, self.full) = (None, None);
+        // Whoever has nothing to send looks at no subflow, and waits for no port.
+        (self.port_full, self.kept, self.full) = (false, None, None);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &PathView)> {
@@ -119,8 +120,8 @@ impl Views {
         self.subflows.get(at).map(|(idx, _)| *idx).zip(self.shown.get(at))
     }
 
-    /// The one at `chosen` sends `next`. What is shown serves the next choice, too, where that may not change the
-    /// others.
+    /// They were looked at for `next`, and the one at `chosen` sends that, or what lies behind. What is shown serves the
+    /// next choice, too, where that may not change the others.
     pub(super) fn keep<B: PacketBuf>(
         &mut self,
         connection: &Connection<B>,

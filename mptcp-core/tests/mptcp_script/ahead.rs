@@ -2,9 +2,13 @@
 //! were never sent are on their way, acknowledged by TCP, lost, thrown away or reset (RFC 8684 §3.3.5 to §3.7).
 
 use crate::harness::*;
+use mptcp_core::buf::{HeapPool, HeapTxQueue};
 use mptcp_core::config::{CongestionAlgorithm, MtuProbing};
 use mptcp_core::stack::SocketId;
-use mptcp_core::wire::{CapableFlags, MpJoin, MptcpOption, TcpFlags, Version};
+use mptcp_core::time::Duration;
+use mptcp_core::wire::{
+    CapableFlags, IpHeader, MpJoin, MptcpOption, TcpFlags, TcpSegment, Version,
+};
 use std::collections::BTreeMap;
 
 const SUM: CapableFlags = CapableFlags::HMAC.union(CapableFlags::CHECKSUM);
@@ -422,5 +426,59 @@ fn an_end_with_octets_ahead_leaves_nothing() {
             assert!(peer.now < until, "{} of {}", peer.got.prefix(), peer.total);
             peer.step();
         }
+    });
+}
+
+/// The faster path's own window has no room for a whole segment of its own, a long one, but for what is left in front
+/// of eight short ones that went ahead: that goes by it at once.
+#[test]
+fn what_is_left_in_front_of_what_went_ahead_is_looked_at_anew() {
+    both(|v| {
+        let mut script = Script::server_with(v, |c| {
+            c.tcp.mtu_probing = MtuProbing::Off;
+            c.addresses[0].mtu = 9_000;
+        });
+        let (whole, short) = if v == Version::V0 { (8_940, 516) } else { (8_936, 512) };
+        let pass = |script: &mut Script, us| script.now = script.now + Duration::from_micros(us);
+        let syn = |flow: &Flow, mss: u16| {
+            let [high, low] = mss.to_be_bytes();
+            let syn = flow.seg().seq(flow.isn).acks(0).flags(TcpFlags::SYN);
+            syn.raw(&[2, 4, high, low, 4, 2])
+        };
+        let mut flow = Flow::new(at(P1, 40_000), at(A1, PORT));
+        let out = script.send(&flow, &syn(&flow, 8_960).opt(&offer(v, CapableFlags::HMAC)));
+        flow.hears(&out);
+        flow.snd_nxt = flow.isn.wrapping_add(1);
+        let keys = Keys::of(v, &out[0], false);
+        pass(&mut script, 10_000);
+        flow.window = whole + 5_000;
+        script.send(&flow, &flow.seg().opt(&keys.third()));
+        let id = script.accept().expect("established");
+        script.send(&flow, &flow.seg().dss(keys.ack(0)));
+
+        let mut join = Flow::new(at(P2, 41_000), at(A1, PORT));
+        let token = keys.stack_token();
+        let option = MpJoin::Syn { backup: false, address_id: 2, token, nonce: NONCE };
+        let out = script.send(&join, &syn(&join, 536).opt(&MptcpOption::Join(option)));
+        join.hears(&out);
+        join.snd_nxt = join.isn.wrapping_add(1);
+        pass(&mut script, 14_810);
+        let ack = Script::join_ack(&keys, join.of(&out)[0]);
+        script.send(&join, &join.seg().opt(&ack));
+        script.send(&join, &join.seg().dss(keys.ack(0)));
+
+        assert_eq!(script.stack.send(script.now, id, &stream(0, 200_000)), Ok(200_000));
+        let mut tx = HeapTxQueue::new(64, HeapPool::new(64, 10_000));
+        let _more = script.stack.poll_transmit(script.now, &mut tx);
+        let mut sent = [Vec::new(), Vec::new()];
+        while let Some(packet) = tx.pop() {
+            let bytes = packet.to_vec();
+            let ip = IpHeader::parse(&bytes).expect("an IP packet");
+            let tcp = TcpSegment::parse(&bytes[ip.header_len..]).expect("a TCP segment");
+            sent[usize::from(tcp.dst_port == join.peer.port())].push(tcp.payload.len());
+        }
+        // One in its turn, as nothing has been sent there, and what goes ahead.
+        assert_eq!(sent[SLOW][..9], [short; 9], "{sent:?}");
+        assert_eq!(sent[FAST], [usize::from(whole), 8 * short], "{sent:?}");
     });
 }

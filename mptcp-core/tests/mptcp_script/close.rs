@@ -3,6 +3,8 @@
 
 use crate::fastclose::is_fastclose;
 use crate::harness::*;
+use mptcp_core::buf::{HeapPool, HeapTxQueue};
+use mptcp_core::driver::Progress;
 use mptcp_core::error::{ConnectionError, RecvError};
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::wire::{CapableFlags, CapableForm, Dss, TcpFlags, Version, WireSeq};
@@ -641,5 +643,29 @@ fn t86_a_repeated_data_fin_behind_a_hole_is_not_answered() {
             let out = script.send(&flow, &bare);
             assert!(acked(&keys, &out, 11), "{out:?}");
         }
+    });
+}
+
+/// One that ends in front of a full queue leaves nobody behind that waits for room: a loop that sleeps once nothing
+/// waits would turn for ever.
+#[test]
+fn an_end_in_front_of_a_full_queue_holds_up_nobody() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (_, _, long) = script.confirmed();
+        let (keys, mut flow, id) = script.confirmed_from(40_001, CapableFlags::HMAC);
+        let out = script.write(id, 0, 4_000);
+        let first = out[0].payload.len() as u32;
+        let mut tx = HeapTxQueue::new(2, HeapPool::new(8, 1700));
+        assert_eq!(script.stack.send(script.now, long, &stream(0, 20_000)), Ok(20_000));
+        assert_eq!(script.stack.poll_transmit(script.now, &mut tx), Progress::More);
+        assert_eq!(tx.len(), 2);
+        script.stack.abort(script.now, long);
+        script.forget(long);
+        // Some of what the other one has sent arrives, and nothing is left to be sent.
+        flow.rcv_nxt = flow.rcv_nxt.wrapping_add(first);
+        script.send(&flow, &flow.seg().dss(keys.ack(first.into())));
+        assert!(script.stack.transmit_idle());
+        assert_eq!(script.info(id).bytes_acked, first.into());
     });
 }

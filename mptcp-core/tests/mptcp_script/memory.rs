@@ -32,6 +32,23 @@ impl Peer {
         script.send_data(&self.keys, &mut self.flow, offset, 0, &data)
     }
 
+    /// Those at so many times their length, in one burst, each next on the first flow.
+    fn sends_together<const N: usize>(
+        &mut self,
+        script: &mut Script,
+        places: [u64; N],
+    ) -> Vec<Out> {
+        let segs = places.map(|place| {
+            let data = stream(place * FULL, FULL as usize);
+            let dss = self.keys.data(&self.flow, place * FULL, 0, &data);
+            let seg = self.flow.seg().dss(dss).data(&data);
+            self.flow.snd_nxt = self.flow.snd_nxt.wrapping_add(FULL as u32);
+            seg
+        });
+        script.inject_burst(&segs.each_ref().map(|seg| (&self.flow, seg)));
+        script.out()
+    }
+
     /// The same at another place of the flow, which stays where it is.
     fn sends_ahead(&self, script: &mut Script, offset: u64) -> Vec<Out> {
         let mut flow = self.flow.clone();
@@ -107,6 +124,24 @@ fn what_is_before_the_head_on_its_subflow_takes_the_place_of_what_waits() {
         script.expect_stream(waits.id, 0, FULL as usize);
         waits.sends(&mut script, FULL);
         script.expect_stream(waits.id, FULL, 2 * FULL as usize);
+    });
+}
+
+/// What several segments of one burst brought waits like what came one by one.
+#[test]
+fn what_a_burst_brought_behind_a_hole_of_the_stream_makes_room() {
+    both(|v| {
+        let mut script = Script::short_of_memory(v, LIMIT, RESERVE);
+        let mut waits = Peer::new(&mut script, 40_001, CapableFlags::empty());
+        waits.sends_together(&mut script, [1, 2, 3, 4]);
+        let mut reads = Peer::new(&mut script, 40_002, CapableFlags::empty());
+        reads.sends(&mut script, 0);
+        fill(&mut script, SHORT);
+        reads.sends(&mut script, FULL);
+        assert_eq!(script.counters().rcv_pruned, 1, "one buffer for another");
+        script.expect_stream(reads.id, 0, 2 * FULL as usize);
+        waits.sends(&mut script, 0);
+        script.expect_stream(waits.id, 0, 4 * FULL as usize);
     });
 }
 

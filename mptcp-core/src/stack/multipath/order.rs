@@ -9,6 +9,7 @@
 use crate::buf::PacketBuf;
 use crate::mptcp::Amount;
 use crate::stack::Stack;
+use crate::stack::memory::Waits;
 use crate::time::Instant;
 use alloc::vec::Vec;
 
@@ -25,6 +26,8 @@ struct Due {
     idx: u32,
     /// Some of it was moved up.
     moved: bool,
+    /// What was among those that wait before it came.
+    before: Option<Waits>,
 }
 
 impl Pulls {
@@ -36,9 +39,16 @@ impl Pulls {
     /// True when the subflow's data waits until all of it is there.
     pub(super) fn wait(&mut self, owner: u32, idx: u32) -> bool {
         if self.open {
-            self.due.push(Due { owner, idx, moved: false });
+            self.due.push(Due { owner, idx, moved: false, before: None });
         }
         self.open
+    }
+
+    /// True when what waits in memory of a subflow, `before` this, shows only once its data is moved up.
+    pub(in crate::stack) fn defers(&mut self, idx: u32, before: Waits) -> bool {
+        let Some(due) = self.due.last_mut().filter(|due| due.idx == idx) else { return false };
+        due.before.get_or_insert(before);
+        true
     }
 }
 
@@ -51,7 +61,7 @@ impl<B: PacketBuf> Stack<B> {
             next.moved = true;
             self.pull(now, next.owner, next.idx, true, Amount::Span);
         }
-        for Due { owner, idx, moved } in due.drain(..) {
+        for Due { owner, idx, moved, before } in due.drain(..) {
             if self.owner_of(idx) != Some(owner) {
                 self.touch_connection(owner);
                 continue;
@@ -59,6 +69,9 @@ impl<B: PacketBuf> Stack<B> {
             let left = self.tcbs.get(idx).is_some_and(|tcb| tcb.received.in_order_len() > 0);
             if left || !moved {
                 self.pull(now, owner, idx, true, Amount::All);
+            }
+            if let Some(before) = before {
+                self.note_waiting(idx, before);
             }
             self.touch_connection(owner);
             self.touch_tcb(idx);
