@@ -410,7 +410,7 @@ impl InForce {
         Terms { scheduling, relay }
     }
 
-    /// The caps on what goes to a user's client by a port.
+    /// The caps on what goes to a user's client by a port, the user's own first.
     pub fn port_caps(
         &self,
         user: Option<UserId>,
@@ -419,7 +419,7 @@ impl InForce {
         let of_port = self.ports.get(usize::from(port.0)).map(|port| &port.value);
         let of_user = self.user(user).into_iter().flat_map(|user| &user.value.by_port);
         let of_user = of_user.filter(move |(other, _)| *other == port).map(|(_, rate)| rate);
-        of_port.into_iter().chain(of_user).filter_map(|rate| rate.cap.as_ref())
+        of_user.chain(of_port).filter_map(|rate| rate.cap.as_ref())
     }
 
     /// The cap on what goes to a user.

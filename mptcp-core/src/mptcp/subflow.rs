@@ -241,8 +241,8 @@ impl Subflow {
     /// Nothing is due: what nobody uses gives its memory back. A round trip takes `srtt`.
     pub(crate) fn rest(&mut self, now: Instant, srtt: Duration) {
         self.mappings.rest();
+        self.end_row(now);
         if let Some(rare) = self.rare.there() {
-            rare.held_until.take_if(|at| *at <= now);
             rare.penalised_at.take_if(|at| now.since(*at) >= srtt);
         }
         self.rare.rest();
@@ -729,6 +729,11 @@ mod tests {
         subflow.drain_signals(1);
         subflow.rest(now + rto, rto);
         assert!(!subflow.rare.is_there());
+        // The next row is as long.
+        let later = now + rto;
+        assert!(subflow.signal(Signal::RemoveAddr(2)));
+        subflow.acknowledged(later, false, rto);
+        assert!(subflow.wants_ack(later));
     }
 
     #[test]

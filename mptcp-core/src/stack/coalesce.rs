@@ -23,6 +23,9 @@
 //! are for delayed acknowledgements. The timestamp that text shows is that of its first segment (RFC
 //! 7323 §4.3: the oldest that is not answered).
 //!
+//! A run begins only where another packet of the flow is among the next of the burst: one that stays alone is processed at
+//! once. Of a subflow's text a single segment is a run as well, for the order of the stream.
+//!
 //! Packets of other flows may come in between. The order within a subflow stays; what several subflows bring
 //! of one stream between two calls might have come in any order, and is taken in that of the stream
 //! (`stack/multipath/order.rs`).
@@ -194,16 +197,21 @@ impl<B: PacketBuf> Stack<B> {
         let soon = behind.get(..LOOK_AHEAD).unwrap_or(behind);
         if let Some(Flow::Tcb(idx)) = flow {
             let owner = self.owner_of(idx);
-            if self.taking_burst
-                && segment.plain
-                && let Some(ends) = Ends::of(tuple)
-                // What several subflows bring of a stream is put in order, even if each brings one segment only.
-                && (owner.is_some() && segment.len > 0 || ends.are_among(soon))
+            let ends = if self.taking_burst && segment.plain { Ends::of(tuple) } else { None };
+            // What several subflows bring of a stream is put in order, even if each brings one segment only.
+            let ends =
+                ends.filter(|ends| owner.is_some() && segment.len > 0 || ends.are_among(soon));
+            if ends.is_some() && self.runs.open.len() == MAX_RUNS {
+                // It may be of the same connection: what that takes is known behind it.
+                self.close_family(now, 0);
+                let still = self.find_flow(tuple);
+                if still != flow {
+                    return self.dispatch(now, still, tuple, port, segment, payload);
+                }
+            }
+            if let Some(ends) = ends
                 && let Some(bounds) = self.run_bounds(idx, owner, segment)
             {
-                if self.runs.open.len() == MAX_RUNS {
-                    self.close_family(now, 0);
-                }
                 let (text, rest) = (Some(payload), Rest::none());
                 let (tuple, segment, says) = (*tuple, *segment, None);
                 let run = match self.runs.spare.pop() {
@@ -233,6 +241,9 @@ impl<B: PacketBuf> Stack<B> {
             }
             if let Some(sibling) = self.sibling(owner) {
                 self.close_family(now, sibling);
+                // It may have ended this one.
+                let still = self.find_flow(tuple);
+                return self.dispatch(now, still, tuple, port, segment, payload);
             }
         }
         self.dispatch(now, flow, tuple, port, segment, payload);

@@ -253,6 +253,9 @@ impl<B: PacketBuf> Stack<B> {
                 progress = Progress::More;
                 break;
             }
+            if let Some(holder) = assignment.holder {
+                self.head_went(now, owner, holder, &assignment.next);
+            }
         }
         self.views = views;
         core::mem::swap(&mut self.train, &mut tx.train);
@@ -279,7 +282,7 @@ impl<B: PacketBuf> Stack<B> {
         left: &mut usize,
         tx: &mut Lane<'_, T, B>,
     ) -> bool {
-        let Assignment { mut next, idx, mut lasting } = *assignment;
+        let Assignment { mut next, idx, mut lasting, .. } = *assignment;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return false };
         let tx = tx.turn_to(tcb.port);
         let Some(connection) = self.connections.get_mut(owner) else { return false };

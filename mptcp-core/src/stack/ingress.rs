@@ -196,7 +196,8 @@ impl<B: PacketBuf> Stack<B> {
         if tcb.is_fast_opened() && self.before_third_ack(idx, segment) {
             return;
         }
-        let (before, waits) = (self.watch(idx), self.waits(idx));
+        let owner = self.owner_of(idx);
+        let (before, waits) = (self.watch(idx), self.waits(idx, owner));
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let mut env = env!(self, now);
         let mut outcome = tcb.segment_arrives(&mut env, segment, payload);
@@ -215,8 +216,8 @@ impl<B: PacketBuf> Stack<B> {
         } else {
             self.plain_outcome(now, idx, &outcome);
         }
-        if !self.pulls.defers(idx, waits) {
-            self.note_waiting(idx, waits);
+        if !self.pulls.defer(idx) {
+            self.note_waiting(idx, owner, waits);
         }
     }
 

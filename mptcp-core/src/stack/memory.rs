@@ -65,23 +65,29 @@ bitflags::bitflags! {
 }
 
 impl<B: PacketBuf> Stack<B> {
-    pub(super) fn waits(&self, idx: u32) -> Waits {
+    /// What waits of a control block, and of the connection that has it.
+    pub(super) fn waits(&self, idx: u32, owner: Option<u32>) -> Waits {
         let mut waits = Waits::empty();
-        let Some(tcb) = self.tcbs.get(idx) else { return waits };
-        let owner = self.connection_of(tcb);
-        waits.set(Waits::REORDERED, tcb.received.has_out_of_order());
-        waits.set(Waits::GAP, owner.is_some_and(Connection::has_gap));
-        waits.set(Waits::HELD, owner.is_some() && tcb.received.in_order_len() > 0);
+        let connection = owner.and_then(|owner| self.connections.get(owner));
+        waits.set(Waits::GAP, connection.is_some_and(Connection::has_gap));
+        if let Some(tcb) = self.tcbs.get(idx) {
+            let held = tcb.subflow.is_some() && tcb.received.in_order_len() > 0;
+            waits.set(Waits::REORDERED, tcb.received.has_out_of_order());
+            waits.set(Waits::HELD, held);
+        }
         waits
     }
 
-    /// A segment arrived that may have changed what waits.
-    pub(super) fn note_waiting(&mut self, idx: u32, before: Waits) {
-        let after = self.waits(idx);
-        if after == before {
-            return;
+    /// A segment arrived that may have changed what waits; the control block was the `owner`'s then, and may be gone.
+    pub(super) fn note_waiting(&mut self, idx: u32, owner: Option<u32>, before: Waits) {
+        if self.waits(idx, owner) != before {
+            self.list_waiting(idx, owner);
         }
-        let owner = self.tcbs.get(idx).and_then(|tcb| tcb.subflow.as_ref()).map(|s| s.connection);
+    }
+
+    /// Has what waits among those that do, and nothing else, whatever was known of it.
+    pub(super) fn list_waiting(&mut self, idx: u32, owner: Option<u32>) {
+        let waits = self.waits(idx, owner);
         let set = |list: &mut IndexList, idx, waits| {
             if waits {
                 list.push_back(idx)
@@ -89,10 +95,10 @@ impl<B: PacketBuf> Stack<B> {
                 list.remove(idx)
             };
         };
-        set(&mut self.waiting.reordered, idx, after.contains(Waits::REORDERED));
-        set(&mut self.waiting.held, idx, after.contains(Waits::HELD));
+        set(&mut self.waiting.reordered, idx, waits.contains(Waits::REORDERED));
+        set(&mut self.waiting.held, idx, waits.contains(Waits::HELD));
         if let Some(owner) = owner {
-            set(&mut self.waiting.gaps, owner, after.contains(Waits::GAP));
+            set(&mut self.waiting.gaps, owner, waits.contains(Waits::GAP));
         }
     }
 

@@ -32,6 +32,8 @@ pub(super) struct Assignment {
     /// For what follows the same would be chosen, as long as that subflow has room for a whole segment and
     /// the peer's window does.
     pub(super) lasting: Option<Lasting>,
+    /// It is the head of the stream, for which this subflow holds everybody up.
+    pub(super) holder: Option<u32>,
 }
 
 /// What a choice that lasts was made from.
@@ -55,7 +57,7 @@ impl Lasting {
 impl Assignment {
     /// Of one segment.
     const fn single(next: Next, idx: u32) -> Self {
-        Self { next, idx, lasting: None }
+        Self { next, idx, lasting: None, holder: None }
     }
 }
 
@@ -170,7 +172,7 @@ impl<B: PacketBuf> Stack<B> {
         let first = connection.subflows.first().and_then(|idx| self.tcbs.get(*idx))?;
         let asked = at.filter(|_| term == Term::Asked);
         let lasting = Some(Lasting { demand, asked, mss: first.payload_mss() });
-        Some(Assignment { next, idx, lasting })
+        Some(Assignment { next, idx, lasting, holder: None })
     }
 
     /// The newest octets of what is in flight and did not go by `idx`, once more: where they went first
@@ -253,12 +255,16 @@ impl<B: PacketBuf> Stack<B> {
         }
         let left = u64::from(held.len) - dsn.diff(held.dsn).unsigned_abs();
         let next = Next { len: u32::try_from(left).ok()?, ..next };
-        let connection = self.connections.get_mut(owner)?;
-        connection.rare.repeated_to = head + left;
-        connection.passage.spread();
+        Some(Assignment { holder: Some(holder), ..Assignment::single(next, idx) })
+    }
+
+    /// The head of the stream, `next`, went again, and was held by this subflow.
+    pub(super) fn head_went(&mut self, now: Instant, owner: u32, holder: u32, next: &Next) {
+        if let Some(connection) = self.connections.get_mut(owner) {
+            connection.rare.repeated_to = next.start + u64::from(next.len);
+        }
         self.observe_reinjection(owner, Some(holder), ReinjectCause::WindowBlocked);
         self.penalise(now, holder);
-        Some(Assignment::single(next, idx))
     }
 
     /// Halves the window of a subflow that holds everybody up, at most once in its round trip.

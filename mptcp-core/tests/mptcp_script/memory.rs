@@ -145,6 +145,56 @@ fn what_a_burst_brought_behind_a_hole_of_the_stream_makes_room() {
     });
 }
 
+/// Fills all memory beside what `waits`, and has one more reader want a place: that of the one buffer behind the hole.
+fn one_buffer_for_another(script: &mut Script) {
+    let mut reads = Peer::new(script, 40_002, CapableFlags::empty());
+    reads.sends(script, 0);
+    fill(script, SHORT);
+    reads.sends(script, FULL);
+    assert_eq!(script.counters().rcv_pruned, 1, "one buffer for another");
+    script.expect_stream(reads.id, 0, 2 * FULL as usize);
+}
+
+/// One subflow fills the hole of the stream, and what another one brings in the same burst leaves the next.
+#[test]
+fn a_hole_that_takes_the_place_of_another_within_a_burst_makes_room() {
+    both(|v| {
+        let mut script = Script::short_of_memory(v, LIMIT, RESERVE);
+        let waits = Peer::new(&mut script, 40_001, CapableFlags::empty());
+        let mut join = script.join(&waits.keys, at(P2, 5000), at(A2, PORT));
+        let full = |place: u64| stream(place * FULL, FULL as usize);
+        script.send_data(&waits.keys, &mut join, FULL, 0, &full(1));
+        let fills = waits.keys.data(&waits.flow, 0, 0, &full(0));
+        let leaves = waits.keys.data(&join, 10 * FULL, 0, &full(10));
+        let head = waits.flow.seg().dss(fills).data(&full(0));
+        let far = join.seg().dss(leaves).data(&full(10));
+        script.inject_burst(&[(&waits.flow, &head), (&join, &far)]);
+        script.out();
+        one_buffer_for_another(&mut script);
+    });
+}
+
+/// A subflow ends with the segment by which it leaves a hole in the stream.
+#[test]
+fn a_hole_that_a_subflow_leaves_behind_makes_room() {
+    both(|v| {
+        let mut script = Script::short_of_memory(v, LIMIT, RESERVE);
+        let waits = Peer::new(&mut script, 40_001, CapableFlags::CHECKSUM);
+        let mut join = script.join(&waits.keys, at(P2, 5000), at(A2, PORT));
+        let full = |place: u64| stream(place * FULL, FULL as usize);
+        let dss = waits.keys.data(&join, 10 * FULL, 0, &full(10));
+        let first = join.seg().dss(dss).data(&full(10));
+        join.snd_nxt = join.snd_nxt.wrapping_add(FULL as u32);
+        // Its checksum is that of other octets.
+        let dss = waits.keys.data(&join, 11 * FULL, 0, &full(11));
+        let second = join.seg().dss(dss).data(&[7; FULL as usize]);
+        assert!(script.send(&join, &second).iter().all(|o| !o.rst()));
+        let out = script.send(&join, &first);
+        assert!(out.iter().any(|o| o.rst()), "{out:?}");
+        one_buffer_for_another(&mut script);
+    });
+}
+
 /// The first part of a mapping of 64,400 octets with a checksum.
 fn long_mapping(script: &mut Script, peer: &mut Peer, from: u64, to: u64) -> Vec<Out> {
     let mut out = Vec::new();

@@ -77,15 +77,21 @@ impl Gateway {
             | Phase::Binding(_)
             | Phase::Lingering(_) => return,
         };
+        let inner = session.inner;
         let mut terms = self.policies.terms(session.front_end, session.user);
-        if !shard.set_scheduling(now, session.inner, &terms.scheduling) {
+        if !shard.set_scheduling(now, inner, &terms.scheduling) {
             // It has one path.
-            let port = shard.port_of(session.inner);
+            let port = shard.port_of(inner);
             let caps = port.map(|port| self.policies.port_caps(session.user, port));
             terms.relay.to_inner.extend(caps.into_iter().flatten().cloned());
+            if let Some(Phase::Associated(association)) =
+                self.sessions.get_mut(idx).map(|session| &mut session.phase)
+            {
+                association.plain_over = port;
+            }
         }
         if relays {
-            shard.set_relay_caps(now, session.inner, &terms.relay);
+            shard.set_relay_caps(now, inner, &terms.relay);
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::front_end::{Failure, Host, Target};
 use crate::shard::Shard;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
+use mptcp_core::buf::PortId;
 use mptcp_core::stack::{Event, Ready, SocketId};
 use mptcp_core::time::Instant;
 use mptcp_core::udp::{Received, SendTo, UdpOptions, UdpSendError};
@@ -122,6 +123,9 @@ pub(super) struct Association {
     pending: Vec<Pending>,
     /// Where the client connected from: it counts there.
     client_address: IpAddr,
+    /// The port of a control connection that is plain TCP, once it goes by terms: nothing else holds a stream to its
+    /// rates.
+    pub(super) plain_over: Option<PortId>,
     pub(super) bytes_up: u64,
     pub(super) bytes_down: u64,
 }
@@ -215,6 +219,7 @@ impl Gateway {
             peers: VecDeque::new(),
             pending: Vec::new(),
             client_address,
+            plain_over: None,
             bytes_up: 0,
             bytes_down: 0,
         };
@@ -541,8 +546,13 @@ impl Gateway {
         // Where the client was heard from last, unless that way fails: it may not know that yet.
         let works = |heard: &&Received| shard.path_works(heard);
         let back = usable.iter().find(works).or_else(|| usable.first()).copied();
-        let via = back.map(|back| self.policies.port_caps(user, back.via));
-        let mut caps = via.into_iter().flatten().chain(self.policies.down_cap(user));
+        let port = match &association.client {
+            Client::Datagrams { .. } => back.map(|back| back.via),
+            Client::Stream { .. } => association.plain_over,
+        };
+        let via = port.map(|port| self.policies.port_caps(user, port));
+        // The user's own first: what they refuse takes nothing of what all share.
+        let mut caps = self.policies.down_cap(user).into_iter().chain(via.into_iter().flatten());
         let counters = &mut self.counters.udp;
         if caps.any(|cap| !cap.take(now, data.len() as u64)) {
             counters.over_rate += 1;
@@ -566,7 +576,7 @@ impl Gateway {
             Client::Stream { stream, unsent } => match stream.frame(received.remote, data) {
                 // A datagram that does not fit is lost, as on any way; half of one never is.
                 Some(frame) if unsent.is_empty() => {
-                    let sent = shard.send(now, inner, &frame).unwrap_or(0);
+                    let sent = send_most(now, shard, inner, &frame);
                     counters.no_room += u64::from(sent == 0);
                     if sent > 0 {
                         unsent.extend(frame.get(sent..).unwrap_or_default());
@@ -598,8 +608,20 @@ impl Gateway {
         if let Client::Stream { unsent, .. } = &mut association.client
             && !unsent.is_empty()
         {
-            let sent = shard.send(now, inner, unsent).unwrap_or(0);
+            let sent = send_most(now, shard, inner, unsent);
             unsent.drain(..sent.min(unsent.len()));
         }
     }
+}
+
+/// Sends what there is room for. Only who is refused hears of room later, so a part that went is no reason to
+/// stop asking.
+fn send_most(now: Instant, shard: &mut impl Shard, inner: SocketId, bytes: &[u8]) -> usize {
+    let mut sent = 0;
+    while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty())
+        && let Ok(more @ 1..) = shard.send(now, inner, rest)
+    {
+        sent += more;
+    }
+    sent
 }

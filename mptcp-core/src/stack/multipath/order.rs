@@ -9,7 +9,6 @@
 use crate::buf::PacketBuf;
 use crate::mptcp::Amount;
 use crate::stack::Stack;
-use crate::stack::memory::Waits;
 use crate::time::Instant;
 use alloc::vec::Vec;
 
@@ -26,8 +25,6 @@ struct Due {
     idx: u32,
     /// Some of it was moved up.
     moved: bool,
-    /// What was among those that wait before it came.
-    before: Option<Waits>,
 }
 
 impl Pulls {
@@ -39,16 +36,14 @@ impl Pulls {
     /// True when the subflow's data waits until all of it is there.
     pub(super) fn wait(&mut self, owner: u32, idx: u32) -> bool {
         if self.open {
-            self.due.push(Due { owner, idx, moved: false, before: None });
+            self.due.push(Due { owner, idx, moved: false });
         }
         self.open
     }
 
-    /// True when what waits in memory of a subflow, `before` this, shows only once its data is moved up.
-    pub(in crate::stack) fn defers(&mut self, idx: u32, before: Waits) -> bool {
-        let Some(due) = self.due.last_mut().filter(|due| due.idx == idx) else { return false };
-        due.before.get_or_insert(before);
-        true
+    /// True when what waits in memory of a subflow shows only once its data is moved up.
+    pub(in crate::stack) fn defer(&self, idx: u32) -> bool {
+        self.due.last().is_some_and(|due| due.idx == idx)
     }
 }
 
@@ -61,8 +56,9 @@ impl<B: PacketBuf> Stack<B> {
             next.moved = true;
             self.pull(now, next.owner, next.idx, true, Amount::Span);
         }
-        for Due { owner, idx, moved, before } in due.drain(..) {
+        for Due { owner, idx, moved } in due.drain(..) {
             if self.owner_of(idx) != Some(owner) {
+                self.list_waiting(idx, Some(owner));
                 self.touch_connection(owner);
                 continue;
             }
@@ -70,9 +66,8 @@ impl<B: PacketBuf> Stack<B> {
             if left || !moved {
                 self.pull(now, owner, idx, true, Amount::All);
             }
-            if let Some(before) = before {
-                self.note_waiting(idx, before);
-            }
+            // One may have filled a hole and another one left the next: what was before says nothing.
+            self.list_waiting(idx, Some(owner));
             self.touch_connection(owner);
             self.touch_tcb(idx);
         }

@@ -77,6 +77,11 @@ impl<B: PacketBuf> Tcb<B> {
         outcome: &mut Outcome,
     ) {
         if outcome.data {
+            if segment.end().gt(self.rcv_adv) {
+                // The first may have been cut, and nothing goes on there then.
+                env.stats.drop(DropReason::OutOfWindow);
+                return self.ack_now();
+            }
             self.text_is_next(env, texts);
         } else if outcome.acceptable && self.state.receiving() && segment.seq.gt(self.rcv_nxt) {
             self.text_waits(env, segment.end(), texts, outcome);

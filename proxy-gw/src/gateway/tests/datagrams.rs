@@ -262,6 +262,20 @@ fn datagrams_beyond_a_rate_are_dropped_and_counted() {
     assert_eq!((world.udp().down, world.udp().over_rate), (151, 249));
 }
 
+/// A stream over plain TCP has no scheduler that would hold it.
+#[test]
+fn datagrams_in_a_stream_over_plain_tcp_are_held_to_the_rate_of_its_port() {
+    let mut world = World::with(&["port.0.total_rate='8Mbit'"]);
+    world.shard.plain = true;
+    let inner = stream(&mut world, b"\0\x01\0\0\0\0\0\0\0\x0a\x09\0\x02\0\x35\0\x02hi");
+    world.heard(inner);
+    let exit = world.exit();
+    for _ in 0..200 {
+        world.sends(exit, "10.9.0.2:53", vec![7; 1_000]);
+    }
+    assert_eq!((world.udp().down, world.udp().over_rate), (101, 99));
+}
+
 impl World {
     /// ICMP says this about what a datagram socket sent.
     fn told(&mut self, socket: SocketId, kind: IcmpErrorKind) {

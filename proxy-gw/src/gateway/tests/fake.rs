@@ -33,6 +33,8 @@ struct FakeSocket {
     read_closed: bool,
     sent: Vec<u8>,
     write_shut: bool,
+    /// A send took nothing: room is reported, once.
+    write_armed: bool,
     closed: bool,
     error: Option<ConnectionError>,
     relay: Option<SocketId>,
@@ -122,6 +124,7 @@ impl FakeShard {
             read_closed: false,
             sent: Vec::new(),
             write_shut: false,
+            write_armed: false,
             closed: false,
             error: None,
             relay: None,
@@ -280,9 +283,11 @@ impl FakeShard {
         self.socket(id).remote
     }
 
-    /// There is room to send again.
+    /// There is room to send again, which who was refused hears of.
     pub(super) fn writable(&mut self, id: SocketId) {
-        self.raise(id, Ready::WRITABLE);
+        if core::mem::take(&mut self.socket(id).write_armed) {
+            self.raise(id, Ready::WRITABLE);
+        }
     }
 
     /// The connection ends: with an error, or in order on both sides.
@@ -479,6 +484,7 @@ impl Shard for FakeShard {
             None => {
                 let taken = from.len().min(room);
                 socket.sent.extend(from.iter().take(taken));
+                socket.write_armed |= taken == 0;
                 self.send_room = self.send_room.map(|room| room - taken);
                 if taken == 0 { Err(SendError::WouldBlock) } else { Ok(taken) }
             }

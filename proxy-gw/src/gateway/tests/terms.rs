@@ -95,6 +95,33 @@ fn clients_without_mptcp_are_held_to_the_rates_of_their_port() {
     assert_eq!(world.rates(inner), (vec![10_000_000], vec![]));
 }
 
+/// What a user's own rate does not let through takes nothing of what all clients of a port share.
+#[test]
+fn datagrams_beyond_a_user_s_rate_are_not_paid_for_by_its_port() {
+    let user = format!("user=[{{ name = 'a', password_hash = '{HASH}', rate = '8Mbit' }}]");
+    let mut world = World::with(&["socks5.auth=password", &user, "port.0.total_rate='80Mbit'"]);
+    let login = b"\x01\x01a\x05right";
+    let associate = b"\x05\x03\x00\x01\0\0\0\0\0\0";
+    world.client_saying(&[METHOD, &login[..], &associate[..]].concat());
+    world.verify();
+    let relay = *world.shard.queries.last().expect("the relay's");
+    let server: SocketAddr = "10.9.0.2:53".parse().unwrap();
+    let question = [crate::front_end::udp::header(server), b"question".to_vec()].concat();
+    world.shard.datagram_from(relay, "10.1.0.2:5000".parse().unwrap(), question);
+    world.run();
+    let exit = *world.shard.queries.last().expect("the exit's");
+    assert_ne!(exit, relay);
+    for _ in 0..2_000 {
+        world.shard.datagram_from(exit, server, vec![7; 1_000]);
+    }
+    world.run();
+    // A tenth of a second's worth of the user's.
+    let udp = world.gateway.counters().udp;
+    assert_eq!((udp.down, udp.over_rate), (101, 1_899));
+    let of_port = world.gateway.policies.port_caps(None, PortId(0)).next().expect("it has one");
+    assert!(of_port.take(world.now, 1_000), "others may go on");
+}
+
 #[test]
 fn a_change_reaches_every_session_of_every_shard_and_no_other() {
     let mut shards = shards(2);
