@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!             a DATA_ACK of ours,            a join works,
-//!            or a third ACK of ours          or sent again
+//!         or our half of a join's opening    or sent again
 //!   Unproven ────────────────────▶ Proven ────────────────────────▶ Spread
 //!       │ └────────────────────────────────────────────────────────────▲
 //!       ▼ no DSS where one must be
@@ -50,8 +50,8 @@ enum Stage {
     /// become. A mapping from the peer proves the way to us only.
     Unproven,
     /// One did: options passed in both directions. The peer, who cannot know that of us, may still fall
-    /// back. Or a join has its third ACK, and the peer may have taken it: then it may send a second time
-    /// what read as plain TCP would be a second copy.
+    /// back. Or a join has its third ACK, or its SYN/ACK of ours, and the peer may have taken it: then it may send a
+    /// second time what read as plain TCP would be a second copy.
     Proven,
     /// Another subflow carried some of the stream, or some of it went twice: it is contiguous on none, so
     /// nobody falls back any more.
@@ -123,7 +123,7 @@ impl Passage {
 
     // What happens.
 
-    /// Something of ours was acknowledged at the data level, or a join goes out to be taken.
+    /// Something of ours was acknowledged at the data level, or a join goes out to be taken, or one is answered.
     pub(crate) fn prove(&mut self) {
         if self.stage == Stage::Unproven {
             self.stage = Stage::Proven;

@@ -137,6 +137,8 @@ impl<B: PacketBuf> Tcb<B> {
             self.flags.remove(TcbFlags::SYN_NOW);
             self.ack_now();
         }
+        // The peer has just answered; below its window it would not read the third ACK's options.
+        self.flags.remove(TcbFlags::PROBE_NOW);
         self.state = State::Established;
         self.rto_base = env.now;
         self.arm_slow(env);

@@ -122,6 +122,20 @@ fn h16_options_disappear_soon() {
     script.expect_stream(id, 100, 1_000);
 }
 
+/// The same once a join was answered, by which the peer may have sent what it sends here again: read as plain TCP that
+/// would be a second copy.
+#[test]
+fn options_that_disappear_after_the_answer_to_a_join_mean_no_plain_tcp() {
+    let (mut script, keys, flow, id) = begun(&stream(0, 100));
+    let mut join = Flow::new(at(P2, 5000), at(A2, PORT));
+    let out = script.join_syn(&keys, &mut join, false);
+    assert!(join.of(&out)[0].is(TcpFlags::SYN | TcpFlags::ACK), "{out:?}");
+    script.send(&flow, &flow.seg().data(&stream(0, 1_000)));
+    script.advance(3_000);
+    assert_eq!(script.fallback(id), None);
+    assert_eq!(script.info(id).bytes_received, 100);
+}
+
 /// Options passed in both directions: what has no mapping is held up to a window, then the subflow
 /// goes; another one can take over.
 #[test]

@@ -101,6 +101,8 @@ impl<B: PacketBuf> Stack<B> {
         request.flags.set(RequestFlags::BACKUP, join.backup);
         if let Some(connection) = self.connections.get_mut(connection_idx) {
             connection.half_open += 1;
+            // Its peer may take the answer for the whole join, and send by it what it sends here again.
+            connection.passage.prove();
         }
         let _filed = self.add_request(now, request);
     }

@@ -5,7 +5,9 @@ use crate::harness::*;
 use mptcp_core::config::PathManagerKind;
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::stack::SocketId;
-use mptcp_core::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, MptcpOption, Version};
+use mptcp_core::wire::{
+    AddressIds, CapableFlags, CapableForm, MpCapable, MpJoin, MptcpOption, Version,
+};
 
 const MSS: [u8; 4] = [2, 4, 5, 180];
 const SACK: [u8; 2] = [4, 2];
@@ -160,6 +162,26 @@ fn the_third_ack_of_a_join_is_repeated_until_the_fourth() {
         x.wait(5_000, &[]);
         x.peer_data(1, 0, 0, 100, &["1 . 1:1(0) ack 101 <dss dackW=101>"]);
         x.script.expect_stream(x.id, 0, 100);
+    });
+}
+
+/// The peer's address is withdrawn while a join to it is under way. What asks whether it is still there is no third ACK:
+/// below the window nobody reads that.
+#[test]
+fn a_join_to_an_address_that_is_withdrawn_has_its_third_ack_in_place() {
+    both(|v| {
+        let mut x = Exchange::client_with(v, |c| {
+            c.mptcp.path_manager = PathManagerKind::Fullmesh;
+        });
+        let syn = x.script.send(&x.flows[0], &x.seg(0).dss(x.keys().ack(0)));
+        let Some(MpJoin::Syn { nonce: theirs, .. }) = syn[0].join() else { panic!("{syn:?}") };
+        x.says(&syn, &["1 S 0:0(0) <mss 1460, nop, nop, sackOK, nop, wscale 7, mpjoin id=2>"]);
+        let gone = MptcpOption::RemoveAddr(AddressIds::new(&[0]).expect("one id"));
+        x.script.send(&x.flows[0], &x.seg(0).dss(x.keys().ack(0)).opt(&gone));
+        let hmac = x.keys().pair().sent_join_hmac(v, NONCE, theirs).truncated64();
+        let answer = MpJoin::SynAck { backup: false, address_id: 0, hmac, nonce: NONCE };
+        let out = x.script.answer(&mut x.flows[1], &[MptcpOption::Join(answer)]);
+        x.says(&out, &["1 . 1:1(0) ack 1 <mpjoin hmac>"]);
     });
 }
 
