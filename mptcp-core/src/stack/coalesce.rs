@@ -168,7 +168,6 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// A segment whose checksum is right: joins its run, begins one, or is processed.
-    #[expect(clippy::too_many_arguments, reason = "the parts of a packet, and those behind it")]
     pub(super) fn take_segment(
         &mut self,
         now: Instant,
