@@ -138,16 +138,22 @@ fn the_first_data_of_either_end() {
     });
 }
 
+/// A client whose join is under way, and its nonce.
+fn joining(v: Version) -> (Exchange, u32) {
+    let mut x = Exchange::client_with(v, |c| {
+        c.mptcp.path_manager = PathManagerKind::Fullmesh;
+    });
+    let syn = x.script.send(&x.flows[0], &x.seg(0).dss(x.keys().ack(0)));
+    let Some(MpJoin::Syn { nonce, .. }) = syn[0].join() else { panic!("{syn:?}") };
+    x.says(&syn, &["1 S 0:0(0) <mss 1460, nop, nop, sackOK, nop, wscale 7, mpjoin id=2>"]);
+    (x, nonce)
+}
+
 /// A join by our client: the HMAC goes out until something answers, data only then.
 #[test]
 fn the_third_ack_of_a_join_is_repeated_until_the_fourth() {
     both(|v| {
-        let mut x = Exchange::client_with(v, |c| {
-            c.mptcp.path_manager = PathManagerKind::Fullmesh;
-        });
-        let syn = x.script.send(&x.flows[0], &x.seg(0).dss(x.keys().ack(0)));
-        let Some(MpJoin::Syn { nonce: theirs, .. }) = syn[0].join() else { panic!("{syn:?}") };
-        x.says(&syn, &["1 S 0:0(0) <mss 1460, nop, nop, sackOK, nop, wscale 7, mpjoin id=2>"]);
+        let (mut x, theirs) = joining(v);
         x.script.advance(100);
         let hmac = x.keys().pair().sent_join_hmac(v, NONCE, theirs).truncated64();
         let answer = MpJoin::SynAck { backup: false, address_id: 1, hmac, nonce: NONCE };
@@ -170,12 +176,7 @@ fn the_third_ack_of_a_join_is_repeated_until_the_fourth() {
 #[test]
 fn a_join_to_an_address_that_is_withdrawn_has_its_third_ack_in_place() {
     both(|v| {
-        let mut x = Exchange::client_with(v, |c| {
-            c.mptcp.path_manager = PathManagerKind::Fullmesh;
-        });
-        let syn = x.script.send(&x.flows[0], &x.seg(0).dss(x.keys().ack(0)));
-        let Some(MpJoin::Syn { nonce: theirs, .. }) = syn[0].join() else { panic!("{syn:?}") };
-        x.says(&syn, &["1 S 0:0(0) <mss 1460, nop, nop, sackOK, nop, wscale 7, mpjoin id=2>"]);
+        let (mut x, theirs) = joining(v);
         let gone = MptcpOption::RemoveAddr(AddressIds::new(&[0]).expect("one id"));
         x.script.send(&x.flows[0], &x.seg(0).dss(x.keys().ack(0)).opt(&gone));
         let hmac = x.keys().pair().sent_join_hmac(v, NONCE, theirs).truncated64();
