@@ -26,6 +26,17 @@ pub fn translated(v4: Ipv4Addr, prefix: Ipv6Net) -> Option<Ipv6Addr> {
     Some(Ipv6Addr::from(octets))
 }
 
+/// The IPv4 address that a translator with this prefix reads in `v6`, whatever octet 8 and what is behind it
+/// are; `None` where it is not the translator's.
+pub(super) fn inside(v6: Ipv6Addr, prefix: Ipv6Net) -> Option<Ipv4Addr> {
+    if !prefix.contains(&v6) {
+        return None;
+    }
+    let numbered = v6.octets().into_iter().enumerate().skip(usize::from(prefix.prefix_len() / 8));
+    let mut octets = numbered.filter(|(at, _)| *at != 8).map(|(_, octet)| octet);
+    Some(Ipv4Addr::new(octets.next()?, octets.next()?, octets.next()?, octets.next()?))
+}
+
 /// RFC 6598.
 fn is_shared(v4: Ipv4Addr) -> bool {
     let [a, b, ..] = v4.octets();
@@ -55,6 +66,25 @@ mod tests {
         ] {
             assert_eq!(at("192.0.2.33", prefix).as_deref(), Some(expected), "{prefix}");
         }
+    }
+
+    #[test]
+    fn what_is_put_in_is_read_again() {
+        let v4: Ipv4Addr = "192.0.2.33".parse().unwrap();
+        for prefix in [
+            "2001:db8::/32",
+            "2001:db8:100::/40",
+            "2001:db8:122::/48",
+            "2001:db8:122:300::/56",
+            "2001:db8:122:344::/64",
+            "2001:db8:122:344::/96",
+        ] {
+            let prefix: Ipv6Net = prefix.parse().unwrap();
+            let v6 = translated(v4, prefix).unwrap();
+            assert_eq!(inside(v6, prefix), Some(v4), "{prefix}");
+        }
+        let elsewhere = "2001:db9::1".parse().unwrap();
+        assert_eq!(inside(elsewhere, "2001:db8::/32".parse().unwrap()), None);
     }
 
     #[test]

@@ -3,10 +3,10 @@
 //! Invariant: no spelling of an address changes the verdict; our own addresses, and addresses that
 //! name no single remote host, are refused whatever is configured.
 
-use super::{AddressSet, Destination};
+use super::{AddressSet, Destination, nat64};
 use crate::config::{AdminAddress, Config, Egress};
 use core::net::IpAddr;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 /// Why a destination is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,8 @@ pub struct Policy {
     allow: AddressSet,
     private: AddressSet,
     public_v6: AddressSet,
+    /// The translator's prefix: whose addresses it has are IPv4's.
+    nat64: Option<Ipv6Net>,
 }
 
 impl Policy {
@@ -103,6 +105,7 @@ impl Policy {
             allow: AddressSet::new(&egress.allow),
             private: AddressSet::new(&private),
             public_v6: AddressSet::new(&parsed(&[PUBLIC_V6])),
+            nat64: egress.nat64,
         }
     }
 
@@ -117,7 +120,11 @@ impl Policy {
             return Err(Denied::Configured);
         }
         self.judge(destination.target)?;
-        for inside in destination.embedded() {
+        let by_translator = match (destination.target, self.nat64) {
+            (IpAddr::V6(v6), Some(prefix)) => nat64::inside(v6, prefix),
+            _ => None,
+        };
+        for inside in destination.embedded().chain(by_translator) {
             self.judge(IpAddr::V4(inside))?;
         }
         Ok(destination.target)
@@ -310,6 +317,27 @@ mod tests {
         assert_eq!(check(&v4_only, "64:ff9b::8.8.8.8"), Err(Denied::Configured));
         assert_eq!(check(&v4_only, "::ffff:8.8.8.8"), Err(Denied::Configured));
         assert!(check(&v4_only, "8.8.8.8").is_ok());
+    }
+
+    /// A client, or whoever answers for a name, may write what we would translate ourselves.
+    #[test]
+    fn what_the_translator_leads_to_is_judged() {
+        for prefix in ["2a00:64::/32", "2a00:64::/48", "2a00:64::/64", "2a00:64::/96"] {
+            let prefix: Ipv6Net = prefix.parse().unwrap();
+            let deny = nets(&["8.8.4.0/24"]);
+            let egress = Egress { deny, nat64: Some(prefix), ..Egress::default() };
+            let own = nets(&["198.41.0.4/24"]);
+            let policy = Policy::with(&egress, own.iter(), core::iter::empty());
+            let check = |v4: &str| {
+                let v6 = nat64::translated(v4.parse().unwrap(), prefix).unwrap();
+                policy.check(IpAddr::V6(v6)).map(|to| assert_eq!(to, IpAddr::V6(v6)))
+            };
+            assert_eq!(check("8.8.8.8"), Ok(()), "{prefix}");
+            assert_eq!(check("8.8.4.4"), Err(Denied::Configured), "{prefix}");
+            assert_eq!(check("10.0.0.1"), Err(Denied::NotPublic), "{prefix}");
+            assert_eq!(check("127.0.0.1"), Err(Denied::Never), "{prefix}");
+            assert_eq!(check("198.41.0.4"), Err(Denied::Never), "{prefix}");
+        }
     }
 
     proptest! {
