@@ -13,6 +13,7 @@ use super::session::Phase;
 use super::{EndReason, Farewell, Gateway, IcmpCounts};
 use crate::config::HostName;
 use crate::dns::{Answer, Family};
+use crate::egress::Destination;
 use crate::front_end::udp::{self, BadDatagram, Stream};
 use crate::front_end::{Failure, Host, Target};
 use crate::shard::Shard;
@@ -119,7 +120,8 @@ pub(super) struct Association {
     client: Client,
     /// By our address.
     exits: Vec<(IpAddr, SocketId)>,
-    peers: VecDeque<IpAddr>,
+    /// With the address that the client has for them: by way of a translator that is another one.
+    peers: VecDeque<(IpAddr, IpAddr)>,
     pending: Vec<Pending>,
     /// Where the client connected from: it counts there.
     client_address: IpAddr,
@@ -481,10 +483,13 @@ impl Gateway {
         port: u16,
         data: &[u8],
     ) {
-        let allowed = addresses.iter().find_map(|&address| self.candidate(address).ok());
+        let judged = |&asked: &IpAddr| Some((self.candidate(asked).ok()?, asked));
+        let allowed = addresses.iter().find_map(judged);
         let client = self.association(idx).map(|one| one.client_address);
-        let exit = allowed.and_then(|to| Some((self.exits.pool(to, client).next()?, to)));
-        let Some((local, remote)) = exit else {
+        let exit = allowed.and_then(|(to, asked)| {
+            Some((self.exits.pool(to, client).next()?, to, Destination::new(asked).target))
+        });
+        let Some((local, remote, asked)) = exit else {
             self.counters.udp.denied += 1;
             return;
         };
@@ -507,9 +512,12 @@ impl Gateway {
         let sent = exit.map(|exit| shard.udp_send_to(exit, data, &to));
         match sent {
             Some(Ok(())) => {
-                if !association.peers.contains(&remote) {
-                    association.peers.truncate(MAX_PEERS - 1);
-                    association.peers.push_front(remote);
+                let peers = &mut association.peers;
+                if let Some((_, known_as)) = peers.iter_mut().find(|(at, _)| *at == remote) {
+                    *known_as = asked;
+                } else {
+                    peers.truncate(MAX_PEERS - 1);
+                    peers.push_front((remote, asked));
                 }
                 association.bytes_up += data.len() as u64;
                 self.counters.udp.up += 1;
@@ -533,10 +541,13 @@ impl Gateway {
         let Some(session) = self.sessions.get_mut(idx) else { return };
         let (inner, user) = (session.inner, session.user);
         let Phase::Associated(association) = &mut session.phase else { return };
-        if !association.peers.contains(&received.remote.ip()) {
+        let from = received.remote;
+        let mut peers = association.peers.iter();
+        let Some(&(_, known_as)) = peers.find(|(at, _)| *at == from.ip()) else {
             self.counters.udp.unsolicited += 1;
             return;
-        }
+        };
+        let source = SocketAddr::new(known_as, from.port());
         let heard: Vec<Received> = match &association.client {
             Client::Datagrams { heard, .. } => heard.iter().copied().collect(),
             Client::Stream { .. } => Vec::new(),
@@ -560,7 +571,7 @@ impl Gateway {
         }
         let delivered = match &mut association.client {
             Client::Datagrams { socket, .. } => {
-                let bytes = [&udp::header(received.remote), data].concat();
+                let bytes = [&udp::header(source), data].concat();
                 match back.map(|back| shard.udp_send_to(*socket, &bytes, &back.reply())) {
                     Some(Ok(())) => true,
                     Some(Err(UdpSendError::TooLong { .. })) => {
@@ -573,7 +584,7 @@ impl Gateway {
                     }
                 }
             }
-            Client::Stream { stream, unsent } => match stream.frame(received.remote, data) {
+            Client::Stream { stream, unsent } => match stream.frame(source, data) {
                 // A datagram that does not fit is lost, as on any way; half of one never is.
                 Some(frame) if unsent.is_empty() => {
                     let sent = send_most(now, shard, inner, &frame);

@@ -333,6 +333,29 @@ fn a_stream_for_one_destination_ends_when_nobody_listens_there() {
     world.assert_ended(EndReason::Refused);
 }
 
+/// Answers come from whom the client has sent to, whatever address that has on the other side of a translator.
+#[test]
+fn answers_by_a_translator_are_those_of_the_host_that_was_asked() {
+    let mut world = World::with(&[
+        "port.1.addresses=['fd00:9::1/64']",
+        "route=[]",
+        "egress.nat64='fd00:9::/96'",
+    ]);
+    let there = "[fd00:9::808:808]:53";
+    let (_, relay) = associated(&mut world);
+    world.sends(relay, HOME, to("8.8.8.8:53", b"question"));
+    let exit = world.exit();
+    assert_eq!(world.shard.datagrams_sent(exit), [(address(there), b"question".to_vec())]);
+    world.sends(exit, there, b"answer".to_vec());
+    let back = world.shard.datagrams_sent(relay);
+    assert_eq!(back, [(address(HOME), to("8.8.8.8:53", b"answer"))]);
+    let inner = stream(&mut world, b"\0\x01\0\0\0\0\0\0\0\x08\x08\x08\x08\0\x35\0\x02hi");
+    world.heard(inner);
+    let exit = world.exit();
+    world.sends(exit, there, b"answer".to_vec());
+    assert_eq!(world.heard(inner), b"\0\x08\x08\x08\x08\0\x35\0\x06answer");
+}
+
 /// So that who tries QUIC goes on to TCP.
 #[test]
 fn datagrams_to_denied_ports_are_dropped_and_counted() {
