@@ -155,6 +155,19 @@ impl Stream {
         self.connected.is_some()
     }
 
+    /// Where all of them go, if the client said so in front.
+    #[must_use]
+    pub fn destination(&self) -> Option<&Target> {
+        self.connected.as_ref()
+    }
+
+    /// All of them go to this address of that destination from now on.
+    pub fn settle(&mut self, address: IpAddr) {
+        if let Some(target) = &mut self.connected {
+            target.host = Host::Address(address);
+        }
+    }
+
     /// How many more bytes it takes now: none while a whole message waits to be handed out.
     #[must_use]
     pub fn room(&self) -> usize {

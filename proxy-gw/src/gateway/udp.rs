@@ -151,6 +151,27 @@ impl Association {
         matches!(&self.client, Client::Stream { stream, .. } if stream.is_connected())
     }
 
+    /// The destination that a stream began with, once it has been sent to.
+    fn settled(&self) -> Option<IpAddr> {
+        match &self.client {
+            Client::Stream { stream, .. } => match stream.destination()?.host {
+                Host::Address(address) => Some(address),
+                Host::Name(_) => None,
+            },
+            Client::Datagrams { .. } => None,
+        }
+    }
+
+    /// Whether it can be an answer to what was sent: of one destination, its port is known too.
+    fn answers_from(&self, port: u16) -> bool {
+        match &self.client {
+            Client::Stream { stream, .. } => {
+                stream.destination().is_none_or(|target| target.port == port)
+            }
+            Client::Datagrams { .. } => true,
+        }
+    }
+
     /// Whether the client may send from `ip`, given the addresses of its control connection.
     fn allows(&mut self, now: Instant, shard: &impl Shard, inner: SocketId, ip: IpAddr) -> bool {
         let Client::Datagrams { allowed, checked, .. } = &mut self.client else { return false };
@@ -483,6 +504,8 @@ impl Gateway {
         port: u16,
         data: &[u8],
     ) {
+        let settled = self.association(idx).and_then(|one| one.settled());
+        let addresses = settled.as_ref().map_or(addresses, core::slice::from_ref);
         let judged = |&asked: &IpAddr| Some((self.candidate(asked).ok()?, asked));
         let allowed = addresses.iter().find_map(judged);
         let client = self.association(idx).map(|one| one.client_address);
@@ -519,6 +542,10 @@ impl Gateway {
                     peers.truncate(MAX_PEERS - 1);
                     peers.push_front((remote, asked));
                 }
+                if let Client::Stream { stream, .. } = &mut association.client {
+                    // As a connected socket: its name may soon lead elsewhere, what it began does not.
+                    stream.settle(asked);
+                }
                 association.bytes_up += data.len() as u64;
                 self.counters.udp.up += 1;
             }
@@ -542,7 +569,7 @@ impl Gateway {
         let (inner, user) = (session.inner, session.user);
         let Phase::Associated(association) = &mut session.phase else { return };
         let from = received.remote;
-        let mut peers = association.peers.iter();
+        let mut peers = association.peers.iter().filter(|_| association.answers_from(from.port()));
         let Some(&(_, known_as)) = peers.find(|(at, _)| *at == from.ip()) else {
             self.counters.udp.unsolicited += 1;
             return;

@@ -452,6 +452,31 @@ fn the_answer_of_the_family_that_won_is_waited_for() {
     assert_eq!(world.tried(), ["10.9.0.2:80"]);
 }
 
+/// A stream for one destination is a connected socket: it is looked up once, however short the answer holds, and hears
+/// of nobody else.
+#[test]
+fn a_stream_for_one_name_stays_with_its_host() {
+    let mut world = world();
+    let inner = world.client_saying(&request("sp.v2.udp-over-tcp.arpa"));
+    assert_eq!(world.heard(inner)[3], 0);
+    world.say(inner, b"\x01\x03\x0bwww.example\0\x35\0\x01a");
+    let asked = world.asked();
+    world.datagram(&asked[0], asked[0].error(ResponseCode::NXDomain));
+    world.datagram(&asked[1], asked[1].answer(0, "10.9.0.2"));
+    let exit = world.shard.queries.pop().unwrap();
+    world.say(inner, b"\0\x01b\0\x01c");
+    assert!(world.shard.queries.is_empty(), "nobody asks again");
+    let there: SocketAddr = "10.9.0.2:53".parse().unwrap();
+    let sent = world.shard.datagrams_sent(exit);
+    assert_eq!(sent, [b"a", b"b", b"c"].map(|data| (there, data.to_vec())));
+    // A frame does not say whose it is.
+    world.shard.datagram_from(exit, "10.9.0.2:54".parse().unwrap(), b"x".to_vec());
+    world.shard.datagram_from(exit, there, b"y".to_vec());
+    world.run();
+    assert_eq!(world.heard(inner), b"\0\x01y");
+    assert_eq!(world.gateway.counters().udp.unsolicited, 1);
+}
+
 /// All datagrams for a name go to one host, whichever answer came first.
 #[test]
 fn datagrams_for_a_name_do_not_change_their_host() {
