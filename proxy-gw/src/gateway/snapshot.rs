@@ -1,7 +1,7 @@
 //! Sessions as the operator sees them.
 
 use super::Gateway;
-use super::session::Session;
+use super::session::{Phase, Session};
 use crate::front_end::FrontEnd;
 use crate::policies::UserId;
 use crate::shard::Shard;
@@ -60,6 +60,10 @@ impl Gateway {
     ) -> Option<SessionSnapshot> {
         let inner = shard.info(session.inner)?;
         let exit = session.outer.and_then(|outer| shard.info(outer));
+        let (bytes_up, bytes_down) = match &session.phase {
+            Phase::Associated(association) => (association.bytes_up, association.bytes_down),
+            _ => exit.as_ref().map_or((0, 0), |info| (info.bytes_sent, info.bytes_received)),
+        };
         Some(SessionSnapshot {
             id: session.number,
             front_end: session.front_end,
@@ -70,8 +74,8 @@ impl Gateway {
                 .map(|profile| profile.name.clone()),
             client: inner.remote,
             destination: exit.as_ref().map(|info| info.remote),
-            bytes_up: exit.as_ref().map_or(0, |info| info.bytes_sent),
-            bytes_down: exit.as_ref().map_or(0, |info| info.bytes_received),
+            bytes_up,
+            bytes_down,
             age: now.since(session.opened),
             inner,
         })

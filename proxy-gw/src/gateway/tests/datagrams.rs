@@ -66,6 +66,18 @@ fn datagrams_go_out_and_answers_come_back() {
     assert_eq!((counters.bytes_up, counters.bytes_down), (8, 7));
 }
 
+/// While it lives as when it ends.
+#[test]
+fn a_snapshot_tells_the_bytes_of_an_association() {
+    let mut world = World::new();
+    let (_, relay) = associated(&mut world);
+    world.sends(relay, HOME, to("10.9.0.2:53", b"question"));
+    let exit = world.exit();
+    world.sends(exit, "10.9.0.2:53", b"answer".to_vec());
+    let (page, _) = world.gateway.snapshot(world.now, &world.shard, 0, 1);
+    assert_eq!((page[0].bytes_up, page[0].bytes_down), (8, 6));
+}
+
 #[test]
 fn it_follows_the_addresses_of_its_connection_and_no_others() {
     let mut world = World::new();
