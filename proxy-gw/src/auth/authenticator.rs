@@ -2,7 +2,7 @@
 //! request for the verifier's thread.
 //!
 //! Invariant: at most [`MAX_PENDING`] checks are queued or under way, and each takes one attempt of
-//! its source until it turns out right.
+//! its source until it turns out right. Who shows the same credentials meanwhile waits for the same check.
 
 use super::cache::{Cache, Digest};
 use super::users::Users;
@@ -12,11 +12,13 @@ use core::net::IpAddr;
 use core::time::Duration;
 use mptcp_core::rng::Rng;
 use mptcp_core::time::Instant;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// Checks queued or under way at a time, per shard.
 pub const MAX_PENDING: usize = 256;
+/// Sessions that wait for a check that another began.
+const MAX_JOINED: usize = 256;
 /// Credentials remembered.
 const CACHE_CAPACITY: usize = 4096;
 /// For how long.
@@ -73,6 +75,8 @@ pub(crate) struct Authenticator {
     /// Has the limiter: one for all shards.
     common: Arc<Common>,
     queue: VecDeque<VerifyRequest>,
+    /// Who waits for each check, but for the one who began it.
+    joined: HashMap<Digest, Vec<u64>>,
     /// Requests handed out and not answered.
     under_way: usize,
 }
@@ -86,6 +90,7 @@ impl Authenticator {
             cache: Cache::new(cache_key, CACHE_CAPACITY, CACHE_LIFETIME),
             common,
             queue: VecDeque::with_capacity(MAX_PENDING),
+            joined: HashMap::new(),
             under_way: 0,
         }
     }
@@ -112,12 +117,21 @@ impl Authenticator {
         if self.cache.contains(now, &digest) {
             return Decision::Accepted;
         }
+        // A client opens many connections at once: that is one guess, and one check.
+        if let Some(joined) = self.joined.get_mut(&digest) {
+            if joined.len() >= MAX_JOINED {
+                return Decision::Busy;
+            }
+            joined.push(session);
+            return Decision::Pending;
+        }
         if self.queue.len() + self.under_way >= MAX_PENDING {
             return Decision::Busy;
         }
         if !self.common.limiter().take(now, source) {
             return Decision::Limited;
         }
+        self.joined.insert(digest, Vec::new());
         self.queue.push_back(VerifyRequest {
             session,
             credentials,
@@ -135,13 +149,16 @@ impl Authenticator {
         Some(request)
     }
 
-    /// Takes an answer into account.
-    pub(crate) fn finish(&mut self, now: Instant, result: &VerifyResult) {
+    /// Takes an answer into account; answers whom it is for.
+    pub(crate) fn finish(&mut self, now: Instant, result: &VerifyResult) -> Vec<u64> {
         self.under_way = self.under_way.saturating_sub(1);
         if result.correct {
             self.cache.insert(now, result.digest);
             self.common.limiter().refund(result.source);
         }
+        let mut sessions = vec![result.session];
+        sessions.extend(self.joined.remove(&result.digest).unwrap_or_default());
+        sessions
     }
 }
 
@@ -221,11 +238,31 @@ mod tests {
     }
 
     #[test]
+    fn the_same_credentials_wait_for_one_check() {
+        let mut authenticator = Authenticator::alone([1; 32]);
+        let begin = |authenticator: &mut Authenticator, session| {
+            authenticator.begin(NOW, session, source(1), credentials("right"), &known(0))
+        };
+        for session in 0..=MAX_JOINED as u64 {
+            assert_eq!(begin(&mut authenticator, session), Decision::Pending);
+        }
+        assert_eq!(begin(&mut authenticator, 1_000), Decision::Busy);
+        let answer = authenticator.next_request().unwrap().answered(true);
+        assert!(authenticator.next_request().is_none());
+        let told = authenticator.finish(NOW, &answer);
+        assert!(told.into_iter().eq(0..=MAX_JOINED as u64));
+        assert_eq!(begin(&mut authenticator, 1_000), Decision::Accepted);
+        assert!(authenticator.joined.is_empty());
+    }
+
+    #[test]
     fn pending_checks_are_bounded() {
         let mut authenticator = Authenticator::alone([1; 32]);
-        let mut hosts = (0..=255u8).flat_map(|host| [host; 5]);
+        let mut tries = (0..=255u8).flat_map(|host| [1, 2, 3, 4, 5].map(|n| (host, n)));
         let mut begin = |authenticator: &mut Authenticator| {
-            authenticator.begin(NOW, 7, source(hosts.next().unwrap()), credentials("x"), &known(0))
+            let (host, n) = tries.next().unwrap();
+            let credentials = credentials(&format!("{host} {n}"));
+            authenticator.begin(NOW, 7, source(host), credentials, &known(0))
         };
         for _ in 0..MAX_PENDING / 2 {
             assert_eq!(begin(&mut authenticator), Decision::Pending);

@@ -110,8 +110,9 @@ impl Gateway {
 
     /// Takes the verifier's answer to one request.
     pub fn handle_verified(&mut self, now: Instant, shard: &mut impl Shard, result: &VerifyResult) {
-        self.authenticator.finish(now, result);
-        self.handle_verdict(now, shard, result.session, result.correct);
+        for session in self.authenticator.finish(now, result) {
+            self.handle_verdict(now, shard, session, result.correct);
+        }
     }
 
     /// The verifier did not take a request: the session is refused.
@@ -121,10 +122,11 @@ impl Gateway {
         shard: &mut impl Shard,
         result: &VerifyResult,
     ) {
-        self.authenticator.finish(now, result);
-        if let Some(idx) = self.verifying(result.session) {
-            let reason = EndReason::AuthenticationBusy;
-            self.fail(now, shard, idx, reason, Failure::CannotVerify);
+        for session in self.authenticator.finish(now, result) {
+            if let Some(idx) = self.verifying(session) {
+                let reason = EndReason::AuthenticationBusy;
+                self.fail(now, shard, idx, reason, Failure::CannotVerify);
+            }
         }
     }
 
@@ -181,10 +183,7 @@ impl Gateway {
                 }
                 return true;
             }
-            Decision::Pending => {
-                self.counters.authentication_verified += 1;
-                return false;
-            }
+            Decision::Pending => return false,
             Decision::Limited => (EndReason::AuthenticationLimited, Failure::TooManyAttempts),
             Decision::Busy => (EndReason::AuthenticationBusy, Failure::CannotVerify),
         };

@@ -328,7 +328,9 @@ impl Gateway {
 
     /// Credentials for the verifier, which owes an answer ([`Gateway::handle_verified`]) to each.
     pub fn poll_verification(&mut self) -> Option<VerifyRequest> {
-        self.authenticator.next_request()
+        let request = self.authenticator.next_request()?;
+        self.counters.authentication_verified += 1;
+        Some(request)
     }
 
     /// Stops listening; the sessions that are there go on, but for those that wait for a connection. Drained once [`Gateway::is_drained`].

@@ -82,6 +82,29 @@ fn credentials_are_verified_once_and_then_remembered() {
     assert_eq!(world.gateway.counters().authentication_verified, 1);
 }
 
+/// A browser opens them all before it has heard of the first one, which it may even give up.
+#[test]
+fn many_at_once_with_the_right_password_are_no_failures() {
+    let mut world = World::with_passwords();
+    let say = [METHOD, RIGHT, &REQUEST[3..]].concat();
+    let clients: Vec<SocketId> = (0..30).map(|_| world.client_saying(&say)).collect();
+    world.shard.end(clients[0], Some(ConnectionError::Reset));
+    world.run();
+    assert_eq!(world.verify(), 1);
+    for client in &clients[1..] {
+        assert_eq!(world.heard(*client), [5, 2, 1, 0]);
+    }
+    let counters = world.gateway.counters();
+    assert_eq!((counters.authentication_verified, counters.ended_total()), (1, 1));
+    // Wrong ones are one guess.
+    let wrong: Vec<SocketId> =
+        (0..12).map(|_| world.client_saying(&[METHOD, WRONG].concat())).collect();
+    assert_eq!(world.verify(), 1);
+    for client in wrong {
+        assert_eq!(world.heard(client), [5, 2, 1, 1]);
+    }
+}
+
 #[test]
 fn a_source_that_keeps_failing_is_refused_unheard_and_others_are_not() {
     let mut world = World::with_passwords();
