@@ -1,6 +1,6 @@
 //! Queries and what may be believed of responses (RFC 5452 §9, RFC 2308, RFC 6891).
 //!
-//! Invariant: a response counts only if it repeats the question, the case of its letters included.
+//! Invariant: a response counts only if it repeats the question, by UDP the case of its letters included.
 
 use super::{Answer, Family};
 use crate::config::HostName;
@@ -97,9 +97,19 @@ impl Asked {
         message.to_vec().ok()
     }
 
-    /// Judges what came from the server.
+    /// Judges what came from the server by UDP, or from who pretends to be it.
     #[must_use]
     pub fn judge(&self, bytes: &[u8]) -> Verdict {
+        self.judge_with(bytes, true)
+    }
+
+    /// Judges what came by TCP: nobody has to be told from the server by the case of letters.
+    #[must_use]
+    pub fn judge_stream(&self, bytes: &[u8]) -> Verdict {
+        self.judge_with(bytes, false)
+    }
+
+    fn judge_with(&self, bytes: &[u8], by_case: bool) -> Verdict {
         let Ok(message) = Message::from_bytes(bytes) else { return Verdict::Stray };
         let header = &message.metadata;
         let answers = header.id == self.id
@@ -124,7 +134,7 @@ impl Asked {
         if !same {
             return Verdict::Stray;
         }
-        if !question.name().eq_case(&self.name) {
+        if by_case && !question.name().eq_case(&self.name) {
             return Verdict::CaseDiffers;
         }
         if refused {

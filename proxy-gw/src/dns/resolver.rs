@@ -417,7 +417,7 @@ impl Resolver {
         let message = received
             .split_first_chunk::<2>()
             .and_then(|(len, rest)| rest.get(..usize::from(u16::from_be_bytes(*len))));
-        let verdict = message.zip(asked).map(|(message, asked)| asked.judge(message));
+        let verdict = message.zip(asked).map(|(message, asked)| asked.judge_stream(message));
         if event.ready.contains(Ready::CLOSED) {
             lookup.transport = Transport::None;
             self.by_socket.remove(&socket);

@@ -319,6 +319,30 @@ fn what_is_too_long_for_udp_comes_by_tcp() {
     assert_eq!(world.tried()[1], "[fd00:9::2]:80");
 }
 
+/// Not every server repeats the letters as they were; by TCP it is known who answers.
+#[test]
+fn a_server_that_does_not_keep_the_case_is_believed_by_tcp() {
+    let mut world = world();
+    world.client_saying(&request("www.example"));
+    let asked = world.asked();
+    let lowered = |query: &Query| {
+        let mut answer = Message::from_bytes(&query.answer(60, "fd00:9::2")).unwrap();
+        answer.queries[0].set_name(query.name().to_lowercase());
+        answer.to_vec().unwrap()
+    };
+    world.datagram(&asked[0], lowered(&asked[0]));
+    let (stream, with) = world.shard.last_exit();
+    assert_eq!(with.remote.to_string(), "10.9.0.53:53");
+    world.shard.establish(stream);
+    world.run();
+    let message = Message::from_bytes(&world.shard.sent(stream)[2..]).unwrap();
+    let answer = lowered(&Query { socket: stream, message });
+    let len = u16::try_from(answer.len()).unwrap().to_be_bytes();
+    world.shard.feed(stream, &[&len[..], &answer].concat());
+    world.run();
+    assert_eq!(world.tried()[1..], ["[fd00:9::2]:80"]);
+}
+
 #[test]
 fn an_alias_without_its_address_is_asked_for() {
     let mut world = world();
