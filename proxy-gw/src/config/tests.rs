@@ -602,6 +602,22 @@ fn users_are_checked_and_hashes_never_repeated() {
 }
 
 #[test]
+fn hashes_are_not_repeated_with_the_setting_they_came_by() {
+    let text = MINIMAL.to_owned() + "[[user]]\nname = 'a'\n";
+    for setting in [
+        "user.0.password_hash=hunter2",
+        "user=[{ name = 'a', password_hash = 'hunter2' }]",
+        "user=[{ name = 'a', password_hash = 'hunter2'",
+    ] {
+        let refused = parse("gw.toml", &text, &settings(&[setting])).unwrap_err();
+        assert!(!refused.is_empty(), "{setting}");
+        for problem in refused {
+            assert!(!problem.to_string().contains("hunter2"), "{problem}");
+        }
+    }
+}
+
+#[test]
 fn egress_hosts_and_admin_are_checked() {
     for (setting, message) in [
         (

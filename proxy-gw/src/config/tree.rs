@@ -121,7 +121,7 @@ fn convert(value: &Spanned<DeValue<'_>>, origin: &dyn Fn(usize) -> Origin) -> Va
 /// Overlays one `--set KEY=VALUE`. KEY is a dotted TOML key whose numeric parts index arrays; VALUE
 /// is TOML, or text taken as a string when it is not.
 pub(super) fn apply_set(root: &mut Node, setting: &str) -> Result<(), Problem> {
-    let origin = Origin::Set(setting.to_owned());
+    let origin = Origin::Set(shown(setting));
     let (key, text) = split_setting(setting)
         .ok_or_else(|| Problem::syntax(origin.clone(), "expected KEY=VALUE"))?;
     let path = parse_key(key).ok_or_else(|| {
@@ -143,6 +143,14 @@ pub(super) fn apply_set(root: &mut Node, setting: &str) -> Result<(), Problem> {
     node.origin = origin;
     node.value = value;
     Ok(())
+}
+
+/// As complaints name it: without what a password is checked against, which may be the password itself by mistake.
+fn shown(setting: &str) -> String {
+    match split_setting(setting) {
+        Some((key, _)) if setting.contains("password_hash") => format!("{key}=(hidden)"),
+        _ => setting.to_owned(),
+    }
 }
 
 /// Splits at the first `=` outside quotes.
