@@ -398,9 +398,10 @@ impl<B: PacketBuf> Connection<B> {
         if self.wide_ack() { WireSeq::Full(ack.0) } else { WireSeq::Low(ack.0 as u32) }
     }
 
-    /// Subflows that are not waiting for their last ACK only.
+    /// Subflows that reached the peer, and are not waiting for their last ACK only.
     pub(crate) fn live_subflows(&self, tcbs: &Tcbs<B>) -> usize {
-        let live = |idx: &&u32| tcbs.get(**idx).is_some_and(|t| !t.write_closed());
+        let live = |tcb: &Tcb<B>| tcb.state.synchronized() && !tcb.write_closed();
+        let live = |idx: &&u32| tcbs.get(**idx).is_some_and(live);
         self.subflows.iter().filter(live).count()
     }
 

@@ -5,6 +5,7 @@ use crate::cases::V;
 use crate::harness::*;
 use core::net::{IpAddr, SocketAddr};
 use mptcp_core::config::{LocalAddress, PathManagerKind};
+use mptcp_core::error::ConnectionError;
 use mptcp_core::mptcp::key;
 use mptcp_core::time::Duration;
 use mptcp_core::wire::{AddAddr, AddressIds, MpJoin, MptcpOption, OptionWriter, TcpFlags, Version};
@@ -152,4 +153,18 @@ fn a_connection_outlives_its_last_subflow_by_the_close_timeout() {
             script.expect_stream(id, 0, 10);
         }
     }
+}
+
+/// A join that nobody answers is no subflow, however many of them follow each other.
+#[test]
+fn joins_that_nobody_answers_do_not_prolong_a_connection() {
+    let mut script = Script::new(V, |c| c.mptcp.path_manager = PathManagerKind::Fullmesh);
+    let (keys, flow, id) = script.connected();
+    let out = script.send(&flow, &flow.seg().dss(keys.ack(0)));
+    assert_eq!(join_syns(&out).len(), 1, "from the other address: {out:?}");
+    script.send(&flow, &flow.seg().flags(TcpFlags::RST));
+    script.advance(59_900);
+    assert_eq!(script.info(id).error, None);
+    script.advance(200);
+    assert_eq!(script.info(id).error, Some(ConnectionError::NoSubflows));
 }

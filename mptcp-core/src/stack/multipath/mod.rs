@@ -167,7 +167,7 @@ impl<B: PacketBuf> Stack<B> {
             return self.arm(Node::Connection(owner), deadline);
         }
         if connection.rare.close_at.is_some_and(|at| at <= now) {
-            let error = if connection.subflows.is_empty() {
+            let error = if connection.live_subflows(&self.tcbs) == 0 {
                 ConnectionError::NoSubflows
             } else {
                 ConnectionError::TimedOut
