@@ -513,6 +513,11 @@ impl<B: PacketBuf> Connection<B> {
         }
     }
 
+    /// The data-level timer fired, and no subflow reaches the peer: the next one that does has its own time.
+    pub(crate) fn await_subflow(&mut self, now: Instant) {
+        self.rtx_at = Some(now + DATA_RTO_MAX);
+    }
+
     /// How long a `DATA_ACK` may take this time. A `DATA_FIN` on its own has no TCP to repeat it.
     fn data_rto(&self, rto: Duration) -> Duration {
         let bare = self.fin_due() && self.data_snd_una == self.data_snd_nxt;
@@ -576,9 +581,11 @@ impl<B: PacketBuf> Connection<B> {
 
     /// A subflow joined: the wait for one is over, unless it is the application that left.
     pub(crate) fn survives(&mut self) {
-        if self.app.is_attached()
-            && let Some(rare) = self.rare.there()
-        {
+        let Some(rare) = self.rare.there() else { return };
+        if rare.close_at.is_some() {
+            self.rtx_at = None;
+        }
+        if self.app.is_attached() {
             rare.close_at = None;
         }
     }

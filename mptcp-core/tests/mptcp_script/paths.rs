@@ -137,6 +137,21 @@ fn a_join_goes_to_whatever_port_was_announced() {
     assert_eq!(joins, [(A1, at(addr, 8443)), (A2, at(addr, 8443))]);
 }
 
+/// Where something waits for its `DATA_ACK` it is no sooner over than without: nobody is asked meanwhile.
+#[test]
+fn what_is_outstanding_waits_for_a_join_as_long_as_its_connection() {
+    let mut script = Script::server_with(V, |c| c.mptcp.close_timeout = Duration::from_secs(3_600));
+    let (keys, mut flow, id) = script.confirmed();
+    let out = script.write(id, 0, 1_000);
+    flow.hears(&out);
+    script.send(&flow, &flow.seg().flags(TcpFlags::RST));
+    script.advance(3_500_000);
+    assert_eq!(script.info(id).error, None);
+    let _join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+    script.advance(100);
+    assert!(script.info(id).subflows[0].bytes_sent >= 1_000, "it goes again at once");
+}
+
 /// Roaming: ten minutes without any subflow, and a second more is too long.
 #[test]
 fn a_connection_outlives_its_last_subflow_by_the_close_timeout() {

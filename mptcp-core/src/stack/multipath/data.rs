@@ -250,6 +250,11 @@ impl<B: PacketBuf> Stack<B> {
         let rto = self.largest_rto(owner);
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let limit = self.config.tcp.retries;
+        let reaches = |idx: &u32| self.tcbs.get(*idx).is_some_and(|t| t.state.synchronized());
+        if connection.phase == Phase::Confirmed && !connection.subflows.iter().any(reaches) {
+            // Nobody is asked. How long that may go on `close_timeout` says.
+            return connection.await_subflow(now);
+        }
         if connection.override_hold() {
             connection.rtx_at = None;
             return self.touch_connection(owner);
