@@ -484,6 +484,32 @@ fn an_announcement_is_repeated_on_another_subflow_that_works() {
     assert!(told(&join) && !told(&first), "{out:?}");
 }
 
+/// Without a subflow nobody is told, and nothing counts as told.
+#[test]
+fn an_announcement_that_finds_no_subflow_waits_for_one() {
+    both(|v| {
+        let mut script = Script::server_with(v, fullmesh);
+        let (keys, first, _) = script.unconfirmed();
+        script.send(&first, &first.seg().dss(keys.ack(0)));
+        script.send(&first, &first.seg().flags(mptcp_core::wire::TcpFlags::RST));
+        // One more comes meanwhile.
+        let mut addresses = script.stack.config().addresses.clone();
+        let third = IpAddr::from([10, 3, 0, 1]);
+        addresses.push(mptcp_core::config::LocalAddress { addr: third, ..addresses[0] });
+        assert!(script.stack.set_addresses(script.now, addresses));
+        assert!(script.advance(45_000).iter().all(|o| add_addr(o).is_none()));
+        let mut join = Flow::new(at(P2, 5000), at(A1, PORT));
+        let out = script.join_syn(&keys, &mut join, false);
+        let ack = Script::join_ack(&keys, join.of(&out)[0]);
+        let mut out = script.send(&join, &join.seg().opt(&ack));
+        out.extend(script.advance(60_000));
+        let told = |addr| out.iter().filter_map(add_addr).filter(|a| a.addr == addr).count();
+        // Once more and twice again; version 0 had told the first subflow, and says nothing twice.
+        let expected = if v == Version::V0 { (0, 1) } else { (3, 4) };
+        assert_eq!((told(A2), told(third)), expected, "{out:?}");
+    });
+}
+
 /// Version 0 has no echo, so nothing is waited for: every subflow that is there carries it once.
 #[test]
 fn a_version_0_announcement_goes_out_once() {

@@ -363,6 +363,13 @@ impl Paths {
         next.map(|endpoint| (endpoint, 0))
     }
 
+    /// The announcement that was to be made found nobody to tell: it does not count, and comes again.
+    pub(crate) fn announce_later(&mut self, before: u8, next: Instant) {
+        if let Some(current) = self.plan.there().and_then(|plan| plan.current.as_mut()) {
+            (current.tries, current.next) = (before, next);
+        }
+    }
+
     /// Where nobody echoes: what is left to be announced waits for room until then, or not at all.
     pub(crate) fn put_off_announcements(&mut self, until: Option<Instant>) {
         let Some(plan) = self.plan.there() else { return };

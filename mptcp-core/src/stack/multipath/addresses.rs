@@ -213,15 +213,21 @@ impl<B: PacketBuf> Stack<B> {
             let Some((endpoint, before)) = connection.paths.next_announcement(now, timeout) else {
                 break;
             };
+            if !once && self.signal_subflow(owner, 0).is_none() {
+                let Some(connection) = self.connections.get_mut(owner) else { return };
+                connection.paths.announce_later(before, now + SIGNAL_WAIT);
+                break;
+            }
             self.announce(owner, endpoint, usize::from(before));
         }
     }
 
-    /// A subflow has no room for another signal.
+    /// A subflow has no room for another signal, or there is none.
     fn signals_are_full(&self, owner: u32) -> bool {
         let Some(connection) = self.connections.get(owner) else { return false };
         let mut subflows = connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx));
-        subflows.any(|tcb| tcb.subflow.as_ref().is_some_and(|subflow| subflow.is_full()))
+        let full = subflows.any(|tcb| tcb.subflow.as_ref().is_some_and(|s| s.is_full()));
+        full || connection.subflows.is_empty()
     }
 
     /// A subflow that repeats itself into the void gives its place to a new one; false when there
