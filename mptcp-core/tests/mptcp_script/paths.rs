@@ -107,6 +107,32 @@ fn a_responder_announces_an_address_that_comes_later() {
     assert!(!script.stack.set_addresses(script.now, with_addresses(&script, &[A1; 255])));
 }
 
+/// The first address comes back with the id 0, and is told no longer when it goes once more.
+#[test]
+fn a_first_address_that_goes_again_is_announced_no_longer() {
+    let mut script = Script::server_with(V, |c| c.mptcp.path_manager = PathManagerKind::Fullmesh);
+    let (keys, _, _) = script.confirmed();
+    script.join(&keys, at(P2, 5000), at(A2, PORT));
+    script.advance(58_000);
+    let announced = |out: &[Out]| {
+        let options = out.iter().flat_map(Out::mptcp);
+        let announcements = options.filter_map(|option| match option {
+            MptcpOption::AddAddr(raw) => raw.decode(Version::V1).filter(|a| !a.echo),
+            _ => None,
+        });
+        announcements.filter(|a| (a.address_id, a.addr) == (0, A1)).count()
+    };
+    let both = with_addresses(&script, &[A1, A2]);
+    script.stack.remove_address(script.now, A1);
+    script.advance(2_000);
+    assert!(script.stack.set_addresses(script.now, both));
+    assert_eq!(announced(&script.advance(1_500)), 1);
+    script.stack.remove_address(script.now, A1);
+    let mut out = script.out();
+    out.extend(script.advance(40_000));
+    assert_eq!((removals(&out, 0), announced(&out)), (1, 0), "{out:?}");
+}
+
 #[test]
 fn several_subflows_between_two_addresses_have_ports_of_their_own() {
     let (mut script, _, flow, mut out) = client(|c| {

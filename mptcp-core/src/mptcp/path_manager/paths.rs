@@ -305,12 +305,12 @@ impl Paths {
         }
     }
 
-    /// One of our addresses is gone.
-    pub(crate) fn forget_endpoint(&mut self, id: u8, addr: IpAddr) {
+    /// One of our addresses is gone, whatever its id on this connection.
+    pub(crate) fn forget_endpoint(&mut self, addr: IpAddr) {
         if let Some(plan) = self.plan.there() {
             plan.pairs.retain(|pair| pair.join.local != addr);
-            plan.waiting.retain(|endpoint| endpoint.id != id);
-            plan.current.take_if(|current| current.endpoint.id == id);
+            plan.waiting.retain(|endpoint| endpoint.addr != addr);
+            plan.current.take_if(|current| current.endpoint.addr == addr);
             self.plan.rest();
         }
     }

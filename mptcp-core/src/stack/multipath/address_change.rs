@@ -185,7 +185,7 @@ impl<B: PacketBuf> Stack<B> {
         if connection.phase != Phase::Confirmed {
             return;
         }
-        connection.paths.forget_endpoint(id, addr);
+        connection.paths.forget_endpoint(addr);
         let id = if connection.first().local_addr == addr { 0 } else { id };
         for idx in self.subflows_of(owner) {
             if self.tcbs.get(idx).is_some_and(|t| t.ends.tuple().local_addr == addr) {
