@@ -290,6 +290,8 @@ impl Paths {
     /// The peer withdrew an address.
     pub(crate) fn on_remove_addr(&mut self, id: u8) {
         self.begun &= id != 0;
+        // Nor does an address of ours that comes later go there (RFC 8684 §3.4.2).
+        self.initial &= id != 0;
         self.remotes.retain(|(known, _)| *known != id);
         if let Some(plan) = self.plan.there() {
             plan.pairs.retain(|pair| pair.join.remote_id != id);
@@ -544,6 +546,22 @@ mod tests {
             assert_eq!(paths.next_timeout(), None);
             assert!(!paths.join_due(lost + REFUSED_RETRY));
         }
+    }
+
+    #[test]
+    fn an_initial_address_that_was_withdrawn_is_joined_no_more() {
+        let mut paths = Paths::default();
+        let mine = [endpoint(1), endpoint(2)];
+        paths.begin();
+        paths.start(&Fullmesh, true, [mine[0]].into_iter(), mine[0].addr, remote(1));
+        paths.on_remove_addr(0);
+        paths.add_endpoint(&Fullmesh, true, mine[1], remote(1));
+        assert_eq!(paths.next_join(NOW), None);
+        // Until it is announced again.
+        let again = (0, remote(1));
+        let announced = paths.on_add_addr(NOW, again, remote(1).ip(), mine.into_iter(), LIMITS);
+        assert_eq!(announced, Announced::Taken);
+        assert_eq!(core::iter::from_fn(|| paths.next_join(NOW)).count(), 2);
     }
 
     #[test]
