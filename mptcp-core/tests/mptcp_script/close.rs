@@ -669,3 +669,27 @@ fn an_end_in_front_of_a_full_queue_holds_up_nobody() {
         assert_eq!(script.info(id).bytes_acked, first.into());
     });
 }
+
+/// What is missing of its stream can come by no subflow that the peer has closed: once we have nothing left
+/// to say there either, it is closed, and the connection ends unless a join brings the rest.
+#[test]
+fn a_subflow_closed_in_front_of_a_hole_does_not_stay_for_ever() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut flow, id) = script.confirmed();
+        script.send(&flow, &flow.seg().dss(keys.fin(10)));
+        script.stack.shutdown_write(script.now, id);
+        let out = script.out();
+        assert_eq!(our_fin(&keys, &out, 0), 1, "{out:?}");
+        let out = script.send(&flow, &flow.seg().dss(keys.ack(0)).fin());
+        assert!(out.iter().all(|o| !o.is(TcpFlags::FIN)), "it may still be needed: {out:?}");
+        flow.snd_nxt += 1;
+        let out = script.send(&flow, &flow.seg().dss(keys.ack(1)));
+        assert!(flow.of(&out).iter().any(|o| o.is(TcpFlags::FIN)), "{out:?}");
+        flow.hears(&out);
+        script.send(&flow, &flow.seg());
+        assert!(script.info(id).subflows.is_empty());
+        script.advance(60_100);
+        assert_eq!(script.info(id).error, Some(ConnectionError::NoSubflows));
+    });
+}

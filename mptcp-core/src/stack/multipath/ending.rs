@@ -71,7 +71,8 @@ impl<B: PacketBuf> Stack<B> {
         let Some(connection) = self.connections.get(owner) else { return };
         let closed = |&idx: &u32| self.tcbs.get(idx).is_some_and(|t| t.state == State::CloseWait);
         let kept = connection.phase == Phase::Confirmed
-            && connection.peer_fin().is_none()
+            && (connection.peer_fin().is_none()
+                || connection.fin_acked && !connection.peer_finished)
             && connection.subflows.iter().any(closed);
         if !kept || connection.owes_data() && !self.others_work(owner) {
             return;
