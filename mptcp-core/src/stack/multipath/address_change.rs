@@ -91,6 +91,8 @@ impl<B: PacketBuf> Stack<B> {
         let gone = present.extract_if(.., |local| !has(&wanted, local));
         let gone: Vec<LocalAddress> = gone.collect();
         for local in gone {
+            // What there is of it on other ports goes with it, and comes back.
+            present.retain(|other| other.addr != local.addr);
             self.remove_address(now, local.addr);
         }
         for local in wanted.into_iter().filter(|local| !has(&present, local)) {

@@ -444,4 +444,24 @@ mod tests {
         let listen = stack.listen(SocketAddr::new(addr(2), 80), &Listen::default());
         assert_eq!(listen, Err(OpenError::BadAddress));
     }
+
+    /// Addresses are told apart by their ports, too.
+    #[test]
+    fn an_address_on_two_ports_outlives_one_of_them() {
+        let addr = IpAddr::from([192, 0, 2, 1]);
+        let on = |port| LocalAddress {
+            addr,
+            port: PortId(port),
+            mtu: 1500,
+            endpoint: true,
+            backup: false,
+        };
+        let config = StackConfig { addresses: alloc::vec![on(0), on(1)], ..StackConfig::default() };
+        let now = Instant::from_nanos(1);
+        let mut stack = Stack::<HeapBuf>::new(config, now, Box::new(HeapPool::new(1, 1500)));
+        assert!(stack.set_addresses(now, alloc::vec![on(1)]));
+        let later = now + stack.config.mptcp.address_batch;
+        let _ = stack.handle_timeouts(later, 16);
+        assert_eq!(stack.local_address(addr), Some(&on(1)));
+    }
 }
