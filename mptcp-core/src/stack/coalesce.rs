@@ -265,6 +265,13 @@ impl<B: PacketBuf> Stack<B> {
         owner.and_then(|_| self.runs.open.iter().position(|run| run.owner == owner))
     }
 
+    /// What comes next is about a connection: what came for it before counts.
+    pub(super) fn close_runs_of(&mut self, now: Instant, owner: u32) {
+        if let Some(at) = self.sibling(Some(owner)) {
+            self.close_family(now, at);
+        }
+    }
+
     /// The burst is in.
     pub(super) fn close_runs(&mut self, now: Instant) {
         while !self.runs.open.is_empty() {

@@ -4,7 +4,7 @@
 
 use crate::harness::*;
 use mptcp_core::stack::SocketId;
-use mptcp_core::wire::{CapableFlags, Version};
+use mptcp_core::wire::{CapableFlags, MpJoin, MptcpOption, TcpFlags, Version};
 use proptest::prelude::*;
 
 fn coalesced(script: &Script) -> u64 {
@@ -124,6 +124,33 @@ fn runs_of_a_connection_end_together() {
             format!("{:?}", pair.script.out())
         });
         assert_eq!(outs[0], outs[1]);
+    });
+}
+
+/// The server spoke first, so its client joins as soon as it has answered. What confirms the connection is a run
+/// that is not at its end when the join comes.
+#[test]
+fn a_join_finds_the_connection_as_what_came_before_it_leaves_it() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, first, id) = script.unconfirmed();
+        let payload = stream(0, 10);
+        let text = first.seg().dss(keys.data(&first, 0, 0, &payload)).data(&payload);
+        let mut second = Flow::new(at(P2, 41_000), at(A1, PORT));
+        let token = keys.stack_token();
+        let join = MpJoin::Syn { backup: false, address_id: 2, token, nonce: NONCE };
+        let syn = second.syn().opt(&MptcpOption::Join(join));
+        script.inject_burst(&[(&first, &text), (&second, &syn)]);
+        let out = script.out();
+        let answer = second.of(&out);
+        let [syn_ack] = answer.as_slice() else { panic!("{out:?}") };
+        assert_eq!(syn_ack.flags, TcpFlags::SYN | TcpFlags::ACK, "{out:?}");
+        let third = Script::join_ack(&keys, syn_ack);
+        second.hears(&out);
+        second.snd_nxt = second.isn.wrapping_add(1);
+        script.send(&second, &second.seg().opt(&third));
+        assert_eq!((script.info(id).subflows.len(), script.counters().mp_join_rejected), (2, 0));
+        assert_eq!(script.expect_octets(id, 10), payload);
     });
 }
 

@@ -42,6 +42,10 @@ impl<B: PacketBuf> Stack<B> {
             // It came on a flow that was ours until now. Its home is told, and the SYN comes again.
             return self.stats.drop(DropReason::JoinToken);
         }
+        if let Some(owner) = self.demux.connection_of(join.token) {
+            // A run that waits for its end may be what confirms the connection.
+            self.close_runs_of(now, owner);
+        }
         let Some(connection_idx) = self.demux.connection_of(join.token) else {
             self.stats.mp_join_no_token_found += 1;
             self.stats.drop(DropReason::JoinToken);
