@@ -291,7 +291,8 @@ impl<B: PacketBuf> Tcb<B> {
                 return Step::Stop;
             }
             outcome.fast_opened = self.is_fast_opened();
-            if !outcome.fast_opened {
+            outcome.crossed = !outcome.fast_opened;
+            if outcome.crossed {
                 self.settle_early(segment.ack);
             }
             self.finish_handshake(env, segment, outcome);

@@ -157,6 +157,8 @@ pub(crate) struct Outcome {
     pub(crate) established: bool,
     /// It did for a connection that its listener gave out before (Fast Open).
     pub(crate) fast_opened: bool,
+    /// It did for a simultaneous open.
+    pub(crate) crossed: bool,
     /// New in-order data is in the receive queue.
     pub(crate) data: bool,
     /// The peer's FIN is in order.

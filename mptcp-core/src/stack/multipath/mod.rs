@@ -71,8 +71,7 @@ impl<B: PacketBuf> Stack<B> {
                 return;
             }
         } else if outcome.established {
-            // After a simultaneous open the segment is an ACK without our options.
-            if !self.syn_ack_options(now, owner, idx, segment) {
+            if !self.syn_ack_options(now, owner, idx, segment, outcome.crossed) {
                 return;
             }
         } else if outcome.acceptable {

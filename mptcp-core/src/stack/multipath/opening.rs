@@ -9,25 +9,26 @@ use crate::stack::options::{self, Handshake};
 use crate::stack::{Ready, Sock, Stack};
 use crate::tcp::Segment;
 use crate::time::Instant;
-use crate::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, TcpFlags, Version, reset_reason};
+use crate::wire::{CapableFlags, CapableForm, MpCapable, MpJoin, Version, reset_reason};
 
 impl<B: PacketBuf> Stack<B> {
-    /// The SYN/ACK to our `MP_CAPABLE` or `MP_JOIN`. False when the subflow is gone.
+    /// The SYN/ACK to our `MP_CAPABLE` or `MP_JOIN`, or what ends the opening where it `crossed` the peer's. False
+    /// when the subflow is gone.
     pub(super) fn syn_ack_options(
         &mut self,
         now: Instant,
         owner: u32,
         idx: u32,
         segment: &Segment,
+        crossed: bool,
     ) -> bool {
         let Some(tcb) = self.tcbs.get(idx) else { return false };
-        let plain = tcb.is_plain_syn();
         let Some(subflow) = &tcb.subflow else { return false };
         let (stage, nonce) = (subflow.stage, subflow.nonce().unwrap_or_default());
         let handshake = options::handshake(segment.options.as_bytes());
         match stage {
             Stage::CapableSyn => {
-                self.capable_syn_ack(now, owner, idx, segment, handshake, plain);
+                self.capable_syn_ack(now, owner, idx, segment, handshake, crossed);
                 true
             }
             Stage::JoinSyn => self.join_syn_ack(now, owner, idx, nonce, handshake),
@@ -42,16 +43,18 @@ impl<B: PacketBuf> Stack<B> {
         idx: u32,
         segment: &Segment,
         handshake: Handshake,
-        plain: bool,
+        crossed: bool,
     ) {
         let policy = self.config.mptcp.checksum;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
+        let plain = tcb.is_plain_syn();
         let Some(connection) = self.connections.get_mut(owner) else { return };
         connection.advertised(tcb.rcv_wnd());
         connection.snd_edge = u64::from(segment.window);
         let usable = match handshake {
             Handshake::Capable(MpCapable { version, flags, form: CapableForm::Key(key) })
                 if version == connection.version as u8
+                    && !crossed
                     && !plain
                     && key != 0
                     && flags.contains(CapableFlags::HMAC)
@@ -92,11 +95,12 @@ impl<B: PacketBuf> Stack<B> {
                 self.stats.mp_capable_fallback_syn_ack += 1;
                 let reset =
                     tcb.subflow.as_ref().is_some_and(|s| s.marks.contains(Marks::SYN_RESET));
-                let reason = match (segment.has(TcpFlags::SYN), plain) {
-                    (false, _) => FallbackReason::SimultaneousOpen,
-                    (true, true) if reset => FallbackReason::CapableSynReset,
-                    (true, true) => FallbackReason::CapableSynUnanswered,
-                    (true, false) => FallbackReason::SynAckWithoutCapable,
+                let reason = match (crossed, plain) {
+                    // Mostly by a SYN/ACK, too (RFC 9293 figure 7), but ours had no option either.
+                    (true, _) => FallbackReason::SimultaneousOpen,
+                    (false, true) if reset => FallbackReason::CapableSynReset,
+                    (false, true) => FallbackReason::CapableSynUnanswered,
+                    (false, false) => FallbackReason::SynAckWithoutCapable,
                 };
                 if reason != FallbackReason::SimultaneousOpen {
                     self.stats.blackhole += u64::from(plain);

@@ -171,6 +171,28 @@ fn a_client_remembers_which_version_a_destination_speaks() {
     assert_eq!(next_offer(&mut script, None), Some(1));
 }
 
+/// RFC 9293 figure 7: the peer's SYN/ACK ends it, and says nothing about what the destination speaks. Ours had no
+/// option, so whatever it carries the peer goes on as TCP.
+#[test]
+fn a_simultaneous_open_that_a_syn_ack_ends_teaches_nothing() {
+    let v = Version::V1;
+    for option in [None, Some(capable(v, H, CapableForm::Key(PEER_KEY)))] {
+        let mut script = Script::serving(&[Version::V0, v], v, |_| {});
+        let (mut flow, id, _) = script.connect();
+        let out = script.send(&flow, &flow.syn().opt(&offer(v, H)));
+        assert_eq!(out[0].flags, TcpFlags::SYN | TcpFlags::ACK);
+        assert!(out[0].mptcp().is_empty());
+        script.answer(&mut flow, option.as_slice());
+        assert_eq!(script.fallback(id), Some(FallbackReason::SimultaneousOpen));
+        let counters = script.counters();
+        let counted = (counters.simult_connect_fallback, counters.mp_capable_fallback_syn_ack);
+        assert_eq!((counted, counters.mp_capable_syn_ack_rx), ((1, 1), 0));
+        let out = script.write(id, 0, 10);
+        assert!(out[0].mptcp().is_empty());
+        assert_eq!(next_offer(&mut script, Some(1)), Some(1));
+    }
+}
+
 /// SYNs that vanish with the option on them: the destination is left alone for a while.
 #[test]
 fn t22_a_destination_that_swallows_the_option_is_remembered() {
