@@ -188,7 +188,7 @@ impl<B: PacketBuf> Stack<B> {
             let orphans: alloc::vec::Vec<u32> = pending.map(|(at, _)| at).take(count).collect();
             debug_assert_eq!(orphans.len(), count, "all are counted");
             for request in orphans {
-                self.remove_request(request);
+                self.give_up_request(now, request);
             }
         }
         self.events.remove(self.numbering.number(Node::Listener(idx)));

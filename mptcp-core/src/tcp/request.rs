@@ -29,6 +29,8 @@ bitflags::bitflags! {
         const ECN = 1 << 8;
         /// The first SYN/ACK grants a Fast Open cookie.
         const GRANT = 1 << 9;
+        /// The third ACK came and found no room: the peer takes the connection for established.
+        const ANSWERED = 1 << 10;
     }
 }
 

@@ -158,6 +158,31 @@ fn a_full_accept_queue_keeps_the_request_until_there_is_room() {
     assert_eq!(s.state(), State::Established);
 }
 
+/// The peer takes the connection for established, and may wait for us to speak.
+#[test]
+fn who_never_finds_room_in_the_accept_queue_is_reset() {
+    for closes in [false, true] {
+        let mut s = Script::new(|config| {
+            config.limits.backlog = 1;
+            config.tcp.syn_retries = 1;
+        });
+        s.listen();
+        let syn = s.peer_syn();
+        s.inject(syn).expect(syn_ack()).inject(ack(1, 1));
+        s.add_leg("10.0.0.1:80", "10.0.0.3:1", Peer::default());
+        let syn = s.peer_syn();
+        s.inject(syn).expect(syn_ack()).inject(ack(1, 1)).expect_nothing();
+        if closes {
+            let listener = s.listener.take().unwrap();
+            s.stack.close_listener(s.now, listener);
+            s.flush().on(0).expect(rst_ack(1, 1)).on(1).expect(rst_ack(1, 1));
+        } else {
+            s.until(1_000).expect(syn_ack()).until(3_000).expect(rst_ack(1, 1));
+        }
+        assert_eq!(s.stack.occupancy().requests, 0);
+    }
+}
+
 #[test]
 fn the_connection_limit_holds_both_ways() {
     let mut s = Script::new(|config| config.limits.connections = 1);

@@ -197,11 +197,32 @@ impl<B: PacketBuf> Stack<B> {
         let undecided = request.flags.contains(RequestFlags::DEFERRED);
         if undecided || request.retries > self.config.tcp.syn_retries.min(5) {
             self.stats.tcp_req_timeouts += 1;
-            self.remove_request(idx);
-            return;
+            return self.give_up_request(now, idx);
         }
         self.stats.retrans_segs += 1;
         self.send_syn_ack_at(now, idx);
+    }
+
+    /// Nothing comes of a request. Who has answered our SYN/ACK would never hear of that: the peer may only wait.
+    pub(in crate::stack) fn give_up_request(&mut self, now: Instant, idx: u32) {
+        let Some(request) = self.requests.get(idx).copied() else { return };
+        self.remove_request(idx);
+        if !request.flags.contains(RequestFlags::ANSWERED) {
+            return;
+        }
+        self.reply(
+            now,
+            Stateless {
+                tuple: request.tuple,
+                port: request.port,
+                seq: request.iss.add(1),
+                ack: request.irs.add(1),
+                flags: TcpFlags::RST | TcpFlags::ACK,
+                window: 0,
+                marking: self.request_marking(&request),
+                options: OptionWriter::new(),
+            },
+        );
     }
 
     pub(in crate::stack) fn remove_request(&mut self, idx: u32) {
@@ -382,6 +403,9 @@ impl<B: PacketBuf> Stack<B> {
             || self.sockets_full();
         if full {
             // The request stays: the peer will repeat its ACK when there is room.
+            if let Some(request) = self.requests.get_mut(idx) {
+                request.flags.insert(RequestFlags::ANSWERED);
+            }
             return self.stats.drop(DropReason::AcceptQueueFull);
         }
         let agreed = self.agreed(now, request, segment);
