@@ -373,6 +373,8 @@ impl<B: PacketBuf> Stack<B> {
                     self.stats.mp_fastclose_rx += 1;
                     let flags = TcpFlags::RST | TcpFlags::ACK;
                     self.own_reply(entry.answer(flags, OptionWriter::new()));
+                } else {
+                    self.stats.in_rsts += 1;
                 }
                 self.remove_time_wait(idx);
             }

@@ -8,6 +8,7 @@ use super::send_queue::Delivered;
 use super::{Env, Outcome, Segment, State, Tcb, TcbFlags, rtt};
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
+use crate::mptcp::Stage;
 use crate::seq::SeqNum;
 use crate::stats::DropReason;
 use crate::time::Duration;
@@ -64,7 +65,8 @@ impl<B: PacketBuf> Tcb<B> {
         }
         if segment.has(TcpFlags::RST) {
             if acked {
-                env.stats.attempt_fails += 1;
+                env.stats.in_rsts += 1;
+                self.note_failed_attempt(env);
                 outcome.acceptable = true;
                 outcome.closed = Some(Some(ConnectionError::Refused));
             } else {
@@ -250,7 +252,10 @@ impl<B: PacketBuf> Tcb<B> {
         }
         env.stats.in_rsts += 1;
         let error = match self.state {
-            State::SynReceived if !self.is_fast_opened() => ConnectionError::Refused,
+            State::SynReceived if !self.is_fast_opened() => {
+                self.note_failed_attempt(env);
+                ConnectionError::Refused
+            }
             _ => {
                 env.stats.estab_resets += 1;
                 ConnectionError::Reset
@@ -688,13 +693,19 @@ impl<B: PacketBuf> Tcb<B> {
         self.ack_now();
     }
 
+    /// An active open comes to nothing. A join is none, nor is what a listener gave out.
+    pub(super) fn note_failed_attempt(&self, env: &mut Env<'_>) {
+        let joins = self.subflow.as_ref().is_some_and(|s| s.stage == Stage::JoinSyn);
+        env.stats.attempt_fails += u64::from(!joins && !self.is_fast_opened());
+    }
+
     /// An ICMP error that was checked against this connection (RFC 5927, RFC 9293 §3.9.2.2). It ends
     /// a handshake; on an established connection it is only noted.
     pub(crate) fn icmp_error(&mut self, env: &mut Env<'_>, error: ConnectionError) -> Outcome {
         let mut outcome = Outcome::default();
         let opening = matches!(self.state, State::SynSent | State::SynReceived);
         if opening && !self.is_fast_opened() {
-            env.stats.attempt_fails += 1;
+            self.note_failed_attempt(env);
             outcome.closed = Some(Some(error));
         } else {
             self.soft_error = Some(error);

@@ -69,6 +69,7 @@ fn a_simultaneous_open_is_given_up_like_any_other() {
     s.connect().expect(syn()).inject(crossing).expect(syn_ack());
     s.until(1_000).expect(syn_ack()).until(3_000).expect(syn_ack()).skip_to(10_000);
     assert_eq!(s.stack.error(s.id()), Some(ConnectionError::ConnectTimedOut));
+    assert_eq!(s.stack.counters().attempt_fails, 1);
     let id = s.id();
     s.stack.release(id);
     assert_eq!(s.stack.occupancy(), Occupancy::default());

@@ -138,6 +138,7 @@ fn connect_timeout_ends_the_attempt() {
     s.until(1_000).expect(syn());
     s.at(2_501).expect_nothing();
     assert_eq!(s.stack.error(s.id()), Some(ConnectionError::ConnectTimedOut));
+    assert_eq!(s.stack.counters().attempt_fails, 1);
 }
 
 #[test]
@@ -176,6 +177,7 @@ fn refused_connect() {
     s.inject(rst_ack(0, 1)).expect_nothing();
     assert_eq!(s.stack.error(s.id()), Some(ConnectionError::Refused));
     assert_eq!((s.stack.counters().attempt_fails, s.dropped(DropReason::RstSequence)), (1, 1));
+    assert_eq!(s.stack.counters().in_rsts, 1);
 }
 
 #[test]

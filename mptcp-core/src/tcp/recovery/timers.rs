@@ -181,6 +181,9 @@ impl<B: PacketBuf> Tcb<B> {
         let failures = if shut { self.unanswered_probes } else { self.rtt.retries };
         if failures > limit {
             env.stats.tcp_abort_on_timeout += 1;
+            if opening {
+                self.note_failed_attempt(env);
+            }
             let error =
                 if opening { ConnectionError::ConnectTimedOut } else { self.why_given_up() };
             outcome.closed = Some(Some(error));
@@ -270,6 +273,7 @@ impl<B: PacketBuf> Tcb<B> {
     fn slow_timeout(&mut self, env: &mut Env<'_>, outcome: &mut Outcome) {
         match self.state {
             State::SynSent | State::SynReceived => {
+                self.note_failed_attempt(env);
                 outcome.closed = Some(Some(ConnectionError::ConnectTimedOut));
             }
             State::FinWait2 if self.flags.contains(TcbFlags::READ_SHUT) => {
