@@ -418,7 +418,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             _ => false,
         };
-        joins || self.find_listener(tuple, port).is_some()
+        joins || !segment.has(TcpFlags::FIN) && self.find_listener(tuple, port).is_some()
     }
 
     // Answers without state.

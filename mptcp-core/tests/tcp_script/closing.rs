@@ -295,6 +295,15 @@ fn a_reset_does_not_cut_time_wait_short() {
     assert_eq!(s.stack.occupancy().time_waits, 1);
 }
 
+/// No listener takes it.
+#[test]
+fn a_syn_with_a_fin_does_not_cut_time_wait_short() {
+    let mut s = time_wait(false);
+    let syn = Seg { seq: 100_000, ..s.peer_syn() };
+    s.inject(syn.flags(TcpFlags::SYN | TcpFlags::FIN)).expect(ack(2, 2));
+    assert_eq!(s.stack.occupancy().time_waits, 1);
+}
+
 #[test]
 fn a_younger_syn_takes_the_place_of_time_wait() {
     for ts in [false, true] {
