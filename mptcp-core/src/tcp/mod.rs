@@ -140,6 +140,8 @@ pub(crate) fn is_no_host(addr: &IpAddr) -> bool {
 /// Smaller segments than this are not sent, whatever the peer announces: each costs a fixed amount of
 /// work and memory here, and every host takes 576 octets in one piece (RFC 791).
 const PEER_MSS_MIN: u16 = 216;
+/// Half of what a buffer pins, octets.
+const HALF_A_BUFFER: u32 = 1 << 10;
 
 /// What every call needs of its stack.
 pub(crate) struct Env<'a> {
@@ -573,9 +575,12 @@ impl<B: PacketBuf> Tcb<B> {
         octets
     }
 
-    /// Octets the send buffer still takes.
+    /// Octets the send buffer still takes. What is written and not acknowledged counts, or half the memory that its
+    /// buffers pin, whichever is more: where nothing delays small segments each has one of its own.
     pub(crate) fn send_room(&self, limit: u32) -> u32 {
-        limit.saturating_sub(self.unsent_len + self.snd_nxt.since(self.snd_una))
+        let octets = self.unsent_len.saturating_add(self.snd_nxt.since(self.snd_una));
+        let buffers = u32::try_from(self.queue.len() + self.unsent.len()).unwrap_or(u32::MAX);
+        limit.saturating_sub(octets.max(buffers.saturating_mul(HALF_A_BUFFER)))
     }
 
     /// The application (or data level) sends no more: a FIN follows what is queued.

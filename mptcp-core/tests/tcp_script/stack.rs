@@ -2,6 +2,7 @@
 //! listeners, relays, garbage (RFC 9293 §3.10.7.1; RFC 4987; RFC 6528).
 
 use crate::harness::{Peer, Script, Seg, ack, data, fin, rst, rst_ack, syn, syn_ack};
+use mptcp_core::config::StackConfig;
 use mptcp_core::error::OpenError;
 use mptcp_core::stack::{Listen, Occupancy, Ready};
 use mptcp_core::stats::DropReason;
@@ -336,7 +337,11 @@ fn a_refused_request_is_reset_and_an_undecided_one_forgotten() {
 
 /// Leg 0 is the inner one (accepted), leg 1 the outer one (connected); both coupled.
 fn relayed() -> Script {
-    let mut s = Script::server(|_| {}, Peer::default());
+    relayed_with(|_| {})
+}
+
+fn relayed_with(change: impl FnOnce(&mut StackConfig)) -> Script {
+    let mut s = Script::server(change, Peer::default());
     s.add_leg("10.0.0.1:5000", "10.0.0.9:80", Peer::default());
     s.connect().expect(syn()).peer_answers().expect(ack(1, 1));
     let (inner, outer) = (s.legs[0].id.unwrap(), s.legs[1].id.unwrap());
@@ -429,6 +434,27 @@ fn a_relay_takes_no_more_than_its_other_leg_can() {
     assert_eq!(outer, seq);
     let update = s.on(0).take_all().pop().unwrap();
     assert!(s.window_of(&update) > 64 << 10);
+}
+
+/// Octet by octet, and the server acknowledges nothing: each that has left pins the buffer it came in.
+#[test]
+fn a_relay_counts_what_its_other_leg_pins() {
+    let mut s = relayed_with(|config| config.tcp.nagle = false);
+    s.on(1).inject(ack(1, 1).window(60_000));
+    let mut sent = 0;
+    for n in 0..4_000 {
+        s.on(0).inject(data(1 + n, 1, 1)).take_all();
+        sent += s.on(1).take_all().len();
+    }
+    // 256 KiB and thrice the first window, at half the memory of each.
+    assert!((100..400).contains(&sent), "{sent} segments");
+    // All of it arrives.
+    let mut outer = 1 + sent as u32;
+    while outer < 4_001 {
+        s.on(1).inject(ack(1, outer));
+        let last = s.take_all().pop().expect("it goes on");
+        outer = last.seq + last.len as u32;
+    }
 }
 
 // Garbage.
