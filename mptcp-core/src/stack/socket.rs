@@ -17,6 +17,10 @@ use crate::util::short_list::ShortList;
 use crate::wire::{OptionWriter, Version};
 use core::net::SocketAddr;
 
+/// Octets that a buffer of a copy takes, as many as there is room for: a pool is made for the MTU, which may be less
+/// than Ethernet's. Each is what a full segment carries of 1500, 1400, 1280 and 576 octets.
+const PIECES: [usize; 4] = [1460, 1360, 1220, 536];
+
 impl<B: PacketBuf> Stack<B> {
     /// Listens on `local`, whose address must be one of the stack's or unspecified. At most
     /// `limits.backlog` connections wait for `accept`; what comes beyond is not completed.
@@ -518,12 +522,13 @@ impl<B: PacketBuf> Stack<B> {
             let room = self.send_room(sock) as usize;
             let buf = if room > 0 { self.pool.alloc() } else { None };
             let Some(mut buf) = buf else { break };
-            let want = rest.len().min(room).min(1460);
-            let Some(part) = rest.get(..want) else { break };
-            match buf.append(want) {
-                Some(into) => into.copy_from_slice(part),
-                None => break,
-            }
+            let most = rest.len().min(room);
+            let wants = PIECES.map(|piece| piece.min(most));
+            let Some(want) = wants.into_iter().find(|want| buf.append(*want).is_some()) else {
+                break;
+            };
+            let (Some(into), Some(part)) = (buf.data_mut(), rest.get(..want)) else { break };
+            into.copy_from_slice(part);
             sent += want;
             self.queue(sock, buf);
         }
