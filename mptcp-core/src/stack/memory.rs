@@ -6,17 +6,30 @@
 //! acknowledged (RFC 8684 §3.3.2). So the segment that is next never waits for memory that holes pin,
 //! and nobody can keep memory from the others by leaving holes open.
 
-use super::Stack;
+use super::{SocketId, Stack};
 use crate::buf::PacketBuf;
 use crate::mptcp::Connection;
 use crate::tcp::{Segment, Tcb};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::util::list::IndexList;
 use crate::wire::{TcpFlags, reset_reason};
+use alloc::collections::BTreeSet;
 
 /// What a connection may still hold while memory is short: those that hold more wait, the others go
 /// on, octets of truesize.
 pub(super) const FAIR_SHARE: usize = 64 << 10;
+
+/// How often it is looked for a buffer while somebody wants to write.
+const BUFFER_WAIT: Duration = Duration::from_millis(10);
+/// So many writers are told of one at once.
+const WRITERS_TOLD: usize = 64;
+
+/// Who wanted to write and found no buffer. What brings one back need have nothing to do with its connection.
+#[derive(Default)]
+pub(super) struct Writers {
+    waiting: BTreeSet<SocketId>,
+    due: Option<Instant>,
+}
 
 /// Who holds what no reader can have yet, those that have done so for longest first. One that has
 /// nothing any more may be among them.
@@ -209,6 +222,37 @@ impl<B: PacketBuf> Stack<B> {
         let (tcbs, pruned) = (&mut self.tcbs, &mut self.stats.tcp_ofo_pruned);
         let mut renege = |&idx: &u32| tcbs.get_mut(idx).is_some_and(|t| t.received.renege(pruned));
         connection.subflows.iter().any(&mut renege) || connection.renege(&mut self.stats.rcv_pruned)
+    }
+
+    /// A writer found no buffer.
+    pub(super) fn await_buffer(&mut self, now: Instant, id: SocketId) {
+        self.writers.waiting.insert(id);
+        self.writers.due.get_or_insert(now + BUFFER_WAIT);
+    }
+
+    pub(super) const fn writers_due(&self) -> Option<Instant> {
+        self.writers.due
+    }
+
+    /// Some of the writers are told, once there is a buffer again.
+    pub(super) fn tell_writers(&mut self, now: Instant) {
+        if self.writers.due.is_none_or(|at| at > now) {
+            return;
+        }
+        if self.pool.alloc().is_none() {
+            let mut waiting = core::mem::take(&mut self.writers.waiting);
+            waiting.retain(|id| self.resolve(*id).is_some());
+            self.writers.due = (!waiting.is_empty()).then(|| now + BUFFER_WAIT);
+            self.writers.waiting = waiting;
+            return;
+        }
+        for _ in 0..WRITERS_TOLD {
+            let Some(id) = self.writers.waiting.pop_first() else { break };
+            if let Some(sock) = self.resolve(id) {
+                self.post_writable(now, sock);
+            }
+        }
+        self.writers.due = (!self.writers.waiting.is_empty()).then_some(now);
     }
 
     fn connection_of(&self, tcb: &Tcb<B>) -> Option<&Connection<B>> {

@@ -347,6 +347,7 @@ pub struct Stack<B: PacketBuf> {
     /// Plain sockets among the control blocks.
     plain_count: u32,
     waiting: memory::Waiting,
+    writers: memory::Writers,
     warm: warm::Warm,
 }
 
@@ -456,6 +457,7 @@ impl<B: PacketBuf> Stack<B> {
             address_changes: multipath::AddressChanges::default(),
             plain_count: 0,
             waiting: memory::Waiting::new(limits.tcbs, limits.connections),
+            writers: memory::Writers::default(),
             warm: warm::Warm::new(),
             rng,
             config,

@@ -510,9 +510,9 @@ impl<B: PacketBuf> Stack<B> {
     /// `from` is empty. Copies live in buffers of the stack's pool.
     ///
     /// # Errors
-    /// As [`Stack::send_buf`]; `WouldBlock` also while the pool has no buffer.
+    /// As [`Stack::send_buf`]; `WouldBlock` also while the pool has no buffer, and [`Ready::WRITABLE`] when it may
+    /// have one.
     pub fn send(&mut self, now: Instant, id: SocketId, from: &[u8]) -> Result<usize, SendError> {
-        let _ = now;
         let sock = self.connected(id).ok_or(SendError::InvalidSocket)?;
         self.writable(sock)?;
         let mut sent = 0;
@@ -533,6 +533,9 @@ impl<B: PacketBuf> Stack<B> {
             self.queue(sock, buf);
         }
         if sent == 0 && !from.is_empty() {
+            if self.send_room(sock) > 0 {
+                self.await_buffer(now, id);
+            }
             if let Some(app) = self.app(sock) {
                 app.is.insert(AppFlags::WRITE_ARMED);
             }

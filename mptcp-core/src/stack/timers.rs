@@ -11,6 +11,7 @@ impl<B: PacketBuf> Stack<B> {
     /// Runs at most `budget` expired timers. A change of addresses reaches as many connections meanwhile.
     pub fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
         self.observer.now = now;
+        self.tell_writers(now);
         self.apply_address_change(now);
         for _ in 0..budget {
             let walking = self.walk_on(now);
@@ -40,7 +41,8 @@ impl<B: PacketBuf> Stack<B> {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let change = self.address_changes.due();
         let held = self.held.first().map(|(at, _)| *at);
-        let due = [self.wheel.next_deadline(), change, held, self.fragments_due()];
+        let writers = self.writers_due();
+        let due = [self.wheel.next_deadline(), change, held, writers, self.fragments_due()];
         due.into_iter().flatten().min()
     }
 

@@ -3,10 +3,13 @@
 
 use crate::harness::{Peer, Script, ack, data, syn};
 use crate::icmp::{icmp, icmp_of};
-use mptcp_core::error::ConnectionError;
+use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, PortId};
+use mptcp_core::config::{LocalAddress, StackConfig};
+use mptcp_core::error::{ConnectionError, SendError};
+use mptcp_core::stack::{Connect, Ready, Stack};
 use mptcp_core::stats::DropReason;
 use mptcp_core::tcp::State;
-use mptcp_core::time::Duration;
+use mptcp_core::time::{Duration, Instant};
 use mptcp_core::wire::TcpFlags;
 
 const NO_SACK: Peer =
@@ -131,4 +134,36 @@ fn no_icmp_error_ends_an_established_connection() {
         }
         s.inject(ack(1, 101)).write(100).expect(data(101, 1, 100));
     }
+}
+
+/// Nothing of its own is on its way, so no acknowledgement tells it.
+#[test]
+fn a_writer_that_found_no_buffer_hears_of_one() {
+    let now = Instant::from_millis(1);
+    let addr = [10, 0, 0, 1].into();
+    let port = PortId::ROUTED;
+    let local = LocalAddress { addr, port, mtu: 1500, endpoint: false, backup: false };
+    let config = StackConfig { addresses: vec![local], ..StackConfig::default() };
+    let mut pool = HeapPool::new(2, 1500);
+    let mut stack = Stack::<HeapBuf>::new(config, now, Box::new(pool.clone()));
+    let with = Connect {
+        local: addr,
+        local_port: 0,
+        remote: "10.0.0.2:80".parse().unwrap(),
+        mptcp: false,
+        timeout: None,
+        user_data: 0,
+    };
+    let id = stack.connect(now, &with).unwrap();
+    let held = [pool.alloc(), pool.alloc()];
+    assert_eq!(stack.send(now, id, b"hello"), Err(SendError::WouldBlock));
+    let due = stack.poll_timeout().expect("it is looked for");
+    let _ = stack.handle_timeouts(due, 64);
+    assert!(stack.poll_event().is_none());
+    drop(held);
+    let due = stack.poll_timeout().expect("it is looked for again");
+    let _ = stack.handle_timeouts(due, 64);
+    assert_eq!(stack.poll_event().map(|event| event.ready), Some(Ready::WRITABLE));
+    assert_eq!(stack.send(due, id, b"hello"), Ok(5));
+    assert!(stack.poll_timeout().is_none_or(|at| at > due), "nobody waits any more");
 }
