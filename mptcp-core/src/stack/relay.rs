@@ -344,7 +344,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Takes a socket out of its relay. The other leg stays a socket of its own; its application
-    /// decides what becomes of it.
+    /// decides what becomes of it, and hears what it could do now.
     pub(super) fn uncouple(&mut self, sock: Sock) {
         let Some(idx) = self.app(sock).and_then(|app| app.uncouple()) else { return };
         self.forget_meter(idx);
@@ -355,6 +355,31 @@ impl<B: PacketBuf> Stack<B> {
             if app.is.contains(AppFlags::CLOSE_PENDING) {
                 self.post_closed(other);
             }
+        }
+        self.report_missed(other);
+    }
+
+    /// While it was in a relay nothing was reported that a reader or a writer waits for.
+    fn report_missed(&mut self, sock: Sock) {
+        if self.is_closed(sock) {
+            return;
+        }
+        let ended = self.read_finished(sock);
+        let readable = ended || self.unread(sock);
+        let room = self.send_room(sock) > 0;
+        let Some(app) = self.app(sock) else { return };
+        let mut ready = Ready::empty();
+        if readable {
+            app.is.remove(AppFlags::READ_ARMED);
+            ready.insert(Ready::READABLE);
+            ready.set(Ready::READ_CLOSED, ended);
+        }
+        if room && app.is.contains(AppFlags::WRITE_ARMED) {
+            app.is.remove(AppFlags::WRITE_ARMED);
+            ready.insert(Ready::WRITABLE);
+        }
+        if !ready.is_empty() {
+            self.post(sock, ready);
         }
     }
 }

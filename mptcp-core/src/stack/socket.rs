@@ -349,7 +349,7 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    fn is_closed(&self, sock: Sock) -> bool {
+    pub(super) fn is_closed(&self, sock: Sock) -> bool {
         match sock {
             Sock::Plain(idx) => self.tcbs.get(idx).is_none_or(|t| t.state == State::Closed),
             Sock::Mptcp(idx) => self.connections.get(idx).is_none_or(|c| c.phase == Phase::Closed),

@@ -389,6 +389,46 @@ fn a_relay_cuts_up_no_segment_for_a_little_room_in_the_one_before() {
     assert_eq!(passed_on(&[1300, 200, 100]), [1460, 140]);
 }
 
+/// What a leg has missed while it was in a relay it hears when the other one is taken away.
+#[test]
+fn a_leg_that_is_left_alone_hears_what_it_can_do() {
+    let mut s = Script::server(|_| {}, Peer::default());
+    s.add_leg("10.0.0.1:5000", "10.0.0.9:80", Peer::default());
+    s.connect().expect(syn()).peer_answers().expect(ack(1, 1));
+    let (inner, outer) = (s.legs[0].id.unwrap(), s.legs[1].id.unwrap());
+    // Its application waits for data, and for room.
+    s.on(0).read_blocks();
+    let mut written = 0;
+    loop {
+        match s.stack.send(s.now, inner, &[0; 10_000]) {
+            Ok(sent) => written += sent as u32,
+            Err(error) => break assert_eq!(error, mptcp_core::error::SendError::WouldBlock),
+        }
+    }
+    s.flush();
+    s.ready();
+    // In the relay what it wrote is acknowledged, and what it received stays: the outer leg has no room.
+    s.on(1).inject(ack(1, 1).window(0));
+    s.stack.relay(s.now, inner, outer).unwrap();
+    s.flush();
+    let mut acked = 1;
+    while acked <= written {
+        let last = s.on(0).take_all().pop().expect("it goes on");
+        acked = last.seq + last.len as u32;
+        s.inject(ack(1, acked));
+    }
+    let mut seq = 1;
+    for _ in 0..250 {
+        s.inject(data(seq, acked, 1460));
+        seq += 1460;
+    }
+    s.take_all();
+    assert_eq!(s.ready() & (Ready::READABLE | Ready::WRITABLE), Ready::empty());
+    s.stack.abort(s.now, outer);
+    s.flush();
+    assert_eq!(s.ready(), Ready::READABLE | Ready::WRITABLE);
+}
+
 #[test]
 fn a_reset_passes_through_a_relay_both_ways() {
     for (hit, other) in [(0, 1), (1, 0)] {
