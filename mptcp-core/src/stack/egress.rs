@@ -337,6 +337,10 @@ impl<B: PacketBuf> Stack<B> {
             if *left == 0 || tx.room() == 0 || octets >= windows || tcb.pace_holds(now) {
                 break true;
             }
+            if probe.is_some() {
+                // What is longer than others tries the path alone (RFC 4821 §7.3), whatever was to go with it.
+                break true;
+            }
             if connection.is_ahead(next) {
                 next = next.behind(len);
                 if next.len < mss || !connection.keeps_width(next.start) {
