@@ -213,18 +213,27 @@ impl<B: PacketBuf> Stack<B> {
     /// [`RecvError::InvalidSocket`] for ids that are stale, no connection's, or coupled to a relay.
     /// [`RecvError::Failed`] once everything received before the failure was read.
     pub fn recv_buf(&mut self, now: Instant, id: SocketId) -> Result<Option<B>, RecvError> {
+        let (sock, buf) = self.next_received(id)?;
+        if let Some(buf) = &buf {
+            self.note_read(now, sock, buf.data_len() as u32);
+        }
+        Ok(buf)
+    }
+
+    /// The same, but for the room that it makes.
+    fn next_received(&mut self, id: SocketId) -> Result<(Sock, Option<B>), RecvError> {
         let sock = self.connected(id).ok_or(RecvError::InvalidSocket)?;
-        if let Some(buf) = self.take_received(now, sock) {
-            return Ok(Some(buf));
+        if let Some(buf) = self.pop_received(sock) {
+            return Ok((sock, Some(buf)));
         }
         if self.read_finished(sock) {
-            return Ok(None);
+            return Ok((sock, None));
         }
         let closed = self.is_closed(sock);
         let app = self.app(sock).ok_or(RecvError::InvalidSocket)?;
         match app.error {
             Some(error) => Err(RecvError::Failed(error)),
-            None if closed => Ok(None),
+            None if closed => Ok((sock, None)),
             None => {
                 app.is.insert(AppFlags::READ_ARMED);
                 Err(RecvError::WouldBlock)
@@ -244,10 +253,14 @@ impl<B: PacketBuf> Stack<B> {
         into: &mut [u8],
     ) -> Result<usize, RecvError> {
         let mut copied = 0;
+        let mut reader = None;
         while copied < into.len() {
-            let mut buf = match self.recv_buf(now, id) {
-                Ok(Some(buf)) => buf,
-                Ok(None) => break,
+            let mut buf = match self.next_received(id) {
+                Ok((sock, Some(buf))) => {
+                    reader = Some(sock);
+                    buf
+                }
+                Ok((_, None)) => break,
                 Err(_) if copied > 0 => break,
                 Err(error) => return Err(error),
             };
@@ -262,6 +275,10 @@ impl<B: PacketBuf> Stack<B> {
             if !buf.data().is_empty() {
                 self.put_back(id, buf);
             }
+        }
+        if let Some(sock) = reader {
+            // Once what is left is back in its place: it makes no room.
+            self.note_read(now, sock, copied as u32);
         }
         Ok(copied)
     }
@@ -280,13 +297,6 @@ impl<B: PacketBuf> Stack<B> {
             }
             _ => {}
         }
-    }
-
-    /// Takes the next in-order buffer and offers the room to the peer.
-    pub(super) fn take_received(&mut self, now: Instant, sock: Sock) -> Option<B> {
-        let buf = self.pop_received(sock)?;
-        self.note_read(now, sock, buf.data_len() as u32);
-        Some(buf)
     }
 
     /// Takes the next in-order buffer; `note_read` follows once some were taken.

@@ -269,6 +269,21 @@ fn no_update_for_a_sliver_but_one_for_two_segments() {
     s.expect_nothing();
 }
 
+/// Who reads octet by octet has read as many, however long the buffers are that they are in.
+#[test]
+fn what_is_left_of_a_buffer_was_not_read() {
+    let mut s = Script::server(|_| {}, Peer::default());
+    let space = |s: &Script| s.stack.info(s.id()).unwrap().subflows[0].tcp.rcv_space;
+    let before = space(&s);
+    s.inject(data(1, 1, 1460));
+    for _ in 0..100 {
+        s.read(1);
+    }
+    s.skip_to(1_000).read(1);
+    assert_eq!(space(&s), before);
+    s.take_all();
+}
+
 #[test]
 fn the_buffer_grows_with_what_is_read_per_round_trip() {
     let mut s = Script::server(|_| {}, Peer { ts: true, ..Peer::default() });
