@@ -76,6 +76,8 @@ enum Hold {
 const FIN_RTO_MIN: Duration = Duration::from_millis(200);
 /// Data that is not acknowledged is sent again after this at the earliest.
 const DATA_RTO_MIN: Duration = Duration::from_millis(500);
+/// What is sent is repeated for as long as this at least (R2 of RFC 9293 §3.8.3).
+const PATIENCE: Duration = Duration::from_secs(100);
 /// Back-off goes no further, as that of TCP (RFC 6298 (2.5)).
 const DATA_RTO_MAX: Duration = Duration::from_secs(120);
 
@@ -419,6 +421,12 @@ impl<B: PacketBuf> Connection<B> {
     /// The peer has not acknowledged everything that was written, or the end of it.
     pub(crate) fn owes_data(&self) -> bool {
         self.data_snd_una < self.data_end || self.fin_queued && !self.fin_acked
+    }
+
+    /// How long it goes on without news once nobody holds it; `fin_wait` where nothing but the peer's end is
+    /// waited for.
+    pub(crate) fn linger(&self, fin_wait: Duration) -> Duration {
+        if self.owes_data() { fin_wait.max(PATIENCE) } else { fin_wait }
     }
 
     pub(crate) fn mptcp(&self) -> bool {

@@ -601,9 +601,9 @@ impl<B: PacketBuf> Stack<B> {
         self.shutdown_sock(now, sock);
         self.detach(sock);
         if let Sock::Mptcp(idx) = sock {
-            let linger = self.config.tcp.fin_wait_2;
+            let fin_wait = self.config.tcp.fin_wait_2;
             if let Some(connection) = self.connections.get_mut(idx) {
-                connection.rare.close_at = Some(now + linger);
+                connection.rare.close_at = Some(now + connection.linger(fin_wait));
             }
             self.touch_connection(idx);
         }

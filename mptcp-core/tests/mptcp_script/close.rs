@@ -425,6 +425,27 @@ fn t99_data_behind_a_shut_window_is_still_delivered_after_close() {
     });
 }
 
+/// RFC 9293 §3.8.3: what is sent is repeated for 100 seconds at least, whether or not anybody holds the connection.
+#[test]
+fn what_was_written_before_the_close_outlives_an_outage() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut flow, id) = script.confirmed();
+        let lost = script.write(id, 0, 1_000);
+        script.stack.close(script.now, id);
+        script.forget(id);
+        script.out();
+        let again = script.advance(90_000);
+        assert!(again.iter().all(|o| !o.rst()) && again.iter().any(|o| o.seq == lost[0].seq));
+        flow.hears(&lost);
+        script.send(&flow, &flow.seg().dss(keys.ack(1_001)));
+        assert_eq!(script.stack.occupancy().connections, 1);
+        // From here on only the peer's end is waited for.
+        script.advance(65_000);
+        assert_eq!(script.stack.occupancy().connections, 0);
+    });
+}
+
 #[test]
 fn an_abandoned_connection_does_not_wait_for_ever() {
     both(|v| {

@@ -20,13 +20,13 @@ const UNMAPPED_WAIT: Duration = Duration::from_millis(500);
 impl<B: PacketBuf> Stack<B> {
     /// A `DATA_ACK` freed something.
     pub(super) fn data_acked(&mut self, now: Instant, owner: u32) {
-        let linger = self.config.tcp.fin_wait_2;
+        let fin_wait = self.config.tcp.fin_wait_2;
         if let Some(connection) = self.connections.get_mut(owner)
             && !connection.app.is_attached()
             && connection.rare.close_at.is_some()
         {
             // Nobody holds it any more, but its peer still takes what is left.
-            connection.rare.close_at = Some(now + linger);
+            connection.rare.close_at = Some(now + connection.linger(fin_wait));
         }
         if let Some(connection) = self.connections.get_mut(owner)
             && connection.repair_on(&self.tcbs)
