@@ -346,6 +346,11 @@ impl<B: PacketBuf> Tcb<B> {
             // Probing begins one timeout after the window closed (RFC 9293 §3.8.6.1).
             self.rto_base = env.now;
         }
+        let orphan = self.flags.contains(TcbFlags::READ_SHUT);
+        if prior_window == 0 && self.snd_wnd > 0 && self.subflow.is_none() && !orphan {
+            // What a shut window kept out was no failure: the peer has answered.
+            self.rtt.retries = 0;
+        }
         let dsack = self.process_sack(env, segment, &mut delivered);
         outcome.delivered = delivered.bytes;
         let rtt = self.sample_rtt(env, segment, &delivered, advanced);

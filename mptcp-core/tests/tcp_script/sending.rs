@@ -270,6 +270,29 @@ fn a_peer_that_shuts_its_window_on_data_in_flight_is_not_given_up() {
     assert_eq!(s.stack.error(s.id()), Some(ConnectionError::TimedOut));
 }
 
+/// Nor is it once the window is open again, for the timeouts that there were while it was shut: those after it
+/// count.
+#[test]
+fn a_peer_that_opens_its_window_on_data_in_flight_is_not_given_up() {
+    let mut s = Script::client(|config| config.tcp.retries = 3, NO_SACK, 100);
+    s.write(100).expect(data(1, 1, 100));
+    let (mut ms, mut rto) = (100, 300);
+    for n in 0..11 {
+        ms += rto;
+        s.until(ms).expect(data(1, 1, 100));
+        if n < 8 {
+            s.inject(ack(1, 1).window(0)).expect_nothing();
+        }
+        if n == 7 {
+            s.inject(ack(1, 1).window(4)).expect_nothing();
+        }
+        (ms, rto) = (s.ms(), (2 * rto).min(120_000));
+    }
+    s.until(ms + rto);
+    assert_eq!(s.take().flags, TcpFlags::RST | TcpFlags::ACK);
+    assert_eq!(s.stack.error(s.id()), Some(ConnectionError::TimedOut));
+}
+
 /// A half-closed connection whose peer vanished has nothing to send that would find out.
 #[test]
 fn keep_alive_probes_in_fin_wait_2() {
