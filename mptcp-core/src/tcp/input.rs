@@ -186,8 +186,7 @@ impl<B: PacketBuf> Tcb<B> {
         let Some((tsval, _)) = segment.timestamps else { return Step::Continue };
         if !self.flags.contains(TcbFlags::TIMESTAMPS)
             || segment.has(TcpFlags::RST)
-            || tsval.wrapping_sub(self.ts_recent).cast_signed() >= 0
-            || super::seconds(env.now).wrapping_sub(self.ts_recent_at_s) > PAWS_IDLE_S
+            || self.is_recent(env, tsval)
         {
             return Step::Continue;
         }
@@ -195,6 +194,12 @@ impl<B: PacketBuf> Tcb<B> {
         self.note_duplicate(segment);
         self.answer_unacceptable(env, segment);
         Step::Stop
+    }
+
+    /// Not from before `ts_recent`, or that is too old to tell.
+    fn is_recent(&self, env: &Env<'_>, tsval: u32) -> bool {
+        tsval.wrapping_sub(self.ts_recent).cast_signed() >= 0
+            || super::seconds(env.now).wrapping_sub(self.ts_recent_at_s) > PAWS_IDLE_S
     }
 
     /// First step: is any of it inside the window? A segment without text at the right edge is
@@ -316,7 +321,7 @@ impl<B: PacketBuf> Tcb<B> {
         if let Some((tsval, _)) = segment.timestamps
             && self.flags.contains(TcbFlags::TIMESTAMPS)
             && segment.seq.le(self.last_ack_sent)
-            && tsval.wrapping_sub(self.ts_recent).cast_signed() >= 0
+            && self.is_recent(env, tsval)
         {
             self.ts_recent = tsval;
             self.ts_recent_at_s = super::seconds(env.now);

@@ -194,7 +194,13 @@ fn a_timestamp_older_than_24_days_proves_nothing() {
         Script::server(|config| config.tcp.keep_alive = None, Peer { ts: true, ..Peer::default() });
     let clock = s.peer_clock();
     s.at(25 * 24 * 3600 * 1000);
-    s.inject(data(1, 1, 10).ts(clock.wrapping_add(1 << 31), 0)).expect(ack(1, 11)).read(10);
+    let later = clock.wrapping_add(1 << 31);
+    s.inject(data(1, 1, 10).ts(later, 0));
+    // The new one takes its place (RFC 7323 §5.5): it is echoed, and protects what comes.
+    assert_eq!(s.take().ts.unwrap().1, later);
+    s.read(10).inject(data(11, 1, 10).ts(later - 1, 0));
+    assert_eq!((s.take().ts.unwrap().1, s.dropped(DropReason::Paws)), (later, 1));
+    s.read_blocks();
 }
 
 // The window.
