@@ -243,6 +243,11 @@ impl<B: PacketBuf> Tcb<B> {
         }
     }
 
+    /// The segments were cut, and nothing that was acknowledged since tells whether that was right.
+    pub(super) fn doubts_segment_size(&self) -> bool {
+        self.mtu().is_some_and(|mtu| matches!(mtu.stage, Stage::Cut { .. }))
+    }
+
     /// The segment size was not to blame.
     fn take_cut_back(&mut self, stage: Stage) {
         let Some(mtu) = mtu_of(&mut self.rare) else { return };

@@ -17,6 +17,7 @@ use crate::seq::{DataSeq, SeqNum};
 use crate::time::{Duration, Instant};
 use crate::util::on_demand::{Empty, ROOMY};
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 /// A DSS mapping as we send it; `ssn` is relative to the subflow's ISN.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,6 +120,32 @@ impl<B> TxSegment<B> {
 
     pub(crate) fn is(&self, flags: SegmentFlags) -> bool {
         self.flags.contains(flags)
+    }
+}
+
+impl<B: PacketBuf> TxSegment<B> {
+    /// Takes what lies behind the first `len` payload octets off: another segment with the same mapping.
+    fn cut(&mut self, len: u32) -> Option<Self> {
+        if len == 0 || self.len <= len {
+            return None;
+        }
+        let payload = self.payload.as_mut()?;
+        let rest = payload.slice(len as usize..self.len as usize);
+        payload.truncate(len as usize);
+        let tail = Self {
+            seq: self.seq.add(len),
+            len: self.len - len,
+            flags: self.flags,
+            transmissions: self.transmissions,
+            sent_at: self.sent_at,
+            stamp: self.stamp,
+            payload: Some(rest),
+            mapping: self.mapping,
+            place: self.place,
+        };
+        self.len = len;
+        self.flags.remove(SegmentFlags::FIN.union(SegmentFlags::PUSH));
+        Some(tail)
     }
 }
 
@@ -520,26 +547,8 @@ impl<B: PacketBuf> SendQueue<B> {
     /// with the same mapping. O(entries): for the rare change of the segment size.
     pub(crate) fn split(&mut self, idx: usize, len: u32) {
         let Some(segment) = self.segments.get_mut(idx) else { return };
-        if len == 0 || segment.len <= len {
-            return;
-        }
-        let Some(payload) = &mut segment.payload else { return };
-        let rest = payload.slice(len as usize..segment.len as usize);
-        payload.truncate(len as usize);
-        let tail = TxSegment {
-            seq: segment.seq.add(len),
-            len: segment.len - len,
-            flags: segment.flags,
-            transmissions: segment.transmissions,
-            sent_at: segment.sent_at,
-            stamp: segment.stamp,
-            payload: Some(rest),
-            mapping: segment.mapping,
-            place: segment.place,
-        };
-        let flags = segment.flags;
-        segment.len = len;
-        segment.flags.remove(SegmentFlags::FIN.union(SegmentFlags::PUSH));
+        let Some(tail) = segment.cut(len) else { return };
+        let flags = tail.flags;
         self.segments.insert(idx + 1, tail);
         self.renumber(idx + 1);
         if flags.contains(SegmentFlags::SACKED) {
@@ -547,6 +556,59 @@ impl<B: PacketBuf> SendQueue<B> {
         } else {
             self.link(flags & SegmentFlags::LOST, idx + 1, self.number(idx));
         }
+    }
+
+    /// Cuts all that is not selectively acknowledged and longer than `room` says into pieces, as
+    /// [`Self::split`] does one by one, if `idx` is; answers where that begins then. O(entries) for all of them: a peer
+    /// that has the segment size change, or who forges an ICMP message, decides how many there are.
+    pub(crate) fn split_all(&mut self, idx: usize, room: impl Fn(&TxSegment<B>) -> u32) -> usize {
+        let room = |segment: &TxSegment<B>| {
+            let whole = segment.is(SegmentFlags::SACKED) || segment.payload.is_none();
+            if whole { u32::MAX } else { room(segment).max(1) }
+        };
+        if self.segments.get(idx).is_none_or(|segment| segment.len <= room(segment)) {
+            return idx;
+        }
+        // Where each will begin, and the end.
+        let mut starts = Vec::with_capacity(self.segments.len() + 1);
+        let mut count = 0;
+        for segment in &self.segments {
+            step();
+            starts.push(count);
+            count += segment.len.div_ceil(room(segment)).max(1) as usize;
+        }
+        starts.push(count);
+        let first = self.first;
+        let number = |idx: usize| (first + idx as u32) & NUMBERS;
+        let begin = |old: u32| {
+            let idx = (old.wrapping_sub(first) & NUMBERS) as usize;
+            let known = starts.get(idx).filter(|_| old != NIL);
+            known.map_or(NIL, |&start| number(start))
+        };
+        let end = |old: u32| {
+            let behind = (old.wrapping_sub(first) & NUMBERS) as usize + 1;
+            let known = starts.get(behind).filter(|_| old != NIL);
+            known.map_or(NIL, |&next| number(next - 1))
+        };
+        let mut segments = VecDeque::with_capacity(count);
+        for mut segment in core::mem::take(&mut self.segments) {
+            let Place { order, prev, next, skip } = segment.place;
+            segment.place = Place { order, prev: end(prev), next: begin(next), skip: begin(skip) };
+            while let Some(mut tail) = segment.cut(room(&segment)) {
+                step();
+                let at = segments.len();
+                tail.place.prev = number(at);
+                segment.place.next = number(at + 1);
+                segments.push_back(core::mem::replace(&mut segment, tail));
+            }
+            segments.push_back(segment);
+        }
+        self.segments = segments;
+        for list in [&mut self.flight, &mut self.lost] {
+            *list = List { head: begin(list.head), tail: end(list.tail) };
+        }
+        self.lost_last = end(self.lost_last);
+        starts.get(idx).copied().unwrap_or(idx)
     }
 
     /// The newest `count` segments leave with one DSS, which covers `octets` from the first of them on, and
@@ -760,6 +822,7 @@ impl<B: PacketBuf> SendQueue<B> {
             }
         };
         for Place { prev, next, skip, .. } in self.segments.iter_mut().map(|s| &mut s.place) {
+            step();
             [prev, next, skip].into_iter().for_each(moved);
         }
         for list in [&mut self.flight, &mut self.lost] {

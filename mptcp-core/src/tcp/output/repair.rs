@@ -6,7 +6,7 @@ use super::emission::{Emission, wire_flags};
 use super::packet::sum_for;
 use crate::buf::{PacketBuf, TxQueue};
 use crate::driver::Progress;
-use crate::mptcp::{Carry, INFINITE_LEN};
+use crate::mptcp::Carry;
 use crate::tcp::{Env, Tcb, TcbFlags};
 
 impl<B: PacketBuf> Tcb<B> {
@@ -41,12 +41,7 @@ impl<B: PacketBuf> Tcb<B> {
         data: Option<&DataLevel>,
         idx: usize,
     ) -> bool {
-        let mapping = self.queue.get(idx).and_then(|segment| segment.mapping);
-        let whole = self.payload_mss_with(mapping);
-        let infinite = mapping.is_some_and(|mapping| mapping.len == 0);
-        // Only the segments that carry an infinite mapping need the room for it.
-        let room = if infinite { whole.saturating_sub(INFINITE_LEN).max(1) } else { whole };
-        self.queue.split(idx, room);
+        let idx = self.fit(idx);
         self.forget_probe(idx);
         let Some(segment) = self.queue.get(idx) else { return false };
         let (seq, octets, mapping) = (segment.seq, segment.seq_len(), segment.mapping);

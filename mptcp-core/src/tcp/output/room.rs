@@ -1,7 +1,7 @@
 //! How much payload a segment takes beside its options.
 
 use crate::buf::PacketBuf;
-use crate::mptcp::{DssFormat, Subflow};
+use crate::mptcp::{DssFormat, INFINITE_LEN, Subflow};
 use crate::tcp::send_queue::TxMapping;
 use crate::tcp::{State, Tcb, TcbFlags};
 
@@ -14,14 +14,18 @@ impl<B: PacketBuf> Tcb<B> {
         payload_of(self.mss, self.flags, self.subflow.as_deref())
     }
 
-    /// The same of one that carries `mapping` again: its sequence number keeps its width.
-    pub(super) fn payload_mss_with(&self, mapping: Option<TxMapping>) -> u32 {
-        let len = match (&self.subflow, mapping) {
-            (Some(subflow), Some(mapping)) => subflow.dss_len_of(mapping.wide),
-            (Some(subflow), None) => subflow.dss_len(),
-            (None, _) => 0,
-        };
-        payload_beside(self.mss, self.flags, len)
+    /// Cuts what goes again, at `idx` in the queue, and so what is behind it, to what a segment takes now. Answers
+    /// where it is then. While the size is in doubt the others are left alone: it may be taken back.
+    pub(super) fn fit(&mut self, idx: usize) -> usize {
+        let doubt = self.doubts_segment_size();
+        let Self { queue, subflow, mss, flags, .. } = self;
+        let room = |mapping| payload_again(*mss, *flags, subflow.as_deref(), mapping);
+        if doubt {
+            let mapping = queue.get(idx).and_then(|segment| segment.mapping);
+            queue.split(idx, room(mapping));
+            return idx;
+        }
+        queue.split_all(idx, |segment| room(segment.mapping))
     }
 
     /// What the DSS of this subflow's segments looks like from now on.
@@ -57,6 +61,24 @@ impl<B: PacketBuf> Tcb<B> {
 /// See [`Tcb::payload_mss`].
 pub(in crate::tcp) fn payload_of(mss: u16, flags: TcbFlags, subflow: Option<&Subflow>) -> u32 {
     payload_beside(mss, flags, subflow.map_or(0, Subflow::dss_len))
+}
+
+/// The same of a segment that carries `mapping` again: its sequence number keeps its width, and only those with an
+/// infinite mapping need the room for it.
+fn payload_again(
+    mss: u16,
+    flags: TcbFlags,
+    subflow: Option<&Subflow>,
+    mapping: Option<TxMapping>,
+) -> u32 {
+    let len = match (subflow, mapping) {
+        (Some(subflow), Some(mapping)) => subflow.dss_len_of(mapping.wide),
+        (Some(subflow), None) => subflow.dss_len(),
+        (None, _) => 0,
+    };
+    let whole = payload_beside(mss, flags, len);
+    let infinite = mapping.is_some_and(|mapping| mapping.len == 0);
+    if infinite { whole.saturating_sub(INFINITE_LEN).max(1) } else { whole }
 }
 
 /// Room beside so many octets of the data level's option.

@@ -71,6 +71,80 @@ fn acknowledge(
     }
 }
 
+fn with_payload(count: u32) -> SendQueue<HeapBuf> {
+    let mut queue = SendQueue::new();
+    for n in 0..count {
+        queue.push(segment(at(n), 10, ms(1)));
+    }
+    steps();
+    queue
+}
+
+/// The segment size has shrunk when all is sent again: to cut it costs as much as to send it.
+#[test]
+fn a_smaller_size_costs_each_segment_once() {
+    let count = 2_000;
+    let mut queue = with_payload(count);
+    queue.mark_timed_out(None, ms(2));
+    let mut sent = START;
+    while let Some(idx) = queue.first_lost() {
+        let idx = queue.split_all(idx, |_| 4);
+        let segment = queue.get(idx).unwrap();
+        assert_eq!((segment.seq, segment.len <= 4), (sent, true));
+        sent = segment.end();
+        queue.retransmitted(idx, ms(2), Stamp::default());
+    }
+    assert_eq!((sent, queue.len()), (at(count), 3 * count as usize));
+    let steps = steps();
+    assert!(steps < u64::from(20 * count), "{steps} for {count}");
+}
+
+/// All at once, or one by one: the same comes of it.
+#[test]
+fn what_is_cut_at_once_is_what_is_cut_one_by_one() {
+    let [mut one, mut all] = [(); 2].map(|()| {
+        let mut queue = with_payload(30);
+        acknowledge(&mut queue, &[(3, 5), (8, 12)], 0, ms(2));
+        for _ in 0..4 {
+            let idx = queue.first_lost().unwrap();
+            queue.retransmitted(idx, ms(3), Stamp::default());
+        }
+        acknowledge(&mut queue, &[(20, 21)], 0, ms(4));
+        queue
+    });
+    let whole = |s: &TxSegment<HeapBuf>| !s.is_sacked() && s.len > 4;
+    while let Some(idx) = one.iter().position(whole) {
+        one.split(idx, 4);
+    }
+    let again = all.first_lost().unwrap();
+    let again = all.split_all(again, |_| 4);
+    assert_eq!(all.get(again).unwrap().seq, at(6));
+    let seen = |queue: &SendQueue<HeapBuf>, list: List| {
+        let mut seqs = Vec::new();
+        let mut at = list.head;
+        while let Some(segment) = queue.index(at).and_then(|idx| queue.get(idx)) {
+            seqs.push(segment.seq);
+            at = segment.place.next;
+        }
+        let tail = queue.index(list.tail).and_then(|idx| queue.get(idx)).map(|s| s.seq);
+        assert_eq!(tail, seqs.last().copied());
+        seqs
+    };
+    assert_eq!(seen(&one, one.flight), seen(&all, all.flight));
+    assert_eq!(seen(&one, one.lost), seen(&all, all.lost));
+    assert_eq!(one.lost_bytes(), all.lost_bytes());
+    let shape = |queue: &SendQueue<HeapBuf>| {
+        let text = |s: &TxSegment<HeapBuf>| s.payload.as_ref().map_or(0, |buf| buf.data_len());
+        queue.iter().map(|s| (s.seq, s.len, s.flags, text(s))).collect::<Vec<_>>()
+    };
+    assert_eq!(shape(&one), shape(&all));
+    // The runs of what was selectively acknowledged are still jumped over.
+    for queue in [&mut one, &mut all] {
+        acknowledge(queue, &[(3, 12)], 0, ms(5));
+    }
+    assert_eq!((one.sacked_bytes(), one.sacked_bytes()), (all.sacked_bytes(), 100));
+}
+
 /// A peer that acknowledges one more segment with every ACK, and repeats blocks over all the others.
 #[test]
 fn repeated_blocks_cost_nothing() {
