@@ -347,11 +347,12 @@ impl<B: PacketBuf> Tcb<B> {
             outcome.acked = true;
         }
         self.update_send_window(segment, advanced, prior_edge);
-        if prior_window > 0 && self.snd_wnd == 0 && self.queue.is_empty() {
+        // What nobody reads for any more is not kept by a window that opens and shuts.
+        let orphan = self.flags.contains(TcbFlags::READ_SHUT);
+        if prior_window > 0 && self.snd_wnd == 0 && self.queue.is_empty() && !orphan {
             // Probing begins one timeout after the window closed (RFC 9293 §3.8.6.1).
             self.rto_base = env.now;
         }
-        let orphan = self.flags.contains(TcbFlags::READ_SHUT);
         if prior_window == 0 && self.snd_wnd > 0 && self.subflow.is_none() && !orphan {
             // What a shut window kept out was no failure: the peer has answered.
             self.rtt.retries = 0;
@@ -363,7 +364,7 @@ impl<B: PacketBuf> Tcb<B> {
         let arrival = super::recovery::Arrival { rtt, advanced, dsack, prior_flight };
         outcome.lost = self.on_delivered(env, segment, &delivered, &arrival);
         self.update_pace(env);
-        if self.usable_window() > 0 {
+        if advanced || self.usable_window() > 0 && !orphan {
             self.probes = 0;
         }
         if advanced && self.fin_acked() {

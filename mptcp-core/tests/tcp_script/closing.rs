@@ -426,3 +426,25 @@ fn orphans_are_not_kept_by_a_peer_that_never_opens_its_window() {
     }
     assert!(s.now.since(mptcp_core::time::Instant::from_millis(10_000)) > Duration::from_secs(30));
 }
+
+/// Nor by one that opens and shuts it, and takes nothing.
+#[test]
+fn orphans_are_not_kept_by_a_window_that_opens_and_shuts() {
+    let mut s = server();
+    s.inject(ack(1, 1).window(0)).write(500).close();
+    let mut probes = 0;
+    while s.stack.occupancy().tcbs > 0 {
+        s.now = s.stack.poll_timeout().expect("a timer runs");
+        while s.stack.handle_timeouts(s.now, 64) == mptcp_core::driver::Progress::More {}
+        s.flush();
+        for seg in s.take_all() {
+            if seg.flags.contains(TcpFlags::RST) {
+                continue;
+            }
+            probes += 1;
+            assert!(probes < 20, "probed for ever");
+            s.inject_burst(&[ack(1, 1).window(1), ack(1, 1).window(0)]);
+        }
+    }
+    assert!(probes > 5, "{probes}");
+}
