@@ -305,6 +305,8 @@ pub(crate) struct UdpSocket<B> {
     closed: bool,
     received: Queue<Received, B>,
     sending: Queue<Outgoing, B>,
+    /// Fragments of what was cut, for which their port had no room any more: of one datagram for each port.
+    parts: VecDeque<B>,
     errors: VecDeque<UdpError>,
     received_count: u64,
     dropped_count: u64,
@@ -324,6 +326,7 @@ impl<B: PacketBuf> UdpSocket<B> {
             closed: false,
             received: Queue::new(options.recv_datagrams, options.recv_bytes),
             sending: Queue::new(options.send_datagrams, options.send_bytes),
+            parts: VecDeque::new(),
             errors: VecDeque::new(),
             received_count: 0,
             dropped_count: 0,
@@ -363,12 +366,26 @@ impl<B: PacketBuf> UdpSocket<B> {
         full
     }
 
-    /// The next datagram to send by a port that has room, and its place in the queue.
+    /// The next datagram to send by a port that has room, and its place in the queue. Fragments that are left for the
+    /// port go first.
     pub(crate) fn next_outgoing(
         &mut self,
         has_room: impl Fn(PortId) -> bool,
     ) -> Option<(usize, Outgoing, B)> {
-        self.sending.take(|outgoing| has_room(outgoing.via))
+        let Self { sending, parts, .. } = self;
+        let waits = |port| parts.iter().any(|part| part.tx_meta().port == port);
+        sending.take(|outgoing| has_room(outgoing.via) && !waits(outgoing.via))
+    }
+
+    /// The next fragment that its port has room for.
+    pub(crate) fn next_part(&mut self, has_room: impl Fn(PortId) -> bool) -> Option<B> {
+        let at = self.parts.iter().position(|part| has_room(part.tx_meta().port))?;
+        self.parts.remove(at)
+    }
+
+    /// A fragment that its port has no room for.
+    pub(crate) fn keep_part(&mut self, part: B) {
+        self.parts.push_back(part);
     }
 
     /// It could not be sent now: it keeps its place.
@@ -417,7 +434,7 @@ impl<B: PacketBuf> UdpSocket<B> {
     }
 
     pub(crate) fn has_unsent(&self) -> bool {
-        !self.sending.datagrams.is_empty()
+        !(self.sending.datagrams.is_empty() && self.parts.is_empty())
     }
 
     /// True when it receives from `remote`.

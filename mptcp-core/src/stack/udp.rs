@@ -283,7 +283,8 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Sends what one socket has queued, up to the quantum.
-    /// A datagram whose port is full holds up those behind it that leave by the same one.
+    /// A datagram whose port is full holds up those behind it that leave by the same one, and so do the fragments of
+    /// one that found no room for all of them.
     pub(super) fn transmit_udp<T: TxQueue<B>>(
         &mut self,
         now: Instant,
@@ -291,6 +292,9 @@ impl<B: PacketBuf> Stack<B> {
         tx: &mut T,
     ) -> Progress {
         let Some(socket) = self.udp.get_mut(idx) else { return Progress::Done };
+        while let Some(part) = socket.next_part(|port| tx.room_on(port) > 0) {
+            tx.push(part);
+        }
         let mut sent = 0;
         while sent < QUANTUM
             && let Some((at, outgoing, payload)) = socket.next_outgoing(|port| tx.room_on(port) > 0)
@@ -299,7 +303,16 @@ impl<B: PacketBuf> Stack<B> {
             let mtu = of_way.map_or(outgoing.mtu, |mtu| mtu.min(outgoing.mtu));
             let emitted = if packet_len(&outgoing, &payload) > usize::from(mtu) {
                 let id = self.rng.next_u32();
-                emit_in_parts(tx, &outgoing, socket.marking, payload, mtu, id, &mut self.stats)
+                let made = cut(tx, &outgoing, socket.marking, payload, mtu, id, &mut self.stats);
+                made.map(|parts| {
+                    for part in parts {
+                        if tx.room_on(outgoing.via) > 0 {
+                            tx.push(part);
+                        } else {
+                            socket.keep_part(part);
+                        }
+                    }
+                })
             } else {
                 emit(tx, &outgoing, socket.marking, payload)
             };
@@ -451,8 +464,8 @@ fn packet_len<B: PacketBuf>(outgoing: &Outgoing, payload: &B) -> usize {
     ip + UDP_HEADER_LEN + payload.data_len()
 }
 
-/// As [`emit`], in fragments that a way of `mtu` takes.
-fn emit_in_parts<B: PacketBuf, T: TxQueue<B>>(
+/// The packet in fragments that a way of `mtu` takes; gives the payload back as [`emit`] does.
+fn cut<B: PacketBuf, T: TxQueue<B>>(
     tx: &mut T,
     outgoing: &Outgoing,
     marking: Marking,
@@ -460,7 +473,7 @@ fn emit_in_parts<B: PacketBuf, T: TxQueue<B>>(
     mtu: u16,
     id: u32,
     stats: &mut Counters,
-) -> Result<(), B> {
+) -> Result<Vec<B>, B> {
     let mtu = usize::from(mtu);
     let len = fragments::data_len(outgoing.local.is_ipv4(), mtu);
     let parts = (UDP_HEADER_LEN + payload.data_len()).div_ceil(len);
@@ -468,9 +481,6 @@ fn emit_in_parts<B: PacketBuf, T: TxQueue<B>>(
     let headers_len = write_headers(outgoing, marking, payload.data(), &mut headers);
     let udp = headers.get(headers_len - UDP_HEADER_LEN..headers_len).unwrap_or_default();
     let ip = ip_header(outgoing, marking, payload.data());
-    if tx.room_on(outgoing.via) < parts {
-        return Err(payload);
-    }
     let meta = TxMeta { port: outgoing.via, partial_checksum: false };
     // All of them, or none: half a datagram is of no use to anybody.
     let mut made = Vec::with_capacity(parts);
@@ -480,11 +490,8 @@ fn emit_in_parts<B: PacketBuf, T: TxQueue<B>>(
     }
     stats.ip_frag_oks += 1;
     stats.ip_frag_creates += made.len() as u64;
-    for mut part in made {
-        part.set_tx_meta(meta);
-        tx.push(part);
-    }
-    Ok(())
+    made.iter_mut().for_each(|part| part.set_tx_meta(meta));
+    Ok(made)
 }
 
 fn ip_header(outgoing: &Outgoing, marking: Marking, payload: &[u8]) -> IpEmit {

@@ -160,6 +160,28 @@ fn a_full_port_holds_up_its_own_datagrams_only() {
     node.assert_empty();
 }
 
+/// A datagram in more fragments than there is room for goes as room comes, ahead of what is behind it on its port, and
+/// holds up no other port.
+#[test]
+fn fragments_go_out_as_their_port_has_room() {
+    let mut node = Node::new(2);
+    let id = node.bind(SocketAddr::new(wildcard(true), 53));
+    let to = |net| SendTo { via: PortId(net), ..SendTo::from(SocketAddr::new(v4(net, 1), 7)) };
+    node.stack.udp_send_to(id, &[1; 4000], &to(1)).expect("room");
+    node.stack.udp_send_to(id, &[2], &to(1)).expect("room");
+    node.stack.udp_send_to(id, &[3], &to(2)).expect("room");
+    let mut ports = Ports { room: [2, 100], sent: Vec::new(), pool: node.pool.clone() };
+    assert_eq!(node.stack.poll_transmit(NOW, &mut ports), Progress::More);
+    assert_eq!(ports.sent, [(1, 1), (1, 1), (2, 3)], "three fragments, room for two");
+    ports.room = [2, 0];
+    assert_eq!(node.stack.poll_transmit(NOW, &mut ports), Progress::Done);
+    assert_eq!(ports.sent[3..], [(1, 1), (1, 2)]);
+    assert_eq!(node.stack.counters().tx_no_buffer, 0, "buffers there were");
+    node.stack.close(NOW, id);
+    drop(ports);
+    node.assert_empty();
+}
+
 /// Nothing waits for its reader in the last of the memory, which acknowledgements and handshakes need.
 #[test]
 fn no_datagram_waits_in_the_reserve_of_packet_memory() {
