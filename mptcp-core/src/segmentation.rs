@@ -139,11 +139,13 @@ impl Headers {
         Some(())
     }
 
-    /// What was joined on its way in, and these are its headers, can be taken apart.
+    /// What was joined on its way in, `len` octets of which these are the headers, can be taken apart: there is
+    /// text to make parts of.
     #[must_use]
-    pub fn is_plain(self, frame: &[u8]) -> bool {
+    pub fn is_plain(self, frame: &[u8], len: usize) -> bool {
         let flags = frame.get(self.tcp_at() + FLAGS_AT);
-        flags.is_some_and(|flags| flags & (SYN | RST | URG) == 0 && flags & ACK != 0)
+        let plain = flags.is_some_and(|flags| flags & (SYN | RST | URG) == 0 && flags & ACK != 0);
+        plain && len > self.all()
     }
 }
 

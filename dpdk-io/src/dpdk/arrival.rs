@@ -84,10 +84,11 @@ unsafe fn joined(raw: NonNull<RteMbuf>) -> Option<Whole> {
     let start = mbuf.buf_addr.wrapping_add(usize::from(mbuf.data_off));
     // SAFETY: the range of a received segment lies inside its buffer, and nobody writes it.
     let first = unsafe { core::slice::from_raw_parts(start, usize::from(mbuf.data_len)) };
-    let headers = Headers::of_frame(first, mbuf.pkt_len as usize).filter(|h| h.is_plain(first))?;
+    let len = mbuf.pkt_len as usize;
+    let headers = Headers::of_frame(first, len).filter(|headers| headers.is_plain(first, len))?;
     let mut bytes = [0; MAX_HEADERS];
     bytes.get_mut(..headers.all())?.copy_from_slice(first.get(..headers.all())?);
-    Some(Whole { headers, bytes, text: mbuf.pkt_len as usize - headers.all() })
+    Some(Whole { headers, bytes, text: len - headers.all() })
 }
 
 /// A frame that is to be taken apart.
