@@ -335,7 +335,7 @@ impl<B: PacketBuf> L2<B> {
 
     fn learn(&mut self, now: Instant, hop: Hop, claim: Claim, io: &mut impl L2Io<B>) {
         if self.shares_news && self.news.len() < MAX_NEWS {
-            self.news.push(NeighbourNews { hop, claim });
+            self.news.push_back(NeighbourNews { hop, claim });
         }
         if let Some(found) = self.neighbours.learn(now, hop, claim) {
             self.send_waiting(hop, found, io);

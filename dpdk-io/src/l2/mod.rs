@@ -140,7 +140,7 @@ pub struct L2<B> {
     fragments: VecDeque<B>,
     /// Whether anybody fetches `news`.
     shares_news: bool,
-    news: Vec<NeighbourNews>,
+    news: VecDeque<NeighbourNews>,
     group_reports: mld::Reports,
     announcements: u8,
     announce_at: Option<Instant>,
@@ -172,7 +172,7 @@ impl<B: PacketBuf> L2<B> {
             reports: Vec::with_capacity(MAX_REPORTS),
             fragments: VecDeque::new(),
             shares_news: false,
-            news: Vec::new(),
+            news: VecDeque::new(),
             group_reports: mld::Reports::new(config.ports.len(), config.announce),
             announcements: if config.announce { ANNOUNCE_NUM } else { 0 },
             announce_at: Some(Instant::MIN),
@@ -187,9 +187,9 @@ impl<B: PacketBuf> L2<B> {
         self.shares_news = true;
     }
 
-    /// Something learned that other shards should know.
+    /// Something learned that other shards should know, the oldest first: the last word counts there, too.
     pub fn poll_news(&mut self) -> Option<NeighbourNews> {
-        self.news.pop()
+        self.news.pop_front()
     }
 
     /// Takes in what another shard learned.

@@ -249,3 +249,29 @@ fn shards_tell_each_other() {
     assert_eq!((sent.len(), unframe(&sent[0].1).0.dst), (1, PHONE));
     assert!(two.l2.poll_news().is_none(), "news do not travel in circles");
 }
+
+/// A router pair fails over within one burst: the old one still answers, then the new one announces itself.
+#[test]
+fn the_last_word_about_a_neighbour_counts_at_every_shard() {
+    let mut one = Bench::new();
+    let mut two = Bench::new();
+    one.l2.share_news();
+    for bench in [&mut one, &mut two] {
+        send_to(bench, at(0), "10.1.0.7");
+        bench.teach(at(0), LTE, "10.1.0.7", PHONE);
+        bench.sent();
+    }
+    while one.l2.poll_news().is_some() {}
+
+    one.teach(at(1), LTE, "10.1.0.7", PHONE);
+    let announced = arp_frame(LTE, ROUTER, EVERYBODY, true, "10.1.0.7", "10.1.0.7");
+    one.receive(at(1), LTE, &announced);
+    while let Some(news) = one.l2.poll_news() {
+        two.l2.apply(at(1), news, &mut two.wire);
+    }
+    for bench in [&mut one, &mut two] {
+        send_to(bench, at(2), "10.1.0.7");
+        let sent = bench.sent();
+        assert!(sent.iter().all(|(_, frame)| unframe(frame).0.dst == ROUTER));
+    }
+}
