@@ -254,15 +254,22 @@ impl<D: PacketDevice> TunLoop<D> {
         let addresses = &self.addresses;
         for reply in self.burst.extract_if(.., |packet| turn_into_echo_reply(packet, addresses)) {
             if self.echo.take(now) {
-                counters.count_echo_reply();
                 let mtu = usize::from(port.device.mtu());
                 if reply.data().len() <= mtu {
+                    counters.count_echo_reply();
                     port.send(reply, counters);
                     continue;
                 }
                 let pool = &mut self.pool;
-                let send = |part| port.send(part, counters);
-                fragments::send_echo_reply(reply.data(), mtu, || pool.alloc(), send);
+                let mut parts = Vec::new();
+                let keep = |part| parts.push(part);
+                if fragments::send_echo_reply(reply.data(), mtu, || pool.alloc(), keep) {
+                    counters.count_echo_reply();
+                    parts.into_iter().for_each(|part| port.send(part, counters));
+                } else {
+                    // Half an answer is none.
+                    counters.count_rx_no_buffer();
+                }
             } else {
                 counters.count_echo_limited();
             }

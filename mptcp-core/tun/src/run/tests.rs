@@ -96,6 +96,8 @@ struct Script {
     to_send: VecDeque<(PortId, Vec<u8>)>,
     deadlines: VecDeque<Instant>,
     stop_when_done: bool,
+    /// What the next fragment makes whole.
+    whole: Option<Vec<u8>>,
 }
 
 impl Script {
@@ -140,6 +142,10 @@ impl Worker<HeapBuf> for Script {
 
     fn poll_timeout(&self) -> Option<Instant> {
         self.deadlines.front().copied()
+    }
+
+    fn reassemble(&mut self, _now: Instant, _fragment: HeapBuf) -> Option<HeapBuf> {
+        self.whole.take().map(|whole| HeapBuf::from_slice(&whole))
     }
 
     fn poll_control(&mut self, _now: Instant) -> Control {
@@ -406,6 +412,33 @@ fn echo_replies_have_a_rate() {
     let port = &counters.ports()[0];
     assert_eq!((port.echo_replies(), port.echo_limited()), (1000, 500));
     assert_eq!((device.sent().len(), worker.received().count()), (1000, 0));
+}
+
+/// A long answer goes whole or not at all, and is counted alike.
+#[test]
+fn an_echo_reply_without_buffers_for_its_fragments_is_lost_and_counted() {
+    let mut whole = echo_request([10, 1, 0, 1]);
+    whole.resize(5 * usize::from(MTU), 0);
+    let len = u16::try_from(whole.len()).unwrap();
+    whole[2..4].copy_from_slice(&len.to_be_bytes());
+    whole[10..12].fill(0);
+    let sum = internet_checksum(&whole[..20]);
+    whole[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut fragment = packet_to([10, 1, 0, 1], 1, 0);
+    fragment[6] = 0x20;
+    for (pool, sent) in [(4, 0), (100, 6)] {
+        let device = FakeDevice::new();
+        let mut tun = make_loop(core::slice::from_ref(&device), &[], pool);
+        let mut worker = Script { whole: Some(whole.clone()), ..Script::default() };
+        device.arrive(fragment.clone());
+        assert_eq!(tun.turn(NOW, &mut worker).unwrap(), Turn::Idle);
+        assert_eq!(device.sent().len(), sent);
+        let counters = tun.counters();
+        let port = &counters.ports()[0];
+        let (answered, lost) = (u64::from(sent > 0), u64::from(sent == 0));
+        assert_eq!((port.echo_replies(), port.rx_no_buffer()), (answered, lost));
+        assert_eq!(tun.pool.in_use(), 1, "the buffer that is read to");
+    }
 }
 
 #[test]
