@@ -68,7 +68,9 @@ fn solicitation(ip: &Ipv6Packet<&[u8]>, icmp: &Icmpv6Packet<&[u8]>) -> Option<Me
     let (src, dst) = (ip.src_addr(), ip.dst_addr());
     // Duplicate address detection asks from nowhere, and only everybody who may have the address.
     let from_nowhere = src.is_unspecified();
+    // A group sends nothing (RFC 4291 §2.7), and the answer would say to it that it is solicited (RFC 4861 §4.4).
     if target_addr.is_multicast()
+        || src.is_multicast()
         || (from_nowhere && (mac.is_some() || dst != solicited_node(target_addr)))
     {
         return None;
@@ -207,6 +209,8 @@ mod tests {
 
         let from_nowhere = packet(solicit, "::", "ff02::1:ff00:1");
         assert_eq!(read(&from_nowhere), Parsed::Invalid, "DAD with a link-layer address");
+        let from_group = packet(solicit, "ff02::1", "ff02::1:ff00:1");
+        assert_eq!(read(&from_group), Parsed::Invalid, "from a group");
         let advert = Message::Advert {
             target: ip("fd00::2"),
             mac: Some(MAC),
