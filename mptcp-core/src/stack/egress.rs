@@ -84,6 +84,7 @@ impl<B: PacketBuf> Stack<B> {
     /// Fills `tx`; keeps its place when the queue is full.
     pub fn poll_transmit<T: TxQueue<B>>(&mut self, now: Instant, tx: &mut T) -> Progress {
         self.observer.now = now;
+        self.check_waiting();
         if self.transmit_stateless(tx) == Progress::More {
             return Progress::More;
         }

@@ -47,6 +47,7 @@ impl<B: PacketBuf> Stack<B> {
         self.close_runs(now);
         self.taking_burst = false;
         self.advance_due_relays(now);
+        self.check_waiting();
     }
 
     /// Takes a packet that joins no run; `behind` is what comes after it in its burst.

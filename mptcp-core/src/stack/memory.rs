@@ -69,7 +69,7 @@ impl Waiting {
 
 bitflags::bitflags! {
     /// What of a control block and its connection is among those that wait.
-    #[derive(Clone, Copy, PartialEq, Eq)]
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub(super) struct Waits: u8 {
         const REORDERED = 1;
         const GAP = 1 << 1;
@@ -112,6 +112,27 @@ impl<B: PacketBuf> Stack<B> {
         set(&mut self.waiting.held, idx, waits.contains(Waits::HELD));
         if let Some(owner) = owner {
             set(&mut self.waiting.gaps, owner, waits.contains(Waits::GAP));
+        }
+    }
+
+    /// Whoever has what no reader can have yet is among those that wait. Debug builds with few control blocks look.
+    pub(super) fn check_waiting(&self) {
+        const FEW: u32 = 32;
+        if !cfg!(debug_assertions) || self.tcbs.len() > FEW {
+            return;
+        }
+        for (idx, _) in self.tcbs.iter() {
+            let owner = self.owner_of(idx);
+            let mut listed = Waits::empty();
+            listed.set(Waits::REORDERED, self.waiting.reordered.contains(idx));
+            listed.set(Waits::HELD, self.waiting.held.contains(idx));
+            listed.set(Waits::GAP, owner.is_some_and(|owner| self.waiting.gaps.contains(owner)));
+            let waits = self.waits(idx, owner);
+            debug_assert!(listed.contains(waits), "{waits:?} of {idx}, listed {listed:?}");
+        }
+        for (idx, connection) in self.connections.iter() {
+            let listed = !connection.has_gap() || self.waiting.gaps.contains(idx);
+            debug_assert!(listed, "the gap of connection {idx} is not listed");
         }
     }
 
@@ -214,16 +235,6 @@ impl<B: PacketBuf> Stack<B> {
         false
     }
 
-    /// Throws away one buffer that waits on the same connection.
-    fn renege_own(&mut self, idx: u32) -> bool {
-        let Some(tcb) = self.tcbs.get(idx) else { return false };
-        let Some(owner) = tcb.subflow.as_ref().map(|s| s.connection) else { return false };
-        let Some(connection) = self.connections.get_mut(owner) else { return false };
-        let (tcbs, pruned) = (&mut self.tcbs, &mut self.stats.tcp_ofo_pruned);
-        let mut renege = |&idx: &u32| tcbs.get_mut(idx).is_some_and(|t| t.received.renege(pruned));
-        connection.subflows.iter().any(&mut renege) || connection.renege(&mut self.stats.rcv_pruned)
-    }
-
     /// A writer found no buffer.
     pub(super) fn await_buffer(&mut self, now: Instant, id: SocketId) {
         self.writers.waiting.insert(id);
@@ -253,6 +264,16 @@ impl<B: PacketBuf> Stack<B> {
             }
         }
         self.writers.due = (!self.writers.waiting.is_empty()).then_some(now);
+    }
+
+    /// Throws away one buffer that waits on the same connection.
+    fn renege_own(&mut self, idx: u32) -> bool {
+        let Some(tcb) = self.tcbs.get(idx) else { return false };
+        let Some(owner) = tcb.subflow.as_ref().map(|s| s.connection) else { return false };
+        let Some(connection) = self.connections.get_mut(owner) else { return false };
+        let (tcbs, pruned) = (&mut self.tcbs, &mut self.stats.tcp_ofo_pruned);
+        let mut renege = |&idx: &u32| tcbs.get_mut(idx).is_some_and(|t| t.received.renege(pruned));
+        connection.subflows.iter().any(&mut renege) || connection.renege(&mut self.stats.rcv_pruned)
     }
 
     fn connection_of(&self, tcb: &Tcb<B>) -> Option<&Connection<B>> {

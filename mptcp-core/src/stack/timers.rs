@@ -13,6 +13,7 @@ impl<B: PacketBuf> Stack<B> {
         self.observer.now = now;
         self.tell_writers(now);
         self.apply_address_change(now);
+        self.check_waiting();
         for _ in 0..budget {
             let walking = self.walk_on(now);
             if self.release_held(now) || self.expire_fragments(now) {

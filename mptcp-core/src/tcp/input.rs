@@ -364,7 +364,7 @@ impl<B: PacketBuf> Tcb<B> {
         let arrival = super::recovery::Arrival { rtt, advanced, dsack, prior_flight };
         outcome.lost = self.on_delivered(env, segment, &delivered, &arrival);
         self.update_pace(env);
-        if advanced || self.usable_window() > 0 && !orphan {
+        if self.usable_window() > 0 && (advanced || !orphan) {
             self.probes = 0;
         }
         if advanced && self.fin_acked() {

@@ -206,7 +206,7 @@ pub(crate) fn octet(at: u32) -> u8 {
     (at ^ at >> 8 ^ at >> 16) as u8
 }
 
-fn pattern(start: u32, len: usize) -> Vec<u8> {
+pub(crate) fn pattern(start: u32, len: usize) -> Vec<u8> {
     (0..len as u32).map(|i| octet(start.wrapping_add(i))).collect()
 }
 

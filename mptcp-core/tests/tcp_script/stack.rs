@@ -1,7 +1,7 @@
 //! The stack around the connections: unknown ports, SYN floods and cookies, limits, drops, deferred
 //! listeners, relays, garbage (RFC 9293 §3.10.7.1; RFC 4987; RFC 6528).
 
-use crate::harness::{Peer, Script, Seg, ack, data, fin, rst, rst_ack, syn, syn_ack};
+use crate::harness::{Peer, Script, Seg, ack, data, fin, pattern, rst, rst_ack, syn, syn_ack};
 use mptcp_core::config::StackConfig;
 use mptcp_core::error::OpenError;
 use mptcp_core::stack::{Listen, Occupancy, Ready};
@@ -400,7 +400,7 @@ fn a_leg_that_is_left_alone_hears_what_it_can_do() {
     s.on(0).read_blocks();
     let mut written = 0;
     loop {
-        match s.stack.send(s.now, inner, &[0; 10_000]) {
+        match s.stack.send(s.now, inner, &pattern(1 + written, 10_000)) {
             Ok(sent) => written += sent as u32,
             Err(error) => break assert_eq!(error, mptcp_core::error::SendError::WouldBlock),
         }

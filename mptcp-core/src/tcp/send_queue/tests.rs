@@ -113,7 +113,9 @@ fn what_is_cut_at_once_is_what_is_cut_one_by_one() {
         queue
     });
     let whole = |s: &TxSegment<HeapBuf>| !s.is_sacked() && s.len > 4;
-    while let Some(idx) = one.iter().position(whole) {
+    loop {
+        let found = one.iter().position(whole);
+        let Some(idx) = found else { break };
         one.split(idx, 4);
     }
     let again = all.first_lost().unwrap();
