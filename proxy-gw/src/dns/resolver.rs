@@ -51,6 +51,11 @@ pub struct Counters {
     pub refused: u64,
 }
 
+/// A name of Tor's, which no server of DNS knows: a query would only tell who wants to go there (RFC 7686 §2).
+fn is_onion(name: &HostName) -> bool {
+    name.as_str().rsplit('.').next() == Some("onion")
+}
+
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug)]
 struct Waiter {
@@ -159,6 +164,9 @@ impl Resolver {
         session: u64,
         client: IpAddr,
     ) -> Option<Answer> {
+        if is_onion(name) {
+            return Some(Answer::NoName);
+        }
         let key = (name.clone(), family);
         if let Some(answer) = self.cache.get(now, &key) {
             self.counters.cached += 1;

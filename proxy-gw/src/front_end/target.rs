@@ -8,7 +8,7 @@ use core::net::{IpAddr, Ipv6Addr};
 pub struct Target {
     /// The host.
     pub host: Host,
-    /// The TCP port, never 0.
+    /// The port; 0 only where none is meant: of a stream of datagrams, and of the peer that a client waits for.
     pub port: u16,
 }
 

@@ -38,9 +38,7 @@ impl Gateway {
         target: &Target,
         asked: Option<Box<Asked>>,
     ) {
-        if self.udp.associations > 0
-            && let Some(stream) = Stream::asked_by(target)
-        {
+        if let Some(stream) = Stream::asked_by(target) {
             return self.associate(now, shard, idx, Some(stream));
         }
         if self.policies.reach().policy.denies_port(target.port) {

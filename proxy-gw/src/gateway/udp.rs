@@ -13,7 +13,6 @@ use super::session::Phase;
 use super::{EndReason, Farewell, Gateway, IcmpCounts};
 use crate::config::HostName;
 use crate::dns::{Answer, Family};
-use crate::egress::Destination;
 use crate::front_end::udp::{self, BadDatagram, Stream};
 use crate::front_end::{Failure, Host, Target};
 use crate::shard::Shard;
@@ -120,7 +119,8 @@ pub(super) struct Association {
     client: Client,
     /// By our address.
     exits: Vec<(IpAddr, SocketId)>,
-    /// With the address that the client has for them: by way of a translator that is another one.
+    /// With the address that the client has for them, as it wrote it: by way of a translator, and where it wrote an
+    /// IPv4 address as an IPv6 one, that is another one.
     peers: VecDeque<(IpAddr, IpAddr)>,
     pending: Vec<Pending>,
     /// Where the client connected from: it counts there.
@@ -509,10 +509,8 @@ impl Gateway {
         let judged = |&asked: &IpAddr| Some((self.candidate(asked).ok()?, asked));
         let allowed = addresses.iter().find_map(judged);
         let client = self.association(idx).map(|one| one.client_address);
-        let exit = allowed.and_then(|(to, asked)| {
-            Some((self.exits.pool(to, client).next()?, to, Destination::new(asked).target))
-        });
-        let Some((local, remote, asked)) = exit else {
+        let by_exit = |(to, asked)| Some((self.exits.pool(to, client).next()?, to, asked));
+        let Some((local, remote, asked)) = allowed.and_then(by_exit) else {
             self.counters.udp.denied += 1;
             return;
         };

@@ -72,7 +72,13 @@ impl Scan {
     /// How far `bytes` go, which are those of the last call and more.
     pub(super) fn scan(&mut self, bytes: &[u8]) -> Scanned {
         while let Some(&byte) = bytes.get(self.seen) {
-            if self.seen == 0 && !is_token(byte) {
+            // An empty line in front is nothing (RFC 9112 §2.2).
+            let begins = match self.seen {
+                0 => is_token(byte) || byte == b'\r',
+                2 if bytes.starts_with(b"\r\n") => is_token(byte),
+                _ => true,
+            };
+            if !begins {
                 return Scanned::Rejected(BadHead::NotHttp);
             }
             let before = self.seen.checked_sub(1).and_then(|at| bytes.get(at));
@@ -81,7 +87,7 @@ impl Scan {
                 return Scanned::Rejected(BadHead::Malformed);
             }
             self.seen += 1;
-            self.line_over |= byte == b'\n';
+            self.line_over |= byte == b'\n' && self.seen > 2;
             if !self.line_over && self.seen > MAX_REQUEST_LINE {
                 return Scanned::Rejected(BadHead::LineTooLong);
             }
@@ -206,6 +212,9 @@ mod tests {
         assert_eq!((scanned, taken), (Scanned::Complete, head.len()));
         let no_fields = b"CONNECT a:1 HTTP/1.0\r\n\r\n";
         assert_eq!(scan(no_fields), (Scanned::Complete, no_fields.len()));
+        let behind_a_line = b"\r\nCONNECT a:1 HTTP/1.0\r\n\r\n";
+        assert_eq!(scan(behind_a_line), (Scanned::Complete, behind_a_line.len()));
+        assert!(parse(behind_a_line, false).is_ok());
     }
 
     #[test]
@@ -220,8 +229,10 @@ mod tests {
         assert_eq!(rejected(b"CONNECT a:1 HTTP/1.1\n\n\n\n"), BadHead::Malformed);
         assert_eq!(rejected(b"CONNECT a:1 HTTP/1.1\rHost: a"), BadHead::Malformed);
         assert_eq!(rejected(b"CONNECT a:1 HTTP/1.1\r\nHost: \0 "), BadHead::Malformed);
-        let long = [b"CONNECT ".to_vec(), vec![b'a'; MAX_REQUEST_LINE]].concat();
-        assert_eq!(rejected(&long), BadHead::LineTooLong);
+        for begin in ["CONNECT ", "\r\nCONNECT "] {
+            let long = [begin.as_bytes(), &[b'a'; MAX_REQUEST_LINE]].concat();
+            assert_eq!(rejected(&long), BadHead::LineTooLong);
+        }
         let line = b"CONNECT a:1 HTTP/1.1\r\n".to_vec();
         let long = [line, b"X: aaaaaaaa\r\n".repeat(MAX_HEAD / 13 + 1)].concat();
         assert_eq!(rejected(&long), BadHead::HeadTooLong);

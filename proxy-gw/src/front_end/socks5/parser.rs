@@ -4,6 +4,7 @@
 //! message, and once it decides, more bytes would not change the decision: so the result does not
 //! depend on how the input was split, and what follows a message is never read by accident.
 
+use crate::front_end::udp::Stream;
 use crate::front_end::{BadHost, Credentials, Host, Reject, Target};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zeroize::Zeroizing;
@@ -126,7 +127,10 @@ pub(super) fn request(bytes: &[u8]) -> Parsed<Request> {
     match target {
         Parsed::Complete(target) => match command {
             2 => Parsed::Complete(Request { command: Command::Bind(target), reserved_set }),
-            _ if target.port == 0 => Parsed::Rejected(Reject::Request),
+            // Who asks for a stream of datagrams goes to no port: sing-box says 0.
+            _ if target.port == 0 && Stream::asked_by(&target).is_none() => {
+                Parsed::Rejected(Reject::Request)
+            }
             _ => Parsed::Complete(Request { command: Command::Connect(target), reserved_set }),
         },
         Parsed::Needs(len) => Parsed::Needs(4 + len),
@@ -255,6 +259,21 @@ mod tests {
         let too_long = [b"abcdefg.".repeat(31), b"abcdefg".to_vec()].concat();
         assert_eq!(too_long.len(), 255);
         assert_eq!(by_name(&too_long), Parsed::Rejected(Reject::Request));
+    }
+
+    #[test]
+    fn streams_of_datagrams_are_asked_for_at_any_port() {
+        for name in ["sp.v2.udp-over-tcp.arpa", "SP.udp-over-tcp.arpa."] {
+            let len = u8::try_from(name.len()).unwrap();
+            let asked = |port: u16| {
+                request(&[&[5, 1, 0, 3, len][..], name.as_bytes(), &port.to_be_bytes()].concat())
+            };
+            let host = Host::Name(HostName::new(name.as_bytes()).unwrap());
+            assert_eq!(asked(0), connect(host.clone(), 0));
+            assert_eq!(asked(443), connect(host, 443));
+        }
+        let other = [&[5, 1, 0, 3, 9][..], b"a.example", &[0, 0]].concat();
+        assert_eq!(request(&other), Parsed::Rejected(Reject::Request));
     }
 
     #[test]

@@ -193,11 +193,11 @@ fn what_the_client_says_on_its_connection_is_read_and_ignored() {
     world.assert_ended(EndReason::ClientReset);
 }
 
-/// CONNECT to the name that means a stream of datagrams.
+/// CONNECT to the name that means a stream of datagrams, at no port, as sing-box asks.
 fn stream(world: &mut World, first: &[u8]) -> SocketId {
     let name = "sp.v2.udp-over-tcp.arpa";
     let len = u8::try_from(name.len()).unwrap();
-    let request = [b"\x05\x01\x00\x05\x01\x00\x03", &[len][..], name.as_bytes(), &[0, 1]].concat();
+    let request = [b"\x05\x01\x00\x05\x01\x00\x03", &[len][..], name.as_bytes(), &[0, 0]].concat();
     world.client_saying(&[&request, first].concat())
 }
 
@@ -230,6 +230,18 @@ fn datagrams_in_a_stream() {
     // An address of an unknown type has no length.
     world.say(inner, b"\x07");
     world.assert_ended(EndReason::BadRequest);
+}
+
+/// It is no name to be looked up.
+#[test]
+fn a_stream_where_none_are_served_is_a_command_that_is_not() {
+    let mut world = World::with(&["udp.associations=0", "dns.servers=['10.9.0.53']"]);
+    let inner = stream(&mut world, b"");
+    assert_eq!(world.heard(inner)[2..], failure(7));
+    assert!(world.shard.queries.is_empty());
+    world.shard.finish(inner);
+    world.run();
+    world.assert_ended(EndReason::CommandNotSupported);
 }
 
 /// The client has been heard from by two ways: while the one it used last fails, answers go by the other.
@@ -366,6 +378,30 @@ fn answers_by_a_translator_are_those_of_the_host_that_was_asked() {
     let exit = world.exit();
     world.sends(exit, there, b"answer".to_vec());
     assert_eq!(world.heard(inner), b"\0\x08\x08\x08\x08\0\x35\0\x06answer");
+}
+
+/// A client behind DNS64 has IPv6 addresses for hosts of IPv4. What answers from another one is not its peer.
+#[test]
+fn answers_come_from_the_address_that_was_asked_as_it_was_written() {
+    let mut world = World::new();
+    let (_, relay) = associated(&mut world);
+    let inner = stream(&mut world, b"\0\x01\0\0\0\0\0\0");
+    world.heard(inner);
+    let there = "8.8.8.8:53";
+    for asked in ["[64:ff9b::808:808]:53", "[::ffff:8.8.8.8]:53", there] {
+        world.sends(relay, HOME, to(asked, b"question"));
+        let exit = world.exit();
+        let sent = world.shard.datagrams_sent(exit);
+        assert_eq!(sent, [(address(there), b"question".to_vec())]);
+        world.sends(exit, there, b"answer".to_vec());
+        let back = world.shard.datagrams_sent(relay);
+        assert_eq!(back, [(address(HOME), to(asked, b"answer"))]);
+    }
+    let host = b"\x01\0\x64\xff\x9b\0\0\0\0\0\0\0\0\x08\x08\x08\x08\0\x35";
+    world.say(inner, &[&host[..], b"\0\x02hi"].concat());
+    let exit = world.exit();
+    world.sends(exit, there, b"answer".to_vec());
+    assert_eq!(world.heard(inner), [&host[..], b"\0\x06answer"].concat());
 }
 
 /// So that who tries QUIC goes on to TCP.

@@ -109,6 +109,19 @@ fn both_families_are_asked_and_the_answer_is_connected_to() {
     assert_eq!(world.asked().len(), 2);
 }
 
+/// Clients leave them to who resolves names for them, who may be Tor.
+#[test]
+fn names_of_tor_are_asked_of_nobody() {
+    let mut world = world();
+    for name in ["service.onion", "www.Service.ONION."] {
+        let inner = world.client_saying(&request(name));
+        assert_eq!(world.heard(inner), [&[5, 0][..], &failure(4)].concat());
+    }
+    assert!(world.asked().is_empty());
+    world.client_saying(&request("onion.example"));
+    assert_eq!(world.asked().len(), 2);
+}
+
 #[test]
 fn clients_that_ask_at_once_share_a_query() {
     let mut world = world();
