@@ -81,7 +81,7 @@ interop:
 	# Built as `make test` does it, so that nothing is built twice.
 	cargo test --workspace $(CARGO_FEATURES) --features plait-bench/workloads --test program -- --ignored clients::
 
-# bench: all measurements: instructions, times beside peers, 100,000 sessions, relays, and paths; about an hour (root)
+# bench: instructions, times beside peers, 100,000 sessions, relays, and paths, but not bench-latency; about an hour (root)
 bench: bench-instructions
 	$(WORKLOADS) times
 	$(WORKLOADS) profile relay_mptcp_down

@@ -195,7 +195,8 @@ pub struct PathPolicy {
     pub priority: u8,
     /// Share of the data relative to the other paths, for [`SchedulerKind::Weighted`]; at least 1.
     pub weight: u16,
-    /// Stream octets per second that one connection may send over it, copies and repairs included.
+    /// Stream octets per second that one connection may send over it; copies count, and what goes there again because
+    /// another path lost it, but not what TCP sends again on the path itself.
     pub rate: Option<u64>,
 }
 
@@ -216,8 +217,8 @@ pub struct Scheduling {
     pub rate: Option<u64>,
     /// Paths of which something is asked.
     pub paths: Vec<PathPolicy>,
-    /// Caps on what goes over a port that the connection shares with others, of other stacks too; repairs
-    /// are charged to them and do not wait.
+    /// Caps on what goes over a port that the connection shares with others, of other stacks too; copies, and what
+    /// another path lost, wait as new data does. What TCP sends again on the same path does not, and is not charged.
     pub caps: Vec<(PortId, SharedCap)>,
 }
 

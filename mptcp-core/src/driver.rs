@@ -29,8 +29,9 @@ pub enum Control {
     Stop,
 }
 
-/// One shard as its loop sees it. The loop reads the clock once per turn and calls, in this order:
-/// `handle_burst`, `handle_timeouts`, `handle_events`, `poll_transmit`, `poll_control`.
+/// One shard as its loop sees it. The loop reads the clock once per turn and calls, in this order: `handle_burst`, for
+/// each device or for all together and not where nothing came in; `handle_timeouts`, `handle_events`, `poll_transmit`.
+/// `poll_control` comes once a turn as well, behind them on DPDK ports and before them over TUN devices.
 pub trait Worker<B: PacketBuf> {
     /// Takes a burst of IP packets; leaves `burst` empty. Never fails.
     fn handle_burst(&mut self, now: Instant, burst: &mut Vec<B>);

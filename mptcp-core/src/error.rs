@@ -7,11 +7,12 @@ use core::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Another listener (or datagram socket) owns this address and port.
+    /// Another listener (or datagram socket) owns this address and port; to connect: the local port that was
+    /// given is taken towards this destination.
     AddressInUse,
     /// Every local port towards this destination is taken: use another local address.
     PortsExhausted,
-    /// `limits.connections` (or the limit of listeners or datagram sockets) is reached.
+    /// `limits.connections` or `limits.tcbs` (or the limit of listeners or datagram sockets) is reached.
     LimitReached,
     /// The two addresses are of different families, unspecified where an address is needed, or not
     /// one host's; or the local one is not the stack's.
@@ -110,6 +111,18 @@ pub enum RecvError {
     Failed(ConnectionError),
 }
 
+impl fmt::Display for RecvError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WouldBlock => f.write_str("nothing to read yet"),
+            Self::InvalidSocket => f.write_str(NO_SOCKET),
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for RecvError {}
+
 /// Why writing took nothing. Only `WouldBlock` passes by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendError {
@@ -123,9 +136,57 @@ pub enum SendError {
     Failed(ConnectionError),
 }
 
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WouldBlock => f.write_str("the send buffer is full"),
+            Self::InvalidSocket => f.write_str(NO_SOCKET),
+            Self::Shutdown => f.write_str("the end of the stream was written before"),
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for SendError {}
+
 /// Why two sockets could not be coupled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RelayError {
     /// One id is stale, is a listener, is already coupled, or both are the same.
     InvalidSocket,
+}
+
+impl fmt::Display for RelayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidSocket => f.write_str("not two open connections that are not coupled"),
+        }
+    }
+}
+
+impl core::error::Error for RelayError {}
+
+const NO_SOCKET: &str = "not an open connection, or one that is coupled to a relay";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    /// Whoever passes them on with `?` has a reason to show.
+    #[test]
+    fn every_error_of_a_call_says_what_it_is() {
+        let errors: [&dyn core::error::Error; 6] = [
+            &OpenError::AddressInUse,
+            &ConnectionError::Refused,
+            &RecvError::Failed(ConnectionError::Reset),
+            &SendError::Shutdown,
+            &SendError::Failed(ConnectionError::TimedOut),
+            &RelayError::InvalidSocket,
+        ];
+        let said = errors.map(|error| error.to_string());
+        assert_eq!(said[2], "connection reset by peer");
+        assert_eq!(said[4], "connection timed out");
+        assert!(said.iter().all(|text| !text.is_empty()));
+    }
 }

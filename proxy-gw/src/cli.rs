@@ -43,7 +43,8 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// MPTCP SOCKS5 gateway: terminates Multipath TCP in userspace and relays to TCP servers.
+/// MPTCP gateway: terminates Multipath TCP in userspace, of clients that speak SOCKS5, HTTP CONNECT, Convert or none
+/// of these, and relays to TCP servers.
 #[derive(Debug, Parser)]
 #[command(name = "proxy-gw", version, long_version = crate::version::long(), about, long_about = None)]
 #[command(
@@ -68,7 +69,8 @@ enum Command {
   proxy-gw run -c gw.toml --set driver.kind=tun --set log.level=debug
 
 The first SIGTERM stops listening and lets sessions finish for timeouts.drain_s;
-a second one resets them.")]
+a second one resets them. SIGHUP has the configuration read again, --set included:
+what needs no restart is in force then, what does is named in the log.")]
     Run(ConfigArgs),
     /// Check a configuration and print it with every default filled in.
     #[command(after_help = "Examples:

@@ -1,4 +1,4 @@
-//! MPTCP SOCKS5 gateway: front end, policy and control around [`mptcp_core`].
+//! MPTCP gateway: front ends, policy and control around [`mptcp_core`].
 //!
 //! The logic is sans-IO over one trait, the [`shard::Shard`]: the same code runs in unit tests, in
 //! the simulator, over TUN and on DPDK ports.

@@ -58,6 +58,25 @@ const RUNS: [(&str, Check); 5] = [
     ("exchange", fuzz_checks::exchange),
 ];
 
+/// The targets that take octets as they come.
+const PARSERS: [(&str, Check); 10] = [
+    ("options", fuzz_checks::options),
+    ("tcp_header", fuzz_checks::tcp_header),
+    ("udp", fuzz_checks::udp),
+    ("ip_packet", fuzz_checks::ip_packet),
+    ("socks5", fuzz_checks::socks5),
+    ("datagrams", fuzz_checks::datagrams),
+    ("dns", fuzz_checks::dns),
+    ("convert", fuzz_checks::convert),
+    ("http", fuzz_checks::http),
+    ("config", fuzz_checks::config),
+];
+
+/// The target whose name is the beginning of `name`.
+fn target_of(name: &str) -> Option<(&'static str, Check)> {
+    RUNS.into_iter().chain(PARSERS).find(|(target, _)| name.starts_with(target))
+}
+
 #[test]
 fn states() {
     replay_runs("states", fuzz_checks::states);
@@ -107,13 +126,13 @@ fn noise() {
     }
 }
 
-/// `PLAIT_FUZZ=FILE` runs that file alone through the target it is named after.
+/// `PLAIT_FUZZ=FILE`, with its whole path, runs that file alone through the target it is named after.
 #[test]
 fn one_file() {
     let Some(file) = std::env::var_os("PLAIT_FUZZ").map(PathBuf::from) else { return };
     let data = fs::read(&file).expect("the file");
-    let target = file.file_stem().expect("a name").to_string_lossy();
-    let (_, check) = RUNS.iter().find(|(name, _)| target.starts_with(name)).expect("a target");
+    let name = file.file_name().expect("a name").to_string_lossy();
+    let (_, check) = target_of(&name).expect("the name begins with that of a target");
     check(&data);
 }
 
@@ -203,4 +222,8 @@ fn every_target_is_replayed() {
         ]
     );
     assert_eq!(names("corpus"), names("fuzz_targets"));
+    for name in names("fuzz_targets") {
+        let found = target_of(&format!("{name}-crash-0123")).map(|(target, _)| target);
+        assert_eq!(found, Some(name.as_str()), "`PLAIT_FUZZ` takes inputs of each");
+    }
 }

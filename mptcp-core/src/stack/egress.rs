@@ -81,7 +81,8 @@ impl<B: PacketBuf, T: TxQueue<B>> TxQueue<B> for Lane<'_, T, B> {
 }
 
 impl<B: PacketBuf> Stack<B> {
-    /// Fills `tx`; keeps its place when the queue is full.
+    /// Fills `tx`. [`Progress::More`] while something waits, for room in `tx` or on a port of it, or for a buffer: the
+    /// next call goes on where this one was.
     pub fn poll_transmit<T: TxQueue<B>>(&mut self, now: Instant, tx: &mut T) -> Progress {
         self.observer.now = now;
         self.check_waiting();

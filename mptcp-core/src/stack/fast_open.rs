@@ -260,8 +260,8 @@ impl Backlog {
 impl<B: PacketBuf> Stack<B> {
     /// As [`Stack::connect`], with the first data: it is queued as by [`Stack::send`], and what fits
     /// goes out with the SYN where the server's cookie is known (RFC 7413); the SYN asks for one
-    /// where it is not. Answers how many octets of `early` were queued, less than all of them only
-    /// when memory is short.
+    /// where it is not. Answers how many octets of `early` were queued: less than all of them when they are
+    /// more than the send buffer takes, or when memory is short.
     ///
     /// The stream is the same whatever the server, or a box on the way, makes of the SYN. But data
     /// on a SYN may reach the server's application twice, as two connections, when the SYN is

@@ -63,8 +63,8 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// A snapshot of a connection; `None` for stale ids, listeners, requests and datagram sockets.
-    /// Allocates one list of at most [`max_subflows`] entries, each of about 300 octets, and walks
-    /// nothing else.
+    /// Allocates one list, of at most [`max_subflows`] entries and one for each join in progress, some hundred octets
+    /// each, and walks nothing else.
     ///
     /// [`max_subflows`]: crate::config::MptcpConfig::max_subflows
     #[must_use]

@@ -583,7 +583,9 @@ impl<B: PacketBuf> Stack<B> {
     // Ending.
 
     /// Orderly end: what is queued is delivered (of a datagram socket: sent), then the stream ends; the id is released. Unread
-    /// data, or data that arrives later, resets the connection (RFC 9293 §3.6.1).
+    /// data, or data that arrives later, resets the connection (RFC 9293 §3.6.1). A connection of ours whose SYN was not
+    /// answered yet ends at once, and what was queued is lost. On a listener this is [`Stack::close_listener`]; on a
+    /// deferred request it has no effect: [`Stack::refuse_deferred`] answers that.
     pub fn close(&mut self, now: Instant, id: SocketId) {
         let Some(sock) = self.resolve(id) else { return };
         match sock {
@@ -621,7 +623,7 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Ends it at once: RST, and `MP_FASTCLOSE` where MPTCP is in use. The id is released; what was
-    /// not read or not sent is lost.
+    /// not read or not sent is lost. No effect on listeners and deferred requests.
     pub fn abort(&mut self, now: Instant, id: SocketId) {
         let Some(sock) = self.resolve(id) else { return };
         self.detach(sock);
@@ -647,7 +649,8 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Gives the id of an ended connection back. On one that has not ended this is `close` without
-    /// the end of the stream: the connection lives on until its peer ends it.
+    /// the end of the stream: the connection lives on until its peer ends it. A datagram socket is closed. No effect on
+    /// listeners and deferred requests.
     pub fn release(&mut self, id: SocketId) {
         let Some(sock) = self.resolve(id) else { return };
         if let Sock::Udp(idx) = sock {

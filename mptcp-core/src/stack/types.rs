@@ -48,8 +48,8 @@ bitflags::bitflags! {
         const WRITABLE = 1 << 3;
         /// The peer will send no more (its FIN or `DATA_FIN` is in order).
         const READ_CLOSED = 1 << 4;
-        /// The connection ended, in order or not (`Socket::error` says which). The id stays valid
-        /// until `release`.
+        /// The connection ended, in order or not ([`super::Stack::error`] says which). The id stays valid
+        /// until [`super::Stack::release`].
         const CLOSED = 1 << 5;
         /// A relay moved octets, or a peer acknowledged some, since the last event (at most once a
         /// second per relay).

@@ -29,7 +29,7 @@ use mptcp_core::event_log;
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::stack::{ConnectionInfo, Listen, Ready, SocketId, Stack};
 use mptcp_core::time::Instant;
-use mptcp_tun::{Clock, RouteTable, TunConfig, TunDevice, TunLoop, TunPort};
+use mptcp_tun::{Clock, RESERVE, RouteTable, TunConfig, TunDevice, TunLoop, TunPort};
 use nix::sched::{CloneFlags, unshare};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -79,7 +79,9 @@ impl Echo {
                 backup: false,
             })
             .collect();
-        let memory: Box<dyn BufPool<HeapBuf> + Send> = Box::new(pool.clone());
+        // What is kept leaves buffers for what passes through.
+        let kept = pool.clone().with_reserve(RESERVE);
+        let memory: Box<dyn BufPool<HeapBuf> + Send> = Box::new(kept);
         let mut stack = Stack::new(config, now, memory);
         let mut listeners = Vec::new();
         for access in &ACCESSES {

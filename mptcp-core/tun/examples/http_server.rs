@@ -15,7 +15,7 @@ use mptcp_core::driver::Application;
 use mptcp_core::error::{RecvError, SendError};
 use mptcp_core::stack::{Listen, Ready, SocketId, Stack};
 use mptcp_core::time::Instant;
-use mptcp_tun::{Clock, RouteTable, TunConfig, TunDevice, TunLoop, TunPort};
+use mptcp_tun::{Clock, RESERVE, RouteTable, TunConfig, TunDevice, TunLoop, TunPort};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
@@ -173,7 +173,9 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
     }
     let clock = Clock::start();
     let pool = HeapPool::new(65_536, 1700);
-    let boxed: Box<dyn BufPool<HeapBuf> + Send> = Box::new(pool.clone());
+    // What is kept leaves buffers for what passes through.
+    let kept = pool.clone().with_reserve(RESERVE);
+    let boxed: Box<dyn BufPool<HeapBuf> + Send> = Box::new(kept);
     let mut stack = Stack::new(config, clock.now(), boxed);
     let mut listeners = Vec::new();
     for addr in addresses {

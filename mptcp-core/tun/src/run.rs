@@ -81,8 +81,9 @@ pub struct TunLoop<D> {
 
 impl<D: PacketDevice> TunLoop<D> {
     /// `ports` become `PortId(0)`, `PortId(1)` and so on. `routes` decide for packets whose flow
-    /// names no port. `pool` must be made for the largest MTU and bounds the memory of packets; what
-    /// a stack copies application data into should be a pool of its own, or one can starve the other.
+    /// names no port. `pool` must be made for the largest MTU and bounds the memory of packets. What a stack
+    /// keeps its data in should be a pool of its own, or a handle of this one that leaves it [`RESERVE`]
+    /// ([`HeapPool::with_reserve`]): else one can starve the other.
     /// `clock` is where `now` comes from: give the same to whatever else talks to the worker.
     ///
     /// # Errors

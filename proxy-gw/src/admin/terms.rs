@@ -456,9 +456,14 @@ fn read_access_rates(
     value: &Value,
     rates: &mut BTreeMap<usize, u64>,
 ) -> Result<(), String> {
-    let expected = "expected an object of ports and their rates";
-    let Value::Object(entries) = value else {
-        return Err(format!("access_rates = {value}: {expected}"));
+    let expected = "expected null, or an object of ports and their rates";
+    let entries = match value {
+        Value::Null => {
+            rates.clear();
+            return Ok(());
+        }
+        Value::Object(entries) => entries,
+        _ => return Err(format!("access_rates = {value}: {expected}")),
     };
     for (name, value) in entries {
         let key = format!("access_rates.{name}");

@@ -97,7 +97,7 @@ pub struct Driver {
     pub cores: Vec<u16>,
     /// Whether the EAL uses hugepages.
     pub hugepages: Hugepages,
-    /// Memory of the EAL, MiB.
+    /// Packet memory, MiB: the EAL's, or of the buffers between TUN devices.
     pub memory_mb: u32,
     /// What a DPDK shard does that finds nothing to do.
     pub idle: Idle,
@@ -507,12 +507,14 @@ impl Config {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if self.socks5.auth == Auth::None && !self.users.is_empty() {
-            warnings.push(
-                "socks5.auth = \"none\" lets everybody in although users are configured; \
-                 set socks5.auth = \"password\""
-                    .to_owned(),
-            );
+        for (front_end, entry) in [(FrontEnd::Socks5, &self.socks5), (FrontEnd::Http, &self.http)] {
+            if entry.auth == Auth::None && !entry.listen.is_empty() && !self.users.is_empty() {
+                let name = front_end.name();
+                warnings.push(format!(
+                    "{name}.auth = \"none\" lets everybody in although users are configured; \
+                     set {name}.auth = \"password\""
+                ));
+            }
         }
         if !self.transparent.ports.is_empty() && self.mptcp.path_manager == PathManagerKind::Server
         {

@@ -8,8 +8,10 @@ use dpdk_io::Offload;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 
-/// Ports the TUN driver tells apart: the last [`mptcp_core::buf::PortId`] means "routed".
-const TUN_PORTS: usize = 255;
+/// Addresses that have an id by which clients know them, over all ports; a stack takes no more.
+const MAX_ADDRESSES: usize = 254;
+/// Ports of the TUN driver: each has an address.
+const TUN_PORTS: usize = MAX_ADDRESSES;
 
 /// A port whose parts still know where they were written.
 pub(super) struct PlacedPort {
@@ -53,6 +55,12 @@ impl PlacedPort {
         self.addresses.iter().any(|address| address.value.contains(&peer))
     }
 
+    /// Whether a next hop may be there: in a subnet, or link-local where the port has IPv6.
+    fn may_lead_to(&self, hop: IpAddr) -> bool {
+        let has_v6 = self.addresses.iter().any(|address| address.value.addr().is_ipv6());
+        self.is_on_link(hop) || has_v6 && is_link_local(hop)
+    }
+
     fn owns(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.value.addr() == address)
     }
@@ -92,6 +100,10 @@ pub(super) fn read_ports(root: &mut Section<'_>, kind: DriverKind, problems: &Pr
     check_unique(ports.iter().map(|port| &port.name), problems);
     check_unique(ports.iter().map(|port| &port.device), problems);
     check_addresses(&ports, problems);
+    // Of too many ports enough is said.
+    if written <= most {
+        check_number(&ports, problems);
+    }
     Ports { complete: written > 0 && ports.len() == written, all: ports }
 }
 
@@ -157,7 +169,7 @@ fn check_gateways(port: &PlacedPort, problems: &Problems) {
             gateway.refuse(problems, "at most one gateway per address family");
         } else if port.owns(gateway.value) {
             gateway.refuse(problems, "this is our own address; name the router behind the port");
-        } else if !port.is_on_link(gateway.value) && !is_link_local(gateway.value) {
+        } else if !port.may_lead_to(gateway.value) {
             gateway.refuse(problems, "a gateway must be inside one of the port's subnets");
         }
     }
@@ -173,6 +185,14 @@ fn check_addresses(ports: &[PlacedPort], problems: &Problems) {
         if let Some(first) = seen.insert(address.value.addr(), &address.key) {
             address.refuse(problems, &format!("the address is already used by {first}"));
         }
+    }
+}
+
+/// Reports the first address that is one too many.
+fn check_number(ports: &[PlacedPort], problems: &Problems) {
+    if let Some(first_over) = ports.iter().flat_map(|port| &port.addresses).nth(MAX_ADDRESSES) {
+        let expected = format!("at most {MAX_ADDRESSES} addresses over all ports");
+        first_over.refuse(problems, &expected);
     }
 }
 
@@ -258,7 +278,7 @@ fn check_next_hop(
         via.refuse(problems, &format!("not of the same address family as {}", to.value));
     } else if port.owns(via.value) {
         via.refuse(problems, "this is our own address; name the next router");
-    } else if !port.is_on_link(via.value) && !is_link_local(via.value) {
+    } else if !port.may_lead_to(via.value) {
         let name = &port.name.value;
         via.refuse(problems, &format!("the next hop must be inside a subnet of port {name:?}"));
     }
@@ -398,7 +418,7 @@ fn mac_address(value: &Value, kind: DriverKind) -> Result<Option<[u8; 6]>, Strin
     Ok(Some(octets))
 }
 
-/// Work that a device may do; a TUN device offers none of it.
+/// Work that a device may do; of a TUN device `tso` means pieces in both directions.
 fn offload(value: &Value) -> Result<Offload, String> {
     let words = [Offload::Auto, Offload::Off].map(|offload| (offload.name(), offload));
     super::reader::choose(value, &words)

@@ -144,11 +144,13 @@ const NO_HELP: &str = "the EAL would print its help and end the process; remove 
 
 /// Refuses what this program passes to the EAL itself, abbreviated forms (`getopt_long`) included.
 fn eal_argument(value: &Value) -> Result<String, String> {
-    const LONG: [(&str, &str); 6] = [
+    const LONG: [(&str, &str); 8] = [
         ("lcores", "driver.cores"),
         ("main-lcore", "driver.cores"),
+        ("master-lcore", "driver.cores"),
         ("coremask", "driver.cores"),
         ("no-huge", "driver.hugepages"),
+        ("legacy-mem", "driver.hugepages"),
         ("socket-mem", "driver.memory_mb"),
         ("socket-limit", "driver.memory_mb"),
     ];

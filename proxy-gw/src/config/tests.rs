@@ -294,6 +294,9 @@ fn the_driver_section_is_checked() {
         ("-m512", "driver.memory_mb"),
         ("--no-huge", "driver.hugepages"),
         ("--no-hu", "driver.hugepages"),
+        // What the driver would refuse at the start.
+        ("--legacy-mem", "driver.hugepages"),
+        ("--master-lcore=1", "driver.cores"),
     ] {
         let message = refused(&format!("driver.eal=['{argument}']"));
         assert!(message.ends_with(&format!("use {setting}")), "{message}");
@@ -354,6 +357,10 @@ fn ports_are_checked() {
         (
             "port.0.gateway=['10.2.0.1']",
             "port.0.gateway.0 = \"10.2.0.1\": a gateway must be inside one of the port's subnets",
+        ),
+        (
+            "port.0.gateway=['fe80::1']",
+            "port.0.gateway.0 = \"fe80::1\": a gateway must be inside one of the port's subnets",
         ),
         (
             "port.0.gateway=['10.1.0.1']",
@@ -425,7 +432,7 @@ fn port_names_and_devices_are_unique_and_complete() {
 
 #[test]
 fn a_driver_takes_so_many_ports() {
-    for (kind, most) in [("dpdk", 64), ("tun", 255)] {
+    for (kind, most) in [("dpdk", 64), ("tun", 254)] {
         let text = |count: usize| {
             let mut text = MINIMAL.replace("\"tun\"", &format!("\"{kind}\""));
             for n in 1..count {
@@ -440,6 +447,21 @@ fn a_driver_takes_so_many_ports() {
         assert!(message.ends_with(&expected), "{message}");
         assert!(message.contains(&format!(": port.{most}")), "{message}");
     }
+}
+
+/// What a stack would refuse once the driver runs is known before.
+#[test]
+fn there_are_as_many_addresses_as_have_an_id() {
+    let text = |count: u8| {
+        let own: Vec<String> = (1..=count).map(|n| format!("\"10.1.0.{n}/16\"")).collect();
+        MINIMAL.replace("\"10.1.0.1/24\"", &own.join(", "))
+    };
+    let config = parse("gw.toml", &text(254), &[]).unwrap();
+    assert!(crate::run::stack_config(&config, [7; 32]).is_ok());
+    assert_eq!(
+        problems(&text(255)),
+        "gw.toml:6: port.0.addresses.254 = \"10.1.0.255/16\": at most 254 addresses over all ports"
+    );
 }
 
 #[test]
@@ -599,6 +621,28 @@ fn users_are_checked_and_hashes_never_repeated() {
         "gw.toml:9: user.0.password_hash: missing; every [[user]] has a name and a password_hash\n\
          gw.toml:10: user.0.name = \"\": expected 1 to 255 bytes (RFC 1929)"
     );
+}
+
+#[test]
+fn who_lets_everybody_in_beside_users_is_named() {
+    let user = "[[user]]\nname = 'a'\npassword_hash = '$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21l$iWh06vD8Fy27wf9npn6FXWiCX4K6pW6Ue1Bnzz07Z8A'\n";
+    let warnings = |set: &[&str]| {
+        let text = MINIMAL.to_owned() + user;
+        parse("gw.toml", &text, &settings(set)).unwrap().warnings()
+    };
+    let of = |name: &str| {
+        format!(
+            "{name}.auth = \"none\" lets everybody in although users are configured; \
+             set {name}.auth = \"password\""
+        )
+    };
+    let password = "socks5.auth='password'";
+    assert_eq!(warnings(&[]), [of("socks5")]);
+    assert!(warnings(&[password]).is_empty());
+    // Who does not listen lets nobody in.
+    let only_http = ["socks5.listen=[]", "http.listen=['10.1.0.1:8080']"];
+    assert_eq!(warnings(&only_http), [of("http")]);
+    assert!(warnings(&[&only_http[..], &["http.auth='password'"]].concat()).is_empty());
 }
 
 #[test]

@@ -95,6 +95,12 @@ fn changes_are_merged_and_answered_with_what_is_in_force() {
         (&json!("unlimited"), &json!("1Mbit"), &Value::Null, &json!({"wifi": "2Mbit"}))
     );
     assert_eq!(changed, json_of(at(&path, "GET /users/b%20c", "")));
+    let changed = patch("/users/b%20c", json!({"access_rates": null}));
+    assert_eq!(
+        (&changed["upload_rate"], &changed["access_rates"]),
+        (&json!("1Mbit"), &json!({})),
+        "null takes away all of them"
+    );
     let changed = patch("/listeners/convert", json!({"profile": "shares"}));
     assert_eq!(changed["profile"], "shares");
     assert_eq!(patch("/listeners/socks5", json!({}))["profile"], "wifi-first");
@@ -145,7 +151,12 @@ fn what_is_wrong_with_a_change_is_said_and_changes_nothing() {
             "400",
             "access_rates.dsl: no such port; there are lte, wifi",
         ),
-        ("PATCH /users/a", "{\"access_rates\":7}", "400", "access_rates = 7: expected an object"),
+        (
+            "PATCH /users/a",
+            "{\"access_rates\":7}",
+            "400",
+            "access_rates = 7: expected null, or an object",
+        ),
         ("PATCH /users/a", "[1]", "400", "expected an object with what changes"),
         ("PATCH /users/a", "{\"rate\":", "400", ""),
         ("PATCH /users/nobody", "{}", "404", "\"nobody\": there is none of that name"),
