@@ -128,6 +128,7 @@ impl<B: PacketBuf> Stack<B> {
                         subflow.signal(Signal::Fail { dsn, answer: true, told: false });
                     }
                 }
+                TcpOption::Mptcp(MptcpOption::Dss(dss)) if maps_nothing(segment, &dss) => {}
                 TcpOption::Mptcp(MptcpOption::Dss(Dss { mapping: Some(mapping), .. }))
                     if mapping.len == 0 =>
                 {
@@ -250,9 +251,10 @@ impl<B: PacketBuf> Stack<B> {
         seen.dss = true;
         let Some(tcb) = self.tcbs.get_mut(idx) else { return Effect::None };
         let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
-        connection.passage.hear(dss.mapping.is_some_and(|mapping| mapping.len == 0));
+        let mapping = dss.mapping.filter(|_| !maps_nothing(segment, dss));
+        connection.passage.hear(mapping.is_some_and(|mapping| mapping.len == 0));
         take_data_ack(tcb, connection, segment, dss, seen);
-        let Some(mapping) = dss.mapping.filter(|_| !segment.refused) else { return Effect::None };
+        let Some(mapping) = mapping.filter(|_| !segment.refused) else { return Effect::None };
         if mapping.len == 0 {
             // RFC 8684 §3.3.1: an infinite mapping.
             self.stats.infinite_map_rx += 1;
@@ -453,6 +455,14 @@ impl<B: PacketBuf> Stack<B> {
             Effect::Checksum(offset) => self.checksum_failed(now, owner, idx, offset),
         }
     }
+}
+
+/// A mapping concerns the segment that carries it (RFC 8684 §3.3.1): one of no octets, in an acknowledgement
+/// that has none either, says nothing. What ends the use of mappings comes with text (§3.7) or the end of
+/// the stream, or alone from who has nothing to send.
+fn maps_nothing(segment: &Segment, dss: &Dss) -> bool {
+    let empty = dss.mapping.is_some_and(|mapping| mapping.len == 0);
+    empty && dss.data_ack.is_some() && segment.seq_len() == 0
 }
 
 /// The `DATA_ACK` of a DSS, with the window beside it.

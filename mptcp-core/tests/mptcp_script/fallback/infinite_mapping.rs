@@ -169,7 +169,7 @@ fn t111_a_fallback_that_makes_room_says_so() {
             let mut seg = flow.seg();
             if infinitely {
                 let data_ack = keys.ack(sent).data_ack;
-                seg = seg.dss(Dss { data_ack, ..infinite(&keys, 0, 1) });
+                seg = seg.dss(Dss { data_ack, ..infinite(&keys, 0, 1) }).data(b"raw");
             }
             script.send(&flow, &seg);
             assert!(script.fallback(id).is_some());

@@ -2,8 +2,9 @@
 
 use super::Exchange;
 use crate::harness::*;
+use mptcp_core::config::PathManagerKind;
 use mptcp_core::mptcp::FallbackReason;
-use mptcp_core::wire::{CapableFlags, Version};
+use mptcp_core::wire::{CapableFlags, Dss, Version};
 
 /// Options pass in the handshake and are dropped from the first data on.
 #[test]
@@ -140,5 +141,64 @@ fn a_path_that_becomes_the_preferred_one_repeats_what_was_not_taken() {
             &["1 P. 21:31(10) ack 101 <dss dackW=103 dsn4=21 ssn=21 dll=10, nop, nop>"],
         );
         x.script.expect_stream(x.id, 0, 102);
+    });
+}
+
+/// A DSS whose mapping has no octets, beside a `DATA_ACK` of `acked` octets.
+fn empty(keys: &Keys, offset: u64, ssn: u32, acked: u64) -> Dss {
+    Dss { data_ack: keys.ack(acked).data_ack, ..keys.map(offset, ssn, 0) }
+}
+
+/// An acknowledgement has nothing to map, and a mapping of nothing in it ends nothing.
+#[test]
+fn an_acknowledgement_that_maps_nothing_is_an_acknowledgement() {
+    both(|v| {
+        let mut x = Exchange::server(v);
+        let keys = x.keys();
+        x.write(0, 1000, &["P. 1:1001(1000) ack 1 <dss dackW=1 dsn4=1 ssn=1 dll=1000, nop, nop>"]);
+        x.peer(0, x.seg(0).dss(empty(&keys, 0, 1, 1000)), &[]);
+        x.write(
+            1000,
+            1000,
+            &["P. 1001:2001(1000) ack 1 <dss dackW=1 dsn4=1001 ssn=1001 dll=1000, nop, nop>"],
+        );
+        x.peer(0, x.seg(0).dss(empty(&keys, 0, 1, 2000)), &[]);
+        x.peer_data(0, 0, 2000, 10, &[". 2001:2001(0) ack 11 <dss dackW=11>"]);
+        x.write(
+            2000,
+            1000,
+            &["P. 2001:3001(1000) ack 11 <dss dackW=11 dsn4=2001 ssn=2001 dll=1000, nop, nop>"],
+        );
+        // Its numbers need not be right either.
+        x.peer(0, x.seg(0).dss(empty(&keys, 9, 1, 3000)), &[]);
+        x.script.expect_stream(x.id, 0, 10);
+        assert_eq!(x.script.fallback(x.id), None);
+        assert_eq!(x.script.counters().infinite_map_rx, 0);
+        x.close(&[". 3001:3001(0) ack 11 <dss dackW=11 dsn4=3001 ssn=0 dll=1 fin, nop, nop>"]);
+        x.peer_acks(0, 3001, &[]);
+
+        // Beside another subflow it does not cost its own.
+        let mut x = Exchange::server(v);
+        let keys = x.keys();
+        x.peer_data(0, 0, 0, 2, &[". 1:1(0) ack 3 <dss dackW=3>"]);
+        let join = x.join(false);
+        x.peer(join, x.seg(join).dss(empty(&keys, 2, 1, 0)), &[]);
+        x.peer_data(join, 2, 0, 2, &["1 . 1:1(0) ack 3 <dss dackW=5>"]);
+        x.script.expect_stream(x.id, 0, 4);
+    });
+}
+
+/// Nor does it end a join that is under way.
+#[test]
+fn an_acknowledgement_that_maps_nothing_ends_no_join() {
+    both(|v| {
+        let mut x = Exchange::client_with(v, |c| {
+            c.mptcp.path_manager = PathManagerKind::Fullmesh;
+        });
+        let keys = x.keys();
+        let syn = "1 S 0:0(0) <mss 1460, nop, nop, sackOK, nop, wscale 7, mpjoin id=2>";
+        x.peer(0, x.seg(0).dss(empty(&keys, 0, 1, 0)), &[syn]);
+        x.peer(0, x.seg(0).dss(empty(&keys, 0, 1, 0)), &[]);
+        assert_eq!(x.script.fallback(x.id), None);
     });
 }
