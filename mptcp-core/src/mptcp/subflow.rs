@@ -363,6 +363,17 @@ impl Subflow {
         self.rare.joining.as_ref().map_or(0, |joining| joining.tries)
     }
 
+    /// What the last acknowledgement should have said had no room there and is still to be said.
+    pub(crate) fn owes_dss(&self) -> bool {
+        self.marks.contains(Marks::DSS_MISSED)
+    }
+
+    /// The acknowledgement that just went out was for the sake of its signal alone: another one with a `DATA_ACK`
+    /// would say nothing new (RFC 8684 §3.3.2), and to the peer's TCP it would be a duplicate.
+    pub(crate) fn forgo_dss(&mut self) {
+        self.marks.remove(Marks::DSS_MISSED);
+    }
+
     /// An option waits that an acknowledgement should carry.
     fn pending(&self) -> bool {
         match self.stage {

@@ -36,6 +36,7 @@ impl<B: PacketBuf> Tcb<B> {
         emission: Emission<'_, B>,
     ) -> bool {
         let syn = emission.flags.contains(TcpFlags::SYN);
+        let owed = self.subflow.as_ref().is_some_and(|subflow| subflow.owes_dss());
         let (options, sack_told) = self.options(env, data, &emission);
         let payload = emission.payload.filter(|_| !syn || !self.is_early_withdrawn());
         let (prior_edge, prior_window) = (self.rcv_adv, self.last_window);
@@ -64,6 +65,7 @@ impl<B: PacketBuf> Tcb<B> {
         }
         let news = self.last_ack_sent != self.rcv_nxt || self.last_window != prior_window;
         let repeats = bare && emission.flags == TcpFlags::ACK && emission.seq == self.snd_nxt;
+        let awaited = news || owed || self.wants_ack();
         self.counters.segs_out = self.counters.segs_out.wrapping_add(1);
         if emission.fresh {
             self.flags.remove(TcbFlags::CWR);
@@ -87,6 +89,9 @@ impl<B: PacketBuf> Tcb<B> {
         }
         if let Some(subflow) = &mut self.subflow {
             subflow.options_sent(env.stats);
+            if !awaited {
+                subflow.forgo_dss();
+            }
             if news || repeats {
                 subflow.acknowledged(env.now, news, self.rtt.rto());
             }

@@ -5,7 +5,7 @@ use crate::harness::*;
 use core::net::IpAddr;
 use mptcp_core::config::PathManagerKind;
 use mptcp_core::mptcp::key;
-use mptcp_core::wire::{AddAddr, OptionWriter, Version};
+use mptcp_core::wire::{AddAddr, CapableFlags, CapableForm, OptionWriter, TcpFlags, Version};
 
 /// The peer's announcement.
 fn announce(keys: &Keys, address_id: u8, addr: IpAddr, port: Option<u16>) -> Vec<u8> {
@@ -41,6 +41,47 @@ fn an_announcement_is_echoed_before_any_data() {
     x.peer_acks(0, 100, &[]);
     x.peer(0, x.seg(0).raw(&[30, 4, 0x40, 12]), &[]);
     x.close(&[". 101:101(0) ack 1 <dss dack8=1 dsn4=101 ssn=0 dll=1 fin, nop, nop>"]);
+}
+
+/// Beside timestamps a long echo leaves no room for the `DATA_ACK`: it follows where there is news, and nowhere else.
+#[test]
+fn an_echo_without_room_for_the_data_ack_stands_alone() {
+    let v = Version::V1;
+    let stamp = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0];
+    let (mut x, _) = Exchange::opening(v, |c| c.tcp.timestamps = true);
+    let syn_ack = x.flows[0].syn().acks(x.flows[0].rcv_nxt).flags(TcpFlags::SYN | TcpFlags::ACK);
+    let option = capable(v, CapableFlags::HMAC, CapableForm::Key(PEER_KEY));
+    let third = x.script.send(&x.flows[0], &syn_ack.raw(&stamp).opt(&option));
+    x.flows[0].snd_nxt = x.flows[0].isn.wrapping_add(1);
+    let Some(CapableForm::Keys { sender, .. }) = third[0].capable().map(|c| c.form) else {
+        panic!("{third:?}")
+    };
+    x.keys = Some(Keys { peer: PEER_KEY, stack: sender, checksum: false, version: v });
+    x.peer_acks(0, 0, &[]);
+    let v6 = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
+    let option = announce(&x.keys(), 12, v6(1), None);
+    let echo = ". 1:1(0) ack 1 <nop, nop, TS, add id=12 2001:db8::1 echo>";
+    x.peer(0, x.seg(0).raw(&option), &[echo]);
+    x.wait(1_000, &[]);
+
+    let payload = stream(0, 100);
+    let data = x.keys().data(&x.flows[0], 0, 0, &payload);
+    let data = x.seg(0).dss(data).data(&payload);
+    x.flows[0].snd_nxt += 100;
+    let option = announce(&x.keys(), 13, v6(2), None);
+    let behind = x.seg(0).raw(&option);
+    x.script.inject_burst(&[(&x.flows[0], &data), (&x.flows[0], &behind)]);
+    let out = x.script.out();
+    x.says(
+        &out,
+        &[
+            ". 1:1(0) ack 101 <nop, nop, TS, add id=13 2001:db8::2 echo>",
+            ". 1:1(0) ack 101 <nop, nop, TS, dss dack8=101>",
+        ],
+    );
+    x.script.expect_stream(x.id, 0, 100);
+    x.close(&[". 1:1(0) ack 101 <nop, nop, TS, dss dack8=101 dsn4=1 ssn=0 dll=1 fin, nop, nop>"]);
+    x.peer_acks(0, 1, &[]);
 }
 
 /// With a wrong HMAC it proves nothing and is not answered: the keys still go out.
