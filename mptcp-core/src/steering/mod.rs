@@ -288,7 +288,8 @@ impl Steering {
     }
 
     /// The owner of a flow whose home is here. What has an owner keeps it until that one says otherwise: a
-    /// SYN is easily forged, and must not lead away what is there.
+    /// SYN is easily forged, and must not lead away what is there. Nor must one for which nobody has vouched lead away
+    /// what came after it: a connection of ours whose port was guessed.
     #[inline]
     fn owner(
         &mut self,
@@ -298,7 +299,10 @@ impl Steering {
         is_known: impl FnOnce(&Tuple) -> bool,
     ) -> u8 {
         let owner = match self.table.find(now, tuple) {
-            Some(owner) => owner,
+            Some((owner, confirmed)) => {
+                let stays = !confirmed && is_known(tuple);
+                if stays { self.own } else { owner }
+            }
             None => match packet::join_token(tcp) {
                 None => return self.own,
                 Some(token) => self.owner_of_join(now, tuple, token, is_known),

@@ -137,9 +137,9 @@ impl Table {
         }
     }
 
-    /// The owner of a flow, which counts as used.
+    /// The owner of a flow, which counts as used, and whether that one has confirmed it.
     #[inline]
-    pub(super) fn find(&mut self, now: Instant, tuple: &Tuple) -> Option<u8> {
+    pub(super) fn find(&mut self, now: Instant, tuple: &Tuple) -> Option<(u8, bool)> {
         if self.index.is_empty() {
             return None;
         }
@@ -149,11 +149,13 @@ impl Table {
         }
         let idx = self.position(self.hash(&words), tuple)?;
         let entry = self.entries.get_mut(idx)?;
-        if now.since(entry.moved) >= GRAIN && self.confirmed.remove(idx) {
+        let confirmed = self.confirmed.contains(idx);
+        if confirmed && now.since(entry.moved) >= GRAIN {
             entry.moved = now;
+            self.confirmed.remove(idx);
             self.confirmed.push_back(idx);
         }
-        Some(entry.owner)
+        Some((entry.owner, confirmed))
     }
 
     /// Adds a flow that is not there, unconfirmed; true when another one had to go.
@@ -277,6 +279,7 @@ mod tests {
             let now = Instant::from_millis(1);
             let mut table = Table::new(64, 64, &mut Rng::from_seed([5; 32]));
             let mut known = BTreeMap::new();
+            let owner_of = |table: &mut Table, n| table.find(now, &flow(n)).map(|(owner, _)| owner);
             for (n, step, owner) in steps {
                 let tuple = flow(n);
                 let there = known.contains_key(&n);
@@ -295,10 +298,10 @@ mod tests {
                     }
                     _ => {}
                 }
-                prop_assert_eq!(table.find(now, &tuple), known.get(&n).copied());
+                prop_assert_eq!(owner_of(&mut table, n), known.get(&n).copied());
             }
             for n in 0..400 {
-                prop_assert_eq!(table.find(now, &flow(n)), known.get(&n).copied());
+                prop_assert_eq!(owner_of(&mut table, n), known.get(&n).copied());
             }
             let full: usize = table.filter.cells.iter().map(|count| usize::from(*count)).sum();
             prop_assert_eq!(full, known.len());

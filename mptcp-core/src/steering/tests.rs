@@ -273,6 +273,28 @@ fn a_syn_leads_away_nothing_that_is_there() {
     }
 }
 
+/// As a connection of the home's own does, to a server in whose name a join was asked for that nobody knows.
+#[test]
+fn a_join_that_nobody_has_confirmed_leads_away_nothing_that_came_after_it() {
+    for server in [SERVER, SERVER_V6] {
+        let server = addr(server);
+        let layout = Layout::new(4).unwrap();
+        let peer = peer_with_home(&layout, server, 2, 0);
+        let flow = tuple(server, peer);
+        let known = |other: &Tuple| *other == flow;
+        let mut home = steering(4, 2, 8, 8);
+        assert_eq!(home.arrived(at(1), &join(peer, server, 1, Version::V1), |_| false), 1);
+        let answered = TcpFlags::SYN | TcpFlags::ACK;
+        let answer = segment(peer, server, answered, &OptionWriter::new());
+        assert_eq!(home.arrived(at(2), &answer, known), 2);
+        assert_eq!(home.forwarded(at(2), &text(peer, server), known), 2);
+        assert_eq!(home.stats().sent_to_owner, 1);
+        // What its owner has said is so.
+        home.apply(at(3), &SteeringNote { home: 2, owner: 1, tuple: flow, joined: true });
+        assert_eq!(home.arrived(at(3), &text(peer, server), known), 1);
+    }
+}
+
 #[test]
 fn what_is_gone_stays_at_home_and_only_the_owner_says_so() {
     let server = addr(SERVER);
