@@ -54,6 +54,7 @@ impl<B: PacketBuf> Stack<B> {
     fn handle_packet(&mut self, now: Instant, packet: B, behind: &[B]) {
         let Some(packet) = self.take_usual(now, packet, behind) else { return };
         let Ok(header) = IpHeader::parse(packet.data()) else {
+            self.demux.note_broken(packet.data());
             return self.stats.drop(DropReason::IpMalformed);
         };
         if self.local_address(header.dst).is_none() && !self.passes(&header) {
@@ -103,16 +104,18 @@ impl<B: PacketBuf> Stack<B> {
         self.stats.in_segs += 1;
         packet.truncate(header.total_len);
         let meta = packet.rx_meta();
-        packet.trim_front(header.header_len);
         // A port that found it wrong may have misread the packet: bad news is checked. The sum of the text is
         // wanted again when it is passed on.
         let mut text_sum = None;
         if meta.checksum != RxChecksum::Good {
-            text_sum = checksum::verified_text(header.src, header.dst, packet.data());
+            let tcp = packet.data().get(header.header_len..).unwrap_or_default();
+            text_sum = checksum::verified_text(header.src, header.dst, tcp);
             if text_sum.is_none() {
+                self.demux.note_broken(packet.data());
                 return self.stats.drop(DropReason::TcpChecksum);
             }
         }
+        packet.trim_front(header.header_len);
         let (segment, tuple, tcp_len) = match TcpSegment::parse(packet.data()) {
             Ok(view) => {
                 let tuple = Tuple {

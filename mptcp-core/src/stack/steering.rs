@@ -7,7 +7,7 @@
 use super::Stack;
 use super::demux::{Demux, Flow};
 use crate::buf::PacketBuf;
-use crate::steering::{Sharding, SteeringNote};
+use crate::steering::{self, Sharding, SteeringNote};
 use crate::tcp::Tuple;
 use alloc::collections::VecDeque;
 
@@ -90,6 +90,17 @@ impl Demux {
     pub(super) fn note_stray(&mut self, tuple: &Tuple) {
         if let Some(shard) = &mut self.shard {
             shard.note(tuple);
+        }
+    }
+
+    /// An IP packet is dropped unread. Its home has read more of it, and may have led it here: by the token of a join
+    /// whose checksum is wrong.
+    #[cold]
+    pub(super) fn note_broken(&mut self, packet: &[u8]) {
+        if self.shard.is_some()
+            && let Some(tuple) = steering::ends_of(packet)
+        {
+            self.note_stray(&tuple);
         }
     }
 }

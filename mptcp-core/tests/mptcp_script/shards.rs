@@ -5,12 +5,16 @@
 
 use crate::harness::*;
 use core::net::{IpAddr, SocketAddr};
+use mptcp_core::buf::HeapBuf;
 use mptcp_core::config::{EphemeralPorts, Limits, StackConfig};
 use mptcp_core::error::OpenError;
 use mptcp_core::stack::{Connect, Listen};
+use mptcp_core::stats::DropReason;
 use mptcp_core::steering::{Layout, Sharding, SteeringNote, Tuple};
 use mptcp_core::udp::UdpOptions;
-use mptcp_core::wire::{CapableFlags, MpJoin, MptcpOption, TcpFlags, Version};
+use mptcp_core::wire::{
+    CapableFlags, IpEmit, MpJoin, MptcpOption, TcpFlags, Version, checksum, set_checksum,
+};
 
 const H: CapableFlags = CapableFlags::HMAC;
 
@@ -244,6 +248,42 @@ fn the_home_of_a_join_that_comes_to_nothing_hears_of_it() {
         assert_eq!(script.stack.occupancy().requests, 0);
         assert_told(&mut script, &flow, false);
     });
+}
+
+/// Its token has led it here before anybody looked at a checksum.
+#[test]
+fn the_home_of_a_join_that_is_broken_hears_of_it() {
+    let mut script = second_of_four(Version::V1);
+    let flow = Flow::new(peer_of(1, at(A2, PORT)), at(A2, PORT));
+    let mut tcp = vec![0; 20];
+    tcp[..2].copy_from_slice(&flow.peer.port().to_be_bytes());
+    tcp[2..4].copy_from_slice(&flow.local.port().to_be_bytes());
+    (tcp[12], tcp[13]) = (8 << 4, TcpFlags::SYN.bits());
+    tcp.extend([30, 12, 0x10, 2, 0, 0, 0, 2, 0, 0, 0, 7]);
+    let sum = checksum::tcp_checksum(flow.peer.ip(), flow.local.ip(), &tcp);
+    set_checksum(&mut tcp, sum);
+    let ip = IpEmit {
+        src: flow.peer.ip(),
+        dst: flow.local.ip(),
+        protocol: 6,
+        traffic_class: 0,
+        hop_limit: 64,
+        payload_len: tcp.len(),
+        identification: 0,
+        dont_fragment: true,
+    };
+    let mut packet = vec![0; ip.header_len()];
+    ip.emit(&mut packet);
+    packet.extend(tcp);
+    // That of the segment, and that of the header in front of it.
+    for (place, reason) in [(36, DropReason::TcpChecksum), (10, DropReason::IpMalformed)] {
+        let mut broken = packet.clone();
+        broken[place] ^= 1;
+        script.stack.handle_burst(script.now, &mut vec![HeapBuf::from_slice(&broken)]);
+        assert_eq!(script.counters().dropped(reason), 1);
+        assert!(script.out().is_empty());
+        assert_told(&mut script, &flow, false);
+    }
 }
 
 /// A flow that ends here leads its successor astray once.
