@@ -5,6 +5,7 @@ use super::tree::Value;
 use core::net::SocketAddr;
 use core::time::Duration;
 use mptcp_core::config::EphemeralPorts;
+use mptcp_core::steering::{Layout, MAX_SHARDS};
 
 /// BIND of SOCKS5 (RFC 1928 §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +28,12 @@ impl Bind {
     }
 }
 
-/// `listen`: where front ends listen.
-pub(super) fn read(mut section: Section<'_>, mut listen: impl Iterator<Item = SocketAddr>) -> Bind {
+/// `listen`: where front ends listen; `shards`: those that clients may be on.
+pub(super) fn read(
+    mut section: Section<'_>,
+    mut listen: impl Iterator<Item = SocketAddr>,
+    shards: usize,
+) -> Bind {
     let default = EphemeralPorts { first: 61_000, last: 61_999 };
     let bind = Bind {
         waiting: section.integer("waiting", 0..=100_000, 0),
@@ -43,8 +48,26 @@ pub(super) fn read(mut section: Section<'_>, mut listen: impl Iterator<Item = So
             "a front end listens at {at}, within ports = \"{first}-{last}\"; choose others"
         ));
     }
+    if let Some(ports) = bind.listening()
+        && !all_have_one(ports, shards)
+    {
+        let EphemeralPorts { first, last } = ports;
+        let why = format!(
+            "\"{first}-{last}\" has no port for some of the {shards} shards of driver.cores; \
+             {MAX_SHARDS} ports are enough for all"
+        );
+        section.refuse_key("ports", &why);
+    }
     section.finish();
     bind
+}
+
+/// Whether each shard can be reached at one of the ports ([`Layout::with_listening`]).
+fn all_have_one(EphemeralPorts { first, last }: EphemeralPorts, shards: usize) -> bool {
+    // Too many are refused elsewhere.
+    let Some(layout) = u8::try_from(shards).ok().and_then(Layout::new) else { return true };
+    let ports = (first..=last).take(usize::from(MAX_SHARDS));
+    (0..layout.shards()).all(|shard| ports.clone().any(|port| layout.shard_of_port(port) == shard))
 }
 
 fn ports(value: &Value) -> Result<EphemeralPorts, String> {

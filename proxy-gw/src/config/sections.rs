@@ -38,7 +38,7 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
     let front_ends = read_front_ends(&mut root, &ports, (&names, needed), problems);
     let listen = [&front_ends.socks5, &front_ends.http, &front_ends.convert.entry];
     let listen = listen.into_iter().flat_map(|entry| entry.listen.iter().copied());
-    let bind = super::bind::read(root.section("bind"), listen);
+    let bind = super::bind::read(root.section("bind"), listen, driver.cores.len());
     let transparent =
         super::transparent::read(transparent, &ports, &routes, (&names, &bind), problems);
     let users = read_users(&mut root, &names, &ports, problems);

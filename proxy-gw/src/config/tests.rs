@@ -788,3 +788,30 @@ fn ports_to_wait_at_are_set_aside() {
     let full = parse("gw.toml", FULL, &[]).unwrap();
     assert_eq!(full.bind.listening().map(|ports| ports.count()), Some(100));
 }
+
+/// Who comes goes to the shard that the port names: a shard without a port has no BIND.
+#[test]
+fn every_shard_has_a_port_to_wait_at() {
+    for (shards, ports, fine) in [
+        (1, "61001-61001", true),
+        (4, "61001-61004", true),
+        (4, "61001-61003", false),
+        // Ports are told apart by their last six bits, of which 48 shards have not the same number each.
+        (48, "61024-61071", false),
+        (48, "61024-61087", true),
+        (64, "61000-61062", false),
+    ] {
+        let cores = format!("driver.cores={:?}", vec![0; shards]);
+        let range = format!("bind.ports='{ports}'");
+        let set = settings(&[&cores, "bind.waiting=1", &range]);
+        let said = parse("gw.toml", FULL, &set).err();
+        assert_eq!(said.is_none(), fine, "{shards} {ports}: {said:?}");
+        if let Some(said) = said {
+            let why = format!("bind.ports: \"{ports}\" has no port for some of the {shards} shards");
+            assert!(said[0].to_string().contains(&why), "{said:?}");
+        }
+    }
+    // Nobody waits.
+    let set = settings(&["driver.cores=[0,0]", "bind.waiting=0", "bind.ports='61001-61001'"]);
+    assert!(parse("gw.toml", FULL, &set).is_ok());
+}
