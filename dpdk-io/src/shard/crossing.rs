@@ -162,6 +162,7 @@ impl<B: PacketBuf> Crossing<B> {
             && flow(packet.data()).is_some_and(|tuple| worker.has_flow(&tuple))
         {
             to = self.own;
+            self.steering.stays();
         }
         self.put(to, packet, packets, counters);
     }

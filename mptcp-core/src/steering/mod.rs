@@ -251,6 +251,12 @@ impl Steering {
         }
     }
 
+    /// A packet that [`Steering::arrived`] was about to send home stays here: this shard is its owner, and a rule of the
+    /// port has brought it.
+    pub const fn stays(&mut self) {
+        self.stats.sent_home = self.stats.sent_home.saturating_sub(1);
+    }
+
     /// Takes what an owner told this shard.
     pub fn apply(&mut self, now: Instant, note: &SteeringNote) {
         if note.joined {

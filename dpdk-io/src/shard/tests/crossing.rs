@@ -280,6 +280,7 @@ fn where_ports_have_rules_homes_ask_for_them_and_owners_keep_what_they_bring() {
     bed.arrives(owner, 0, port, ACK);
     bed.turns(3);
     assert_eq!((bed.arrived(owner).len(), bed.counters(owner).handed_over.value()), (1, 1));
+    assert_eq!(bed.counters(owner).sent_home.value(), 1, "of those handed over");
 
     // What it no longer has goes home, rule or not.
     bed.shards[usize::from(owner)].1.flows.clear();
