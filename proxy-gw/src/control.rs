@@ -175,6 +175,15 @@ impl ShardHandle {
         answer.await.map_err(|_| Unreachable)
     }
 
+    /// Hands over what is in force if the mailbox has room for it now; what is answered is told when every session
+    /// goes by it.
+    #[must_use]
+    pub fn offer_policies(&self, in_force: Arc<InForce>) -> Option<oneshot::Receiver<()>> {
+        let (done, told) = oneshot::channel();
+        self.send(Command::Policies { in_force, done }).ok()?;
+        Some(told)
+    }
+
     /// Hands over what is in force, as soon as the mailbox has room for it; what is answered is told when
     /// every session goes by it.
     ///

@@ -101,7 +101,15 @@ impl Terms {
         }
         in_time(async {
             let mut told = Vec::with_capacity(shards.len());
+            let mut others = Vec::new();
             for shard in shards {
+                match shard.offer_policies(Arc::clone(&next)) {
+                    Some(done) => told.push(done),
+                    None => others.push(shard),
+                }
+            }
+            // Who has no room, or has ended, keeps it from nobody else.
+            for shard in others {
                 told.push(shard.set_policies(Arc::clone(&next)).await?);
             }
             for done in told {

@@ -276,11 +276,13 @@ fn a_shard_that_has_ended_is_told_of_and_a_full_mailbox_is_waited_for() {
     assert_eq!((status.as_str(), answers.join().unwrap()), ("200", 1));
     drop(admin);
     let (mut source, _shard) = crate::admin::tests::source(&Arc::new(AtomicBool::new(true)));
-    source.shards = vec![handle];
+    let (living, hears) = mailbox(Arc::new(|| {}));
+    source.shards = vec![handle, living];
     let _admin = Admin::start(&[AdminAddress::Unix(scratch.socket())], source).unwrap();
     let (status, said) = at(&scratch.socket(), "PATCH /users/a", "{\"rate\":\"1Mbit\"}");
     assert_eq!(status, "503", "{said}");
     assert!(said.contains("does not answer"), "{said}");
+    assert!(matches!(hears.poll(), Some(Command::Policies { .. })), "the others hear of it");
     let user = json_of(at(&scratch.socket(), "GET /users/a", ""));
     assert_eq!(user["rate"], "1Mbit", "it is in force for whoever hears of it");
 }
