@@ -1,9 +1,11 @@
 //! What the shards of a gateway count together: limits are the gateway's, whichever shard a client's
 //! packets lead to. Looked at when a session begins or ends and when credentials are checked, without locks.
 
+use super::convert::error_limiter;
 use super::per_client::{Clients, PerClient};
 use crate::auth::Limiter;
 use crate::config::Config;
+use crate::front_end::convert::Cookies;
 use crate::policies::InForce;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use mptcp_core::rng::Rng;
@@ -20,6 +22,8 @@ pub struct Common {
     numbered: AtomicU64,
     limiter: Limiter,
     policies: Arc<InForce>,
+    cookies: Cookies,
+    convert_errors: Limiter,
 }
 
 /// So many at a time.
@@ -66,6 +70,8 @@ impl Common {
             limiter: Limiter::new(key),
             clients: Clients::new(config, rng),
             policies,
+            cookies: Cookies::new(rng),
+            convert_errors: error_limiter(rng),
         }
     }
 
@@ -107,5 +113,15 @@ impl Common {
 
     pub(crate) fn limiter(&self) -> &Limiter {
         &self.limiter
+    }
+
+    /// Of Convert clients, wherever their connections lead.
+    pub(super) fn cookies(&self) -> &Cookies {
+        &self.cookies
+    }
+
+    /// Error messages that each Convert client may have.
+    pub(super) fn convert_errors(&self) -> &Limiter {
+        &self.convert_errors
     }
 }

@@ -5,7 +5,7 @@ use super::handshake::read;
 use super::{EndReason, Farewell, Gateway};
 use crate::auth::Limiter;
 use crate::config::{Config, CookiePolicy};
-use crate::front_end::convert::{self, Asked, Cookies, Worth};
+use crate::front_end::convert::{self, Asked, Worth};
 use crate::front_end::{Failure, FrontEnd};
 use crate::shard::Shard;
 use core::net::IpAddr;
@@ -20,24 +20,25 @@ use mptcp_core::time::Instant;
 const ERROR_BURST: u32 = 50;
 const ERROR_REFILL: Duration = Duration::from_millis(200);
 
-/// What all Convert clients share.
+/// What holds each client to so many; one for all shards.
+pub(super) fn error_limiter(rng: &mut Rng) -> Limiter {
+    let mut key = [0; 16];
+    rng.fill(&mut key);
+    Limiter::with_rate(key, ERROR_BURST, ERROR_REFILL)
+}
+
+/// What is configured for Convert clients. What is kept of them is in [`super::Common`].
 pub(super) struct Converter {
-    cookies: Cookies,
     policy: CookiePolicy,
-    errors: Limiter,
     /// Ports that only exits use.
     external: Vec<PortId>,
 }
 
 impl Converter {
-    pub(super) fn new(config: &Config, rng: &mut Rng) -> Self {
-        let mut key = [0; 16];
-        rng.fill(&mut key);
+    pub(super) fn new(config: &Config) -> Self {
         let ports = (0u8..).take(config.ports.len());
         Self {
-            cookies: Cookies::new(rng),
             policy: config.convert.cookie,
-            errors: Limiter::with_rate(key, ERROR_BURST, ERROR_REFILL),
             external: ports
                 .filter(|idx| !config.is_access(usize::from(*idx)))
                 .map(PortId)
@@ -64,10 +65,10 @@ impl Gateway {
         }
         if self.converter.policy == CookiePolicy::Require {
             let shown = asked.cookie.as_deref();
-            match self.converter.cookies.check(now, client, shown) {
+            match self.common.cookies().check(now, client, shown) {
                 Worth::Good => {}
                 Worth::Missing => {
-                    let cookie = self.converter.cookies.make(now, client);
+                    let cookie = self.common.cookies().make(now, client);
                     let reply = convert::missing_cookie(&cookie);
                     return self.refuse(now, shard, idx, EndReason::CookieMissing, &reply);
                 }
@@ -107,7 +108,7 @@ impl Gateway {
             return true;
         }
         let Some((client, _)) = self.origin(shard, idx) else { return true };
-        let allowed = self.converter.errors.take(now, client);
+        let allowed = self.common.convert_errors().take(now, client);
         self.counters.convert_errors_limited += u64::from(!allowed);
         allowed
     }
@@ -161,7 +162,8 @@ impl Gateway {
             (_, None) => return shard.abort(now, inner),
         }
         let client = origin.or_else(|| Some(shard.info(inner)?.remote));
-        let allowed = client.is_some_and(|client| self.converter.errors.take(now, client.ip()));
+        let errors = self.common.convert_errors();
+        let allowed = client.is_some_and(|client| errors.take(now, client.ip()));
         let opened = match origin {
             Some(_) if allowed => shard.open_deferred(now, inner),
             Some(_) => None,

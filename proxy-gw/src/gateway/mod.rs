@@ -168,7 +168,7 @@ impl Gateway {
             policies: Arc::clone(common.policies()),
             walk: None,
             common,
-            converter: Converter::new(config, rng),
+            converter: Converter::new(config),
             sessions: Slab::with_capacity(capacity),
             high_water: 0,
             deadlines: Deadlines::new(capacity, durations),

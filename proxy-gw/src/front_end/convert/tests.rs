@@ -123,7 +123,7 @@ fn cookies_are_of_an_address() {
     use core::time::Duration;
     use mptcp_core::rng::Rng;
     use mptcp_core::time::Instant;
-    let mut cookies = Cookies::new(&mut Rng::from_seed([1; 32]));
+    let cookies = Cookies::new(&mut Rng::from_seed([1; 32]));
     let (mine, other): (IpAddr, IpAddr) =
         ("10.0.0.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
     let now = Instant::from_millis(5);

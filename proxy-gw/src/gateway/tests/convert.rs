@@ -444,6 +444,44 @@ fn a_cookie_is_given_and_asked_for() {
     assert_eq!(said(&mut world, info)[6], 3);
 }
 
+/// A client's next connection is another shard's, mostly.
+#[test]
+fn a_cookie_is_good_on_every_shard() {
+    let mut shards = World::shards(4, &["convert.cookie='require'"]);
+    let request = ask(&mut shards[0], &base());
+    let heard = said(&mut shards[0], request);
+    let cookie = &heard[8..];
+    let tlv = [&[22, 5, 0, 0][..], cookie].concat();
+    let shown = message(&[tlv, connect([10, 9, 0, 2], 80, &[])].concat());
+    for world in &mut shards[..2] {
+        ask(world, &shown);
+        assert_eq!(world.shard.connects.len(), 1);
+    }
+    // Keys change at the same time on all of them, whenever each is asked for the first time.
+    for world in &mut shards {
+        world.pass_s(13 * 3600);
+        let before = world.shard.connects.len();
+        ask(world, &shown);
+        assert_eq!(world.shard.connects.len(), before + 1);
+    }
+    for world in &mut shards {
+        world.pass_s(12 * 3600);
+        let late = ask(world, &shown);
+        assert_eq!(said(world, late), error(&[32, 0]));
+    }
+}
+
+#[test]
+fn errors_are_limited_over_all_shards() {
+    let mut shards = World::shards(4, &[]);
+    let text = [&[2], &base()[1..]].concat();
+    for n in 0..80 {
+        ask(&mut shards[n % 4], &text);
+    }
+    let limited = shards.iter().map(|world| world.gateway.counters().convert_errors_limited);
+    assert_eq!(limited.sum::<u64>(), 30);
+}
+
 #[test]
 fn draining_ends_what_waits() {
     let mut world = World::new();
