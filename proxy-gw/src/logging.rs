@@ -78,9 +78,21 @@ fn write_all(lines: &Receiver<Message>) {
 }
 
 impl Logger {
-    fn enqueue(&self, line: String) {
+    /// Writes one line, behind one that says how many were lost before it.
+    fn write(&self, level: Level, target: &str, text: &str) {
+        let now = SystemTime::now();
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let text = format!("{lost} log lines were lost: stderr is too slow");
+            self.enqueue(line(self.format, now, Level::Warn, module_path!(), &text), lost);
+        }
+        self.enqueue(line(self.format, now, level, target, text), 1);
+    }
+
+    /// Where there is no room, so many are lost with it.
+    fn enqueue(&self, line: String, lost: u64) {
         if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Line(line)) {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.lost.fetch_add(lost, Ordering::Relaxed);
         }
     }
 }
@@ -98,14 +110,7 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let now = SystemTime::now();
-        let lost = self.lost.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            let text = format!("{lost} log lines were lost: stderr is too slow");
-            self.enqueue(line(self.format, now, Level::Warn, module_path!(), &text));
-        }
-        let text = record.args().to_string();
-        self.enqueue(line(self.format, now, record.level(), record.target(), &text));
+        self.write(record.level(), record.target(), &record.args().to_string());
     }
 
     fn flush(&self) {
@@ -155,5 +160,25 @@ mod tests {
         assert_eq!(value["level"], "info");
         assert_eq!(value["time"], "2023-11-14T22:13:20.123Z");
         assert_eq!(json.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn lost_lines_are_counted_until_somebody_is_told() {
+        let (queue, lines) = bounded(1);
+        let logger = Logger { format: LogFormat::Text, queue, lost: AtomicU64::new(0) };
+        let next = || match lines.try_recv() {
+            Ok(Message::Line(line)) => line,
+            _ => panic!("no line"),
+        };
+        for text in ["fits", "does not", "does not", "does not"] {
+            logger.write(Level::Info, "proxy_gw::x", text);
+        }
+        assert!(next().ends_with("fits\n"));
+        logger.write(Level::Info, "proxy_gw::x", "behind what is said of those");
+        let told = next();
+        assert!(told.contains(" 3 log lines were lost"), "{told}");
+        logger.write(Level::Info, "proxy_gw::x", "next");
+        let told = next();
+        assert!(told.contains(" 1 log lines were lost"), "{told}");
     }
 }

@@ -114,6 +114,8 @@ pub fn exchange(data: &[u8]) {
         traced: std::env::var_os("PLAIT_TRACE").is_some(),
     };
     between.run(&mut input);
+    let failed = between.ends.iter().any(|end| end.failed);
+    assert!(!failed || between.faults > 0, "nothing was done to packets: {:?}", between.infos());
     for end in between.ends {
         end.bench.finish();
     }

@@ -29,6 +29,8 @@ pub fn fragments(data: &[u8]) {
     let (mut fragments, mut malformed) = (0, 0);
     // Octets that were changed.
     let mut wrong = BTreeSet::new();
+    // Where datagrams end, as their last fragments say.
+    let mut ends_of = BTreeSet::new();
     while !input.is_empty() {
         let choice = input.u8();
         let (is_v4, host, id) = (choice & 1 == 0, choice >> 1 & 7, u32::from(choice >> 4 & 3));
@@ -70,6 +72,9 @@ pub fn fragments(data: &[u8]) {
             continue;
         }
         fragments += 1;
+        if !part.more {
+            ends_of.insert((is_v4, host, id, part.offset + len));
+        }
         if !is_fragment(&packet) {
             malformed += 1;
         }
@@ -91,6 +96,8 @@ pub fn fragments(data: &[u8]) {
         let header = IpHeader::parse(bytes).expect("a packet");
         assert!(!header.fragment && header.total_len == bytes.len());
         assert_eq!((header.src, header.dst, header.protocol), (ends[0], ends[1], UDP));
+        let whole_len = header.total_len - header.header_len;
+        assert!(ends_of.contains(&(is_v4, host, id, whole_len)), "it ends at {whole_len}");
         for (at, value) in bytes[header.header_len..].iter().enumerate() {
             let right = octet(host, id, at);
             let was_sent = *value == right ^ 0x55 && wrong.contains(&(is_v4, host, id, at));

@@ -146,6 +146,9 @@ impl Sender {
             let flow = self.peer.flows.iter().position(|f| f.peer == packet.dst);
             let Some(which) = flow else { continue };
             self.flows[which].reset |= packet.flags.contains(TcpFlags::RST);
+            // Plain TCP has no mapping that could be lost.
+            let plain = self.peer.keys.kind.version.is_none();
+            assert!(!plain || !self.flows[which].reset, "nothing calls for a RST");
             // A RST that answers what nobody knows acknowledges nothing.
             if !packet.flags.contains(TcpFlags::ACK) {
                 continue;

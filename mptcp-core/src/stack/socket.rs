@@ -33,6 +33,7 @@ impl<B: PacketBuf> Stack<B> {
         if !known || local.port() == 0 {
             return Err(OpenError::BadAddress);
         }
+        let local = crate::udp::plain(local);
         if self.listening.contains_key(&local) {
             return Err(OpenError::AddressInUse);
         }

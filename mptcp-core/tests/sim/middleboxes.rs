@@ -205,13 +205,15 @@ fn syns_with_the_option_that_are_dropped_mean_plain_tcp() {
 #[test]
 fn syns_that_come_twice_are_one_handshake() {
     let mut world = world(2, ChecksumPolicy::Accept, false);
-    for path in [0, 1] {
-        let box_ = Placed { path, kind: Kind::Syns(SynFate::Double) };
-        let _position = box_.install(&mut world, 1);
-    }
+    let doubles = |path| Placed { path, kind: Kind::Syns(SynFate::Double) };
+    let positions = [0, 1].map(|path| doubles(path).install(&mut world, 1));
     let report = run_with(&mut world, true, 1 << 20, 1 << 20, LIMIT, |_| {});
     checked(&world);
     kept(&report);
+    for (path, position) in world.paths.clone().into_iter().zip(positions) {
+        let met = world.net.middlebox::<SynFilter>(path, position).expect("it").met();
+        assert!(met >= 2, "{met} SYNs were doubled");
+    }
     assert_eq!(world.server.stack.counters().mp_join_ack_rx, 1);
 }
 

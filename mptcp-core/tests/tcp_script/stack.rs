@@ -25,6 +25,18 @@ fn nobody_listening_means_reset_at_the_right_numbers() {
     assert_eq!(s.dropped(DropReason::ListenerState), 2);
 }
 
+/// A link-local address may be written with a scope, which no packet repeats.
+#[test]
+fn a_listener_is_found_whatever_scope_it_was_given() {
+    let mut s = Script::new(|_| {});
+    s.add_leg("[fd00::1]:80", "[fd00::2]:4000", Peer::default());
+    let scoped = "[fd00::1%3]:80".parse().expect("an address with a scope");
+    s.listener = Some(s.stack.listen(scoped, &Listen::default()).expect("a free address"));
+    s.peer_opens();
+    let again = s.stack.listen("[fd00::1]:80".parse().expect("an address"), &Listen::default());
+    assert_eq!(again, Err(OpenError::AddressInUse));
+}
+
 /// Requests of two listeners, one by one; one of them timed out, and one was completed.
 #[test]
 fn a_listener_takes_its_own_requests_along_and_no_others() {

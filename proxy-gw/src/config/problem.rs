@@ -1,6 +1,6 @@
 //! Complaints about a configuration: each names the place, the key, the value and the remedy.
 
-use core::fmt;
+use core::fmt::{self, Write as _};
 
 /// Where a key or value was written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,11 +76,17 @@ impl Problem {
 }
 
 impl fmt::Display for Problem {
+    /// Keys and settings may hold anything: control characters are shown escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.origin {
-            Some(origin) => write!(f, "{origin}: {}", self.text),
-            None => f.write_str(&self.text),
+        let origin = self.origin.as_ref().map(|origin| format!("{origin}: ")).unwrap_or_default();
+        for character in origin.chars().chain(self.text.chars()) {
+            if character.is_control() {
+                write!(f, "{}", character.escape_default())?;
+            } else {
+                f.write_char(character)?;
+            }
         }
+        Ok(())
     }
 }
 

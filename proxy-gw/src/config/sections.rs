@@ -32,6 +32,7 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
     let driver = read_driver(root.section("driver"));
     let ports = read_ports(&mut root, driver.kind, problems);
     let routes = read_routes(&mut root, driver.kind, &ports, problems);
+    let routes_complete = routes.len() == root.written("route");
     let (profiles, names) = read_profiles(&mut root, &ports, problems);
     let transparent = root.section("transparent");
     let needed = transparent.lacks("ports");
@@ -69,7 +70,8 @@ pub(super) fn read(root: &Node, problems: &Problems) -> Config {
     root.finish();
     let exits = Exits::new(&config);
     for server in &servers {
-        if ports_complete && exits.local_address(server.value.ip()).is_err() {
+        let complete = ports_complete && routes_complete;
+        if complete && exits.local_address(server.value.ip()).is_err() {
             server.refuse(problems, "no [[route]] and no port of the gateway leads there");
         }
     }
@@ -375,6 +377,8 @@ fn read_listen(section: &mut Section<'_>, usual_port: u16) -> Vec<Placed<SocketA
     let listen = section.list("listen", |value| {
         let expected = format!("expected an address and port, such as \"10.1.0.1:{usual_port}\"");
         let address: SocketAddr = parsed(value, &expected)?;
+        // Without a scope: packets do not say it, and the address is one of a port.
+        let address = SocketAddr::new(address.ip(), address.port());
         if address.port() == 0 { Err(expected) } else { Ok(address) }
     });
     listen.unwrap_or_default()

@@ -581,6 +581,16 @@ fn protocol_settings_are_checked() {
 }
 
 #[test]
+fn a_complaint_is_one_line_whatever_it_quotes() {
+    let text = format!("\"a\\nb\" = 1\n{MINIMAL}");
+    assert!(problems(&text).starts_with("gw.toml:1: a\\nb: unknown key; "));
+    let set = settings(&["log.level=a\nb"]);
+    let refused = parse("gw.toml", MINIMAL, &set).unwrap_err()[0].to_string();
+    assert!(refused.starts_with("--set log.level=a\\nb: log.level = \"a\\nb\": "), "{refused}");
+    assert!(!refused.contains(char::is_control), "{refused:?}");
+}
+
+#[test]
 fn listeners_are_on_addresses_of_ours() {
     assert_eq!(
         refused("socks5.listen=['10.7.0.1:1080']"),
@@ -589,6 +599,15 @@ fn listeners_are_on_addresses_of_ours() {
     assert_eq!(
         refused("socks5.listen=['10.1.0.1:1080','10.1.0.1:1080']"),
         "socks5.listen.1 = \"10.1.0.1:1080\": the same as socks5.listen.0; keep one of them"
+    );
+    let scoped =
+        ["port.0.addresses=['fe80::1/64']", "socks5.listen=['[fe80::1%3]:1080','[fe80::1]:1080']"];
+    assert_eq!(
+        parse("gw.toml", MINIMAL, &settings(&scoped)).unwrap_err()[0].to_string(),
+        format!(
+            "--set {}: socks5.listen.1 = \"[fe80::1]:1080\": the same as socks5.listen.0; keep one of them",
+            scoped[1]
+        )
     );
     assert_eq!(
         refused("socks5.listen=['10.1.0.1:0']"),
@@ -650,6 +669,8 @@ fn hashes_are_not_repeated_with_the_setting_they_came_by() {
     let text = MINIMAL.to_owned() + "[[user]]\nname = 'a'\n";
     for setting in [
         "user.0.password_hash=hunter2",
+        "user.0.password=hunter2",
+        "user=[{ name = 'a', password = 'hunter2' }]",
         "user=[{ name = 'a', password_hash = 'hunter2' }]",
         "user=[{ name = 'a', password_hash = 'hunter2'",
     ] {
@@ -722,6 +743,18 @@ fn no_text_panics() {
         let _ = parse("f", &text, &[]);
         let _ = parse("f", FULL, &[set]);
     });
+}
+
+#[test]
+fn what_follows_from_another_mistake_is_not_said() {
+    let text = "[driver]\nkind = 'tun'\n[[port]]\nname = 'a'\n[[port]]\nname = 'b'\n\
+                [transparent]\nports = ['a', 'b']\n";
+    assert!(!problems(text).contains("transparent"), "{}", problems(text));
+    let route = "route=[{ to = '10.9.0.0', port = 'p' }]";
+    let set = settings(&[route, "dns.servers=['10.9.0.53']"]);
+    let all = parse("gw.toml", MINIMAL, &set).unwrap_err();
+    let [one] = all.as_slice() else { panic!("{all:#?}") };
+    assert!(one.to_string().contains("route.0.to = \"10.9.0.0\": "), "{one}");
 }
 
 #[test]

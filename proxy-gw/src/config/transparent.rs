@@ -46,7 +46,9 @@ pub(super) fn read(
     let mut seen = Vec::new();
     for port in &named.unwrap_or_default() {
         let idx = port.value.idx;
-        if seen.contains(&idx) {
+        if idx >= ports.all.len() {
+            // One that was left out: what is wrong with it was said.
+        } else if seen.contains(&idx) {
             port.refuse(problems, "named twice; once is enough");
         } else if routes.iter().any(|route| route.port == idx) {
             port.refuse(

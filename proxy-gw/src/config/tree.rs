@@ -148,7 +148,12 @@ pub(super) fn apply_set(root: &mut Node, setting: &str) -> Result<(), Problem> {
 /// As complaints name it: without what a password is checked against, which may be the password itself by mistake.
 fn shown(setting: &str) -> String {
     match split_setting(setting) {
-        Some((key, _)) if setting.contains("password_hash") => format!("{key}=(hidden)"),
+        Some((key, _))
+            if setting.contains("password_hash")
+                || key.starts_with("user") && setting.contains("password") =>
+        {
+            format!("{key}=(hidden)")
+        }
         _ => setting.to_owned(),
     }
 }

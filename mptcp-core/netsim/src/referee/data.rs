@@ -105,12 +105,12 @@ impl DataLevel {
         });
     }
 
-    /// The host sent a DATA_ACK and a window.
-    pub(super) fn send_ack(&mut self, data_ack: WireSeq, window: u64, faults: &mut Faults) {
-        let Some(remote) = self.remote else { return };
+    /// The host sent a DATA_ACK and a window. False when it cannot be judged: the peer's key is not known.
+    pub(super) fn send_ack(&mut self, data_ack: WireSeq, window: u64, faults: &mut Faults) -> bool {
+        let Some(remote) = self.remote else { return false };
         let Some(ack) = position(data_ack, remote.idsn, self.last_ack) else {
             faults.add(Rule::DataAckAdvances, format!("{data_ack:?} lies before the stream"));
-            return;
+            return true;
         };
         faults.require(ack >= self.last_ack, Rule::DataAckAdvances, || {
             format!("DATA_ACK went back from position {} to {ack}", self.last_ack)
@@ -127,6 +127,7 @@ impl DataLevel {
         });
         self.last_ack = self.last_ack.max(ack);
         self.last_edge = self.last_edge.max(edge);
+        true
     }
 
     /// A mapping of positions up to `end` reached the host; `fin` when DATA_FIN is the last of them.

@@ -216,7 +216,6 @@ impl Referee {
         self.with_flow(now, (node, local, remote), opens, faults, |flow, context| {
             flow.sent(&segment, &seen, matches!(ip.src, IpAddr::V6(_)), context);
         });
-        self.judged.payload_bytes += segment.payload.len() as u64;
     }
 
     fn learn(&mut self, now: u64, node: NodeId, packet: &[u8]) {
@@ -271,6 +270,7 @@ impl Referee {
             max_connections: self.limits.flows,
             faults,
             freed: 0,
+            payload_bytes: 0,
             data_bytes: 0,
             data_acks: 0,
             checksums: 0,
@@ -280,6 +280,7 @@ impl Referee {
         let before = flow.held() + held_by(id, context.connections);
         look(flow, &mut context);
         self.judged.segments += 1;
+        self.judged.payload_bytes += context.payload_bytes;
         self.judged.data_bytes += context.data_bytes;
         self.judged.data_acks += context.data_acks;
         self.judged.checksums += context.checksums;
@@ -335,9 +336,17 @@ fn held_by(id: Option<u64>, connections: &mut Connections) -> usize {
     id.and_then(|id| connections.get(id)).map_or(0, |data| data.held())
 }
 
-/// Checksums of what is not TCP.
+/// Lengths and checksums of what is not TCP.
 fn check_other(ip: &IpPacket<'_>, faults: &mut Faults) {
     let plain = checksum::sum(ip.payload);
+    if ip.protocol == protocol::UDP {
+        let field = ip.payload.get(4..).and_then(<[u8]>::first_chunk);
+        let announced = field.map_or(0, |field| usize::from(u16::from_be_bytes(*field)));
+        let whole = announced >= 8 && announced == ip.payload.len();
+        faults.require(whole, Rule::WellFormed, || {
+            format!("UDP announces {announced} bytes, the packet has {}", ip.payload.len())
+        });
+    }
     let (name, sum) = match ip.protocol {
         protocol::ICMP => ("ICMP", plain),
         protocol::ICMPV6 => ("ICMPv6", plain + ip.pseudo_header_sum()),

@@ -42,8 +42,21 @@ impl<'a> Seen<'a> {
                 Ok(TcpOption::Timestamps { tsval, tsecr }) => {
                     seen.timestamps.replace((tsval, tsecr)).is_some()
                 }
-                Ok(TcpOption::Mptcp(option)) => seen.add_mptcp(option),
-                Ok(TcpOption::Other { .. }) => false,
+                Ok(TcpOption::Mptcp(option)) => {
+                    if let MptcpOption::Other { subtype, data } = option {
+                        faults.require(may_be(subtype, data), Rule::WellFormed, || {
+                            format!("no MPTCP option of subtype {subtype} is {data:02x?}")
+                        });
+                    }
+                    seen.add_mptcp(option)
+                }
+                Ok(TcpOption::Other { kind, data }) => {
+                    // Those that are known have another length.
+                    faults.require(!matches!(kind, 2..=5 | 8 | 30), Rule::WellFormed, || {
+                        format!("no option of kind {kind} is {data:02x?}")
+                    });
+                    false
+                }
                 Err(error) => {
                     faults.add(Rule::WellFormed, error.to_string());
                     false
@@ -75,6 +88,20 @@ impl<'a> Seen<'a> {
             MptcpOption::Fastclose(key) => self.fastclose.replace(key).is_some(),
             MptcpOption::Other { .. } => false,
         }
+    }
+}
+
+/// Whether an MPTCP option that was not read has a length that its subtype has. Announcements of version 0
+/// have the family of the address in place of the flags.
+fn may_be(subtype: u8, data: &[u8]) -> bool {
+    let family = data.first().map_or(0, |lead| lead & 0x0f);
+    match (subtype, data.len()) {
+        (3, len) => matches!((family, len), (4, 6 | 8) | (6, 18 | 20)),
+        (4, len) => len >= 2,
+        (5, len) => matches!(len, 1 | 2),
+        (8, len) => len == 2,
+        (0..=2 | 6 | 7, _) => false,
+        _ => true,
     }
 }
 

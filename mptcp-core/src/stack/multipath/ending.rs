@@ -135,6 +135,8 @@ impl<B: PacketBuf> Stack<B> {
         }
         match phase {
             Phase::Connecting => {
+                // Only an error ends what is not there yet.
+                self.stats.internal_errors += u64::from(error.is_none());
                 let error = error.unwrap_or(ConnectionError::Internal);
                 self.connection_closed(now, owner, Some(error));
             }

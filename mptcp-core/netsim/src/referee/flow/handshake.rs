@@ -24,11 +24,17 @@ impl Flow {
             self.restart(segment.seq);
             self.own = options;
         }
+        if let (Some(held), Some(key)) = (self.own.key(), options.key()) {
+            context.faults.require(held == key, Rule::HandshakeRepeated, || {
+                format!("MP_CAPABLE has key {key:016x}, before it was {held:016x}")
+            });
+        }
         self.own.include(&options);
         self.opened_at = context.now;
         self.own_syn_window = segment.window;
         let data_end = 1 + segment.payload.len() as u64;
         self.compare(1, segment.payload, context.faults);
+        context.payload_bytes += segment.payload.len() as u64;
         self.snd_max = self.snd_max.max(data_end);
         self.check_timestamps(seen, None, context.faults);
         self.role = match (options.capable, options.join) {
@@ -77,6 +83,7 @@ impl Flow {
         self.own.include(&SynOptions::of(seen));
         self.opened_at = context.now;
         self.compare(1, segment.payload, context.faults);
+        context.payload_bytes += segment.payload.len() as u64;
         self.snd_max = self.snd_max.max(1 + segment.payload.len() as u64);
         self.reached = self.reached.max(1 + syn.payload_len);
         self.arrived.insert(0, 1 + syn.payload_len);

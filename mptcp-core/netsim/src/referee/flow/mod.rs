@@ -21,6 +21,8 @@ const MAX_SYNS: usize = 8;
 /// Mappings with incomplete data, and acknowledgements out of place, that a flow remembers.
 const MAX_UNCHECKED: usize = 64;
 const MAX_STRANGE_ACKS: usize = 64;
+/// TSvals that a flow remembers to match an echo with: a thousand milliseconds of most clocks.
+const MAX_TSVALS: usize = 1_024;
 /// How long a host may not answer the same SYN with another sequence number. Longer than a
 /// retransmission takes, shorter than any time after which half-open state may be dropped.
 const HANDSHAKE_MEMORY_NS: u64 = 30_000_000_000;
@@ -34,6 +36,8 @@ pub(super) struct Context<'a> {
     pub(super) faults: &'a mut Faults,
     /// Bytes given back by connections that made room for others.
     pub(super) freed: usize,
+    /// Octets compared with what was sent before.
+    pub(super) payload_bytes: u64,
     /// Octets and DATA_ACKs judged on the data level.
     pub(super) data_bytes: u64,
     pub(super) data_acks: u64,
@@ -63,6 +67,11 @@ impl SynOptions {
             capable: seen.capable,
             join: seen.join,
         }
+    }
+
+    /// The key that the SYN shows, in version 0.
+    fn key(&self) -> Option<u64> {
+        self.capable?.sender_key
     }
 
     /// A repeated SYN may leave options out; what any of them offered may be agreed on.
@@ -152,6 +161,10 @@ pub(super) struct Flow {
     edge_unscaled: bool,
     tsval_sent: Option<u32>,
     tsval_seen: Option<u32>,
+    /// The latest TSvals that arrived, each once in a row.
+    tsvals: VecDeque<u32>,
+    /// What was forgotten of them is not newer than this.
+    tsvals_forgotten: Option<u32>,
     local_key: Option<u64>,
     remote_key: Option<u64>,
     maps: Maps,

@@ -41,8 +41,7 @@ impl Flow {
             return;
         }
         if let Some(ack) = seen.dss.and_then(|dss| dss.data_ack) {
-            data.send_ack(ack, window, faults);
-            context.data_acks += 1;
+            context.data_acks += u64::from(data.send_ack(ack, window, faults));
         }
         let near = start - start.min(self.syn_data);
         let mapping = seen.dss.and_then(|dss| {
@@ -191,7 +190,7 @@ impl Flow {
         let (Some(sender), Some(receiver)) = (capable.sender_key, capable.receiver_key) else {
             return;
         };
-        let known = self.local_key.is_none_or(|key| key == sender);
+        let known = self.local_key.or(self.own.key()).is_none_or(|key| key == sender);
         let answered = self.remote_key.is_none_or(|key| key == receiver);
         context.faults.require(known && answered, Rule::KeyMatches, || {
             format!("MP_CAPABLE has keys {sender:016x} and {receiver:016x}, not those agreed on")

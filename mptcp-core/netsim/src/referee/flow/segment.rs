@@ -3,7 +3,7 @@
 
 use super::super::options::{Seen, widen};
 use super::super::violation::{Faults, Rule};
-use super::{Context, Flow, MAX_STRANGE_ACKS, Role};
+use super::{Context, Flow, MAX_STRANGE_ACKS, MAX_TSVALS, Role};
 use crate::packet::{TcpSegment, flag};
 
 impl Flow {
@@ -32,6 +32,7 @@ impl Flow {
             return;
         };
         self.check_text(start, segment, ipv6, context.faults);
+        context.payload_bytes += segment.payload.len() as u64;
         let window = self.scale(segment.window, self.own.window_scale);
         self.sent_mptcp(start, segment.payload, seen, window, context);
         self.check_window(ack, window, context.faults);
@@ -111,9 +112,10 @@ impl Flow {
                 format!("TSecr {tsecr} echoes no SYN that arrived")
             });
         } else if let Some(newest) = self.tsval_seen.filter(|_| !syn) {
-            let ahead = tsecr.wrapping_sub(newest).cast_signed() > 0;
-            faults.require(!ahead, Rule::TimestampAdvances, || {
-                format!("TSecr {tsecr}, the newest TSval that arrived is {newest}")
+            let mut known = self.tsvals.iter().rev();
+            let arrived = known.any(|tsval| *tsval == tsecr) || self.is_forgotten(tsecr);
+            faults.require(arrived, Rule::TimestampAdvances, || {
+                format!("TSecr {tsecr} did not arrive, the newest TSval that did is {newest}")
             });
         }
     }
@@ -268,7 +270,21 @@ impl Flow {
         u64::from(window) << shift.filter(|_| agreed).unwrap_or(0).min(14)
     }
 
-    pub(super) const fn note_tsval(&mut self, tsval: u32) {
+    /// This TSval may have arrived so long ago that nobody knows.
+    fn is_forgotten(&self, tsval: u32) -> bool {
+        self.tsvals_forgotten.is_some_and(|newest| tsval.wrapping_sub(newest).cast_signed() <= 0)
+    }
+
+    pub(super) fn note_tsval(&mut self, tsval: u32) {
+        if self.tsvals.back() != Some(&tsval) {
+            if self.tsvals.len() == MAX_TSVALS
+                && let Some(oldest) = self.tsvals.pop_front()
+                && !self.is_forgotten(oldest)
+            {
+                self.tsvals_forgotten = Some(oldest);
+            }
+            self.tsvals.push_back(tsval);
+        }
         match self.tsval_seen {
             Some(newest) if newest.wrapping_sub(tsval).cast_signed() > 0 => {}
             _ => self.tsval_seen = Some(tsval),

@@ -13,6 +13,19 @@ fn an_exempt_node_may_send_anything() {
 }
 
 #[test]
+fn what_is_not_judged_is_not_counted() {
+    let mut scene = Scene::connected(&[]);
+    // Of a connection that nobody saw begin.
+    let mut stray = a(1, 1).data(&[1; 100]);
+    stray.src.set_port(9);
+    scene.lose(stray);
+    scene.clean();
+    assert_eq!(scene.referee.seen().payload_bytes, 0);
+    scene.lose(a(1, 1).data(&[1; 100]));
+    assert_eq!(scene.referee.seen().payload_bytes, 100);
+}
+
+#[test]
 fn what_is_injected_towards_a_host_accuses_nobody() {
     let mut scene = Scene::connected(&[&MSS, &SCALE_7]);
     for packet in [

@@ -177,6 +177,20 @@ fn first_data_may_carry_the_keys() {
     scene.broke(Rule::DataAckAdvances);
 }
 
+/// Nobody knows what a DATA_ACK is about before the peer has shown its key.
+#[test]
+fn a_data_ack_that_cannot_be_judged_is_not_counted() {
+    let mut scene = Scene::new();
+    scene.pass(syn(&[&MSS, &CAPABLE_SYN]));
+    scene.pass(syn_ack(&[&MSS, &capable(&[KEY_B], None)]));
+    scene.lose(b(1, 1).option(&from_b(Some(1), None)));
+    scene.clean();
+    assert_eq!(scene.referee.seen().data_acks, 0);
+    scene.pass(a(1, 1).option(&capable(&[KEY_A, KEY_B], None)));
+    scene.lose(b(1, 1).option(&from_b(Some(1), None)));
+    assert_eq!(scene.referee.seen().data_acks, 1);
+}
+
 /// The SYN shows the key, and the third ACK may get lost; numbers and HMACs come from SHA-1 (RFC 6824 §3.1).
 #[test]
 fn version_0_is_judged_as_well() {
@@ -221,6 +235,27 @@ fn version_0_is_judged_as_well() {
     forged.pass(on_join(syn(&[&MSS, &join])));
     forged.lose(on_join(syn_ack(&[&MSS, &join_answer(hmac ^ 1)])));
     forged.broke(Rule::KeyMatches);
+}
+
+#[test]
+fn a_key_of_version_0_is_kept_from_the_syn_on() {
+    let key = |key: u64| [&[30, 12, 0x00, 0x01][..], &key.to_be_bytes()].concat();
+    let keys =
+        |own: u64| [&[30, 20, 0x00, 0x01][..], &own.to_be_bytes(), &KEY_B.to_be_bytes()].concat();
+    let mut repeated = Scene::new();
+    repeated.lose(syn(&[&key(KEY_A)]));
+    repeated.lose(syn(&[&key(KEY_A)]));
+    repeated.lose(syn(&[]));
+    repeated.clean();
+    repeated.lose(syn(&[&key(KEY_A + 1)]));
+    repeated.broke(Rule::HandshakeRepeated);
+    for (own, right) in [(KEY_A, true), (KEY_A + 1, false)] {
+        let mut confirmed = Scene::new();
+        confirmed.pass(syn(&[&key(KEY_A)]));
+        confirmed.pass(syn_ack(&[&key(KEY_B)]));
+        confirmed.lose(a(1, 1).option(&keys(own)));
+        if right { confirmed.clean() } else { confirmed.broke(Rule::KeyMatches) }
+    }
 }
 
 #[test]
@@ -271,6 +306,32 @@ fn keys_and_tokens_are_those_of_the_connection() {
     answer.extend([7; 12]);
     scene.lose(on_join(syn_ack(&[&answer])));
     scene.broke(Rule::KeyMatches);
+}
+
+#[test]
+fn known_options_have_the_lengths_they_can_have() {
+    let others: [&[u8]; 4] =
+        [&[30, 3, 0x50], &[30, 4, 0x80, 0], &[30, 4, 0x40, 3], &[30, 8, 0x34, 3, 192, 0, 2, 9]];
+    for option in others {
+        let mut scene = capable_scene();
+        scene.lose(a(1, 1).option(option));
+        scene.clean();
+    }
+    let wrong: [&[u8]; 7] = [
+        &[2, 3, 5],
+        &[8, 4, 0, 1],
+        &[30, 5, 0x20, 0, 0],
+        &[30, 11, 0x60, 0, 1, 2, 3, 4, 5, 6, 7],
+        // An announcement of version 1 without its proof.
+        &[30, 8, 0x30, 3, 192, 0, 2, 9],
+        &[30, 3, 0x40],
+        &[30, 5, 0x80, 0, 0],
+    ];
+    for option in wrong {
+        let mut scene = capable_scene();
+        scene.lose(a(1, 1).option(option));
+        scene.broke(Rule::WellFormed);
+    }
 }
 
 #[test]

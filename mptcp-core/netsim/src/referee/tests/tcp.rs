@@ -74,6 +74,19 @@ fn checksums_of_other_protocols() {
 }
 
 #[test]
+fn a_datagram_has_the_length_it_announces() {
+    use crate::packet::build::ip_packet;
+    for (announced, fine) in [(12, true), (11, false), (13, false)] {
+        let payload = vec![0, 7, 0, 9, 0, announced, 0, 0, 1, 2, 3, 4];
+        let (src, dst) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let packet = ip_packet(src, dst, protocol::UDP, payload, Some(6));
+        let mut scene = Scene::new();
+        scene.referee.observe(0, A, Point::Sent, &packet);
+        if fine { scene.clean() } else { scene.broke(Rule::WellFormed) }
+    }
+}
+
+#[test]
 fn a_hole_is_neither_acknowledged_nor_selected() {
     let holed = || {
         let mut scene = Scene::connected(&[&SACK_OK]);
@@ -363,6 +376,25 @@ fn timestamps_are_on_every_segment_and_go_forward() {
     scene.pass(syn(&[&timestamps(9, 0)]));
     scene.lose(syn_ack(&[&timestamps(700, 8)]));
     scene.broke(Rule::TimestampAdvances);
+}
+
+#[test]
+fn what_is_echoed_arrived_however_long_ago() {
+    let mut scene = stamped();
+    scene.pass(b(1, 1).option(&timestamps(705, 0)));
+    scene.pass(a(1, 1).option(&timestamps(5, 700)));
+    scene.pass(a(1, 1).option(&timestamps(5, 705)));
+    scene.clean();
+    // Between two that arrived.
+    scene.lose(a(1, 1).option(&timestamps(5, 703)));
+    scene.broke(Rule::TimestampAdvances);
+    let mut scene = stamped();
+    for tsval in 701..3_000 {
+        scene.pass(b(1, 1).option(&timestamps(tsval, 0)));
+    }
+    // What was forgotten is believed.
+    scene.lose(a(1, 1).option(&timestamps(5, 700)));
+    scene.clean();
 }
 
 fn sack(blocks: &[(u32, u32)]) -> Vec<u8> {
