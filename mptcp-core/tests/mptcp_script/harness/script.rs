@@ -111,6 +111,11 @@ impl Script {
         script
     }
 
+    /// As with a port that sends segments in one piece: those of a burst share their mapping.
+    pub(crate) fn join_segments(&mut self) {
+        self.tx = HeapTxQueue::new(64, self.tx_pool.clone()).with_segmentation_offload();
+    }
+
     fn listen(&mut self) {
         let options = Listen { mptcp: true, ..Listen::default() };
         let listener = self.stack.listen(at(A1, PORT), &options).expect("a free address");
