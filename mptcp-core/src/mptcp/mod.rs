@@ -389,6 +389,12 @@ impl<B: PacketBuf> Connection<B> {
             && matches!(self.phase, Phase::Unconfirmed | Phase::Confirmed)
     }
 
+    /// Nothing but our `DATA_FIN` is outstanding, and the peer's window has no room for the octet that it takes:
+    /// some drop it then, and wait for another one.
+    pub(crate) fn fin_blocked(&self) -> bool {
+        self.fin_due() && self.data_snd_una == self.data_end && self.snd_edge <= self.data_end
+    }
+
     /// What TIME-WAIT entries of its subflows go on acknowledging.
     pub(crate) fn final_data_ack(&self) -> Option<WireSeq> {
         let mptcp = self.fallback.is_none() && self.keys.remote != 0;

@@ -600,12 +600,16 @@ impl<B: PacketBuf> Connection<B> {
         }
         self.unanswered = 0;
         self.max_window = self.max_window.max(window);
-        let shut = self.window_blocked();
+        let (shut, fin_shut) = (self.window_blocked(), self.fin_blocked());
         self.snd_edge = self.snd_edge.max(offset + u64::from(window));
-        if shut && !self.window_blocked() {
+        let fin_opened = fin_shut && !self.fin_blocked();
+        if shut && !self.window_blocked() || fin_opened {
             // What goes out now has its own time.
             self.rtx_at = None;
             self.rtx_shift = 0;
+        }
+        if fin_opened {
+            self.fin_announced = false;
         }
         let mut advanced = false;
         if fin_outstanding && offset == fin_end && !self.fin_acked {

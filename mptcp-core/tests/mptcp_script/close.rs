@@ -152,6 +152,35 @@ fn t89_our_data_fin_is_repeated_with_back_off() {
     });
 }
 
+/// Kernels of version 0 drop a `DATA_FIN` that their window has no room for, and say so each time.
+#[test]
+fn a_data_fin_waits_for_a_shut_window_as_long_as_the_peer_answers() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut flow, id) = script.unconfirmed_within(2_000, 40_000, CapableFlags::HMAC);
+        script.send(&flow, &flow.seg().dss(keys.ack(0)));
+        let out = script.write(id, 0, 2_000);
+        flow.hears(&out);
+        assert_eq!(out.iter().map(|o| o.payload.len()).sum::<usize>(), 2_000, "{out:?}");
+        script.stack.shutdown_write(script.now, id);
+        let out = script.out();
+        assert_eq!(our_fin(&keys, &out, 2_000), 1, "{out:?}");
+        flow.window = 0;
+        for _ in 0..12 {
+            script.send(&flow, &flow.seg().dss(keys.ack(2_000)));
+            let out = script.advance(130_000);
+            assert!(out.iter().all(|o| !o.rst() && !is_fastclose(o)), "{out:?}");
+            assert!(our_fin(&keys, &out, 2_000) > 0, "{out:?}");
+        }
+        // The window opens.
+        flow.window = 4_000;
+        let out = script.send(&flow, &flow.seg().dss(keys.ack(2_000)));
+        assert_eq!(our_fin(&keys, &out, 2_000), 1, "at once: {out:?}");
+        script.send(&flow, &flow.seg().dss(keys.ack(2_001)));
+        assert_eq!(our_fin(&keys, &script.advance(60_000), 2_000), 0);
+    });
+}
+
 #[test]
 fn t90_a_repeated_data_fin_is_acknowledged_in_time_wait() {
     both(|v| {

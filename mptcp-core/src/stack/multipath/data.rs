@@ -280,7 +280,13 @@ impl<B: PacketBuf> Stack<B> {
             connection.arm_rtx(now, rto);
             return;
         }
-        if connection.fruitless_rounds() >= limit {
+        // In front of a shut window a DATA_FIN is a probe: who answers is alive (RFC 9293 §3.8.6.1).
+        let in_vain = if connection.fin_blocked() {
+            !connection.probe_again(limit)
+        } else {
+            connection.fruitless_rounds() >= limit
+        };
+        if in_vain {
             return self.give_up(now, owner);
         }
         let first = connection.subflows.first().copied();
