@@ -534,7 +534,10 @@ impl<B: PacketBuf> Tcb<B> {
     fn set_peer_mss(&mut self, env: &Env<'_>, announced: Option<u16>) {
         let default = if self.ends.is_ipv4() { 536 } else { 1220 };
         let peer = announced.unwrap_or(default).max(PEER_MSS_MIN);
-        self.mss = peer.min(self.local_mss + 4 * u16::from(self.asked_less));
+        let both = peer.min(self.local_mss + 4 * u16::from(self.asked_less));
+        // What ICMP told about our SYN holds (RFC 8201 §4).
+        self.mss = self.mss.min(both);
+        self.limit_search(both);
         self.begin_search(env);
         self.refresh_mss();
     }

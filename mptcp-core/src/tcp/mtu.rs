@@ -152,7 +152,10 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Segments begin small where every path is searched.
     pub(super) fn begin_search(&mut self, env: &Env<'_>) {
-        if env.config.mtu_probing != MtuProbing::Always || !self.flags.contains(TcbFlags::SACK) {
+        if env.config.mtu_probing != MtuProbing::Always
+            || !self.flags.contains(TcbFlags::SACK)
+            || self.mtu().is_some()
+        {
             return;
         }
         if let Some(floor) = self.floor_below(u32::MAX) {
@@ -160,6 +163,14 @@ impl<B: PacketBuf> Tcb<B> {
             self.rare().mtu = Some(PathMtu::new(mss, env.now));
             self.mss = floor;
         }
+    }
+
+    /// The peer takes no more than `both` ends do; before it said so, ICMP may have told of the path.
+    pub(super) fn limit_search(&mut self, both: u16) {
+        let Some(mtu) = mtu_of(&mut self.rare) else { return };
+        mtu.limit = mtu.limit.min(both);
+        mtu.high = mtu.high.min(both);
+        self.forget_search_at_limit();
     }
 
     /// A path MTU learnt from ICMP (RFC 1191, 8201): nothing longer is sent; it raises nothing.

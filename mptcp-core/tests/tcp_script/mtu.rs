@@ -539,3 +539,27 @@ fn short_segments_that_arrive_do_not_hide_a_black_hole() {
     }
     panic!("sent {long} times");
 }
+
+/// What ICMP tells about a SYN is about the path; what the SYN/ACK tells is about the peer. Neither makes
+/// the other forgotten, not even by a search long after.
+#[test]
+fn a_path_mtu_that_the_syn_met_holds() {
+    for probing in MtuProbing::ALL {
+        for (mss, len) in [(1460, 960), (536, 536)] {
+            let mut s = Script::new(|config| {
+                (config.tcp.mtu_probing, config.tcp.nagle) = (probing, false);
+            });
+            s.leg().offer = Peer { mss: Some(mss), ..WIDE };
+            s.leg().local.set_port(5000);
+            s.connect().take();
+            icmp(&mut s, 4, 1000, 0);
+            s.expect_nothing().at(100).peer_answers().expect(ack(1, 1)).write(4_000);
+            let sent = lengths(&s.take_all());
+            assert!(sent[0] == len && sent.iter().all(|&l| l <= len), "{probing:?}: {sent:?}");
+            s.at(200).inject(ack(1, 4_001)).expect_nothing();
+            s.at(TEN_MINUTES + 1_000).write(20_000);
+            let sent = lengths(&s.take_all());
+            assert!(sent.iter().all(|&l| l <= usize::from(mss)), "{probing:?}: {sent:?}");
+        }
+    }
+}
