@@ -266,10 +266,10 @@ impl<B: PacketBuf> Tcb<B> {
                 ConnectionError::Reset
             }
         };
-        // Both FINs were exchanged: the stream is complete, a RST now harms nobody.
+        // Both FINs were exchanged, and all text arrived: a RST now harms nobody.
         let done = matches!(self.state, State::Closing | State::LastAck)
             && self.unsent.is_empty()
-            && self.queue.len() <= 1;
+            && self.flight_data() == 0;
         outcome.acceptable = true;
         outcome.closed = Some(if done { None } else { Some(error) });
         Step::Stop

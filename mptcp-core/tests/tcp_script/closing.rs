@@ -448,3 +448,16 @@ fn orphans_are_not_kept_by_a_window_that_opens_and_shuts() {
     }
     assert!(probes > 5, "{probes}");
 }
+
+/// RFC 9293 MUST-12: text that was lost shows, even if it is all in the segment of our FIN.
+#[test]
+fn a_reset_that_costs_the_text_before_our_fin_is_told() {
+    let mut s = server();
+    s.inject(fin(1, 1).window(0)).expect(ack(1, 2));
+    s.write(100).shutdown().expect_nothing();
+    s.inject(ack(2, 1).window(512)).expect(fin(1, 2).len(100));
+    assert_eq!(s.state(), State::LastAck);
+    s.inject(rst(2)).expect_nothing();
+    assert_eq!(s.state(), State::Closed);
+    assert_eq!(s.stack.error(s.id()), Some(ConnectionError::Reset));
+}
