@@ -220,6 +220,10 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn deferred_again(&mut self, idx: u32, segment: &Segment) {
         if let Some(entry) = self.deferrals.entries.get_mut(&idx) {
             entry.bare |= segment.len == 0;
+            if segment.window_scale.is_none() {
+                // Left out for good, as in the request.
+                entry.segment.window_scale = None;
+            }
             entry.pending |= Ready::REPEATED;
             self.events.push_back(self.numbering.number(Node::Request(idx)));
         }

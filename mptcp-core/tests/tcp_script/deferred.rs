@@ -118,6 +118,31 @@ mod requests {
         assert_eq!(s.stack.accept(s.listener.unwrap()), None, "it is the application's already");
     }
 
+    /// No SYN/ACK has shown the peer what its first SYN offered.
+    #[test]
+    fn options_that_the_repeated_syn_leaves_out_are_not_agreed() {
+        for opens in [false, true] {
+            let mut s = asked(ALL, 0);
+            s.at(7_000).inject(syn()).expect_nothing();
+            if opens {
+                open(&mut s);
+            } else {
+                assert!(s.stack.accept_deferred(s.now, s.id()));
+                s.flush();
+            }
+            let answer = s.take();
+            assert_eq!((answer.mss, answer.wscale), (Some(1460), None), "{opens}");
+            assert!(!answer.sack_permitted, "{opens}");
+            s.inject(ack(1, 1).window(8_192)).expect_nothing();
+            if !opens {
+                s.accept();
+            }
+            s.write(20_000);
+            let sent: usize = s.take_all().iter().map(|seg| seg.len).sum();
+            assert!((1_460..=8_192).contains(&sent), "{opens}: {sent}");
+        }
+    }
+
     #[test]
     fn a_refusal_covers_the_text() {
         let mut s = asked(ALL, 100);

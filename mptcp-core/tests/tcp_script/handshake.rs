@@ -45,6 +45,26 @@ fn passive_open_without_options_gets_none() {
     s.inject(data(1, 1101, 100)).expect(ack(1101, 101).window(65_435));
 }
 
+/// BSD leaves options out of its fourth SYN: a SYN/ACK that it then hears must not rely on them.
+#[test]
+fn options_that_a_repeated_syn_leaves_out_are_not_agreed() {
+    let mut s = Script::new(|_| {});
+    s.leg().offer = EVERYTHING;
+    let full = s.listen().peer_syn();
+    s.inject(full).take();
+    s.at(900).inject(syn());
+    let answer = s.take();
+    assert_eq!((answer.mss, answer.wscale, answer.ts), (Some(1460), None, None));
+    assert!(!answer.sack_permitted);
+    s.inject(ack(1, 1).window(8_192)).expect_nothing().accept();
+    // Neither side shifts its window, and no timestamps take room.
+    s.inject(data(1, 1, 100).window(8_192)).expect(ack(1, 101).window(65_435)).read(100);
+    s.write(20_000);
+    let sent = s.take_all();
+    assert!(sent[0].len == 1_400 && sent[0].ts.is_none(), "{:?}", sent[0]);
+    assert!(sent.iter().map(|seg| seg.len).sum::<usize>() <= 8_192, "{sent:?}");
+}
+
 #[test]
 fn default_mss_of_ipv6_is_1220() {
     let mut s = Script::new(|_| {});

@@ -368,11 +368,21 @@ impl<B: PacketBuf> Stack<B> {
                 // The peer gave ECN up (RFC 3168 §6.1.1.1).
                 request.flags.remove(RequestFlags::ECN);
             }
-            if let Some((tsval, _)) = segment.timestamps
-                && tsval.wrapping_sub(request.ts_recent).cast_signed() > 0
-            {
+            // BSD leaves out at last what may have kept its SYN from being answered, and what a SYN does
+            // not offer is not used (RFC 7323 §2.2, §3.2; RFC 2018 §2).
+            if segment.window_scale.is_none() {
+                request.snd_wscale = 255;
+            }
+            if !segment.sack_permitted {
+                request.flags.remove(RequestFlags::SACK);
+            }
+            match segment.timestamps {
                 // The SYN/ACK answers this one (RFC 7323 §4.3).
-                request.ts_recent = tsval;
+                Some((tsval, _)) if tsval.wrapping_sub(request.ts_recent).cast_signed() > 0 => {
+                    request.ts_recent = tsval;
+                }
+                Some(_) => {}
+                None => request.flags.remove(RequestFlags::TIMESTAMPS),
             }
             if matches!(request.wanted, Wanted::Capable { .. }) && !capable {
                 if let Some(token) = request.token() {
