@@ -287,6 +287,8 @@ impl<B: PacketBuf> Tcb<B> {
             Some(pending) => {
                 pending.sent_at.filter(|_| !pending.repeated).map(|sent_at| now.since(sent_at))
             }
+            // SYNs that crossed: our SYN is answered, and the last we sent is our SYN/ACK (RFC 6298 §3).
+            None if self.state == State::SynReceived => None,
             None => Some(now.since(self.last_sent)),
         }
     }

@@ -274,6 +274,23 @@ fn syn_received_checks_ack_rst_and_syn() {
     assert_eq!(s.stack.occupancy().requests, 0);
 }
 
+/// RFC 6298 §3: our SYN went out twice, the second time as a SYN/ACK. Only a timestamp tells which is answered.
+#[test]
+fn crossing_syns_are_measured_by_timestamps_alone() {
+    for ts in [false, true] {
+        let mut s = Script::new(|_| {});
+        s.leg().offer = Peer { ts, ..Peer::default() };
+        s.connect().expect(syn());
+        let (clock, first) = (s.peer_clock(), s.leg().tsval);
+        let crossing = s.peer_syn();
+        s.at(90).inject(crossing.clone()).expect(syn_ack());
+        let answer = crate::harness::Seg { ack: 1, ts: ts.then_some((clock, first)), ..crossing };
+        s.at(100).inject(answer.flags(syn_ack().flags)).expect_nothing();
+        let measured = s.stack.info(s.id()).unwrap().subflows[0].tcp.srtt;
+        assert_eq!(measured, ts.then_some(Duration::from_millis(100)));
+    }
+}
+
 #[test]
 fn third_ack_may_carry_data_and_fin() {
     let mut s = Script::new(|_| {});
