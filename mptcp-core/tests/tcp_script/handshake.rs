@@ -324,6 +324,16 @@ fn passive_open_takes_the_handshake_for_its_first_round_trip() {
     assert_eq!(s.stack.info(s.id()).unwrap().subflows[0].srtt, Duration::from_millis(50));
 }
 
+/// RFC 6298 §3: nobody knows which of them the third ACK answers.
+#[test]
+fn a_syn_ack_that_was_asked_for_again_is_no_measure() {
+    let mut s = Script::new(|_| {});
+    let syn = s.listen().peer_syn();
+    s.inject(syn).expect(syn_ack()).at(500).inject(data(1 << 20, 1, 20)).expect(syn_ack());
+    s.at(510).inject(ack(1, 1)).accept();
+    assert_eq!(s.stack.info(s.id()).unwrap().subflows[0].tcp.srtt, None);
+}
+
 #[test]
 fn a_syn_that_also_ends_the_stream_is_no_open() {
     let mut s = Script::new(|_| {});

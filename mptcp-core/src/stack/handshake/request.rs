@@ -305,6 +305,9 @@ impl<B: PacketBuf> Stack<B> {
         let ahead = segment.seq.diff(expected);
         if ahead < 0 || ahead.cast_unsigned() > self.initial_window() {
             self.stats.drop(DropReason::OutOfWindow);
+            if let Some(request) = self.requests.get_mut(idx) {
+                request.flags.insert(RequestFlags::REPEATED);
+            }
             return self.want_transmit(Node::Request(idx));
         }
         if let (Some((tsval, _)), true) =
