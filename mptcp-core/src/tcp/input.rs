@@ -540,8 +540,10 @@ impl<B: PacketBuf> Tcb<B> {
             }
         }
         if segment.len == 0 {
-            if segment.has(TcpFlags::FIN) && segment.seq.gt(self.rcv_nxt) {
-                // Out of order like any other: the duplicate acknowledgement asks for the rest.
+            // Out of order like any other: the duplicate acknowledgement asks for the rest.
+            let early = segment.has(TcpFlags::FIN) && segment.seq.gt(self.rcv_nxt);
+            // What probes a shut window is answered, whatever becomes of it (RFC 9293 §3.8.6.1).
+            if early || segment.refused && self.rcv_wnd() == 0 {
                 self.ack_now();
             }
             return;

@@ -455,6 +455,30 @@ fn data_without_memory_is_not_acknowledged() {
     s.inject_burst(&[data(seq, 1, 7)]).read(7);
 }
 
+/// RFC 9293 §3.8.6.1: the octet that probes a shut window is answered, or its peer gives up.
+#[test]
+fn a_probe_is_answered_while_memory_is_low() {
+    let one = mptcp_core::buf::HeapBuf::with_capacity(160, 1700).truesize();
+    // So much of it that no more is taken while memory is low, and just that fits the window.
+    let segments = (64_usize << 10).div_ceil(one) as u32;
+    let mut s = Script::with_reserve(87_500, |config| {
+        config.tcp.recv_buffer_initial = 1460 * segments;
+        config.tcp.recv_buffer_max = 1460 * segments;
+    });
+    s.listen().peer_opens();
+    for n in 0..segments {
+        s.inject(data(1 + n * 1460, 1, 1460)).take_all();
+    }
+    s.skip_to(100);
+    let end = 1 + segments * 1460;
+    s.inject(data(end, 1, 1)).expect(ack(1, end).window(0));
+    assert_eq!(s.stack.counters().tcp_rcv_q_drop, 1);
+    let all = end as usize - 1;
+    assert_eq!(s.read_some(all), Ok(all));
+    s.take_all();
+    s.inject(data(end, 1, 1)).read(1);
+}
+
 // RFC 5961 and what is not acceptable.
 
 #[test]
