@@ -1,7 +1,7 @@
 //! Urgent data (RFC 9293 §3.8.5): part of the stream like any other, with a pointer behind its end.
 //! Subflows have none: their streams are not the application's (RFC 8684 §3.3.1).
 
-use super::{Outcome, Segment, Tcb};
+use super::{Outcome, Segment, State, Tcb};
 use crate::buf::PacketBuf;
 use crate::seq::SeqNum;
 use crate::wire::TcpFlags;
@@ -18,7 +18,11 @@ pub(super) struct Urgent {
 impl<B: PacketBuf> Tcb<B> {
     /// Everything that was queued so far is urgent.
     pub(crate) fn mark_urgent(&mut self) {
-        let end = self.snd_nxt.add(self.unsent_len);
+        // All text counts as unsent until our SYN is answered, whatever that took along.
+        let crossed = self.state == State::SynReceived && !self.is_fast_opened();
+        let opens = crossed || self.state == State::SynSent;
+        let next = if opens { self.iss.add(1) } else { self.snd_nxt_data() };
+        let end = next.add(self.unsent_len);
         self.rare().urgent.get_or_insert_default().sent = Some(end);
     }
 

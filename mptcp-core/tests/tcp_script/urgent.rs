@@ -1,6 +1,6 @@
 //! Urgent data (RFC 9293 §3.8.5): in its place in the stream, with a pointer behind its end.
 
-use crate::harness::{Peer, Script, ack, data, fin};
+use crate::harness::{Peer, Script, ack, data, fin, pattern, syn};
 use mptcp_core::stack::Ready;
 
 fn server() -> Script {
@@ -123,4 +123,30 @@ fn the_pointer_goes_ahead_of_data_that_the_window_holds_back() {
     assert_eq!((first.len, first.urgent), (1_460, 65_535));
     s.inject(fin(11, 1).window(0));
     assert_eq!(s.take().urgent, 65_535);
+}
+
+#[test]
+fn text_that_is_marked_before_the_syn_is_out_is_urgent_to_its_end() {
+    let mut s = Script::new(|config| config.tcp.nagle = false);
+    s.leg().offer = Peer { sack: false, wscale: None, window: 65_535, ..Peer::default() };
+    s.leg().local.set_port(5000);
+    s.start(None);
+    let id = s.id();
+    assert_eq!(s.stack.send(s.now, id, &pattern(1, 10)), Ok(10));
+    s.leg().written = 10;
+    assert!(s.stack.mark_urgent(id));
+    // SYNs have no pointer.
+    s.flush().expect(syn()).until(1_000).expect(syn());
+    s.at(1_100).peer_answers().expect(data(1, 1, 10).urgent(10));
+}
+
+#[test]
+fn a_fin_is_not_urgent() {
+    let mut s = server();
+    let id = s.id();
+    s.write(10).expect(data(1, 1, 10)).shutdown().expect(fin(11, 1));
+    assert!(s.stack.mark_urgent(id));
+    s.flush().expect_nothing().until(200);
+    let again = s.take();
+    assert_eq!((again.seq, again.urgent), (1, 10));
 }

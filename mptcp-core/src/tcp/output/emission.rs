@@ -45,7 +45,8 @@ impl<B: PacketBuf> Tcb<B> {
         } else {
             self.advertise(data.map(|d| (d.promised, d.window)))
         };
-        let (urg, urgent) = self.urgent_pointer(emission.seq);
+        let (urg, urgent) =
+            if syn { (TcpFlags::empty(), 0) } else { self.urgent_pointer(emission.seq) };
         let acks = emission.flags.contains(TcpFlags::ACK);
         let bare = payload.is_none();
         let tuple = self.ends.tuple();
