@@ -840,7 +840,8 @@ fn every_shard_has_a_port_to_wait_at() {
         let said = parse("gw.toml", FULL, &set).err();
         assert_eq!(said.is_none(), fine, "{shards} {ports}: {said:?}");
         if let Some(said) = said {
-            let why = format!("bind.ports: \"{ports}\" has no port for some of the {shards} shards");
+            let why =
+                format!("bind.ports: \"{ports}\" has no port for some of the {shards} shards");
             assert!(said[0].to_string().contains(&why), "{said:?}");
         }
     }

@@ -13,6 +13,7 @@ use mptcp_core::time::Instant;
 use mptcp_core::udp::UdpOptions;
 use mptcp_tun::{Clock, LoopCounters, RouteTable, TunConfig, TunDevice, TunLoop, TunPort};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::sync::Arc;
 
@@ -72,6 +73,19 @@ fn while_echoing(mtu: u16, test: impl FnOnce()) -> (Counters, Arc<LoopCounters>)
     (counters, ports)
 }
 
+/// An IPv6 address of a new device is tentative at first.
+fn bind_soon(at: &str) -> UdpSocket {
+    for _ in 0..1_000 {
+        match UdpSocket::bind(at) {
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound.expect("a socket"),
+        }
+    }
+    panic!("{at} is still tentative")
+}
+
 /// The kernel cuts what it sends and puts together what it gets.
 #[test]
 fn the_kernel_s_long_datagrams_and_pings_come_back() {
@@ -84,7 +98,7 @@ fn the_kernel_s_long_datagrams_and_pings_come_back() {
             for (ours, theirs) in
                 [("10.1.0.254:0", "10.1.0.1:7"), ("[fd00:1::fe]:0", "[fd00:1::1]:7")]
             {
-                let socket = UdpSocket::bind(ours).expect("a socket");
+                let socket = bind_soon(ours);
                 socket.connect(theirs).expect("a route");
                 socket.set_read_timeout(Some(Duration::from_secs(60))).expect("it may wait");
                 for len in [1_200, 1_473, 4_000, 20_000, 65_000] {
