@@ -520,10 +520,13 @@ impl CongestionControl for Bbr {
         self.round_delivered = self.round_delivered.saturating_add(sample.acked);
         let mut round = false;
         if let Some(rate) = &sample.rate {
+            // The count of what was delivered is older than one that takes over in the middle.
+            let first = self.max_bw == [0; 2];
             self.note_train(sample, rate.sent_at);
             self.update_bw(rate);
             self.doubt_trains();
-            round = rate.prior_delivered.wrapping_sub(self.next_round).cast_signed() >= 0;
+            let ahead = rate.prior_delivered.wrapping_sub(self.next_round).cast_signed();
+            round = first || ahead >= 0;
             if round {
                 self.next_round = sample.delivered;
                 self.end_round(sample, rate.app_limited);

@@ -92,6 +92,39 @@ fn bbr_takes_any_rate_and_round_trip() {
     assert!(bbr.cwnd() <= CWND_MAX && bbr.pacing_rate(Duration::ZERO, 0).is_some());
 }
 
+/// What a connection has delivered is counted on when an algorithm takes over in the middle, and wraps.
+#[test]
+fn bbr_counts_round_trips_from_where_it_takes_over() {
+    let start = Instant::from_millis(1_000);
+    let (rtt, carried) = (Duration::from_millis(20), 100 * MSS);
+    for before in [0, 1 << 30, 1 << 31, 3 << 30, u32::MAX] {
+        let (mut now, mut bbr, mut prior_delivered) = (start, Bbr::new(MSS, start), before);
+        for _ in 0..20 {
+            now = now + rtt;
+            let (flight, delivered) = (bbr.cwnd(), prior_delivered.wrapping_add(carried));
+            bbr.on_ack(&AckSample {
+                acked: carried,
+                rtt: Some(rtt),
+                srtt: rtt,
+                flight_size: flight,
+                pipe: flight,
+                delivered,
+                rate: Some(RateSample {
+                    delivered: carried,
+                    interval: rtt,
+                    sent_at: now - rtt,
+                    prior_delivered,
+                    in_flight: flight,
+                    app_limited: false,
+                }),
+                ..sample(now)
+            });
+            prior_delivered = delivered;
+        }
+        assert!(bbr.full, "{before}: the start never ends");
+    }
+}
+
 #[test]
 fn bbr_follows_a_link_that_changes() {
     let start = Instant::from_millis(1_000);
