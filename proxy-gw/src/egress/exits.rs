@@ -135,6 +135,16 @@ impl Exits {
         networks.find(|network| Family::of(*network) == family)
     }
 
+    /// As many addresses as one client may be sent from: of a pool it has one.
+    #[must_use]
+    pub fn sources(&self) -> usize {
+        let mut pools: Vec<_> = self.entries.iter().map(|entry| entry.locals.as_slice()).collect();
+        pools.retain(|pool| !pool.is_empty());
+        pools.sort_unstable();
+        pools.dedup();
+        pools.len()
+    }
+
     /// Every prefix with its port, longest first.
     pub fn prefixes(&self) -> impl Iterator<Item = (IpNet, PortId)> {
         self.entries.iter().map(|entry| (entry.to, entry.port))
@@ -212,6 +222,16 @@ mod tests {
         assert_eq!((locals("8.8.8.8"), locals("192.0.2.9")), (Ok(2), Ok(1)));
         let first = exits.local_address("8.8.8.8".parse().unwrap());
         assert_eq!(first, Ok("10.8.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_client_has_a_source_of_each_pool() {
+        let sources =
+            |text: &str| Exits::new(&crate::config::parse("t", text, &[]).unwrap()).sources();
+        // The routes leave from what a subnet has already.
+        assert_eq!(sources(TEXT), 4);
+        let from = "from = ['10.8.0.1', '10.9.0.1']\nport = \"exit\"";
+        assert_eq!(sources(&TEXT.replacen("port = \"exit\"", from, 1)), 5);
     }
 
     #[test]

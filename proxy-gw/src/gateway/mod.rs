@@ -30,6 +30,7 @@ pub use counters::Counters;
 pub use icmp::IcmpCounts;
 pub use reason::EndReason;
 pub use snapshot::SessionSnapshot;
+pub(crate) use udp::MAX_EXITS;
 pub use udp::UdpCounters;
 
 use crate::auth::{Authenticator, VerifyRequest};

@@ -24,6 +24,8 @@ use mptcp_core::time::Instant;
 use mptcp_core::udp::{Received, SendTo, UdpOptions, UdpSendError};
 use std::collections::VecDeque;
 
+/// Exits of an association; the first one makes room.
+pub(crate) const MAX_EXITS: usize = 8;
 /// Hosts whose datagrams come back in; the one that was sent to first makes room.
 const MAX_PEERS: usize = 64;
 /// Datagrams that wait for their name to be looked up.
@@ -525,6 +527,10 @@ impl Gateway {
         let known = association.exits.iter().find(|(at, _)| *at == local).map(|(_, exit)| *exit);
         let exit = known.or_else(|| {
             let options = UdpOptions { user_data: id, ..UdpOptions::default() };
+            if association.exits.len() >= MAX_EXITS {
+                let (_, first) = association.exits.remove(0);
+                shard.close(now, first);
+            }
             let exit = shard.udp_bind(SocketAddr::new(local, 0), &options).ok()?;
             association.exits.push((local, exit));
             Some(exit)

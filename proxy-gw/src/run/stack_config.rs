@@ -1,6 +1,8 @@
 //! The stack's configuration out of the gateway's.
 
 use crate::config::Config;
+use crate::egress::Exits;
+use crate::gateway::MAX_EXITS;
 use crate::policies::usual_scheduling;
 use mptcp_core::buf::PortId;
 use mptcp_core::config::{
@@ -88,6 +90,9 @@ fn limits(config: &Config) -> Limits {
     let default = Limits::default();
     let sessions = config.limits.connections;
     let half_open = config.limits.half_open;
+    // A socket for its client, and one for each exit that it may use: lookups have theirs all the same.
+    let per_association = 1 + Exits::new(config).sources().min(MAX_EXITS);
+    let per_association = u32::try_from(per_association).unwrap_or(u32::MAX);
     Limits {
         connections: sessions.saturating_mul(2),
         tcbs: sessions.saturating_mul(TCBS_PER_SESSION),
@@ -97,8 +102,10 @@ fn limits(config: &Config) -> Limits {
         listeners: u32::try_from(config.listen_addresses().count() + 1)
             .unwrap_or(u32::MAX)
             .saturating_add(config.bind.waiting),
-        // An association has a socket for its client, and one for each exit it uses: two, rarely more.
-        udp_sockets: config.dns.lookups.saturating_add(config.udp.associations.saturating_mul(3)),
+        udp_sockets: config
+            .dns
+            .lookups
+            .saturating_add(config.udp.associations.saturating_mul(per_association)),
         backlog: half_open.min(sessions),
         paths: sessions.clamp(default.paths, MAX_PATHS),
         ..default
@@ -183,6 +190,15 @@ mod tests {
         assert_eq!(stack.mptcp.max_remote_addresses, 4);
         assert_eq!(stack.tcp.recv_buffer_initial, 64 << 10);
         assert_eq!(stack.seed, [7; 32]);
+    }
+
+    /// Clients whose associations use every exit leave lookups their sockets.
+    #[test]
+    fn datagram_sockets_are_enough_for_every_exit_of_every_association() {
+        let all = ["udp.associations=10".to_owned(), "dns.lookups=7".to_owned()];
+        let config = crate::config::parse("t", TEXT, &all).unwrap();
+        let stack = stack_config(&config, [7; 32]).unwrap();
+        assert_eq!(stack.limits.udp_sockets, 7 + 10 * (1 + 4), "lte twice, wifi, exit");
     }
 
     #[test]

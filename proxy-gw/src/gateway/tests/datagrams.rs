@@ -79,6 +79,22 @@ fn a_snapshot_tells_the_bytes_of_an_association() {
 }
 
 #[test]
+fn an_association_holds_a_bounded_number_of_exits() {
+    let nets: Vec<String> = (0..12).map(|net| format!("'10.9.{net}.1/24'")).collect();
+    let addresses = format!("port.1.addresses=[{}]", nets.join(", "));
+    let mut world = World::with(&[&addresses, "egress.allow=['10.9.0.0/16']"]);
+    let (inner, relay) = associated(&mut world);
+    for net in 0..12 {
+        world.sends(relay, HOME, to(&format!("10.9.{net}.2:53"), b"x"));
+    }
+    assert_eq!(world.udp().up, 12);
+    assert_eq!(world.shard.held(), 2 + MAX_EXITS, "the connection, the relay, the exits");
+    world.shard.finish(inner);
+    world.run();
+    world.assert_ended(EndReason::Completed);
+}
+
+#[test]
 fn it_follows_the_addresses_of_its_connection_and_no_others() {
     let mut world = World::new();
     let (inner, relay) = associated(&mut world);
