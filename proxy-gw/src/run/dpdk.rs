@@ -8,7 +8,8 @@ use dpdk_io::{
     Driver, DropReason, EalConfig, L2Event, MacConfig, PortConfig, RouteConfig, ShardCounters,
 };
 use mptcp_core::steering::{Sharding, SteeringLimits};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 
 impl From<dpdk_io::DriverError> for DriverError {
     fn from(error: dpdk_io::DriverError) -> Self {
@@ -42,9 +43,17 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
         let place = Place { sharding, ..alone.clone() };
         let driver = Arc::clone(&driver);
         let config = config.clone();
-        // A polling loop looks at its mailbox every turn and sleeps for two milliseconds at most.
-        let wake: Waker = Arc::new(|| ());
+        // A polling loop looks at its mailbox every turn. It may sleep between two, and what is asked page by page
+        // would wait for each of its sleeps.
+        let thread = Arc::new(OnceLock::<Thread>::new());
+        let sleeper = Arc::clone(&thread);
+        let wake: Waker = Arc::new(move || {
+            if let Some(thread) = sleeper.get() {
+                thread.unpark();
+            }
+        });
         spawn_shard(shards.add(wake), move |cell| {
+            thread.get_or_init(std::thread::current);
             let pool = Box::new(driver.pool(shard));
             let mut worker = cell.make_worker(&config, &place, driver.clock().now(), pool)?;
             cell.report_ready();
