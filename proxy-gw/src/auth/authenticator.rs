@@ -2,7 +2,8 @@
 //! request for the verifier's thread.
 //!
 //! Invariant: at most [`MAX_PENDING`] checks are queued or under way, and each takes one attempt of
-//! its source until it turns out right. Who shows the same credentials meanwhile waits for the same check.
+//! its source until it turns out right. Who shows the same credentials meanwhile waits for the same check, and on
+//! another shard for one that takes none.
 
 use super::cache::{Cache, Digest};
 use super::users::Users;
@@ -10,7 +11,6 @@ use crate::front_end::Credentials;
 use crate::gateway::Common;
 use core::net::IpAddr;
 use core::time::Duration;
-use mptcp_core::rng::Rng;
 use mptcp_core::time::Instant;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -35,13 +35,16 @@ pub struct VerifyRequest {
     pub(super) users: Arc<Users>,
     digest: Digest,
     source: IpAddr,
+    /// It took an attempt of its source.
+    paid: bool,
 }
 
 impl VerifyRequest {
     /// The answer to this request; consumes it, and with it the password.
     #[must_use]
     pub fn answered(self, correct: bool) -> VerifyResult {
-        VerifyResult { session: self.session, correct, digest: self.digest, source: self.source }
+        let Self { session, digest, source, paid, .. } = self;
+        VerifyResult { session, correct, digest, source, paid }
     }
 }
 
@@ -54,6 +57,7 @@ pub struct VerifyResult {
     pub correct: bool,
     digest: Digest,
     source: IpAddr,
+    paid: bool,
 }
 
 /// What can be said about credentials at once.
@@ -72,7 +76,7 @@ pub(crate) enum Decision {
 /// See the module.
 pub(crate) struct Authenticator {
     cache: Cache,
-    /// Has the limiter: one for all shards.
+    /// Has the limiter and the guesses: one for all shards.
     common: Arc<Common>,
     queue: VecDeque<VerifyRequest>,
     /// Who waits for each check, but for the one who began it.
@@ -82,12 +86,10 @@ pub(crate) struct Authenticator {
 }
 
 impl Authenticator {
-    /// Keys come from `rng`. What turned out right is remembered by each shard for itself.
-    pub(crate) fn new(common: Arc<Common>, rng: &mut Rng) -> Self {
-        let mut cache_key = [0; 64];
-        rng.fill(&mut cache_key);
+    /// What turned out right is remembered by each shard for itself.
+    pub(crate) fn new(common: Arc<Common>) -> Self {
         Self {
-            cache: Cache::new(cache_key, CACHE_CAPACITY, CACHE_LIFETIME),
+            cache: Cache::new(common.guesses().key(), CACHE_CAPACITY, CACHE_LIFETIME),
             common,
             queue: VecDeque::with_capacity(MAX_PENDING),
             joined: HashMap::new(),
@@ -100,8 +102,8 @@ impl Authenticator {
     pub(crate) fn alone(seed: [u8; 32]) -> Self {
         let config = crate::gateway::tests::CONFIG;
         let config = crate::config::parse("test", config, &[]).unwrap();
-        let rng = &mut Rng::from_seed(seed);
-        Self::new(Arc::new(Common::new(&config, rng)), rng)
+        let rng = &mut mptcp_core::rng::Rng::from_seed(seed);
+        Self::new(Arc::new(Common::new(&config, rng)))
     }
 
     /// Decides about `credentials` of `session`, or queues them.
@@ -128,8 +130,12 @@ impl Authenticator {
         if self.queue.len() + self.under_way >= MAX_PENDING {
             return Decision::Busy;
         }
-        if !self.common.limiter().take(now, source) {
-            return Decision::Limited;
+        let paid = !self.common.guesses().is_under_way(&digest);
+        if paid {
+            if !self.common.limiter().take(now, source) {
+                return Decision::Limited;
+            }
+            self.common.guesses().begin(&digest);
         }
         self.joined.insert(digest, Vec::new());
         self.queue.push_back(VerifyRequest {
@@ -138,6 +144,7 @@ impl Authenticator {
             users: Arc::clone(users),
             digest,
             source,
+            paid,
         });
         Decision::Pending
     }
@@ -152,8 +159,13 @@ impl Authenticator {
     /// Takes an answer into account; answers whom it is for.
     pub(crate) fn finish(&mut self, now: Instant, result: &VerifyResult) -> Vec<u64> {
         self.under_way = self.under_way.saturating_sub(1);
+        if result.paid {
+            self.common.guesses().end(&result.digest);
+        }
         if result.correct {
             self.cache.insert(now, result.digest);
+        }
+        if result.correct && result.paid {
             self.common.limiter().refund(result.source);
         }
         let mut sessions = vec![result.session];

@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 pub(super) type Digest = [u8; 32];
 
 /// One block of HMAC-SHA-256: used as it is.
-type CacheKey = [u8; 64];
+pub(super) type CacheKey = [u8; 64];
 
 /// Right credentials and when they are forgotten.
 pub(super) struct Cache {

@@ -2,6 +2,7 @@
 
 mod authenticator;
 mod cache;
+mod guesses;
 mod limiter;
 mod password;
 mod users;
@@ -9,6 +10,7 @@ mod verifier;
 
 pub(crate) use authenticator::{Authenticator, Decision};
 pub use authenticator::{MAX_PENDING, VerifyRequest, VerifyResult};
+pub(crate) use guesses::Guesses;
 pub(crate) use limiter::{Limiter, source_prefix};
 pub use password::{BadHash, PasswordHash};
 pub use users::Users;

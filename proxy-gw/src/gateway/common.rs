@@ -3,7 +3,7 @@
 
 use super::convert::error_limiter;
 use super::per_client::{Clients, PerClient};
-use crate::auth::Limiter;
+use crate::auth::{Guesses, Limiter};
 use crate::config::Config;
 use crate::front_end::convert::Cookies;
 use crate::policies::InForce;
@@ -24,6 +24,7 @@ pub struct Common {
     policies: Arc<InForce>,
     cookies: Cookies,
     convert_errors: Limiter,
+    guesses: Guesses,
 }
 
 /// So many at a time.
@@ -72,6 +73,7 @@ impl Common {
             policies,
             cookies: Cookies::new(rng),
             convert_errors: error_limiter(rng),
+            guesses: Guesses::new(rng),
         }
     }
 
@@ -113,6 +115,11 @@ impl Common {
 
     pub(crate) fn limiter(&self) -> &Limiter {
         &self.limiter
+    }
+
+    /// Credentials that are being checked.
+    pub(crate) fn guesses(&self) -> &Guesses {
+        &self.guesses
     }
 
     /// Of Convert clients, wherever their connections lead.

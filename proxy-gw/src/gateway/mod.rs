@@ -165,7 +165,7 @@ impl Gateway {
             resolver: Resolver::new(&config.dns, &exits, Arc::clone(&common), rng),
             families: Families::default(),
             exits,
-            authenticator: Authenticator::new(Arc::clone(&common), rng),
+            authenticator: Authenticator::new(Arc::clone(&common)),
             policies: Arc::clone(common.policies()),
             walk: None,
             common,

@@ -3,7 +3,7 @@
 use super::*;
 
 pub(super) const METHOD: &[u8] = b"\x05\x01\x02";
-const RIGHT: &[u8] = b"\x01\x05alice\x05right";
+pub(super) const RIGHT: &[u8] = b"\x01\x05alice\x05right";
 pub(super) const WRONG: &[u8] = b"\x01\x05alice\x05wrong";
 
 impl World {

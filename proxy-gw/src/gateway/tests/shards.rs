@@ -1,6 +1,6 @@
 //! Several shards of one gateway: limits hold over all of them.
 
-use super::auth::{METHOD, WRONG};
+use super::auth::{METHOD, RIGHT, WRONG};
 use super::*;
 
 #[test]
@@ -71,6 +71,31 @@ fn wrong_credentials_are_limited_over_all_shards() {
         checked += world.verify();
     }
     assert_eq!(checked, 10);
+}
+
+/// A client opens many connections at once, and each leads to another shard.
+#[test]
+fn the_same_credentials_at_once_are_one_guess_on_any_number_of_shards() {
+    let mut shards = World::shards_with_passwords(16);
+    let [right, wrong] = [RIGHT, WRONG].map(|word| [METHOD, word].concat());
+    let clients: Vec<SocketId> =
+        shards.iter_mut().map(|world| world.client_saying(&right)).collect();
+    for (world, client) in shards.iter_mut().zip(clients) {
+        assert_eq!(world.verify(), 1);
+        assert_eq!(world.heard(client), [5, 2, 1, 0]);
+    }
+    for world in &mut shards {
+        world.client_saying(&wrong);
+    }
+    assert_eq!(shards.iter_mut().map(World::verify).sum::<usize>(), 16);
+    // One after the other they are many.
+    let mut checked = 0;
+    for attempt in 0..20 {
+        let world = &mut shards[attempt % 16];
+        world.client_saying(&wrong);
+        checked += world.verify();
+    }
+    assert_eq!(checked, 9);
 }
 
 /// What one client has counts whichever shards it is on, and is given back to all of them.
