@@ -215,6 +215,12 @@ impl Flow {
     }
 
     pub(super) fn delivered_syn_ack(&mut self, segment: &TcpSegment<'_>, seen: &Seen<'_>) {
+        // Of a simultaneous open it is not the first that is heard of the peer.
+        if self.irs == Some(segment.seq)
+            && let Some((tsval, _)) = seen.timestamps
+        {
+            self.note_tsval(tsval);
+        }
         let (Some(iss), None) = (self.iss, self.irs) else { return };
         let ack = u64::from(segment.ack.wrapping_sub(iss));
         if ack == 0 || ack > self.snd_max {

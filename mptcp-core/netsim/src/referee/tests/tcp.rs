@@ -397,6 +397,23 @@ fn what_is_echoed_arrived_however_long_ago() {
     scene.clean();
 }
 
+/// RFC 9293 figure 7: what ends it is a SYN/ACK beside the one that the host has sent itself.
+#[test]
+fn the_timestamp_of_a_crossing_syn_ack_is_echoed() {
+    let both = flag::SYN | flag::ACK;
+    let mut scene = Scene::new();
+    scene.pass(syn(&[&timestamps(9, 0)]));
+    let mut other_syn = b(0, 0).option(&timestamps(700, 0));
+    (other_syn.flags, other_syn.ack) = (flag::SYN, 0);
+    scene.pass(other_syn);
+    scene.lose(a(0, 1).flags(both).option(&timestamps(9, 700)));
+    scene.pass(syn_ack(&[&timestamps(702, 9)]));
+    scene.lose(a(1, 1).option(&timestamps(10, 702)));
+    scene.clean();
+    scene.lose(a(1, 1).option(&timestamps(10, 701)));
+    scene.broke(Rule::TimestampAdvances);
+}
+
 fn sack(blocks: &[(u32, u32)]) -> Vec<u8> {
     let mut option = vec![5, u8::try_from(2 + 8 * blocks.len()).unwrap()];
     for (left, right) in blocks {
