@@ -334,7 +334,11 @@ impl<B: PacketBuf> L2<B> {
     }
 
     fn learn(&mut self, now: Instant, hop: Hop, claim: Claim, io: &mut impl L2Io<B>) {
-        if self.shares_news && self.news.len() < MAX_NEWS {
+        if self.shares_news {
+            // Of too many at once the first are lost: the last word is what counts.
+            if self.news.len() == MAX_NEWS {
+                self.news.pop_front();
+            }
             self.news.push_back(NeighbourNews { hop, claim });
         }
         if let Some(found) = self.neighbours.learn(now, hop, claim) {
