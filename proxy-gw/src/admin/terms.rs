@@ -109,13 +109,17 @@ impl Terms {
                 }
             }
             // Who has no room, or has ended, keeps it from nobody else.
+            let mut all = Ok(());
             for shard in others {
-                told.push(shard.set_policies(Arc::clone(&next)).await?);
+                match shard.set_policies(Arc::clone(&next)).await {
+                    Ok(done) => told.push(done),
+                    Err(error) => all = Err(error),
+                }
             }
             for done in told {
                 done.await.map_err(|_| Unreachable)?;
             }
-            Ok(())
+            all
         })
         .await
     }
