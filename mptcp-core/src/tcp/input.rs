@@ -364,7 +364,9 @@ impl<B: PacketBuf> Tcb<B> {
         let arrival = super::recovery::Arrival { rtt, advanced, dsack, prior_flight };
         outcome.lost = self.on_delivered(env, segment, &delivered, &arrival);
         self.update_pace(env);
-        if self.usable_window() > 0 && (advanced || !orphan) {
+        // What an orphan's peer takes mostly fills its window: it counts whatever is left of that.
+        let goes_on = if orphan { advanced } else { self.usable_window() > 0 };
+        if goes_on {
             self.probes = 0;
         }
         if advanced && self.fin_acked() {

@@ -461,3 +461,27 @@ fn a_reset_that_costs_the_text_before_our_fin_is_told() {
     assert_eq!(s.state(), State::Closed);
     assert_eq!(s.stack.error(s.id()), Some(ConnectionError::Reset));
 }
+
+/// But one whose peer takes a window after the other goes on, however long each of them is shut.
+#[test]
+fn orphans_are_kept_by_a_peer_that_fills_its_window_again_and_again() {
+    let mut s = Script::server(|_| {}, Peer { wscale: None, ..Peer::default() });
+    s.inject(ack(1, 1).window(0)).write(20 * 1460 + 1).close();
+    for n in 0..20 {
+        let at = 1 + n * 1460;
+        let probes = loop {
+            s.now = s.now.max(s.stack.poll_timeout().expect("a timer runs"));
+            while s.stack.handle_timeouts(s.now, 64) == mptcp_core::driver::Progress::More {}
+            let sent = s.flush().take_all();
+            if !sent.is_empty() {
+                break sent;
+            }
+        };
+        let given_up = probes.iter().any(|seg| seg.flags.contains(TcpFlags::RST));
+        assert!(!given_up, "in front of window {n}: {probes:?}");
+        // The window opens, is filled, and is shut by what acknowledges that.
+        s.inject(ack(1, at).window(1460)).expect(data(at, 1, 1460));
+        s.inject(ack(1, at + 1460).window(0)).expect_nothing();
+    }
+    assert_eq!(s.stack.occupancy().tcbs, 1);
+}
