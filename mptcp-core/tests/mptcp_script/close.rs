@@ -504,7 +504,9 @@ fn an_abandoned_connection_does_not_wait_for_ever() {
         let out = script.out();
         flow.hears(&out);
         script.send(&flow, &flow.seg());
-        script.advance(130_000);
+        script.advance(55_000);
+        assert_eq!(script.stack.occupancy().connections, 1);
+        script.advance(10_000);
         assert_eq!(script.stack.occupancy().connections, 0);
     });
 }

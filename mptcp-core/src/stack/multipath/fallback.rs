@@ -27,7 +27,10 @@ impl<B: PacketBuf> Stack<B> {
         let acked = connection.acknowledge(offset);
         connection.answered(u32::try_from(window).unwrap_or(u32::MAX));
         connection.snd_edge = connection.snd_edge.max(offset + window);
-        if acked {
+        // No `DATA_ACK` will say so: from here on only the peer's end is waited for.
+        let ended = tcb.fin_acked() && !connection.fin_acked;
+        connection.fin_acked |= ended;
+        if acked || ended {
             self.data_acked(now, owner);
         }
     }
