@@ -269,11 +269,22 @@ impl<B: PacketBuf> Tcb<B> {
         if !segment.is_ecn_setup_syn() {
             self.flags.remove(TcbFlags::ECN);
         }
-        if let Some((tsval, _)) = segment.timestamps
-            && tsval.wrapping_sub(self.ts_recent).cast_signed() > 0
-        {
-            self.ts_recent = tsval;
+        // Options that it leaves out are not used, as with a request: no SYN/ACK of ours was heard.
+        if segment.window_scale.is_none() {
+            (self.snd_wscale, self.rcv_wscale) = (0, 0);
+            self.flags.remove(TcbFlags::SCALED);
         }
+        if !segment.sack_permitted {
+            self.flags.remove(TcbFlags::SACK);
+        }
+        match segment.timestamps {
+            Some((tsval, _)) if tsval.wrapping_sub(self.ts_recent).cast_signed() > 0 => {
+                self.ts_recent = tsval;
+            }
+            Some(_) => {}
+            None => self.flags.remove(TcbFlags::TIMESTAMPS),
+        }
+        self.refresh_mss();
         self.flags.insert(TcbFlags::SYN_NOW);
         true
     }

@@ -298,6 +298,27 @@ mod server {
         assert_eq!(s.dropped(DropReason::UnexpectedSyn) + s.dropped(DropReason::OutOfWindow), 1);
     }
 
+    /// As with a request that waits for its third ACK: BSD leaves them out of its fourth SYN.
+    #[test]
+    fn options_that_the_repeated_syn_leaves_out_are_not_agreed() {
+        let mut s = listening(1);
+        let good = granted(&mut s);
+        s.leg().offer.ts = true;
+        opened(&mut s, good, 100);
+        s.read(100).at(900).inject(syn().window(8_192));
+        let answer = s.take();
+        assert_eq!((answer.flags, answer.ack), (TcpFlags::SYN | TcpFlags::ACK, 101));
+        assert_eq!((answer.mss, answer.wscale, answer.ts), (Some(1460), None, None));
+        assert!(!answer.sack_permitted);
+        s.inject(ack(101, 1).window(8_192)).expect_nothing();
+        assert_eq!(s.state(), State::Established);
+        // Neither side shifts its window, and no timestamps take room.
+        s.write(20_000);
+        let sent = s.take_all();
+        assert!(sent[0].len == 1_460 && sent[0].ts.is_none(), "{:?}", sent[0]);
+        assert!(sent.iter().map(|seg| seg.len).sum::<usize>() <= 8_192, "{sent:?}");
+    }
+
     #[test]
     fn who_repeats_its_syn_does_not_stay_for_ever() {
         let mut s = listening(1);
