@@ -462,7 +462,8 @@ impl<B: PacketBuf> Stack<B> {
 /// the stream, or alone from who has nothing to send.
 fn maps_nothing(segment: &Segment, dss: &Dss) -> bool {
     let empty = dss.mapping.is_some_and(|mapping| mapping.len == 0);
-    empty && dss.data_ack.is_some() && segment.seq_len() == 0
+    // Of one that is refused the text was taken off.
+    empty && dss.data_ack.is_some() && segment.seq_len() == 0 && !segment.refused
 }
 
 /// The `DATA_ACK` of a DSS, with the window beside it.
