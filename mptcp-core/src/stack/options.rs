@@ -108,6 +108,15 @@ pub(super) fn speaks_mptcp(options: &[u8]) -> bool {
     OptionIter::new(options).mptcp().any(speaks)
 }
 
+/// True when an option area maps text, which a `DATA_FIN` alone does not.
+pub(super) fn maps_text(options: &[u8]) -> bool {
+    let mapping = |option| match option {
+        MptcpOption::Dss(Dss { mapping, .. }) => mapping,
+        _ => None,
+    };
+    OptionIter::new(options).mptcp().filter_map(mapping).any(|m| m.ssn != 0 && m.len > 0)
+}
+
 /// True when an option area carries a DSS.
 pub(super) fn has_dss(options: &[u8]) -> bool {
     OptionIter::new(options).mptcp().any(|option| matches!(option, MptcpOption::Dss(_)))

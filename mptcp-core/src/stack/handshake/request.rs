@@ -42,6 +42,7 @@ impl<B: PacketBuf> Stack<B> {
         flags.set(RequestFlags::SACK, segment.sack_permitted && config.sack);
         flags.set(RequestFlags::TIMESTAMPS, segment.timestamps.is_some() && config.timestamps);
         flags.set(RequestFlags::ECN, segment.is_ecn_setup_syn() && config.ecn != EcnPolicy::Off);
+        flags.set(RequestFlags::TEXT, segment.len > 0);
         let ts_offset = if flags.contains(RequestFlags::TIMESTAMPS) {
             self.isn.timestamp_offset(tuple.local(), tuple.remote())
         } else {
@@ -472,14 +473,25 @@ impl<B: PacketBuf> Stack<B> {
         segment: &Segment,
     ) -> Option<Level> {
         let checksum = request.flags.contains(RequestFlags::CHECKSUM);
-        match self.shown_keys(version, [own.key, remote_key], checksum, segment) {
+        let first = segment.seq == request.irs.add(1);
+        // Linux sends the text of its SYN again without a mapping, and numbers what it shows its keys with as if that
+        // had been taken: in front of the text keys count (RFC 8684 figure 20), behind it they say nothing.
+        let behind_text =
+            version == Version::V1 && request.flags.contains(RequestFlags::TEXT) && !first;
+        let shown = if behind_text {
+            Shown::Nothing
+        } else {
+            self.shown_keys(version, [own.key, remote_key], checksum, segment)
+        };
+        match shown {
             Shown::Keys(agreed) => return Some(Level::Mptcp(agreed, *own)),
             Shown::Wrong => {}
             Shown::Nothing => {
                 // Linux does not always repeat its keys: patience ends in plain TCP, which it follows.
                 let patient = request.keyless < MAX_KEYLESS || !keys_overdue(now, request);
-                let early = segment.len > 0 && segment.seq != request.irs.add(1);
-                if patient && (early || options::has_dss(segment.options.as_bytes())) {
+                let (early, options) = (segment.len > 0 && !first, segment.options.as_bytes());
+                let unmapped = segment.len > 0 && first && !options::maps_text(options);
+                if patient && !unmapped && (early || behind_text || options::has_dss(options)) {
                     return None;
                 }
             }

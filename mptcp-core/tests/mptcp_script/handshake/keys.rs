@@ -254,6 +254,50 @@ fn a_dss_without_keys_asks_for_them_again_unless_they_are_known() {
     });
 }
 
+/// Linux sends the text of a SYN that nobody took again without a mapping, and its keys with what is behind that, whose
+/// mapping begins with number 1 all the same. To another Linux this is plain TCP.
+#[test]
+fn text_of_a_syn_that_comes_again_unmapped_means_tcp() {
+    let v = Version::V1;
+    let data = stream(0, 120);
+    let opening = || {
+        let mut script = Script::server(v);
+        let mut flow = Flow::new(at(P1, 4000), at(A1, PORT));
+        let syn = flow.syn().opt(&offer(v, H)).data(&data[..20]);
+        let answer = syn_ack(&mut script, &mut flow, &syn);
+        let keys = Keys::of(v, &answer, false);
+        (script, flow, keys)
+    };
+    for lost in [false, true] {
+        let (mut script, mut flow, keys) = opening();
+        let text = flow.seg().dss(keys.ack(0)).data(&data[..20]);
+        flow.snd_nxt = flow.snd_nxt.wrapping_add(20);
+        let third = flow.seg().opt(&keys.third());
+        let rest = flow.seg().opt(&keys.first_data(&data[20..])).data(&data[20..]);
+        if !lost {
+            script.send(&flow, &text);
+        }
+        // The SYN/ACK that asks for the keys is answered, too.
+        for seg in [&rest, &third, &text, &rest] {
+            script.send(&flow, seg);
+        }
+        let id = script.accept().expect("established");
+        assert_eq!(script.fallback(id), Some(FallbackReason::AckWithoutCapable), "{lost}");
+        script.expect_stream(id, 0, 120);
+    }
+    // Who maps it shows its keys in front of it, whatever comes first.
+    let (mut script, mut flow, keys) = opening();
+    let text = flow.seg().opt(&keys.first_data(&data[..20])).data(&data[..20]);
+    flow.snd_nxt = flow.snd_nxt.wrapping_add(20);
+    let rest = flow.seg().dss(keys.data(&flow, 20, 0, &data[20..])).data(&data[20..]);
+    for seg in [&rest, &text, &rest] {
+        script.send(&flow, seg);
+    }
+    let id = script.accept().expect("established");
+    assert_eq!((script.info(id).mptcp, script.fallback(id)), (Some(1), None));
+    script.expect_stream(id, 0, 120);
+}
+
 /// `MP_CAPABLE` with data maps the first octets of the subflow, whatever else was sent before it.
 #[test]
 fn t11_only_the_first_octet_of_the_subflow_goes_with_the_keys() {
