@@ -581,8 +581,8 @@ impl Subflow {
     /// A pure acknowledgement: the first signal if any waits, the DSS beside it where it fits, and what
     /// other signals still do, in their order.
     fn write_ack(&mut self, writer: &mut OptionWriter, data: &DataLevel) {
-        if let Some(signal) = self.rare.signals.first() {
-            self.signals_written = u8::from(self.write_signal(writer, signal));
+        if !self.rare.signals.is_empty() {
+            self.signals_written = self.write_signals(writer, 0);
             if self.signals_written == 0 {
                 // Nothing but timestamps is before it: it will never fit, or its version has no such
                 // form.
@@ -592,12 +592,40 @@ impl Subflow {
         if !self.write_dss(writer, data) {
             return;
         }
-        while self.signals_written > 0
-            && let Some(signal) = self.rare.signals.get(usize::from(self.signals_written))
-            && self.write_signal(writer, signal)
-        {
-            self.signals_written += 1;
+        while self.signals_written > 0 && !self.repeats_kind() {
+            let more = self.write_signals(writer, self.signals_written);
+            if more == 0 {
+                return;
+            }
+            self.signals_written += more;
         }
+    }
+
+    /// The next signal is of a kind that the segment has already: of several options of one kind Linux reads the last.
+    fn repeats_kind(&self) -> bool {
+        let kind = core::mem::discriminant::<Signal>;
+        let (signals, written) = (&self.rare.signals, usize::from(self.signals_written));
+        self.version == Version::V1
+            && signals.get(written).is_some_and(|next| {
+                signals.iter().take(written).any(|before| kind(before) == kind(next))
+            })
+    }
+
+    /// Writes the signal at `at`; addresses that are withdrawn one behind the other are one option.
+    /// Answers how many signals that were, none where it does not fit.
+    fn write_signals(&self, writer: &mut OptionWriter, at: u8) -> u8 {
+        let waiting = || self.rare.signals.iter().skip(usize::from(at));
+        let mut ids = [0; MAX_SIGNALS];
+        let mut count = 0_u8;
+        for (slot, signal) in ids.iter_mut().zip(waiting()) {
+            let Signal::RemoveAddr(id) = *signal else { break };
+            *slot = id;
+            count += 1;
+        }
+        let Some(ids) = ids.get(..usize::from(count)).and_then(AddressIds::new) else {
+            return waiting().next().map_or(0, |signal| u8::from(self.write_signal(writer, signal)));
+        };
+        if writer.push_mptcp(&MptcpOption::RemoveAddr(ids), self.version) { count } else { 0 }
     }
 
     /// False when it does not fit beside a long signal and waits for the next acknowledgement, or the

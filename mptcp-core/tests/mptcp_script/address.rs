@@ -68,6 +68,20 @@ fn an_announcement_is_echoed_without_hmac_where_there_are_echoes() {
     });
 }
 
+/// Of several options of one kind in a segment Linux reads the last.
+#[test]
+fn each_echo_has_a_segment_of_its_own() {
+    let mut script = Script::server(Version::V1);
+    let (keys, flow, _) = script.confirmed();
+    for (id, addr) in [(3, P2), (4, IpAddr::from([10, 9, 9, 9]))] {
+        script.inject(&flow, &flow.seg().raw(&announce(&keys, id, addr, None, 0)));
+    }
+    let out = script.out();
+    let is_echo = |option: &MptcpOption<'_>| matches!(option, MptcpOption::AddAddr(_));
+    let echoes = |o: &Out| o.mptcp().into_iter().filter(is_echo).count();
+    assert_eq!(out.iter().map(echoes).collect::<Vec<_>>(), [1, 1], "{out:?}");
+}
+
 #[test]
 fn t114_a_wrong_hmac_is_ignored_without_echo() {
     let v = Version::V1;

@@ -124,6 +124,31 @@ fn flow_out(flow: &Flow, out: &[Out]) -> Vec<Out> {
     flow.of(out).into_iter().cloned().collect()
 }
 
+/// Of several options of one kind in a segment Linux reads the last, and of withdrawals none that comes while it is
+/// busy with the one before.
+#[test]
+fn what_is_withdrawn_together_is_one_option() {
+    both(|v| {
+        let mut script = Script::server_with(v, many_addresses);
+        let (_, flow, _) = script.confirmed();
+        script.advance(60_000);
+        for host in 2..=9 {
+            script.stack.remove_address(script.now, IpAddr::from([10, 3, 0, host]));
+        }
+        let out = script.out();
+        let options = out.iter().flat_map(Out::mptcp);
+        let gone: Vec<Vec<u8>> = options
+            .filter_map(|option| match option {
+                MptcpOption::RemoveAddr(ids) => Some(ids.iter().collect()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(gone, [(3..=10).collect::<Vec<u8>>()], "{out:?}");
+        assert_eq!(script.counters().rm_addr_tx, 8);
+        assert_eq!(flow.of(&out).len(), 1, "{out:?}");
+    });
+}
+
 /// What is withdrawn together, and the priorities beside it, share a segment with the `DATA_ACK`.
 #[test]
 fn short_options_share_a_segment() {
