@@ -152,6 +152,27 @@ fn t89_our_data_fin_is_repeated_with_back_off() {
     });
 }
 
+/// Linux acknowledges a `DATA_FIN` once, and its repetitions not at all. That acknowledgement is lost, and its
+/// application has nothing to say for long.
+#[test]
+fn a_data_fin_whose_acknowledgement_was_lost_is_asked_about() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, flow, id) = script.confirmed();
+        script.stack.shutdown_write(script.now, id);
+        let out = script.out();
+        assert_eq!(our_fin(&keys, &out, 0), 1, "{out:?}");
+        let out = script.advance(10_000);
+        // To what lies below its window any TCP answers; what it says of the data level there it does not read.
+        let (asked, told): (Vec<_>, Vec<_>) =
+            out.iter().partition(|o| o.seq == flow.rcv_nxt.wrapping_sub(1));
+        assert!(!asked.is_empty() && asked.len() < told.len(), "{out:?}");
+        script.send(&flow, &flow.seg().dss(keys.ack(1)));
+        assert!(script.advance(2_000_000).is_empty());
+        assert!(script.would_block(id), "the other half goes on");
+    });
+}
+
 /// Kernels of version 0 drop a `DATA_FIN` that their window has no room for, and say so each time.
 #[test]
 fn a_data_fin_waits_for_a_shut_window_as_long_as_the_peer_answers() {

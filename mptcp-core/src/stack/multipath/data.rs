@@ -5,7 +5,7 @@ use super::Effect;
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::event_log::{Event, ReinjectCause, SubflowEnd};
-use crate::mptcp::{Amount, FallbackReason, Phase, Pulled, Silence, Unmapped};
+use crate::mptcp::{Amount, FallbackReason, Phase, Pulled, Silence, Subflow, Unmapped};
 use crate::seq::SeqNum;
 use crate::stack::{Sock, Stack, env};
 use crate::tcp::{State, Tcb};
@@ -16,6 +16,8 @@ use crate::wire::reset_reason;
 /// How long data is held for its mapping, at least, before a connection that may still fall back
 /// does.
 const UNMAPPED_WAIT: Duration = Duration::from_millis(500);
+/// Of so many repetitions of a `DATA_FIN` one makes the peer's TCP answer.
+const FIN_ROUNDS: u8 = 4;
 
 impl<B: PacketBuf> Stack<B> {
     /// A `DATA_ACK` freed something.
@@ -319,13 +321,22 @@ impl<B: PacketBuf> Stack<B> {
                 || tcb.subflow.as_ref().is_some_and(|s| !s.stale && crowded(s.path))
         };
         connection.retransmission_timeout(now, rto, &self.tcbs, repairs);
+        // Linux acknowledges a `DATA_FIN` when it reaches it, and a repetition never: what it said then, should that be
+        // lost, only its TCP says again, to what lies below its window.
+        let asks = connection.fruitless_rounds().is_multiple_of(FIN_ROUNDS);
         if !fin {
             self.observe_reinjection(owner, None, ReinjectCause::DataTimeout);
         }
         if fin {
             for idx in self.subflows_of(owner) {
                 if let Some(tcb) = self.tcbs.get_mut(idx) {
-                    tcb.ack_now();
+                    let answers = tcb.state.synchronized() && tcb.flight_size() == 0;
+                    let joined = |s: &Subflow| s.id == 0 || s.is_confirmed();
+                    if asks && answers && tcb.subflow.as_deref().is_some_and(joined) {
+                        tcb.probe_now();
+                    } else {
+                        tcb.ack_now();
+                    }
                 }
                 self.touch_tcb(idx);
             }
