@@ -7,7 +7,7 @@ use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::stack::{Connect, Listen, SocketId};
 use mptcp_core::stats::DropReason;
 use mptcp_core::wire::{
-    CapableFlags, CapableForm, Dss, FastOpenCookie, TcpFlags, TcpOption, Version, reset_reason,
+    CapableFlags, CapableForm, Dss, FastOpenCookie, TcpFlags, TcpOption, Version,
 };
 
 const H: CapableFlags = CapableFlags::HMAC;
@@ -309,7 +309,7 @@ mod server {
             let (keys, flow, id) = opened(&mut script);
             let mut join = Flow::new(at(P2, 41_000), at(A2, PORT));
             let out = script.join_syn(&keys, &mut join, false);
-            join.of(&out)[0].assert_reset(reset_reason::PROHIBITED, true);
+            assert!(out.is_empty(), "{out:?}");
             third(&mut script, &keys, &flow);
             script.send(&flow, &flow.seg().dss(keys.ack(0)));
             let mut join = Flow::new(at(P1, 41_001), at(A1, PORT));

@@ -66,7 +66,10 @@ impl<B: PacketBuf> Stack<B> {
             addr => self.address_id(addr),
         };
         let refusal = if connection.phase == Phase::Unconfirmed {
-            Some((reset_reason::PROHIBITED, true))
+            // It overtook the DSS that will confirm the connection. Linux asks only once, but repeats a SYN that nobody
+            // answers.
+            self.stats.mp_join_rejected += 1;
+            return self.stats.drop(DropReason::JoinRefused);
         } else if connection.phase != Phase::Confirmed || connection.finished() {
             Some((reset_reason::MPTCP_SPECIFIC, false))
         } else if local_id.is_none() {
