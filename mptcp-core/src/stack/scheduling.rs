@@ -248,7 +248,8 @@ impl<B: PacketBuf> Stack<B> {
             Some((idx, *view, held))
         });
         let (holder, slow, held) = holder?;
-        let faster = views.iter().filter(|(idx, view)| *idx != holder && view.room && !view.stale);
+        let others = views.allowed().filter(|(idx, _)| *idx != holder);
+        let faster = others.filter(|(_, view)| view.room && !view.stale);
         let (idx, fast) = faster.min_by_key(|(_, view)| view.srtt)?;
         if fast.srtt * 2 > slow.srtt {
             return None;
@@ -280,7 +281,8 @@ impl<B: PacketBuf> Stack<B> {
         self.stats.mptcp_penalised += 1;
     }
 
-    /// Redundant: every subflow with room sends what it has not sent yet, new data included.
+    /// Redundant: every subflow with room sends what it has not sent yet, new data included; backups only while
+    /// no other works.
     fn assign_copy(
         &mut self,
         now: Instant,
@@ -307,7 +309,7 @@ impl<B: PacketBuf> Stack<B> {
         }
         let connection = self.connections.get(owner)?;
         let (una, nxt) = (connection.data_snd_una, connection.data_snd_nxt);
-        let mut candidates: Vec<_> = views.iter().filter(|(_, view)| view.room).collect();
+        let mut candidates: Vec<_> = views.allowed().filter(|(_, view)| view.room).collect();
         candidates.sort_by_key(|(_, view)| (view.stale, view.srtt));
         for &(idx, _) in &candidates {
             let copied_to = self.tcbs.get(idx)?.subflow.as_ref()?.copied_to.max(una);

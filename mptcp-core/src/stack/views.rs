@@ -116,6 +116,12 @@ impl Views {
         self.subflows.iter().map(|(idx, _)| *idx).zip(&self.shown)
     }
 
+    /// Those that may carry something again, or a copy: no backup while a regular one works (RFC 8684 §3.3.8).
+    pub(super) fn allowed(&self) -> impl Iterator<Item = (u32, &PathView)> {
+        let regular = self.shown.iter().any(|view| !view.stale && !view.backup);
+        self.iter().filter(move |(_, view)| !(regular && view.backup))
+    }
+
     pub(super) fn get(&self, at: usize) -> Option<(u32, &PathView)> {
         self.subflows.get(at).map(|(idx, _)| *idx).zip(self.shown.get(at))
     }

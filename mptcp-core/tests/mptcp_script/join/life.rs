@@ -22,6 +22,56 @@ fn t41_a_backup_subflow_carries_data_only_when_nothing_else_works() {
     });
 }
 
+/// Where the peer's window is used up its first octet goes again by a faster path, but by no backup.
+#[test]
+fn t41_a_backup_subflow_repeats_nothing_that_a_regular_one_holds() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (mut first, syn_ack) = script.half_open(40_000, CapableFlags::HMAC);
+        let keys = Keys::of(v, &syn_ack, false);
+        // The first path is far, the other one near.
+        script.advance(200);
+        first.window = 6_000;
+        script.send(&first, &first.seg().opt(&keys.third()));
+        let id = script.accept().expect("it is established");
+        script.send(&first, &first.seg().dss(keys.ack(0)));
+        let mut near = Flow::new(at(P2, 5000), at(A2, PORT));
+        near.window = 6_000;
+        let out = script.join_syn(&keys, &mut near, true);
+        let ack = Script::join_ack(&keys, near.of(&out)[0]);
+        script.advance(10);
+        script.send(&near, &near.seg().opt(&ack));
+        let data = |flow: &Flow, out: &[Out]| -> usize {
+            flow.of(out).iter().map(|o| o.payload.len()).sum()
+        };
+        let out = script.write(id, 0, 20_000);
+        assert!(data(&first, &out) > 4_000 && data(&near, &out) == 0, "{out:?}");
+        assert_eq!(script.counters().mptcp_penalised, 0);
+        // Once the peer has it used like any other it does.
+        let out = script.send(&near, &near.seg().raw(&[30, 3, 0x50]));
+        assert!(data(&near, &out) > 0, "{out:?}");
+        assert_eq!(script.counters().mptcp_penalised, 1);
+    });
+}
+
+/// What goes by every path goes by every regular one.
+#[test]
+fn t41_a_backup_subflow_gets_no_copies() {
+    use mptcp_core::config::{SchedulerKind, Scheduling};
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut first, id) = script.confirmed();
+        let backup = script.join_as(&keys, at(P2, 5000), at(A2, PORT), true);
+        let redundant = Scheduling { kind: SchedulerKind::Redundant, ..Scheduling::default() };
+        assert!(script.stack.set_scheduling(script.now, id, &redundant));
+        let out = script.write(id, 0, 5_000);
+        first.hears(&out);
+        assert!(!first.of(&out).is_empty() && backup.of(&out).is_empty(), "{out:?}");
+        let out = script.send(&first, &first.seg().flags(TcpFlags::RST | TcpFlags::ACK));
+        assert!(backup.of(&out).iter().any(|o| !o.payload.is_empty()), "{out:?}");
+    });
+}
+
 #[test]
 fn an_opened_join_carries_data_both_ways() {
     both(|v| {
