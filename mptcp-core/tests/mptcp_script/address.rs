@@ -524,6 +524,51 @@ fn an_announcement_that_finds_no_subflow_waits_for_one() {
     });
 }
 
+/// The interface of the only subflow goes: who joins next hears of it, and can clear away what was there.
+#[test]
+fn a_withdrawal_that_finds_no_subflow_waits_for_one() {
+    both(|v| {
+        let told = |flow: &Flow, out: &[Out]| {
+            flow.of(out).iter().filter(|o| o.mptcp().contains(&remove(&[0]))).count()
+        };
+        let mut script = Script::server(v);
+        let (keys, first, id) = script.confirmed();
+        script.stack.remove_address(script.now, A1);
+        let out = script.out();
+        assert!(first.of(&out).iter().any(|o| o.rst()), "{out:?}");
+        assert_eq!((told(&first, &out), script.info(id).subflows.len()), (0, 0));
+        assert!(script.advance(30_000).is_empty());
+        let mut join = Flow::new(at(P2, 5000), at(A2, PORT));
+        let out = script.join_syn(&keys, &mut join, false);
+        let ack = Script::join_ack(&keys, join.of(&out)[0]);
+        let out = script.send(&join, &join.seg().opt(&ack));
+        assert_eq!(told(&join, &out), 1, "{out:?}");
+        let out = script.advance(60_000);
+        assert_eq!(told(&join, &out), 0, "{out:?}");
+        assert_eq!(script.counters().rm_addr_tx, 1);
+    });
+}
+
+/// One that comes back before anybody heard of that has not been away.
+#[test]
+fn a_first_address_that_is_back_in_time_is_not_withdrawn() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, _, _) = script.confirmed();
+        let addresses = script.stack.config().addresses.clone();
+        script.stack.remove_address(script.now, A1);
+        script.out();
+        assert!(script.stack.set_addresses(script.now, addresses));
+        script.advance(1_000);
+        let mut join = Flow::new(at(P2, 5000), at(A1, PORT));
+        let out = script.join_syn(&keys, &mut join, false);
+        let ack = Script::join_ack(&keys, join.of(&out)[0]);
+        script.send(&join, &join.seg().opt(&ack));
+        script.advance(20_000);
+        assert_eq!((script.counters().rm_addr_tx, script.counters().rm_addr_tx_drop), (0, 0));
+    });
+}
+
 /// Version 0 has no echo, so nothing is waited for: every subflow that is there carries it once.
 #[test]
 fn a_version_0_announcement_goes_out_once() {

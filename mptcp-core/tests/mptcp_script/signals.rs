@@ -120,6 +120,22 @@ fn the_last_priority_is_the_one_that_is_told() {
     });
 }
 
+/// More addresses go at once than options wait on a subflow: the peer hears of each.
+#[test]
+fn all_that_is_withdrawn_is_told() {
+    both(|v| {
+        let mut script = Script::server_with(v, many_addresses);
+        script.confirmed();
+        script.advance(60_000);
+        for host in 2..=ENDPOINTS {
+            script.stack.remove_address(script.now, IpAddr::from([10, 3, 0, host]));
+        }
+        let mut out = script.out();
+        out.extend(script.advance(20_000));
+        assert_eq!(removed(&out), (3..=ENDPOINTS + 1).collect::<Vec<_>>(), "{out:?}");
+    });
+}
+
 fn flow_out(flow: &Flow, out: &[Out]) -> Vec<Out> {
     flow.of(out).into_iter().cloned().collect()
 }

@@ -56,10 +56,20 @@ struct Plan {
     pairs: Vec<Pair>,
     waiting: VecDeque<Endpoint>,
     current: Option<Announcement>,
+    /// Ids of addresses that are gone, of which nobody has heard yet.
+    withdrawn: VecDeque<u8>,
+    /// When somebody is looked for to tell, at the latest.
+    tell_at: Option<Instant>,
 }
 
 impl Plan {
-    const NONE: Self = Self { pairs: Vec::new(), waiting: VecDeque::new(), current: None };
+    const NONE: Self = Self {
+        pairs: Vec::new(),
+        waiting: VecDeque::new(),
+        current: None,
+        withdrawn: VecDeque::new(),
+        tell_at: None,
+    };
 }
 
 impl Empty for Plan {
@@ -67,7 +77,10 @@ impl Empty for Plan {
     const ABSENT: &'static Self = &Self::NONE;
 
     fn is_unused(&self) -> bool {
-        self.pairs.is_empty() && self.waiting.is_empty() && self.current.is_none()
+        self.pairs.is_empty()
+            && self.waiting.is_empty()
+            && self.current.is_none()
+            && self.withdrawn.is_empty()
     }
 }
 
@@ -170,6 +183,12 @@ impl Paths {
     ) {
         if self.stopped {
             return;
+        }
+        if endpoint.id == 0
+            && let Some(plan) = self.plan.there()
+        {
+            // The first address is back before anybody heard that it was gone.
+            plan.withdrawn.retain(|id| *id != 0);
         }
         if !client {
             if policy.announces() {
@@ -317,6 +336,28 @@ impl Paths {
         }
     }
 
+    /// Nobody could be told that the address of ours with this id is gone: who joins next is.
+    pub(crate) fn withdraw_later(&mut self, id: u8) {
+        if !self.stopped {
+            self.plan.withdrawn.push_back(id);
+        }
+    }
+
+    /// The id of an address that is gone and of which nobody has heard.
+    pub(crate) fn next_withdrawal(&self) -> Option<u8> {
+        self.plan.withdrawn.front().copied()
+    }
+
+    /// That one was told, or is to be tried again at `next`.
+    pub(crate) fn withdrawal_tried(&mut self, next: Option<Instant>) {
+        let Some(plan) = self.plan.there() else { return };
+        plan.tell_at = next;
+        if next.is_none() {
+            plan.withdrawn.pop_front();
+            self.plan.rest();
+        }
+    }
+
     /// Pairs whose wait is over become due; true when any is, whether or not there is room for it.
     pub(crate) fn join_due(&mut self, now: Instant) -> bool {
         let mut due = false;
@@ -384,12 +425,13 @@ impl Paths {
     /// When an echo or a lost pair was waited for long enough. What is due already waits for room,
     /// not for time.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let Plan { pairs, current, .. } = &*self.plan;
+        let Plan { pairs, current, withdrawn, tell_at, .. } = &*self.plan;
         let waiting = pairs.iter().map(|pair| match pair.state {
             PairState::Waiting { until, .. } => Some(until),
             PairState::Due | PairState::Open { .. } => None,
         });
-        earliest(waiting.chain([current.as_ref().map(|a| a.next)]))
+        let tell_at = tell_at.filter(|_| !withdrawn.is_empty());
+        earliest(waiting.chain([current.as_ref().map(|a| a.next), tell_at]))
     }
 
     /// No further joins or announcements.

@@ -195,13 +195,29 @@ impl<B: PacketBuf> Stack<B> {
             }
         }
         self.observe(owner, Event::AddressRemoved { id });
+        if !self.withdraw(owner, id)
+            && let Some(connection) = self.connections.get_mut(owner)
+        {
+            // The interface took the only subflow with it, as a rule, and the RST as well.
+            connection.paths.withdraw_later(id);
+            self.touch_connection(owner);
+        }
+    }
+
+    /// Tells the peer that the address of ours with this id is gone; false when no subflow can say so now.
+    pub(super) fn withdraw(&mut self, owner: u32, id: u8) -> bool {
+        let Some(best) = self.signal_subflow(owner, 0) else { return false };
+        let subflow = self.tcbs.get(best).and_then(|tcb| tcb.subflow.as_ref());
+        if subflow.is_none_or(|subflow| subflow.is_full()) {
+            return false;
+        }
         // Nobody confirms it. Version 0 asks for every subflow in return (RFC 6824 §3.4.1).
         let all = self.connections.get(owner).is_some_and(|c| c.version == Version::V0);
-        let best = self.signal_subflow(owner, 0);
-        let on = if all { self.subflows_of(owner) } else { best.into_iter().collect() };
+        let on = if all { self.subflows_of(owner) } else { [best].into_iter().collect() };
         for idx in on {
             self.signal_on(idx, Signal::RemoveAddr(id));
         }
+        true
     }
 }
 

@@ -200,6 +200,18 @@ impl<B: PacketBuf> Stack<B> {
                 connection.paths.on_lost(now, join.local, join.remote, false);
             }
         }
+        // Before what is announced, which may have the id of what went.
+        while let Some(connection) = self.connections.get(owner)
+            && connection.phase == Phase::Confirmed
+            && let Some(id) = connection.paths.next_withdrawal()
+        {
+            let told = self.withdraw(owner, id);
+            let Some(connection) = self.connections.get_mut(owner) else { return };
+            connection.paths.withdrawal_tried((!told).then(|| now + SIGNAL_WAIT));
+            if !told {
+                break;
+            }
+        }
         while let Some(connection) = self.connections.get(owner)
             && connection.phase == Phase::Confirmed
         {
