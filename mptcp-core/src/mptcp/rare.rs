@@ -29,6 +29,8 @@ pub(crate) struct Rare {
     pub(crate) unmapped_at: Option<Instant>,
     /// When a rate cap lets something go again.
     pub(crate) capped_until: Option<Instant>,
+    /// Code of the ICMP error that ended its opening, where somebody else decided about that.
+    pub(crate) icmp_code: Option<u8>,
 }
 
 impl Rare {
@@ -42,6 +44,7 @@ impl Rare {
         probe_at: None,
         unmapped_at: None,
         capped_until: None,
+        icmp_code: None,
     };
 }
 
@@ -59,6 +62,7 @@ impl Empty for Rare {
             && self.probe_at.is_none()
             && self.unmapped_at.is_none()
             && self.capped_until.is_none()
+            && self.icmp_code.is_none()
     }
 }
 

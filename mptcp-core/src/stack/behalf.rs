@@ -1,6 +1,6 @@
 //! Connections that are opened for somebody else, who decides about the SYN (RFC 8803).
 
-use super::{SocketId, Stack, env};
+use super::{Sock, SocketId, Stack, env};
 use crate::buf::PacketBuf;
 use crate::tcp::SynTerms;
 use crate::time::Instant;
@@ -42,7 +42,9 @@ impl<B: PacketBuf> Stack<B> {
 
     /// What answered the SYN of a connection with [`SynTerms`], once: it is not kept any longer.
     pub fn syn_answer(&mut self, id: SocketId) -> Option<SynAnswer> {
-        let idx = self.blocks_of(id).first().copied()?;
+        let Some(idx) = self.blocks_of(id).first().copied() else {
+            return self.answer_without_block(id);
+        };
         let tcb = self.tcbs.get_mut(idx)?;
         let behalf = tcb.behalf()?;
         let options = behalf.answer.as_bytes().to_vec();
@@ -51,5 +53,13 @@ impl<B: PacketBuf> Stack<B> {
             let _told = tcb.take_opening();
         }
         Some(answer)
+    }
+
+    /// What ended the opening of an MPTCP connection, which took its only block with it.
+    fn answer_without_block(&mut self, id: SocketId) -> Option<SynAnswer> {
+        let Some(Sock::Mptcp(owner)) = self.resolve(id) else { return None };
+        let rare = self.connections.get_mut(owner)?.rare.there()?;
+        let icmp_code = Some(rare.icmp_code.take()?);
+        Some(SynAnswer { options: Vec::new(), icmp_code })
     }
 }

@@ -519,6 +519,11 @@ impl<B: PacketBuf> Stack<B> {
         };
         if let Some(behalf) = tcb.behalf() {
             behalf.icmp_code = Some(error.code);
+            let owner = tcb.subflow.as_ref().map(|subflow| subflow.connection);
+            if let Some(connection) = owner.and_then(|owner| self.connections.get_mut(owner)) {
+                // It outlives its block.
+                connection.rare.icmp_code = Some(error.code);
+            }
         }
         let mut env = env!(self, now);
         let outcome = tcb.icmp_error(&mut env, reason);

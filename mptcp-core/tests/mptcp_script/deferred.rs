@@ -5,7 +5,7 @@ use crate::harness::*;
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::stack::{Connect, Event, Listen, Ready, SocketId};
 use mptcp_core::tcp::SynTerms;
-use mptcp_core::wire::{CapableFlags, TcpFlags, Version};
+use mptcp_core::wire::{CapableFlags, TcpFlags, Version, checksum};
 
 const H: CapableFlags = CapableFlags::HMAC;
 
@@ -128,6 +128,65 @@ fn a_reset_takes_the_request_and_its_token_away() {
         assert!(events.any(|event| event == gone));
         assert_eq!(script.stack.occupancy().tokens, 0);
         assert_eq!(script.stack.occupancy().requests, 0);
+    });
+}
+
+/// An ICMP error of `code` about our SYN.
+fn unreachable(script: &mut Script, syn: &Out, code: u8) {
+    let octets = |addr: core::net::IpAddr| match addr {
+        core::net::IpAddr::V4(v4) => v4.octets(),
+        core::net::IpAddr::V6(_) => panic!("an IPv4 test"),
+    };
+    let mut quoted = vec![0x45, 0, 0, 48, 0, 0, 0x40, 0, 64, 6, 0, 0];
+    quoted.extend(octets(syn.src.ip()));
+    quoted.extend(octets(syn.dst.ip()));
+    let mut sum = checksum::Checksum::new();
+    sum.add_bytes(&quoted);
+    quoted[10..12].copy_from_slice(&(!sum.folded()).to_be_bytes());
+    quoted.extend(syn.src.port().to_be_bytes());
+    quoted.extend(syn.dst.port().to_be_bytes());
+    quoted.extend(syn.seq.to_be_bytes());
+    let mut icmp = vec![3, code, 0, 0, 0, 0, 0, 0];
+    icmp.extend(quoted);
+    let mut sum = checksum::Checksum::new();
+    sum.add_bytes(&icmp);
+    let field = sum.finish();
+    icmp[2..4].copy_from_slice(&field.to_be_bytes());
+    script.inject_ip(syn.dst.ip(), syn.src.ip(), 1, &icmp);
+}
+
+/// The connection has no block any more by then.
+#[test]
+fn the_code_of_what_ended_an_offer_of_mptcp_is_kept() {
+    use mptcp_core::error::ConnectionError;
+    both(|version| {
+        for (code, error) in [
+            (0, ConnectionError::NetworkUnreachable),
+            (1, ConnectionError::HostUnreachable),
+            (3, ConnectionError::Refused),
+            (13, ConnectionError::Prohibited),
+        ] {
+            let mut script = Script::new(version, |_| {});
+            let with = Connect {
+                local: A1,
+                local_port: 5_000,
+                remote: at(P1, 80),
+                mptcp: true,
+                timeout: None,
+                user_data: 0,
+            };
+            let id = script.stack.connect(script.now, &with).expect("room");
+            script.remember(id);
+            let terms = SynTerms { on_demand: true, fast_open: None };
+            assert!(script.stack.set_syn_terms(id, terms));
+            let syn = script.out();
+            assert!(syn.len() == 1 && syn[0].capable().is_some(), "{syn:?}");
+            unreachable(&mut script, &syn[0], code);
+            assert_eq!(script.stack.error(id), Some(error));
+            let answer = script.stack.syn_answer(id).expect("something answered");
+            assert_eq!((answer.icmp_code, answer.options.len()), (Some(code), 0));
+            assert_eq!(script.stack.syn_answer(id), None, "it is told once");
+        }
     });
 }
 
