@@ -20,7 +20,7 @@ pub struct LocalAddress {
     pub mtu: u16,
     /// Announce it with `ADD_ADDR` and open subflows from it.
     pub endpoint: bool,
-    /// Subflows of this endpoint are backups (B bit of `MP_JOIN`).
+    /// Subflows of this endpoint are backups (B bit of `MP_JOIN`, `MP_PRIO` on the first of a connection).
     pub backup: bool,
 }
 

@@ -133,6 +133,30 @@ fn a_first_address_that_goes_again_is_announced_no_longer() {
     assert_eq!((removals(&out, 0), announced(&out)), (1, 0), "{out:?}");
 }
 
+/// The first subflow says so once it may, and what is opened in its place at once.
+#[test]
+fn the_first_subflow_of_a_backup_endpoint_is_a_backup() {
+    let (mut script, _, flow, out) = client(|c| c.addresses[0].backup = true);
+    let asks = |o: &&Out| {
+        o.mptcp().into_iter().any(|option| match option {
+            MptcpOption::Prio(raw) => raw.decode(V).is_some_and(|prio| prio.backup),
+            _ => false,
+        })
+    };
+    assert_eq!(flow.of(&out).into_iter().filter(asks).count(), 1, "{out:?}");
+    let joins = |out: &[Out], from: IpAddr| -> Vec<(u8, bool)> {
+        let syn = |o: &Out| match o.join() {
+            Some(MpJoin::Syn { backup, address_id, .. }) => Some((address_id, backup)),
+            _ => None,
+        };
+        out.iter().filter(|o| o.src.ip() == from).filter_map(syn).collect()
+    };
+    assert_eq!(joins(&out, A2), [(2, false)]);
+    script.send(&flow, &flow.seg().flags(TcpFlags::RST));
+    let out = script.advance(1_100);
+    assert_eq!(joins(&out, A1), [(0, true)], "{out:?}");
+}
+
 #[test]
 fn several_subflows_between_two_addresses_have_ports_of_their_own() {
     let (mut script, _, flow, mut out) = client(|c| {

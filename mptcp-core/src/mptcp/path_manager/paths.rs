@@ -168,8 +168,15 @@ impl Paths {
                 pair.state = PairState::Open { since: None };
             }
         }
-        for endpoint in endpoints.filter(|endpoint| endpoint.addr != used) {
-            self.add_endpoint(policy, client, endpoint, remote);
+        for endpoint in endpoints {
+            if endpoint.addr != used {
+                self.add_endpoint(policy, client, endpoint, remote);
+            } else if let Some(plan) = self.plan.there() {
+                // What takes the place of the first subflow is what that one was.
+                for pair in plan.pairs.iter_mut().filter(|pair| pair.join.local == used) {
+                    pair.join.backup = endpoint.backup;
+                }
+            }
         }
     }
 

@@ -24,7 +24,7 @@ fn is_moved<B: PacketBuf>(tcb: &Tcb<B>, join: &Tuple, address_id: u8) -> bool {
 }
 
 impl<B: PacketBuf> Stack<B> {
-    pub(super) fn endpoint_backup(&self, addr: core::net::IpAddr) -> bool {
+    pub(in crate::stack) fn endpoint_backup(&self, addr: core::net::IpAddr) -> bool {
         self.local_address(addr).is_some_and(|local| local.backup)
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Effect, Seen};
 use crate::buf::PacketBuf;
-use crate::event_log::ReinjectCause;
+use crate::event_log::{Event, ReinjectCause};
 use crate::mptcp::{Connection, FallbackReason, Mapped, Phase, Signal, Stage};
 use crate::stack::{Sock, Stack};
 use crate::tcp::{Outcome, Segment, Tcb};
@@ -429,6 +429,16 @@ impl<B: PacketBuf> Stack<B> {
         let (client, first) = (connection.client, connection.first());
         let policy = self.path_manager.as_ref();
         connection.paths.start(policy, client, endpoints, first.local_addr, first.remote());
+        // A join says so with its flag B, for which MP_CAPABLE has no room (RFC 8684 §3.3.8).
+        if self.endpoint_backup(first.local_addr)
+            && let Some(subflow) = self.tcbs.get_mut(idx).and_then(|t| t.subflow.as_mut())
+        {
+            subflow.local_backup = true;
+            subflow.signal(Signal::Prio { backup: true });
+            let subflow = subflow.id;
+            self.observe(owner, Event::Priority { subflow, backup: true, peer: false });
+            self.touch_tcb(idx);
+        }
     }
 
     /// Does what an option asked for; false when the subflow (or the connection) is gone.
