@@ -225,6 +225,19 @@ impl<B: PacketBuf> Tcb<B> {
         }
     }
 
+    /// The SYN that shows somebody else's cookie has no room for timestamps beside it: the cookie must be there
+    /// (RFC 8803 §6.2.5), they need not.
+    pub(super) fn cookie_crowds_out_timestamps(&self) -> bool {
+        let Some(Opening::Behalf(behalf)) = self.opening() else { return false };
+        let capable = self.subflow.as_deref().map_or(0, |subflow| match subflow.version {
+            Version::V0 => 12,
+            Version::V1 => 4,
+        });
+        // What every SYN says takes 20 octets, the option two more than its cookie.
+        let fits = |cookie: FastOpenCookie| 20 + capable + 2 + cookie.as_bytes().len() <= 40;
+        self.state == State::SynSent && behalf.cookie().is_some_and(|cookie| !fits(cookie))
+    }
+
     /// A SYN or SYN/ACK left, with `octets` of data.
     pub(super) fn note_syn_sent(&mut self, now: Instant, octets: u32) {
         match self.opening_mut() {

@@ -213,3 +213,27 @@ fn a_syn_on_demand_keeps_its_option_and_reports_what_answered() {
     assert!(again.len() == 1 && again[0].capable().is_some(), "{again:?}");
     script.stack.abort(script.now, id);
 }
+
+/// A cookie that a client wants shown is shown, also where our timestamps have no room beside it.
+#[test]
+fn a_cookie_of_a_clients_comes_before_our_timestamps() {
+    both(|version| {
+        let cookie = mptcp_core::wire::FastOpenCookie::new(&[7; 8]).expect("a cookie");
+        let mut script = Script::new(version, |c| c.tcp.timestamps = true);
+        let with = Connect {
+            local: A1,
+            local_port: 5_000,
+            remote: at(P1, 80),
+            mptcp: true,
+            timeout: None,
+            user_data: 0,
+        };
+        let id = script.stack.connect(script.now, &with).expect("room");
+        let terms = SynTerms { on_demand: true, fast_open: Some(cookie) };
+        assert!(script.stack.set_syn_terms(id, terms));
+        let syn = script.out();
+        assert!(syn.len() == 1 && syn[0].capable().is_some(), "{syn:?}");
+        assert_eq!(syn[0].cookie(), Some(cookie), "{syn:?}");
+        script.stack.abort(script.now, id);
+    });
+}

@@ -114,7 +114,8 @@ impl<B: PacketBuf> Tcb<B> {
         let mut writer = OptionWriter::new();
         let syn = emission.flags.contains(TcpFlags::SYN);
         let tsecr = if emission.flags.contains(TcpFlags::ACK) { self.ts_recent } else { 0 };
-        let timestamps = self.flags.contains(TcbFlags::TIMESTAMPS);
+        let timestamps = self.flags.contains(TcbFlags::TIMESTAMPS)
+            && !(syn && self.cookie_crowds_out_timestamps());
         let timestamps = timestamps.then(|| (self.timestamp(env.now), tsecr));
         // An option area of 40 octets has room for all of these.
         let fits = if syn {
