@@ -51,7 +51,8 @@ fallback_reasons! {
     SimultaneousOpen = "simultaneous_open",
     /// No key with a free token was found.
     NoToken = "no_token",
-    /// The request table was full: a SYN cookie has no room for MPTCP, offered or not.
+    /// The request table was full, and what answered the SYN cookie did not bring the keys back, were they offered
+    /// or not.
     SynCookie = "syn_cookie",
     /// The third ACK and the data with it carried no `MP_CAPABLE`.
     AckWithoutCapable = "ack_without_capable",
