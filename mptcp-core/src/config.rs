@@ -271,6 +271,9 @@ pub struct MptcpConfig {
     /// ([`crate::stack::Stack::listen_transparent`]); `None`: none, and they join the port they connected to.
     /// Joins are taken on any port, and nobody need listen there.
     pub join_port: Option<u16>,
+    /// Peers of version 1 are asked not to join the address and port that they connected to (RFC 8684 §3.1, C flag):
+    /// behind a load balancer that knows no tokens such a join ends elsewhere. They join what is announced.
+    pub deny_initial: bool,
 }
 
 impl Default for MptcpConfig {
@@ -291,6 +294,7 @@ impl Default for MptcpConfig {
             probe_interval: Duration::from_secs(1),
             stale_timeout: Duration::from_secs(60),
             join_port: None,
+            deny_initial: false,
         }
     }
 }

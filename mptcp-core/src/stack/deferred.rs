@@ -106,7 +106,7 @@ impl<B: PacketBuf> Stack<B> {
             self.deferrals.entries.remove(&idx)?;
         self.remove_request(idx);
         let mut pending = Pending::new(listener, &segment, None);
-        pending.denies = self.is_foreign(&entry.tuple);
+        pending.denies = self.denies_joins(&entry.tuple);
         // Linux 6.18 shows its keys where the SYN that it sent last ended, and nowhere else: never, when
         // that one had no text and this one's is acknowledged.
         pending.keys_at_once = bare && segment.len > 0;

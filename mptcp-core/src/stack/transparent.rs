@@ -110,6 +110,11 @@ impl<B: PacketBuf> Stack<B> {
         self.local_address(tuple.local_addr).is_none()
     }
 
+    /// A join to where this flow leads would not come here.
+    pub(super) fn denies_joins(&self, tuple: &Tuple) -> bool {
+        self.config.mptcp.deny_initial || self.is_foreign(tuple)
+    }
+
     /// Who takes a foreign flow that comes in by `port`.
     pub(super) fn find_transparent(&self, tuple: &Tuple, port: PortId) -> Option<u32> {
         let ours = self.local_address(tuple.remote_addr).is_some();

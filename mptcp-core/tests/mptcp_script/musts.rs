@@ -595,3 +595,14 @@ fn addresses_of_version_0_are_told_on_every_subflow() {
         assert_eq!((both_told, told(&first) || told(&join)), (v == Version::V0, true), "{out:?}");
     });
 }
+
+/// As behind a load balancer; version 0 has no such flag.
+#[test]
+fn who_wants_no_joins_where_its_peers_connect_to_says_so() {
+    both(|v| {
+        let mut script = Script::server_with(v, |c| c.mptcp.deny_initial = true);
+        let (_, syn_ack) = script.half_open(4_000, H);
+        let flags = syn_ack.capable().expect("MPTCP").flags;
+        assert_eq!(flags.contains(CapableFlags::DENY_JOIN), v == V1, "{syn_ack:?}");
+    });
+}

@@ -63,7 +63,7 @@ impl<B: PacketBuf> Stack<B> {
             self.stats.mp_capable_syn_rx += 1;
             if let Some(key) = self.cookie_key(tuple, [segment.seq, iss], version) {
                 let checksum = self.wants_checksum(capable.flags);
-                let denies = self.is_foreign(tuple);
+                let denies = self.denies_joins(tuple);
                 options::push_capable_syn_ack(&mut options, version, key, checksum, denies);
             }
         }

@@ -60,7 +60,8 @@ impl<B: PacketBuf> Stack<B> {
             return false;
         }
         let grant = (worth == Worth::Former).then(|| self.fast_open.mac(local, remote));
-        let pending = Pending::new(listener, segment, grant);
+        let mut pending = Pending::new(listener, segment, grant);
+        pending.denies = self.denies_joins(&request.tuple);
         let Some((sock, _)) = self.give_out(now, request, segment, pending, Some(text)) else {
             return false;
         };

@@ -153,7 +153,7 @@ impl<B: PacketBuf> Stack<B> {
             Wanted::Plain(_) => {}
             Wanted::Capable { version, own, .. } => {
                 let checksum = request.flags.contains(RequestFlags::ASK_CHECKSUM);
-                let denies = self.is_foreign(&request.tuple);
+                let denies = self.denies_joins(&request.tuple);
                 options::push_capable_syn_ack(&mut options, version, own.key, checksum, denies);
             }
             Wanted::Join { connection, local_nonce, remote_nonce, local_id, .. } => {
