@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The cables are veth pairs, and nothing is emulated. What arrives at the gateway is taken in on its own
-//! CPU, what arrives elsewhere on the other ones: all the gateway's work, and only that, is on its CPU.
+//! CPU, what arrives elsewhere on the other ones: all the gateway's work, and only that, is on its CPU. But for
+//! devices with an XDP program or with GRO: NAPI runs on the sender's CPU, and RPS comes behind it.
 
 use crate::cpus::Cpus;
 use core::net::Ipv4Addr;

@@ -126,6 +126,11 @@ impl Peer {
         matches!(self, Self::AfXdp | Self::AfXdpLatency | Self::AfXdpPower)
     }
 
+    /// Whether what arrives is taken in on the CPU of the load, which is no part of the relay's figures.
+    pub(crate) const fn receives_elsewhere(self) -> bool {
+        self.is_on_xdp() || matches!(self, Self::SpliceJoined)
+    }
+
     pub(crate) const fn is_testpmd(self) -> bool {
         matches!(self, Self::TestpmdAfPacket | Self::TestpmdAfXdp)
     }

@@ -143,6 +143,16 @@ pub(crate) fn tables(results: &Results, plan: &Plan) -> String {
         "Goodput of ours / testpmd over the same devices (more is better):\n\n{}",
         ceilings(results, &rates)
     );
+    let is_there = |peer: &Peer| results.has(*peer, false) || results.has(*peer, true);
+    let elsewhere = Peer::ALL.into_iter().filter(|peer| peer.receives_elsewhere());
+    let elsewhere: Vec<_> = elsewhere.filter(is_there).map(Peer::title).collect();
+    if !elsewhere.is_empty() {
+        let _ = writeln!(
+            text,
+            "CPU lacks what is done with packets that arrive, by NAPI on the load's CPU: {}.\n",
+            elsewhere.join("; ")
+        );
+    }
     if let Some(base) = median(results.bases.clone()) {
         let _ = writeln!(
             text,
@@ -284,6 +294,7 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "no line {line}\n{text}");
         }
         assert!(text.contains("Others used 1.0 %"), "{text}");
+        assert!(text.contains("on the load's CPU: **Plait, af_xdp**.\n"), "{text}");
     }
 
     #[test]
