@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use plait_bench::netns::{Namespace, run};
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -104,7 +105,9 @@ impl Links {
                 link.words()
             ));
         }
-        let process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        // Ctrl-C is ours to answer.
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
+        let process = command.spawn();
         let process =
             process.map_err(|error| format!("starting {}: {error}", emulator.display()))?;
         let mut links = Self { emulator, socket, process };

@@ -15,6 +15,7 @@ mod scenario;
 use clap::Parser;
 use measure::Peer;
 use mptcp_core::config::CongestionAlgorithm;
+use plait_bench::interrupt::Interrupt;
 use report::Runs;
 use scenario::Scenario;
 use std::os::unix::process::CommandExt as _;
@@ -84,9 +85,10 @@ fn run(cli: &Cli) -> Result<(), String> {
     if scenarios.is_empty() {
         return Err("no such row; there are X5, X6, X7, X8 and X9".to_owned());
     }
+    let interrupt = Interrupt::catch()?;
     let mut header = String::new();
     for scenario in scenarios {
-        let runs = runs(scenario, cli)?;
+        let runs = runs(scenario, cli, &interrupt)?;
         let of_this = report::header(scenario);
         if of_this != header {
             println!("{of_this}");
@@ -100,13 +102,14 @@ fn run(cli: &Cli) -> Result<(), String> {
 }
 
 /// The peers in turn, `repeat` times.
-fn runs(scenario: &Scenario, cli: &Cli) -> Result<Runs, String> {
+fn runs(scenario: &Scenario, cli: &Cli, interrupt: &Interrupt) -> Result<Runs, String> {
     let mut runs = Runs::new();
     for seed in 1..=cli.repeat {
         for peer in Peer::of(scenario.load, &cli.congestion) {
             let (row, title, of) = (scenario.row, scenario.title, cli.repeat);
             eprintln!("{row} {title}: {peer:?}, run {seed} of {of}");
-            let value = measure::run(scenario, peer, seed)?;
+            let value = measure::run(scenario, peer, seed, interrupt)?;
+            interrupt.check()?;
             runs.entry(peer).or_default().push(value);
         }
     }

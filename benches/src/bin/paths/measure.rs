@@ -6,6 +6,7 @@ use crate::scenario::{Load, Scenario};
 use crate::{kernel, ours};
 use core::time::Duration;
 use mptcp_core::config::CongestionAlgorithm;
+use plait_bench::interrupt::Interrupt;
 
 /// Who sends, and over what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -54,12 +55,17 @@ const STEADY: Duration = Duration::from_secs(2);
 const COST: Duration = Duration::from_secs(3);
 
 /// Makes the network, runs the transfer and takes both down again.
-pub(crate) fn run(scenario: &Scenario, peer: Peer, seed: u64) -> Result<Value, String> {
+pub(crate) fn run(
+    scenario: &Scenario,
+    peer: Peer,
+    seed: u64,
+    interrupt: &Interrupt,
+) -> Result<Value, String> {
     let bed = Bed::create(scenario.links, scenario.recv_max, seed)?;
     let arrivals = match peer {
         Peer::Ours(congestion) => {
             let _server = ours::Server::start(&bed, congestion)?;
-            download(&bed, OURS, Via::Both, scenario.load)?
+            download(&bed, OURS, Via::Both, scenario.load, interrupt)?
         }
         _ => {
             let congestion = if peer == Peer::KernelBbr { "bbr" } else { "cubic" };
@@ -69,7 +75,7 @@ pub(crate) fn run(scenario: &Scenario, peer: Peer, seed: u64) -> Result<Value, S
                 _ => Via::Both,
             };
             let _server = kernel::Server::start(&bed, congestion)?;
-            download(&bed, KERNEL, via, scenario.load)?
+            download(&bed, KERNEL, via, scenario.load, interrupt)?
         }
     };
     Ok(value(scenario, &arrivals))

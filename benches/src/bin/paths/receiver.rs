@@ -4,6 +4,7 @@ use crate::bed::{Bed, CLIENT};
 use crate::scenario::Load;
 use core::net::{Ipv4Addr, SocketAddr};
 use core::time::Duration;
+use plait_bench::interrupt::Interrupt;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::time::Instant;
@@ -13,6 +14,8 @@ pub(crate) const PORT: u16 = 20_090;
 
 /// Nothing at all for so long ends a run with an error.
 const STALLED: Duration = Duration::from_secs(20);
+/// Where nothing comes, whether the user wants the end is looked at so often.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How the client connects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,6 +74,7 @@ pub(crate) fn download(
     server: Ipv4Addr,
     via: Via,
     load: Load,
+    interrupt: &Interrupt,
 ) -> Result<Arrivals, String> {
     let explain = |error: io::Error| format!("downloading from {server}: {error}");
     let protocol = if via == Via::Both { Protocol::MPTCP } else { Protocol::TCP };
@@ -97,13 +101,14 @@ pub(crate) fn download(
     let mut arrivals = std::thread::scope(|scope| {
         let cutting = scope.spawn(move || {
             let Some(before) = cut else { return Ok(None) };
-            std::thread::sleep(before.saturating_sub(start.elapsed()));
+            interrupt.sleep(before.saturating_sub(start.elapsed()))?;
             bed.cut_link_a().map(|()| Some(start.elapsed()))
         });
-        let arrivals = read(&socket, start, limit, length).map_err(explain);
+        let arrivals = read(&socket, start, limit, length, interrupt).map_err(explain);
         let cut = cutting.join().map_err(|_| "a thread panicked".to_owned())??;
         Ok::<_, String>(Arrivals { cut, ..arrivals? })
     })?;
+    interrupt.check()?;
     if limit.is_none() && arrivals.by(Duration::MAX) != length {
         return Err(format!("{server} sent {} of {length} octets", arrivals.by(Duration::MAX)));
     }
@@ -116,24 +121,26 @@ fn read(
     start: Instant,
     limit: Option<Duration>,
     length: u64,
+    interrupt: &Interrupt,
 ) -> io::Result<Arrivals> {
     let mut octets = vec![0; 256 << 10];
     let mut arrivals = Arrivals::default();
-    let mut total = 0;
-    while total < length {
-        let left = limit.map_or(STALLED, |limit| limit.saturating_sub(start.elapsed()));
+    let (mut total, mut last) = (0, start);
+    while total < length && interrupt.check().is_ok() {
+        let left = limit.map_or(LOOK, |limit| limit.saturating_sub(start.elapsed()));
         if left.is_zero() {
             break;
         }
-        socket.set_read_timeout(Some(left))?;
+        socket.set_read_timeout(Some(left.min(LOOK)))?;
         match socket.read(&mut octets) {
             Ok(0) => break,
             Ok(len) => {
                 total += len as u64;
+                last = Instant::now();
                 arrivals.reads.push((start.elapsed(), total));
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                if limit.is_none() {
+                if limit.is_none() && last.elapsed() > STALLED {
                     return Err(error);
                 }
             }

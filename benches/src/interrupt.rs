@@ -9,10 +9,14 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// Whether the user wants the end.
 #[derive(Clone, Debug)]
-pub(crate) struct Interrupt(Arc<AtomicBool>);
+pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    pub(crate) fn catch() -> Result<Self, String> {
+    /// Catches them for the rest of the process's life.
+    ///
+    /// # Errors
+    /// Why they cannot be caught.
+    pub fn catch() -> Result<Self, String> {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let flag = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -22,17 +26,27 @@ impl Interrupt {
         Ok(Self(flag))
     }
 
-    pub(crate) fn check(&self) -> Result<(), String> {
+    /// Goes on as long as nobody wants the end.
+    ///
+    /// # Errors
+    /// That somebody does.
+    pub fn check(&self) -> Result<(), String> {
         if self.0.load(Ordering::Relaxed) { Err("interrupted".to_owned()) } else { Ok(()) }
     }
 
     /// Sleeps that long.
-    pub(crate) fn sleep(&self, time: Duration) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// That the end is wanted.
+    pub fn sleep(&self, time: Duration) -> Result<(), String> {
         self.wait_for(time, || Ok(false)).map(drop)
     }
 
     /// Whether `done` held before `most` had passed.
-    pub(crate) fn wait_for(
+    ///
+    /// # Errors
+    /// That the end is wanted, or the error of `done`.
+    pub fn wait_for(
         &self,
         most: Duration,
         mut done: impl FnMut() -> Result<bool, String>,
