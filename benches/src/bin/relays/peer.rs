@@ -212,7 +212,10 @@ impl Peer {
                 if self != Self::Copy {
                     words.push("--splice".to_owned());
                 }
-                words
+                if mptcp {
+                    words.push("--mptcp".to_owned());
+                }
+                return Ok(Some(words));
             }
             Self::Haproxy => strings(["haproxy", "-db", "-f", &file("haproxy.cfg", haproxy())?]),
             Self::Dante => strings(["danted", "-f", &file("danted.conf", dante(dir))?]),
@@ -233,6 +236,7 @@ impl Peer {
                 return Ok(Some(strings([&gateway, "run", "-c", &config])));
             }
         };
+        // Their sockets to the server are MPTCP ones then, too, and fall back.
         let mptcpize = mptcp.then(|| strings(["mptcpize", "run"])).into_iter().flatten();
         Ok(Some(mptcpize.chain(words).collect()))
     }
@@ -353,4 +357,22 @@ pub(crate) fn sibling(name: &str) -> Result<PathBuf, String> {
         return Ok(path);
     }
     Err(format!("{} is missing: make build", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relays_of_our_own_speak_mptcp_with_clients_alone() {
+        let words = |peer: Peer, mptcp| {
+            peer.command(mptcp, 1, Path::new("/nonexistent")).unwrap().unwrap().join(" ")
+        };
+        for peer in [Peer::Copy, Peer::Splice, Peer::SpliceJoined] {
+            let (with, without) = (words(peer, true), words(peer, false));
+            assert!(with.ends_with(" --mptcp") && !with.starts_with("mptcpize"), "{with}");
+            assert!(!without.ends_with(" --mptcp"), "{without}");
+        }
+        assert!(words(Peer::Microsocks, true).starts_with("mptcpize run microsocks "));
+    }
 }

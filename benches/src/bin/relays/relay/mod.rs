@@ -9,6 +9,7 @@ use core::net::SocketAddr;
 use flow::Tools;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use session::{Outcome, Session};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::TcpListener;
 
@@ -24,11 +25,15 @@ pub(crate) struct Options {
     /// Move octets by `splice` instead of a copy.
     #[arg(long)]
     splice: bool,
+    /// Listen for MPTCP as well; the way to the server is TCP in any case.
+    #[arg(long)]
+    mptcp: bool,
 }
 
 /// The listener's token; a session's are twice its place and one more for the server's side.
 const LISTENER: u64 = u64::MAX;
 const EVENTS: usize = 256;
+const BACKLOG: i32 = 1024;
 const EDGE: EpollFlags = EpollFlags::EPOLLIN
     .union(EpollFlags::EPOLLOUT)
     .union(EpollFlags::EPOLLRDHUP)
@@ -36,7 +41,7 @@ const EDGE: EpollFlags = EpollFlags::EPOLLIN
 
 /// Relays until it is killed.
 pub(crate) fn run(options: &Options) -> io::Result<()> {
-    let listener = TcpListener::bind(options.listen)?;
+    let listener = listen(options)?;
     listener.set_nonblocking(true)?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
@@ -59,6 +64,15 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         };
         relay.turn(&events[..count]);
     }
+}
+
+fn listen(options: &Options) -> io::Result<TcpListener> {
+    let protocol = if options.mptcp { Protocol::MPTCP } else { Protocol::TCP };
+    let socket = Socket::new(Domain::for_address(options.listen), Type::STREAM, Some(protocol))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&options.listen.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 struct Relay {
