@@ -206,11 +206,15 @@ impl<'a> Stage<'a> {
         let gateway_after = Mib::read(&self.topology.gateway)?;
         self.report.gateway_mib = Some(gateway_after.since(&gateway_before));
         self.report.phone_mib = Some(Mib::read(&self.topology.phone)?.since(&phone_before));
-        if self.gateway.end().is_none() {
-            println!("\nSIGTERM to the gateway");
-            let drained = self.gateway.drain().map_err(|error| error.to_string());
-            self.report.drained = Some(drained);
-        }
+        let drained = match self.gateway.end() {
+            None => {
+                println!("\nSIGTERM to the gateway");
+                self.gateway.drain().map_err(|error| error.to_string())
+            }
+            // After the last run nobody else would tell.
+            Some(cause) => Err(cause.to_string()),
+        };
+        self.report.drained = Some(drained);
         Ok(self.report)
     }
 
