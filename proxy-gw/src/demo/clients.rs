@@ -23,6 +23,8 @@ use std::time::Instant;
 
 /// A session that waits this long for anything is lost.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Until all are open; what cannot open has failed before.
+const TOGETHER_MAX: Duration = Duration::from_secs(60);
 /// Longest accepted head of the origin's answer.
 const HEAD_LEN_MAX: usize = 4096;
 /// Objects are between 1 KiB and 256 KiB, their logarithm uniform.
@@ -147,15 +149,15 @@ pub(super) fn run(args: &ClientsArgs) -> ExitCode {
     if let Err(error) = allow_files(u64::from(args.sessions) + 64) {
         eprintln!("demo clients: {error}");
     }
-    let gate = Arc::new(Gate::new(args.sessions));
+    let gate = Arc::new(Gate::new(args.sessions, TOGETHER_MAX));
     for index in 0..args.sessions {
         let (gate, args) = (Arc::clone(&gate), args.clone());
         let failing = Arc::clone(&gate);
         let spawned =
             thread::Builder::new().stack_size(128 * 1024).spawn(move || match open(&args) {
                 Ok(socket) => {
-                    gate.open_and_wait();
-                    gate.ended(index, fetch(socket, &args, index));
+                    let together = gate.open_and_wait();
+                    gate.ended(index, together.and_then(|()| fetch(socket, &args, index)));
                 }
                 Err(cause) => gate.never_opened(index, &cause),
             });
@@ -182,6 +184,7 @@ fn allow_files(wanted: u64) -> Result<(), String> {
 #[derive(Debug)]
 struct Gate {
     total: u32,
+    patience: Duration,
     state: Mutex<GateState>,
     changed: Condvar,
 }
@@ -195,19 +198,25 @@ struct GateState {
 }
 
 impl Gate {
-    fn new(total: u32) -> Self {
-        Self { total, state: Mutex::default(), changed: Condvar::new() }
+    fn new(total: u32, patience: Duration) -> Self {
+        Self { total, patience, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// The caller's session is open; returns when all others are too, have failed, or patience ends.
-    fn open_and_wait(&self) {
+    /// The caller's session is open; returns when all others are too or have failed. When patience ends before, they
+    /// are not open at once.
+    fn open_and_wait(&self) -> Result<(), String> {
         let mut state = lock(&self.state);
         state.tally.open += 1;
         self.changed.notify_all();
         let some_missing =
             |state: &mut GateState| state.tally.open + state.never_opened < self.total;
-        let waited = self.changed.wait_timeout_while(state, PATIENCE, some_missing);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        let waited = self.changed.wait_timeout_while(state, self.patience, some_missing);
+        let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if !waited.timed_out() {
+            return Ok(());
+        }
+        let (open, total) = (state.tally.open, self.total);
+        Err(format!("{open} of {total} were open after {:?}", self.patience))
     }
 
     fn never_opened(&self, index: u32, cause: &str) {
@@ -454,7 +463,7 @@ mod tests {
 
     #[test]
     fn sessions_open_together_and_all_are_counted() {
-        let gate = Arc::new(Gate::new(9));
+        let gate = Arc::new(Gate::new(9, TOGETHER_MAX));
         let threads: Vec<_> = (0..9)
             .map(|index| {
                 let gate = Arc::clone(&gate);
@@ -463,7 +472,7 @@ mod tests {
                         gate.never_opened(index, "no route");
                         return;
                     }
-                    gate.open_and_wait();
+                    assert_eq!(gate.open_and_wait(), Ok(()));
                     let open = lock(&gate.state).tally.open;
                     assert_eq!(open, 8, "let through before all were open");
                     gate.ended(index, Ok(10));
@@ -474,6 +483,12 @@ mod tests {
         let state = lock(&gate.state);
         assert_eq!(state.tally, Tally { open: 8, done: 8, lost: 1, bytes: 80 });
         assert_eq!(state.losses, ["session 4: no route"]);
+    }
+
+    #[test]
+    fn a_session_that_the_others_leave_alone_does_not_count_as_concurrent() {
+        let gate = Gate::new(2, Duration::from_millis(10));
+        assert_eq!(gate.open_and_wait(), Err("1 of 2 were open after 10ms".to_owned()));
     }
 
     #[test]
