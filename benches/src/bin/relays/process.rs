@@ -24,9 +24,10 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
+    /// Never takes over what is there: root is to read what it wrote itself.
     pub(crate) fn create() -> Result<Self, String> {
         let path = std::env::temp_dir().join(format!("plait-relays-{}", std::process::id()));
-        std::fs::create_dir_all(&path)
+        std::fs::create_dir(&path)
             .map_err(|error| format!("creating {}: {error}", path.display()))?;
         Ok(Self(path))
     }
@@ -208,6 +209,15 @@ fn group_ticks(stat: &str, group: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_that_is_there_is_somebody_elses() {
+        let scratch = Scratch::create().unwrap();
+        let error = Scratch::create().unwrap_err();
+        assert!(error.contains("plait-relays-"), "{error}");
+        drop(scratch);
+        assert!(Scratch::create().is_ok());
+    }
 
     #[test]
     fn times_of_a_group_are_found_behind_any_name() {
