@@ -125,7 +125,8 @@ impl Timers {
         let wheel = TimerWheel::with_capacity(count, BEGIN);
         let mut order = shuffled(count);
         // Deadlines are in that order as well: apart from it, neighbours in time are none in memory.
-        order.rotate_left(order.len() / 2);
+        let half = order.len() / 2;
+        order.rotate_left(half);
         Self { wheel, now: BEGIN, order, deadlines: deadlines(count) }
     }
 
