@@ -623,7 +623,9 @@ impl Subflow {
             count += 1;
         }
         let Some(ids) = ids.get(..usize::from(count)).and_then(AddressIds::new) else {
-            return waiting().next().map_or(0, |signal| u8::from(self.write_signal(writer, signal)));
+            return waiting()
+                .next()
+                .map_or(0, |signal| u8::from(self.write_signal(writer, signal)));
         };
         if writer.push_mptcp(&MptcpOption::RemoveAddr(ids), self.version) { count } else { 0 }
     }

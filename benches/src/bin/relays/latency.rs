@@ -105,6 +105,11 @@ impl Results {
         Ok(())
     }
 
+    /// Whether every run failed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Everything as Markdown.
     pub(crate) fn tables(&self) -> String {
         // Formatting into a String cannot fail.

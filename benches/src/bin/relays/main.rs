@@ -176,12 +176,16 @@ fn run(cli: &Cli) -> Result<(), String> {
     });
     println!("{}\n\n{}", machine::describe(repeat), report::tables(&results, &plan));
     interrupt.check().map_err(|_| CUT_SHORT)?;
+    if results.is_empty() {
+        return Err(NOTHING.to_owned());
+    }
     let Some(file) = &cli.plot else { return Ok(()) };
     std::fs::write(file, report::plot(&results))
         .map_err(|error| format!("writing {}: {error}", file.display()))
 }
 
 const CUT_SHORT: &str = "interrupted: the tables have what was measured until then";
+const NOTHING: &str = "nothing was measured: every run failed";
 
 /// Everything in its turn, until it is done or the user has seen enough.
 fn each(
@@ -216,7 +220,8 @@ fn latency(wanted: &[Peer], repeat: u64, quick: bool) -> Result<(), String> {
     let (plan, mut results) = (latency::Plan::new(quick), latency::Results::default());
     each(&peers, repeat, &interrupt, |peer, mptcp| results.measure(&lab, peer, mptcp, plan));
     println!("{}\n\n{}", machine::describe(repeat), results.tables());
-    interrupt.check().map_err(|_| CUT_SHORT.to_owned())
+    interrupt.check().map_err(|_| CUT_SHORT)?;
+    if results.is_empty() { Err(NOTHING.to_owned()) } else { Ok(()) }
 }
 
 fn through_memory(repeat: u64, quick: bool, tso: bool) -> Result<(), String> {
@@ -293,7 +298,11 @@ fn chosen(all: &[Peer], wanted: &[Peer]) -> Result<Vec<(Peer, bool)>, String> {
     if !has("mptcpize") {
         eprintln!("SKIPPED clients with MPTCP: mptcpize is not installed");
     }
-    Ok(chosen)
+    let missing = wanted.iter().find(|&wanted| !chosen.iter().any(|(peer, _)| peer == wanted));
+    match missing {
+        Some(peer) => Err(format!("{} was asked for and cannot run here", peer.name())),
+        None => Ok(chosen),
+    }
 }
 
 /// Whether a program is installed.

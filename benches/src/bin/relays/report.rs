@@ -43,6 +43,11 @@ impl Results {
         }
     }
 
+    /// Whether every run of every load failed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
     fn has(&self, peer: Peer, mptcp: bool) -> bool {
         self.samples.keys().any(|&(found, client, _)| (found, client) == (peer, mptcp))
     }
@@ -295,6 +300,13 @@ mod tests {
         }
         assert!(text.contains("Others used 1.0 %"), "{text}");
         assert!(text.contains("on the load's CPU: **Plait, af_xdp**.\n"), "{text}");
+    }
+
+    #[test]
+    fn what_failed_was_not_measured() {
+        let mut results = Results::default();
+        results.add(Peer::Tun, false, vec![(Load::Sessions, Err("intended".to_owned()))], 0.0);
+        assert!(results.is_empty() && !self::results().0.is_empty());
     }
 
     #[test]

@@ -97,6 +97,13 @@ pub(crate) fn compare(path: &Path, only: &str, update: bool) -> Result<(), Strin
         new.counts.sort_by_key(|(name, _)| COUNTED.iter().position(|of| of.name == name));
         return std::fs::write(path, new.to_string()).map_err(explain);
     }
+    if new.counts.is_empty() {
+        return Err(format!("no workload has {only:?} in its name"));
+    }
+    let gone = gone(&old, &new, only);
+    if !gone.is_empty() {
+        return Err(format!("in the table, and no workload: {}", gone.join(", ")));
+    }
     let per_cent = tolerance * 100.0;
     if !cheaper.is_empty() {
         let names = cheaper.join(", ");
@@ -106,6 +113,12 @@ pub(crate) fn compare(path: &Path, only: &str, update: bool) -> Result<(), Strin
         return Ok(());
     }
     Err(format!("above the table by more than {per_cent} %: {}", dearer.join(", ")))
+}
+
+/// What the table has and nobody counts any more, of the names with `only`: what is not compared passes everything.
+fn gone<'a>(old: &'a Table, new: &Table, only: &str) -> Vec<&'a str> {
+    let names = old.counts.iter().map(|(name, _)| name.as_str());
+    names.filter(|name| name.contains(only) && new.count(name).is_none()).collect()
 }
 
 /// Instructions of one operation.
@@ -170,6 +183,18 @@ mod tests {
         let table = Table { tools: "rustc 1.95.0, glibc 2.36".to_owned(), counts };
         assert_eq!(Table::parse(&table.to_string()), Ok(table));
         assert_eq!(Table::parse("checksum;1"), Err("not a count: checksum;1".to_owned()));
+    }
+
+    #[test]
+    fn what_the_table_has_is_compared() {
+        let table = |names: &[&str]| Table {
+            tools: String::new(),
+            counts: names.iter().map(|name| ((*name).to_owned(), 1.0)).collect(),
+        };
+        let (old, new) = (table(&["emit", "parse", "token"]), table(&["emit"]));
+        assert_eq!(gone(&old, &new, ""), ["parse", "token"]);
+        assert_eq!(gone(&old, &new, "tok"), ["token"]);
+        assert_eq!(gone(&old, &old, ""), [""; 0]);
     }
 
     #[test]
