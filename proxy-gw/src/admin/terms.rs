@@ -116,10 +116,11 @@ impl Terms {
                     Err(error) => all = Err(error),
                 }
             }
+            all?;
             for done in told {
                 done.await.map_err(|_| Unreachable)?;
             }
-            all
+            Ok(())
         })
         .await
     }
