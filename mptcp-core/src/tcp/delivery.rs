@@ -73,9 +73,10 @@ impl Delivery {
         self.app_limited_until = if until == 0 { 1 } else { until };
     }
 
-    /// `len` octets leave now, `pipe` were in flight before.
-    pub(crate) fn stamp(&mut self, now: Instant, pipe: u32, len: u32) -> Stamp {
-        if pipe == 0 {
+    /// `len` octets leave now, `pipe` were in flight before. A `fresh` flight begins with them: nothing is outstanding. That
+    /// all of it is lost is another matter: what the next acknowledgement delivers arrived since the last one.
+    pub(crate) fn stamp(&mut self, now: Instant, fresh: bool, pipe: u32, len: u32) -> Stamp {
+        if fresh {
             self.first_sent_at = now;
             self.delivered_at = now;
         }
@@ -141,7 +142,7 @@ mod tests {
     fn the_slower_of_sending_and_delivering_counts() {
         let mut delivery = Delivery::new(at(0));
         let sent: Vec<_> = (0..10)
-            .map(|n| (at(2 * n), delivery.stamp(at(2 * n), 1_000 * n as u32, 1_000)))
+            .map(|n| (at(2 * n), delivery.stamp(at(2 * n), n == 0, 1_000 * n as u32, 1_000)))
             .collect();
         let mut last = None;
         for (n, &segment) in sent.iter().enumerate() {
@@ -152,7 +153,7 @@ mod tests {
         assert_eq!((sample.delivered, sample.interval), (10_000, Duration::from_millis(86)));
         assert_eq!((sample.in_flight, sample.app_limited), (10_000, false));
 
-        let segment = (at(90), delivery.stamp(at(90), 0, 1_000));
+        let segment = (at(90), delivery.stamp(at(90), true, 0, 1_000));
         let sample = delivery.on_delivered(at(140), 1_000, Some(segment)).expect("a sample");
         assert_eq!((sample.delivered, sample.interval), (1_000, Duration::from_millis(50)));
     }
@@ -162,7 +163,7 @@ mod tests {
     fn compressed_acknowledgements_are_bounded_by_the_sending_rate() {
         let mut delivery = Delivery::new(at(0));
         let sent: Vec<_> = (0..10)
-            .map(|n| (at(10 * n), delivery.stamp(at(10 * n), 1_000 * n as u32, 1_000)))
+            .map(|n| (at(10 * n), delivery.stamp(at(10 * n), n == 0, 1_000 * n as u32, 1_000)))
             .collect();
         let mut last = None;
         for segment in &sent {
@@ -171,15 +172,25 @@ mod tests {
         assert_eq!(last.expect("a sample").interval, Duration::from_millis(91));
     }
 
+    /// All in flight is lost when a timeout is over, but what its repair brings to light arrived before.
+    #[test]
+    fn a_repair_begins_no_new_flight() {
+        let mut delivery = Delivery::new(at(0));
+        delivery.stamp(at(0), true, 0, 100_000);
+        let repair = (at(500), delivery.stamp(at(500), false, 0, 1_000));
+        let sample = delivery.on_delivered(at(520), 100_000, Some(repair)).expect("a sample");
+        assert_eq!((sample.delivered, sample.interval), (100_000, Duration::from_millis(520)));
+    }
+
     #[test]
     fn the_mark_of_an_idle_sender_ends_with_what_was_in_flight() {
         let mut delivery = Delivery::new(at(0));
-        let first = (at(0), delivery.stamp(at(0), 0, 1_000));
+        let first = (at(0), delivery.stamp(at(0), true, 0, 1_000));
         delivery.note_app_limited(1_000);
-        let second = (at(5), delivery.stamp(at(5), 1_000, 1_000));
+        let second = (at(5), delivery.stamp(at(5), false, 1_000, 1_000));
         assert!(!delivery.on_delivered(at(10), 1_000, Some(first)).expect("a sample").app_limited);
         assert!(delivery.on_delivered(at(15), 1_000, Some(second)).expect("a sample").app_limited);
-        let third = (at(15), delivery.stamp(at(15), 1, 1_000));
+        let third = (at(15), delivery.stamp(at(15), false, 1, 1_000));
         assert!(!delivery.on_delivered(at(25), 1_000, Some(third)).expect("a sample").app_limited);
     }
 
@@ -187,7 +198,7 @@ mod tests {
     fn counters_wrap() {
         let mut delivery = Delivery::new(at(0));
         delivery.delivered = u32::MAX - 500;
-        let segment = (at(0), delivery.stamp(at(0), 0, 1_000));
+        let segment = (at(0), delivery.stamp(at(0), true, 0, 1_000));
         let sample = delivery.on_delivered(at(10), 1_000, Some(segment)).expect("a sample");
         assert_eq!((sample.delivered, delivery.delivered()), (1_000, 499));
     }

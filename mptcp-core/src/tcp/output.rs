@@ -225,6 +225,7 @@ impl<B: PacketBuf> Tcb<B> {
     /// did not was short of data, or its scheduler chose another path.
     fn depart(&mut self, now: Instant, octets: u32) -> Stamp {
         let pipe = self.pipe();
+        let fresh = self.queue.is_empty();
         let pause = self.rtt.srtt().unwrap_or_default() / 8;
         let sender = self.sender(now);
         let able_since = sender.pacer.release_at().max(sender.open_since);
@@ -232,7 +233,7 @@ impl<B: PacketBuf> Tcb<B> {
             sender.delivery.note_app_limited(pipe);
         }
         sender.pacer.charge(now, octets);
-        sender.delivery.stamp(now, pipe, octets)
+        sender.delivery.stamp(now, fresh, pipe, octets)
     }
 
     /// The same right behind another segment, whose stamp is `last`.

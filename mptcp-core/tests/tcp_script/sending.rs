@@ -483,6 +483,25 @@ fn a_spurious_timeout_is_undone_by_timestamps() {
     s.expect_nothing();
 }
 
+/// The way back was dead for a while: what a timeout sends again is answered with all that had arrived before, which did not
+/// take one round trip.
+#[test]
+fn what_a_timeout_repairs_shows_no_rate() {
+    let change = |config: &mut StackConfig| config.tcp.congestion = CongestionAlgorithm::Bbr;
+    let mut s = Script::client(change, WIDE, 100);
+    let rate = |s: &Script| s.stack.info(s.id()).unwrap().subflows[0].tcp.delivery_rate;
+    s.write(10 * FULL);
+    expect_full(&mut s, 0..10);
+    s.at(200).inject(ack(1, at(10)));
+    // Ten segments in 100 ms.
+    let known = rate(&s);
+    assert!(known.is_some_and(|known| known.abs_diff(146_000) < 1_000), "{known:?}");
+    s.write(20 * FULL).skip_to(830);
+    assert_eq!(s.stack.counters().tcp_timeouts, 1);
+    s.inject(ack(1, at(30))).expect_nothing();
+    assert_eq!(rate(&s), known);
+}
+
 #[test]
 fn a_reneging_peer_is_sent_everything_again() {
     let mut s = client(WIDE);

@@ -314,7 +314,8 @@ impl<B: PacketBuf> Tcb<B> {
             self.rto_base = env.now;
         }
         let pipe = self.pipe();
-        let stamp = self.sender(env.now).delivery.stamp(env.now, pipe, 1);
+        let fresh = self.queue.is_empty();
+        let stamp = self.sender(env.now).delivery.stamp(env.now, fresh, pipe, 1);
         self.queue.push(TxSegment {
             seq: self.snd_nxt,
             len: 0,
