@@ -161,10 +161,13 @@ impl<B: PacketBuf> Tcb<B> {
         }
         let mut next = choice.make(self.payload_mss(), now);
         if self.state.synchronized() {
+            let flight = self.flight_size();
+            // What a recovery reduces is what is there, not its first window.
+            next.set_cwnd(self.cwnd.max(flight));
             match self.congestion_state() {
                 CongestionState::Open => {}
-                CongestionState::Recovery => next.on_congestion_event(now, self.flight_size()),
-                CongestionState::Loss => next.on_rto(now, self.flight_size()),
+                CongestionState::Recovery => next.on_congestion_event(now, flight),
+                CongestionState::Loss => next.on_rto(now, flight),
             }
             next.set_cwnd(self.cwnd);
         }

@@ -645,6 +645,26 @@ fn three_selective_acknowledgements_reveal_a_loss_and_prr_paces_the_repair() {
     assert!((5 * MSS..=7 * MSS).contains(&cwnd(&s)), "{}", cwnd(&s) / MSS);
 }
 
+/// Another congestion control in the middle of a recovery reduces the window it finds, not the one it would begin with.
+#[test]
+fn who_takes_over_in_a_recovery_reduces_what_there_is() {
+    let mut s = client(WIDE);
+    s.write(100 * FULL);
+    expect_full(&mut s, 0..10);
+    s.at(200).inject(ack(1, at(10)));
+    expect_full(&mut s, 10..28);
+    s.at(300).inject(ack(1, at(28)));
+    expect_full(&mut s, 28..54);
+    s.at(400).inject(ack(1, at(28)).sack(&[(at(29), at(33))])).take_all();
+    let ssthresh = |s: &Script| s.stack.info(s.id()).unwrap().subflows[0].tcp.snd_ssthresh;
+    assert_eq!(ssthresh(&s), Some(13 * MSS));
+    let (now, id) = (s.now, s.id());
+    assert!(s.stack.set_congestion(now, id, CongestionAlgorithm::Cubic));
+    let flight = s.stack.info(id).unwrap().subflows[0].tcp.unacked * MSS;
+    assert!(flight >= 26 * MSS);
+    assert_eq!(ssthresh(&s), Some(flight / 10 * 7));
+}
+
 #[test]
 fn rack_waits_a_quarter_of_the_shortest_round_trip_for_what_was_overtaken() {
     let mut s = client(WIDE);
