@@ -131,7 +131,7 @@ pub struct Bbr {
     bw_lo: u32,
     /// The most that may be in flight without excessive loss.
     inflight_hi: u32,
-    /// The same before the last reduction.
+    /// The same when the last recovery began.
     prior_hi: u32,
     min_rtt_us: u32,
     min_rtt_at: Instant,
@@ -283,7 +283,6 @@ impl Bbr {
 
     /// So much arrived when more was lost.
     fn bound_inflight(&mut self, arrived: u32) {
-        self.prior_hi = self.inflight_hi;
         let least = self.bdp(100).max(self.floor());
         self.inflight_hi = arrived.max(least).min(self.inflight_hi);
     }
@@ -537,7 +536,9 @@ impl CongestionControl for Bbr {
         self.update_cwnd(sample);
     }
 
-    fn on_congestion_event(&mut self, _now: Instant, _flight_size: u32) {}
+    fn on_congestion_event(&mut self, _now: Instant, _flight_size: u32) {
+        self.prior_hi = self.inflight_hi;
+    }
 
     fn on_ecn(&mut self, now: Instant, flight_size: u32) {
         // What is in flight fills the queue to its mark. A start's queue runs out without more.
@@ -548,6 +549,7 @@ impl CongestionControl for Bbr {
     }
 
     fn on_rto(&mut self, _now: Instant, _flight_size: u32) {
+        self.prior_hi = self.inflight_hi;
         self.prior_cwnd = self.prior_cwnd.max(self.cwnd);
         self.cwnd = self.mss;
     }

@@ -214,6 +214,31 @@ fn acknowledgements_that_came_together_hold_no_start_back() {
     }
 }
 
+/// A recovery that was none takes back what it changed, not what was learnt long before.
+#[test]
+fn an_undo_takes_back_what_its_recovery_did() {
+    let now = Instant::from_millis(1_000);
+    let mut bbr = Bbr::new(MSS, now);
+    bbr.full = true;
+    let lose = |bbr: &mut Bbr, carried: u32| {
+        bbr.on_congestion_event(now, 200 * MSS);
+        bbr.enter(Mode::Up, now);
+        bbr.back_off(now, carried * MSS);
+        assert_eq!(bbr.inflight_hi, carried * MSS);
+    };
+    lose(&mut bbr, 100);
+    bbr.on_recovery_exit(now);
+    bbr.on_congestion_event(now, 200 * MSS);
+    bbr.undo(now);
+    assert_eq!(bbr.inflight_hi, 100 * MSS, "what the one before found");
+    bbr.on_rto(now, 200 * MSS);
+    bbr.undo(now);
+    assert_eq!(bbr.inflight_hi, 100 * MSS, "the same after a timeout");
+    lose(&mut bbr, 50);
+    bbr.undo(now);
+    assert_eq!(bbr.inflight_hi, 100 * MSS, "what it did itself");
+}
+
 /// A window that doubles with what is acknowledged, from the first round trip on.
 #[test]
 fn the_window_of_a_start_waits_for_no_sample() {
