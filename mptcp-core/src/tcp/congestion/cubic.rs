@@ -239,13 +239,15 @@ impl CongestionControl for Cubic {
     }
 
     fn on_idle(&mut self, now: Instant, idle: Duration, rto: Duration) {
+        // A window that stays shut has it told of one pause again and again: what is new of it counts.
+        let pause = idle.min(now.since(self.last_ack));
         if self.window.restart(idle, rto) {
             self.epoch = None;
         } else {
-            self.pause_epoch(idle);
+            self.pause_epoch(pause);
         }
         // The pause is accounted for: the next acknowledgement must not subtract it again.
-        self.last_ack = (self.last_ack + idle).min(now);
+        self.last_ack = self.last_ack + pause;
     }
 
     fn cwnd(&self) -> u32 {

@@ -361,6 +361,28 @@ fn cubic_continues_its_curve_after_a_pause() {
     assert!(grown(true).abs_diff(grown(false)) <= 1, "{} {}", grown(true), grown(false));
 }
 
+/// In front of a shut window a sender looks again and again whether it may send, and each time it has been idle for longer.
+#[test]
+fn cubic_pauses_once_however_often_it_is_told() {
+    let rto = Duration::from_millis(300);
+    let grown = |times: u32| {
+        let mut path = Path::new(CongestionAlgorithm::Cubic, 100);
+        path.settle(12);
+        path.rounds(3);
+        assert!(path.segments() < 10, "no more than a restart leaves");
+        let pause = Duration::from_secs(60);
+        for n in 1..=times {
+            path.now = path.now + pause / times;
+            path.congestion.on_idle(path.now, pause / times * n, rto);
+        }
+        path.rounds(100);
+        path.segments()
+    };
+    // 10 s after the pause; Reno would have 110.
+    assert!(grown(1) > 180, "{}", grown(1));
+    assert_eq!(grown(60), grown(1));
+}
+
 #[test]
 fn cubic_grows_by_half_per_round_trip_at_most() {
     let mut path = Path::new(CongestionAlgorithm::Cubic, 5_000);
