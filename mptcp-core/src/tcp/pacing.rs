@@ -72,10 +72,12 @@ impl Pacer {
         self.woken = now.as_nanos() as u32;
     }
 
-    /// `octets` leave.
+    /// `octets` leave. Who did not wait for the release time owes for them, not for what left before as well.
     pub(crate) fn charge(&mut self, now: Instant, octets: u32) {
         let waited = self.woken == now.as_nanos() as u32;
-        self.release_at = self.release_at.max(now - if waited { LATE } else { BURST });
+        let latest = now.later_by(self.burst_ns());
+        let earliest = now - if waited { LATE } else { BURST };
+        self.release_at = self.release_at.min(latest).max(earliest);
         self.charge_behind(octets);
     }
 
@@ -132,6 +134,20 @@ mod tests {
         }
         // One for the credit, one for the burst, one to exceed it.
         assert_eq!(burst, 3);
+    }
+
+    /// With nothing in flight a segment leaves whatever the pace says, and that does not add up.
+    #[test]
+    fn who_does_not_wait_owes_for_one_segment() {
+        let start = Instant::from_millis(1_000);
+        let mut pacer = Pacer::new(start);
+        pacer.set_rate(Some(1_500));
+        for n in 0..50 {
+            pacer.charge(start + Duration::from_millis(20 * n), 1_500);
+        }
+        // A second each.
+        pacer.set_rate(Some(1_500_000));
+        assert!(!pacer.holds(start + Duration::from_secs(2)));
     }
 
     #[test]
