@@ -8,7 +8,8 @@
 //! their acknowledgements what the bottleneck carries, and the start sends no faster, or a quarter
 //! faster than what was delivered where that is more; one that sees the round trip rise goes on with
 //! care, as HyStart++ does; a probe for bandwidth comes after 16 round trips or two seconds and queues no more
-//! than 32 ms of data; one that finds more is followed by another at once, and after some of those by a
+//! than 32 ms of data, or three sixteenths of what fits where that shows nothing; one that finds more is
+//! followed by another at once, and after some of those by a
 //! start: what was measured before was no bottleneck; and a round trip within a thirty-second of the shortest one confirms it, so that
 //! a path whose queue drains anyway is never starved to measure it. Invariant: `cwnd` is at least one segment, and the rates fit 32 bits.
 
@@ -56,7 +57,7 @@ const CAREFUL_PER_CENT: u64 = 150;
 const TRAIN_GAP_MAX: Duration = Duration::from_millis(10);
 /// So many segments of trains tell a rate.
 const TRAIN_SEGMENTS_MIN: u32 = 6;
-/// A probe for bandwidth queues data for no longer.
+/// A probe for bandwidth queues data for no longer, as long as that is enough to find more.
 const PROBE_QUEUE_MS: u64 = 32;
 /// A probe that finds so much of the bandwidth before it has found more.
 const FOUND_PER_CENT: u64 = 112;
@@ -460,7 +461,8 @@ impl Bbr {
         let queue = u64::from(bw) * RATE_UNIT * PROBE_QUEUE_MS / 1_000;
         let queue = u32::try_from(queue).unwrap_or(u32::MAX).max(self.floor());
         let bdp = self.product(bw, 100);
-        bdp.saturating_add(queue.min(bdp / 4).max(self.mss))
+        // Over a long round trip so little is less than what counts as more.
+        bdp.saturating_add(queue.clamp(bdp / 16 * 3, bdp / 4).max(self.mss))
     }
 
     fn probe_rtt(&mut self, sample: &AckSample) {

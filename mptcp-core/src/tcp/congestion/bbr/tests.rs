@@ -159,6 +159,22 @@ fn bbr_starts_anew_once_a_storm_is_over() {
     assert_eq!(starts, 0);
 }
 
+/// However long the round trip, what a probe has in flight is enough to find that there is more, and a start held back by
+/// trains to find that they were wrong.
+#[test]
+fn a_probe_can_find_more_at_any_round_trip() {
+    let mut bbr = Bbr::new(MSS, Instant::from_millis(1_000));
+    for rtt_ms in [5, 20, 100, 200, 300, 600, 1_500] {
+        bbr.min_rtt_us = rtt_ms * 1_000;
+        for bw in [125_000, 1_250_000] {
+            let (bdp, target) = (u64::from(bbr.product(bw, 100)), bbr.probe_target(bw));
+            let per_cent = u64::from(target) * 100 / bdp;
+            assert!(per_cent >= TRAIN_REFUTED_PER_CENT.max(FOUND_PER_CENT), "{rtt_ms}: {per_cent}");
+            assert!(per_cent <= 125 || u64::from(target) <= bdp + u64::from(MSS));
+        }
+    }
+}
+
 /// The first window leaves at once; what the acknowledgements of it, two segments each and `gap_us`
 /// apart, let the start do when the whole window was delivered.
 fn after_first_window(gaps_us: &[u64]) -> (u64, u32) {
