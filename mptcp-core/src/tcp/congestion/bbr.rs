@@ -405,7 +405,12 @@ impl Bbr {
     fn step(&mut self, sample: &AckSample, round: bool) {
         let now = sample.now;
         match self.mode {
-            Mode::Drain if sample.pipe <= self.bdp(100) => self.enter_down(now),
+            // Beyond that it is not its own queue, or the path is no longer what it was: half a pace mends neither.
+            Mode::Drain
+                if sample.pipe <= self.bdp(100).max(self.floor()) || self.phase_rounds > 3 =>
+            {
+                self.enter_down(now);
+            }
             Mode::Down | Mode::Cruise if self.found_more(sample) => self.probe_on(now),
             Mode::Down if sample.pipe <= self.drained() || self.phase_rounds > 3 => {
                 self.enter(Mode::Cruise, now);

@@ -138,6 +138,43 @@ fn bbr_follows_a_link_that_changes() {
     }
 }
 
+/// While the start's queue runs out the path becomes longer, or somebody else fills it: at no pace of ours does what fits
+/// into the shortest round trip come to all that is in flight.
+#[test]
+fn a_drain_ends_where_the_round_trip_stays_long() {
+    let rtt = Duration::from_millis(60);
+    let (mut now, mut delivered) = (Instant::from_millis(1_000), 0);
+    let mut bbr = Bbr::new(MSS, now);
+    // 10 MB/s, and 20 ms that were the shortest.
+    (bbr.full, bbr.max_bw, bbr.min_rtt_us) = (true, [0, 1_250_000], 20_000);
+    bbr.enter(Mode::Drain, now);
+    for _ in 0..10 {
+        let rate = bbr.pacing_rate(rtt, 0).expect("measured");
+        let flight = u32::try_from(rate * 60 / 1_000).expect("a small product");
+        let prior_delivered = delivered;
+        delivered += flight;
+        now = now + rtt;
+        bbr.on_ack(&AckSample {
+            acked: flight,
+            rtt: Some(rtt),
+            srtt: rtt,
+            flight_size: flight,
+            pipe: flight,
+            delivered,
+            rate: Some(RateSample {
+                delivered: flight,
+                interval: rtt,
+                sent_at: now - rtt,
+                prior_delivered,
+                in_flight: flight,
+                app_limited: false,
+            }),
+            ..sample(now)
+        });
+    }
+    assert_ne!(bbr.mode, Mode::Drain);
+}
+
 /// A start that ends after three round trips in which four of five octets were lost: the model is a
 /// hundredth of what the path carries afterwards.
 #[test]
