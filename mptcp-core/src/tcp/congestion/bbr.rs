@@ -574,8 +574,12 @@ impl CongestionControl for Bbr {
         self.on_recovery_exit(now);
     }
 
-    /// Pacing at the known rate makes a restart gentle: only the clocks are moved on.
+    /// Pacing at the known rate makes a restart gentle: the clocks are moved on. A shortest round trip that is older than it
+    /// is believed gives way to the next one: with nothing in flight there was no queue.
     fn on_idle(&mut self, now: Instant, idle: Duration, _rto: Duration) {
+        if idle > MIN_RTT_WINDOW {
+            self.min_rtt_us = NO_RTT;
+        }
         self.min_rtt_at = (self.min_rtt_at + idle).min(now);
         self.phase_at = (self.phase_at + idle).min(now);
     }

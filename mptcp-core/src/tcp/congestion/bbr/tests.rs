@@ -92,6 +92,21 @@ fn bbr_takes_any_rate_and_round_trip() {
     assert!(bbr.cwnd() <= CWND_MAX && bbr.pacing_rate(Duration::ZERO, 0).is_some());
 }
 
+/// A subflow that nobody needed for a minute, and whose path became longer meanwhile: nothing of its own waits in any queue,
+/// and the first round trip tells.
+#[test]
+fn after_a_long_pause_the_shortest_round_trip_is_measured_anew() {
+    let start = Instant::from_millis(1_000);
+    let (mut now, mut bbr) = (start, Bbr::new(MSS, start));
+    feed_bbr(&mut bbr, &mut now, 30, 80, 20, 0);
+    let pause = Duration::from_secs(60);
+    now = now + pause;
+    bbr.on_idle(now, pause, Duration::from_secs(1));
+    feed_bbr(&mut bbr, &mut now, 10, 80, 120, 0);
+    // 80 Mbit/s times 120 ms are 1.2 MB.
+    assert!(bbr.cwnd() >= 1_200_000, "{}", bbr.cwnd());
+}
+
 /// What a connection has delivered is counted on when an algorithm takes over in the middle, and wraps.
 #[test]
 fn bbr_counts_round_trips_from_where_it_takes_over() {
