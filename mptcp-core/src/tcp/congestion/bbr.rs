@@ -467,7 +467,7 @@ impl Bbr {
         let queue = u32::try_from(queue).unwrap_or(u32::MAX).max(self.floor());
         let bdp = self.product(bw, 100);
         // Over a long round trip so little is less than what counts as more.
-        bdp.saturating_add(queue.clamp(bdp / 16 * 3, bdp / 4).max(self.mss))
+        bdp.saturating_add(queue.min(bdp / 4).max((bdp / 20 + 1) * 3).max(self.mss))
     }
 
     fn probe_rtt(&mut self, sample: &AckSample) {
