@@ -1,12 +1,13 @@
 //! `paths`, interrupted. Needs root, iproute2, chrt and the program netsim-live; says SKIPPED otherwise, and fails where
 //! CI forbids that.
 
+use core::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_paths");
 /// For what takes a moment on any machine.
