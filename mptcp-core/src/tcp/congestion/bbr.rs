@@ -472,7 +472,8 @@ impl Bbr {
 
     fn probe_rtt(&mut self, sample: &AckSample) {
         match self.probe_rtt_until {
-            None if sample.pipe <= self.probe_rtt_cwnd() => {
+            // After a long pause nobody knows how long a round trip is: the next one that is measured begins.
+            None if self.min_rtt_us != NO_RTT && sample.pipe <= self.probe_rtt_cwnd() => {
                 self.probe_rtt_until = Some(sample.now + PROBE_RTT_TIME.max(self.min_rtt()));
             }
             Some(until) if sample.now >= until => {

@@ -107,6 +107,28 @@ fn after_a_long_pause_the_shortest_round_trip_is_measured_anew() {
     assert!(bbr.cwnd() >= 1_200_000, "{}", bbr.cwnd());
 }
 
+/// The last acknowledgement before a pause begins a probe of the round trip, and the first one behind it measures none: it is
+/// for what was sent twice, to a peer without timestamps.
+#[test]
+fn a_probe_of_the_round_trip_ends_after_a_long_pause() {
+    let start = Instant::from_millis(1_000);
+    let (mut now, mut bbr) = (start, Bbr::new(MSS, start));
+    feed_bbr(&mut bbr, &mut now, 30, 80, 20, 0);
+    now = now + MIN_RTT_WINDOW + Duration::from_secs(1);
+    bbr.on_ack(&AckSample { acked: MSS, ..sample(now) });
+    assert_eq!(bbr.mode, Mode::ProbeRtt);
+    let pause = Duration::from_secs(60);
+    now = now + pause;
+    bbr.on_idle(now, pause, Duration::from_secs(1));
+    bbr.on_ack(&AckSample { acked: MSS, ..sample(now) });
+    for _ in 0..50 {
+        now = now + Duration::from_millis(20);
+        let rtt = Some(Duration::from_millis(20));
+        bbr.on_ack(&AckSample { acked: MSS, rtt, ..sample(now) });
+    }
+    assert_ne!(bbr.mode, Mode::ProbeRtt);
+}
+
 /// What a connection has delivered is counted on when an algorithm takes over in the middle, and wraps.
 #[test]
 fn bbr_counts_round_trips_from_where_it_takes_over() {
