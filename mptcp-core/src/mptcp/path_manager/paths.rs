@@ -191,11 +191,12 @@ impl Paths {
         if self.stopped {
             return;
         }
-        if endpoint.id == 0
+        if (client || endpoint.id == 0)
             && let Some(plan) = self.plan.there()
         {
-            // The first address is back before anybody heard that it was gone.
-            plan.withdrawn.retain(|id| *id != 0);
+            // The first address is back before anybody heard that it was gone, or another has its id now, all being
+            // given out: told behind its join that would end the join.
+            plan.withdrawn.retain(|id| *id != endpoint.id);
         }
         if !client {
             if policy.announces() {
@@ -500,6 +501,19 @@ mod tests {
         assert_eq!(server.next_announcement(now, timeout), None, "another address");
         server.on_echo(2, mine[1].addr);
         assert_eq!(server.next_announcement(now, timeout), Some((mine[2], 0)));
+    }
+
+    #[test]
+    fn an_id_that_is_given_out_again_is_not_withdrawn_behind_its_join() {
+        let mut client = Paths::default();
+        let mine = [endpoint(1), endpoint(2)];
+        client.start(&Fullmesh, true, mine.into_iter(), mine[0].addr, remote(1));
+        client.forget_endpoint(mine[1].addr);
+        client.withdraw_later(2);
+        let again = Endpoint { addr: endpoint(3).addr, ..mine[1] };
+        client.add_endpoint(&Fullmesh, true, again, remote(1));
+        assert_eq!(client.next_withdrawal(), None);
+        assert_eq!(client.next_join(NOW).unwrap().local_id, 2);
     }
 
     #[test]
