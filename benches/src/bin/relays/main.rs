@@ -176,7 +176,7 @@ fn run(cli: &Cli) -> Result<(), String> {
     });
     println!("{}\n\n{}", machine::describe(repeat), report::tables(&results, &plan));
     interrupt.check().map_err(|_| CUT_SHORT)?;
-    if results.is_empty() {
+    if !results.has_any(&cli.peer) {
         return Err(NOTHING.to_owned());
     }
     let Some(file) = &cli.plot else { return Ok(()) };
