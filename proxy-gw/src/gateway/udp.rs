@@ -24,7 +24,7 @@ use mptcp_core::time::Instant;
 use mptcp_core::udp::{Received, SendTo, UdpOptions, UdpSendError};
 use std::collections::VecDeque;
 
-/// Exits of an association; the first one makes room.
+/// Exits of an association; the one that was not sent by for longest makes room.
 pub(crate) const MAX_EXITS: usize = 8;
 /// Hosts whose datagrams come back in; the one that was sent to first makes room.
 const MAX_PEERS: usize = 64;
@@ -119,7 +119,7 @@ enum Client {
 /// See the module.
 pub(super) struct Association {
     client: Client,
-    /// By our address.
+    /// By our address, the one that was sent by last at the end.
     exits: Vec<(IpAddr, SocketId)>,
     /// With the address that the client has for them, as it wrote it: by way of a translator, and where it wrote an
     /// IPv4 address as an IPv6 one, that is another one.
@@ -524,17 +524,17 @@ impl Gateway {
             return;
         }
         let Some(association) = self.association(idx) else { return };
-        let known = association.exits.iter().find(|(at, _)| *at == local).map(|(_, exit)| *exit);
+        let known = association.exits.iter().position(|(at, _)| *at == local);
+        let known = known.map(|at| association.exits.remove(at).1);
         let exit = known.or_else(|| {
             let options = UdpOptions { user_data: id, ..UdpOptions::default() };
             if association.exits.len() >= MAX_EXITS {
                 let (_, first) = association.exits.remove(0);
                 shard.close(now, first);
             }
-            let exit = shard.udp_bind(SocketAddr::new(local, 0), &options).ok()?;
-            association.exits.push((local, exit));
-            Some(exit)
+            shard.udp_bind(SocketAddr::new(local, 0), &options).ok()
         });
+        association.exits.extend(exit.map(|exit| (local, exit)));
         let to = SendTo::from(SocketAddr::new(remote, port));
         let sent = exit.map(|exit| shard.udp_send_to(exit, data, &to));
         match sent {

@@ -94,6 +94,23 @@ fn an_association_holds_a_bounded_number_of_exits() {
     world.assert_ended(EndReason::Completed);
 }
 
+/// RFC 4787 §4.3: what is sent keeps its mapping, whatever else is sent to meanwhile.
+#[test]
+fn an_exit_that_is_used_makes_no_room() {
+    let nets: Vec<String> = (0..12).map(|net| format!("'10.9.{net}.1/24'")).collect();
+    let addresses = format!("port.1.addresses=[{}]", nets.join(", "));
+    let mut world = World::with(&[&addresses, "egress.allow=['10.9.0.0/16']"]);
+    let (_, relay) = associated(&mut world);
+    world.sends(relay, HOME, to("10.9.0.2:53", b"x"));
+    let used = world.exit();
+    for net in 1..12 {
+        world.sends(relay, HOME, to(&format!("10.9.{net}.2:53"), b"x"));
+        world.sends(relay, HOME, to("10.9.0.2:53", b"x"));
+    }
+    assert_eq!(world.shard.datagrams_sent(used).len(), 12);
+    assert_eq!(world.shard.held(), 2 + MAX_EXITS);
+}
+
 #[test]
 fn it_follows_the_addresses_of_its_connection_and_no_others() {
     let mut world = World::new();
