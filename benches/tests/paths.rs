@@ -1,5 +1,5 @@
-//! `paths`, interrupted. Needs root, iproute2, chrt and the program netsim-live; says SKIPPED otherwise, and fails where
-//! CI forbids that.
+//! `paths`, interrupted. Needs root, iproute2, chrt, MPTCP in the kernel and the program netsim-live; says SKIPPED
+//! otherwise, and fails where CI forbids that.
 
 use core::time::Duration;
 use nix::sys::signal::{Signal, kill};
@@ -20,6 +20,8 @@ fn may_run() -> bool {
         "netsim-live was not built"
     } else if !has_real_time() {
         "no real time by chrt"
+    } else if !has_mptcp() {
+        "no MPTCP in this kernel, or no iproute2"
     } else {
         return true;
     };
@@ -32,6 +34,13 @@ fn may_run() -> bool {
 fn has_real_time() -> bool {
     let tried = Command::new("chrt").args(["--fifo", "10", "true"]).output();
     tried.is_ok_and(|output| output.status.success())
+}
+
+/// Of the kernel, and of what sets it up.
+fn has_mptcp() -> bool {
+    let enabled = std::fs::read_to_string("/proc/sys/net/mptcp/enabled");
+    let tried = Command::new("ip").args(["mptcp", "limits", "show"]).output();
+    enabled.is_ok_and(|on| on.trim() == "1") && tried.is_ok_and(|output| output.status.success())
 }
 
 /// The namespaces of a process.
