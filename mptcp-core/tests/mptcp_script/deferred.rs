@@ -5,7 +5,7 @@ use crate::harness::*;
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::stack::{Connect, Event, Listen, Ready, SocketId};
 use mptcp_core::tcp::SynTerms;
-use mptcp_core::wire::{CapableFlags, TcpFlags, Version, checksum};
+use mptcp_core::wire::{CapableFlags, FastOpenCookie, TcpFlags, Version, checksum};
 
 const H: CapableFlags = CapableFlags::HMAC;
 
@@ -131,6 +131,23 @@ fn a_reset_takes_the_request_and_its_token_away() {
     });
 }
 
+/// Offers MPTCP to a server in somebody else's name, who may have a cookie for it; answers the SYN.
+fn offer_on_behalf(script: &mut Script, fast_open: Option<FastOpenCookie>) -> (SocketId, Vec<Out>) {
+    let with = Connect {
+        local: A1,
+        local_port: 5_000,
+        remote: at(P1, 80),
+        mptcp: true,
+        timeout: None,
+        user_data: 0,
+    };
+    let id = script.stack.connect(script.now, &with).expect("room");
+    assert!(script.stack.set_syn_terms(id, SynTerms { on_demand: true, fast_open }));
+    let syn = script.out();
+    assert!(syn.len() == 1 && syn[0].capable().is_some(), "{syn:?}");
+    (id, syn)
+}
+
 /// An ICMP error of `code` about our SYN.
 fn unreachable(script: &mut Script, syn: &Out, code: u8) {
     let octets = |addr: core::net::IpAddr| match addr {
@@ -167,20 +184,8 @@ fn the_code_of_what_ended_an_offer_of_mptcp_is_kept() {
             (13, ConnectionError::Prohibited),
         ] {
             let mut script = Script::new(version, |_| {});
-            let with = Connect {
-                local: A1,
-                local_port: 5_000,
-                remote: at(P1, 80),
-                mptcp: true,
-                timeout: None,
-                user_data: 0,
-            };
-            let id = script.stack.connect(script.now, &with).expect("room");
+            let (id, syn) = offer_on_behalf(&mut script, None);
             script.remember(id);
-            let terms = SynTerms { on_demand: true, fast_open: None };
-            assert!(script.stack.set_syn_terms(id, terms));
-            let syn = script.out();
-            assert!(syn.len() == 1 && syn[0].capable().is_some(), "{syn:?}");
             unreachable(&mut script, &syn[0], code);
             assert_eq!(script.stack.error(id), Some(error));
             let answer = script.stack.syn_answer(id).expect("something answered");
@@ -194,19 +199,7 @@ fn the_code_of_what_ended_an_offer_of_mptcp_is_kept() {
 #[test]
 fn a_syn_on_demand_keeps_its_option_and_reports_what_answered() {
     let mut script = Script::new(Version::V1, |_| {});
-    let with = Connect {
-        local: A1,
-        local_port: 5_000,
-        remote: at(P1, 80),
-        mptcp: true,
-        timeout: None,
-        user_data: 0,
-    };
-    let id = script.stack.connect(script.now, &with).expect("room");
-    let terms = SynTerms { on_demand: true, fast_open: None };
-    assert!(script.stack.set_syn_terms(id, terms));
-    let first = script.out();
-    assert!(first.len() == 1 && first[0].capable().is_some(), "{first:?}");
+    let (id, _) = offer_on_behalf(&mut script, None);
     assert!(script.advance(5_000).is_empty());
     script.stack.repeat_syn(script.now, id);
     let again = script.out();
@@ -218,21 +211,9 @@ fn a_syn_on_demand_keeps_its_option_and_reports_what_answered() {
 #[test]
 fn a_cookie_of_a_clients_comes_before_our_timestamps() {
     both(|version| {
-        let cookie = mptcp_core::wire::FastOpenCookie::new(&[7; 8]).expect("a cookie");
+        let cookie = FastOpenCookie::new(&[7; 8]).expect("a cookie");
         let mut script = Script::new(version, |c| c.tcp.timestamps = true);
-        let with = Connect {
-            local: A1,
-            local_port: 5_000,
-            remote: at(P1, 80),
-            mptcp: true,
-            timeout: None,
-            user_data: 0,
-        };
-        let id = script.stack.connect(script.now, &with).expect("room");
-        let terms = SynTerms { on_demand: true, fast_open: Some(cookie) };
-        assert!(script.stack.set_syn_terms(id, terms));
-        let syn = script.out();
-        assert!(syn.len() == 1 && syn[0].capable().is_some(), "{syn:?}");
+        let (id, syn) = offer_on_behalf(&mut script, Some(cookie));
         assert_eq!(syn[0].cookie(), Some(cookie), "{syn:?}");
         script.stack.abort(script.now, id);
     });

@@ -7,7 +7,7 @@ use mptcp_core::buf::{HeapBuf, HeapPool, PortId};
 use mptcp_core::config::{LocalAddress, StackConfig};
 use mptcp_core::error::{ConnectionError, SendError};
 use mptcp_core::seq::SeqNum;
-use mptcp_core::stack::{Connect, Occupancy, Stack};
+use mptcp_core::stack::{Connect, Occupancy, SocketId, Stack};
 use mptcp_core::tcp::State;
 use mptcp_core::time::Instant;
 
@@ -18,26 +18,31 @@ fn what_is_written_before_the_answer_goes_out_with_it() {
     s.at(10).peer_answers().expect(data(1, 1, 100)).expect_nothing();
 }
 
+/// A connection that opens, with packet memory of its own.
+pub(crate) fn opening(mtu: u16, pool: HeapPool, now: Instant) -> (Stack<HeapBuf>, SocketId) {
+    let addr = [10, 0, 0, 1].into();
+    let port = PortId::ROUTED;
+    let local = LocalAddress { addr, port, mtu, endpoint: false, backup: false };
+    let config = StackConfig { addresses: vec![local], ..StackConfig::default() };
+    let mut stack = Stack::<HeapBuf>::new(config, now, Box::new(pool));
+    let with = Connect {
+        local: addr,
+        local_port: 0,
+        remote: "10.0.0.2:80".parse().unwrap(),
+        mptcp: false,
+        timeout: None,
+        user_data: 0,
+    };
+    let id = stack.connect(now, &with).unwrap();
+    (stack, id)
+}
+
 /// A pool whose buffers hold one packet of the link, as pools do, and less than one of Ethernet.
 #[test]
 fn what_is_written_goes_into_buffers_of_any_mtu() {
     let now = Instant::from_millis(1);
     for mtu in [576, 1280, 1400, 1459, 1500, 9000] {
-        let addr = [10, 0, 0, 1].into();
-        let port = PortId::ROUTED;
-        let local = LocalAddress { addr, port, mtu, endpoint: false, backup: false };
-        let config = StackConfig { addresses: vec![local], ..StackConfig::default() };
-        let pool = HeapPool::new(100, usize::from(mtu));
-        let mut stack = Stack::<HeapBuf>::new(config, now, Box::new(pool));
-        let with = Connect {
-            local: addr,
-            local_port: 0,
-            remote: "10.0.0.2:80".parse().unwrap(),
-            mptcp: false,
-            timeout: None,
-            user_data: 0,
-        };
-        let id = stack.connect(now, &with).unwrap();
+        let (mut stack, id) = opening(mtu, HeapPool::new(100, usize::from(mtu)), now);
         assert_eq!(stack.send(now, id, &[7; 10_000]), Ok(10_000), "{mtu}");
     }
 }

@@ -1,12 +1,12 @@
 //! When a connection is probed, doubted and given up: keep-alive, R1 and R2, soft errors
 //! (RFC 9293 §3.8.3, §3.8.4, §3.9.2.2).
 
+use crate::calls::opening;
 use crate::harness::{Peer, Script, ack, data, syn};
 use crate::icmp::{icmp, icmp_of};
-use mptcp_core::buf::{BufPool, HeapBuf, HeapPool, PortId};
-use mptcp_core::config::{LocalAddress, StackConfig};
+use mptcp_core::buf::{BufPool, HeapPool};
 use mptcp_core::error::{ConnectionError, SendError};
-use mptcp_core::stack::{Connect, Ready, Stack};
+use mptcp_core::stack::Ready;
 use mptcp_core::stats::DropReason;
 use mptcp_core::tcp::State;
 use mptcp_core::time::{Duration, Instant};
@@ -140,21 +140,8 @@ fn no_icmp_error_ends_an_established_connection() {
 #[test]
 fn a_writer_that_found_no_buffer_hears_of_one() {
     let now = Instant::from_millis(1);
-    let addr = [10, 0, 0, 1].into();
-    let port = PortId::ROUTED;
-    let local = LocalAddress { addr, port, mtu: 1500, endpoint: false, backup: false };
-    let config = StackConfig { addresses: vec![local], ..StackConfig::default() };
     let mut pool = HeapPool::new(2, 1500);
-    let mut stack = Stack::<HeapBuf>::new(config, now, Box::new(pool.clone()));
-    let with = Connect {
-        local: addr,
-        local_port: 0,
-        remote: "10.0.0.2:80".parse().unwrap(),
-        mptcp: false,
-        timeout: None,
-        user_data: 0,
-    };
-    let id = stack.connect(now, &with).unwrap();
+    let (mut stack, id) = opening(1500, pool.clone(), now);
     let held = [pool.alloc(), pool.alloc()];
     assert_eq!(stack.send(now, id, b"hello"), Err(SendError::WouldBlock));
     let due = stack.poll_timeout().expect("it is looked for");

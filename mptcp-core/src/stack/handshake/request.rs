@@ -211,19 +211,22 @@ impl<B: PacketBuf> Stack<B> {
         if !request.flags.contains(RequestFlags::ANSWERED) {
             return;
         }
-        self.reply(
-            now,
-            Stateless {
-                tuple: request.tuple,
-                port: request.port,
-                seq: request.iss.add(1),
-                ack: request.irs.add(1),
-                flags: TcpFlags::RST | TcpFlags::ACK,
-                window: 0,
-                marking: self.request_marking(&request),
-                options: OptionWriter::new(),
-            },
-        );
+        let flags = TcpFlags::RST | TcpFlags::ACK;
+        self.reply_to_request(now, &request, flags, 0, OptionWriter::new());
+    }
+
+    /// What stands behind both SYNs.
+    fn reply_to_request(
+        &mut self,
+        now: Instant,
+        request: &Request,
+        flags: TcpFlags,
+        window: u16,
+        options: OptionWriter,
+    ) {
+        let (seq, ack) = (request.iss.add(1), request.irs.add(1));
+        let (tuple, port, marking) = (request.tuple, request.port, self.request_marking(request));
+        self.reply(now, Stateless { tuple, port, seq, ack, flags, window, marking, options });
     }
 
     pub(in crate::stack) fn remove_request(&mut self, idx: u32) {
@@ -341,19 +344,8 @@ impl<B: PacketBuf> Stack<B> {
             );
         }
         let shift = if request.snd_wscale == 255 { 0 } else { self.rcv_wscale };
-        self.reply(
-            now,
-            Stateless {
-                tuple: request.tuple,
-                port: request.port,
-                seq: request.iss.add(1),
-                ack: request.irs.add(1),
-                flags: TcpFlags::ACK,
-                window: (self.initial_window() >> shift) as u16,
-                marking: self.request_marking(request),
-                options,
-            },
-        );
+        let window = (self.initial_window() >> shift) as u16;
+        self.reply_to_request(now, request, TcpFlags::ACK, window, options);
     }
 
     /// The SYN came again. When the repetition has no `MP_CAPABLE`, a middlebox or the peer gave

@@ -129,6 +129,32 @@ fn a_probe_of_the_round_trip_ends_after_a_long_pause() {
     assert_ne!(bbr.mode, Mode::ProbeRtt);
 }
 
+/// What a round trip of `carried` octets shows, with so many in flight; the connection's count before and after it.
+fn round(
+    now: Instant,
+    rtt: Duration,
+    (carried, flight): (u32, u32),
+    [prior_delivered, delivered]: [u32; 2],
+) -> AckSample {
+    AckSample {
+        acked: carried,
+        rtt: Some(rtt),
+        srtt: rtt,
+        flight_size: flight,
+        pipe: flight,
+        delivered,
+        rate: Some(RateSample {
+            delivered: carried,
+            interval: rtt,
+            sent_at: now - rtt,
+            prior_delivered,
+            in_flight: flight,
+            app_limited: false,
+        }),
+        ..sample(now)
+    }
+}
+
 /// What a connection has delivered is counted on when an algorithm takes over in the middle, and wraps.
 #[test]
 fn bbr_counts_round_trips_from_where_it_takes_over() {
@@ -139,23 +165,7 @@ fn bbr_counts_round_trips_from_where_it_takes_over() {
         for _ in 0..20 {
             now = now + rtt;
             let (flight, delivered) = (bbr.cwnd(), prior_delivered.wrapping_add(carried));
-            bbr.on_ack(&AckSample {
-                acked: carried,
-                rtt: Some(rtt),
-                srtt: rtt,
-                flight_size: flight,
-                pipe: flight,
-                delivered,
-                rate: Some(RateSample {
-                    delivered: carried,
-                    interval: rtt,
-                    sent_at: now - rtt,
-                    prior_delivered,
-                    in_flight: flight,
-                    app_limited: false,
-                }),
-                ..sample(now)
-            });
+            bbr.on_ack(&round(now, rtt, (carried, flight), [prior_delivered, delivered]));
             prior_delivered = delivered;
         }
         assert!(bbr.full, "{before}: the start never ends");
@@ -191,23 +201,7 @@ fn a_drain_ends_where_the_round_trip_stays_long() {
         let prior_delivered = delivered;
         delivered += flight;
         now = now + rtt;
-        bbr.on_ack(&AckSample {
-            acked: flight,
-            rtt: Some(rtt),
-            srtt: rtt,
-            flight_size: flight,
-            pipe: flight,
-            delivered,
-            rate: Some(RateSample {
-                delivered: flight,
-                interval: rtt,
-                sent_at: now - rtt,
-                prior_delivered,
-                in_flight: flight,
-                app_limited: false,
-            }),
-            ..sample(now)
-        });
+        bbr.on_ack(&round(now, rtt, (flight, flight), [prior_delivered, delivered]));
     }
     assert_ne!(bbr.mode, Mode::Drain);
 }
