@@ -23,8 +23,8 @@ use std::time::Instant;
 
 /// A session that waits this long for anything is lost.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Until all are open; what cannot open has failed before.
-const TOGETHER_MAX: Duration = Duration::from_secs(60);
+/// Until all are open: before a run in which nothing moves is given up, so that it says why.
+const TOGETHER_MAX: Duration = Duration::from_secs(18);
 /// Longest accepted head of the origin's answer.
 const HEAD_LEN_MAX: usize = 4096;
 /// Objects are between 1 KiB and 256 KiB, their logarithm uniform.
