@@ -17,7 +17,7 @@
 //! |---|---|---|---|
 //! | an acknowledgement of data, or a FIN, without a DSS | plain TCP | the peer's TCP lives | the same |
 //! | data without a mapping | held, then plain TCP | held up to a window, then RST | the same |
-//! | ... and a DSS came meanwhile | held, then RST | no difference | no difference |
+//! | ... and a DSS came meanwhile | held, then RST; RST too where the first line says plain TCP | no difference | no difference |
 //! | ... with mapped data behind it | held, then RST | the same | the same |
 //! | no `DATA_ACK` in time | the peer is asked | the peer is asked | sent again |
 //!
@@ -149,6 +149,11 @@ impl Passage {
     pub(crate) fn hear(&mut self, infinite: bool) {
         self.heard = Heard::Dss;
         self.heard_waiting |= !infinite;
+    }
+
+    /// A DSS other than an infinite mapping came below the window of TCP.
+    pub(crate) fn hear_below(&mut self) {
+        self.heard_waiting = true;
     }
 
     /// A segment without a DSS came, and without any other option of MPTCP.

@@ -157,9 +157,14 @@ impl<B: PacketBuf> Tcb<B> {
         outcome: &mut Outcome,
     ) {
         // RFC 9293 §3.10.7.4, first to fifth step.
-        if matches!(self.check_paws(env, segment), Step::Stop)
-            || matches!(self.check_sequence(env, segment), Step::Stop)
-            || matches!(self.check_rst(env, segment, outcome), Step::Stop)
+        if matches!(self.check_paws(env, segment), Step::Stop) {
+            return;
+        }
+        if matches!(self.check_sequence(env, segment), Step::Stop) {
+            outcome.below = segment.seq.lt(self.rcv_nxt);
+            return;
+        }
+        if matches!(self.check_rst(env, segment, outcome), Step::Stop)
             || matches!(self.check_syn(env, segment), Step::Stop)
             || matches!(self.check_ack(env, segment, outcome), Step::Stop)
         {

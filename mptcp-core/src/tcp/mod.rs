@@ -155,6 +155,8 @@ pub(crate) struct Env<'a> {
 pub(crate) struct Outcome {
     /// The segment passed the sequence and acknowledgement checks: its options may be read.
     pub(crate) acceptable: bool,
+    /// It did not, for it begins below the window: a probe, or a copy.
+    pub(crate) below: bool,
     /// The three-way handshake finished with this segment.
     pub(crate) established: bool,
     /// It did for a connection that its listener gave out before (Fast Open).

@@ -86,6 +86,8 @@ impl<B: PacketBuf> Stack<B> {
             if !self.apply(now, owner, idx, effect) {
                 return;
             }
+        } else if outcome.below {
+            self.hear_below(owner, segment);
         }
         self.subflow_event(now, idx, outcome);
     }

@@ -240,6 +240,16 @@ impl<B: PacketBuf> Stack<B> {
         Effect::None
     }
 
+    /// What asks below the window is not read, but says that the peer goes on mapping.
+    pub(super) fn hear_below(&mut self, owner: u32, segment: &Segment) {
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        let mut options = OptionIter::new(segment.options.as_bytes()).mptcp();
+        let infinite = |dss: &Dss| dss.mapping.is_some_and(|mapping| mapping.len == 0);
+        if options.any(|option| matches!(option, MptcpOption::Dss(dss) if !infinite(&dss))) {
+            connection.passage.hear_below();
+        }
+    }
+
     pub(super) fn read_dss(
         &mut self,
         owner: u32,
@@ -404,9 +414,10 @@ impl<B: PacketBuf> Stack<B> {
         if segment.signals || !ends && !acks_data {
             return Effect::None;
         }
-        if self.lost_mapping(owner).is_some() {
-            // Some options pass: the peer may have sent again, mapped, what lost its mapping. Read as
-            // plain TCP that would be a second copy.
+        let heard = connection.rare.unmapped_at.is_some() && connection.passage.heard_waiting();
+        if heard || self.lost_mapping(owner).is_some() {
+            // Some options pass: the peer may have sent again what lost its mapping. Read as plain TCP that
+            // would be a second copy.
             self.stats.dss_corruption_reset += 1;
             return Effect::Reset(reset_reason::MIDDLEBOX_INTERFERENCE);
         }

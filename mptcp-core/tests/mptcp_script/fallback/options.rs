@@ -181,6 +181,29 @@ fn t112_a_plain_fin_ends_the_stream_of_a_peer_that_fell_back() {
     });
 }
 
+/// Found by the fuzzer: a DSS says that the peer maps what it sends, so of two copies that wait for their mappings
+/// neither is the stream of a peer that fell back.
+#[test]
+fn t112_options_that_pass_at_times_are_no_fallback() {
+    both(|v| {
+        for (fin, below) in [(false, 0), (true, 0), (false, 1_001)] {
+            let (mut script, keys, mut flow, id) = confirmed_by_data(v, &stream(0, 100));
+            let out = script.write(id, 0, 500);
+            script.send(&flow, &flow.seg().data(&stream(100, 1_000)));
+            flow.snd_nxt += 1_000;
+            // In order, or as it asks for an acknowledgement.
+            script.send(&flow, &flow.seg().seq(flow.snd_nxt.wrapping_sub(below)).dss(keys.ack(0)));
+            script.send(&flow, &flow.seg().data(&stream(100, 1_000)));
+            flow.snd_nxt += 1_000;
+            flow.hears(&out);
+            let last = if fin { flow.seg().fin() } else { flow.seg() };
+            let out = script.send(&flow, &last);
+            assert!(out.iter().any(Out::rst), "{out:?}");
+            assert_eq!(script.fallback(id), None);
+        }
+    });
+}
+
 /// A `DATA_ACK` that the peer's signals left no room for is asked for.
 #[test]
 fn t82_a_missing_data_ack_is_asked_for() {
