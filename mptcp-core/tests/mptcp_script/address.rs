@@ -2,9 +2,11 @@
 
 use crate::harness::*;
 use core::net::IpAddr;
-use mptcp_core::config::{PathManagerKind, StackConfig};
+use mptcp_core::config::{LocalAddress, PathManagerKind, StackConfig};
 use mptcp_core::mptcp::key;
-use mptcp_core::wire::{AddAddr, AddressIds, MpJoin, MptcpOption, OptionWriter, Prio, Version};
+use mptcp_core::wire::{
+    AddAddr, AddressIds, MpJoin, MptcpOption, OptionWriter, Prio, TcpFlags, Version,
+};
 
 fn fullmesh(config: &mut StackConfig) {
     config.mptcp.path_manager = PathManagerKind::Fullmesh;
@@ -549,21 +551,47 @@ fn a_withdrawal_that_finds_no_subflow_waits_for_one() {
     });
 }
 
-/// One that comes back before anybody heard of that has not been away.
+/// One that comes back before anybody heard of that has not been away, be it an endpoint or not.
 #[test]
 fn a_first_address_that_is_back_in_time_is_not_withdrawn() {
     both(|v| {
-        let mut script = Script::server(v);
-        let (keys, _, _) = script.confirmed();
+        for (endpoint, to) in [(true, A1), (false, A1), (false, A2)] {
+            let mut script = Script::server_with(v, |c| c.addresses[0].endpoint = endpoint);
+            let (keys, _, _) = script.confirmed();
+            let addresses = script.stack.config().addresses.clone();
+            script.stack.remove_address(script.now, A1);
+            script.out();
+            assert!(script.stack.set_addresses(script.now, addresses));
+            script.advance(1_000);
+            script.join(&keys, at(P2, 5000), at(to, PORT));
+            script.advance(20_000);
+            let counters = script.counters();
+            assert_eq!((counters.rm_addr_tx, counters.rm_addr_tx_drop), (0, 0), "{endpoint} {to}");
+        }
+    });
+}
+
+/// All ids are given out, so an address that comes back has one that is to be withdrawn. Who joins it there knew it, and is
+/// not told to end that.
+#[test]
+fn an_id_that_somebody_has_joined_again_is_not_withdrawn() {
+    both(|v| {
+        let mut script = Script::server_with(v, |c| {
+            let model = c.addresses[1];
+            let others = (0..252).map(|host| IpAddr::from([10, 3, 0, host]));
+            c.addresses.extend(others.map(|addr| LocalAddress { addr, ..model }));
+        });
+        let (keys, first, _) = script.confirmed();
+        script.send(&first, &first.seg().flags(TcpFlags::RST));
         let addresses = script.stack.config().addresses.clone();
-        script.stack.remove_address(script.now, A1);
-        script.out();
+        script.stack.remove_address(script.now, A2);
         assert!(script.stack.set_addresses(script.now, addresses));
         script.advance(1_000);
-        let mut join = Flow::new(at(P2, 5000), at(A1, PORT));
+        let mut join = Flow::new(at(P2, 5000), at(A2, PORT));
         let out = script.join_syn(&keys, &mut join, false);
-        let ack = Script::join_ack(&keys, join.of(&out)[0]);
-        script.send(&join, &join.seg().opt(&ack));
+        let answer = join.of(&out)[0];
+        assert!(matches!(answer.join(), Some(MpJoin::SynAck { address_id: 2, .. })), "{answer:?}");
+        script.send(&join, &join.seg().opt(&Script::join_ack(&keys, answer)));
         script.advance(20_000);
         assert_eq!((script.counters().rm_addr_tx, script.counters().rm_addr_tx_drop), (0, 0));
     });

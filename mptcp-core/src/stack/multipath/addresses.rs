@@ -205,7 +205,8 @@ impl<B: PacketBuf> Stack<B> {
             && connection.phase == Phase::Confirmed
             && let Some(id) = connection.paths.next_withdrawal()
         {
-            let told = self.withdraw(owner, id);
+            // Told behind the join that shows it a withdrawal would end that.
+            let told = self.is_used_again(owner, id) || self.withdraw(owner, id);
             let Some(connection) = self.connections.get_mut(owner) else { return };
             connection.paths.withdrawal_tried((!told).then(|| now + SIGNAL_WAIT));
             if !told {
@@ -232,6 +233,14 @@ impl<B: PacketBuf> Stack<B> {
             }
             self.announce(owner, endpoint, usize::from(before));
         }
+    }
+
+    /// The first address is back, as an endpoint or not, or somebody has joined an address that has the id by now.
+    fn is_used_again(&self, owner: u32, id: u8) -> bool {
+        let Some(connection) = self.connections.get(owner) else { return false };
+        let back = id == 0 && self.local_address(connection.first().local_addr).is_some();
+        let mut subflows = connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx));
+        back || subflows.any(|tcb| tcb.subflow.as_ref().is_some_and(|s| s.local_id == id))
     }
 
     /// A subflow has no room for another signal, or there is none.
