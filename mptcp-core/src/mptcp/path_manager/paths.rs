@@ -242,6 +242,12 @@ impl Paths {
 
     /// The peer told with a join that `id` names the address we reached it at.
     pub(crate) fn on_joined(&mut self, id: u8, remote: SocketAddr, max_remotes: u8) {
+        if let Some(plan) = self.plan.there().filter(|_| id != 0) {
+            // It may have had another one when it was announced, of which the peer says next that it is gone.
+            for pair in plan.pairs.iter_mut().filter(|pair| pair.join.remote == remote) {
+                pair.join.remote_id = id;
+            }
+        }
         let known = self.remotes.iter().any(|(other, a)| *other == id && a.ip() == remote.ip());
         if !known && id != 0 && self.remotes.len() < usize::from(max_remotes) {
             self.note_remote(id, remote);
@@ -625,6 +631,28 @@ mod tests {
         let announced = paths.on_add_addr(NOW, again, remote(1).ip(), mine.into_iter(), LIMITS);
         assert_eq!(announced, Announced::Taken);
         assert_eq!(core::iter::from_fn(|| paths.next_join(NOW)).count(), 2);
+    }
+
+    /// The peer's interface went and came back while nobody could be told: who joins it there hears of the new id first.
+    #[test]
+    fn an_address_that_has_another_id_by_now_outlives_the_former_one() {
+        let mut paths = Paths::default();
+        let mine = [endpoint(1)];
+        paths.begin();
+        paths.start(&Fullmesh, true, mine.into_iter(), mine[0].addr, remote(1));
+        let announced = |paths: &mut Paths, id| {
+            let theirs = (id, remote(2));
+            paths.on_add_addr(NOW, theirs, remote(1).ip(), mine.into_iter(), LIMITS)
+        };
+        assert_eq!(announced(&mut paths, 2), Announced::Taken);
+        assert_eq!(paths.next_join(NOW).map(|join| join.remote_id), Some(2));
+        paths.on_joined(3, remote(2), LIMITS.1);
+        paths.on_remove_addr(2);
+        assert_eq!(announced(&mut paths, 3), Announced::Known);
+        paths.on_lost(NOW, mine[0].addr, remote(2), false);
+        assert_eq!(paths.next_timeout(), Some(NOW + RETRY));
+        paths.on_remove_addr(3);
+        assert_eq!(paths.next_timeout(), None);
     }
 
     #[test]
