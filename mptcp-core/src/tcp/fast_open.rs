@@ -214,9 +214,15 @@ impl<B: PacketBuf> Tcb<B> {
                 early.withdrawn = !early.asked;
             }
             Some(Opening::Behalf(behalf)) if opens => {
-                // One that does not fit is left out.
-                let cookie = behalf.cookie();
-                let _fits = cookie.is_none_or(|cookie| writer.push(&TcpOption::FastOpen(cookie)));
+                let Some(cookie) = behalf.cookie() else { return };
+                if !writer.push(&TcpOption::FastOpen(cookie)) {
+                    // Beside the key of version 0 the longest has room where there are no NOPs.
+                    let mut packed = OptionWriter::new();
+                    let others = writer.iter().flatten().all(|option| packed.push(&option));
+                    if others && packed.push(&TcpOption::FastOpen(cookie)) {
+                        *writer = packed;
+                    }
+                }
             }
             Some(Opening::Server(Pending { grant: Some(mac), repeated: false, .. })) if first => {
                 push_grant(writer, *mac);

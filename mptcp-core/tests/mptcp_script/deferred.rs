@@ -207,14 +207,16 @@ fn a_syn_on_demand_keeps_its_option_and_reports_what_answered() {
     script.stack.abort(script.now, id);
 }
 
-/// A cookie that a client wants shown is shown, also where our timestamps have no room beside it.
+/// A cookie that a client wants shown is shown, also where our timestamps have no room beside it, and the longest one.
 #[test]
 fn a_cookie_of_a_clients_comes_before_our_timestamps() {
     both(|version| {
-        let cookie = FastOpenCookie::new(&[7; 8]).expect("a cookie");
-        let mut script = Script::new(version, |c| c.tcp.timestamps = true);
-        let (id, syn) = offer_on_behalf(&mut script, Some(cookie));
-        assert_eq!(syn[0].cookie(), Some(cookie), "{syn:?}");
-        script.stack.abort(script.now, id);
+        for len in [8, 16] {
+            let cookie = FastOpenCookie::new(&[7; 16][..len]).expect("a cookie");
+            let mut script = Script::new(version, |c| c.tcp.timestamps = true);
+            let (id, syn) = offer_on_behalf(&mut script, Some(cookie));
+            assert_eq!(syn[0].cookie(), Some(cookie), "{syn:?}");
+            script.stack.abort(script.now, id);
+        }
     });
 }
