@@ -8,7 +8,7 @@
 //! their acknowledgements what the bottleneck carries, and the start sends no faster, or a quarter
 //! faster than what was delivered where that is more; one that sees the round trip rise goes on with
 //! care, as HyStart++ does; a probe for bandwidth comes after 16 round trips or two seconds and queues no more
-//! than 32 ms of data, or three sixteenths of what fits where that shows nothing; one that finds more is
+//! than 32 ms of data, or three twentieths of what fits where that shows nothing; one that finds more is
 //! followed by another at once, and after some of those by a
 //! start: what was measured before was no bottleneck; and a round trip within a thirty-second of the shortest one confirms it, so that
 //! a path whose queue drains anyway is never starved to measure it. Invariant: `cwnd` is at least one segment, and the rates fit 32 bits.
