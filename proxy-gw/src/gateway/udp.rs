@@ -26,7 +26,7 @@ use std::collections::VecDeque;
 
 /// Exits of an association; the one that was not sent by for longest makes room.
 pub(crate) const MAX_EXITS: usize = 8;
-/// Hosts whose datagrams come back in; the one that was sent to first makes room.
+/// Hosts whose datagrams come back in; the one that was not sent to for longest makes room.
 const MAX_PEERS: usize = 64;
 /// Datagrams that wait for their name to be looked up.
 const MAX_PENDING: usize = 4;
@@ -116,14 +116,23 @@ enum Client {
     },
 }
 
+/// A host that the client has sent to.
+struct Peer {
+    at: IpAddr,
+    /// As the client wrote it: by way of a translator, and where it wrote an IPv4 address as an IPv6 one, that is
+    /// another address. Programs behind one client may write it in several ways.
+    known_as: IpAddr,
+    /// Where it was sent to last under this address.
+    port: u16,
+}
+
 /// See the module.
 pub(super) struct Association {
     client: Client,
     /// By our address, the one that was sent by last at the end.
     exits: Vec<(IpAddr, SocketId)>,
-    /// With the address that the client has for them, as it wrote it: by way of a translator, and where it wrote an
-    /// IPv4 address as an IPv6 one, that is another one.
-    peers: VecDeque<(IpAddr, IpAddr)>,
+    /// The one that was sent to last in front.
+    peers: VecDeque<Peer>,
     pending: Vec<Pending>,
     /// Where the client connected from: it counts there.
     client_address: IpAddr,
@@ -172,6 +181,25 @@ impl Association {
             }
             Client::Datagrams { .. } => true,
         }
+    }
+
+    /// The client sent to `port` of `at`, which it knows as `known_as`.
+    fn note_peer(&mut self, at: IpAddr, known_as: IpAddr, port: u16) {
+        let same = |peer: &Peer| (peer.at, peer.known_as) == (at, known_as);
+        let known = self.peers.iter().position(same);
+        if known.and_then(|known| self.peers.remove(known)).is_none() {
+            self.peers.truncate(MAX_PEERS - 1);
+        }
+        self.peers.push_front(Peer { at, known_as, port });
+    }
+
+    /// What the client knows the sender of a datagram as; `None` when it has not sent there. Of several addresses it
+    /// is the one that this port was sent to by, else the latest.
+    fn known_as(&self, from: SocketAddr) -> Option<IpAddr> {
+        let of_host = || self.peers.iter().filter(|peer| peer.at == from.ip());
+        let of_port = of_host().find(|peer| peer.port == from.port());
+        let peer = of_port.or_else(|| of_host().next())?;
+        self.answers_from(from.port()).then_some(peer.known_as)
     }
 
     /// Whether the client may send from `ip`, given the addresses of its control connection.
@@ -539,13 +567,7 @@ impl Gateway {
         let sent = exit.map(|exit| shard.udp_send_to(exit, data, &to));
         match sent {
             Some(Ok(())) => {
-                let peers = &mut association.peers;
-                if let Some((_, known_as)) = peers.iter_mut().find(|(at, _)| *at == remote) {
-                    *known_as = asked;
-                } else {
-                    peers.truncate(MAX_PEERS - 1);
-                    peers.push_front((remote, asked));
-                }
+                association.note_peer(remote, asked, port);
                 if let Client::Stream { stream, .. } = &mut association.client {
                     // As a connected socket: its name may soon lead elsewhere, what it began does not.
                     stream.settle(asked);
@@ -573,8 +595,7 @@ impl Gateway {
         let (inner, user) = (session.inner, session.user);
         let Phase::Associated(association) = &mut session.phase else { return };
         let from = received.remote;
-        let mut peers = association.peers.iter().filter(|_| association.answers_from(from.port()));
-        let Some(&(_, known_as)) = peers.find(|(at, _)| *at == from.ip()) else {
+        let Some(known_as) = association.known_as(from) else {
             self.counters.udp.unsolicited += 1;
             return;
         };

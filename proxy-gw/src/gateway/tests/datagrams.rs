@@ -437,6 +437,43 @@ fn answers_come_from_the_address_that_was_asked_as_it_was_written() {
     assert_eq!(world.heard(inner), [&host[..], b"\0\x06answer"].concat());
 }
 
+/// Programs behind one client write one host in two ways: each hears of the address that it has asked.
+#[test]
+fn answers_of_one_port_are_those_of_who_asked_that_port() {
+    let mut world = World::new();
+    let (_, relay) = associated(&mut world);
+    world.sends(relay, HOME, to("8.8.8.8:53", b"one"));
+    world.sends(relay, HOME, to("[64:ff9b::808:808]:443", b"other"));
+    let exit = world.exit();
+    assert_eq!(world.shard.datagrams_sent(exit).len(), 2);
+    for (from, known_as) in [
+        ("8.8.8.8:53", "8.8.8.8:53"),
+        ("8.8.8.8:443", "[64:ff9b::808:808]:443"),
+        // Nobody asked this one: the latest.
+        ("8.8.8.8:54", "[64:ff9b::808:808]:54"),
+    ] {
+        world.sends(exit, from, b"answer".to_vec());
+        let back = world.shard.datagrams_sent(relay);
+        assert_eq!(back, [(address(HOME), to(known_as, b"answer"))]);
+    }
+}
+
+/// RFC 4787 §4.3: what is sent keeps its mapping.
+#[test]
+fn a_host_that_is_sent_to_again_makes_no_room() {
+    let mut world = World::new();
+    let (_, relay) = associated(&mut world);
+    for host in 3..=66 {
+        world.sends(relay, HOME, to("10.9.0.2:53", b"x"));
+        world.sends(relay, HOME, to(&format!("10.9.0.{host}:53"), b"x"));
+    }
+    let exit = world.exit();
+    world.sends(exit, "10.9.0.2:53", b"answer".to_vec());
+    assert_eq!((world.udp().down, world.udp().unsolicited), (1, 0));
+    world.sends(exit, "10.9.0.3:53", b"answer".to_vec());
+    assert_eq!((world.udp().down, world.udp().unsolicited), (1, 1));
+}
+
 /// So that who tries QUIC goes on to TCP.
 #[test]
 fn datagrams_to_denied_ports_are_dropped_and_counted() {
