@@ -51,9 +51,9 @@ pub struct Counters {
     pub refused: u64,
 }
 
-/// A name of Tor's, which no server of DNS knows: a query would only tell who wants to go there (RFC 7686 §2).
-fn is_onion(name: &HostName) -> bool {
-    name.as_str().rsplit('.').next() == Some("onion")
+/// Of a name of Tor's, which no server of DNS knows: a query would only tell who wants to go there (RFC 7686 §2).
+fn is_onion(last_label: &[u8]) -> bool {
+    last_label.eq_ignore_ascii_case(b"onion")
 }
 
 /// Who waits for an answer.
@@ -164,7 +164,7 @@ impl Resolver {
         session: u64,
         client: IpAddr,
     ) -> Option<Answer> {
-        if is_onion(name) {
+        if name.as_str().rsplit('.').next().is_some_and(|last| is_onion(last.as_bytes())) {
             return Some(Answer::NoName);
         }
         let key = (name.clone(), family);
@@ -469,6 +469,9 @@ impl Resolver {
                 lookup.aliases += 1;
                 if lookup.aliases > MAX_ALIASES {
                     return self.finish(now, shard, idx, Answer::Failed, None);
+                }
+                if name.iter().next_back().is_some_and(is_onion) {
+                    return self.finish(now, shard, idx, Answer::NoName, Some(ttl));
                 }
                 lookup.ttl = lookup.ttl.min(ttl);
                 lookup.name = name;

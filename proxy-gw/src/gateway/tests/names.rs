@@ -118,8 +118,18 @@ fn names_of_tor_are_asked_of_nobody() {
         assert_eq!(world.heard(inner), [&[5, 0][..], &failure(4)].concat());
     }
     assert!(world.asked().is_empty());
-    world.client_saying(&request("onion.example"));
-    assert_eq!(world.asked().len(), 2);
+    let inner = world.client_saying(&request("onion.example"));
+    let asked = world.asked();
+    assert_eq!(asked.len(), 2);
+    // Nor where another name leads to them.
+    for query in &asked {
+        let target = CNAME(Name::from_ascii("service.Onion.").unwrap());
+        let mut alias = query.response();
+        alias.add_answer(Record::from_rdata(query.name(), 5, RData::CNAME(target)));
+        world.datagram(query, alias.to_vec().unwrap());
+    }
+    assert!(world.asked().is_empty());
+    assert_eq!(world.heard(inner), [&[5, 0][..], &failure(4)].concat());
 }
 
 #[test]
