@@ -3,7 +3,9 @@
 //! What the port has joined (LRO, or TSO of a virtual machine) comes as a chain of buffers that is longer than one
 //! buffer holds. It is taken apart where its buffers end, and each gets the headers of the whole in front of
 //! its text, where the driver left room: nothing is copied, and the stack, which joins what follows on each other
-//! itself, sees segments. Their checksums were verified for the whole.
+//! itself, sees segments. Where there is no room (mlx5 leaves it to the first buffer alone) some of the text goes into
+//! a buffer of its own to make it; of a buffer that is not ours to write all of it does. Their checksums were verified
+//! for the whole.
 //!
 //! Invariant: every frame taken in becomes packets or is freed.
 
@@ -71,14 +73,14 @@ unsafe fn take(
 }
 
 /// The headers of a frame in several segments that can be taken apart: TCP whose checksum needs no further look.
-/// They stand in the first segment, whose buffer is nobody else's.
+/// They stand in the first segment.
 ///
 /// # Safety
 /// The frame is the caller's alone.
 unsafe fn joined(raw: NonNull<RteMbuf>) -> Option<Whole> {
     // SAFETY: the frame is the caller's.
     let mbuf = unsafe { raw.as_ref() };
-    if mbuf.ol_flags & RX_L4_CKSUM_GOOD == 0 || mbuf.ol_flags & (INDIRECT | EXTERNAL) != 0 {
+    if mbuf.ol_flags & RX_L4_CKSUM_GOOD == 0 {
         return None;
     }
     let start = mbuf.buf_addr.wrapping_add(usize::from(mbuf.data_off));
@@ -99,7 +101,7 @@ struct Whole {
     text: usize,
 }
 
-/// Makes a packet of each segment of a frame; answers how many found no room for headers.
+/// Makes packets of each segment of a frame; answers how many found no buffer.
 ///
 /// # Safety
 /// The frame is the caller's alone, and `whole` tells its headers.
@@ -124,34 +126,59 @@ unsafe fn take_apart(
         // Only the first has the headers, and the driver's last may hold nothing.
         part.trim_front(core::mem::take(&mut front));
         let text = part.data().len();
-        if text == 0 {
-            continue;
-        }
-        let place = (at, text, at + text == whole.text);
-        at += text;
-        match with_headers(part, whole, place, pool) {
-            Some(part) => into.push(part),
-            None => lost += 1,
+        if text > 0 {
+            lost += with_headers(part, whole, at, pool, into);
+            at += text;
         }
     }
     lost
 }
 
-/// A part of a frame with headers of its own: in front of it, or in front of a copy where there is no room.
+/// Puts headers in front of a part of a frame, whose text is the whole's from `at` on. As long as there is no room for
+/// them the front of it becomes a packet of its own, which is a copy. Answers how many packets found no buffer.
 fn with_headers(
     mut part: Mbuf,
     whole: &Whole,
-    place: (usize, usize, bool),
+    mut at: usize,
     pool: &MbufPool,
-) -> Option<Mbuf> {
+    into: &mut Vec<Mbuf>,
+) -> usize {
     let headers = whole.headers;
-    if let Some(front) = part.prepend(headers.all()) {
-        headers.write_part(&whole.bytes, place, front)?;
-        return Some(part);
+    let most = usize::from(pool.room()).saturating_sub(headers.all()).max(1);
+    let mut lost = 0;
+    loop {
+        let text = part.data().len();
+        if let Some(front) = part.prepend(headers.all()) {
+            let place = (at, text, at + text == whole.text);
+            match headers.write_part(&whole.bytes, place, front) {
+                Some(()) => into.push(part),
+                None => lost += 1,
+            }
+            return lost;
+        }
+        // What is ours to write has room once so much is out of the way.
+        let enough = if part.data_mut().is_some() { headers.all() } else { most };
+        let count = text.min(enough);
+        match front_of(&part, count, whole, at, pool) {
+            Some(copy) => into.push(copy),
+            None => lost += 1,
+        }
+        if count == text {
+            return lost;
+        }
+        part.trim_front(count);
+        at += count;
     }
-    let mut copy = { *pool }.alloc()?.verified_as(&part);
-    copy.append(part.data().len())?.copy_from_slice(part.data());
-    headers.write_part(&whole.bytes, place, copy.prepend(headers.all())?)?;
+}
+
+/// A packet of the first `count` octets of a part, which are the whole's from `at` on, in a buffer of its own.
+fn front_of(part: &Mbuf, count: usize, whole: &Whole, at: usize, pool: &MbufPool) -> Option<Mbuf> {
+    let headers = whole.headers;
+    let mut copy = { *pool }.alloc()?.verified_as(part);
+    let room = copy.append(headers.all() + count)?;
+    let (front, text) = room.split_at_mut_checked(headers.all())?;
+    text.copy_from_slice(part.data().get(..count)?);
+    headers.write_part(&whole.bytes, (at, count, at + count == whole.text), front)?;
     Some(copy)
 }
 
