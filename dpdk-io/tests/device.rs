@@ -245,6 +245,35 @@ mod device {
     }
 
     #[test]
+    fn no_card_is_asked_to_cut_what_it_may_refuse() {
+        /// Plain TCP over IPv4.
+        fn segment(at: usize, text: usize) -> Vec<u8> {
+            let length = u16::try_from(40 + text).unwrap().to_be_bytes();
+            let seq = u32::try_from(at).unwrap().to_be_bytes();
+            let ip = [&[0x45_u8, 0][..], &length, &[0, 0, 0x40, 0, 64, 6, 0, 0], &[10; 8]].concat();
+            let rest = [0_u8, 0, 0, 7, 0x50, 0x10, 1, 0, 0, 0, 0, 0];
+            let tcp = [&[0_u8, 80, 0, 81][..], &seq, &rest].concat();
+            [&[2_u8; 12][..], &[8, 0], &ip, &tcp, &bytes(text, 1)].concat()
+        }
+        let bench = Bench::new(511);
+        let cuts = TxCapabilities {
+            multi_segs: true,
+            tcp_checksum: true,
+            most_buffers: 64,
+            ..TxCapabilities::default()
+        };
+        for (text, packets) in [(170, 3), (255, 3), (256, 1), (1400, 1)] {
+            let mut batch = TxBatch::new(8);
+            for at in [0, text, 2 * text] {
+                let frame = bench.buffer(&segment(at, text));
+                assert_eq!(batch.push(frame, cuts, &bench.pool), Pushed::Queued);
+            }
+            assert_eq!(batch.len(), packets, "three segments of {text} octets");
+        }
+        bench.assert_empty();
+    }
+
+    #[test]
     fn what_does_not_fit_and_what_finds_no_memory_are_told_apart() {
         let bench = Bench::new(7);
         let mut pool = bench.pool;
