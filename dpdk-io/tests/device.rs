@@ -347,6 +347,45 @@ mod device {
     }
 
     #[test]
+    fn a_port_that_works_out_ipv4_checksums_finds_none() {
+        /// Plain TCP over IPv4.
+        fn segment(at: usize, text: usize) -> Vec<u8> {
+            let length = u16::try_from(40 + text).unwrap().to_be_bytes();
+            let seq = u32::try_from(at).unwrap().to_be_bytes();
+            let ip = [&[0x45_u8, 0][..], &length, &[0, 0, 0x40, 0, 64, 6, 0, 0], &[10; 8]].concat();
+            let rest = [0_u8, 0, 0, 7, 0x50, 0x10, 1, 0, 0, 0, 0, 0];
+            let tcp = [&[0_u8, 80, 0, 81][..], &seq, &rest].concat();
+            [&[2_u8; 12][..], &[8, 0], &ip, &tcp, &bytes(text, 1)].concat()
+        }
+        let bench = Bench::new(511);
+        let name = bench.vdev("net_ring", "");
+        let port = open(&bench, &name);
+        let mut tx = port.tx_queue(0, bench.pool, 8).unwrap();
+        let mut rx = port.rx_queue(0, bench.pool).unwrap();
+        for ip_checksum in [false, true] {
+            tx.assume(TxCapabilities {
+                multi_segs: true,
+                tcp_checksum: true,
+                ip_checksum,
+                most_buffers: 64,
+            });
+            for at in [0, 600] {
+                assert_eq!(tx.push(bench.buffer(&segment(at, 600))), Pushed::Queued);
+            }
+            let flushed = tx.flush();
+            assert_eq!((flushed.sent, flushed.joined), (1, 2));
+            let mut received = Vec::new();
+            assert_eq!(rx.receive(&mut received).no_buffer, 0);
+            let ip = &received[0].data()[14..34];
+            assert_eq!(ip[2..4], 1240_u16.to_be_bytes());
+            let right = checksum::sum(ip) == 0xffff;
+            assert_eq!((ip[10..12] == [0, 0], right), (ip_checksum, !ip_checksum));
+        }
+        drop((rx, tx, port));
+        bench.assert_empty();
+    }
+
+    #[test]
     fn ports_of_one_segment_get_one() {
         let bench = Bench::new(511);
         let file = std::env::temp_dir().join(format!("plait-flat-{}.pcap", std::process::id()));
