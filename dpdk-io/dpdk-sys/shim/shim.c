@@ -332,6 +332,8 @@ int dio_port_configure(uint16_t port, const struct dio_port_conf *conf, struct r
 	uint16_t rx_descriptors = conf->rx_descriptors, tx_descriptors = conf->tx_descriptors;
 	struct rte_eth_conf eth = { 0 };
 	struct rte_eth_dev_info dev;
+	struct rte_eth_rxconf rx;
+	struct rte_eth_txconf tx;
 	uint8_t key[64];
 	int ret = rte_eth_dev_info_get(port, &dev);
 
@@ -368,14 +370,22 @@ int dio_port_configure(uint16_t port, const struct dio_port_conf *conf, struct r
 	if (ret != 0)
 		return ret;
 	ret = rte_eth_dev_adjust_nb_rx_tx_desc(port, &rx_descriptors, &tx_descriptors);
+	if (ret == 0)
+		ret = rte_eth_dev_info_get(port, &dev);
 	if (ret != 0)
 		return ret;
+	/* The driver's thresholds, but none of its offloads: MBUF_FAST_FREE, which nicvf has among them, frees
+	 * what was sent whoever else refers to it, and into a pool that may be another's. */
+	rx = dev.default_rxconf;
+	rx.offloads = eth.rxmode.offloads;
+	tx = dev.default_txconf;
+	tx.offloads = eth.txmode.offloads;
 	for (uint16_t queue = 0; ret == 0 && queue < conf->rx_queues; queue++)
 		ret = rte_eth_rx_queue_setup(port, queue, rx_descriptors,
-			(unsigned int)rte_eth_dev_socket_id(port), NULL, rx_pools[queue]);
+			(unsigned int)rte_eth_dev_socket_id(port), &rx, rx_pools[queue]);
 	for (uint16_t queue = 0; ret == 0 && queue < conf->tx_queues; queue++)
 		ret = rte_eth_tx_queue_setup(port, queue, tx_descriptors,
-			(unsigned int)rte_eth_dev_socket_id(port), NULL);
+			(unsigned int)rte_eth_dev_socket_id(port), &tx);
 	return ret;
 }
 
