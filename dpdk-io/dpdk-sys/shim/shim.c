@@ -378,6 +378,9 @@ int dio_port_configure(uint16_t port, const struct dio_port_conf *conf, struct r
 	 * what was sent whoever else refers to it, and into a pool that may be another's. */
 	rx = dev.default_rxconf;
 	rx.offloads = eth.rxmode.offloads;
+	/* What finds no descriptor at one queue must not wait in the card in front of what is for the others. */
+	if (conf->rx_queues > 1)
+		rx.rx_drop_en = 1;
 	tx = dev.default_txconf;
 	tx.offloads = eth.txmode.offloads;
 	for (uint16_t queue = 0; ret == 0 && queue < conf->rx_queues; queue++)
