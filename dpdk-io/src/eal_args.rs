@@ -42,8 +42,20 @@ pub(crate) fn check_words(words: &[String]) -> Result<(), DriverError> {
     Ok(())
 }
 
-/// Whether `word` is `option`, with or without a value attached.
+/// Whether `word` is `option`, with or without a value attached. `getopt_long` takes the beginning of a long one for
+/// it, and short ones without a value in front of others: of these there is `-v`.
 fn is_option(word: &str, option: &str) -> bool {
+    if let (Some(ours), Some(given)) = (option.strip_prefix("--"), word.strip_prefix("--"))
+        && let Some(name) = given.split('=').next().filter(|name| !name.is_empty())
+        && !ours.contains('=')
+        && ours.starts_with(name)
+    {
+        return true;
+    }
+    let word = match word.strip_prefix("-v").map(|rest| rest.trim_start_matches('v')) {
+        Some(rest) if !rest.is_empty() => format!("-{rest}"),
+        _ => word.to_owned(),
+    };
     match word.strip_prefix(option) {
         Some("") => true,
         Some(rest) => rest.starts_with('=') || !option.starts_with("--"),
@@ -127,10 +139,18 @@ mod tests {
             "--",
             "-c1",
             "",
+            "--lcore=0-3",
+            "--hel",
+            "--no-hug",
+            "--socket-m=64",
+            "-vh",
+            "-vvm64",
         ] {
             assert!(check_words(&[word.to_owned()]).is_err(), "{word}");
         }
-        for word in ["--in-memory", "--no-pci", "--log-level=3", "--vdev=net_null0", "--lcoresX"] {
+        for word in
+            ["--in-memory", "--no-pci", "--log-level=3", "--vdev=net_null0", "--lcoresX", "-v"]
+        {
             assert!(check_words(&[word.to_owned()]).is_ok(), "{word}");
         }
     }
