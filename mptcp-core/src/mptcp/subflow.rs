@@ -475,13 +475,14 @@ impl Subflow {
         self.marks.remove(Marks::INFINITE_WRITTEN.union(Marks::DSS_MISSED));
     }
 
-    /// Writes what this segment carries. Called once per segment; `options_sent` follows when the
-    /// segment really went out.
+    /// Writes what this segment carries, whose acknowledgement TCP has `news` in. Called once per segment;
+    /// `options_sent` follows when the segment really went out.
     pub(crate) fn write_options(
         &mut self,
         writer: &mut OptionWriter,
         carry: &Carry<'_>,
         data: &DataLevel,
+        news: bool,
     ) {
         self.begin_options();
         let version = self.version;
@@ -512,7 +513,7 @@ impl Subflow {
                 if self.marks.contains(Marks::KEYS_TOLD) && data.data_fin.is_some() =>
             {
                 self.marks.remove(Marks::KEYS_TOLD);
-                self.write_ack(writer, data);
+                self.write_ack(writer, data, news);
             }
             (Stage::CapableAck, Carry::Ack) => {
                 self.marks.insert(Marks::KEYS_TOLD);
@@ -538,7 +539,7 @@ impl Subflow {
                 };
                 fits = writer.push_mptcp(&MptcpOption::Dss(dss), version);
             }
-            (Stage::Active, Carry::Ack) => self.write_ack(writer, data),
+            (Stage::Active, Carry::Ack) => self.write_ack(writer, data, news),
             (Stage::Fallback, Carry::Data(mapping)) => self.write_infinite(writer, mapping),
             (Stage::Fallback, Carry::Ack) => {
                 if let Some(signal @ (Signal::Fail { .. } | Signal::Reminder { .. })) =
@@ -579,8 +580,10 @@ impl Subflow {
     }
 
     /// A pure acknowledgement: the first signal if any waits, the DSS beside it where it fits, and what
-    /// other signals still do, in their order.
-    fn write_ack(&mut self, writer: &mut OptionWriter, data: &DataLevel) {
+    /// other signals still do, in their order. Where the DSS does not fit, TCP's `news` go with it first: a peer
+    /// whose data is acknowledged without a `DATA_ACK` falls back (RFC 8684 §3.7).
+    fn write_ack(&mut self, writer: &mut OptionWriter, data: &DataLevel, news: bool) {
+        let bare = *writer;
         if !self.rare.signals.is_empty() {
             self.signals_written = self.write_signals(writer, 0);
             if self.signals_written == 0 {
@@ -589,7 +592,13 @@ impl Subflow {
                 self.drain_signals(1);
             }
         }
+        let with_signals = writer.len();
         if !self.write_dss(writer, data) {
+            if news && self.signals_written > 0 && writer.len() == with_signals {
+                *writer = bare;
+                self.begin_options();
+                let _fits = self.write_dss(writer, data);
+            }
             return;
         }
         while self.signals_written > 0 && !self.repeats_kind() {

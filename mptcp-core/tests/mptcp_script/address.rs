@@ -193,6 +193,44 @@ fn t118_an_ipv6_announcement_fits_beside_timestamps() {
     assert_eq!((echoed[0].port, echoed[0].echo), (Some(8080), true));
 }
 
+/// A phone whose first data is acknowledged without a `DATA_ACK` falls back for good (RFC 8684 §3.7).
+#[test]
+fn t118_no_announcement_acknowledges_the_first_data_alone() {
+    let v = Version::V1;
+    let mut script = Script::server_with(v, |c| {
+        fullmesh(c);
+        c.tcp.timestamps = true;
+        c.addresses[1].addr = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]);
+    });
+    let stamps = |tsval: u32, tsecr: u32| {
+        let mut bytes = vec![1, 1, 8, 10];
+        bytes.extend_from_slice(&tsval.to_be_bytes());
+        bytes.extend_from_slice(&tsecr.to_be_bytes());
+        bytes
+    };
+    let mut flow = Flow::new(at(P1, 4000), at(A1, PORT));
+    let out = script.send(&flow, &flow.syn().raw(&stamps(1, 0)).raw(&[30, 4, 1, 1]));
+    flow.hears(&out);
+    flow.snd_nxt = flow.isn + 1;
+    let keys = Keys::of(v, &out[0], false);
+    let ts = out[0].tcp_options().iter().find_map(|o| match o {
+        mptcp_core::wire::TcpOption::Timestamps { tsval, .. } => Some(*tsval),
+        _ => None,
+    });
+    let ts = ts.expect("timestamps are agreed on");
+    script.send(&flow, &flow.seg().raw(&stamps(2, ts)).opt(&keys.third()));
+    let id = script.accept().expect("it is established");
+    let payload = stream(0, 50);
+    let first = flow.seg().raw(&stamps(3, ts)).opt(&keys.first_data(&payload)).data(&payload);
+    let out = script.send(&flow, &first);
+    flow.snd_nxt += 50;
+    let [first, second] = out.as_slice() else { panic!("{out:?}") };
+    assert!(first.ack == flow.snd_nxt && first.data_ack().is_some(), "{out:?}");
+    assert!(add_addr(second).is_some(), "{out:?}");
+    assert!(script.advance(5_000).iter().all(|o| o.payload.is_empty() && !o.rst()));
+    script.expect_stream(id, 0, 50);
+}
+
 #[test]
 fn t119_a_server_never_connects_out() {
     both(|v| {

@@ -127,8 +127,9 @@ impl<B: PacketBuf> Tcb<B> {
         };
         debug_assert!(fits, "the basic options always fit");
         let at = writer.len();
+        let news = self.last_ack_sent != self.rcv_nxt;
         if let (Some(subflow), Some(data)) = (&mut self.subflow, data) {
-            subflow.write_options(&mut writer, &emission.carry, data);
+            subflow.write_options(&mut writer, &emission.carry, data, news);
         }
         if syn {
             self.write_fast_open(&mut writer);

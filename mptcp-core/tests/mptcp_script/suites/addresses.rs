@@ -43,7 +43,8 @@ fn an_announcement_is_echoed_before_any_data() {
     x.close(&[". 101:101(0) ack 1 <dss dack8=1 dsn4=101 ssn=0 dll=1 fin, nop, nop>"]);
 }
 
-/// Beside timestamps a long echo leaves no room for the `DATA_ACK`: it follows where there is news, and nowhere else.
+/// Beside timestamps a long echo leaves no room for the `DATA_ACK`: that goes before where there is news, and nowhere
+/// else.
 #[test]
 fn an_echo_without_room_for_the_data_ack_stands_alone() {
     let v = Version::V1;
@@ -75,8 +76,8 @@ fn an_echo_without_room_for_the_data_ack_stands_alone() {
     x.says(
         &out,
         &[
-            ". 1:1(0) ack 101 <nop, nop, TS, add id=13 2001:db8::2 echo>",
             ". 1:1(0) ack 101 <nop, nop, TS, dss dack8=101>",
+            ". 1:1(0) ack 101 <nop, nop, TS, add id=13 2001:db8::2 echo>",
         ],
     );
     x.script.expect_stream(x.id, 0, 100);
