@@ -121,16 +121,10 @@ impl Stretch {
     }
 }
 
-/// What goes again where `mapping` does. Kernels of version 0 take nothing of a mapping before all of it is there:
-/// what other segments have of it they lack as well, were it acknowledged by TCP.
-fn taken_with(mapping: &TxMapping, version: Version, origin: DataSeq) -> (u64, u64) {
-    let (dsn, len) = match version {
-        Version::V0 => {
-            let (dsn, _, len) = mapping.on_wire();
-            (dsn, len)
-        }
-        Version::V1 => (mapping.dsn, mapping.len),
-    };
+/// What goes again where `mapping` does. Kernels of version 0, and phones of either, take nothing of a mapping before
+/// all of it is there: what other segments have of it they lack as well, were it acknowledged by TCP.
+fn taken_with(mapping: &TxMapping, origin: DataSeq) -> (u64, u64) {
+    let (dsn, _, len) = mapping.on_wire();
     let start = dsn.since(origin);
     (start, start + u64::from(len))
 }
@@ -508,9 +502,9 @@ impl<B: PacketBuf> Connection<B> {
 
     /// What a failing subflow carries and the peer has not acknowledged goes out on others.
     pub(crate) fn reinject_from(&mut self, tcb: &Tcb<B>) {
-        let (version, origin) = (self.version, self.local_dsn(0));
+        let origin = self.local_dsn(0);
         for mapping in tcb.queue.iter().filter_map(|segment| segment.mapping) {
-            let (start, end) = taken_with(&mapping, version, origin);
+            let (start, end) = taken_with(&mapping, origin);
             self.reinject_range(start, end);
         }
     }
@@ -530,7 +524,7 @@ impl<B: PacketBuf> Connection<B> {
     /// The oldest segment of a subflow goes out on another one.
     pub(crate) fn reinject_head(&mut self, tcb: &Tcb<B>) {
         if let Some(mapping) = tcb.queue.iter().find_map(|segment| segment.mapping) {
-            let (start, end) = taken_with(&mapping, self.version, self.local_dsn(0));
+            let (start, end) = taken_with(&mapping, self.local_dsn(0));
             self.reinject_range(start, end);
         }
     }
@@ -538,11 +532,11 @@ impl<B: PacketBuf> Connection<B> {
     /// A subflow that was thought silent is not: what it still carries, and nobody has sent again
     /// yet, stays with it.
     pub(crate) fn keep_on(&mut self, tcb: &Tcb<B>) {
-        let (version, origin) = (self.version, self.local_dsn(0));
+        let origin = self.local_dsn(0);
         let Some(rare) = self.rare.there() else { return };
         let Some(ranges) = &mut rare.reinject else { return };
         for mapping in tcb.queue.iter().filter_map(|segment| segment.mapping) {
-            let (start, end) = taken_with(&mapping, version, origin);
+            let (start, end) = taken_with(&mapping, origin);
             ranges.remove(start, end);
         }
         if ranges.is_empty() {
