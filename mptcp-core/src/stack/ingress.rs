@@ -22,7 +22,7 @@ use crate::wire::{
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-/// Transmissions of a fast close, the first and three repetitions (RFC 6824 §3.5).
+/// Transmissions of a fast close, the first and three repetitions (RFC 8684 §3.5, RFC 6824 §3.5).
 const FASTCLOSE_TRIES: u8 = 3;
 const PROTOCOL_ICMP: u8 = 1;
 const PROTOCOL_ICMPV6: u8 = 58;
@@ -273,13 +273,14 @@ impl<B: PacketBuf> Stack<B> {
         self.file_time_wait(idx, entry, deadline);
     }
 
-    /// A version 0 fast close: its acknowledgement goes out until a RST answers, three times more
-    /// at most, then a RST of ours (RFC 6824 §3.5). The entry takes over the 4-tuple.
-    pub(super) fn enter_fastclose(&mut self, now: Instant, idx: u32, key: u64) {
+    /// A fast close: its acknowledgement goes out until a RST answers, three times more at most, then a
+    /// RST of ours (RFC 8684 §3.5, RFC 6824 §3.5). The entry takes over the 4-tuple.
+    pub(super) fn enter_fastclose(&mut self, now: Instant, idx: u32, key: u64, version: Version) {
         let Some(tcb) = self.tcbs.get(idx) else { return };
         let rto = tcb.rtt.rto();
         let mut entry = tcb.time_wait();
         entry.fastclose = 1;
+        entry.wide = version == Version::V1;
         entry.rto_ms = u16::try_from(rto.as_millis()).unwrap_or(u16::MAX);
         entry.data_ack = DataSeq(key);
         self.send_fastclose(now, &entry);
@@ -300,8 +301,12 @@ impl<B: PacketBuf> Stack<B> {
             return self.remove_time_wait(idx);
         }
         if entry.fastclose > FASTCLOSE_TRIES {
-            let reset = entry.answer(TcpFlags::RST | TcpFlags::ACK, OptionWriter::new());
-            self.own_reply(reset);
+            let (entry, mut options) = (*entry, OptionWriter::new());
+            if entry.wide {
+                super::options::push_fastclose(&mut options, entry.data_ack.0, Version::V1);
+                self.stats.mp_fastclose_tx += 1;
+            }
+            self.own_reply(entry.answer(TcpFlags::RST | TcpFlags::ACK, options));
             return self.remove_time_wait(idx);
         }
         let wait = Duration::from_millis(u64::from(entry.rto_ms) << entry.fastclose);

@@ -15,10 +15,11 @@ pub(crate) struct TimeWait {
     pub(crate) timestamps: bool,
     /// Repeats the `DATA_ACK` of a finished MPTCP connection (RFC 8684 Appendix D).
     pub(crate) mptcp: bool,
-    /// That `DATA_ACK` has 8 octets.
+    /// That `DATA_ACK` has 8 octets. Of a fast close: the RST at its end has the option, which version 0
+    /// has on an ACK only.
     pub(crate) wide: bool,
-    /// Not TIME-WAIT but a version 0 fast close: sent so often, until a RST answers
-    /// (RFC 6824 §3.5). 0 in TIME-WAIT.
+    /// Not TIME-WAIT but a fast close: sent so often, until a RST answers (RFC 8684 §3.5). 0 in
+    /// TIME-WAIT.
     pub(crate) fastclose: u8,
     /// Retransmission timeout of a fast close, milliseconds.
     pub(crate) rto_ms: u16,

@@ -311,7 +311,8 @@ impl<B: PacketBuf> Stack<B> {
         self.remove_tcb(idx);
     }
 
-    /// Ends a connection at once: `MP_FASTCLOSE` on the RST of every subflow.
+    /// Ends a connection at once: `MP_FASTCLOSE` on an ACK of one subflow, and in version 1 on the RSTs of
+    /// the others. Phones read it on an ACK only, and to them a RST is not the end of the connection.
     pub(in crate::stack) fn abort_connection(
         &mut self,
         now: Instant,
@@ -323,11 +324,11 @@ impl<B: PacketBuf> Stack<B> {
         let (key, version) = (connection.keys.remote, connection.version);
         let finished = connection.phase == Phase::Closed;
         let told = mptcp && !finished;
-        let carrier = (told && version == Version::V0).then(|| self.best_subflow(owner)).flatten();
+        let carrier = told.then(|| self.best_subflow(owner)).flatten();
         for idx in self.subflows_of(owner) {
             if Some(idx) == carrier {
-                // Version 0 knows the form on an ACK only; the entry outlives the subflow.
-                self.enter_fastclose(now, idx, key);
+                // The entry outlives the subflow.
+                self.enter_fastclose(now, idx, key, version);
                 self.drop_subflow(owner, idx);
                 continue;
             }

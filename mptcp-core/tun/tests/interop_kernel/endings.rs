@@ -139,7 +139,7 @@ fn we_abort() {
                 let mut kernel: Vec<_> = kernel.iter().map(String::as_str).collect();
                 let mut ours: Vec<_> = ours.iter().map(String::as_str).collect();
                 kernel.extend(["MPFastcloseRx>=1", "MPRstRx?", "MPRstTx?"]);
-                ours.extend(["mp_fastclose_tx>=1", "out_rsts>=1", "mp_rst_tx?", "in_rsts?"]);
+                ours.extend(["mp_fastclose_tx>=1", "out_rsts?", "mp_rst_tx?", "in_rsts?"]);
                 ours.extend([
                     "drop_no_socket?",
                     "drop_listener_state?",
