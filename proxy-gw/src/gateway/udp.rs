@@ -30,6 +30,10 @@ pub(crate) const MAX_EXITS: usize = 8;
 const MAX_PEERS: usize = 64;
 /// Datagrams that wait for their name to be looked up.
 const MAX_PENDING: usize = 4;
+/// Names whose hosts are remembered; the one whose host has not answered for longest makes room.
+const MAX_NAMES: usize = 64;
+/// For how long after it answered last, or was first sent to (RFC 4787 §4.3).
+const NAME_KEPT: Duration = Duration::from_secs(300);
 /// Addresses of the client's that are remembered with their ports.
 const MAX_HEARD: usize = 8;
 /// How long the list of the control connection's addresses is believed, and how long before it is
@@ -99,6 +103,14 @@ struct Pending {
     data: Vec<u8>,
 }
 
+/// The host that datagrams for a name go to.
+struct Known {
+    name: HostName,
+    port: u16,
+    host: IpAddr,
+    answered: Instant,
+}
+
 /// The client's side.
 enum Client {
     Datagrams {
@@ -134,6 +146,7 @@ pub(super) struct Association {
     /// The one that was sent to last in front.
     peers: VecDeque<Peer>,
     pending: Vec<Pending>,
+    names: Vec<Known>,
     /// Where the client connected from: it counts there.
     client_address: IpAddr,
     /// The port of a control connection that is plain TCP, once it goes by terms: nothing else holds a stream to its
@@ -170,6 +183,29 @@ impl Association {
                 Host::Name(_) => None,
             },
             Client::Datagrams { .. } => None,
+        }
+    }
+
+    /// Where datagrams for a name go on to, whatever it leads to by now: many names lead elsewhere each time, and the
+    /// other host knows nothing of what was begun.
+    fn host_of(&self, now: Instant, name: &HostName, port: u16) -> Option<IpAddr> {
+        let known = self.names.iter().find(|known| known.port == port && known.name == *name)?;
+        (now.since(known.answered) < NAME_KEPT).then_some(known.host)
+    }
+
+    fn keep_host(&mut self, now: Instant, name: &HostName, port: u16, host: IpAddr) {
+        self.names.retain(|known| known.port != port || known.name != *name);
+        let oldest =
+            (0..self.names.len()).min_by_key(|at| self.names.get(*at).map(|one| one.answered));
+        if let Some(oldest) = oldest.filter(|_| self.names.len() >= MAX_NAMES) {
+            self.names.swap_remove(oldest);
+        }
+        self.names.push(Known { name: name.clone(), port, host, answered: now });
+    }
+
+    fn note_answer(&mut self, now: Instant, host: IpAddr) {
+        for known in self.names.iter_mut().filter(|known| known.host == host) {
+            known.answered = now;
         }
     }
 
@@ -271,6 +307,7 @@ impl Gateway {
             exits: Vec::new(),
             peers: VecDeque::new(),
             pending: Vec::new(),
+            names: Vec::new(),
             client_address,
             plain_over: None,
             bytes_up: 0,
@@ -450,6 +487,10 @@ impl Gateway {
             let addresses = addresses.clone();
             return self.send_out(now, shard, idx, &addresses, target.port, data);
         }
+        let known = self.association(idx).and_then(|one| one.host_of(now, &name, target.port));
+        if let Some(host) = known.filter(|host| self.candidate(*host).is_ok()) {
+            return self.send_out(now, shard, idx, &[host], target.port, data);
+        }
         let client = self.sessions.get(idx).and_then(|session| shard.info(session.inner));
         let (Some(client), Some(id)) = (client, self.sessions.id(idx)) else { return };
         let mut pending = Pending {
@@ -514,6 +555,10 @@ impl Gateway {
         let first = self.families.first(now, &pending.name, pending.port);
         let mut found = pending.found.clone();
         found.sort_by_key(|address| Family::of(*address) != first);
+        let host = found.iter().copied().find(|address| self.candidate(*address).is_ok());
+        if let (Some(host), Some(association)) = (host, self.association(idx)) {
+            association.keep_host(now, &pending.name, pending.port, host);
+        }
         self.send_out(now, shard, idx, &found, pending.port, &pending.data);
     }
 
@@ -657,6 +702,7 @@ impl Gateway {
             },
         };
         if delivered {
+            association.note_answer(now, known_as);
             association.bytes_down += data.len() as u64;
             counters.down += 1;
             self.deadlines.arm(idx, Class::Idle, now);

@@ -546,3 +546,67 @@ fn datagrams_for_a_name_do_not_change_their_host() {
         exits.iter().flat_map(|exit| world.shard.datagrams_sent(*exit)).map(|(to, _)| to).collect();
     assert_eq!(sent, ["[fd00:9::2]:80".parse().unwrap(); 2]);
 }
+
+/// Many names lead elsewhere each time they are asked for: what was begun with a host goes on there while it answers.
+#[test]
+fn datagrams_for_a_name_stay_with_the_host_that_answers() {
+    let mut world = world();
+    let inner = world.client_saying(b"\x05\x01\x00\x05\x03\x00\x01\0\0\0\0\0\0");
+    assert_eq!(world.heard(inner)[3], 0);
+    let relay = world.shard.queries.pop().unwrap();
+    let datagram = [&b"\0\0\0\x03\x0bwww.example"[..], &[0, 80], b"data"].concat();
+    let send = |world: &mut World| {
+        let home: SocketAddr = "10.1.0.2:5000".parse().unwrap();
+        world.shard.datagram_from(relay, home, datagram.clone());
+        world.run();
+    };
+    let leads_to = |world: &mut World, address: &str| {
+        let asked = world.asked();
+        world.datagram(&asked[0], asked[0].error(ResponseCode::NXDomain));
+        world.datagram(&asked[1], asked[1].answer(1, address));
+    };
+    send(&mut world);
+    leads_to(&mut world, "10.9.0.2");
+    let exit = world.shard.queries.pop().unwrap();
+    let there: SocketAddr = "10.9.0.2:80".parse().unwrap();
+    for _ in 0..2 {
+        world.pass_s(200);
+        world.shard.datagram_from(exit, there, b"answer".to_vec());
+        world.run();
+    }
+    send(&mut world);
+    assert!(world.shard.queries.is_empty(), "nobody is asked");
+    // It is silent, and the name leads elsewhere.
+    world.pass_s(300);
+    send(&mut world);
+    leads_to(&mut world, "10.9.0.3");
+    let sent = world.shard.datagrams_sent(exit).into_iter().map(|(to, _)| to.to_string());
+    assert!(sent.eq(["10.9.0.2:80", "10.9.0.2:80", "10.9.0.3:80"]));
+}
+
+/// IPv4 may win the race of a connection to the same name meanwhile: that is no reason to go elsewhere.
+#[test]
+fn datagrams_for_a_name_do_not_follow_the_race_of_a_connection() {
+    let mut world = world();
+    let inner = world.client_saying(b"\x05\x01\x00\x05\x03\x00\x01\0\0\0\0\0\0");
+    assert_eq!(world.heard(inner)[3], 0);
+    let relay = world.shard.queries.pop().unwrap();
+    let datagram = [&b"\0\0\0\x03\x0bwww.example"[..], &[0, 80], b"data"].concat();
+    let home: SocketAddr = "10.1.0.2:5000".parse().unwrap();
+    world.shard.datagram_from(relay, home, datagram.clone());
+    world.run();
+    let asked = world.asked();
+    world.datagram(&asked[0], asked[0].answer(60, "fd00:9::2"));
+    world.datagram(&asked[1], asked[1].answer(60, "10.9.0.2"));
+    let exit = world.shard.queries.pop().unwrap();
+    world.client_saying(&request("www.example"));
+    world.pass(Duration::from_millis(250));
+    let (outer, with) = world.shard.last_exit();
+    assert_eq!(with.remote.to_string(), "10.9.0.2:80");
+    world.shard.establish(outer);
+    world.run();
+    world.shard.datagram_from(relay, home, datagram);
+    world.run();
+    assert!(world.shard.queries.is_empty(), "no other exit");
+    assert_eq!(world.shard.datagrams_sent(exit).len(), 2);
+}
