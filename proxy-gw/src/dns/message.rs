@@ -110,7 +110,7 @@ impl Asked {
     }
 
     fn judge_with(&self, bytes: &[u8], by_case: bool) -> Verdict {
-        let Ok(message) = Message::from_bytes(bytes) else { return Verdict::Stray };
+        let Some((message, is_whole)) = decode(bytes) else { return Verdict::Stray };
         let header = &message.metadata;
         let answers = header.id == self.id
             && header.message_type == MessageType::Response
@@ -140,7 +140,7 @@ impl Asked {
         if refused {
             return Verdict::WithoutEdns;
         }
-        if header.truncation {
+        if header.truncation || !is_whole {
             return Verdict::Truncated;
         }
         match header.response_code {
@@ -190,6 +190,17 @@ impl Asked {
         }
         Verdict::ServerFailed
     }
+}
+
+/// A message, and whether all of it can be read. What does not fit a datagram may be cut off anywhere, with the numbers of
+/// records as they were (RFC 1035 §4.2.1; djbdns does so): then it is the header and the question.
+fn decode(bytes: &[u8]) -> Option<(Message, bool)> {
+    if let Ok(message) = Message::from_bytes(bytes) {
+        return Some((message, true));
+    }
+    let mut begin = bytes.to_vec();
+    begin.get_mut(6..12)?.fill(0);
+    Some((Message::from_bytes(&begin).ok()?, false))
 }
 
 /// The name of a host, as the codec has it.
@@ -306,6 +317,27 @@ mod tests {
         let mut lower = good;
         lower.queries[0].set_name(asked.name.to_lowercase());
         assert_eq!(judge(&asked, &lower), Verdict::CaseDiffers);
+    }
+
+    /// TCP has the rest, wherever the cut is. (RFC 2181 §9: what is there does not count.)
+    #[test]
+    fn what_is_cut_off_is_asked_for_by_tcp() {
+        let asked = asked("www.example", Family::V4);
+        let answers = vec![a("www.example", 60, 1), a("www.example", 60, 2)];
+        let mut message = response(&asked, answers);
+        let whole = message.to_vec().unwrap();
+        message.metadata.truncation = true;
+        let marked = message.to_vec().unwrap();
+        let question = 12 + "www.example".len() + 2 + 4;
+        for len in question..whole.len() {
+            assert_eq!(asked.judge(&marked[..len]), Verdict::Truncated, "{len}");
+            assert_eq!(asked.judge(&whole[..len]), Verdict::Truncated, "{len}");
+        }
+        assert_eq!(asked.judge(&marked), Verdict::Truncated);
+        assert_eq!(asked.judge(&marked[..question - 1]), Verdict::Stray);
+        let mut forged = marked[..question].to_vec();
+        forged[0] ^= 1;
+        assert_eq!(asked.judge(&forged), Verdict::Stray);
     }
 
     #[test]
