@@ -10,7 +10,7 @@ use super::reason::of_failed_connect;
 use super::session::{Attempts, Phase};
 use super::{EndReason, Farewell, Gateway};
 use crate::dns::{Answer, Family};
-use crate::egress::{NoExit, translated};
+use crate::egress::{Destination, NoExit, translated};
 use crate::front_end::convert::{self, Asked};
 use crate::front_end::udp::Stream;
 use crate::front_end::{Failure, Host, Target};
@@ -139,16 +139,16 @@ impl Gateway {
     /// Files every address that is allowed and has an exit. When there is none, the refusal of the
     /// first speaks for all.
     fn add_candidates(&mut self, idx: u32, addresses: &[IpAddr]) {
-        let judged: Vec<_> = addresses.iter().map(|&address| self.candidate(address)).collect();
+        let judge = |&address: &IpAddr| {
+            (Family::of(Destination::new(address).target), self.candidate(address))
+        };
+        let judged: Vec<_> = addresses.iter().map(judge).collect();
         let Some(attempts) = self.attempts(idx) else { return };
-        for candidate in judged {
+        for (family, candidate) in judged {
             match candidate {
                 Ok(remote) => {
                     let remote = SocketAddr::new(remote, attempts.port);
-                    let left = attempts.left_of(Family::of(remote.ip()));
-                    if !left.contains(&remote) {
-                        left.push_back(remote);
-                    }
+                    attempts.add(family, remote);
                 }
                 Err(refusal) => attempts.refuse(refusal.into()),
             }
@@ -193,7 +193,7 @@ impl Gateway {
                 // The other answer came first: this one may be on its way (RFC 8305 §3).
                 return self.pace.arm(idx, Pace::Resolution, now);
             }
-            let Some(remote) = attempts.pop() else {
+            let Some((turn, remote)) = attempts.pop() else {
                 if attempts.racing.is_empty() && attempts.awaited.is_empty() {
                     let refusal = attempts.refusal;
                     let internal = || (EndReason::Internal, Failure::Internal).into();
@@ -236,8 +236,8 @@ impl Gateway {
                         shard.set_syn_terms(outer, terms);
                     }
                     shard.fit_segments(outer, session.inner);
-                    attempts.racing.push(outer);
-                    attempts.began.get_or_insert(Family::of(remote.ip()));
+                    attempts.racing.push((outer, turn));
+                    attempts.began.get_or_insert(turn);
                     attempts.next_at = now + ATTEMPT_DELAY;
                     self.pace.arm(idx, Pace::Attempt, now);
                     return;
@@ -261,7 +261,7 @@ impl Gateway {
             let icmp_code = shard.syn_answer(outer).and_then(|answer| answer.icmp_code);
             shard.release(outer);
             if let Some(attempts) = self.attempts(idx) {
-                attempts.racing.retain(|racing| *racing != outer);
+                attempts.racing.retain(|(racing, _)| *racing != outer);
                 let (reason, failure) = of_failed_connect(error);
                 attempts.refuse(Failed { reason, failure, icmp_code });
                 // The next one need not wait.
@@ -269,16 +269,16 @@ impl Gateway {
             }
             self.pursue(now, shard, idx);
         } else if ready.contains(Ready::CONNECTED) {
-            let reached = shard.addresses(outer).map(|(_, remote)| remote);
             if let Some(attempts) = self.attempts(idx)
                 && let (Some(name), Some(began)) = (attempts.name.take(), attempts.began)
-                && let Some(reached) = reached
+                && let Some(won) = attempts.turn_of(outer)
             {
-                let families = (began, Family::of(reached.ip()));
-                self.families.learn(now, name, reached.port(), families);
+                let port = attempts.port;
+                self.families.learn(now, name, port, (began, won));
             }
             let racing = self.attempts(idx).map(|attempts| core::mem::take(&mut attempts.racing));
-            for loser in racing.into_iter().flatten().filter(|racing| *racing != outer) {
+            let racing = racing.into_iter().flatten().map(|(racing, _)| racing);
+            for loser in racing.filter(|racing| *racing != outer) {
                 shard.abort(now, loser);
             }
             self.pace.disarm(idx);
@@ -333,7 +333,7 @@ impl Gateway {
         let Some(attempts) = self.attempts(idx) else { return };
         // Without an attempt it was the name that took so long.
         let unresolved = attempts.racing.is_empty() && !attempts.awaited.is_empty();
-        for outer in core::mem::take(&mut attempts.racing) {
+        for (outer, _) in core::mem::take(&mut attempts.racing) {
             shard.abort(now, outer);
         }
         let (reason, failure) = if unresolved {

@@ -250,7 +250,7 @@ impl Gateway {
             return self.handle_association(now, shard, idx, event);
         }
         if let Phase::Connecting(attempts) = &session.phase
-            && attempts.racing.contains(&event.socket)
+            && attempts.turn_of(event.socket).is_some()
         {
             return self.handle_connecting(now, shard, idx, event.socket, event.ready);
         }
@@ -279,7 +279,7 @@ impl Gateway {
             }
             (Phase::Connecting(attempts), _) => {
                 if event.ready.contains(Ready::REPEATED) {
-                    for outer in &attempts.racing {
+                    for (outer, _) in &attempts.racing {
                         shard.repeat_syn(now, *outer);
                     }
                 }
@@ -488,7 +488,7 @@ impl Gateway {
         self.settle(session.front_end, source);
         match &session.phase {
             Phase::Connecting(attempts) => {
-                for racing in &attempts.racing {
+                for (racing, _) in &attempts.racing {
                     shard.abort(now, *racing);
                 }
             }

@@ -124,8 +124,8 @@ pub(super) struct Attempts {
     pub(super) name: Option<HostName>,
     /// The family of the first attempt there was.
     pub(super) began: Option<Family>,
-    /// Connections under way.
-    pub(super) racing: Vec<SocketId>,
+    /// Connections under way, and in whose turn they began.
+    pub(super) racing: Vec<(SocketId, Family)>,
     /// No further attempt before this.
     pub(super) next_at: Instant,
     /// How long the other family waits for the addresses of the first.
@@ -160,7 +160,15 @@ impl Attempts {
         }
     }
 
-    pub(super) fn left_of(&mut self, family: Family) -> &mut VecDeque<SocketAddr> {
+    /// One more to try, in its family's turn: what IPv4 has by way of a translator is IPv4's, and does not come before what
+    /// needs none.
+    pub(super) fn add(&mut self, family: Family, remote: SocketAddr) {
+        if !self.left.iter().any(|left| left.contains(&remote)) {
+            self.left_of(family).push_back(remote);
+        }
+    }
+
+    fn left_of(&mut self, family: Family) -> &mut VecDeque<SocketAddr> {
         let [v6, v4] = &mut self.left;
         match family {
             Family::V6 => v6,
@@ -173,15 +181,21 @@ impl Attempts {
         (self.name, self.first, self.turn) = (Some(name), first, first);
     }
 
-    /// The next address: of both families in turn (RFC 8305 §4).
-    pub(super) fn pop(&mut self) -> Option<SocketAddr> {
+    /// The next address, and whose turn it is: that of both families by turns (RFC 8305 §4).
+    pub(super) fn pop(&mut self) -> Option<(Family, SocketAddr)> {
         let turn = self.turn;
         let other = turn.other();
         if let Some(candidate) = self.left_of(turn).pop_front() {
             self.turn = other;
-            return Some(candidate);
+            return Some((turn, candidate));
         }
-        self.left_of(other).pop_front()
+        self.left_of(other).pop_front().map(|candidate| (other, candidate))
+    }
+
+    /// In whose turn a connection under way began.
+    pub(super) fn turn_of(&self, outer: SocketId) -> Option<Family> {
+        let mut racing = self.racing.iter();
+        racing.find(|(racing, _)| *racing == outer).map(|(_, turn)| *turn)
     }
 
     /// Only the other family is known, the first one asked for, and the first attempt may still wait for it.

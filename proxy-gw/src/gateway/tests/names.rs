@@ -162,6 +162,31 @@ fn ipv4_waits_for_ipv6_a_little() {
     assert_eq!(world.tried()[1], "[fd00:9::2]:80");
 }
 
+/// By way of a translator as well (RFC 8305 §3, RFC 6147 §5.1.1).
+#[test]
+fn what_needs_a_translator_waits_for_what_needs_none() {
+    let mut world = World::with(&[
+        "port.1.addresses=['fd00:9::1/64']",
+        "route=[{ to = '::/0', via = 'fd00:9::fe', port = 'exit' }]",
+        "egress.nat64='fd00:9::/96'",
+        "dns.servers=['fd00:9::53']",
+    ]);
+    world.client_saying(&request("www.example"));
+    let asked = world.asked();
+    world.datagram(&asked[1], asked[1].answer(60, "8.8.8.8"));
+    assert!(world.tried().is_empty());
+    world.datagram(&asked[0], asked[0].answer(60, "fd00:9::1:0:2"));
+    assert_eq!(world.tried(), ["[fd00:9::1:0:2]:80"]);
+    world.pass(Duration::from_millis(250));
+    assert_eq!(world.tried()[1..], ["[fd00:9::808:808]:80"]);
+    // It wins, and begins from then on.
+    let (outer, _) = world.shard.last_exit();
+    world.shard.establish(outer);
+    world.run();
+    world.client_saying(&request("www.example"));
+    assert_eq!(world.tried()[2..], ["[fd00:9::808:808]:80"]);
+}
+
 #[test]
 fn attempts_race_in_turns_and_the_losers_are_reset() {
     let mut world = world();
