@@ -220,10 +220,14 @@ fn has_soa(message: &Message) -> bool {
     message.authorities.iter().any(|record| matches!(record.data, RData::SOA(_)))
 }
 
-/// RFC 2308 §5: the lesser of the SOA's own time and its last field; without one nothing is kept.
+/// RFC 2308 §5: the lesser of the SOA's own time and its last field, and no longer than the aliases hold that lead there;
+/// without a SOA nothing is kept.
 fn negative_ttl(message: &Message) -> Option<Duration> {
+    let aliases = message.answers.iter().filter(|record| matches!(record.data, RData::CNAME(_)));
+    let most = aliases.map(|alias| seconds(alias.ttl)).min().unwrap_or(MAX_NEGATIVE_TTL);
+    let most = most.min(MAX_NEGATIVE_TTL);
     message.authorities.iter().find_map(|record| match &record.data {
-        RData::SOA(soa) => Some(seconds(record.ttl.min(soa.minimum)).min(MAX_NEGATIVE_TTL)),
+        RData::SOA(soa) => Some(seconds(record.ttl).min(seconds(soa.minimum)).min(most)),
         _ => None,
     })
 }
@@ -372,6 +376,13 @@ mod tests {
         no_name.add_authority(soa(100_000, 100_000));
         let longest = Some(MAX_NEGATIVE_TTL);
         assert_eq!(judge(&asked, &no_name), Verdict::Answer(Answer::NoName, longest));
+        // An alias that leads to nothing may lead elsewhere once its own time is over.
+        let mut dangling = response(&asked, vec![alias("www.example", 5, "gone.example")]);
+        dangling.add_authority(soa(600, 600));
+        let five = Some(Duration::from_secs(5));
+        assert_eq!(judge(&asked, &dangling), Verdict::Answer(Answer::NoAddress, five));
+        dangling.metadata.response_code = ResponseCode::NXDomain;
+        assert_eq!(judge(&asked, &dangling), Verdict::Answer(Answer::NoName, five));
         // The other family's addresses are no answer.
         let v4 = response(&asked, vec![a("www.example", 60, 1)]);
         assert_eq!(judge(&asked, &v4), Verdict::Answer(Answer::NoAddress, None));
