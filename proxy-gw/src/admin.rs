@@ -299,6 +299,8 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(patience.request)
         .keep_alive(false)
+        // Who has said all it has to say may shut its side, and waits.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     // Whatever ends it, timeouts included, concerns that client only.
     let _ = tokio::time::timeout(patience.connection, connection).await;
@@ -563,6 +565,25 @@ pub(crate) mod tests {
         assert_eq!(get(&scratch.socket(), "/other").0, "HTTP/1.0 404 Not Found");
         drop(admin);
         assert!(!scratch.socket().exists());
+        shard.join().unwrap();
+    }
+
+    /// As `nc -N` asks, and whoever pipes a request into `socat`.
+    #[test]
+    fn a_client_may_finish_sending_before_it_is_answered() {
+        let scratch = Scratch::new("finish");
+        let ready = Arc::new(AtomicBool::new(true));
+        let (source, shard) = source(&ready);
+        let admin = Admin::start(&[AdminAddress::Unix(scratch.socket())], source).unwrap();
+        for page in ["/ready", "/metrics", "/connections"] {
+            let mut stream = UnixStream::connect(scratch.socket()).unwrap();
+            write!(stream, "GET {page} HTTP/1.0\r\n\r\n").unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{page}: {answer:?}");
+        }
+        drop(admin);
         shard.join().unwrap();
     }
 
