@@ -168,3 +168,14 @@ fn what_is_led_here_and_is_no_tcp_is_prohibited() {
         assert!(bench.sent().is_empty());
     }
 }
+
+/// An error says who sent it: without an address of ours on that port nobody does.
+#[test]
+fn nothing_is_refused_in_the_name_of_a_removed_address() {
+    let mut bench = Bench::new();
+    bench.stack.listen_transparent(&[PortId(3)], &Listen::default()).expect("free");
+    bench.stack.remove_address(bench.now, "10.0.0.1".parse().unwrap());
+    let original = packet("192.0.2.7", "198.51.100.7", UDP, &[0x12, 0x34, 0, 53, 0, 8, 0, 0]);
+    bench.receive(&original, RxChecksum::Unknown);
+    assert!(bench.sent().is_empty());
+}

@@ -522,11 +522,15 @@ impl<B: PacketBuf> Stack<B> {
         self.config.addresses.get(self.own.find(addr)?)
     }
 
+    /// Our addresses without the places of those that were removed.
+    fn own_addresses(&self) -> impl Iterator<Item = &LocalAddress> {
+        self.config.addresses.iter().filter(|local| !local.addr.is_unspecified())
+    }
+
     /// Id by which peers know one of our addresses beyond a connection's first: its place in the
     /// configuration.
     fn address_id(&self, addr: IpAddr) -> Option<u8> {
-        let at = self.config.addresses.iter().position(|local| local.addr == addr)?;
-        u8::try_from(at + 1).ok()
+        u8::try_from(self.own.find(addr)? + 1).ok()
     }
 
     fn mtu_of(&self, addr: IpAddr) -> u16 {
@@ -543,7 +547,7 @@ impl<B: PacketBuf> Stack<B> {
 
     /// The smallest that an address on `port` has.
     fn mtu_of_port(&self, port: PortId) -> Option<u16> {
-        let of_port = self.config.addresses.iter().filter(|local| local.port == port);
+        let of_port = self.own_addresses().filter(|local| local.port == port);
         of_port.map(|local| local.mtu).min()
     }
 

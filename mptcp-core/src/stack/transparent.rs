@@ -96,8 +96,9 @@ impl<B: PacketBuf> Stack<B> {
             && is_elsewhere(header.dst)
             && self.local_address(header.dst).is_none()
             && self.local_address(header.src).is_none();
-        let mut addresses = self.config.addresses.iter().map(|local| (local.addr, local.port));
-        let own = addresses
+        let own = self
+            .own_addresses()
+            .map(|local| (local.addr, local.port))
             .find(|(addr, of)| *of == port && addr.is_ipv4() == header.dst.is_ipv4())
             .filter(|_| is_led_here);
         if let Some((own, _)) = own {

@@ -261,7 +261,7 @@ impl<B: PacketBuf> Stack<B> {
             let other_port = to.via != PortId::ROUTED && address.port != to.via;
             (is_link_local(address.addr) != is_link_local(remote), other_port)
         };
-        self.config.addresses.iter().filter(suits).min_by_key(unsuitable).map(|best| best.addr)
+        self.own_addresses().filter(suits).min_by_key(unsuitable).map(|best| best.addr)
     }
 
     /// The longest packet from `local` by `via`: the smaller of the MTUs of both.

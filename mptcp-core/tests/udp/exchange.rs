@@ -113,6 +113,19 @@ fn a_wildcard_socket_sends_from_the_address_that_suits() {
     assert_eq!(node.stack.udp_send_to(bound, b"x", &named), Err(UdpSendError::BadAddress));
 }
 
+#[test]
+fn nothing_is_sent_from_where_a_removed_address_stood() {
+    let mut node = Node::new(2);
+    let id = node.bind(SocketAddr::new(wildcard(true), 0));
+    let far = SendTo::from(SocketAddr::from(([192, 0, 2, 1], 53)));
+    node.stack.remove_address(NOW, v4(1, 2));
+    assert_eq!(source(&mut node, id, far), (v4(2, 2), PortId::ROUTED));
+    let nobody = SendTo { local: Some(wildcard(true)), ..far };
+    assert_eq!(node.stack.udp_send_to(id, b"x", &nobody), Err(UdpSendError::BadAddress));
+    node.stack.remove_address(NOW, v4(2, 2));
+    assert_eq!(node.stack.udp_send_to(id, b"x", &far), Err(UdpSendError::BadAddress));
+}
+
 /// What the first link takes is one packet, to the octet, and what is longer goes in fragments.
 #[test]
 fn what_the_mtu_does_not_take_goes_in_fragments() {

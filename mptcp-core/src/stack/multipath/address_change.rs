@@ -67,8 +67,8 @@ impl AddressChanges {
 impl<B: PacketBuf> Stack<B> {
     /// The addresses to have from now on. They are told apart by address and port; changes within
     /// [`crate::config::MptcpConfig::address_batch`] of the first are one change, so that an interface
-    /// that goes and comes back at once causes nothing. False when there are more than 254. Of many connections some
-    /// hear of it later, in calls of [`Stack::handle_timeouts`].
+    /// that goes and comes back at once causes nothing. False when there are more than 254; an unspecified one counts
+    /// for nothing. Of many connections some hear of it later, in calls of [`Stack::handle_timeouts`].
     pub fn set_addresses(&mut self, now: Instant, addresses: Vec<LocalAddress>) -> bool {
         if addresses.len() > usize::from(MAX_ADDRESSES) {
             return false;
@@ -95,7 +95,8 @@ impl<B: PacketBuf> Stack<B> {
             present.retain(|other| other.addr != local.addr);
             self.remove_address(now, local.addr);
         }
-        for local in wanted.into_iter().filter(|local| !has(&present, local)) {
+        let is_new = |local: &LocalAddress| !local.addr.is_unspecified() && !has(&present, local);
+        for local in wanted.into_iter().filter(is_new) {
             self.add_address(now, local);
         }
     }

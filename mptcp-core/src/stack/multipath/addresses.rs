@@ -462,6 +462,13 @@ mod tests {
         let ids = [1, 2, 3].map(|host| stack.address_id(addr(host)));
         assert_eq!(ids, [Some(1), None, Some(3)]);
         assert!(endpoints(&stack.config.addresses).all(|e| e.addr != addr(2)));
+        // Its place is no address.
+        let nobody = IpAddr::from([0; 4]);
+        assert_eq!(stack.address_id(nobody), None);
+        let unspecified = LocalAddress { addr: nobody, ..local(1) };
+        assert!(stack.set_addresses(now, alloc::vec![local(1), local(3), unspecified]));
+        stack.apply_address_change(now + stack.config.mptcp.address_batch);
+        assert_eq!(stack.config.addresses.len(), 3);
         let listen = stack.listen(SocketAddr::new(addr(2), 80), &Listen::default());
         assert_eq!(listen, Err(OpenError::BadAddress));
     }
