@@ -161,7 +161,8 @@ pub(crate) struct Subflow {
     pub(crate) rare: OnDemand<RareOfSubflow>,
     /// Octets that went out on it again.
     pub(crate) reinjected: u64,
-    /// Octets it was given divided by its weight, for weighted shares.
+    /// Octets it was given divided by its weight, for weighted shares, in parts of
+    /// [`crate::mptcp::scheduler::SERVED_OCTET`].
     pub(crate) served: u64,
     /// Redundant scheduling: everything below this offset was sent on it, or needs not be.
     pub(crate) copied_to: u64,

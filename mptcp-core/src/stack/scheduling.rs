@@ -368,7 +368,8 @@ pub(super) fn account<B: PacketBuf>(
         }
     }
     if let Some(subflow) = &mut tcb.subflow {
-        subflow.served += octets / u64::from(weight);
+        let share = octets * scheduler::SERVED_OCTET / u64::from(weight);
+        subflow.served = subflow.served.saturating_add(share);
         subflow.copied_to = subflow.copied_to.max(next.start + octets);
         if next.again {
             connection.bytes_retrans += octets;

@@ -167,14 +167,17 @@ fn shares_are_those_asked_for() {
     let (_, sent) = upload.measure(3 * SECOND);
     assert_within(2, sent[0], sent[1]);
     let weight = |port, weight| PathPolicy { weight, ..PathPolicy::new(PortId(port)) };
-    upload.set(&Scheduling {
-        kind: SchedulerKind::Weighted,
-        paths: vec![weight(0, 1), weight(1, 3)],
-        ..capped
-    });
-    upload.pass(SECOND);
-    let (_, sent) = upload.measure(3 * SECOND);
-    assert_within(2, 3 * sent[0], sent[1]);
+    // Larger than a segment, too.
+    for (first, second) in [(1, 3), (30_000, 50_000)] {
+        upload.set(&Scheduling {
+            kind: SchedulerKind::Weighted,
+            paths: vec![weight(0, first), weight(1, second)],
+            ..capped.clone()
+        });
+        upload.pass(SECOND);
+        let (_, sent) = upload.measure(3 * SECOND);
+        assert_within(2, u64::from(second) * sent[0], u64::from(first) * sent[1]);
+    }
     upload.finish();
 }
 

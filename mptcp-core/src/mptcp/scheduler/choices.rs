@@ -1,11 +1,11 @@
 //! The choices that need no forecast: by round trip, by turn, by share, by order.
 
-use super::{Choice, Memory, PathView, Why, usable};
+use super::{Choice, Memory, PathView, SERVED_OCTET, Why, usable};
 use crate::time::Duration;
 
 /// A path may be this far ahead of its share before it waits for the others, octets per unit of
 /// weight.
-const AHEAD_MAX: u64 = 64 << 10;
+const AHEAD_MAX: u64 = (64 << 10) * SERVED_OCTET;
 
 fn chosen(path: Option<usize>, first: bool) -> (Choice, Why) {
     match path {

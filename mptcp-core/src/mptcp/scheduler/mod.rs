@@ -15,6 +15,9 @@ pub(crate) use policy::Policy;
 use crate::config::SchedulerKind;
 use crate::time::Duration;
 
+/// An octet in [`PathView::served`]: more than the largest weight, by which it is divided.
+pub(crate) const SERVED_OCTET: u64 = 1 << 16;
+
 /// What a scheduler sees of one subflow. Sizes are octets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PathView {
@@ -46,7 +49,7 @@ pub(crate) struct PathView {
     pub(crate) mss: u32,
     /// Smaller numbers first, where a scheduler goes by order.
     pub(crate) priority: u8,
-    /// How far it is served in weighted rounds: octets divided by weight.
+    /// How far it is served in weighted rounds: octets divided by weight, in parts of [`SERVED_OCTET`].
     pub(crate) served: u64,
 }
 

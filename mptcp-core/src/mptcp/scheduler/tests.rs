@@ -271,10 +271,10 @@ fn weights_are_shares() {
 
 #[test]
 fn a_path_ahead_of_its_share_waits_for_one_that_moves() {
-    let ahead = PathView { served: 1 << 20, ..path(true, 5) };
+    let ahead = PathView { served: SERVED_OCTET << 20, ..path(true, 5) };
     let paths = [ahead, path(false, 50)];
     assert_eq!(choice(SchedulerKind::Weighted, &BULK, &paths), Choice::Wait);
-    let near = PathView { served: 32 << 10, ..path(true, 5) };
+    let near = PathView { served: SERVED_OCTET << 15, ..path(true, 5) };
     assert_eq!(choice(SchedulerKind::Weighted, &BULK, &[near, paths[1]]), Choice::Path(0));
 }
 
