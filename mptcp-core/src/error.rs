@@ -152,7 +152,7 @@ impl core::error::Error for SendError {}
 /// Why two sockets could not be coupled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RelayError {
-    /// One id is stale, is a listener, is already coupled, or both are the same.
+    /// One id is stale, is a listener, was closed, is already coupled, or both are the same.
     InvalidSocket,
 }
 

@@ -56,8 +56,8 @@ impl<B: PacketBuf> Stack<B> {
     /// to the last one a peer acknowledges. What was received and not read before is moved first.
     ///
     /// # Errors
-    /// [`RelayError::InvalidSocket`] when an id is stale or no connection's, when one is coupled
-    /// already, and when both are the same.
+    /// [`RelayError::InvalidSocket`] when an id is stale, no connection's or was given back with
+    /// [`Stack::close`], when one is coupled already, and when both are the same.
     pub fn relay(
         &mut self,
         now: Instant,
@@ -66,7 +66,10 @@ impl<B: PacketBuf> Stack<B> {
     ) -> Result<(), RelayError> {
         let inner = self.resolve(inner).ok_or(RelayError::InvalidSocket)?;
         let outer = self.resolve(outer).ok_or(RelayError::InvalidSocket)?;
-        let free = |app: Option<&mut super::AppState>| app.is_some_and(|a| a.relay.is_none());
+        // A closed one ends by itself, and nobody would uncouple it.
+        let free = |app: Option<&mut super::AppState>| {
+            app.is_some_and(|a| a.is_attached() && a.relay.is_none())
+        };
         if inner == outer || !free(self.app(inner)) || !free(self.app(outer)) {
             return Err(RelayError::InvalidSocket);
         }

@@ -3,7 +3,7 @@
 
 use crate::harness::{Peer, Script, Seg, ack, data, fin, pattern, rst, rst_ack, syn, syn_ack};
 use mptcp_core::config::StackConfig;
-use mptcp_core::error::OpenError;
+use mptcp_core::error::{OpenError, RelayError};
 use mptcp_core::stack::{Listen, Occupancy, Ready};
 use mptcp_core::stats::DropReason;
 use mptcp_core::tcp::State;
@@ -360,6 +360,19 @@ fn relayed_with(change: impl FnOnce(&mut StackConfig)) -> Script {
     s.stack.relay(s.now, inner, outer).unwrap();
     s.flush();
     s
+}
+
+#[test]
+fn a_leg_that_was_closed_is_not_coupled() {
+    for closed in [0, 1] {
+        let mut s = Script::server(|_| {}, Peer::default());
+        s.add_leg("10.0.0.1:5000", "10.0.0.9:80", Peer::default());
+        s.connect().expect(syn()).peer_answers().expect(ack(1, 1));
+        let (inner, outer) = (s.legs[0].id.unwrap(), s.legs[1].id.unwrap());
+        s.on(closed).close().expect(fin(1, 1));
+        assert_eq!(s.stack.relay(s.now, inner, outer), Err(RelayError::InvalidSocket));
+        assert_eq!(s.stack.occupancy().relays, 0);
+    }
 }
 
 #[test]
