@@ -283,8 +283,10 @@ impl<H, B: PacketBuf> Queue<H, B> {
         self.truesize = 0;
     }
 
+    /// An empty one never is: see [`Self::push`].
     fn is_full(&self) -> bool {
-        self.datagrams.len() >= self.max_datagrams || self.truesize >= self.max_truesize
+        let full = self.datagrams.len() >= self.max_datagrams || self.truesize >= self.max_truesize;
+        full && !self.datagrams.is_empty()
     }
 }
 
@@ -544,6 +546,22 @@ mod tests {
         assert_eq!(s.sent(1), Ready::WRITABLE);
         assert_eq!(s.sent(0), Ready::empty(), "reported once");
         assert_eq!((s.info().sent, s.info().unsent), (1, 0));
+    }
+
+    #[test]
+    fn a_send_queue_without_room_takes_one_at_a_time() {
+        for (send_bytes, send_datagrams) in [(0, 64), (1 << 20, 0), (0, 0)] {
+            let options = UdpOptions { send_bytes, send_datagrams, ..UdpOptions::default() };
+            let mut s = socket(options);
+            for sent in [b"1", b"2"] {
+                assert!(!s.is_blocked());
+                assert!(s.send(outgoing(), HeapBuf::from_slice(sent)).is_ok());
+                assert!(s.is_blocked());
+                assert!(s.send(outgoing(), HeapBuf::from_slice(b"3")).is_err());
+                assert!(s.next_outgoing(|_| true).is_some_and(|(_, _, buf)| buf.data() == sent));
+                assert_eq!(s.sent(1), Ready::WRITABLE);
+            }
+        }
     }
 
     #[test]
