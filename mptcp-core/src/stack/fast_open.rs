@@ -277,7 +277,9 @@ impl<B: PacketBuf> Stack<B> {
     ) -> Result<(SocketId, usize), OpenError> {
         let id = self.connect(now, with)?;
         let queued = self.send(now, id, early).unwrap_or(0);
-        let Some((cookie, mss)) = self.fast_open.plan(now, (with.local, with.remote)) else {
+        // As it is learnt: packets do not repeat a scope.
+        let way = (with.local, crate::udp::plain(with.remote));
+        let Some((cookie, mss)) = self.fast_open.plan(now, way) else {
             return Ok((id, queued));
         };
         if queued == 0 && !cookie.is_request() {

@@ -79,7 +79,7 @@ impl<B: PacketBuf> Stack<B> {
             return Err(OpenError::AddressInUse);
         }
         let served = &self.config.mptcp.versions;
-        let version = self.destinations.offer(now, (with.local, with.remote), served);
+        let version = self.destinations.offer(now, (with.local, tuple.remote()), served);
         let known_plain = with.mptcp && version.is_none() && !served.is_empty();
         self.stats.mp_capable_syn_tx_disabled += u64::from(known_plain);
         let version = version.filter(|_| with.mptcp);

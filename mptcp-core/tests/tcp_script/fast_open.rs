@@ -1,10 +1,10 @@
 //! Fast Open (RFC 7413), both roles.
 
-use crate::harness::{Peer, Script, Seg, ack, data, fin, rst, rst_ack, syn, syn_ack};
+use crate::harness::{Peer, Script, Seg, ack, data, fin, pattern, rst, rst_ack, syn, syn_ack};
 use crate::icmp::icmp;
 use mptcp_core::config::StackConfig;
 use mptcp_core::error::{ConnectionError, RecvError};
-use mptcp_core::stack::{Listen, Ready};
+use mptcp_core::stack::{Connect, Listen, Ready};
 use mptcp_core::stats::{Counters, DropReason};
 use mptcp_core::tcp::State;
 use mptcp_core::wire::{FastOpenCookie, TcpFlags};
@@ -716,6 +716,27 @@ mod client {
             s.inject(plain).expect(data(1, 1, 10));
             s.inject(ack(1, 11)).abort().take_all();
             again(&mut s);
+        }
+    }
+
+    #[test]
+    fn a_server_written_with_a_scope_is_remembered_too() {
+        let mut s = Script::new(|_| {});
+        for (port, asked) in [(5000, Some(REQUEST)), (5001, None)] {
+            s.add_leg(&format!("[fd00::1]:{port}"), "[fd00::2]:4000", Peer::default());
+            let with = Connect {
+                local: s.leg().local.ip(),
+                local_port: port,
+                remote: "[fd00::2%3]:4000".parse().unwrap(),
+                mptcp: false,
+                timeout: None,
+                user_data: 0,
+            };
+            let (id, _) = s.stack.connect_with_data(s.now, &with, &pattern(1, 10)).unwrap();
+            s.leg().id = Some(id);
+            assert_eq!(s.flush().take().cookie, asked, "it granted nothing");
+            let plain = answer(&mut s, 1);
+            s.inject(plain).expect(data(1, 1, 10));
         }
     }
 
