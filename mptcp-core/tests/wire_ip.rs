@@ -1,7 +1,7 @@
 //! IP headers: against smoltcp's codec, extension headers case by case, arbitrary bytes.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use mptcp_core::wire::{IpEmit, IpHeader, WireError};
+use mptcp_core::wire::{Fragment, IpEmit, IpHeader, WireError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use smoltcp::wire::{Ipv4Packet, Ipv6Packet};
@@ -262,4 +262,18 @@ fn a_header_that_cannot_be_written_leaves_the_buffer_alone() {
     let mut out = [0; 40];
     assert_eq!(IpEmit { payload_len: 65_515, ..v4 }.emit(&mut out), 20);
     assert_eq!(IpEmit { payload_len: 65_535, ..v6 }.emit(&mut out), 40);
+    let refused = |ip: IpEmit, offset: usize, len: usize| {
+        let mut out = vec![7; len];
+        let fragment = Fragment { id: 1, offset, more: true };
+        assert_eq!(ip.emit_fragment(&fragment, &mut out), 0, "{ip:?}");
+        assert_eq!(out, vec![7; len]);
+    };
+    for (ip, headers) in [(v4, 20), (v6, 48)] {
+        refused(ip, 0, headers - 1);
+        refused(ip, 4, 60);
+        refused(ip, 65_536, 60);
+        refused(IpEmit { payload_len: 65_536, ..ip }, 0, 60);
+        let dst = if ip.src.is_ipv4() { v6.dst } else { v4.dst };
+        refused(IpEmit { dst, ..ip }, 0, 60);
+    }
 }

@@ -21,7 +21,8 @@ pub fn data_len(v4: bool, mtu: usize) -> usize {
 
 /// Hands the packet that `ip` and `parts` make to `push` in fragments that a way of `mtu` takes, with the
 /// identification `id`. False when buffers ran out, and then some of it may have gone: it is sent again as a whole,
-/// and whoever puts it together has both.
+/// and whoever puts it together has both. False, and nothing has gone, when no packet is so long, or its addresses are
+/// of different families.
 pub fn send<B: PacketBuf>(
     ip: &IpEmit,
     id: u32,
@@ -31,6 +32,10 @@ pub fn send<B: PacketBuf>(
     mut push: impl FnMut(B),
 ) -> bool {
     let whole: usize = parts.iter().map(|part| part.len()).sum();
+    let longest = if ip.src.is_ipv4() { 0xffff - 20 } else { 0xffff };
+    if whole > longest {
+        return false;
+    }
     let len = data_len(ip.src.is_ipv4(), mtu);
     for offset in (0..whole).step_by(len) {
         let count = len.min(whole - offset);
@@ -38,6 +43,9 @@ pub fn send<B: PacketBuf>(
         let part = IpEmit { payload_len: count, dont_fragment: false, ..*ip };
         let mut bytes = [0; Fragment::MAX_HEADERS];
         let header_len = part.emit_fragment(&fragment, &mut bytes);
+        if header_len == 0 {
+            return false;
+        }
         let Some(mut packet) = alloc() else { return false };
         let Some(room) = packet.append(count) else { return false };
         move_octets(&mut parts, room);

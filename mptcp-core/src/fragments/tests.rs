@@ -597,6 +597,39 @@ fn without_a_buffer_a_datagram_is_lost() {
     assert!(bench.reassembler.is_empty() && bench.reassembler.held() == 0);
 }
 
+#[test]
+fn what_no_packet_can_say_is_not_cut() {
+    let mut pool = HeapPool::new(4096, 1_600);
+    let mut cut = |ip: &IpEmit, len: usize| {
+        let payload = vec![0; len];
+        let mut made = Vec::new();
+        let all = send(ip, 1, [&payload, &[]], 1_500, || pool.alloc(), |part| made.push(part));
+        (all, made.iter().map(HeapBuf::data_len).sum::<usize>())
+    };
+    for (ends, longest, headers) in [(V4, 65_515, 20), (V6, 65_535, 48)] {
+        let ip = header(ends, UDP, 0);
+        let fragments = longest.div_ceil(data_len(ends == V4, 1_500));
+        assert_eq!(cut(&ip, longest), (true, longest + fragments * headers));
+        for too_long in [longest + 1, 70_000] {
+            assert_eq!(cut(&ip, too_long), (false, 0));
+        }
+    }
+    assert_eq!(cut(&header([V4[0], V6[1]], UDP, 0), 100), (false, 0));
+}
+
+#[test]
+fn headers_of_a_whole_that_no_packet_can_say_are_not_written() {
+    for ends in [V4, V6] {
+        let fragment = Fragment { id: 1, offset: 0, more: true };
+        let packet = part(&header(ends, UDP, 0), fragment, &[0; 64]);
+        let received = crate::wire::ReceivedFragment::parse(&packet).expect("a fragment");
+        let mut out = [0; 64];
+        for too_long in [65_536, usize::MAX] {
+            assert_eq!(received.write_head(&packet, too_long, 0, &mut out), None);
+        }
+    }
+}
+
 /// What is cut here is put together there, and no fragment is longer than the way takes.
 #[test]
 fn what_is_cut_is_put_together() {

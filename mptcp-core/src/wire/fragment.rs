@@ -168,7 +168,7 @@ impl ReceivedFragment {
         out.get_mut(..len)?.copy_from_slice(packet.get(..len)?);
         let ecn = ecn & 3;
         if self.header.src.is_ipv4() {
-            let total = u16::try_from(len + data_len).ok()?;
+            let total = u16::try_from(len.checked_add(data_len)?).ok()?;
             let fixed = out.first_chunk_mut::<V4_HEADER_LEN>()?;
             let [_, class, len1, len0, _, _, part1, part0, _, _, sum1, sum0, ..] = fixed;
             *class = *class & !3 | ecn;
@@ -180,7 +180,8 @@ impl ReceivedFragment {
             [*sum1, *sum0] = sum.to_be_bytes();
             return Some(());
         }
-        let payload = u16::try_from(len.checked_sub(V6_HEADER_LEN)? + data_len).ok()?;
+        let payload = len.checked_sub(V6_HEADER_LEN)?.checked_add(data_len)?;
+        let payload = u16::try_from(payload).ok()?;
         *out.get_mut(self.names_fragment_at(packet)?)? = *packet.get(len)?;
         let [_, class, _, _, len1, len0, ..] = out.first_chunk_mut::<V6_HEADER_LEN>()?;
         *class = *class & !0x30 | ecn << 4;

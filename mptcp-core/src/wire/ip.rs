@@ -360,11 +360,12 @@ impl IpEmit {
     fn emit_v6_fragment(&self, fragment: &Fragment, out: &mut [u8]) -> Option<usize> {
         let payload_len = self.payload_len.checked_add(V6_FRAGMENT_LEN)?;
         let part = Self { protocol: FRAGMENT, payload_len, ..*self };
-        if part.emit(out) == 0 {
+        let [high, low] = (fragment.field()? | u16::from(fragment.more)).to_be_bytes();
+        let (fixed, behind) = out.split_at_mut_checked(V6_HEADER_LEN)?;
+        let header = behind.first_chunk_mut::<V6_FRAGMENT_LEN>()?;
+        if part.emit(fixed) == 0 {
             return None;
         }
-        let header = out.get_mut(V6_HEADER_LEN..)?.first_chunk_mut::<V6_FRAGMENT_LEN>()?;
-        let [high, low] = (fragment.field()? | u16::from(fragment.more)).to_be_bytes();
         let [a, b, c, d] = fragment.id.to_be_bytes();
         *header = [self.protocol, 0, high, low, a, b, c, d];
         Some(V6_HEADER_LEN + V6_FRAGMENT_LEN)
