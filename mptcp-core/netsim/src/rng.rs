@@ -2,6 +2,9 @@
 //! (seed, stream, index). The draws of packet 17 of one direction never depend on how many packets
 //! the other direction carried, so that one more packet does not reshuffle a whole run.
 
+/// So often is a value drawn that has to fall into a range.
+const LOG_TRIES: u32 = 1_000;
+
 /// A small deterministic generator. Not for secrets.
 #[derive(Clone, Debug)]
 pub struct Rng {
@@ -43,20 +46,24 @@ impl Rng {
         self.below(1_000_000) < ppm as u64
     }
 
-    /// Log-uniform in `low..=high`: every doubling is equally likely. `low` is raised to 1.
+    /// Log-uniform in `low..=high`: every doubling is equally likely. `low` is raised to 1. Uniform where that is a tiny
+    /// part of its doublings.
     pub const fn log_uniform(&mut self, low: u64, high: u64) -> u64 {
         let low = if low == 0 { 1 } else { low };
         if high <= low {
             return low;
         }
         let (first, last) = (low.ilog2(), high.ilog2());
-        loop {
+        let mut tries = 0;
+        while tries < LOG_TRIES {
+            tries += 1;
             let octave = first as u64 + self.below((last - first) as u64 + 1);
             let value = (1 << octave) + self.below(1 << octave);
             if value >= low && value <= high {
                 return value;
             }
         }
+        low + self.below(high - low + 1)
     }
 
     /// Fills `bytes` with random octets.
@@ -117,6 +124,10 @@ mod tests {
         assert!((4_500..5_500).contains(&small), "{small}");
         assert_eq!(rng.log_uniform(9, 9), 9);
         assert_eq!(rng.log_uniform(0, 0), 1);
+        // Some million draws would be needed for one that fits.
+        for (low, high) in [(1 << 40, (1 << 40) + 1), (u64::MAX - 1, u64::MAX)] {
+            assert!((low..=high).contains(&rng.log_uniform(low, high)));
+        }
     }
 
     #[test]

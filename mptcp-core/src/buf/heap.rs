@@ -314,11 +314,12 @@ impl BufPool<HeapBuf> for HeapPool {
     }
 
     fn is_short(&self) -> bool {
-        self.reserve > 0 && self.in_use() + self.reserve >= self.limit
+        self.reserve > 0 && self.in_use().saturating_add(self.reserve) >= self.limit
     }
 
     fn is_low(&self) -> bool {
-        self.reserve > 0 && self.in_use() + self.reserve + self.limit / 8 >= self.limit
+        let near = self.reserve.saturating_add(self.limit / 8);
+        self.reserve > 0 && self.in_use().saturating_add(near) >= self.limit
     }
 }
 
@@ -327,6 +328,9 @@ impl core::fmt::Debug for HeapPool {
         write!(f, "HeapPool({} of {})", self.in_use(), self.limit)
     }
 }
+
+/// Packets that a [`HeapTxQueue`] has memory for from the start, at most.
+const RESERVED_PACKETS: usize = 4096;
 
 /// Packets on their way out of a stack, oldest first, for loops that write them one by one.
 #[derive(Debug)]
@@ -344,7 +348,7 @@ impl HeapTxQueue {
     #[must_use]
     pub fn new(limit: usize, pool: HeapPool) -> Self {
         Self {
-            packets: VecDeque::with_capacity(limit),
+            packets: VecDeque::with_capacity(limit.min(RESERVED_PACKETS)),
             limit,
             pool,
             checksum_offload: false,
@@ -399,7 +403,7 @@ impl TxQueue<HeapBuf> for HeapTxQueue {
         self.pool.alloc()
     }
 
-    /// Drops `packet` when the caller ignored `room`.
+    /// Drops `packet` when the caller ignored `room`, at which debug builds panic.
     fn push(&mut self, packet: HeapBuf) {
         debug_assert!(self.room() > 0, "push into a full queue");
         if self.room() > 0 {
@@ -511,6 +515,15 @@ mod tests {
         packet.truncate(24);
         packet.chain(other.slice(0..2));
         assert_eq!((&packet.data()[20..], other.data()), (&b"headhe"[..], &b"head"[..]));
+    }
+
+    #[test]
+    fn limits_may_be_as_large_as_they_like() {
+        let pool = HeapPool::new(usize::MAX, 1500).with_reserve(usize::MAX);
+        assert!(pool.is_short() && pool.is_low());
+        let mut queue = HeapTxQueue::new(usize::MAX, pool);
+        queue.push(HeapBuf::from_slice(b"1"));
+        assert_eq!((queue.len(), queue.room()), (1, usize::MAX - 1));
     }
 
     #[test]

@@ -56,9 +56,12 @@ impl RangeSet {
         }
     }
 
-    /// Forgets every position of `start..end`, unless that would make more ranges than the limit.
-    /// O(ranges).
+    /// Forgets every position of `start..end`, unless that would make more ranges than the limit; an empty range changes
+    /// nothing. O(ranges).
     pub fn remove(&mut self, start: u64, end: u64) {
+        if start >= end {
+            return;
+        }
         let from = self.ranges.partition_point(|range| range.end <= start);
         let to = self.ranges.partition_point(|range| range.start < end);
         let Some(cut) = self.ranges.get(from..to).filter(|cut| !cut.is_empty()) else { return };
@@ -192,6 +195,11 @@ mod tests {
         assert_eq!(set.iter().collect::<Vec<_>>(), [10..20, 29..41]);
         assert!(set.insert(20, 29));
         assert_eq!((set.first(), set.last(), set.range_count()), (Some(10..41), Some(10..41), 1));
+        set = RangeSet::new(2);
+        assert!(set.insert(10, 41));
+        set.remove(20, 20);
+        set.remove(30, 20);
+        assert_eq!(set.iter().collect::<Vec<_>>(), [10..41], "an empty range takes nothing out");
     }
 
     #[test]
@@ -210,6 +218,7 @@ mod tests {
     enum Op {
         Insert(u64, u64),
         RemoveBelow(u64),
+        Remove(u64, u64),
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -217,7 +226,8 @@ mod tests {
         prop_oneof![
             4 => (position.clone(), 0..10u64)
                 .prop_map(|(start, len)| Op::Insert(start, (start + len).min(SPACE as u64))),
-            1 => position.prop_map(Op::RemoveBelow),
+            1 => position.clone().prop_map(Op::RemoveBelow),
+            1 => (position.clone(), position).prop_map(|(start, end)| Op::Remove(start, end)),
         ]
     }
 
@@ -259,6 +269,16 @@ mod tests {
                     Op::RemoveBelow(bound) => {
                         set.remove_below(bound);
                         bits[..bound as usize].fill(false);
+                    }
+                    Op::Remove(start, end) => {
+                        set.remove(start, end);
+                        let mut wanted = bits;
+                        if start < end {
+                            wanted[start as usize..end as usize].fill(false);
+                        }
+                        if runs(&wanted, true, 0, SPACE).len() <= max_ranges {
+                            bits = wanted;
+                        }
                     }
                 }
                 prop_assert_eq!(set.iter().collect::<Vec<_>>(), runs(&bits, true, 0, SPACE));

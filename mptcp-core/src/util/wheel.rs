@@ -142,7 +142,7 @@ impl TimerWheel {
     }
 
     /// Sets the timer of `idx`, replacing the one it has. A deadline in the past is due at once. O(1),
-    /// at most 10 levels looked at and 2 nodes moved. An index beyond the capacity is ignored.
+    /// at most 10 levels looked at and 2 nodes moved. An index beyond the capacity is ignored; debug builds panic at it.
     pub fn arm(&mut self, idx: u32, deadline: Instant) {
         debug_assert!((idx as usize) < self.nodes.len(), "no timer {idx}");
         self.cancel(idx);

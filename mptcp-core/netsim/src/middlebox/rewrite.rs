@@ -312,7 +312,7 @@ impl Middlebox for Coalescer {
         }
         let has_payload = tcp_of(&packet).is_some_and(|tcp| packet.len() > tcp.payload);
         match self.held.get_mut(slot) {
-            Some(slot) if has_payload => *slot = Some((now + self.wait, packet)),
+            Some(slot) if has_payload => *slot = Some((now.saturating_add(self.wait), packet)),
             _ => out.push((dir, packet)),
         }
     }
