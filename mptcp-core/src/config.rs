@@ -16,7 +16,7 @@ pub struct LocalAddress {
     pub addr: IpAddr,
     /// The access port it belongs to.
     pub port: PortId,
-    /// The port's MTU: bounds the MSS of subflows that use this address.
+    /// The port's MTU: bounds the MSS of subflows that use this address. At least 68, with IPv6 1280.
     pub mtu: u16,
     /// Announce it with `ADD_ADDR` and open subflows from it.
     pub endpoint: bool,
@@ -269,7 +269,7 @@ pub struct MptcpConfig {
     pub stale_timeout: Duration,
     /// The port that is announced with our IPv4 addresses to peers who connected to somebody else's
     /// ([`crate::stack::Stack::listen_transparent`]); `None`: none, and they join the port they connected to.
-    /// Joins are taken on any port, and nobody need listen there.
+    /// Joins are taken on any port, and nobody need listen there. Not 0.
     pub join_port: Option<u16>,
     /// Peers of version 1 are asked not to join the address and port that they connected to (RFC 8684 §3.1, C flag):
     /// behind a load balancer that knows no tokens such a join ends elsewhere. They join what is announced.
@@ -355,7 +355,7 @@ pub struct TcpConfig {
     pub pacing: bool,
     /// Receive buffer at the start; autotuning grows it.
     pub recv_buffer_initial: u32,
-    /// Receive buffer limit; also fixes the window scale.
+    /// Receive buffer limit; also fixes the window scale. None of the three may be 0.
     pub recv_buffer_max: u32,
     /// Send buffer limit.
     pub send_buffer_max: u32,
@@ -527,6 +527,21 @@ pub enum ConfigError {
     EphemeralPorts(EphemeralPorts),
     /// At most 254 addresses can have an id; so many were configured.
     Addresses(usize),
+    /// No host has this address.
+    Address(IpAddr),
+    /// The `mtu` of an address must be at least 68, with IPv6 1280; this was asked for.
+    Mtu {
+        /// Whose.
+        addr: IpAddr,
+        /// The MTU.
+        mtu: u16,
+    },
+    /// One of the buffers of `tcp` is to hold nothing.
+    NoBuffer,
+    /// `mptcp.join_port` must not be 0.
+    JoinPort,
+    /// Entries of all tables are numbered together, 536,870,912 at most; `limits` ask for so many.
+    Limits(u64),
     /// `sharding.own` must be below the number of shards.
     Shard {
         /// The shard that this is to be.
@@ -559,6 +574,14 @@ impl core::fmt::Display for ConfigError {
                 write!(f, "ephemeral ports from {first} to {last} are none")
             }
             Self::Addresses(n) => write!(f, "{n} addresses, at most 254 can be told apart"),
+            Self::Address(addr) => write!(f, "no host can have the address {addr}"),
+            Self::Mtu { addr, mtu } => {
+                let least = least_mtu(addr);
+                write!(f, "mtu of {addr} is {mtu}, it must be {least} at least")
+            }
+            Self::NoBuffer => f.write_str("a receive or send buffer of 0"),
+            Self::JoinPort => f.write_str("join_port is 0"),
+            Self::Limits(n) => write!(f, "limits for {n} entries, allowed are {MAX_ENTRIES}"),
             Self::Shard { own, shards } => write!(f, "shard {own}, but there are {shards}"),
             Self::TokenMask(mask) => {
                 write!(f, "token_mask {mask:#x} has bits that name the shard")
@@ -571,6 +594,22 @@ impl core::fmt::Display for ConfigError {
 }
 
 impl core::error::Error for ConfigError {}
+
+/// Entries of all tables of a stack together: ids have no room for more.
+const MAX_ENTRIES: u64 = 1 << 29;
+
+/// What every link takes (RFC 791 §3.2, RFC 8200 §5).
+const fn least_mtu(addr: &IpAddr) -> u16 {
+    if addr.is_ipv4() { 68 } else { 1280 }
+}
+
+impl Limits {
+    fn entries(&self) -> u64 {
+        let sockets = [self.connections, self.listeners, self.udp_sockets];
+        let others = [self.tcbs, self.half_open, self.time_wait];
+        sockets.into_iter().chain(others).map(u64::from).sum()
+    }
+}
 
 impl StackConfig {
     /// Checks what a stack cannot do.
@@ -593,6 +632,24 @@ impl StackConfig {
         }
         if self.addresses.len() > 254 {
             return Err(ConfigError::Addresses(self.addresses.len()));
+        }
+        for &LocalAddress { addr, mtu, .. } in &self.addresses {
+            if crate::tcp::is_no_host(&addr) {
+                return Err(ConfigError::Address(addr));
+            }
+            if mtu < least_mtu(&addr) {
+                return Err(ConfigError::Mtu { addr, mtu });
+            }
+        }
+        let tcp = &self.tcp;
+        if [tcp.recv_buffer_initial, tcp.recv_buffer_max, tcp.send_buffer_max].contains(&0) {
+            return Err(ConfigError::NoBuffer);
+        }
+        if self.mptcp.join_port == Some(0) {
+            return Err(ConfigError::JoinPort);
+        }
+        if self.limits.entries() > MAX_ENTRIES {
+            return Err(ConfigError::Limits(self.limits.entries()));
         }
         if let Some(Sharding { layout, own }) = &self.sharding {
             if *own >= layout.shards() {
@@ -644,5 +701,40 @@ mod tests {
         }
         (config.sharding, config.token_mask) = (of(64, 63), 0xff00_0000);
         assert_eq!(config.validate(), Ok(()));
+    }
+
+    /// Each change of a sound configuration is refused by this.
+    fn refused(change: impl FnOnce(&mut StackConfig), with: ConfigError) {
+        let mut config = StackConfig::default();
+        change(&mut config);
+        assert_eq!(config.validate(), Err(with));
+        assert!(!alloc::format!("{with}").is_empty());
+    }
+
+    #[test]
+    fn what_would_stop_a_stack_is_refused() {
+        let on = |addr: &str, mtu| {
+            let addr = addr.parse().expect("an address");
+            LocalAddress { addr, port: PortId(0), mtu, endpoint: true, backup: false }
+        };
+        for (addr, least) in [("192.0.2.1", 68), ("2001:db8::1", 1280)] {
+            let short = on(addr, least - 1);
+            let error = ConfigError::Mtu { addr: short.addr, mtu: least - 1 };
+            refused(|config| config.addresses.push(short), error);
+            let addresses = alloc::vec![on(addr, least)];
+            assert_eq!(StackConfig { addresses, ..StackConfig::default() }.validate(), Ok(()));
+        }
+        for nobody in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"] {
+            let local = on(nobody, 1500);
+            refused(|config| config.addresses.push(local), ConfigError::Address(local.addr));
+        }
+        refused(|config| config.tcp.recv_buffer_initial = 0, ConfigError::NoBuffer);
+        refused(|config| config.tcp.recv_buffer_max = 0, ConfigError::NoBuffer);
+        refused(|config| config.tcp.send_buffer_max = 0, ConfigError::NoBuffer);
+        refused(|config| config.mptcp.join_port = Some(0), ConfigError::JoinPort);
+        let mut limits = Limits { time_wait: u32::MAX, ..Limits::default() };
+        refused(|config| config.limits = limits, ConfigError::Limits(limits.entries()));
+        limits.time_wait = (MAX_ENTRIES - Limits { time_wait: 0, ..limits }.entries()) as u32;
+        assert_eq!(StackConfig { limits, ..StackConfig::default() }.validate(), Ok(()));
     }
 }
