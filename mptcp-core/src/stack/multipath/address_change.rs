@@ -68,7 +68,8 @@ impl<B: PacketBuf> Stack<B> {
     /// The addresses to have from now on. They are told apart by address and port; changes within
     /// [`crate::config::MptcpConfig::address_batch`] of the first are one change, so that an interface
     /// that goes and comes back at once causes nothing. False when there are more than 254; an unspecified one counts
-    /// for nothing. Of many connections some hear of it later, in calls of [`Stack::handle_timeouts`].
+    /// for nothing. Of many connections some hear of it later, in calls of [`Stack::handle_timeouts`]. What else differs
+    /// of an address that stays is so for what begins after that.
     pub fn set_addresses(&mut self, now: Instant, addresses: Vec<LocalAddress>) -> bool {
         if addresses.len() > usize::from(MAX_ADDRESSES) {
             return false;
@@ -94,6 +95,13 @@ impl<B: PacketBuf> Stack<B> {
             // What there is of it on other ports goes with it, and comes back.
             present.retain(|other| other.addr != local.addr);
             self.remove_address(now, local.addr);
+        }
+        let staying = |local: &&mut LocalAddress| !local.addr.is_unspecified();
+        for local in self.config.addresses.iter_mut().filter(staying) {
+            let place = (local.addr, local.port);
+            if let Some(changed) = wanted.iter().find(|other| (other.addr, other.port) == place) {
+                *local = *changed;
+            }
         }
         let is_new = |local: &LocalAddress| !local.addr.is_unspecified() && !has(&present, local);
         for local in wanted.into_iter().filter(is_new) {

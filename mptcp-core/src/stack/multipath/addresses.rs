@@ -473,6 +473,21 @@ mod tests {
         assert_eq!(listen, Err(OpenError::BadAddress));
     }
 
+    #[test]
+    fn an_address_that_stays_has_its_new_mtu() {
+        let addr = IpAddr::from([192, 0, 2, 1]);
+        let local =
+            |mtu, backup| LocalAddress { addr, port: PortId(0), mtu, endpoint: true, backup };
+        let addresses = alloc::vec![local(1500, false)];
+        let config = StackConfig { addresses, ..StackConfig::default() };
+        let now = Instant::from_nanos(1);
+        let mut stack = Stack::<HeapBuf>::new(config, now, Box::new(HeapPool::new(1, 1500)));
+        assert!(stack.set_addresses(now, alloc::vec![local(1400, true)]));
+        stack.apply_address_change(now + stack.config.mptcp.address_batch);
+        assert_eq!(stack.config.addresses, [local(1400, true)]);
+        assert_eq!(stack.mtu_of(addr), 1400);
+    }
+
     /// Addresses are told apart by their ports, too.
     #[test]
     fn an_address_on_two_ports_outlives_one_of_them() {
