@@ -35,6 +35,9 @@ pub(crate) struct TimeWait {
 
 const _: () = assert!(size_of::<TimeWait>() <= 80);
 
+/// No window is larger (RFC 7323 §2.3).
+const MAX_WINDOW: i32 = 1 << 30;
+
 /// What a segment in TIME-WAIT asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Verdict {
@@ -86,13 +89,21 @@ impl TimeWait {
         if !segment.has(TcpFlags::ACK) {
             return Verdict::Ignore;
         }
-        if segment.seq_len() == 0 && segment.seq == self.rcv_nxt {
+        if segment.seq_len() == 0 && segment.seq == self.rcv_nxt && !self.is_strange(segment) {
             // A DATA_FIN takes no sequence space, and the last DATA_ACK may have been lost.
             let asks = self.mptcp && has_data_fin(segment);
             return if asks { Verdict::Acknowledge { restart: false } } else { Verdict::Ignore };
         }
         let repeated = segment.has(TcpFlags::FIN) && segment.end() == self.rcv_nxt;
         Verdict::Acknowledge { restart: repeated }
+    }
+
+    /// It acknowledges what was never sent, or long ago (RFC 9293 §3.5.2, RFC 5961 §5.2), or is older than what came
+    /// before (RFC 7323 §5.3): it is not acceptable.
+    fn is_strange(&self, segment: &Segment) -> bool {
+        let acceptable = (0..=MAX_WINDOW).contains(&self.snd_nxt.diff(segment.ack));
+        let older = |(tsval, _): (u32, u32)| tsval.wrapping_sub(self.ts_recent).cast_signed() < 0;
+        !acceptable || self.timestamps && segment.timestamps.is_some_and(older)
     }
 
     fn fastclose_answer(&self, segment: &Segment) -> Verdict {

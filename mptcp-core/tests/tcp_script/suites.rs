@@ -80,6 +80,24 @@ fn time_wait_at_the_edges_of_the_window() {
     assert_eq!(s.stack.occupancy().time_waits, 1);
 }
 
+/// RFC 9293 §3.5.2, the third group, with RFC 5961 §5.2 and RFC 7323 §5.3: what is unacceptable is acknowledged in
+/// TIME-WAIT as well, wherever it lies.
+#[test]
+fn time_wait_answers_acknowledgements_of_the_unsent_and_the_ancient() {
+    let mut s = Script::server(|_| {}, Peer { ts: true, ..Peer::default() });
+    s.close().expect(fin(1, 1)).inject(fin(1, 2)).expect(ack(2, 2));
+    let (clock, tsecr) = (s.peer_clock(), s.leg().tsval);
+    for wrong in [3, 1 << 31, 2_u32.wrapping_sub((1 << 30) + 1)] {
+        s.inject(ack(2, wrong)).expect(ack(2, 2));
+    }
+    s.inject(ack(2, 2).ts(clock - 1, tsecr)).expect(ack(2, 2));
+    // A duplicate says nothing, and needs no answer.
+    for old in [2, 1, 2_u32.wrapping_sub(1 << 30)] {
+        s.inject(ack(2, old)).expect_nothing();
+    }
+    assert_eq!(s.stack.occupancy().time_waits, 1);
+}
+
 /// SYN-SENT looks at the acknowledgement first, whatever carries it, and nothing of what is wrong
 /// changes what is offered the next time.
 #[test]
