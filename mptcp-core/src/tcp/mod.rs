@@ -713,15 +713,22 @@ impl<B: PacketBuf> Tcb<B> {
 
     /// Octets believed to be in the network.
     pub(crate) fn pipe(&self) -> u32 {
-        let reno = if self.flags.contains(TcbFlags::SACK) {
-            0
-        } else {
-            u32::from(self.dup_acks) * self.payload_mss()
-        };
+        let reno = if self.flags.contains(TcbFlags::SACK) { 0 } else { self.duplicated() };
         self.flight_size()
             .saturating_sub(self.queue.sacked_bytes())
             .saturating_sub(self.queue.lost_bytes())
             .saturating_sub(reno)
+    }
+
+    /// Without SACK: octets that have left the network, as far as duplicates tell. Outside of a recovery two of them let
+    /// something out (RFC 5681 §3.2 step 1); behind a timeout they are about what counts as lost anyway.
+    fn duplicated(&self) -> u32 {
+        let segments = match self.congestion_state() {
+            CongestionState::Open => self.dup_acks.min(2),
+            CongestionState::Recovery => self.dup_acks,
+            CongestionState::Loss => 0,
+        };
+        u32::from(segments) * self.payload_mss()
     }
 
     /// Retransmission timeouts in a row without progress, one included that a probe took the place of.

@@ -771,6 +771,36 @@ fn duplicates_of_our_own_making_start_no_second_recovery() {
     assert_eq!(s.stack.counters().tcp_sack_recovery, 0);
 }
 
+/// RFC 5681 §3.1: the loss window is one segment, whatever duplicates come behind a timeout.
+#[test]
+fn duplicates_behind_a_timeout_let_nothing_out() {
+    let mut s = client(NO_SACK);
+    s.inject(ack(1, 1)).write(20 * FULL);
+    expect_full(&mut s, 0..10);
+    s.until(400);
+    expect_full(&mut s, 0..1);
+    for _ in 0..5 {
+        s.inject(ack(1, 1)).expect_nothing();
+    }
+    s.at(500).inject(ack(1, at(1)));
+    expect_full(&mut s, 1..3);
+    s.expect_nothing();
+}
+
+/// RFC 5681 §3.2 step 1, RFC 6582 §3.2 step 2: those that begin no recovery let two segments out, however many they are.
+#[test]
+fn duplicates_that_begin_no_recovery_let_two_segments_out() {
+    let mut s = client(NO_SACK);
+    s.write(10 * FULL);
+    expect_full(&mut s, 0..10);
+    s.until(400);
+    expect_full(&mut s, 0..1);
+    s.at(500).inject(ack(1, at(10))).write(40 * FULL);
+    assert!(s.take_all().len() > 2);
+    let new: usize = (0..10).map(|_| s.inject(ack(1, at(10))).take_all().len()).sum();
+    assert_eq!((new, s.stack.counters().tcp_sack_recovery), (2, 0));
+}
+
 #[test]
 fn an_idle_connection_starts_again_from_the_initial_window() {
     let mut s = client(WIDE);
