@@ -560,8 +560,10 @@ impl<B: PacketBuf> Tcb<B> {
             return;
         }
         let mut seq = segment.text_seq();
-        if seq.lt(self.rcv_nxt) {
-            self.duplicate(seq, self.rcv_nxt.min(seq.add(segment.len)));
+        let old = (seq, self.rcv_nxt.min(seq.add(segment.len)));
+        let begins_old = seq.lt(self.rcv_nxt);
+        if begins_old {
+            self.duplicate(old.0, old.1);
             payload.trim_front(self.rcv_nxt.since(seq) as usize);
             seq = self.rcv_nxt;
         }
@@ -588,6 +590,10 @@ impl<B: PacketBuf> Tcb<B> {
             self.assume_receiver_rtt();
         }
         self.store(env, seq, end, payload, outcome);
+        if begins_old {
+            // Of several parts that were here the first is told (RFC 2883 §4.2).
+            self.duplicate(old.0, old.1);
+        }
     }
 
     fn store(
@@ -600,9 +606,18 @@ impl<B: PacketBuf> Tcb<B> {
     ) {
         let filled_hole = self.received.has_out_of_order();
         let budget = self.reassembly_budget();
+        let known = self.received.first_known(seq, end);
         let mut pruned = 0;
         let inserted = self.received.insert(self.rcv_nxt, seq, payload, budget, true, &mut pruned);
         env.stats.tcp_ofo_pruned += pruned;
+        let taken = matches!(inserted, Inserted::InOrder(_) | Inserted::OutOfOrder);
+        if let Some((start, end)) = known
+            && taken
+            && pruned == 0
+        {
+            // A part of it was here (RFC 2883 §4.2); what had to make room may not be any more.
+            self.duplicate(start, end);
+        }
         match inserted {
             Inserted::InOrder(octets) => {
                 self.rcv_nxt = self.rcv_nxt.add(octets);

@@ -282,6 +282,11 @@ impl<B: PacketBuf> RecvQueue<B> {
         self.reassembly.iter().flat_map(|r| r.blocks())
     }
 
+    /// The first stretch of `start..end` that waits out of order.
+    pub(crate) fn first_known(&self, start: SeqNum, end: SeqNum) -> Option<(SeqNum, SeqNum)> {
+        self.reassembly.as_ref()?.first_known(start, end)
+    }
+
     pub(crate) fn has_out_of_order(&self) -> bool {
         self.reassembly.is_some()
     }

@@ -83,8 +83,8 @@ fn what_says_more_than_text_goes_alone() {
     alone(text(1).sack(&[(1, 2)]));
     alone(rst(101));
     alone(text(0));
-    // A hole, and text outside of the window.
-    alone(data(102, 1, 100)).expect(ack(1, 101).sack(&[(102, 301)]));
+    // A hole, behind which one octet comes twice, and text outside of the window.
+    alone(data(102, 1, 100)).expect(ack(1, 101).sack(&[(201, 202), (102, 301)]));
     alone(data(101, 2, 100));
     let mut s = client(WIDE);
     let end = Seg { len: 100, ..fin(101, 1) };

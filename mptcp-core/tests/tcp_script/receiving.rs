@@ -112,6 +112,23 @@ fn duplicates_are_reported_once() {
     assert_eq!(s.dropped(DropReason::Duplicate), 2);
 }
 
+/// RFC 2883 §4.2: of a segment of which parts are here the first one is told, with the block around it.
+#[test]
+fn of_parts_that_are_here_the_first_is_a_duplicate() {
+    let mut s = server();
+    for seq in [501, 101, 301] {
+        s.inject(data(seq, 1, 100)).take();
+    }
+    // Two above the cumulative point (example 6).
+    s.inject(data(101, 1, 300)).expect(ack(1, 1).sack(&[(101, 201), (101, 401), (501, 601)]));
+    // What fills the hole overlaps what is behind it.
+    s.inject(data(1, 1, 150)).expect(ack(1, 401).sack(&[(101, 151), (501, 601)])).read(400);
+    // One below the cumulative point, and one above (example 5).
+    s.inject(data(351, 1, 200)).expect(ack(1, 601).sack(&[(351, 401)])).read(200);
+    s.inject(data(601, 1, 100)).expect(ack(1, 701)).read(100);
+    assert_eq!(s.stack.counters().tcp_dsack_sent, 3);
+}
+
 #[test]
 fn without_sack_nothing_is_reported() {
     let mut s = Script::server(|_| {}, Peer { sack: false, ..Peer::default() });
@@ -127,7 +144,7 @@ fn overlapping_segments_are_joined_octet_for_octet() {
         s.inject(data(seq, 1, len));
         s.take();
     }
-    s.inject(data(1, 1, 60)).expect(ack(1, 551)).read(550);
+    s.inject(data(1, 1, 60)).expect(ack(1, 551).sack(&[(51, 61)])).read(550);
 }
 
 #[test]

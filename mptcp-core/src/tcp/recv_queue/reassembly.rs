@@ -133,6 +133,12 @@ impl<B: PacketBuf> Reassembly<B> {
         Inserted::Duplicate
     }
 
+    /// The first stretch of `start..end` that is here.
+    pub(super) fn first_known(&self, start: SeqNum, end: SeqNum) -> Option<(SeqNum, SeqNum)> {
+        let span = self.spans.get(self.place_of(start)).filter(|span| span.seq.lt(end))?;
+        Some((span.seq.max(start), span.end.min(end)))
+    }
+
     /// Place of the first span that ends behind `seq`.
     fn place_of(&self, seq: SeqNum) -> usize {
         if self.spans.back().is_none_or(|last| last.end.le(seq)) {
