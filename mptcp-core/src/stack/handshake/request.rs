@@ -309,10 +309,7 @@ impl<B: PacketBuf> Stack<B> {
         let ahead = segment.seq.diff(expected);
         if ahead < 0 || ahead.cast_unsigned() > self.initial_window() {
             self.stats.drop(DropReason::OutOfWindow);
-            if let Some(request) = self.requests.get_mut(idx) {
-                request.flags.insert(RequestFlags::REPEATED);
-            }
-            return self.want_transmit(Node::Request(idx));
+            return self.challenge_request(now, &request);
         }
         if let (Some((tsval, _)), true) =
             (segment.timestamps, request.flags.contains(RequestFlags::TIMESTAMPS))
@@ -328,8 +325,8 @@ impl<B: PacketBuf> Stack<B> {
         self.complete_request(now, idx, &request, segment, payload);
     }
 
-    /// RFC 5961 §3 and §4 before the handshake is over. A deferred request was not answered yet, and
-    /// is not answered here either.
+    /// RFC 9293 §3.10.7.4, first step, and RFC 5961 §3 and §4 before the handshake is over. A deferred request was not
+    /// answered yet, and is not answered here either.
     fn challenge_request(&mut self, now: Instant, request: &Request) {
         if request.flags.contains(RequestFlags::DEFERRED) {
             return;
