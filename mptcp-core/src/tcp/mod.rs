@@ -130,11 +130,15 @@ impl Tuple {
     }
 }
 
-/// An address that no connection can have at its other end (RFC 9293 §3.9.2.3, RFC 1122 §4.2.3.10).
+/// An address that no connection can have at its other end (RFC 9293 §3.9.2.3, RFC 1122 §3.2.1.3 and §4.2.3.10, RFC 4291
+/// §2.5.3).
 pub(crate) fn is_no_host(addr: &IpAddr) -> bool {
-    addr.is_unspecified()
-        || addr.is_multicast()
-        || matches!(addr, IpAddr::V4(v4) if v4.is_broadcast())
+    let nobody = match addr {
+        // Of network 0 there is nobody either.
+        IpAddr::V4(v4) => v4.octets().starts_with(&[0]) || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unspecified(),
+    };
+    nobody || addr.is_loopback() || addr.is_multicast()
 }
 
 /// Smaller segments than this are not sent, whatever the peer announces: each costs a fixed amount of
