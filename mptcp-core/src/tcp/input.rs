@@ -309,6 +309,8 @@ impl<B: PacketBuf> Tcb<B> {
             outcome.crossed = !outcome.fast_opened;
             if outcome.crossed {
                 self.settle_early(segment.ack);
+                // What the SYN has there acknowledges nothing: this one's window counts.
+                self.snd_wl2 = segment.ack;
             }
             self.finish_handshake(env, segment, outcome);
             return Step::Continue;

@@ -223,6 +223,22 @@ fn simultaneous_open() {
     s.write(10).expect(data(1, 1, 10));
 }
 
+/// RFC 9293 §3.10.7.4, fifth step: its window counts, wherever our numbers are.
+#[test]
+fn the_window_of_the_crossing_syn_ack_counts() {
+    let mut s = Script::new(|_| {});
+    s.connect().expect(syn());
+    // The clock of RFC 6528 ticks 250 times a millisecond: until our ISN is in the upper half.
+    let ticks = u64::from(0xc000_0000_u32.wrapping_sub(s.leg().iss.0));
+    s.close().at(ticks / 250 + 1).connect().expect(syn());
+    assert!(s.leg().iss.0 > 1 << 31, "{:?}", s.leg().iss);
+    let crossing = s.peer_syn();
+    s.inject(crossing.clone()).expect(syn_ack());
+    let answer = crate::harness::Seg { ack: 1, ..crossing };
+    s.inject(answer.flags(syn_ack().flags).window(2_000)).expect_nothing();
+    s.write(3_000).expect(data(1, 1, 1460)).expect_nothing();
+}
+
 /// The SYN takes a number of its own: text behind it begins one later.
 #[test]
 fn text_on_the_crossing_syn_ack_is_taken() {
