@@ -422,7 +422,7 @@ impl<B: PacketBuf> Stack<B> {
     /// shard may, once the flow is no longer ours.
     fn takes_syn(&self, tuple: &Tuple, port: crate::buf::PortId, segment: &Segment) -> bool {
         let joins = match options::handshake(segment.options.as_bytes()) {
-            Handshake::Join(MpJoin::Syn { token, .. }) => {
+            Handshake::Join(MpJoin::Syn { token, .. }) if self.speaks_mptcp() => {
                 self.demux.connection_of(token).is_some() || !self.demux.has_token(token)
             }
             _ => false,

@@ -5,9 +5,32 @@ use crate::harness::{Peer, Script, Seg, ack, build, data, syn_ack};
 use mptcp_core::config::CongestionAlgorithm;
 use mptcp_core::stats::DropReason;
 use mptcp_core::tcp::State;
-use mptcp_core::wire::{OptionWriter, TcpFlags, TcpHeader, TcpOption, checksum, set_checksum};
+use mptcp_core::wire::{
+    MpJoin, MptcpOption, OptionWriter, TcpFlags, TcpHeader, TcpOption, checksum, set_checksum,
+};
 
 const TCP_AT: usize = 20;
+
+/// RFC 9293 §3.1 (MUST-6): to a stack without MPTCP a join is a SYN with an option that it does not know.
+#[test]
+fn without_mptcp_a_join_is_an_open() {
+    let mut s = Script::new(|config| config.mptcp.versions.clear());
+    let join = MpJoin::Syn { backup: false, address_id: 2, token: 0x1234_5678, nonce: 1 };
+    let mut options = OptionWriter::new();
+    assert!(options.push(&TcpOption::Mptcp(MptcpOption::Join(join))));
+    let leg = s.leg();
+    let header = TcpHeader {
+        src_port: leg.peer.port(),
+        dst_port: leg.local.port(),
+        seq: leg.irs,
+        flags: TcpFlags::SYN,
+        window: leg.offer.window,
+        ..TcpHeader::default()
+    };
+    let packet = build(leg.peer.ip(), leg.local.ip(), &header, &options, &[]);
+    s.listen().inject_bytes(&packet).expect(syn_ack());
+    s.inject(ack(1, 1)).expect_nothing().accept();
+}
 
 /// The packet of `seg`, which carries no options of its own, with the option area `options`.
 fn with_options(s: &mut Script, seg: &Seg, options: &[u8]) -> Vec<u8> {

@@ -105,7 +105,9 @@ impl<B: PacketBuf> Stack<B> {
         payload: B,
     ) {
         let handshake = options::handshake(segment.options.as_bytes());
-        if let Handshake::Join(MpJoin::Syn { backup, address_id, token, nonce }) = handshake {
+        if let Handshake::Join(MpJoin::Syn { backup, address_id, token, nonce }) = handshake
+            && self.speaks_mptcp()
+        {
             let join = JoinSyn { backup, address_id, token, nonce };
             return self.join_arrives(now, tuple, port, segment, &join);
         }
@@ -177,6 +179,11 @@ impl<B: PacketBuf> Stack<B> {
             return;
         }
         let _filed = self.add_request(now, request);
+    }
+
+    /// Its options mean something here (RFC 9293 §3.1: those that nobody knows are ignored).
+    pub(super) fn speaks_mptcp(&self) -> bool {
+        !self.config.mptcp.versions.is_empty()
     }
 
     /// Entries that only joins may take: there is no cookie for a join, and its token has shown that
