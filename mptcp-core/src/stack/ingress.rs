@@ -267,7 +267,9 @@ impl<B: PacketBuf> Stack<B> {
         };
         self.stats.tcp_tw += 1;
         if owes_ack {
-            self.time_wait_ack(now, &entry);
+            // The peer has shown that it is the peer: what strangers send does not cost it the answer.
+            let answer = self.time_wait_answer(now, &entry);
+            self.own_reply(answer);
         }
         let deadline = now + self.config.tcp.time_wait;
         self.file_time_wait(idx, entry, deadline);
@@ -349,12 +351,17 @@ impl<B: PacketBuf> Stack<B> {
         options
     }
 
-    fn time_wait_ack(&mut self, now: Instant, entry: &TimeWait) {
+    fn time_wait_answer(&self, now: Instant, entry: &TimeWait) -> Stateless {
         let mut options = self.time_wait_timestamps(now, entry);
         if entry.mptcp {
             super::options::push_data_ack(&mut options, entry.data_ack, entry.wide);
         }
-        self.reply(now, entry.answer(TcpFlags::ACK, options));
+        entry.answer(TcpFlags::ACK, options)
+    }
+
+    fn time_wait_ack(&mut self, now: Instant, entry: &TimeWait) {
+        let answer = self.time_wait_answer(now, entry);
+        self.reply(now, answer);
     }
 
     fn time_wait_segment(

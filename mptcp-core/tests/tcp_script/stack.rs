@@ -82,6 +82,18 @@ fn stateless_replies_are_limited() {
     s.at(200).inject(data(7, 9, 100)).expect(rst(9)).inject(data(7, 9, 1)).expect_nothing();
 }
 
+/// What strangers are answered with has a limit; the end of a connection does not wait for that.
+#[test]
+fn the_last_acknowledgement_is_not_limited() {
+    let mut s = Script::server(|config| config.limits.stateless_replies_per_s = 1, Peer::default());
+    s.add_leg("10.0.0.1:81", "10.0.0.3:4000", Peer::default());
+    s.inject(data(7, 9, 100)).expect(rst(9)).inject(data(7, 9, 100)).expect_nothing();
+    s.on(0).close().expect(fin(1, 1)).inject(fin(1, 2)).expect(ack(2, 2));
+    // The peer's FIN again may be anybody's.
+    s.inject(fin(1, 2)).expect_nothing();
+    assert_eq!(s.stack.occupancy().time_waits, 1);
+}
+
 #[test]
 fn a_crowded_destination_costs_a_bounded_search_for_a_port() {
     let mut s = Script::new(|config| config.limits.connections = 30_000);
