@@ -543,7 +543,9 @@ impl<B: PacketBuf> Tcb<B> {
             let at = segment.text_seq().add(segment.len);
             let known = self.flags.contains(TcbFlags::FIN_SEEN);
             let received = self.flags.contains(TcbFlags::FIN_RECEIVED);
-            if !known || !received && at.lt(self.fin_at) {
+            // What lies beyond the window is cut off (RFC 9293 §3.10.7.4, first step), and an end behind it with it.
+            let inside = at.le(self.rcv_nxt.add(self.rcv_wnd()));
+            if inside && (!known || !received && at.lt(self.fin_at)) {
                 self.flags.insert(TcbFlags::FIN_SEEN);
                 self.fin_at = at;
             }

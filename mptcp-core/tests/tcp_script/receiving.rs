@@ -175,6 +175,20 @@ fn only_what_fits_into_the_window_is_taken() {
     s.inject(data(1461, 1, 1460)).expect(ack(1, 2101).window(0));
 }
 
+/// The FIN behind what does not fit is cut off with it: it neither shows nor counts before it comes again.
+#[test]
+fn a_fin_beyond_the_window_is_cut_off() {
+    let mut s = Script::server(|config| config.tcp.recv_buffer_initial = 2_000, Peer::default());
+    s.inject(data(1, 1, 1460)).take();
+    s.inject(fin(1461, 1).len(1460)).expect(ack(1, 2101).window(0));
+    s.read(2100).expect(ack(1, 2101));
+    s.inject(data(2101, 1, 820)).expect(ack(1, 2921)).read(820);
+    assert_eq!(s.state(), State::Established);
+    s.take_all();
+    s.inject(fin(2921, 1)).expect(ack(1, 2922));
+    assert_eq!(s.state(), State::CloseWait);
+}
+
 #[test]
 fn paws_drops_old_timestamps_and_says_so() {
     let mut s = with_timestamps();
