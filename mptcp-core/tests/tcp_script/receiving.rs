@@ -512,6 +512,18 @@ fn a_probe_is_answered_while_memory_is_low() {
 
 // RFC 5961 and what is not acceptable.
 
+/// RFC 9293 appendix A.2: who has filled the window numbers each acknowledgement so.
+#[test]
+fn an_acknowledgement_at_the_right_edge_counts() {
+    let mut s = server();
+    s.write(100);
+    let sent = s.take();
+    let edge = sent.ack + s.window_of(&sent);
+    s.inject(ack(edge + 1, 101)).expect(ack(101, 1));
+    s.inject(ack(edge, 101)).expect_nothing().at(10_000).expect_nothing();
+    assert_eq!(s.stack.counters().retrans_segs, 0);
+}
+
 #[test]
 fn a_reset_counts_only_at_the_exact_number() {
     let mut s = server();

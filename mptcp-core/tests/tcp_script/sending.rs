@@ -50,6 +50,19 @@ fn the_initial_window_is_ten_segments() {
     assert_eq!(cwnd(&s), 12 * MSS);
 }
 
+/// Two segments and a half are three.
+#[test]
+fn a_segment_that_begins_inside_the_congestion_window_goes_whole() {
+    let mut s = client(WIDE);
+    s.write(5 * FULL);
+    expect_full(&mut s, 0..5);
+    s.at(200).inject(ack(1, 1).sack(&[(at(1), at(5))])).expect(data(at(0), 1, FULL));
+    s.at(300).inject(ack(1, at(5))).write(10 * FULL);
+    assert_eq!(cwnd(&s), 5 * MSS / 2);
+    expect_full(&mut s, 5..8);
+    s.expect_nothing();
+}
+
 /// The queue of an idle connection is given back, and the next one counts transmissions anew: nothing that it sends
 /// was overtaken by what was sent before.
 #[test]
