@@ -295,7 +295,9 @@ impl<B: PacketBuf> Tcb<B> {
         env.stats.tcp_sack_recovery += 1;
         let flight = self.flight_size();
         if !self.is_reduced_for_flight() {
-            self.tell_congestion(env.now, |c| c.on_congestion_event(env.now, flight));
+            // What the first duplicates let out beyond the window does not count (RFC 5681 §3.2 step 2).
+            let within = flight.min(self.cwnd());
+            self.tell_congestion(env.now, |c| c.on_congestion_event(env.now, within));
             self.note_reduction(env.now);
         }
         self.flags.remove(TcbFlags::TLP_OUT);

@@ -76,6 +76,24 @@ fn limited_transmit_with_selective_acknowledgements() {
     }
 }
 
+/// RFC 5681 §3.2 step 2: what these let out is no part of what half is left of.
+#[test]
+fn limited_transmit_does_not_raise_the_threshold() {
+    for peer in [WIDE, NO_SACK] {
+        let mut s = client(peer);
+        s.inject(ack(1, 1)).write(40 * FULL);
+        assert_eq!(s.take_all().len(), 10);
+        s.at(200);
+        for n in 2..=4 {
+            let duplicate = ack(1, 1);
+            let blocks = [(at(1), at(n))];
+            s.inject(if peer.sack { duplicate.sack(&blocks) } else { duplicate }).take_all();
+        }
+        let ssthresh = s.stack.info(s.id()).unwrap().subflows[0].tcp.snd_ssthresh;
+        assert_eq!((ssthresh, s.stack.counters().tcp_sack_recovery), (Some(5 * MSS), 1));
+    }
+}
+
 /// RFC 2018 §2: only both SYNs agree on it; a permission on another segment is none.
 #[test]
 fn sack_needs_both_syns() {
