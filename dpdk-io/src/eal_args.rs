@@ -88,18 +88,18 @@ pub(crate) fn build(config: &EalConfig, huge: bool, mounted: bool) -> Vec<String
     let mut words = vec!["plait".to_owned()];
     for word in &config.words {
         if word == "--in-memory" && !huge {
-            // DPDK 22.11 refuses it together with --no-huge; --no-shconf keeps the part that
-            // matters: no files shared with, or locked against, another process.
+            // DPDK 22.11 refuses it together with --no-huge.
             log::warn!("driver.eal: --in-memory dropped, it cannot be combined with --no-huge");
-            if !given("--no-shconf") {
-                words.push("--no-shconf".to_owned());
-            }
             continue;
         }
         words.push(word.clone());
     }
-    if huge && !mounted && !given("--in-memory") {
-        words.push("--in-memory".to_owned());
+    // No files shared with, or locked against, another process; and none in a hugetlbfs, which would keep the pages
+    // of a process that has ended until the EAL starts again.
+    let alone = if huge { "--in-memory" } else { "--no-shconf" };
+    let keeps_files = huge && mounted && given("--huge-unlink");
+    if !given(alone) && !keeps_files {
+        words.push(alone.to_owned());
     }
     if !huge {
         words.push("--no-huge".to_owned());
@@ -157,19 +157,34 @@ mod tests {
 
     #[test]
     fn ordinary_pages_drop_in_memory() {
-        let built = build(&config(&["--in-memory", "--no-pci"]), false, true).join(" ");
-        assert_eq!(
-            built,
-            "plait --no-shconf --no-pci --no-huge --iova-mode=va --lcores=0@1 -m 256"
-        );
+        for words in [&["--in-memory", "--no-pci"][..], &["--no-pci"]] {
+            let built = build(&config(words), false, true).join(" ");
+            assert_eq!(
+                built,
+                "plait --no-pci --no-shconf --no-huge --iova-mode=va --lcores=0@1 -m 256"
+            );
+        }
     }
 
+    /// Files in a hugetlbfs keep the pages of a process that has ended, and lock out another one.
     #[test]
-    fn hugepages_need_a_mount_or_in_memory() {
-        let built = build(&config(&["--iova-mode=pa"]), true, false).join(" ");
-        assert_eq!(built, "plait --iova-mode=pa --in-memory --lcores=0@1 -m 256");
-        let built = build(&config(&[]), true, true).join(" ");
-        assert_eq!(built, "plait --iova-mode=va --lcores=0@1 -m 256");
+    fn hugepages_are_of_no_file() {
+        let built = |words: &[&str], mounted| build(&config(words), true, mounted).join(" ");
+        for mounted in [false, true] {
+            assert_eq!(
+                built(&["--iova-mode=pa"], mounted),
+                "plait --iova-mode=pa --in-memory --lcores=0@1 -m 256"
+            );
+            assert_eq!(
+                built(&["--in-memory"], mounted),
+                "plait --in-memory --iova-mode=va --lcores=0@1 -m 256"
+            );
+        }
+        // What is to become of them is said.
+        assert_eq!(
+            built(&["--huge-unlink=never"], true),
+            "plait --huge-unlink=never --iova-mode=va --lcores=0@1 -m 256"
+        );
     }
 
     #[test]
