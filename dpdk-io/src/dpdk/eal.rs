@@ -9,6 +9,7 @@ use crate::eal_args;
 use crate::error::DriverError;
 use crate::hugepages::{self, Backing, Reservation};
 use core::ffi::{c_char, c_int};
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::ffi::CString;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -17,6 +18,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 pub struct Eal {
     config: EalConfig,
     reservation: Reservation,
+    /// What was reserved has been given back.
+    released: AtomicBool,
     huge: bool,
     /// `rte_eal_init` keeps pointers into its words.
     _words: Vec<CString>,
@@ -48,10 +51,12 @@ impl Eal {
         self.huge
     }
 
-    /// Gives hugepages reserved at the start back to the machine; they become free once the
+    /// Gives hugepages reserved at the start back to the machine, once; they become free when the
     /// process unmaps them.
     pub fn release_hugepages(&self) {
-        self.reservation.release();
+        if !self.released.swap(true, Ordering::Relaxed) {
+            self.reservation.release();
+        }
     }
 
     fn init(config: &EalConfig) -> Result<Self, DriverError> {
@@ -101,7 +106,8 @@ impl Eal {
             }
             return Err(DriverError::Eal { words: line, reason });
         }
-        Ok(Self { config: config.clone(), reservation, huge, _words: kept })
+        let released = AtomicBool::new(false);
+        Ok(Self { config: config.clone(), reservation, released, huge, _words: kept })
     }
 }
 

@@ -87,11 +87,25 @@ impl Driver {
             u8::try_from(shards).ok().and_then(Layout::new).ok_or_else(|| too_many(shards))?;
         let layout = layout.with_listening(eal.listening);
         let running = Eal::start(&eal)?;
+        let started = Self::bring_up(running, &eal, &ports, &routes, layout);
+        // Nobody is there who would do so at the end.
+        started.inspect_err(|_| running.release_hugepages())
+    }
+
+    /// What [`Driver::start`] does once the EAL runs.
+    fn bring_up(
+        running: &'static Eal,
+        eal: &EalConfig,
+        ports: &[PortConfig],
+        routes: &[RouteConfig],
+        layout: Layout,
+    ) -> Result<Self, DriverError> {
+        let shards = eal.cores.len();
         port::check_vdevs(running, &eal.words)?;
-        let (pools, reserve) = make_pools(running, &eal, &ports)?;
+        let (pools, reserve) = make_pools(running, eal, ports)?;
         let queues = u16::try_from(shards).unwrap_or(u16::MAX);
         let mut opened = Vec::with_capacity(ports.len());
-        for (id, config) in (0_u8..).zip(&ports) {
+        for (id, config) in (0_u8..).zip(ports) {
             let table = layout.redirection();
             opened.push(Port::open(running, config, PortId(id), queues, table, &pools)?);
         }
@@ -122,7 +136,7 @@ impl Driver {
         let pools = pools.into_iter();
         Ok(Self {
             eal: running,
-            l2: l2_config(&ports, &routes, &opened),
+            l2: l2_config(ports, routes, &opened),
             ports: opened,
             names: ports.iter().map(|port| port.name.clone()).collect(),
             pools: pools.map(|pool| if chains { pool } else { pool.copying_chains() }).collect(),
