@@ -55,9 +55,10 @@ pub(super) fn start(config: &Config, shards: &mut Shards) -> Result<(), DriverEr
     let place = Place::alone(config, &shards.in_force)?;
     let config = config.clone();
     spawn_shard(shards.add(wake), move |cell| {
-        pin(config.driver.cores.first().copied().unwrap_or(0));
         let kept = pool.with_reserve(mptcp_tun::RESERVE);
         let mut worker = cell.make_worker(&config, &place, clock.now(), Box::new(kept))?;
+        // Behind that: who checks passwords would have the same CPU, and take turns with the packets.
+        pin(config.driver.cores.first().copied().unwrap_or(0));
         cell.report_ready();
         tun.run(&mut worker).map_err(|error| error.to_string())?;
         Ok(worker.aborted())

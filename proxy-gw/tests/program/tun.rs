@@ -176,6 +176,20 @@ fn passwords_decide_who_is_served() {
     assert!(!log.contains("right") && !log.contains("wrong"), "no password in the log: {log}");
 }
 
+/// The shard has its CPU, and whoever checks passwords any: on one they would take turns, and packets wait meanwhile.
+#[test]
+fn passwords_are_not_checked_on_the_shard_s_cpu_alone() {
+    let hash = proxy_gw::auth::PasswordHash::of(b"right").expect("a hash");
+    let user = format!("[[user]]\nname = \"alice\"\npassword_hash = \"{}\"\n", hash.as_str());
+    let all = core_affinity::get_core_ids().expect("there is a CPU");
+    let cpu = all[0].id;
+    let setup = Setup::tun("cpus").tables(&user).set("socks5.auth=password");
+    let Some(bed) = setup.set(format!("driver.cores=[{cpu}]")).start() else { return };
+    assert_eq!(bed.cpus_of("plait-shard-0"), cpu.to_string());
+    assert_eq!(bed.cpus_of("plait-auth"), bed.cpus_of("proxy-gw"));
+    bed.finish();
+}
+
 #[test]
 fn why_it_failed_is_said_with_the_log_off() {
     let setup = Setup::tun("log-off").set("port.0.device=lo").set("log.level='off'");

@@ -243,6 +243,11 @@ impl Bed {
         self.inside(line).output().expect("nsenter runs")
     }
 
+    /// The CPUs that the gateway's thread of this name may run on.
+    pub(crate) fn cpus_of(&self, thread: &str) -> String {
+        self.gateway.cpus_of(thread)
+    }
+
     /// The kernel's sockets hold 64 KiB at most that nobody has read: a slow reader's download cannot end in them.
     pub(crate) fn small_windows(&self) {
         let mut command = self.inside("sysctl -q -w");

@@ -57,6 +57,17 @@ impl Gateway {
         command
     }
 
+    /// The CPUs that its thread of this name may run on.
+    pub(crate) fn cpus_of(&self, thread: &str) -> String {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let mut tasks = tasks.expect("it runs").map(|task| task.expect("a thread").path());
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let task = tasks.find(|task| read(task.join("comm")).trim_end() == thread);
+        let status = read(task.expect("a thread of that name").join("status"));
+        let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        cpus.expect("its CPUs").trim().to_owned()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
         kill_process(pid, signal).expect("it is ours");
