@@ -7,6 +7,7 @@ use crate::control::ShardCounters;
 use crate::gateway::EndReason;
 use crate::report::{Path, port_name};
 use core::fmt::Write;
+use mptcp_core::buf::PortId;
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::mptcp::path_health::{AccessHealth, PathVerdict};
 use mptcp_core::stats::{Counters, DropReason};
@@ -260,9 +261,14 @@ fn render_accesses(
     ports: &[String],
     paths: &[Path],
 ) {
+    // Exits with MPTCP have a place behind all that a port may have: those between are nobody's.
+    let is_there = |port: PortId| usize::from(port.0) < ports.len() || port == PortId::ROUTED;
+    let accesses = |counters: &ShardCounters| -> Vec<(PortId, AccessHealth)> {
+        counters.accesses.iter().copied().filter(|(port, _)| is_there(*port)).collect()
+    };
     let each = |metric: &mut Metric<'_>, read: OfAccess| {
         for (shard, counters) in shards {
-            for (port, health) in &counters.accesses {
+            for (port, health) in &accesses(counters) {
                 let port = port_name(*port, ports);
                 metric.sample(&[("shard", shard), ("port", &port)], read(health));
             }
@@ -271,7 +277,7 @@ fn render_accesses(
     let help = "Paths to networks of clients, by what is held of them.";
     let mut metric = Metric::gauge(text, "access_paths", help);
     for (shard, counters) in shards {
-        for (port, health) in &counters.accesses {
+        for (port, health) in &accesses(counters) {
             let port = port_name(*port, ports);
             for verdict in PathVerdict::ALL {
                 let labels = [("shard", *shard), ("port", &port), ("verdict", verdict.name())];
@@ -430,7 +436,6 @@ fn render_ports(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mptcp_core::buf::PortId;
     use mptcp_core::mptcp::path_health::PathInfo;
     use mptcp_core::time::{Duration, Instant};
     use std::collections::{BTreeMap, BTreeSet};
@@ -446,7 +451,12 @@ mod tests {
             dns: crate::dns::Counters::default(),
             stack: mptcp_core::stats::Counters::default(),
             occupancy: mptcp_core::stack::Occupancy::default(),
-            accesses: vec![(PortId(1), health)],
+            // As a table has them: one place for each, and the last one for exits.
+            accesses: (0..=u8::MAX)
+                .map(|port| {
+                    (PortId(port), if port == 1 { health } else { AccessHealth::default() })
+                })
+                .collect(),
         };
         let port = |name: &str| PortCounters {
             port: name.to_owned(),
@@ -521,6 +531,17 @@ mod tests {
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn ports_that_there_are_not_have_no_paths() {
+        let text = rendered();
+        let ports: BTreeSet<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("plait_access_"))
+            .filter_map(|line| Some(line.split_once("port=\"")?.1.split_once('"')?.0))
+            .collect();
+        assert_eq!(ports, BTreeSet::from(["lte", "routed", "wifi"]));
     }
 
     /// The rules of the text format: one head per metric, before its samples, which are adjacent
