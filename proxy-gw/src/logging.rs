@@ -1,7 +1,8 @@
 //! Log lines on stderr, as text or JSON.
 //!
 //! Invariant: a thread that logs never waits for stderr. Lines go through a bounded channel to a
-//! thread of their own; what does not fit is counted, and the count is logged when there is room.
+//! thread of their own; what does not fit, and what stderr refuses, is counted, and the count is logged with the next
+//! line.
 
 use crate::config::{Log as Settings, LogFormat};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,11 @@ const QUEUE: usize = 4096;
 
 /// What goes through the channel.
 enum Message {
-    Line(String),
+    Line {
+        text: String,
+        /// Lines that are lost with it.
+        lost: u64,
+    },
     /// Everything before this was written.
     Flush(Sender<()>),
 }
@@ -43,7 +48,9 @@ pub fn start(settings: Settings) -> io::Result<()> {
         return Ok(());
     }
     log::set_max_level(settings.level);
-    thread::Builder::new().name("plait-log".to_owned()).spawn(move || write_all(&lines))?;
+    let mut output = Output { to: stderr(), torn: false };
+    let write = move || write_all(&lines, &logger.lost, &mut output);
+    thread::Builder::new().name("plait-log".to_owned()).spawn(write)?;
     Ok(())
 }
 
@@ -67,11 +74,23 @@ pub fn fatal(why: &dyn core::fmt::Display) {
     }
 }
 
-fn write_all(lines: &Receiver<Message>) {
+/// Where lines go. A disk may be full, and have room again.
+struct Output<W> {
+    to: W,
+    /// A line was cut off, and has no end.
+    torn: bool,
+}
+
+fn write_all(lines: &Receiver<Message>, lost: &AtomicU64, output: &mut Output<impl Write>) {
     for message in lines {
         match message {
-            // Nothing can be said about a stderr that is gone.
-            Message::Line(line) => drop(stderr().write_all(line.as_bytes())),
+            Message::Line { text, lost: with_it } => {
+                let text = if output.torn { format!("\n{text}") } else { text };
+                output.torn = output.to.write_all(text.as_bytes()).is_err();
+                if output.torn {
+                    lost.fetch_add(with_it, Ordering::Relaxed);
+                }
+            }
             Message::Flush(done) => drop(done.send(())),
         }
     }
@@ -83,15 +102,15 @@ impl Logger {
         let now = SystemTime::now();
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let text = format!("{lost} log lines were lost: stderr is too slow");
+            let text = format!("{lost} log lines were lost: stderr is too slow, or takes none");
             self.enqueue(line(self.format, now, Level::Warn, module_path!(), &text), lost);
         }
         self.enqueue(line(self.format, now, level, target, text), 1);
     }
 
     /// Where there is no room, so many are lost with it.
-    fn enqueue(&self, line: String, lost: u64) {
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Line(line)) {
+    fn enqueue(&self, text: String, lost: u64) {
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Line { text, lost }) {
             self.lost.fetch_add(lost, Ordering::Relaxed);
         }
     }
@@ -148,6 +167,7 @@ fn line(format: LogFormat, now: SystemTime, level: Level, target: &str, text: &s
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::cell::{Cell, RefCell};
 
     #[test]
     fn a_record_is_one_line_in_both_formats() {
@@ -167,7 +187,7 @@ mod tests {
         let (queue, lines) = bounded(1);
         let logger = Logger { format: LogFormat::Text, queue, lost: AtomicU64::new(0) };
         let next = || match lines.try_recv() {
-            Ok(Message::Line(line)) => line,
+            Ok(Message::Line { text, .. }) => text,
             _ => panic!("no line"),
         };
         for text in ["fits", "does not", "does not", "does not"] {
@@ -180,5 +200,54 @@ mod tests {
         logger.write(Level::Info, "proxy_gw::x", "next");
         let told = next();
         assert!(told.contains(" 1 log lines were lost"), "{told}");
+    }
+
+    /// Takes `room` octets.
+    struct Disk<'a> {
+        room: &'a Cell<usize>,
+        file: &'a RefCell<Vec<u8>>,
+    }
+
+    impl Write for Disk<'_> {
+        fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+            let count = from.len().min(self.room.get());
+            if count == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room.set(self.room.get() - count);
+            self.file.borrow_mut().extend(&from[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_refused_are_counted_once_it_has_room() {
+        let (queue, lines) = bounded(16);
+        let logger = Logger { format: LogFormat::Text, queue, lost: AtomicU64::new(0) };
+        let (room, file) = (Cell::new(10), RefCell::new(Vec::new()));
+        let mut output = Output { to: Disk { room: &room, file: &file }, torn: false };
+        let mut write = |text| {
+            logger.write(Level::Info, "proxy_gw::x", text);
+            let (sender, all) = bounded(16);
+            lines.try_iter().for_each(|message| sender.send(message).unwrap());
+            drop(sender);
+            write_all(&all, &logger.lost, &mut output);
+        };
+        for text in ["cut off", "lost", "lost"] {
+            write(text);
+        }
+        assert_eq!(logger.lost.load(Ordering::Relaxed), 3);
+        room.set(usize::MAX);
+        write("written");
+        let file = String::from_utf8(file.take()).unwrap();
+        let [torn, told, written] = file.lines().collect::<Vec<_>>()[..] else { panic!("{file}") };
+        assert_eq!(torn.len(), 10);
+        assert!(told.contains(" 3 log lines were lost"), "{told}");
+        assert!(written.ends_with(": written"), "{written}");
+        assert_eq!(logger.lost.load(Ordering::Relaxed), 0);
     }
 }
