@@ -4,7 +4,8 @@
 use crate::auth::PasswordHash;
 use crate::config::{self, Config};
 use clap::{Args, Parser, Subcommand};
-use std::io::{BufRead, IsTerminal, Write, stdin, stdout};
+use core::fmt;
+use std::io::{BufRead, IsTerminal, Write, stderr, stdin, stdout};
 use std::process::ExitCode;
 use zeroize::Zeroizing;
 
@@ -120,7 +121,7 @@ impl ConfigArgs {
     fn load(&self) -> Result<Config, Exit> {
         config::load(&self.config, &self.set).map_err(|problems| {
             for problem in &problems {
-                eprintln!("error: {problem}");
+                complain(format_args!("error: {problem}"));
             }
             Exit::BadConfig
         })
@@ -146,21 +147,30 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// A line on stderr. Nothing can be said about one that takes nothing, and the exit code tells all the same.
+fn complain(what: fmt::Arguments<'_>) {
+    let _ = writeln!(stderr(), "{what}");
+}
+
 fn check(arguments: &ConfigArgs) -> Exit {
     let config = match arguments.load() {
         Ok(config) => config,
         Err(exit) => return exit,
     };
     for warning in config.warnings() {
-        eprintln!("warning: {warning}");
+        complain(format_args!("warning: {warning}"));
     }
     let usable = dpdk_io::usable_cpus();
     for cpu in config.driver.cores.iter().filter(|&&cpu| !usable.contains(&usize::from(cpu))) {
-        eprintln!("warning: driver.cores: CPU {cpu} is none that this process may use here");
+        complain(format_args!(
+            "warning: driver.cores: CPU {cpu} is none that this process may use here"
+        ));
     }
     let driver = config.driver.kind.name();
     if !crate::version::drivers().contains(&driver) {
-        eprintln!("warning: this build has no driver {driver:?}: `run` would end with code 3");
+        complain(format_args!(
+            "warning: this build has no driver {driver:?}: `run` would end with code 3"
+        ));
     }
     print_or_fail(&config.to_toml())
 }
@@ -169,7 +179,7 @@ fn print_or_fail(text: &str) -> Exit {
     match stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush()) {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            eprintln!("error: cannot write to stdout: {error}");
+            complain(format_args!("error: cannot write to stdout: {error}"));
             Exit::Failed
         }
     }
@@ -181,7 +191,7 @@ fn hash_password() -> Exit {
     match hash {
         Ok(hash) => print_or_fail(&format!("{}\n", hash.as_str())),
         Err(why) => {
-            eprintln!("error: {why}");
+            complain(format_args!("error: {why}"));
             Exit::Failed
         }
     }

@@ -1,6 +1,7 @@
 //! The program as scripts see it: exit codes, what goes to stdout and what to stderr.
 
 use crate::support::Scratch;
+use std::fs::File;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
@@ -65,6 +66,26 @@ fn a_bad_configuration_is_code_2_and_every_problem_is_on_stderr() {
     let missing = proxy_gw(&["run", "-c", "/nonexistent/gw.toml"]);
     assert_eq!(missing.status.code(), Some(2));
     assert!(stderr(&missing).contains("/nonexistent/gw.toml: cannot be read"));
+}
+
+/// What is written to `/dev/full` finds a full disk.
+#[test]
+fn the_exit_code_does_not_depend_on_where_complaints_go() {
+    let scratch = Scratch::new("full");
+    let good = scratch.file("gw.toml", MINIMAL);
+    let bad = scratch.file("bad.toml", &MINIMAL.replace("listen", "lisen"));
+    let warns = "admin.listen=['0.0.0.0:9180']";
+    let cases: [(&[&str], i32); 3] = [
+        (&["check", "-c", &bad], 2),
+        (&["run", "-c", &bad], 2),
+        (&["check", "-c", &good, "--set", warns], 0),
+    ];
+    for (arguments, code) in cases {
+        let full = File::options().write(true).open("/dev/full").expect("it is there");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_proxy-gw"));
+        let ended = command.args(arguments).stdout(Stdio::null()).stderr(full).status();
+        assert_eq!(ended.expect("it runs").code(), Some(code), "{arguments:?}");
+    }
 }
 
 #[test]
