@@ -527,8 +527,8 @@ impl Config {
         for port in &self.ports {
             if self.driver.kind == DriverKind::Tun && !port.gateway.is_empty() {
                 warnings.push(format!(
-                    "port {:?}: gateway is not used under driver.kind = \"tun\": the kernel \
-                     routes what leaves by a TUN device",
+                    "port {:?}: under driver.kind = \"tun\" a gateway makes the port an access, and has no \
+                     other use: the kernel routes what leaves by a TUN device",
                     port.name
                 ));
             }

@@ -305,13 +305,20 @@ fn port_name(value: &Value) -> Result<String, String> {
 
 /// The kernel's rule for interface names under TUN, DPDK's length limit otherwise.
 fn device_name(value: &Value, kind: DriverKind) -> Result<String, String> {
-    let (limit, expected) = match kind {
-        DriverKind::Tun => (15, "expected an interface name of 1 to 15 visible characters"),
-        DriverKind::Dpdk => (63, "expected a device name of 1 to 63 visible characters"),
+    let (limit, bad, expected) = match kind {
+        DriverKind::Tun => (
+            15,
+            "/%:",
+            "expected an interface name of 1 to 15 visible characters without '/', '%' and ':'",
+        ),
+        DriverKind::Dpdk => {
+            (63, "/%", "expected a device name of 1 to 63 visible characters without '/' and '%'")
+        }
     };
     let name = text(value, expected)?;
-    let visible = name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'%'));
-    let fits = (1..=limit).contains(&name.len()) && visible && !matches!(name, "." | "..");
+    let fits = (1..=limit).contains(&name.len())
+        && name.chars().all(|character| character.is_ascii_graphic() && !bad.contains(character))
+        && !matches!(name, "." | "..");
     if fits { Ok(name.to_owned()) } else { Err(expected.to_owned()) }
 }
 

@@ -344,7 +344,13 @@ fn ports_are_checked() {
         ),
         (
             "port.0.device=sixteen-chars-xx",
-            "port.0.device = \"sixteen-chars-xx\": expected an interface name of 1 to 15 visible characters",
+            "port.0.device = \"sixteen-chars-xx\": expected an interface name of 1 to 15 visible characters \
+             without '/', '%' and ':'",
+        ),
+        (
+            "port.0.device='eth0:1'",
+            "port.0.device = \"eth0:1\": expected an interface name of 1 to 15 visible characters \
+             without '/', '%' and ':'",
         ),
         (
             "port.0.addresses=['10.1.0.1']",
@@ -662,6 +668,27 @@ fn who_lets_everybody_in_beside_users_is_named() {
     let only_http = ["socks5.listen=[]", "http.listen=['10.1.0.1:8080']"];
     assert_eq!(warnings(&only_http), [of("http")]);
     assert!(warnings(&[&only_http[..], &["http.auth='password'"]].concat()).is_empty());
+}
+
+/// Without it, clients would not be told of a port that a route leaves by.
+#[test]
+fn what_a_gateway_is_good_for_on_tun_is_said() {
+    let exit = "route=[{ to = '0.0.0.0/0', port = 'p' }]";
+    let elsewhere = ["socks5.listen=[]", "transparent.ports=['q']", exit];
+    let other = "[[port]]\nname = 'q'\ndevice = 'q'\naddresses = ['10.2.0.1/24']\n";
+    let text = MINIMAL.replacen("[socks5]", &format!("{other}[socks5]"), 1);
+    let config = |more: &[&str]| {
+        parse("gw.toml", &text, &settings(&[&elsewhere[..], more].concat())).unwrap()
+    };
+    let without = config(&[]);
+    assert!(!without.is_access(0) && without.warnings().is_empty());
+    let with = config(&["port.0.gateway=['10.1.0.254']"]);
+    assert!(with.is_access(0));
+    let [warning] = &with.warnings()[..] else { panic!() };
+    assert!(
+        warning.starts_with("port \"p\": under driver.kind = \"tun\" a gateway makes"),
+        "{warning}"
+    );
 }
 
 #[test]
