@@ -252,7 +252,8 @@ struct Server {
 
 impl Server {
     async fn serve_tcp(self, listener: tokio::net::TcpListener, router: Router) {
-        let is_loopback = listener.local_addr().is_ok_and(|local| local.ip().is_loopback());
+        let local = listener.local_addr().map(|local| local.ip().to_canonical());
+        let is_loopback = local.is_ok_and(|local| local.is_loopback());
         let router = if is_loopback {
             router.layer(middleware::from_fn(refuse_foreign_names))
         } else {

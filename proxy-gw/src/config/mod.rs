@@ -535,7 +535,7 @@ impl Config {
         }
         for address in &self.admin.listen {
             if let AdminAddress::Tcp(tcp) = address
-                && !tcp.ip().is_loopback()
+                && !tcp.ip().to_canonical().is_loopback()
             {
                 warnings.push(format!(
                     "admin.listen = \"{tcp}\" shows every session to whoever reaches it; \

@@ -761,6 +761,8 @@ fn egress_hosts_and_admin_are_checked() {
           has no authentication"
         ]
     );
+    let mapped = ["admin.listen=['[::ffff:127.0.0.1]:9180']"];
+    assert!(parse("gw.toml", MINIMAL, &settings(&mapped)).unwrap().warnings().is_empty());
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl Policy {
         let own = config.ports.iter().flat_map(|port| &port.addresses);
         // The machine's own, on the operator's network: what routes there is no exit.
         let admin = config.admin.listen.iter().filter_map(|address| match address {
-            AdminAddress::Tcp(tcp) => Some(IpNet::from(tcp.ip())),
+            AdminAddress::Tcp(tcp) => Some(IpNet::from(tcp.ip().to_canonical())),
             AdminAddress::Unix(_) => None,
         });
         Self::with(&config.egress, own, admin)
@@ -298,9 +298,11 @@ mod tests {
         let text = "[driver]\nkind='tun'\n[[port]]\nname='p'\ndevice='p'\n\
                     addresses=['10.1.0.1/24']\n[socks5]\nlisten=['10.1.0.1:1080']\n\
                     [egress]\nallow=['192.168.0.0/16']\n\
-                    [admin]\nlisten=['192.168.7.1:9180', 'unix:/run/x']\n";
+                    [admin]\nlisten=['192.168.7.1:9180', '[::ffff:192.168.7.3]:9180', 'unix:/run/x']\n";
         let policy = Policy::new(&crate::config::parse("t", text, &[]).unwrap());
         assert_eq!(check(&policy, "192.168.7.1"), Err(Denied::Never));
+        // The kernel listens at the IPv4 address that is written so.
+        assert_eq!(check(&policy, "192.168.7.3"), Err(Denied::Never));
         assert!(check(&policy, "192.168.7.2").is_ok());
     }
 
