@@ -38,7 +38,7 @@ use tokio::sync::{Semaphore, watch};
 /// How long the shards may take to answer a request, all pages together.
 const SHARD_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Connections served at a time; more wait in the kernel's queue.
+/// Connections served at a time; more wait in the kernel's queue, but for one of each listener.
 const CONNECTIONS: usize = 32;
 
 /// Longest change, bytes.
@@ -266,13 +266,13 @@ impl Server {
         self.serve(router, || async { Ok(listener.accept().await?.0) }).await;
     }
 
-    /// Takes connections as there are places for them.
+    /// Takes connections, which wait for a place. A listener has none: there may be more of them than places.
     async fn serve<S, F>(&self, router: Router, accept: impl Fn() -> F)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: Future<Output = io::Result<S>>,
     {
-        while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
+        loop {
             let stream = match accept().await {
                 Ok(stream) => stream,
                 Err(error) => {
@@ -282,6 +282,7 @@ impl Server {
                     continue;
                 }
             };
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
             let (router, patience) = (router.clone(), self.patience);
             tokio::spawn(async move {
                 let _place = place;
@@ -661,6 +662,25 @@ pub(crate) mod tests {
         assert_eq!(get(&scratch.socket(), "/ready").0, "HTTP/1.0 200 OK");
         drop(admin);
         shard.join().unwrap();
+    }
+
+    #[test]
+    fn as_many_listeners_as_one_likes_are_served() {
+        let scratch = Scratch::new("many");
+        let ready = Arc::new(AtomicBool::new(true));
+        let (source, _shard) = source(&ready);
+        let path = |number: usize| scratch.0.join(format!("{number}.sock"));
+        let addresses: Vec<_> = (0..=CONNECTIONS).map(|n| AdminAddress::Unix(path(n))).collect();
+        let _admin = Admin::start(&addresses, source).unwrap();
+        for number in 0..=CONNECTIONS {
+            let mut stream = UnixStream::connect(path(number)).unwrap();
+            // Only how long a broken test hangs.
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            write!(stream, "GET /ready HTTP/1.0\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.0 200 "), "{number}: {answer}");
+        }
     }
 
     #[test]
