@@ -606,7 +606,7 @@ fn what_no_packet_can_say_is_not_cut() {
         let all = send(ip, 1, [&payload, &[]], 1_500, || pool.alloc(), |part| made.push(part));
         (all, made.iter().map(HeapBuf::data_len).sum::<usize>())
     };
-    for (ends, longest, headers) in [(V4, 65_515, 20), (V6, 65_535, 48)] {
+    for (ends, longest, headers) in [(V4, 65_515_usize, 20), (V6, 65_535, 48)] {
         let ip = header(ends, UDP, 0);
         let fragments = longest.div_ceil(data_len(ends == V4, 1_500));
         assert_eq!(cut(&ip, longest), (true, longest + fragments * headers));
