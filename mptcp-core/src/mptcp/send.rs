@@ -592,6 +592,30 @@ impl<B: PacketBuf> Connection<B> {
         if offset > limit {
             return false;
         }
+        self.offer(offset, window);
+        let mut advanced = false;
+        if fin_outstanding && offset == fin_end && !self.fin_acked {
+            self.fin_acked = true;
+            advanced = true;
+        }
+        advanced |= self.acknowledge(offset.min(self.data_end));
+        if advanced {
+            self.passage.prove();
+        }
+        advanced
+    }
+
+    /// The keys again where a `DATA_ACK` would be: iOS repeats them on acknowledgements until it has said something
+    /// itself. TCP has `in_flight` octets outstanding, and acknowledged the rest. That is no proof: the peer may still
+    /// fall back. True when it acknowledged something new.
+    pub(crate) fn on_keys_again(&mut self, in_flight: u32, window: u32) -> bool {
+        let offset = self.data_snd_nxt.saturating_sub(u64::from(in_flight));
+        self.offer(offset, window);
+        self.acknowledge(offset)
+    }
+
+    /// There is room for `window` octets from `offset` on.
+    fn offer(&mut self, offset: u64, window: u32) {
         self.unanswered = 0;
         self.max_window = self.max_window.max(window);
         let (shut, fin_shut) = (self.window_blocked(), self.fin_blocked());
@@ -605,13 +629,6 @@ impl<B: PacketBuf> Connection<B> {
         if fin_opened {
             self.fin_announced = false;
         }
-        let mut advanced = false;
-        if fin_outstanding && offset == fin_end && !self.fin_acked {
-            self.fin_acked = true;
-            self.passage.prove();
-            advanced = true;
-        }
-        self.acknowledge(offset.min(self.data_end)) || advanced
     }
 
     /// Frees everything below `offset`; true when that moved `data_snd_una`.
@@ -620,7 +637,6 @@ impl<B: PacketBuf> Connection<B> {
             return false;
         }
         self.data_snd_una = offset;
-        self.passage.prove();
         self.repaired_below(offset);
         let mut whole = 0;
         let mut pinned = self.pinned;

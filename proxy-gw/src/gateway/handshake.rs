@@ -10,8 +10,9 @@ use mptcp_core::error::RecvError;
 use mptcp_core::time::Instant;
 use mptcp_core::util::slab::SlabId;
 
-/// What a refused client may still send before it is reset.
-const MAX_DISCARDED: u32 = 64 << 10;
+/// What a refused client may still send before it is reset: those that say all of a long request before they
+/// read (wget does) must hear why it was refused.
+pub(super) const MAX_DISCARDED: u32 = 4 << 20;
 
 /// Why a destination was not reached.
 #[derive(Clone, Copy, Debug)]

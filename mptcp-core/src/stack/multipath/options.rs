@@ -300,7 +300,8 @@ impl<B: PacketBuf> Stack<B> {
         Effect::None
     }
 
-    /// `MP_CAPABLE` on the first data: a mapping of its own (RFC 8684 §3.1).
+    /// `MP_CAPABLE` on the first data: a mapping of its own (RFC 8684 §3.1). Without data: who has not said anything
+    /// yet acknowledges what we said.
     pub(super) fn read_capable_data(
         &mut self,
         owner: u32,
@@ -309,8 +310,11 @@ impl<B: PacketBuf> Stack<B> {
         capable: &MpCapable,
         seen: &mut Seen,
     ) -> Effect {
-        let Some(connection) = self.connections.get(owner) else { return Effect::None };
-        let CapableForm::Data { sender, receiver, data_len, checksum } = capable.form else {
+        let Some(tcb) = self.tcbs.get(idx) else { return Effect::None };
+        let Some(connection) = self.connections.get_mut(owner) else { return Effect::None };
+        let (CapableForm::Data { sender, receiver, .. } | CapableForm::Keys { sender, receiver }) =
+            capable.form
+        else {
             return Effect::None;
         };
         let unexpected = connection.client || connection.version == Version::V0;
@@ -319,6 +323,13 @@ impl<B: PacketBuf> Stack<B> {
         if unexpected || !agreed {
             return Effect::None;
         }
+        let CapableForm::Data { data_len, checksum, .. } = capable.form else {
+            if connection.phase == Phase::Unconfirmed {
+                let window = tcb.usable_window() + tcb.flight_size();
+                seen.data_acked = connection.on_keys_again(tcb.flight_data(), window);
+            }
+            return Effect::None;
+        };
         let mapping = Mapping {
             dsn: WireSeq::Full(connection.remote_dsn(0).0),
             ssn: 1,

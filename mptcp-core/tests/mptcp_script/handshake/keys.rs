@@ -370,3 +370,32 @@ fn the_window_of_a_dss_without_a_data_ack_begins_the_stream() {
         assert!((1_400..=2_000).contains(&sent), "{sent} octets");
     }
 }
+
+/// iOS (version 1) repeats its keys on every acknowledgement until it has said something itself: what they
+/// acknowledge has arrived, be it more than a window.
+#[test]
+fn the_keys_of_who_only_reads_acknowledge() {
+    let mut script = Script::server(Version::V1);
+    let (keys, mut flow, id) = script.unconfirmed_within(8_000, 40_000, CapableFlags::HMAC);
+    let mut out = script.write(id, 0, 40_000);
+    let begin = flow.rcv_nxt;
+    while !out.is_empty() {
+        assert!(out.iter().all(|o| o.payload.is_empty() || o.dss().is_some()), "{out:?}");
+        flow.hears(&out);
+        out = script.send(&flow, &flow.seg().opt(&keys.third()));
+        out.extend(script.advance(100));
+    }
+    assert_eq!(flow.rcv_nxt.wrapping_sub(begin), 40_000);
+    assert_eq!((script.info(id).bytes_acked, script.fallback(id)), (40_000, None));
+    // Nobody is asked, and what it says at last counts as ever.
+    assert!(script.advance(60_000).is_empty());
+    script.send(&flow, &flow.seg().data(b"GET").opt(&keys.first_data(b"GET")));
+    assert_eq!((script.read(id), script.fallback(id)), (Ok(b"GET".to_vec()), None));
+    // Another key acknowledges nothing.
+    let (mut other, mut flow, id) = script.unconfirmed_within(8_000, 40_001, CapableFlags::HMAC);
+    other.peer ^= 1;
+    let out = script.write(id, 0, 1_000);
+    flow.hears(&out);
+    script.send(&flow, &flow.seg().opt(&other.third()));
+    assert_eq!(script.info(id).bytes_acked, 0);
+}

@@ -1,6 +1,7 @@
 //! Good and bad handshakes.
 
 use super::*;
+use crate::gateway::handshake::MAX_DISCARDED;
 
 #[test]
 fn a_request_is_relayed_once_the_exit_is_established() {
@@ -144,7 +145,9 @@ fn a_refused_client_that_does_not_close_is_reset_after_5_s() {
 fn a_refused_client_that_floods_is_reset_at_once() {
     let mut world = World::new();
     let inner = world.client_saying(b"\x05\x00");
-    world.say(inner, &[0; 70_000]);
+    world.say(inner, &vec![0; MAX_DISCARDED as usize]);
+    assert_eq!(world.fate(inner), None);
+    world.say(inner, &[0]);
     assert_eq!(world.fate(inner), Some(Fate::Aborted));
     world.assert_ended(EndReason::NoMethod);
 }
