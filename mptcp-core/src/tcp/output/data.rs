@@ -7,7 +7,7 @@ use super::emission::{Emission, wire_flags};
 use super::packet::{consume, gather, goes_alone, sum_for};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::driver::Progress;
-use crate::mptcp::Carry;
+use crate::mptcp::{Carry, Stage, Subflow};
 use crate::tcp::send_queue::{Place, SegmentFlags, TxMapping, TxSegment};
 use crate::tcp::{Env, State, Tcb, TcbFlags};
 use crate::time::Instant;
@@ -287,6 +287,13 @@ impl<B: PacketBuf> Tcb<B> {
         true
     }
 
+    /// Our FIN takes a sequence number, so it needs room in the window. On a subflow the window is the data level's,
+    /// which the FIN is no part of, until the stream falls back to TCP.
+    pub(in crate::tcp) fn fin_fits(&self) -> bool {
+        let mapped = |subflow: &Subflow| subflow.stage != Stage::Fallback;
+        self.usable_window() > 0 || self.subflow.as_deref().is_some_and(mapped)
+    }
+
     pub(super) fn send_fin<T: TxQueue<B>>(
         &mut self,
         env: &mut Env<'_>,
@@ -294,9 +301,7 @@ impl<B: PacketBuf> Tcb<B> {
         data: Option<&DataLevel>,
         budget: &mut usize,
     ) -> Progress {
-        // It takes a sequence number, so it needs room in the window. On a subflow the window is
-        // the data level's, which the FIN is no part of.
-        if !self.fin_due() || (self.usable_window() == 0 && self.subflow.is_none()) {
+        if !self.fin_due() || !self.fin_fits() {
             return Progress::Done;
         }
         if *budget == 0 || tx.room() == 0 {

@@ -25,7 +25,7 @@ impl<B: PacketBuf> Tcb<B> {
         if self.queue.is_empty() {
             let starved = self.subflow.as_ref().is_some_and(|subflow| subflow.starved);
             let data = starved || self.unsent_len > 0 && self.window_blocks();
-            let fin = self.fin_due() && self.subflow.is_none() && self.usable_window() == 0;
+            let fin = self.fin_due() && !self.fin_fits();
             self.rtx_at = None;
             if data || fin {
                 self.rtx_kind = RtxKind::Persist;

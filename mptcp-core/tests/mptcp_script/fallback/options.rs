@@ -243,6 +243,39 @@ fn options_stripped_from_a_join_reset_it() {
     });
 }
 
+/// TCP's window is the stream's then, and the FIN needs room in it like any octet. Some drop one that has none.
+#[test]
+fn behind_a_fallback_the_fin_waits_for_a_shut_window() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (_, mut flow, id) = script.unconfirmed_within(1_000, 40_000, CapableFlags::HMAC);
+        let out = script.write(id, 0, 1_000);
+        assert_eq!(out.iter().map(|o| o.payload.len()).sum::<usize>(), 1_000, "{out:?}");
+        flow.hears(&out);
+        flow.window = 0;
+        script.send(&flow, &flow.seg());
+        fell_back(&script, id, FallbackReason::NoDataAck);
+        script.stack.shutdown_write(script.now, id);
+        let out = script.out();
+        assert!(out.iter().all(|o| !o.is(TcpFlags::FIN)), "{out:?}");
+        // It is asked about, for as long as the peer answers.
+        for _ in 0..20 {
+            let out = script.advance(70_000);
+            assert!(!out.is_empty(), "nobody asks");
+            assert!(out.iter().all(|o| o.payload.is_empty() && !o.is(TcpFlags::FIN)), "{out:?}");
+            script.send(&flow, &flow.seg());
+        }
+        // The window opens.
+        flow.window = 1_000;
+        let out = script.send(&flow, &flow.seg());
+        assert_eq!(out.iter().filter(|o| o.is(TcpFlags::FIN)).count(), 1, "{out:?}");
+        flow.hears(&out);
+        script.send(&flow, &flow.seg());
+        assert!(script.advance(100_000).is_empty());
+        assert_eq!(script.stack.error(id), None);
+    });
+}
+
 #[test]
 fn a_fallback_takes_joins_in_progress_with_it() {
     both(|v| {
