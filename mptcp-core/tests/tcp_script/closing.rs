@@ -139,6 +139,18 @@ fn fin_needs_room_in_the_window_like_any_octet() {
     s.inject(ack(1, 1).window(1)).expect(fin(1, 1));
 }
 
+/// Text that fills the window goes without the FIN behind it.
+#[test]
+fn fin_on_the_last_data_needs_room_in_the_window_too() {
+    let mut s = Script::client(|_| {}, Peer::default(), 100);
+    s.inject(ack(1, 1).window(0)).write(1_024).shutdown().expect_nothing();
+    s.inject(ack(1, 1).window(8)).expect(data(1, 1, 1_024)).expect_nothing();
+    assert_eq!(s.state(), State::Established);
+    s.inject(ack(1, 1_025).window(0)).expect_nothing();
+    s.inject(ack(1, 1_025).window(8)).expect(fin(1_025, 1));
+    assert_eq!(s.state(), State::FinWait1);
+}
+
 #[test]
 fn fin_is_taken_at_a_shut_window() {
     let mut s = Script::server(|config| config.tcp.recv_buffer_initial = 2_920, Peer::default());

@@ -271,7 +271,9 @@ impl<B: PacketBuf> Tcb<B> {
         let mut flags = SegmentFlags::empty();
         if len == self.unsent_len {
             flags.insert(SegmentFlags::PUSH);
-            if self.flags.contains(TcbFlags::FIN_QUEUED) && self.state.sending() {
+            // It needs room in the window as well.
+            let fits = len < self.usable_window();
+            if fits && self.flags.contains(TcbFlags::FIN_QUEUED) && self.state.sending() {
                 flags.insert(SegmentFlags::FIN);
             }
         }
