@@ -94,6 +94,8 @@ impl<B: PacketBuf> Stack<B> {
             return false;
         }
         self.fall_back(owner, idx, reason, tell);
+        // TCP's acknowledgements count now.
+        self.post_writable(now, Sock::Mptcp(owner));
         true
     }
 
@@ -177,6 +179,7 @@ impl<B: PacketBuf> Stack<B> {
             subflow.signal(Signal::Fail { dsn, answer: false, told: false });
         }
         self.fall_back(owner, idx, FallbackReason::Checksum, true);
+        self.post_writable(now, Sock::Mptcp(owner));
         self.pull(now, owner, idx, false, Amount::All)
     }
 }

@@ -4,9 +4,9 @@
 use super::Effect;
 use crate::buf::PacketBuf;
 use crate::mptcp::{FallbackReason, Phase};
-use crate::stack::Stack;
 use crate::stack::handshake::Shown;
 use crate::stack::options;
+use crate::stack::{Sock, Stack};
 use crate::tcp::{Outcome, Segment};
 use crate::time::Instant;
 use crate::wire::Version;
@@ -44,6 +44,7 @@ impl<B: PacketBuf> Stack<B> {
                     self.stats.mp_capable_fallback_ack += 1;
                     let tell = options::has_dss(segment.options.as_bytes());
                     self.fall_back(owner, idx, FallbackReason::AckWithoutCapable, tell);
+                    self.post_writable(now, Sock::Mptcp(owner));
                 }
             }
         }

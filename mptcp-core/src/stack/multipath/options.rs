@@ -4,7 +4,7 @@ use super::{Effect, Seen};
 use crate::buf::PacketBuf;
 use crate::event_log::{Event, ReinjectCause};
 use crate::mptcp::{Connection, FallbackReason, Mapped, Phase, Signal, Stage};
-use crate::stack::{Sock, Stack};
+use crate::stack::Stack;
 use crate::tcp::{Outcome, Segment, Tcb};
 use crate::time::Instant;
 use crate::wire::{
@@ -477,12 +477,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             Effect::FallBack(reason) => {
                 let tell = reason != FallbackReason::InfiniteMapping;
-                if !self.fall_back_or_reset(now, owner, idx, reason, tell) {
-                    return false;
-                }
-                // TCP's acknowledgements count now.
-                self.post_writable(now, Sock::Mptcp(owner));
-                true
+                self.fall_back_or_reset(now, owner, idx, reason, tell)
             }
             Effect::Checksum(offset) => self.checksum_failed(now, owner, idx, offset),
         }

@@ -2,7 +2,7 @@
 
 use super::*;
 use mptcp_core::config::MtuProbing;
-use mptcp_core::error::{ConnectionError, RecvError};
+use mptcp_core::error::{ConnectionError, RecvError, SendError};
 
 #[test]
 fn the_infinite_mapping_fits_beside_a_full_segment_and_acts_backwards() {
@@ -174,6 +174,35 @@ fn t111_a_fallback_that_makes_room_says_so() {
             script.send(&flow, &seg);
             assert!(script.fallback(id).is_some());
             assert!(script.ready(id).contains(Ready::WRITABLE), "infinitely: {infinitely}");
+        }
+    });
+}
+
+/// The same where a wrong checksum means fallback, or text whose mapping does not come.
+#[test]
+fn a_fallback_for_what_the_peer_sent_makes_room_as_well() {
+    both(|v| {
+        for unmapped in [false, true] {
+            let mut script = Script::server_with(v, |c| c.tcp.send_buffer_max = 4_000);
+            let (keys, mut flow, id) = script.confirmed_with(SUM);
+            let out = script.write(id, 0, 4_000);
+            assert_eq!(out.iter().map(|o| o.payload.len()).sum::<usize>(), 4_000, "{out:?}");
+            flow.hears(&out);
+            assert_eq!(script.stack.send(script.now, id, b"more"), Err(SendError::WouldBlock));
+            // TCP has all of it, the data level nothing.
+            script.send(&flow, &flow.seg().dss(keys.ack(0)));
+            assert!(!script.ready(id).contains(Ready::WRITABLE));
+            let reason = if unmapped {
+                script.send(&flow, &flow.seg().data(b"raw"));
+                flow.snd_nxt += 3;
+                script.advance(10_000);
+                FallbackReason::OptionsLost
+            } else {
+                corrupt(&mut script, &keys, &mut flow, 0, 100);
+                FallbackReason::Checksum
+            };
+            assert_eq!(script.fallback(id), Some(reason));
+            assert!(script.ready(id).contains(Ready::READABLE | Ready::WRITABLE), "{reason:?}");
         }
     });
 }
