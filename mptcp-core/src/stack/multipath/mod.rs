@@ -112,6 +112,10 @@ impl<B: PacketBuf> Stack<B> {
     pub(super) fn subflow_event(&mut self, now: Instant, idx: u32, outcome: &Outcome) {
         let Some(owner) = self.owner_of(idx) else { return };
         if let Some(error) = outcome.closed {
+            if outcome.acked {
+                // What acknowledges our FIN may acknowledge the last of a stream that fell back, too.
+                self.fallen_back_progress(now, owner, idx);
+            }
             self.note_subflow_end(owner, idx, self.end_of(idx, error));
             self.subflow_closed(now, owner, idx, error);
             return;

@@ -154,6 +154,32 @@ fn t111_a_fin_carries_the_infinite_mapping_when_no_data_does() {
     });
 }
 
+/// The peer ended first, and one segment acknowledges the rest of our stream and the FIN behind it.
+#[test]
+fn the_last_acknowledgement_of_a_plain_stream_counts() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut flow, id) = script.confirmed();
+        script.send(&flow, &flow.seg().dss(infinite(&keys, 0, 1)).data(b"raw"));
+        flow.snd_nxt += 3;
+        assert_eq!(script.read(id).expect("raw data"), b"raw");
+        let out = script.send(&flow, &flow.seg().fin());
+        flow.snd_nxt += 1;
+        flow.hears(&out);
+        assert!(script.at_end(id));
+        let out = script.write(id, 0, 3_000);
+        flow.hears(&out);
+        script.stack.shutdown_write(script.now, id);
+        let out = script.out();
+        assert!(out.iter().any(|o| o.is(TcpFlags::FIN)), "{out:?}");
+        flow.hears(&out);
+        script.send(&flow, &flow.seg());
+        assert!(script.ready(id).contains(Ready::CLOSED));
+        assert_eq!((script.stack.error(id), script.info(id).bytes_acked), (None, 3_000));
+        assert_eq!(script.sent_in_use(), 0, "nobody gives it back");
+    });
+}
+
 /// A writer that waits for room is told of it, also when the segment that makes it asks for more.
 #[test]
 fn t111_a_fallback_that_makes_room_says_so() {
