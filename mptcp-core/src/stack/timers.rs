@@ -15,12 +15,10 @@ impl<B: PacketBuf> Stack<B> {
         self.apply_address_change(now);
         self.check_waiting();
         for _ in 0..budget {
-            let walking = self.walk_on(now);
-            if self.release_held(now) || self.expire_fragments(now) {
-                continue;
-            }
+            // Each has its turn: however many relays wait for a rate, a timer runs beside them.
+            let other = self.walk_on(now) | self.release_held(now) | self.expire_fragments(now);
             let Some(number) = self.wheel.expire(now) else {
-                if walking {
+                if other {
                     continue;
                 }
                 return Progress::Done;

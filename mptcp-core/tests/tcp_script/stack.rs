@@ -2,11 +2,13 @@
 //! listeners, relays, garbage (RFC 9293 §3.10.7.1; RFC 4987; RFC 6528).
 
 use crate::harness::{Peer, Script, Seg, ack, data, fin, pattern, rst, rst_ack, syn, syn_ack};
+use mptcp_core::cap::SharedCap;
 use mptcp_core::config::StackConfig;
 use mptcp_core::error::{OpenError, RelayError};
-use mptcp_core::stack::{Listen, Occupancy, Ready};
+use mptcp_core::stack::{Listen, Occupancy, Ready, RelayCaps};
 use mptcp_core::stats::DropReason;
 use mptcp_core::tcp::State;
+use mptcp_core::time::Duration;
 use mptcp_core::wire::{Checksum, IpHeader, TcpFlags};
 use proptest::prelude::*;
 
@@ -464,6 +466,27 @@ fn a_leg_that_is_left_alone_hears_what_it_can_do() {
     s.stack.abort(s.now, outer);
     s.flush();
     assert_eq!(s.ready(), Ready::READABLE | Ready::WRITABLE);
+}
+
+#[test]
+fn a_relay_that_waits_for_a_rate_takes_no_timers_turn() {
+    let mut s = relayed();
+    let caps = RelayCaps { to_outer: vec![SharedCap::new(1_000)], ..RelayCaps::default() };
+    let inner = s.legs[0].id.unwrap();
+    assert!(s.stack.set_relay_caps(s.now, inner, &caps));
+    s.on(1).inject(ack(1, 1).window(60_000)).expect_nothing();
+    // The third one's place is due when the first two are paid for: after 2.92 s.
+    s.on(0).inject_burst(&[data(1, 1, 1460), data(1461, 1, 1460)]).inject(data(2921, 1, 1460));
+    s.take_all();
+    assert_eq!(s.on(1).take_all().len(), 2);
+    s.inject(ack(1, 2921).window(60_000)).expect_nothing();
+    s.add_leg("10.0.0.1:80", "10.0.0.4:4000", Peer::default()).peer_opens().skip_to(2_900);
+    s.write(100).expect(data(1, 1, 100)).expect_nothing();
+    // By now its peer should have answered.
+    s.now = s.now + Duration::from_secs(3);
+    let _ = s.stack.handle_timeouts(s.now, 1);
+    s.flush().expect(data(1, 1, 100));
+    assert_eq!(s.on(1).take_all().len(), 1);
 }
 
 #[test]
