@@ -419,7 +419,8 @@ impl Default for TcpConfig {
 /// Hard limits; what exceeds them is refused and counted.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Sockets an application can hold: plain connections plus MPTCP connections.
+    /// Sockets an application can hold: plain connections plus MPTCP connections. Those that it has closed count until they
+    /// have ended, and make room, the oldest first.
     pub connections: u32,
     /// TCP control blocks: plain connections plus subflows.
     pub tcbs: u32,

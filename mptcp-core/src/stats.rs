@@ -139,6 +139,8 @@ counters! {
     tcp_keep_alive,
     /// Connections given up after too many retransmissions.
     tcp_abort_on_timeout,
+    /// Connections that nobody held any more reset to make room for others.
+    tcp_abort_on_memory,
     /// Out-of-order segments queued.
     tcp_ofo_queue,
     /// Out-of-order segments thrown away for memory.

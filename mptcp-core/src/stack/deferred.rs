@@ -95,11 +95,10 @@ impl<B: PacketBuf> Stack<B> {
     pub fn open_deferred(&mut self, now: Instant, request: SocketId) -> Option<SocketId> {
         let Some(Sock::Request(idx)) = self.resolve(request) else { return None };
         let entry = *self.requests.get(idx)?;
-        let full =
-            self.tcbs.len() == self.tcbs.capacity() || self.sockets_full() || self.pool.is_low();
         let listener = self.listeners.id(entry.listener)?;
         let deferred = self.deferrals.entries.get(&idx)?;
-        if full || deferred.text.is_none() && deferred.segment.len > 0 {
+        let unkept = deferred.text.is_none() && deferred.segment.len > 0;
+        if unkept || self.pool.is_low() || !self.make_place(now) {
             return None;
         }
         let Deferred { segment, text, bare, user_data, .. } =

@@ -311,6 +311,8 @@ pub struct Stack<B: PacketBuf> {
     pulls: multipath::Pulls,
     /// TIME-WAIT entries, the oldest first.
     time_wait_order: IndexList,
+    /// Connections and plain control blocks that nobody holds any more, the oldest first.
+    orphans: IndexList,
     /// Nothing between two calls but its memory.
     views: views::Views,
     /// What a burst holds back; kept for its memory.
@@ -431,6 +433,7 @@ impl<B: PacketBuf> Stack<B> {
             runs: coalesce::Runs::new(),
             pulls: multipath::Pulls::default(),
             time_wait_order: IndexList::with_capacity(limits.time_wait),
+            orphans: IndexList::with_capacity(limits.tcbs.saturating_add(limits.connections)),
             views: views::Views::default(),
             train: train::Train::new(),
             wheel: TimerWheel::with_capacity(numbering.capacity(), now),
@@ -727,6 +730,7 @@ impl<B: PacketBuf> Stack<B> {
         self.wheel.cancel(number);
         self.tx.remove(number);
         self.events.remove(number);
+        self.orphans.remove(number);
         self.observer.forget(number);
         self.waiting.forget_tcb(idx);
         let tcb = self.tcbs.remove(idx)?;
@@ -804,6 +808,7 @@ impl<B: PacketBuf> Stack<B> {
         self.wheel.cancel(number);
         self.tx.remove(number);
         self.events.remove(number);
+        self.orphans.remove(number);
         self.observer.forget(number);
         self.waiting.forget_connection(idx);
         self.connections.remove(idx);

@@ -59,7 +59,7 @@ impl<B: PacketBuf> Stack<B> {
         {
             return Err(OpenError::BadAddress);
         }
-        if self.sockets_full() {
+        if !self.make_place(now) {
             self.stats.limit_refused += 1;
             return Err(OpenError::LimitReached);
         }
@@ -586,7 +586,8 @@ impl<B: PacketBuf> Stack<B> {
     /// Orderly end: what is queued is delivered (of a datagram socket: sent), then the stream ends; the id is released. Unread
     /// data, or data that arrives later, resets the connection (RFC 9293 §3.6.1). A connection of ours whose SYN was not
     /// answered yet ends at once, and what was queued is lost. On a listener this is [`Stack::close_listener`]; on a
-    /// deferred request it has no effect: [`Stack::refuse_deferred`] answers that.
+    /// deferred request it has no effect: [`Stack::refuse_deferred`] answers that. Where `limits.connections` or `limits.tcbs`
+    /// leave no room for another connection, the one that was closed first and has not ended is reset.
     pub fn close(&mut self, now: Instant, id: SocketId) {
         let Some(sock) = self.resolve(id) else { return };
         match sock {
@@ -682,6 +683,12 @@ impl<B: PacketBuf> Stack<B> {
             app.is.remove(AppFlags::ATTACHED);
             app.pending = Ready::empty();
         }
+        let node = match sock {
+            Sock::Plain(idx) => Node::Tcb(idx),
+            Sock::Mptcp(idx) => Node::Connection(idx),
+            Sock::Listener(_) | Sock::Request(_) | Sock::Udp(_) => return,
+        };
+        self.orphans.push_back(self.numbering.number(node));
     }
 
     // Paths.

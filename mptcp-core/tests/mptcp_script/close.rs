@@ -37,6 +37,29 @@ fn close_orderly(script: &mut Script, keys: &Keys, flow: &mut Flow, id: SocketId
     assert!(out.iter().all(|o| !o.is(TcpFlags::FIN)), "{out:?}");
 }
 
+/// Both streams have ended, and the peer's TCP says nothing more: FINs would be repeated for a quarter of an hour.
+#[test]
+fn who_never_closes_its_subflows_makes_room() {
+    both(|v| {
+        let mut script = Script::server_with(v, |c| c.limits.connections = 1);
+        let (keys, flow, id) = script.confirmed();
+        script.stack.close(script.now, id);
+        script.forget(id);
+        assert_eq!(our_fin(&keys, &script.out(), 0), 1);
+        let dss = Dss { data_ack: keys.ack(1).data_ack, ..keys.fin(0) };
+        let out = script.send(&flow, &flow.seg().dss(dss));
+        assert!(out.iter().any(|o| o.is(TcpFlags::FIN)), "{out:?}");
+        assert_eq!(script.stack.occupancy().connections, 1);
+        let (other, answer) = script.half_open(50_000, CapableFlags::HMAC);
+        let keys = Keys::of(v, &answer, false);
+        let out = script.send(&other, &other.seg().opt(&keys.third()));
+        assert!(flow.of(&out).iter().any(|o| o.rst()), "{out:?}");
+        assert!(script.accept().is_some());
+        assert_eq!(script.stack.occupancy().connections, 1);
+        assert_eq!(script.counters().tcp_abort_on_memory, 1);
+    });
+}
+
 #[test]
 fn t85_a_data_fin_with_data() {
     both(|v| {

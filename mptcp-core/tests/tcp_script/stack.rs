@@ -229,6 +229,36 @@ fn the_connection_limit_holds_both_ways() {
     assert_eq!(s.stack.connect(s.now, &with), Err(OpenError::LimitReached));
 }
 
+/// Whoever was closed and does not finish would keep others out for a quarter of an hour.
+#[test]
+fn who_was_closed_makes_room_for_who_comes() {
+    let changes: [fn(&mut StackConfig); 2] =
+        [|config| config.limits.connections = 2, |config| config.limits.tcbs = 2];
+    for change in changes {
+        let mut s = Script::new(change);
+        s.listen().peer_opens().close().expect(fin(1, 1));
+        s.add_leg("10.0.0.1:80", "10.0.0.3:1", Peer::default()).peer_opens();
+        s.add_leg("10.0.0.1:80", "10.0.0.4:1", Peer::default());
+        let syn_of_third = s.peer_syn();
+        s.inject(syn_of_third).expect(syn_ack()).inject(ack(1, 1));
+        s.on(0).expect(rst_ack(2, 1)).expect_nothing().on(2).accept();
+        // Those that are held stay.
+        let with = mptcp_core::stack::Connect {
+            local: [10, 0, 0, 1].into(),
+            local_port: 0,
+            remote: "10.0.0.9:80".parse().unwrap(),
+            mptcp: false,
+            timeout: None,
+            user_data: 0,
+        };
+        assert_eq!(s.stack.connect(s.now, &with), Err(OpenError::LimitReached));
+        s.on(1).close().expect(fin(1, 1)).on(2).close().expect(fin(1, 1));
+        s.add_leg("10.0.0.1:5000", "10.0.0.9:80", Peer::default()).connect().expect(syn());
+        s.on(1).expect(rst_ack(2, 1)).expect_nothing();
+        assert_eq!((s.stack.counters().tcp_abort_on_memory, s.stack.occupancy().tcbs), (2, 2));
+    }
+}
+
 #[test]
 fn initial_sequence_numbers_follow_the_clock() {
     let mut s = Script::new(|_| {});

@@ -151,10 +151,7 @@ impl<B: PacketBuf> Stack<B> {
             self.stats.syncookies_failed += 1;
             return false;
         };
-        if self.accept_queue_full(listener)
-            || self.tcbs.len() == self.tcbs.capacity()
-            || self.sockets_full()
-        {
+        if self.accept_queue_full(listener) || !self.make_place(now) {
             self.stats.drop(DropReason::AcceptQueueFull);
             return true;
         }

@@ -51,12 +51,9 @@ impl<B: PacketBuf> Stack<B> {
     ) -> bool {
         let (local, remote) = (request.tuple.local_addr, request.tuple.remote_addr);
         let worth = self.fast_open.check(now, [local, remote], cookie.as_bytes());
-        let full = self.accept_queue_full(request.listener)
-            || self.tcbs.len() == self.tcbs.capacity()
-            || self.sockets_full()
-            || self.pool.is_low();
+        let full = self.accept_queue_full(request.listener) || self.pool.is_low();
         let Some(listener) = self.listeners.id(request.listener) else { return false };
-        if worth == Worth::Nothing || full {
+        if worth == Worth::Nothing || full || !self.make_place(now) {
             return false;
         }
         let grant = (worth == Worth::Former).then(|| self.fast_open.mac(local, remote));

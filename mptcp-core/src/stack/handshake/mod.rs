@@ -14,6 +14,7 @@ use super::options::{self, Handshake};
 use super::{Ready, Sock, Stack, env, unspecified};
 use crate::buf::{PacketBuf, PortId};
 use crate::config::ChecksumPolicy;
+use crate::error::ConnectionError;
 use crate::mptcp::key::OwnKey;
 use crate::mptcp::{Connection, FallbackReason, Negotiated, Paths, Stage, Subflow};
 use crate::stats::DropReason;
@@ -279,6 +280,23 @@ impl<B: PacketBuf> Stack<B> {
     /// `limits.connections` counts what an application can hold.
     pub(super) fn sockets_full(&self) -> bool {
         self.plain_count + self.connections.len() >= self.config.limits.connections
+    }
+
+    /// Room for one more, and for its control block. Where there is none, who was closed first and has not ended is
+    /// reset: that nobody waits for it any more, and its peer may take its time for ever, keeps nobody out.
+    pub(super) fn make_place(&mut self, now: Instant) -> bool {
+        while self.sockets_full() || self.tcbs.len() == self.tcbs.capacity() {
+            let Some(number) = self.orphans.pop_front() else { return false };
+            let error = ConnectionError::Aborted;
+            match self.numbering.node(number) {
+                Node::Tcb(idx) => self.abort_sock(now, Sock::Plain(idx), error),
+                // Its streams may have ended, and subflows that nobody closes be left.
+                Node::Connection(idx) => self.abort_connection(now, idx, error),
+                Node::Request(_) | Node::Listener(_) | Node::TimeWait(_) | Node::Udp(_) => {}
+            }
+            self.stats.tcp_abort_on_memory += 1;
+        }
+        true
     }
 
     /// Makes the control block (and the connection) of a finished passive open and feeds it the

@@ -401,10 +401,7 @@ impl<B: PacketBuf> Stack<B> {
         if let Wanted::Join { .. } = request.wanted {
             return self.complete_join(now, idx, request, segment, payload);
         }
-        let full = self.accept_queue_full(request.listener)
-            || self.tcbs.len() == self.tcbs.capacity()
-            || self.sockets_full();
-        if full {
+        if self.accept_queue_full(request.listener) || !self.make_place(now) {
             // The request stays: the peer will repeat its ACK when there is room.
             if let Some(request) = self.requests.get_mut(idx) {
                 request.flags.insert(RequestFlags::ANSWERED);
