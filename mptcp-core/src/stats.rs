@@ -94,6 +94,8 @@ counters! {
     icmp_out_rate_limit_global,
     /// Segments whose text was refused before it was looked at, for want of memory.
     tcp_rcv_q_drop,
+    /// Connections reset because their peers took next to nothing of what was queued for them, while others found no memory.
+    stalled_resets,
     /// Segments that followed on the one before in their burst and were processed with it, as
     /// `TCPRcvCoalesce`.
     tcp_rcv_coalesce,

@@ -5,15 +5,21 @@
 //! throw away what it only acknowledged selectively (RFC 2018 §8), the data level also what TCP
 //! acknowledged (RFC 8684 §3.3.2). So the segment that is next never waits for memory that holes pin,
 //! and nobody can keep memory from the others by leaving holes open.
+//!
+//! What is queued for a peer cannot be thrown away, and a peer may leave it there for as long as it answers. So when
+//! nothing else makes room those are watched for whom much is queued, and who takes next to nothing of it meanwhile is
+//! reset.
 
-use super::{SocketId, Stack};
+use super::{Sock, SocketId, Stack};
 use crate::buf::PacketBuf;
+use crate::error::ConnectionError;
 use crate::mptcp::Connection;
 use crate::tcp::{Segment, Tcb};
 use crate::time::{Duration, Instant};
 use crate::util::list::IndexList;
 use crate::wire::{TcpFlags, reset_reason};
 use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 
 /// What a connection may still hold while memory is short: those that hold more wait, the others go
 /// on, octets of truesize.
@@ -24,11 +30,37 @@ const BUFFER_WAIT: Duration = Duration::from_millis(10);
 /// So many writers are told of one at once.
 const WRITERS_TOLD: usize = 64;
 
+/// How long peers are watched who may take nothing of what is queued for them.
+const WATCH: Duration = Duration::from_secs(10);
+/// So many of them at a time, and control blocks looked at for these.
+const MAX_WATCHED: usize = 256;
+const LOOKED_AT: u32 = 4_096;
+/// What is queued for them, at least, octets.
+const WORTH_WATCHING: u32 = 16 << 10;
+/// Who takes less of that meanwhile than one octet in so many is reset.
+const LEAST_SHARE: u32 = 16;
+
 /// Who wanted to write and found no buffer. What brings one back need have nothing to do with its connection.
 #[derive(Default)]
 pub(super) struct Writers {
     waiting: BTreeSet<SocketId>,
     due: Option<Instant>,
+}
+
+/// For whom much is queued while others find no memory.
+#[derive(Default)]
+pub(super) struct Stalled {
+    /// The control block that was looked at last.
+    hand: u32,
+    watched: Vec<Watched>,
+    due: Option<Instant>,
+}
+
+struct Watched {
+    id: SocketId,
+    /// What its peer had acknowledged, the low bits, and what was queued behind that.
+    acked: u32,
+    queued: u32,
 }
 
 /// Who holds what no reader can have yet, those that have done so for longest first. One that has
@@ -232,7 +264,83 @@ impl<B: PacketBuf> Stack<B> {
                 return true;
             }
         }
+        self.watch_stalled(now);
         false
+    }
+
+    /// Nothing makes room: whoever may be stalled is watched, unless that goes on.
+    fn watch_stalled(&mut self, now: Instant) {
+        if self.stalled.due.is_some() {
+            return;
+        }
+        let mut stalled = core::mem::take(&mut self.stalled);
+        let positions = self.tcbs.positions();
+        for _ in 0..positions.min(LOOKED_AT) {
+            if stalled.watched.len() == MAX_WATCHED {
+                break;
+            }
+            stalled.hand = if stalled.hand + 1 < positions { stalled.hand + 1 } else { 0 };
+            let Some(tcb) = self.tcbs.get(stalled.hand) else { continue };
+            let sock = match tcb.subflow.as_ref().map(|subflow| subflow.connection) {
+                None => Sock::Plain(stalled.hand),
+                Some(owner) if self.subflows_of(owner).first() == Some(&stalled.hand) => {
+                    Sock::Mptcp(owner)
+                }
+                Some(_) => continue,
+            };
+            if let Some((acked, queued)) = self.queued_for(sock)
+                && queued >= WORTH_WATCHING
+                && let Some(id) = self.socket_id(sock)
+            {
+                stalled.watched.push(Watched { id, acked, queued });
+            }
+        }
+        // Where there are none it is not looked for them again with every segment either.
+        stalled.due = Some(now + WATCH);
+        self.stalled = stalled;
+    }
+
+    pub(super) const fn stalled_due(&self) -> Option<Instant> {
+        self.stalled.due
+    }
+
+    /// Who was watched for long enough and took next to nothing is reset, as many as it takes.
+    pub(super) fn end_stalled(&mut self, now: Instant) {
+        if self.stalled.due.is_none_or(|at| at > now) {
+            return;
+        }
+        self.stalled.due = None;
+        for Watched { id, acked, queued } in core::mem::take(&mut self.stalled.watched) {
+            if !self.pool.is_low() {
+                return;
+            }
+            let Some(sock) = self.resolve(id).filter(|sock| !self.is_closed(*sock)) else {
+                continue;
+            };
+            let taken = self.queued_for(sock).map(|(by_now, _)| by_now.wrapping_sub(acked));
+            if taken.is_some_and(|taken| taken < queued / LEAST_SHARE) {
+                self.stats.stalled_resets += 1;
+                self.abort_sock(now, sock, ConnectionError::TimedOut);
+            }
+        }
+    }
+
+    /// How much a peer has acknowledged of our stream, the low bits, and what is queued behind that, as it counts
+    /// against the send buffer.
+    fn queued_for(&self, sock: Sock) -> Option<(u32, u32)> {
+        match sock {
+            Sock::Plain(idx) => {
+                let tcb = self.tcbs.get(idx)?;
+                Some((tcb.snd_una.0, u32::MAX - tcb.send_room(u32::MAX)))
+            }
+            Sock::Mptcp(idx) => {
+                // What a rate of ours holds back no peer can take.
+                let connection = self.connections.get(idx)?;
+                let capped = connection.rare.capped_until.is_some();
+                (!capped).then(|| (connection.data_snd_una as u32, connection.send_buffered()))
+            }
+            Sock::Listener(_) | Sock::Request(_) | Sock::Udp(_) => None,
+        }
     }
 
     /// A writer found no buffer.

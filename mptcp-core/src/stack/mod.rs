@@ -350,6 +350,7 @@ pub struct Stack<B: PacketBuf> {
     plain_count: u32,
     waiting: memory::Waiting,
     writers: memory::Writers,
+    stalled: memory::Stalled,
     warm: warm::Warm,
 }
 
@@ -461,6 +462,7 @@ impl<B: PacketBuf> Stack<B> {
             plain_count: 0,
             waiting: memory::Waiting::new(limits.tcbs, limits.connections),
             writers: memory::Writers::default(),
+            stalled: memory::Stalled::default(),
             warm: warm::Warm::new(),
             rng,
             config,

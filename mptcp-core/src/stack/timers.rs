@@ -12,6 +12,7 @@ impl<B: PacketBuf> Stack<B> {
     pub fn handle_timeouts(&mut self, now: Instant, budget: usize) -> Progress {
         self.observer.now = now;
         self.tell_writers(now);
+        self.end_stalled(now);
         self.apply_address_change(now);
         self.check_waiting();
         for _ in 0..budget {
@@ -40,8 +41,9 @@ impl<B: PacketBuf> Stack<B> {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let change = self.address_changes.due();
         let held = self.held.first().map(|(at, _)| *at);
-        let writers = self.writers_due();
-        let due = [self.wheel.next_deadline(), change, held, writers, self.fragments_due()];
+        let [writers, stalled] = [self.writers_due(), self.stalled_due()];
+        let timers = self.wheel.next_deadline();
+        let due = [timers, change, held, writers, stalled, self.fragments_due()];
         due.into_iter().flatten().min()
     }
 

@@ -2,6 +2,7 @@
 
 use super::harness::{FAIR_SHARE, LIMIT, Pair, RESERVE};
 use mptcp_core::buf::{BufPool, HEADROOM, HeapBuf, PacketBuf};
+use mptcp_core::error::ConnectionError;
 use mptcp_core::stack::SocketId;
 
 /// Octets on each connection: together several times what the host can hold.
@@ -79,6 +80,53 @@ fn text_is_refused_while_memory_is_short_and_nothing_else() {
     assert_eq!(pair.server.stack.error(servers[0]), None);
     assert_eq!(pair.server.pool.in_use(), 0);
     pair.client.stack.abort(pair.now, late);
+}
+
+/// Peers that do not read leave all memory queued for them, and answer every probe.
+#[test]
+fn who_never_reads_does_not_keep_the_memory() {
+    for mptcp in [false, true] {
+        let mut pair = Pair::new();
+        let silent: Vec<SocketId> = (0..8).map(|_| pair.connect(mptcp)).collect();
+        pair.run(10);
+        let writers = pair.accepted();
+        let asks = pair.connect(mptcp);
+        pair.run(10);
+        let [served] = pair.accepted()[..] else { panic!("one connection") };
+        assert_eq!(writers.len(), silent.len());
+        for id in silent.iter().chain([&asks]) {
+            assert_eq!(pair.client.stack.send(pair.now, *id, b"first"), Ok(5));
+        }
+        pair.run(100);
+        let mut heard = Vec::new();
+        for id in writers.iter().chain([&served]) {
+            pair.read(*id, &mut heard);
+        }
+        assert_eq!(heard.len(), 5 * 9);
+        // What the windows take, and then all that may be kept.
+        for _ in 0..100 {
+            for id in &writers {
+                while pair.server.stack.send(pair.now, *id, &[7; 1_400]).is_ok() {}
+            }
+            pair.run(20);
+        }
+        let in_use = pair.server.pool.in_use();
+        assert!(in_use >= LIMIT - RESERVE / 2, "{in_use}");
+
+        assert_eq!(pair.client.stack.send(pair.now, asks, b"question"), Ok(8));
+        let mut asked = Vec::new();
+        pair.run(2_000);
+        pair.read(served, &mut asked);
+        assert!(asked.is_empty() && pair.refused() > 0, "there is no memory for it");
+        pair.run(30_000);
+        pair.read(served, &mut asked);
+        assert_eq!(asked, b"question");
+        assert_eq!(pair.server.stack.error(served), None);
+        let errors = writers.iter().filter_map(|id| pair.server.stack.error(*id));
+        let errors: Vec<ConnectionError> = errors.collect();
+        assert!(!errors.is_empty() && errors.iter().all(|e| *e == ConnectionError::TimedOut));
+        assert_eq!(pair.server.stack.counters().stalled_resets, errors.len() as u64);
+    }
 }
 
 /// Octets of two buffers go out in two segments when there is no third buffer to join them in.
