@@ -1,5 +1,8 @@
 //! Answers that still hold: positive ones, negative ones (RFC 2308) and failures (RFC 9520).
 //!
+//! Where there is no room what is over makes some, or else what was put in first: who serves a zone says how long
+//! its names hold, and must not keep those of others out for as long.
+//!
 //! Invariant: at most `capacity` entries; nothing is given out after its time.
 
 use super::{Answer, Family};
@@ -20,7 +23,7 @@ pub(super) type Key = (HostName, Family);
 struct Entry {
     answer: Answer,
     expires: Instant,
-    /// Orders entries of one expiry.
+    /// Counts what was put in.
     number: u64,
     /// Failures in a row.
     failures: u8,
@@ -31,6 +34,8 @@ struct Entry {
 pub(super) struct Cache {
     entries: HashMap<Key, Entry>,
     by_expiry: BTreeMap<(Instant, u64), Key>,
+    /// When each expires, in the order in which they were put in.
+    by_age: BTreeMap<u64, Instant>,
     capacity: usize,
     number: u64,
 }
@@ -38,7 +43,8 @@ pub(super) struct Cache {
 impl Cache {
     pub(super) fn new(capacity: usize) -> Self {
         let entries = HashMap::with_capacity(capacity);
-        Self { entries, by_expiry: BTreeMap::new(), capacity, number: 0 }
+        let (by_expiry, by_age) = (BTreeMap::new(), BTreeMap::new());
+        Self { entries, by_expiry, by_age, capacity, number: 0 }
     }
 
     /// What holds now.
@@ -59,21 +65,31 @@ impl Cache {
     }
 
     fn put(&mut self, now: Instant, key: Key, answer: Answer, ttl: Duration, failures: u8) {
-        if let Some(old) = self.entries.remove(&key) {
-            self.by_expiry.remove(&(old.expires, old.number));
+        if let Some(place) = self.entries.get(&key).map(|old| (old.expires, old.number)) {
+            self.remove(place);
         }
         if ttl.is_zero() || self.capacity == 0 {
             return;
         }
-        if self.entries.len() >= self.capacity
-            && let Some((_, soonest)) = self.by_expiry.pop_first()
-        {
-            self.entries.remove(&soonest);
+        if self.entries.len() >= self.capacity {
+            let over = self.by_expiry.keys().next().copied().filter(|(expires, _)| *expires <= now);
+            let oldest = || self.by_age.iter().next().map(|(number, expires)| (*expires, *number));
+            if let Some(place) = over.or_else(oldest) {
+                self.remove(place);
+            }
         }
         self.number += 1;
         let entry = Entry { answer, expires: now + ttl, number: self.number, failures };
         self.by_expiry.insert((entry.expires, entry.number), key.clone());
+        self.by_age.insert(entry.number, entry.expires);
         self.entries.insert(key, entry);
+    }
+
+    fn remove(&mut self, place: (Instant, u64)) {
+        self.by_age.remove(&place.1);
+        if let Some(key) = self.by_expiry.remove(&place) {
+            self.entries.remove(&key);
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -110,16 +126,35 @@ mod tests {
     }
 
     #[test]
-    fn what_expires_first_makes_room() {
+    fn what_is_over_makes_room_and_then_what_was_put_in_first() {
         let mut cache = Cache::new(2);
+        let sizes = |cache: &Cache| [cache.len(), cache.by_expiry.len(), cache.by_age.len()];
         for (name, ttl) in [("a.example", 50), ("b.example", 10), ("c.example", 30)] {
             cache.insert(s(1), key(name), some(), Duration::from_secs(ttl));
         }
-        assert_eq!((cache.len(), cache.by_expiry.len()), (2, 2));
-        assert!(cache.get(s(2), &key("b.example")).is_none());
-        assert!(cache.get(s(2), &key("a.example")).is_some());
-        cache.insert(s(2), key("a.example"), some(), Duration::from_secs(1));
-        assert_eq!((cache.len(), cache.by_expiry.len()), (2, 2));
+        assert_eq!(sizes(&cache), [2; 3]);
+        assert!(cache.get(s(2), &key("a.example")).is_none());
+        assert!(cache.get(s(2), &key("b.example")).is_some());
+        cache.insert(s(2), key("b.example"), some(), Duration::from_secs(1));
+        assert_eq!(sizes(&cache), [2; 3]);
+        cache.insert(s(3), key("d.example"), some(), Duration::from_secs(1));
+        assert!(cache.get(s(3), &key("c.example")).is_some(), "the other one was over");
+        assert_eq!(sizes(&cache), [2; 3]);
+    }
+
+    /// Somebody has as many names as there is room for, all of them for a day.
+    #[test]
+    fn names_that_hold_for_long_keep_no_others_out() {
+        let mut cache = Cache::new(16);
+        for n in 0..100 {
+            let name = format!("n{n}.hostile.example");
+            cache.insert(s(1), key(&name), some(), Duration::from_secs(86_400));
+        }
+        let names = ["a.example", "b.example", "c.example"];
+        for name in names {
+            cache.insert(s(2), key(name), some(), Duration::from_secs(60));
+        }
+        assert!(names.iter().all(|name| cache.get(s(3), &key(name)).is_some()));
     }
 
     #[test]
