@@ -220,7 +220,6 @@ fn a_fallback_for_what_the_peer_sent_makes_room_as_well() {
             assert!(!script.ready(id).contains(Ready::WRITABLE));
             let reason = if unmapped {
                 script.send(&flow, &flow.seg().data(b"raw"));
-                flow.snd_nxt += 3;
                 script.advance(10_000);
                 FallbackReason::OptionsLost
             } else {
