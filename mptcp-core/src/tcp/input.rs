@@ -161,7 +161,7 @@ impl<B: PacketBuf> Tcb<B> {
             return;
         }
         if matches!(self.check_sequence(env, segment), Step::Stop) {
-            outcome.below = segment.seq.lt(self.rcv_nxt);
+            outcome.below = self.is_from_below(segment);
             return;
         }
         if matches!(self.check_rst(env, segment, outcome), Step::Stop)
@@ -315,13 +315,28 @@ impl<B: PacketBuf> Tcb<B> {
             self.finish_handshake(env, segment, outcome);
             return Step::Continue;
         }
-        let oldest = self.snd_una.sub(self.max_snd_wnd.max(1));
-        if segment.ack.gt(self.snd_nxt) || segment.ack.lt(oldest) {
+        if !self.acknowledges_what_was_sent(segment) {
             env.stats.drop(DropReason::AckRange);
             self.challenge(env);
             return Step::Stop;
         }
         Step::Continue
+    }
+
+    /// RFC 5961 §5: nothing that was never sent, and nothing that is long out of date.
+    fn acknowledges_what_was_sent(&self, segment: &Segment) -> bool {
+        let oldest = self.snd_una.sub(self.max_snd_wnd.max(1));
+        segment.ack.le(self.snd_nxt) && segment.ack.ge(oldest)
+    }
+
+    /// A copy, or a question, of the peer's: by no more than a window below what comes next, and its acknowledgement
+    /// counts. Who knows the ports alone cannot make one (RFC 8684 §3).
+    fn is_from_below(&self, segment: &Segment) -> bool {
+        let widest = u32::from(u16::MAX) << self.rcv_wscale;
+        segment.has(TcpFlags::ACK)
+            && !segment.flags.intersects(TcpFlags::SYN | TcpFlags::RST)
+            && (1..=widest).contains(&self.rcv_nxt.since(segment.seq))
+            && self.acknowledges_what_was_sent(segment)
     }
 
     fn update_ts_recent(&mut self, env: &Env<'_>, segment: &Segment) {

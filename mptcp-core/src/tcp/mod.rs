@@ -159,7 +159,8 @@ pub(crate) struct Env<'a> {
 pub(crate) struct Outcome {
     /// The segment passed the sequence and acknowledgement checks: its options may be read.
     pub(crate) acceptable: bool,
-    /// It did not, for it begins below the window: a probe, or a copy.
+    /// It did not, for it begins below the window, but not far, and its acknowledgement is acceptable: a probe, or a
+    /// copy.
     pub(crate) below: bool,
     /// The three-way handshake finished with this segment.
     pub(crate) established: bool,

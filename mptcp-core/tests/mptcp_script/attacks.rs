@@ -4,11 +4,12 @@
 use crate::harness::*;
 use core::net::IpAddr;
 use mptcp_core::config::{PathManagerKind, StackConfig};
+use mptcp_core::mptcp::key;
 use mptcp_core::stack::SocketId;
 use mptcp_core::stats::DropReason;
 use mptcp_core::wire::{
-    AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpJoin, MptcpOption, TcpFlags, Version,
-    WireSeq,
+    AddAddr, AddressIds, CapableFlags, CapableForm, Dss, Mapping, MpJoin, MptcpOption,
+    OptionWriter, TcpFlags, Version, WireSeq,
 };
 use proptest::prelude::*;
 
@@ -189,7 +190,7 @@ fn options(keys: Keys) -> impl Strategy<Value = Vec<u8>> {
         }),
     ];
     let encode = |option: MptcpOption<'static>| {
-        let mut writer = mptcp_core::wire::OptionWriter::new();
+        let mut writer = OptionWriter::new();
         let _fits = writer.push_mptcp(&option, Version::V1);
         writer.as_bytes().to_vec()
     };
@@ -314,7 +315,22 @@ fn a_blind_injector_never_reaches_the_data_level() {
         let (keys, mut flow, id) = script.confirmed();
         let far = flow.snd_nxt.wrapping_add(1 << 24);
         let dss = keys.data(&flow, 0, 0, b"evil");
+        // Authentic, were it the peer that sent it.
+        let hmac = key::add_addr_hmac(v, keys.peer, keys.stack, 3, P2, None);
+        let hmac = (v == Version::V1).then_some(hmac);
+        let add_addr = AddAddr { address_id: 3, addr: P2, port: None, echo: false, hmac };
+        let mut writer = OptionWriter::new();
+        assert!(add_addr.encode(&mut writer, v));
+        let announced = writer.as_bytes().to_vec();
+        let gone = MptcpOption::RemoveAddr(AddressIds::new(&[0]).expect("one id"));
+        let unsent = flow.rcv_nxt.wrapping_add(1_000_000);
         for seg in [
+            flow.seg().seq(far).raw(&announced),
+            flow.seg().seq(far).opt(&gone),
+            flow.seg().acks(unsent).raw(&announced),
+            flow.seg().acks(unsent).opt(&gone),
+            flow.seg().acks(unsent).raw(&[30, 3, 0x51]),
+            flow.seg().acks(unsent).opt(&MptcpOption::Fastclose { key: keys.stack }),
             flow.seg().seq(far).dss(dss).data(b"evil"),
             flow.seg().seq(far).opt(&MptcpOption::Fastclose { key: keys.stack }),
             flow.seg().seq(far).opt(&MptcpOption::Fail { dsn: 0 }),
@@ -330,7 +346,7 @@ fn a_blind_injector_never_reaches_the_data_level() {
                 .flags(TcpFlags::RST)
                 .opt(&MptcpOption::Fastclose { key: keys.stack }),
             // Acknowledges what was never sent.
-            flow.seg().acks(flow.rcv_nxt + 1_000_000).dss(dss).data(b"evil"),
+            flow.seg().acks(unsent).dss(dss).data(b"evil"),
         ] {
             let out = script.send(&flow, &seg);
             assert!(out.iter().all(|o| !o.rst()), "{seg:?}: {out:?}");
@@ -340,8 +356,16 @@ fn a_blind_injector_never_reaches_the_data_level() {
             info.mptcp == Some(v as u8) && info.subflows.len() == 1 && !info.subflows[0].backup
         );
         assert!(script.would_block(id));
+        let read = |script: &Script| {
+            let counters = script.counters();
+            [counters.add_addr, counters.rm_addr, counters.mp_prio_rx, counters.mp_fastclose_rx]
+        };
+        assert_eq!(read(&script), [0; 4]);
         script.send_data(&keys, &mut flow, 0, 0, &stream(0, 10));
         script.expect_stream(id, 0, 10);
+        // From the peer they count.
+        script.send(&flow, &flow.seg().raw(&announced).opt(&gone).raw(&[30, 3, 0x51]));
+        assert_eq!(read(&script), [1, 1, 1, 0]);
     });
 }
 

@@ -204,6 +204,28 @@ fn t112_options_that_pass_at_times_are_no_fallback() {
     });
 }
 
+/// Where it lies far below the window, or acknowledges what was never sent, a DSS is a stranger's: a peer that fell
+/// back is read as plain TCP all the same.
+#[test]
+fn t112_a_stranger_does_not_stand_in_the_way_of_a_fallback() {
+    both(|v| {
+        let far = [(1_u32 << 30, 0_u32, false), (1 << 31, 0, false)];
+        let near = [(1, 1 << 28, false), (1, 0, true)];
+        for (below, ahead, rst) in far.into_iter().chain(near) {
+            let (mut script, keys, mut flow, id) = confirmed_by_data(v, &stream(0, 100));
+            script.send(&flow, &flow.seg().data(&stream(100, 1_000)));
+            flow.snd_nxt += 1_000;
+            let seg = flow.seg().seq(flow.snd_nxt.wrapping_sub(below));
+            let seg = seg.acks(flow.rcv_nxt.wrapping_add(ahead)).dss(keys.ack(0));
+            let flags = TcpFlags::RST | TcpFlags::ACK;
+            script.send(&flow, &if rst { seg.flags(flags) } else { seg });
+            script.advance(3_000);
+            fell_back(&script, id, FallbackReason::OptionsLost);
+            script.expect_stream(id, 100, 1_000);
+        }
+    });
+}
+
 /// A `DATA_ACK` that the peer's signals left no room for is asked for.
 #[test]
 fn t82_a_missing_data_ack_is_asked_for() {
