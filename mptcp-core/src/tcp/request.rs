@@ -29,7 +29,8 @@ bitflags::bitflags! {
         const ECN = 1 << 8;
         /// The first SYN/ACK grants a Fast Open cookie.
         const GRANT = 1 << 9;
-        /// The third ACK came and found no room: the peer takes the connection for established.
+        /// The third ACK came and found no room, or what follows it came alone: the peer takes the connection for
+        /// established.
         const ANSWERED = 1 << 10;
         /// The SYN brought text, which comes again unless the connection is given out with it.
         const TEXT = 1 << 11;

@@ -203,7 +203,10 @@ impl<B: PacketBuf> Stack<B> {
             connection.keys.expected_join_hmac(connection.version, local_nonce, remote_nonce);
         let verified = match options::handshake(segment.options.as_bytes()) {
             Handshake::None if follows_third_ack(request, segment) => {
-                // It overtook the third ACK, which comes, or comes again.
+                // It overtook the third ACK, which comes, or comes again. If not, the peer hears of that in the end.
+                if let Some(waiting) = self.requests.get_mut(idx) {
+                    waiting.flags.insert(RequestFlags::ANSWERED);
+                }
                 return self.stats.drop(DropReason::MpJoinMissing);
             }
             Handshake::Join(MpJoin::Ack { hmac }) => {

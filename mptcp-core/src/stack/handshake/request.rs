@@ -207,12 +207,24 @@ impl<B: PacketBuf> Stack<B> {
     /// Nothing comes of a request. Who has answered our SYN/ACK would never hear of that: the peer may only wait.
     pub(in crate::stack) fn give_up_request(&mut self, now: Instant, idx: u32) {
         let Some(request) = self.requests.get(idx).copied() else { return };
+        let joined = match request.wanted {
+            Wanted::Join { connection, .. } => self.connections.get(connection),
+            _ => None,
+        };
+        let told = joined.is_some_and(|connection| connection.version == Version::V1);
         self.remove_request(idx);
         if !request.flags.contains(RequestFlags::ANSWERED) {
             return;
         }
-        let flags = TcpFlags::RST | TcpFlags::ACK;
-        self.reply_to_request(now, &request, flags, 0, OptionWriter::new());
+        let mut options = OptionWriter::new();
+        if told {
+            // A join whose HMAC never came (RFC 8684 §3.2).
+            let reason = crate::wire::reset_reason::MPTCP_SPECIFIC;
+            self.note_reset(&request.tuple, reason);
+            options::push_reset(&mut options, reason, false);
+            self.stats.mp_rst_tx += 1;
+        }
+        self.reply_to_request(now, &request, TcpFlags::RST | TcpFlags::ACK, 0, options);
     }
 
     /// What stands behind both SYNs.

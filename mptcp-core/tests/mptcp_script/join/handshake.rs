@@ -163,15 +163,19 @@ fn t37_data_instead_of_the_third_ack_is_never_delivered() {
         }
         assert!(script.would_block(id));
         assert_eq!(script.counters().dropped(DropReason::MpJoinMissing), 10);
-        // It is asked for by the SYN/ACK, and then the join is over.
+        // It is asked for by the SYN/ACK, and then the join is over: the peer hears of that.
         let out = script.advance(200_000);
-        assert!(flow.of(&out).iter().all(|o| o.join().is_some()), "{out:?}");
+        let packets = flow.of(&out);
+        let (last, asked) = packets.split_last().expect("it is asked for");
+        assert!(!asked.is_empty() && asked.iter().all(|o| o.join().is_some()), "{out:?}");
+        last.assert_reset(reset_reason::MPTCP_SPECIFIC, false);
         assert_eq!(script.stack.occupancy().requests, 0);
         assert_eq!(script.info(id).subflows.len(), 1);
         // Without anything at all the half-open join ends by itself.
         let mut flow = Flow::new(at(P2, 5001), at(A1, PORT));
         script.join_syn(&keys, &mut flow, false);
-        script.advance(200_000);
+        let out = script.advance(200_000);
+        assert!(flow.of(&out).iter().all(|o| !o.rst()), "nobody is there: {out:?}");
         assert_eq!(script.stack.occupancy().requests, 0);
         assert!(script.would_block(id));
     });
