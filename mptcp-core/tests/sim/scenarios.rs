@@ -78,9 +78,13 @@ fn bulk_both_ways_over_one_two_and_four_paths() {
     for paths in [1, 2, 4] {
         let links: Vec<_> = (0..paths).map(|p| pair(link(20 + 10 * p, 5 + 5 * p))).collect();
         let mut world = world(paths, &links);
-        run(&mut world, true, 8 << 20, 8 << 20, Duration::from_secs(120));
+        let report = run(&mut world, true, 8 << 20, 8 << 20, Duration::from_secs(120));
         checked(&world);
         assert_eq!(world.client.stack.counters().mp_join_syn_tx, paths - 1);
+        // No collapse: a third of what the links carry, the start left out.
+        let mbit: u64 = (0..paths).map(|p| 20 + 10 * p).sum();
+        let least = Duration::from_secs_f64(8.0 * f64::from(8 << 20) / (mbit as f64 * 1e6));
+        assert!(report.took <= least * 3 + Duration::from_secs(1), "{paths} paths: {report:?}");
     }
 }
 

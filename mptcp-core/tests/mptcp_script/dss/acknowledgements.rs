@@ -199,28 +199,40 @@ fn t69_data_is_kept_until_both_levels_acknowledged_it() {
 #[test]
 fn t70_the_right_edge_is_the_largest_ever_seen() {
     both(|v| {
-        let mut script = Script::server(v);
-        let (keys, mut first, id) = script.confirmed();
-        let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
-        let sent = |out: &[Out]| out.iter().map(|o| o.payload.len()).sum::<usize>();
-        // The connection may send 2000 octets.
-        script.send(&first, &first.seg().dss(keys.ack(0)).window(2_000));
+        let mut script = Script::server_with(v, |c| c.tcp.nagle = false);
+        let sent = |flow: &Flow, out: &[Out]| {
+            flow.of(out).iter().map(|o| o.payload.len()).sum::<usize>()
+        };
+        // The connection may send 2,000 octets; everything goes by the first subflow.
+        let (keys, mut first, id) = script.unconfirmed_within(2_000, 40_000, CapableFlags::HMAC);
+        script.send(&first, &first.seg().dss(keys.ack(0)));
+        let join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+        script.stack.set_backup(id, 1, true);
+        script.out();
         let out = script.write(id, 0, 1_000);
-        assert_eq!(sent(&out), 1_000);
+        assert_eq!(sent(&first, &out), 1_000);
         first.hears(&out);
-        join.hears(&out);
-        // All of it acknowledged with a small window, then an old DATA_ACK with a large one.
         script.send(&first, &first.seg().dss(keys.ack(1_000)).window(1_000));
-        script.send(&join, &join.seg().dss(keys.ack(0)).window(30_000));
-        let out = script.write(id, 1_000, 20_000);
+        let out = script.write(id, 1_000, 3_000);
+        assert_eq!(sent(&first, &out), 1_000, "{out:?}");
         first.hears(&out);
-        join.hears(&out);
-        assert!(sent(&out) > 1_000, "{}", sent(&out));
-        // It never moves left.
-        script.send(&first, &first.seg().dss(keys.ack(1_000)).window(0));
-        script.send(&join, &join.seg().dss(keys.ack(1_000)).window(0));
-        let edge = sent(&out) as u64 + 1_000;
-        assert!(edge <= 60_000);
+        // The subflow has room for more, the connection has not.
+        first.window = 60_000;
+        let out = script.send(&first, &first.seg());
+        assert_eq!(sent(&first, &out), 0, "{out:?}");
+        // An old DATA_ACK with a larger window, on another subflow.
+        let out = script.send(&join, &join.seg().dss(keys.ack(0)).window(5_000));
+        assert_eq!(sent(&first, &out), 2_000, "{out:?}");
+        first.hears(&out);
+        script.send(&first, &first.seg());
+        // Smaller ones do not move it left, nor do old ones.
+        script.send(&join, &join.seg().dss(keys.ack(4_000)).window(0));
+        script.send(&join, &join.seg().dss(keys.ack(0)).window(0));
+        script.send(&first, &first.seg().dss(keys.ack(4_000)).window(500));
+        let out = script.write(id, 4_000, 1_000);
+        assert_eq!(sent(&first, &out), 1_000, "{out:?}");
+        let out = script.write(id, 5_000, 1_000);
+        assert_eq!(sent(&first, &out), 0, "{out:?}");
     });
 }
 
@@ -272,6 +284,27 @@ fn t82_every_segment_maps_until_the_first_data_ack() {
             offset += packet.payload.len() as u64;
         }
         flow.hears(&out);
+        // As a client of version 1 the keys take the place of the first one.
+        let mut script = Script::new(v, |_| {});
+        let (keys, _, id) = script.connected();
+        let mut offset = 0;
+        for packet in &script.write(id, 0, 14_000) {
+            let len = match packet.capable().map(|c| c.form) {
+                Some(CapableForm::Data { data_len, .. }) => {
+                    assert!(v == Version::V1 && offset == 0, "{packet:?}");
+                    data_len
+                }
+                _ => {
+                    let mapping = packet.mapping().expect("a mapping in every segment");
+                    assert!(same(mapping.dsn, keys.stack_dsn(offset)));
+                    assert_eq!(u64::from(mapping.ssn), offset + 1);
+                    mapping.len
+                }
+            };
+            assert_eq!(usize::from(len), packet.payload.len());
+            offset += u64::from(len);
+        }
+        assert!(offset > 10_000, "{offset}");
     });
 }
 

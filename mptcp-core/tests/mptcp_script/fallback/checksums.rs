@@ -87,15 +87,24 @@ fn t109_a_wrong_checksum_after_a_reinjection() {
         let (keys, mut flow, id) = script.confirmed_with(SUM);
         let join = script.join(&keys, at(P2, 5000), at(A2, PORT));
         script.send(&join, &join.seg().flags(TcpFlags::RST));
+        // What follows is there already, and right.
+        let text = stream(100, 50);
+        let mapping = Some(keys.mapping(100, flow.ssn() + 100, &text));
+        let behind = flow.seg().seq(flow.snd_nxt.wrapping_add(100));
+        script.send(&flow, &behind.dss(Dss { mapping, ..keys.ack(0) }).data(&text));
         let out = corrupt(&mut script, &keys, &mut flow, 0, 100);
         let rst = out.iter().find(|o| o.rst()).expect("a RST");
         assert_eq!(rst.fail(), Some(keys.peer_dsn(0).0));
         assert_eq!(script.fallback(id), None);
         assert!(script.would_block(id));
-        // The connection goes on over a new subflow.
+        // The connection goes on over a new subflow, and what followed is discarded.
         let mut join = script.join(&keys, at(P2, 5001), at(A2, PORT));
-        script.send_data(&keys, &mut join, 0, 0, &stream(0, 100));
+        let mut out = script.send_data(&keys, &mut join, 0, 0, &stream(0, 100));
+        out.extend(script.advance(50));
+        let acked = join.of(&out).last().and_then(|o| o.data_ack()).expect("a DATA_ACK");
+        assert!(same(acked, keys.peer_dsn(100)), "{out:?}");
         script.expect_stream(id, 0, 100);
+        assert!(script.would_block(id));
     });
 }
 

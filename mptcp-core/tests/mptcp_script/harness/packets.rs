@@ -145,10 +145,12 @@ impl Out {
         self.dss().is_some_and(|dss| dss.data_fin)
     }
 
-    /// `MP_TCPRST`: (reason, transient).
+    /// `MP_TCPRST`: (reason, transient). U, V and W are sent as 0 (RFC 8684 §3.6).
     pub(crate) fn reset_reason(&self) -> Option<(u8, bool)> {
         self.mptcp().into_iter().find_map(|o| match o {
-            MptcpOption::Reset(MpTcpRst { transient, reason, .. }) => Some((reason, transient)),
+            MptcpOption::Reset(MpTcpRst { transient, reason, reserved: 0 }) => {
+                Some((reason, transient))
+            }
             _ => None,
         })
     }
