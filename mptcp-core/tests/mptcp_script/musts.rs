@@ -76,6 +76,27 @@ fn what_we_offer_names_one_algorithm_and_no_extension() {
     assert_eq!((first.version, first.flags), (1, H));
 }
 
+/// RFC 4086: who knows some keys, of this stack or of one with another seed, knows nothing of the next.
+#[test]
+fn keys_have_nothing_in_common() {
+    both(|v| {
+        let mut keys = Vec::new();
+        for seed in [7, 8] {
+            let mut script = Script::server_with(v, |c| c.seed = [seed; 32]);
+            for port in 4_000..4_020 {
+                let (_, syn_ack) = script.half_open(port, H);
+                keys.push(Keys::of(v, &syn_ack, false).stack);
+            }
+        }
+        for (n, key) in keys.iter().enumerate() {
+            for other in &keys[..n] {
+                let differ = (key ^ other).count_ones();
+                assert!((8..=56).contains(&differ), "{key:x} and {other:x}");
+            }
+        }
+    });
+}
+
 #[test]
 fn no_subflow_is_opened_before_a_dss_arrived() {
     both(|v| {

@@ -183,3 +183,33 @@ impl<B: PacketBuf> Stack<B> {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::{HeapBuf, HeapPool};
+    use crate::config::StackConfig;
+    use crate::stack::demux::TokenOwner;
+    use alloc::boxed::Box;
+
+    /// Where the first key that follows from a SYN has the token of a connection the second is shown.
+    #[test]
+    fn a_cookies_key_has_a_token_that_nobody_has() {
+        let now = Instant::from_nanos(1);
+        let host = |n: u8| core::net::IpAddr::from([192, 0, 2, n]);
+        let (local_addr, remote_addr) = (host(1), host(2));
+        let tuple = Tuple { local_addr, remote_addr, local_port: 80, remote_port: 4000 };
+        let numbers = [SeqNum(1), SeqNum(2)];
+        for version in [Version::V0, Version::V1] {
+            let pool = Box::new(HeapPool::new(1, 1500));
+            let mut stack = Stack::<HeapBuf>::new(StackConfig::default(), now, pool);
+            let first = stack.cookie_key(&tuple, numbers, version).expect("all are free");
+            stack.demux.insert_token(key::token(version, first), TokenOwner::Connection(0));
+            let second = stack.cookie_key(&tuple, numbers, version).expect("others are free");
+            assert_ne!(first, second);
+            stack.demux.insert_token(key::token(version, second), TokenOwner::Request(0));
+            let third = stack.cookie_key(&tuple, numbers, version);
+            assert!(third.is_some_and(|key| key != first && key != second));
+        }
+    }
+}

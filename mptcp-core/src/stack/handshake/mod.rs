@@ -419,3 +419,27 @@ enum Level {
     Plain(Option<FallbackReason>),
     Mptcp(Negotiated, OwnKey),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::{HeapBuf, HeapPool};
+    use crate::config::StackConfig;
+    use alloc::boxed::Box;
+
+    /// What is drawn next has the token of a connection, or of a request that waits: it is not shown, another one is.
+    #[test]
+    fn a_key_whose_token_is_taken_is_drawn_again() {
+        let now = Instant::from_nanos(1);
+        for version in [Version::V0, Version::V1] {
+            for owner in [TokenOwner::Connection(0), TokenOwner::Request(0)] {
+                let pool = Box::new(HeapPool::new(1, 1500));
+                let mut stack = Stack::<HeapBuf>::new(StackConfig::default(), now, pool);
+                stack.demux.insert_token(OwnKey::new(version, 5).token, owner);
+                stack.rng.prescribed.0.extend([5, 5, 6]);
+                assert_eq!(stack.draw_key(version).map(|own| own.key), Some(6));
+                assert_eq!((stack.demux.token_count(), stack.stats.mp_fallback_token_init), (1, 0));
+            }
+        }
+    }
+}
