@@ -53,6 +53,13 @@ pub(super) fn push_capable_syn_ack(
     push(options, &MptcpOption::Capable(capable), version);
 }
 
+/// An `MP_CAPABLE` behind the SYN/ACK confirms what that chose, and nothing else (RFC 8684 §3.1).
+pub(super) fn confirms(capable: &MpCapable, version: Version) -> bool {
+    capable.version == version as u8
+        && capable.flags.contains(CapableFlags::HMAC)
+        && !capable.flags.contains(CapableFlags::EXTENSIBILITY)
+}
+
 /// What an option area says at the MPTCP level during a handshake. Two different handshake options
 /// in one segment mean neither is used, except that a SYN may offer both versions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -88,6 +88,15 @@ fn a_key_that_was_not_in_the_cookie_means_tcp() {
             let id = script.accept().expect("established");
             assert_eq!(script.fallback(id), Some(FallbackReason::SynCookie));
         }
+        // Confirmed with no method, or with an extension that nobody knows.
+        for flags in [CapableFlags::empty(), H | CapableFlags::EXTENSIBILITY] {
+            let mut script = flooded(v, |_| {});
+            let (flow, keys) = cookie(&mut script, H);
+            let form = CapableForm::Keys { sender: PEER_KEY, receiver: keys.stack };
+            script.send(&flow, &flow.seg().opt(&capable(v, flags, form)));
+            let id = script.accept().expect("established");
+            assert_eq!(script.fallback(id), Some(FallbackReason::SynCookie), "{flags:?}");
+        }
         // Checksums that policy refuses, asked for in the third ACK only.
         let mut script = flooded(v, |c| c.mptcp.checksum = ChecksumPolicy::Refuse);
         let (flow, keys) = cookie(&mut script, H);

@@ -148,7 +148,8 @@ fn keys_of_another_version_in_the_third_ack_mean_plain_tcp() {
 
 #[test]
 fn keys_of_somebody_else_with_the_first_data_mean_plain_tcp() {
-    for (version, flip) in [(1, 1), (2, 0)] {
+    // Another key, another version, no method, an extension.
+    for (version, flip, flags) in [(1, 1, 0x01), (2, 0, 0x01), (1, 0, 0x00), (1, 0, 0x41)] {
         let mut script = Script::server(V1);
         let (keys, flow, id) = script.unconfirmed();
         let form = CapableForm::Data {
@@ -160,7 +161,7 @@ fn keys_of_somebody_else_with_the_first_data_mean_plain_tcp() {
         let mut writer = OptionWriter::new();
         assert!(writer.push_mptcp(&capable(V1, H, form), Version::V1));
         let mut option = writer.as_bytes().to_vec();
-        option[2] = version;
+        (option[2], option[3]) = (version, flags);
         script.send(&flow, &flow.seg().raw(&option).data(&stream(0, 10)));
         assert_eq!(script.fallback(id), Some(FallbackReason::FirstDataUnmapped));
         script.expect_stream(id, 0, 10);

@@ -96,16 +96,16 @@ impl<B: PacketBuf> Stack<B> {
     /// What the third ACK of a good cookie, or the first data in its place, makes of the connection.
     fn cookie_level(&mut self, tuple: &Tuple, numbers: [SeqNum; 2], segment: &Segment) -> Level {
         let plain = Level::Plain(Some(FallbackReason::SynCookie));
-        let Handshake::Capable(MpCapable {
-            version,
-            flags,
-            form:
-                CapableForm::Keys { sender, receiver } | CapableForm::Data { sender, receiver, .. },
-        }) = options::handshake(segment.options.as_bytes())
+        let Handshake::Capable(capable) = options::handshake(segment.options.as_bytes()) else {
+            return plain;
+        };
+        let (CapableForm::Keys { sender, receiver } | CapableForm::Data { sender, receiver, .. }) =
+            capable.form
         else {
             return plain;
         };
-        let Some(version) = Version::from_u8(version) else { return plain };
+        let flags = capable.flags;
+        let Some(version) = Version::from_u8(capable.version) else { return plain };
         let (local, remote) = (tuple.local(), tuple.remote());
         let ours = self
             .cookie_keys()
@@ -113,7 +113,7 @@ impl<B: PacketBuf> Stack<B> {
         let refused = flags.contains(CapableFlags::CHECKSUM)
             && self.config.mptcp.checksum == ChecksumPolicy::Refuse;
         let served = self.config.mptcp.versions.contains(&version);
-        if !ours || !served || refused || sender == 0 {
+        if !ours || !served || refused || sender == 0 || !options::confirms(&capable, version) {
             return plain;
         }
         let own = OwnKey::new(version, receiver);

@@ -15,8 +15,7 @@ use crate::tcp::request::{Request, RequestFlags, Wanted};
 use crate::tcp::{Agreed, Segment, Stateless, Tuple, mss_for, push_grant};
 use crate::time::{Duration, Instant};
 use crate::wire::{
-    CapableFlags, CapableForm, MpCapable, MpJoin, MptcpOption, OptionWriter, TcpFlags, TcpOption,
-    Version,
+    CapableFlags, CapableForm, MpJoin, MptcpOption, OptionWriter, TcpFlags, TcpOption, Version,
 };
 
 /// First retransmission of a SYN/ACK (RFC 6298 §2.1), doubling.
@@ -509,21 +508,15 @@ impl<B: PacketBuf> Stack<B> {
     ) -> Shown {
         let options = segment.options.as_bytes();
         let client = false;
-        if let Handshake::Capable(MpCapable {
-            version: said,
-            form:
-                CapableForm::Keys { sender, receiver } | CapableForm::Data { sender, receiver, .. },
-            flags,
-        }) = options::handshake(options)
+        if let Handshake::Capable(capable) = options::handshake(options)
+            && let CapableForm::Keys { sender, receiver }
+            | CapableForm::Data { sender, receiver, .. } = capable.form
         {
-            let asked = flags.contains(CapableFlags::CHECKSUM);
+            let asked = capable.flags.contains(CapableFlags::CHECKSUM);
             let refused = asked && self.config.mptcp.checksum == ChecksumPolicy::Refuse;
             let known = remote_key == 0 || remote_key == sender;
-            // What the SYN/ACK chose is confirmed, and nothing else (RFC 8684 §3.1).
-            let method =
-                flags.contains(CapableFlags::HMAC) && !flags.contains(CapableFlags::EXTENSIBILITY);
-            let agreed =
-                said == version as u8 && method && receiver == local_key && sender != 0 && known;
+            let confirmed = options::confirms(&capable, version);
+            let agreed = confirmed && receiver == local_key && sender != 0 && known;
             if !agreed || refused {
                 return Shown::Wrong;
             }

@@ -5,6 +5,7 @@ use crate::buf::PacketBuf;
 use crate::event_log::{Event, ReinjectCause};
 use crate::mptcp::{Connection, FallbackReason, Mapped, Phase, Signal, Stage};
 use crate::stack::Stack;
+use crate::stack::options::confirms;
 use crate::tcp::{Outcome, Segment, Tcb};
 use crate::time::Instant;
 use crate::wire::{
@@ -318,7 +319,7 @@ impl<B: PacketBuf> Stack<B> {
             return Effect::None;
         };
         let unexpected = connection.client || connection.version == Version::V0;
-        let agreed = capable.version == connection.version as u8
+        let agreed = confirms(capable, connection.version)
             && (receiver, sender) == (connection.keys.local, connection.keys.remote);
         if unexpected || !agreed {
             return Effect::None;
