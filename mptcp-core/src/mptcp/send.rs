@@ -211,6 +211,11 @@ impl<B: PacketBuf> Connection<B> {
             && self.rare.reinject.is_none()
     }
 
+    /// Something is to be sent again.
+    pub(crate) fn has_repairs(&self) -> bool {
+        self.rare.reinject.is_some()
+    }
+
     /// What wants to be sent next: repairs first, then new data within the peer's window.
     pub(crate) fn next_to_send(&self) -> Option<Next> {
         let window_end = self.data_end.min(self.snd_edge);

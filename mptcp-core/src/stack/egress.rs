@@ -417,7 +417,7 @@ impl<B: PacketBuf> Stack<B> {
             }
             return;
         }
-        if all_sent {
+        if all_sent && !connection.has_repairs() {
             for &idx in connection.subflows.iter() {
                 if let Some(tcb) = self.tcbs.get_mut(idx) {
                     tcb.note_window(now, 0);

@@ -353,6 +353,37 @@ fn t73_a_subflow_whose_own_window_is_shut_is_probed() {
     });
 }
 
+/// The same where all that was written has gone once, by the subflow that is lost: what goes again wants room as well.
+#[test]
+fn t73_a_subflow_whose_own_window_is_shut_is_probed_for_what_goes_again() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut first, id) = script.unconfirmed_within(2_000, 40_000, CapableFlags::HMAC);
+        script.send(&first, &first.seg().dss(keys.ack(0)));
+        let text =
+            |flow: &Flow, out: &[Out]| flow.of(out).iter().map(|o| o.payload.len()).sum::<usize>();
+        // Everything that the first subflow's window takes was sent and acknowledged.
+        let out = script.write(id, 0, 2_000);
+        assert_eq!(text(&first, &out), 2_000, "{out:?}");
+        first.hears(&out);
+        first.window = 0;
+        script.send(&first, &first.seg().dss(keys.ack(2_000)));
+        let join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+        assert!(script.write(id, 2_000, 5_000).iter().all(|o| o.payload.is_empty()));
+        // The window opens, only the join says so, and all of the rest goes there; then it is reset.
+        let out = script.send(&join, &join.seg().dss(keys.ack(2_000)));
+        assert_eq!((text(&first, &out), text(&join, &out)), (0, 5_000), "{out:?}");
+        script.send(&join, &join.seg().flags(TcpFlags::RST));
+        let out = script.advance(20_000);
+        let asks = |o: &Out| o.seq == first.rcv_nxt.wrapping_sub(1);
+        assert!(first.of(&out).into_iter().any(asks), "{out:?}");
+        assert!(out.iter().all(|o| o.payload.is_empty()), "{out:?}");
+        first.window = 60_000;
+        let out = script.send(&first, &first.seg().dss(keys.ack(2_000)));
+        assert_eq!(text(&first, &out), 5_000, "{out:?}");
+    });
+}
+
 /// Writes more than the peer's window takes up to `edge`, and acknowledges what is sent at once, until
 /// nothing more comes. Answers how much that was.
 fn use_up(script: &mut Script, keys: &Keys, flow: &mut Flow, id: SocketId, edge: u64) -> u64 {
