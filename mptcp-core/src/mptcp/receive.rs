@@ -260,6 +260,15 @@ impl<B: PacketBuf> Connection<B> {
         Some(span.dsn.diff(self.remote_dsn(self.data_rcv_nxt)))
     }
 
+    /// What comes next on `tcb` goes on where the stream ends, as far as a mapping tells: read as plain TCP it would
+    /// be the same. A peer may map again what it sent before, on the only subflow, too.
+    pub(crate) fn continues_on(&self, tcb: &Tcb<B>) -> bool {
+        let head = tcb.rcv_nxt_data().sub(tcb.received.in_order_len());
+        let span = tcb.subflow.as_ref().and_then(|subflow| subflow.mappings.find(head));
+        let next = self.remote_dsn(self.data_rcv_nxt);
+        !self.has_gap() && span.is_none_or(|span| span.dsn == next)
+    }
+
     /// An infinite mapping: from its octet on the subflow is the stream. Peers of version 0 throw away
     /// what follows a wrong checksum, and begin again where they had our last `DATA_ACK`; what we took
     /// all the same must not be delivered twice. Where it only says what is so already, it changes

@@ -162,7 +162,9 @@ impl<B: PacketBuf> Stack<B> {
         // What the peer may have taken already counts as another subflow.
         let taken = |idx: &u32| self.tcbs.get(*idx).is_some_and(|tcb| tcb.state.synchronized());
         let joins = self.subflows_of(owner).iter().any(|idx| self.joins(*idx) && taken(idx));
-        if connection.passage.is_spread() || joins || !self.takes_the_rest(owner, idx) {
+        let follows = self.tcbs.get(idx).is_some_and(|tcb| connection.continues_on(tcb));
+        let spread = connection.passage.is_spread() || joins || !follows;
+        if spread || !self.takes_the_rest(owner, idx) {
             self.stats.mp_fail_tx += 1;
             self.stats.dss_corruption_reset += 1;
             if connection.subflows.len() == 1 {

@@ -108,6 +108,28 @@ fn t109_a_wrong_checksum_after_a_reinjection() {
     });
 }
 
+/// A peer maps again what it sent before, or leaves something out: what is wrong there is not what comes next, and read
+/// as plain TCP some of the stream would come twice, or be missing.
+#[test]
+fn t109_a_wrong_checksum_of_what_does_not_come_next() {
+    both(|v| {
+        for offset in [50, 200] {
+            let mut script = Script::server(v);
+            let (keys, mut flow, id) = script.confirmed_with(SUM);
+            script.send_data(&keys, &mut flow, 0, 0, &stream(0, 100));
+            script.expect_stream(id, 0, 100);
+            let out = corrupt(&mut script, &keys, &mut flow, offset, 100);
+            let rst = out.iter().find(|o| o.rst()).expect("a RST");
+            assert_eq!(rst.fail(), Some(keys.peer_dsn(offset).0));
+            assert_eq!(script.fallback(id), None);
+            assert!(script.would_block(id));
+            let mut join = script.join(&keys, at(P2, 5001), at(A2, PORT));
+            script.send_data(&keys, &mut join, 100, 0, &stream(100, 200));
+            script.expect_stream(id, 100, 200);
+        }
+    });
+}
+
 /// A connection that had a join, which is gone; `written` octets were on their way then, of which the peer
 /// has `acked`.
 fn once_joined(v: Version, written: usize, acked: u64) -> (Script, Keys, Flow, SocketId) {
