@@ -406,9 +406,11 @@ impl<B: PacketBuf> Connection<B> {
         if self.wide_ack() { WireSeq::Full(ack.0) } else { WireSeq::Low(ack.0 as u32) }
     }
 
-    /// Subflows that reached the peer, and are not waiting for their last ACK only.
+    /// Subflows that reached the peer, and are not waiting for their last ACK only. A join without its fourth ACK may
+    /// never have.
     pub(crate) fn live_subflows(&self, tcbs: &Tcbs<B>) -> usize {
-        let live = |tcb: &Tcb<B>| tcb.state.synchronized() && !tcb.write_closed();
+        let joins = |tcb: &Tcb<B>| tcb.subflow.as_ref().is_some_and(|s| s.is_joining());
+        let live = |tcb: &Tcb<B>| tcb.state.synchronized() && !tcb.write_closed() && !joins(tcb);
         let live = |idx: &&u32| tcbs.get(**idx).is_some_and(live);
         self.subflows.iter().filter(live).count()
     }

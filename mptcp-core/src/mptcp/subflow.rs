@@ -325,6 +325,11 @@ impl Subflow {
         matches!(self.stage, Stage::Active | Stage::Fallback)
     }
 
+    /// A join whose fourth ACK has not come: the peer may not have taken it.
+    pub(crate) const fn is_joining(&self) -> bool {
+        matches!(self.stage, Stage::JoinSyn | Stage::JoinAck)
+    }
+
     /// No further signal finds room.
     pub(crate) fn is_full(&self) -> bool {
         self.rare.signals.len() >= MAX_SIGNALS

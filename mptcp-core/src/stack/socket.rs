@@ -332,14 +332,15 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// Every subflow hears of the larger shared window.
+    /// Every subflow hears of the larger shared window. A join would only repeat its third ACK, out of its turn.
     fn announce_window(&mut self, owner: u32) {
         let Some(connection) = self.connections.get(owner) else { return };
         let promised = connection.promised();
         for &idx in connection.subflows.iter() {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
+            let joins = tcb.subflow.as_ref().is_some_and(|subflow| subflow.is_joining());
             // Without window scaling there may be nothing new to say.
-            if tcb.state.synchronized() && tcb.largest_window() > promised {
+            if tcb.state.synchronized() && !joins && tcb.largest_window() > promised {
                 tcb.ack_now();
                 self.tx.push_back(self.numbering.number(Node::Tcb(idx)));
             }

@@ -267,7 +267,6 @@ impl<B: PacketBuf> Stack<B> {
             return self.refuse_join(now, &request.tuple, request.port, segment, told);
         };
         connection.subflows.push(tcb_idx);
-        connection.survives();
         self.file_flow(&request.tuple, Flow::Tcb(tcb_idx));
         self.subflow_joined(now, owner, tcb_idx);
         self.tcb_segment(now, tcb_idx, segment, payload);

@@ -252,7 +252,9 @@ impl<B: PacketBuf> Stack<B> {
         let rto = self.largest_rto(owner);
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let limit = self.config.tcp.retries;
-        let reaches = |idx: &u32| self.tcbs.get(*idx).is_some_and(|t| t.state.synchronized());
+        let joins = |tcb: &Tcb<B>| tcb.subflow.as_ref().is_some_and(|s| s.is_joining());
+        let reaches =
+            |idx: &u32| self.tcbs.get(*idx).is_some_and(|t| t.state.synchronized() && !joins(t));
         if connection.phase == Phase::Confirmed && !connection.subflows.iter().any(reaches) {
             // Nobody is asked. How long that may go on `close_timeout` says.
             return connection.await_subflow(now);

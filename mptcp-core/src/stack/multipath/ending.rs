@@ -10,7 +10,7 @@ use crate::seq::SeqNum;
 use crate::stack::options::{self};
 use crate::stack::{Sock, Stack};
 use crate::tcp::{State, Stateless, Tcb};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::{OptionWriter, TcpFlags, Version, reset_reason};
 
 impl<B: PacketBuf> Stack<B> {
@@ -226,15 +226,17 @@ impl<B: PacketBuf> Stack<B> {
         self.subflow_closed(now, owner, idx, Some(ConnectionError::Reset));
     }
 
-    /// The subflow that is most likely to reach the peer now.
+    /// The subflow that is most likely to reach the peer now. On a join that is not complete nobody reads anything but
+    /// the third ACK.
     fn best_subflow(&self, owner: u32) -> Option<u32> {
         let connection = self.connections.get(owner)?;
         let live = connection.subflows.iter().filter_map(|&idx| {
             let tcb = self.tcbs.get(idx).filter(|tcb| tcb.state.synchronized())?;
-            let stale = tcb.subflow.as_ref().is_none_or(|subflow| subflow.stale);
-            Some((stale, tcb.rtt.srtt(), idx))
+            let subflow = tcb.subflow.as_ref().filter(|subflow| !subflow.is_joining())?;
+            let srtt = tcb.rtt.srtt().unwrap_or(Duration::MAX);
+            Some((tcb.write_closed(), subflow.stale, srtt, idx))
         });
-        live.min().map(|(_, _, idx)| idx)
+        live.min().map(|(.., idx)| idx)
     }
 
     /// A RST on a control block's own sequence number.

@@ -3,7 +3,7 @@
 use crate::buf::PacketBuf;
 use crate::error::ConnectionError;
 use crate::event_log::SubflowEnd;
-use crate::mptcp::{Amount, FallbackReason, Marks, Phase, Signal, Stage};
+use crate::mptcp::{Amount, FallbackReason, Marks, Phase, Signal};
 use crate::stack::demux::TokenOwner;
 use crate::stack::options::{self};
 use crate::stack::{Sock, Stack};
@@ -76,7 +76,7 @@ impl<B: PacketBuf> Stack<B> {
     /// A join whose fourth ACK has not come.
     fn joins(&self, idx: u32) -> bool {
         let subflow = self.tcbs.get(idx).and_then(|tcb| tcb.subflow.as_ref());
-        subflow.is_some_and(|subflow| matches!(subflow.stage, Stage::JoinSyn | Stage::JoinAck))
+        subflow.is_some_and(|subflow| subflow.is_joining())
     }
 
     /// An option, or the lack of one, calls for plain TCP on `idx`; false when the subflow is gone.

@@ -421,7 +421,9 @@ impl<B: PacketBuf> Stack<B> {
     fn has_working(&self, owner: u32) -> bool {
         let Some(connection) = self.connections.get(owner) else { return false };
         connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx)).any(|tcb| {
-            let fresh = tcb.subflow.as_ref().is_some_and(|s| !s.stale && s.rare.watch.is_none());
+            let fresh = tcb.subflow.as_ref().is_some_and(|s| {
+                !s.is_joining() && !s.stale && s.rare.watch.is_none()
+            });
             fresh && tcb.state.sending() && !tcb.write_closed()
         })
     }
@@ -430,6 +432,7 @@ impl<B: PacketBuf> Stack<B> {
     pub(in crate::stack) fn subflow_joined(&mut self, now: Instant, owner: u32, joined: u32) {
         self.observe_joined(owner, joined);
         if let Some(connection) = self.connections.get_mut(owner) {
+            connection.survives();
             connection.passage.spread();
         }
         for idx in self.subflows_of(owner) {

@@ -143,7 +143,6 @@ impl<B: PacketBuf> Stack<B> {
             self.reject_syn_ack(now, owner, idx);
             return false;
         }
-        connection.survives();
         // With the third ACK the peer may take it, and send on it what we have never acknowledged.
         connection.passage.prove();
         let hmac = keys.sent_join_hmac(version, nonce, theirs).full();

@@ -300,6 +300,71 @@ fn t105_a_client_joins_again_when_its_last_subflow_was_reset() {
     });
 }
 
+/// A join whose third ACK nobody answers is no subflow, however many of them follow each other.
+#[test]
+fn joins_that_are_never_complete_do_not_prolong_a_connection() {
+    both(|v| {
+        let mut script = Script::new(v, |c| {
+            fullmesh(c);
+            c.addresses.truncate(1);
+        });
+        let (keys, first, id) = script.connected();
+        script.send(&first, &first.seg().dss(keys.ack(0)));
+        script.send(&first, &first.seg().flags(TcpFlags::RST | TcpFlags::ACK));
+        let mut answered = 0;
+        for _ in 0..599 {
+            let out = script.advance(100);
+            let nonce = out.iter().find_map(|o| match o.join() {
+                Some(MpJoin::Syn { nonce, .. }) => Some(nonce),
+                _ => None,
+            });
+            let Some(nonce) = nonce else { continue };
+            let (mut join, _) = join_syn_of(&out).expect("a join");
+            let out = script.answer(&mut join, &[syn_ack_join(&keys, nonce, 0, false)]);
+            assert!(matches!(out[0].join(), Some(MpJoin::Ack { .. })), "{out:?}");
+            answered += 1;
+        }
+        assert!(answered > 0);
+        assert_eq!(script.info(id).error, None);
+        script.advance(200);
+        let error = mptcp_core::error::ConnectionError::NoSubflows;
+        assert_eq!(script.info(id).error, Some(error));
+    });
+}
+
+/// What a connection says that is about all of it goes by a subflow the peer has: on one that is joining only the third
+/// ACK is read.
+#[test]
+fn a_join_under_way_is_not_told_what_is_about_the_connection() {
+    both(|v| {
+        let mut script = Script::new(v, |c| {
+            fullmesh(c);
+            (c.tcp.recv_buffer_initial, c.tcp.recv_buffer_max) = (60_000, 60_000);
+        });
+        let (keys, mut first, mut join, nonce, id) = client_joins(&mut script);
+        let out = script.answer(&mut join, &[syn_ack_join(&keys, nonce, 0, false)]);
+        assert!(matches!(out[0].join(), Some(MpJoin::Ack { .. })), "{out:?}");
+        // The join is much closer.
+        let out = script.write(id, 0, 100);
+        first.hears(&out);
+        assert!(script.advance(100).is_empty());
+        script.send(&first, &first.seg().dss(keys.ack(100)));
+        // The reader makes room.
+        for n in 0..30 {
+            script.send_data(&keys, &mut first, n * 1_400, 100, &stream(n * 1_400, 1_400));
+        }
+        script.expect_stream(id, 0, 42_000);
+        let out = script.out();
+        assert_eq!((first.of(&out).len(), join.of(&out).len()), (1, 0), "{out:?}");
+        script.stack.abort(script.now, id);
+        script.forget(id);
+        let out = script.out();
+        let told = first.of(&out);
+        assert!(told.len() == 1 && crate::fastclose::is_fastclose(told[0]), "{out:?}");
+        assert!(!told[0].rst() && join.of(&out).iter().all(|o| o.rst()), "{out:?}");
+    });
+}
+
 #[test]
 fn a_refused_join_is_not_made_again_soon() {
     // Version 0 has no way to say why.
