@@ -419,6 +419,39 @@ fn t94_a_plain_fin_closes_one_subflow_and_reinjects() {
     });
 }
 
+/// A subflow that is sidelined is none that works (RFC 8684 §3.3.3): what is outstanding goes on over the one that the
+/// peer has closed.
+#[test]
+fn t94_a_sidelined_subflow_does_not_stand_in_for_one_that_the_peer_closes() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut first, id) = script.confirmed();
+        let mut join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+        let out = script.write(id, 0, 20_000);
+        first.hears(&out);
+        join.hears(&out);
+        let got = u64::from(first.rcv_nxt.wrapping_sub(first.stack_isn)) - 1;
+        assert!((1..20_000).contains(&got), "both carry some: {out:?}");
+        // The join falls silent; what was there goes again, and waits for its DATA_ACK.
+        for _ in 0..100 {
+            let mut out = script.advance(10);
+            out.extend(script.send(&first, &first.seg().dss(keys.ack(got))));
+            first.hears(&out);
+            if script.info(id).subflows[1].stale {
+                break;
+            }
+        }
+        let subflows = script.info(id).subflows;
+        assert!(!subflows[0].stale && subflows[1].stale, "{subflows:?}");
+        let out = script.send(&first, &first.seg().dss(keys.ack(got)).fin());
+        first.snd_nxt += 1;
+        assert!(first.of(&out).iter().all(|o| !o.is(TcpFlags::FIN)), "{out:?}");
+        // It is back, and everything has arrived.
+        let out = script.send(&join, &join.seg().dss(keys.ack(20_000)));
+        assert!(first.of(&out).iter().any(|o| o.is(TcpFlags::FIN)), "{out:?}");
+    });
+}
+
 #[test]
 fn t95_a_connection_outlives_its_last_subflow() {
     both(|v| {

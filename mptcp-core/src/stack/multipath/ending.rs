@@ -54,11 +54,13 @@ impl<B: PacketBuf> Stack<B> {
         }
     }
 
-    /// A subflow that neither end has closed answers, and is no join that waits for its fourth ACK: the
-    /// peer may not have taken that one.
+    /// A subflow that neither end has closed answers, is not sidelined, and is no join that waits for its fourth
+    /// ACK: the peer may not have taken that one.
     fn others_work(&self, owner: u32) -> bool {
         let Some(connection) = self.connections.get(owner) else { return false };
-        let joined = |tcb: &Tcb<B>| tcb.subflow.as_ref().is_some_and(|s| s.stage == Stage::Active);
+        let joined = |tcb: &Tcb<B>| {
+            tcb.subflow.as_ref().is_some_and(|s| s.stage == Stage::Active && !s.stale)
+        };
         let mut tcbs = connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx));
         tcbs.any(|tcb| {
             tcb.state == State::Established && joined(tcb) && !tcb.write_closed() && !is_dead(tcb)
