@@ -736,6 +736,10 @@ impl Subflow {
     /// begins, if the peer is to hear of it.
     pub(crate) fn fall_back(&mut self, infinite: Option<(DataSeq, u32)>) {
         self.stage = Stage::Fallback;
+        self.stale = false;
+        if let Some(rare) = self.rare.there() {
+            rare.watch = None;
+        }
         self.marks.remove(Marks::DSS_MISSED);
         self.retain_signals(|s| matches!(s, Signal::Fail { .. }));
         if let Some((dsn, ssn)) = infinite {

@@ -20,6 +20,12 @@ struct Pair {
 
 impl Pair {
     fn new(addrs: [&str; 2], congestion: CongestionAlgorithm, mptcp: bool) -> Self {
+        Self::between(addrs, congestion, [mptcp; 2])
+    }
+
+    /// The same where either end alone may speak MPTCP.
+    fn between(addrs: [&str; 2], congestion: CongestionAlgorithm, mptcp: [bool; 2]) -> Self {
+        let [offered, served] = mptcp;
         let now = Instant::from_millis(1);
         let pool = HeapPool::new(4_000, 1_700);
         let addrs: [IpAddr; 2] = addrs.map(|addr| addr.parse().unwrap());
@@ -33,13 +39,13 @@ impl Pair {
         };
         let [client, server] = addrs;
         let mut hosts = [host(client, 1), host(server, 2)];
-        let listener =
-            hosts[1].listen((server, 80).into(), &Listen { mptcp, ..Listen::default() }).unwrap();
+        let options = Listen { mptcp: served, ..Listen::default() };
+        let listener = hosts[1].listen((server, 80).into(), &options).unwrap();
         let with = Connect {
             local: client,
             local_port: 0,
             remote: (server, 80).into(),
-            mptcp,
+            mptcp: offered,
             timeout: None,
             user_data: 0,
         };
@@ -125,6 +131,23 @@ fn who_said_little_keeps_nothing() {
             }
         }
     }
+}
+
+/// Nor does a subflow that fell back, whatever it has lost since.
+#[test]
+fn who_fell_back_and_lost_something_keeps_nothing() {
+    let mut pair = Pair::between(ADDRS, CongestionAlgorithm::Cubic, [true, false]);
+    pair.say(3_000);
+    assert_eq!(pair.hosts[0].send(pair.now, pair.sockets[0], &[7; 3_000]), Ok(3_000));
+    let probes = pair.hosts[0].counters().tcp_loss_probes;
+    for _ in 0..20 {
+        pair.run(Duration::from_millis(5));
+        pair.wires[1].clear();
+    }
+    assert_eq!(pair.hosts[0].counters().tcp_loss_probes, probes + 1);
+    pair.run(WHILE);
+    let subflows = pair.hosts[0].tcbs.iter().filter_map(|(_, tcb)| tcb.subflow.as_ref());
+    assert_eq!(subflows.filter(|subflow| subflow.rests()).count(), 1);
 }
 
 #[test]

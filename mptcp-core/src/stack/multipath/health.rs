@@ -167,8 +167,11 @@ impl<B: PacketBuf> Stack<B> {
     }
 
     /// Twice the round trip without a word, or a timeout: the silence of this subflow is judged, now
-    /// and as long as it lasts.
+    /// and as long as it lasts. After fallback there is no other one, and nobody would call it off.
     pub(super) fn watch_subflow(&mut self, now: Instant, owner: u32, idx: u32) {
+        if self.connections.get(owner).is_none_or(|c| c.phase == Phase::Fallback) {
+            return;
+        }
         self.enter_path(now, idx);
         let Some(tcb) = self.tcbs.get_mut(idx) else { return };
         let since = tcb.head_sent_at().unwrap_or(now);
