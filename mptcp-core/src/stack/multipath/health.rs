@@ -396,8 +396,10 @@ impl<B: PacketBuf> Stack<B> {
                 self.stats.rm_subflow += 1;
                 let reason = reset_reason::TOO_MUCH_OUTSTANDING_DATA;
                 self.reset_subflow(now, owner, idx, reason, true);
+            } else if let Some(connection) = self.connections.get_mut(owner) {
+                // TCP's own timer decides, where it has one, unless another one works by then.
+                connection.look_again(now + limit.max(interval));
             }
-            // Else TCP's own timer decides.
             return;
         }
         let next = if self.path_table.is_up(subflow.path) {

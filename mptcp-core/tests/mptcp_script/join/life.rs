@@ -262,6 +262,31 @@ fn a_lost_join_syn_is_no_sidelined_subflow() {
     });
 }
 
+/// Both paths are dead for longer than a sidelined subflow may be beside one that works, and one is back then: the
+/// other subflow does not stay as it is.
+#[test]
+fn a_sidelined_subflow_is_given_up_once_another_one_works() {
+    both(|v| {
+        let mut script = Script::server(v);
+        let (keys, mut first, id) = script.confirmed();
+        let join = script.join(&keys, at(P2, 5000), at(A2, PORT));
+        let out = script.write(id, 0, 20_000);
+        assert!(payload(&join, &out) > 0, "{out:?}");
+        first.hears(&out);
+        script.advance(70_000);
+        assert!(script.info(id).subflows.iter().all(|subflow| subflow.stale));
+        for _ in 0..50 {
+            let got = u64::from(first.rcv_nxt.wrapping_sub(first.stack_isn)) - 1;
+            let mut out = script.send(&first, &first.seg().dss(keys.ack(got)));
+            out.extend(script.advance(100));
+            first.hears(&out);
+        }
+        assert_eq!(script.info(id).bytes_acked, 20_000);
+        let out = script.advance(125_000);
+        assert!(join.of(&out).iter().any(|o| o.rst()), "{out:?}");
+    });
+}
+
 /// The SYN of a join in `out`, as (from, to, our address id).
 fn join_syn_of(out: &[Out]) -> Option<(Flow, u8)> {
     out.iter().find_map(|o| match o.join() {
