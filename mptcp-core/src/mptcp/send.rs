@@ -369,7 +369,8 @@ impl<B: PacketBuf> Connection<B> {
     #[inline]
     pub(crate) fn mapping(&self, next: Next, payload: &mut B, tcb: &Tcb<B>) -> Option<TxMapping> {
         if self.phase == Phase::Fallback {
-            return tcb.subflow.as_ref().and_then(|subflow| subflow.infinite());
+            let ssn = tcb.snd_nxt.since(tcb.iss);
+            return tcb.subflow.as_ref().and_then(|subflow| subflow.infinite_at(ssn));
         }
         let dsn = self.local_dsn(next.start);
         let ssn = tcb.snd_nxt.since(tcb.iss);

@@ -60,6 +60,8 @@ pub(crate) enum Carry<'a> {
     /// No payload.
     Ack,
     Data(&'a TxMapping),
+    /// The FIN alone, behind all data.
+    End(&'a TxMapping),
 }
 
 /// An infinite mapping: a 4-octet DSN, no `DATA_ACK`, room for a checksum.
@@ -315,6 +317,23 @@ impl Subflow {
         len.next_multiple_of(4)
     }
 
+    /// The same beside what goes again with `mapping`.
+    pub(crate) fn dss_len_again(&self, mapping: &TxMapping) -> u32 {
+        if !self.keeps_mapping(mapping) {
+            return self.dss_len_of(mapping.wide);
+        }
+        let dsn = if mapping.wide { 8 } else { 4 };
+        let checksum = if mapping.checksum.is_some() { 2 } else { 0 };
+        let len: u32 = 4 + dsn + 4 + 2 + checksum;
+        len.next_multiple_of(4)
+    }
+
+    /// What was mapped before a fallback goes again as it was: kernels of version 0 throw away what has no mapping in
+    /// front of what has one, and reset a subflow on which part of a mapping comes with another one.
+    fn keeps_mapping(&self, mapping: &TxMapping) -> bool {
+        self.stage == Stage::Fallback && self.version == Version::V0 && mapping.len > 0
+    }
+
     /// Either end wants it used last.
     pub(crate) const fn is_backup(&self) -> bool {
         self.backup || self.local_backup
@@ -450,6 +469,18 @@ impl Subflow {
         })
     }
 
+    /// The same for a segment that begins at `ssn`, which may be behind that octet. Kernels of version 0 take the
+    /// mapping to begin with the segment that carries it, whatever sequence number of the subflow it names: what it
+    /// goes back by they would leave out of the stream.
+    pub(crate) fn infinite_at(&self, ssn: u32) -> Option<TxMapping> {
+        let infinite = self.infinite()?;
+        let back = ssn.wrapping_sub(infinite.ssn);
+        Some(match self.version {
+            Version::V0 => TxMapping { dsn: infinite.dsn.add(u64::from(back)), ssn, ..infinite },
+            Version::V1 => infinite,
+        })
+    }
+
     /// After fallback: the peer knows of it, by its `MP_FAIL` (which `fail` says) or its infinite
     /// mapping. True when an `MP_FAIL` is to be answered.
     pub(crate) fn told_of_fallback(&mut self, fail: bool) -> bool {
@@ -546,7 +577,8 @@ impl Subflow {
                 fits = writer.push_mptcp(&MptcpOption::Dss(dss), version);
             }
             (Stage::Active, Carry::Ack) => self.write_ack(writer, data, news),
-            (Stage::Fallback, Carry::Data(mapping)) => self.write_infinite(writer, mapping),
+            (Stage::Fallback, Carry::Data(mapping)) => self.write_infinite(writer, mapping, false),
+            (Stage::Fallback, Carry::End(mapping)) => self.write_infinite(writer, mapping, true),
             (Stage::Fallback, Carry::Ack) => {
                 if let Some(signal @ (Signal::Fail { .. } | Signal::Reminder { .. })) =
                     self.rare.signals.first()
@@ -677,28 +709,37 @@ impl Subflow {
             }
             Signal::Fail { dsn, .. } => writer.push_mptcp(&MptcpOption::Fail { dsn }, self.version),
             Signal::Reminder { dsn, ssn } => {
-                writer.push_mptcp(&MptcpOption::Dss(self.infinite_dss(dsn, ssn)), self.version)
+                let dss = self.infinite_dss(dsn, ssn, false);
+                writer.push_mptcp(&MptcpOption::Dss(dss), self.version)
             }
             Signal::Infinite { .. } => false,
         }
     }
 
-    fn infinite_dss(&self, dsn: DataSeq, ssn: u32) -> Dss {
+    fn infinite_dss(&self, dsn: DataSeq, ssn: u32, data_fin: bool) -> Dss {
         let checksum = self.format.checksum.then_some(0);
         let infinite = Mapping { dsn: wire_dsn(dsn, false), ssn, len: 0, checksum };
-        Dss { data_ack: None, mapping: Some(infinite), data_fin: false }
+        Dss { data_ack: None, mapping: Some(infinite), data_fin }
     }
 
     /// One final infinite mapping tells the peer, where options still pass (RFC 8684 §3.7): on new
-    /// data, which repeats it as often as it is sent again, and until then on what was mapped before.
-    fn write_infinite(&mut self, writer: &mut OptionWriter, mapping: &TxMapping) {
+    /// data, which repeats it as often as it is sent again, and until then on what was mapped before. At the `end` of
+    /// the stream kernels of version 0 look for it behind a `DATA_FIN` alone.
+    fn write_infinite(&mut self, writer: &mut OptionWriter, mapping: &TxMapping, end: bool) {
+        if self.keeps_mapping(mapping) {
+            let mapping = Some(wire_mapping(mapping));
+            let dss = Dss { data_ack: None, mapping, data_fin: false };
+            let _fits = writer.push_mptcp(&MptcpOption::Dss(dss), self.version);
+            return;
+        }
         let own = mapping.len == 0;
         // What was mapped before the infinite one begins is not part of it.
         let reaches =
             |infinite: &TxMapping| mapping.ssn.wrapping_sub(infinite.ssn).cast_signed() >= 0;
         let told = || self.infinite().filter(reaches);
         let Some(mapping) = own.then_some(*mapping).or_else(told) else { return };
-        let dss = self.infinite_dss(mapping.dsn, mapping.ssn);
+        let data_fin = end && self.version == Version::V0;
+        let dss = self.infinite_dss(mapping.dsn, mapping.ssn, data_fin);
         let written = writer.push_mptcp(&MptcpOption::Dss(dss), self.version) && own;
         self.marks.set(Marks::INFINITE_WRITTEN, written);
     }

@@ -310,8 +310,9 @@ impl<B: PacketBuf> Tcb<B> {
             return Progress::More;
         }
         let flags = TcpFlags::FIN | TcpFlags::ACK;
-        let mapping = self.subflow.as_ref().and_then(|subflow| subflow.infinite());
-        let carry = mapping.as_ref().map_or(Carry::Ack, Carry::Data);
+        let ssn = self.snd_nxt.since(self.iss);
+        let mapping = self.subflow.as_ref().and_then(|subflow| subflow.infinite_at(ssn));
+        let carry = mapping.as_ref().map_or(Carry::Ack, Carry::End);
         let emission = Emission::bare(self.snd_nxt, flags, carry);
         if !self.emit(env, tx, data, emission) {
             return Progress::More;

@@ -46,12 +46,17 @@ impl<B: PacketBuf> Tcb<B> {
         let Some(segment) = self.queue.get(idx) else { return false };
         let (seq, octets, mapping) = (segment.seq, segment.seq_len(), segment.mapping);
         let len = segment.len;
-        let bare = if segment.len > 0 { Carry::Nothing } else { Carry::Ack };
+        let carry = match &mapping {
+            Some(mapping) if len > 0 => Carry::Data(mapping),
+            Some(mapping) => Carry::End(mapping),
+            None if len > 0 => Carry::Nothing,
+            None => Carry::Ack,
+        };
         let emission = Emission {
             seq,
             flags: wire_flags(segment.flags),
             payload: segment.payload.as_ref().map(|b| (b.slice(0..b.data_len()), sum_for(tx, b))),
-            carry: mapping.as_ref().map_or(bare, Carry::Data),
+            carry,
             fresh: false,
         };
         if !self.emit(env, tx, data, emission) {

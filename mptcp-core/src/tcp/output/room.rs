@@ -72,7 +72,7 @@ fn payload_again(
     mapping: Option<TxMapping>,
 ) -> u32 {
     let len = match (subflow, mapping) {
-        (Some(subflow), Some(mapping)) => subflow.dss_len_of(mapping.wide),
+        (Some(subflow), Some(mapping)) => subflow.dss_len_again(&mapping),
         (Some(subflow), None) => subflow.dss_len(),
         (None, _) => 0,
     };

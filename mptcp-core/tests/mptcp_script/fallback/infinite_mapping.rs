@@ -16,9 +16,11 @@ fn the_infinite_mapping_fits_beside_a_full_segment_and_acts_backwards() {
         // `Out::read` asserts that no packet exceeds the MTU.
         let out = script.write(id, 2_000, 10_000);
         let mapping = out[0].mapping().expect("the infinite mapping");
-        // Nothing was ever DATA_ACKed: it begins at the first octet.
-        assert_eq!((mapping.len, mapping.ssn), (0, 1));
-        assert!(same(mapping.dsn, keys.stack_dsn(0)));
+        // Nothing was ever DATA_ACKed: it begins at the first octet. Kernels of version 0 take it to begin where
+        // its segment does.
+        let from = if v == Version::V0 { 2_000 } else { 0 };
+        assert_eq!((mapping.len, mapping.ssn), (0, 1 + from));
+        assert!(same(mapping.dsn, keys.stack_dsn(u64::from(from))));
         assert!(out[1..].iter().all(|o| o.mptcp().is_empty()), "{out:?}");
         assert!(out[1].payload.len() > out[0].payload.len());
     });
@@ -127,7 +129,9 @@ fn t83_the_infinite_mapping_is_sent_again_with_its_segment() {
         for packet in again {
             assert_eq!((packet.mapping(), &packet.payload), (Some(mapping), &first[0].payload));
         }
-        assert!(same(mapping.dsn, keys.stack_dsn(0)) && (mapping.ssn, mapping.len) == (1, 0));
+        let from = if v == Version::V0 { 500 } else { 0 };
+        assert!(same(mapping.dsn, keys.stack_dsn(u64::from(from))));
+        assert_eq!((mapping.ssn, mapping.len), (1 + from, 0));
     });
 }
 
@@ -150,8 +154,44 @@ fn t111_a_fin_carries_the_infinite_mapping_when_no_data_does() {
             let mapping = fin.mapping().expect("the infinite mapping");
             assert_eq!((mapping.len, mapping.ssn), (0, 101));
             assert!(same(mapping.dsn, keys.stack_dsn(100)));
+            // Without it kernels of version 0 throw a FIN away that has no text before it.
+            assert_eq!(fin.dss().is_some_and(|dss| dss.data_fin), v == Version::V0);
         }
     });
+}
+
+/// A kernel of version 0 leaves out of the stream what an infinite mapping goes back by, and throws away what has no
+/// mapping in front of what has one.
+#[test]
+fn what_was_mapped_before_a_fallback_of_version_0_stays_so() {
+    let mut script = Script::server_with(Version::V0, |c| c.tcp.mtu_probing = MtuProbing::Off);
+    let (keys, mut flow, id) = script.confirmed_with(SUM);
+    let before = script.write(id, 0, 3_000);
+    flow.hears(&before[..1]);
+    // A part of it arrived, none of which has a DATA_ACK.
+    let mut fallback = corrupt(&mut script, &keys, &mut flow, 0, 100);
+    fell_back(&script, id, FallbackReason::Checksum);
+    fallback.extend(script.write(id, 3_000, 5_000));
+    let fresh = |o: &&Out| !o.payload.is_empty() && o.seq == flow.stack_isn.wrapping_add(3_001);
+    let first = fallback.iter().find(fresh).expect("new data");
+    let mapping = first.mapping().expect("the infinite mapping");
+    assert_eq!((mapping.len, mapping.ssn), (0, 3_001));
+    assert!(same(mapping.dsn, keys.stack_dsn(3_000)), "{mapping:?}");
+    // All but the first segment is lost.
+    let again = script.advance(3_000);
+    let mut mapped = 0;
+    for packet in again.iter().filter(|o| !o.payload.is_empty()) {
+        let ssn = packet.seq.wrapping_sub(flow.stack_isn);
+        if ssn > 3_000 {
+            assert_eq!(packet.mapping(), (ssn == 3_001).then_some(mapping), "{packet:?}");
+            continue;
+        }
+        let same_one = before.iter().find(|o| o.seq == packet.seq).expect("one sent before");
+        assert_eq!(packet.mapping(), same_one.mapping());
+        assert!(packet.mapping().is_some_and(|mapping| mapping.len > 0), "{packet:?}");
+        mapped += 1;
+    }
+    assert!(mapped > 0, "{again:?}");
 }
 
 /// The peer ended first, and one segment acknowledges the rest of our stream and the FIN behind it.
