@@ -648,14 +648,14 @@ impl Subflow {
         }
     }
 
-    /// The next signal is of a kind that the segment has already: of several options of one kind Linux reads the last.
+    /// The next signal is of a kind that the segment has already: of several options of one kind Linux reads the last,
+    /// and kernels of multipath-tcp.org none, or what is none.
     fn repeats_kind(&self) -> bool {
         let kind = core::mem::discriminant::<Signal>;
         let (signals, written) = (&self.rare.signals, usize::from(self.signals_written));
-        self.version == Version::V1
-            && signals.get(written).is_some_and(|next| {
-                signals.iter().take(written).any(|before| kind(before) == kind(next))
-            })
+        signals.get(written).is_some_and(|next| {
+            signals.iter().take(written).any(|before| kind(before) == kind(next))
+        })
     }
 
     /// Writes the signal at `at`; addresses that are withdrawn one behind the other are one option.

@@ -71,14 +71,18 @@ fn no_more_than_two_duplicate_acknowledgements_in_a_row_carry_options() {
     assert_no_long_row(&flow, &out, flow.snd_nxt);
     let at_once = announced(&out);
     assert_eq!(flow.of(&out).len(), 2);
-    assert_eq!(at_once, (2..10).collect::<Vec<_>>(), "four fit into one segment: {out:?}");
+    // multipath-tcp.org's kernels do not read two in one segment.
+    assert_eq!(at_once, [2, 3], "one in a segment: {out:?}");
     // All other announcements are taken along by acknowledgements that are due anyway.
-    for n in 0..4 {
-        let more = script.send_data(&keys, &mut flow, n * 10, 0, &stream(n * 10, 10));
+    let mut sent = 0;
+    while announced(&out).len() < usize::from(ENDPOINTS) && sent < 1_000 {
+        let more = script.send_data(&keys, &mut flow, sent, 0, &stream(sent, 10));
         assert_no_long_row(&flow, &more, flow.snd_nxt.wrapping_sub(10));
+        assert!(more.iter().all(|o| announced(core::slice::from_ref(o)).len() <= 1), "{more:?}");
         out.extend(more);
+        sent += 10;
     }
-    script.expect_stream(id, 0, 40);
+    script.expect_stream(id, 0, sent as usize);
     let ids = announced(&out);
     assert_eq!(ids, (2..=ENDPOINTS + 1).collect::<Vec<_>>(), "each was told once, in order");
 }
@@ -93,7 +97,7 @@ fn options_that_nothing_takes_along_wait_for_the_end_of_the_row() {
     let mut ids = announced(&out);
     assert_no_long_row(&flow, &out, flow.snd_nxt);
     assert_eq!(flow.of(&out).len(), 2);
-    for _ in 0..10 {
+    for _ in 0..12 {
         let out = script.advance(1_000);
         assert_no_long_row(&flow, &out, flow.snd_nxt);
         ids.extend(announced(&out));
