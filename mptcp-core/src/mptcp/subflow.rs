@@ -57,6 +57,8 @@ pub(crate) enum Carry<'a> {
         /// The peer is not to join the address it connected to.
         denies: bool,
     },
+    /// No payload, below the peer's window, where nobody reads what it says: whatever is said once waits.
+    Probe,
     /// No payload.
     Ack,
     Data(&'a TxMapping),
@@ -541,22 +543,25 @@ impl Subflow {
                 option.flags.set(CapableFlags::DENY_JOIN, *denies && version == Version::V1);
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
             }
-            (Stage::JoinSyn | Stage::JoinAck, Carry::Syn | Carry::Ack) => {
+            (Stage::JoinSyn | Stage::JoinAck, Carry::Syn | Carry::Ack | Carry::Probe) => {
                 fits = self.write_join(writer, carry);
             }
             // A DATA_FIN before any data alternates with the keys: one proves that they arrived, the
             // other repairs it when they did not.
-            (Stage::CapableAck, Carry::Ack)
+            (Stage::CapableAck, Carry::Ack | Carry::Probe)
                 if self.marks.contains(Marks::KEYS_TOLD) && data.data_fin.is_some() =>
             {
                 self.marks.remove(Marks::KEYS_TOLD);
                 self.write_ack(writer, data, news);
             }
-            (Stage::CapableAck, Carry::Ack) => {
+            (Stage::CapableAck, Carry::Ack | Carry::Probe) => {
                 self.marks.insert(Marks::KEYS_TOLD);
                 let form = CapableForm::Keys { sender: data.local_key, receiver: data.remote_key };
                 let option = self.capable(form, data.format.checksum);
                 fits = writer.push_mptcp(&MptcpOption::Capable(option), version);
+            }
+            (Stage::Active, Carry::Probe) => {
+                let _fits = self.write_dss(writer, data);
             }
             (Stage::CapableAck | Stage::Active, Carry::Data(mapping)) if mapping.capable => {
                 let form = CapableForm::Data {
@@ -600,7 +605,7 @@ impl Subflow {
                 token: joining.token,
                 nonce: joining.nonce,
             },
-            (Stage::JoinAck, Carry::Ack) => MpJoin::Ack { hmac: joining.hmac },
+            (Stage::JoinAck, Carry::Ack | Carry::Probe) => MpJoin::Ack { hmac: joining.hmac },
             _ => return true,
         };
         writer.push_mptcp(&MptcpOption::Join(join), self.version)

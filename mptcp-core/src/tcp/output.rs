@@ -345,7 +345,7 @@ impl<B: PacketBuf> Tcb<B> {
             0 => self.snd_una,
             unsure => self.snd_una.min(self.snd_nxt_data().sub(unsure)),
         };
-        let emission = Emission::bare(known.sub(1), TcpFlags::ACK, Carry::Ack);
+        let emission = Emission::bare(known.sub(1), TcpFlags::ACK, Carry::Probe);
         if !self.emit(env, tx, data, emission) {
             return true;
         }

@@ -5,7 +5,7 @@ use crate::harness::*;
 use core::net::IpAddr;
 use mptcp_core::config::{PathManagerKind, StackConfig};
 use mptcp_core::time::{Duration, Instant};
-use mptcp_core::wire::{MptcpOption, Prio, Version};
+use mptcp_core::wire::{AddressIds, MptcpOption, Prio, Version};
 
 /// Addresses of the server beside the first, all of which it announces.
 const ENDPOINTS: u8 = 20;
@@ -104,6 +104,31 @@ fn options_that_nothing_takes_along_wait_for_the_end_of_the_row() {
     }
     assert_eq!(ids, (2..=ENDPOINTS + 1).collect::<Vec<_>>(), "each once, in order");
     assert!(script.advance(60_000).is_empty(), "and then there is nothing left to say");
+}
+
+/// A peer throws away what is below its window, options and all, and what is said once does not come again.
+#[test]
+fn what_is_said_once_does_not_go_with_a_probe() {
+    let v = Version::V0;
+    let mut script = Script::server_with(v, many_addresses);
+    let (keys, flow, _) = script.unconfirmed();
+    let mut out = script.send(&flow, &flow.seg().dss(keys.ack(0)));
+    out.extend(script.advance(0));
+    assert!(announced(&out).len() < usize::from(ENDPOINTS), "the others wait: {out:?}");
+    // Whether the subflow of that address still works is asked at once.
+    let gone = MptcpOption::RemoveAddr(AddressIds::new(&[0]).expect("an id"));
+    let asked = script.send(&flow, &flow.seg().dss(keys.ack(0)).opt(&gone));
+    let below = |o: &&Out| o.seq == flow.rcv_nxt.wrapping_sub(1);
+    assert!(asked.iter().any(|o| below(&o)), "a probe: {asked:?}");
+    out.extend(asked);
+    // It does.
+    out.extend(script.advance(10));
+    out.extend(script.send(&flow, &flow.seg().dss(keys.ack(0))));
+    for _ in 0..12 {
+        out.extend(script.advance(1_000));
+    }
+    let arrived: Vec<_> = out.iter().filter(|o| !below(o)).cloned().collect();
+    assert_eq!(announced(&arrived), (2..=ENDPOINTS + 1).collect::<Vec<_>>(), "each once, in order");
 }
 
 /// Of a priority that changes again before it was told only the last word counts.
