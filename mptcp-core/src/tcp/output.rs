@@ -17,7 +17,7 @@ use super::{Env, State, Tcb, TcbFlags};
 use crate::buf::{PacketBuf, TxQueue};
 use crate::driver::Progress;
 use crate::mptcp::{Carry, DssFormat, Subflow};
-use crate::seq::DataSeq;
+use crate::seq::{DataSeq, SeqNum};
 use crate::time::{Duration, Instant};
 use crate::wire::{TcpFlags, WireSeq};
 pub(crate) use burst::Burst;
@@ -140,6 +140,15 @@ impl<B: PacketBuf> Tcb<B> {
     pub(crate) fn usable_window(&self) -> u32 {
         let edge = self.snd_una.add(self.snd_wnd);
         u32::try_from(edge.diff(self.snd_nxt)).unwrap_or(0)
+    }
+
+    /// Sequence number of a segment without text: `SND.NXT`. Where the peer has drawn its window in that lies outside, and
+    /// counts for nothing there (RFC 9293 §3.10.7.4, first step): then the edge that it has now. What the scale rounds off
+    /// draws nothing in (RFC 7323 §2.4).
+    pub(crate) fn bare_seq(&self) -> SeqNum {
+        let edge = self.snd_una.add(self.snd_wnd);
+        let drawn_in = self.snd_nxt.diff(edge) >= 1 << self.snd_wscale;
+        if self.subflow.is_none() && drawn_in { edge } else { self.snd_nxt }
     }
 
     /// The window is shut, or cuts what waits into slivers: less than a segment and less than half

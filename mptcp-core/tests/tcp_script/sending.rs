@@ -150,6 +150,23 @@ fn a_window_counts_from_the_newest_acknowledgement() {
     s.inject(data(1, 1, 10).window(23)).expect(ack(at(2), 11));
 }
 
+/// A peer that is out of memory draws its window in behind what is in flight (Linux since 6.6), and takes nothing from
+/// beyond it: what it sends is acknowledged from the edge, and it is reset there.
+#[test]
+fn acknowledgements_stay_inside_of_a_window_that_was_drawn_in() {
+    let mut s = client(WIDE);
+    s.write(4 * FULL);
+    expect_full(&mut s, 0..4);
+    s.inject(ack(1, at(1)).window(0)).expect_nothing();
+    s.inject(data(1, at(1), 100).window(0)).expect(ack(at(1), 101));
+    s.inject(data(101, at(1), 100).window(2)).expect(ack(at(1) + 256, 201));
+    // Less than a unit of 128 octets is rounded off.
+    s.inject(data(201, at(1), 100).window(34)).expect(ack(at(4), 301));
+    s.inject(ack(301, at(1)).window(0)).abort();
+    let reset = s.take();
+    assert_eq!((reset.flags, reset.seq), (TcpFlags::RST | TcpFlags::ACK, at(1)));
+}
+
 /// The acknowledgement that moves `SND.UNA` brings its own window, however old its place in the peer's
 /// stream (`SND.WL1`): the length of a later one, counted from there, would move the right edge further
 /// than the peer ever allowed.

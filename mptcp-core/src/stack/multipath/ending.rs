@@ -251,7 +251,7 @@ impl<B: PacketBuf> Stack<B> {
         let reply = Stateless {
             tuple: tcb.ends.tuple(),
             port: tcb.port,
-            seq: tcb.snd_nxt,
+            seq: tcb.bare_seq(),
             ack: tcb.rcv_nxt,
             flags: TcpFlags::RST | TcpFlags::ACK,
             window: 0,

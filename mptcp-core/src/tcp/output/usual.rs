@@ -234,13 +234,14 @@ impl<B: PacketBuf> Tcb<B> {
             let data_ack = data.filter(|_| subflow).and_then(|data| data.data_ack);
             let dss = data_ack.map(|ack| (Some(ack), None));
             if let Some(mut template) = self.usual(env, data, dss, false) {
-                let segment = Follower { seq: self.snd_nxt, push: false, mapping: None, sum: 0 };
+                let seq = self.bare_seq();
+                let segment = Follower { seq, push: false, mapping: None, sum: 0 };
                 let sent = self.emit_follower(env, tx, &mut template, &segment, None);
                 self.acknowledgement_sent(env, &begun, sent, true);
                 return sent;
             }
         }
-        self.emit(env, tx, data, Emission::bare(self.snd_nxt, TcpFlags::ACK, Carry::Ack))
+        self.emit(env, tx, data, Emission::bare(self.bare_seq(), TcpFlags::ACK, Carry::Ack))
     }
 
     /// The segment was sent, or not.
