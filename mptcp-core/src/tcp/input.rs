@@ -385,6 +385,9 @@ impl<B: PacketBuf> Tcb<B> {
         self.count_duplicate(segment, advanced, prior_window, &mut delivered);
         let arrival = super::recovery::Arrival { rtt, advanced, dsack, prior_flight };
         outcome.lost = self.on_delivered(env, segment, &delivered, &arrival);
+        if prior_window == 0 && self.snd_wnd > 0 && !advanced && !orphan {
+            self.window_reopened(env.now);
+        }
         self.update_pace(env);
         // What an orphan's peer takes mostly fills its window: it counts whatever is left of that.
         let goes_on = if orphan { advanced } else { self.usable_window() > 0 };

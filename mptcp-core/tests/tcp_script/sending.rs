@@ -301,7 +301,7 @@ fn a_peer_that_shuts_its_window_on_data_in_flight_is_not_given_up() {
 }
 
 /// Nor is it once the window is open again, for the timeouts that there were while it was shut: those after it
-/// count.
+/// count. What was refused goes at once then, not after the minutes that the timeout has come to.
 #[test]
 fn a_peer_that_opens_its_window_on_data_in_flight_is_not_given_up() {
     let mut s = Script::client(|config| config.tcp.retries = 3, NO_SACK, 100);
@@ -313,14 +313,39 @@ fn a_peer_that_opens_its_window_on_data_in_flight_is_not_given_up() {
         if n < 8 {
             s.inject(ack(1, 1).window(0)).expect_nothing();
         }
-        if n == 7 {
-            s.inject(ack(1, 1).window(4)).expect_nothing();
-        }
         (ms, rto) = (s.ms(), (2 * rto).min(120_000));
+        if n == 7 {
+            // What is in flight meets the open window, until it could have been answered.
+            s.inject(ack(1, 1).window(4)).inject(ack(1, 1).window(0)).expect_nothing();
+            ms += 100;
+            s.at(ms).inject(ack(1, 1).window(4)).expect(data(1, 1, 100));
+            rto = 300;
+        }
     }
     s.until(ms + rto);
     assert_eq!(s.take().flags, TcpFlags::RST | TcpFlags::ACK);
     assert_eq!(s.stack.error(s.id()), Some(ConnectionError::TimedOut));
+}
+
+/// What the peer would not take waits for room in its window, not for another timeout.
+#[test]
+fn what_lies_beyond_a_window_that_was_drawn_in_is_not_repeated() {
+    let mut s = client(NO_SACK);
+    s.write(10 * FULL);
+    expect_full(&mut s, 0..10);
+    s.at(200).inject(ack(1, 1).window(23)).until(400);
+    expect_full(&mut s, 0..1);
+    // 23 * 128 = 2944: two more, both in the window.
+    s.at(500).inject(ack(1, at(1)).window(23));
+    expect_full(&mut s, 1..3);
+    // Now the congestion window has room for four.
+    s.at(600).inject(ack(1, at(3)).window(0));
+    expect_full(&mut s, 3..4);
+    s.at(650).expect_nothing();
+    // The one that asked was refused.
+    s.at(700).inject(ack(1, at(3)).window(100));
+    expect_full(&mut s, 3..7);
+    s.expect_nothing();
 }
 
 /// A half-closed connection whose peer vanished has nothing to send that would find out.

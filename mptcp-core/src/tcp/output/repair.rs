@@ -22,7 +22,7 @@ impl<B: PacketBuf> Tcb<B> {
                 self.flags.insert(TcbFlags::CWND_LIMITED);
                 break;
             }
-            if self.held_by_pace(env.now) {
+            if self.lies_beyond_window(idx) || self.held_by_pace(env.now) {
                 break;
             }
             if *budget == 0 || tx.room() == 0 || !self.retransmit(env, tx, data, idx) {
@@ -31,6 +31,14 @@ impl<B: PacketBuf> Tcb<B> {
             *budget -= 1;
         }
         Progress::Done
+    }
+
+    /// The peer has drawn its window in, and would not take segment `idx`: it waits for room, not for another timeout. The
+    /// oldest one goes whatever the window is (RFC 9293 §3.8.6).
+    fn lies_beyond_window(&self, idx: usize) -> bool {
+        let edge = self.snd_una.add(self.snd_wnd);
+        let beyond = self.queue.get(idx).is_some_and(|segment| segment.seq.ge(edge));
+        idx > 0 && beyond && self.subflow.is_none()
     }
 
     /// Sends segment `idx` again with the mapping it was first sent with.

@@ -96,6 +96,19 @@ impl<B: PacketBuf> Tcb<B> {
         self.set_cwnd(now, self.cwnd().max(self.pipe() + self.payload_mss()));
     }
 
+    /// A peer that had drawn its window in behind what is in flight has opened it. Of what was repeated meanwhile it took
+    /// nothing, and with each refusal the timeout has grown: the oldest segment goes at once, and the back-off starts anew.
+    pub(in crate::tcp) fn window_reopened(&mut self, now: Instant) {
+        // What left more recently than that finds the window open.
+        let shortest = self.rtt.min_rtt().unwrap_or_default();
+        let refused = self.head_sent_at().is_some_and(|at| now.since(at) >= shortest);
+        if refused && self.in_recovery() && self.subflow.is_none() {
+            self.rtt.reset_back_off();
+            self.rto_base = now;
+            self.repeat_head(now);
+        }
+    }
+
     /// Since when the retransmission timer counts: the last progress, timeout or repair of the head.
     pub(crate) fn rto_base(&self) -> Instant {
         self.rto_base
