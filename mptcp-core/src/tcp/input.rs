@@ -225,8 +225,10 @@ impl<B: PacketBuf> Tcb<B> {
             segment.end().gt(self.rcv_nxt) && (segment.seq.lt(edge) || next)
         };
         // At a shut window the text is dropped, later, but its acknowledgement counts (RFC 9293
-        // §3.10.7.4, first step): or two full peers would wait for each other.
-        let probe = self.rcv_wnd() == 0 && segment.seq == self.rcv_nxt;
+        // §3.10.7.4, first step): or two full peers would wait for each other. Some count the octet that probed as sent,
+        // and number behind it what has no text.
+        let behind = segment.seq_len() == 0 && segment.seq == self.rcv_nxt.add(1);
+        let probe = self.rcv_wnd() == 0 && (segment.seq == self.rcv_nxt || behind);
         if acceptable || probe && segment.has(TcpFlags::ACK) && !segment.has(TcpFlags::SYN) {
             return Step::Continue;
         }

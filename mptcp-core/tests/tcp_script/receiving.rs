@@ -524,6 +524,21 @@ fn an_acknowledgement_at_the_right_edge_counts() {
     assert_eq!(s.stack.counters().retrans_segs, 0);
 }
 
+/// lwIP counts the octet that probed a shut window as sent: all that it acknowledges while the window is shut is numbered
+/// one beyond the edge.
+#[test]
+fn an_acknowledgement_behind_the_octet_that_probed_counts() {
+    let mut s = Script::server(|config| config.tcp.recv_buffer_initial = 2_920, Peer::default());
+    s.inject_burst(&[data(1, 1, 1460), data(1461, 1, 1460)]).expect(ack(1, 2921).window(0));
+    s.inject(data(2921, 1, 1)).expect(ack(1, 2921).window(0));
+    s.write(100).expect(data(1, 2921, 100));
+    s.inject(ack(2923, 101)).expect(ack(101, 2921));
+    s.inject(ack(2922, 101)).expect_nothing().at(5_000).expect_nothing();
+    assert_eq!(s.stack.counters().retrans_segs, 0);
+    s.read(2920).take_all();
+    s.inject(data(2921, 101, 100)).expect(ack(101, 3021)).read(100);
+}
+
 #[test]
 fn a_reset_counts_only_at_the_exact_number() {
     let mut s = server();
