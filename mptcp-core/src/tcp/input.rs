@@ -217,7 +217,7 @@ impl<B: PacketBuf> Tcb<B> {
         // A RST counts whatever text it carries (RFC 9293 §3.10.7.4, first step), and beyond the edge
         // it is not even challenged (RFC 5961 §3.2).
         let acceptable = if segment.has(TcpFlags::RST) {
-            segment.seq == self.rcv_nxt || segment.seq.gt(self.rcv_nxt) && segment.seq.lt(edge)
+            self.resets_at(segment.seq) || segment.seq.gt(self.rcv_nxt) && segment.seq.lt(edge)
         } else if segment.seq_len() == 0 {
             segment.seq.ge(self.rcv_nxt) && segment.seq.le(edge)
         } else {
@@ -252,12 +252,18 @@ impl<B: PacketBuf> Tcb<B> {
             && segment.seq == self.irs
     }
 
+    /// A RST counts at `RCV.NXT`, and at the FIN that is the last there was: so macOS numbers that of an application which
+    /// is killed, and answers no more than a few challenges.
+    fn resets_at(&self, seq: SeqNum) -> bool {
+        seq == self.rcv_nxt || self.fin_received() && seq.add(1) == self.rcv_nxt
+    }
+
     /// Second step with RFC 5961 §3.
     fn check_rst(&mut self, env: &mut Env<'_>, segment: &Segment, outcome: &mut Outcome) -> Step {
         if !segment.has(TcpFlags::RST) {
             return Step::Continue;
         }
-        if segment.seq != self.rcv_nxt {
+        if !self.resets_at(segment.seq) {
             env.stats.drop(DropReason::RstSequence);
             self.challenge(env);
             return Step::Stop;

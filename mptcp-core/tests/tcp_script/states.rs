@@ -58,6 +58,23 @@ pub(crate) fn connection_in(state: State) -> (Script, u32, u32) {
     (s, snd, rcv)
 }
 
+/// The first number below those that a RST counts at: where the peer's FIN is in, that is one of them.
+pub(crate) fn below_reset(state: State, rcv: u32) -> u32 {
+    let ended = matches!(state, State::CloseWait | State::Closing | State::LastAck);
+    rcv.wrapping_sub(1 + u32::from(ended))
+}
+
+/// macOS sends the FIN of an application that is killed, and a RST with the same number (RFC 5961 §3 would have none of it).
+#[test]
+fn a_reset_at_the_peers_fin_counts() {
+    for state in [State::CloseWait, State::Closing, State::LastAck] {
+        let (mut s, _, rcv) = connection_in(state);
+        s.inject(rst(rcv - 1)).expect_nothing();
+        let error = (state == State::CloseWait).then_some(ConnectionError::Reset);
+        assert_eq!((s.state(), s.stack.error(s.id())), (State::Closed, error), "{state:?}");
+    }
+}
+
 #[test]
 fn a_reset_in_any_state_needs_the_exact_number() {
     for state in STATES {
@@ -66,7 +83,7 @@ fn a_reset_in_any_state_needs_the_exact_number() {
             .expect(ack(snd, rcv))
             .inject(rst(rcv + 10_000))
             .expect(ack(snd, rcv));
-        s.inject(rst(rcv.wrapping_sub(1))).inject(rst(rcv + (1 << 20))).expect_nothing();
+        s.inject(rst(below_reset(state, rcv))).inject(rst(rcv + (1 << 20))).expect_nothing();
         assert_eq!((s.state(), s.dropped(DropReason::RstSequence)), (state, 4), "{state:?}");
         s.inject(rst(rcv)).expect_nothing();
         let error = match state {

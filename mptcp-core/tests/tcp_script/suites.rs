@@ -2,7 +2,7 @@
 //! one outside (RFC 9293 §3.10.7, RFC 5961 §3 to §5). `docs/conformance/suites.md` says which suites.
 
 use crate::harness::{Peer, Script, Seg, ack, data, fin, rst, rst_ack, syn, syn_ack};
-use crate::states::{STATES, connection_in};
+use crate::states::{STATES, below_reset, connection_in};
 use mptcp_core::error::ConnectionError;
 use mptcp_core::tcp::State;
 use mptcp_core::wire::TcpFlags;
@@ -21,7 +21,7 @@ fn resets_at_the_edges_of_the_window() {
     for state in STATES.into_iter().filter(|state| *state != State::SynReceived) {
         let (mut s, snd, rcv) = connection_in(state);
         let window = window(&mut s, snd, rcv);
-        s.inject(rst(rcv.wrapping_sub(1))).inject(rst(rcv + window)).expect_nothing();
+        s.inject(rst(below_reset(state, rcv))).inject(rst(rcv + window)).expect_nothing();
         s.inject(rst(rcv + window - 1)).expect(ack(snd, rcv));
         assert_eq!(s.state(), state);
         s.inject(rst_ack(rcv, snd)).expect_nothing();
