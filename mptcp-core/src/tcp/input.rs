@@ -3,6 +3,7 @@
 
 mod run;
 
+use super::recovery::DUP_THRESH;
 use super::recv_queue::Inserted;
 use super::send_queue::Delivered;
 use super::{Env, Outcome, Segment, State, Tcb, TcbFlags, rtt};
@@ -458,6 +459,9 @@ impl<B: PacketBuf> Tcb<B> {
         let mut dsack = false;
         let highest = self.queue.highest_sacked(self.snd_una);
         for (idx, &(start, end)) in blocks.iter().enumerate() {
+            if !self.may_report(start, end) {
+                continue;
+            }
             let enclosed = || blocks.get(1).is_some_and(|&(s, e)| s.le(start) && end.le(e));
             if idx == 0 && (start.lt(segment.ack) || enclosed()) {
                 dsack = true;
@@ -469,6 +473,18 @@ impl<B: PacketBuf> Tcb<B> {
             }
         }
         dsack
+    }
+
+    /// A SACK block may be about what was sent: ahead of `SND.UNA` or, a duplicate, by no more than a window below.
+    fn may_report(&self, start: SeqNum, end: SeqNum) -> bool {
+        let oldest = self.snd_una.sub(self.max_snd_wnd.max(1 << 16));
+        start.ge(oldest) && end.le(self.snd_nxt)
+    }
+
+    /// Old firewalls number a stream anew and leave the SACK blocks as they are: none of them is about what was sent.
+    fn reports_another_stream(&self, segment: &Segment) -> bool {
+        let blocks = segment.sack_blocks();
+        !blocks.is_empty() && !blocks.iter().any(|&(start, end)| self.may_report(start, end))
     }
 
     /// Karn's rule by segments; timestamps decide for what was retransmitted (RFC 7323 §4).
@@ -530,6 +546,13 @@ impl<B: PacketBuf> Tcb<B> {
         if duplicate && reno {
             self.dup_acks = self.dup_acks.saturating_add(1);
             delivered.bytes += self.payload_mss().min(self.flight_size());
+        } else if duplicate && self.reports_another_stream(segment) {
+            self.dup_acks = self.dup_acks.saturating_add(1);
+            if u32::from(self.dup_acks) >= DUP_THRESH {
+                // Losses would show by timeouts alone.
+                self.flags.remove(TcbFlags::SACK);
+                delivered.bytes += (DUP_THRESH * self.payload_mss()).min(self.flight_size());
+            }
         }
     }
 

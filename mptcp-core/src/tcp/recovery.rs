@@ -13,7 +13,7 @@ use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 
 /// RFC 5681 §2, RFC 8985 §6.2 step 4: so much reordering is normal.
-const DUP_THRESH: u32 = 3;
+pub(super) const DUP_THRESH: u32 = 3;
 
 /// RFC 8985 §6.2 step 4: recoveries that a larger reordering window outlives.
 const REO_WND_PERSIST: u8 = 16;

@@ -887,3 +887,30 @@ fn selective_acknowledgements_of_nonsense_change_nothing() {
     s.inject(ack(1, at(3))).expect_nothing();
     assert_eq!(s.stack.counters().tcp_sack_recovery, 0);
 }
+
+/// A box on the way numbers the stream anew and leaves the SACK blocks as they are: three such duplicates, and losses are
+/// found as without SACK, not by timeouts alone.
+#[test]
+fn blocks_of_another_stream_are_none() {
+    for offset in [1_u32 << 30, 3 << 30] {
+        let mut s = client(WIDE);
+        s.inject(ack(1, 1)).write(40 * FULL);
+        expect_full(&mut s, 0..10);
+        s.at(200);
+        let report = |n: u32, una: u32| {
+            let edges = (at(n).wrapping_add(offset), at(n + 1).wrapping_add(offset));
+            ack(1, una).sack(&[edges])
+        };
+        s.inject(report(1, 1)).inject(report(2, 1)).expect_nothing();
+        s.inject(report(3, 1));
+        assert_eq!((s.take().seq, s.stack.counters().tcp_dsack_recv), (at(0), 0));
+        s.take_all();
+        for n in 4..10 {
+            s.inject(report(n, 1)).take_all();
+        }
+        // Segment 4 is missing as well.
+        s.at(300).inject(report(10, at(4)));
+        assert_eq!(s.take().seq, at(4));
+        assert_eq!(s.stack.counters().tcp_timeouts, 0);
+    }
+}
