@@ -379,6 +379,10 @@ impl<B: PacketBuf> Stack<B> {
             Verdict::Acknowledge { restart } => {
                 self.stats.drop(DropReason::TimeWait);
                 self.time_wait_ack(now, &entry);
+                let opens = segment.has(TcpFlags::SYN) && !segment.has(TcpFlags::ACK);
+                if opens && let Some(entry) = self.time_waits.get_mut(idx) {
+                    entry.challenged = true;
+                }
                 if restart {
                     let number = self.numbering.number(Node::TimeWait(idx));
                     self.wheel.arm(number, now + self.config.tcp.time_wait);

@@ -799,6 +799,7 @@ impl<B: PacketBuf> Tcb<B> {
             mptcp: false,
             wide: false,
             fastclose: 0,
+            challenged: false,
             rto_ms: 0,
             window: window.min(65_535) as u16,
             marking: self.marking,

@@ -21,6 +21,9 @@ pub(crate) struct TimeWait {
     /// Not TIME-WAIT but a fast close: sent so often, until a RST answers (RFC 8684 §3.5). 0 in
     /// TIME-WAIT.
     pub(crate) fastclose: u8,
+    /// An older SYN was answered with an acknowledgement: whoever sent it says with a RST that it has forgotten the
+    /// connection.
+    pub(crate) challenged: bool,
     /// Retransmission timeout of a fast close, milliseconds.
     pub(crate) rto_ms: u16,
     pub(crate) window: u16,
@@ -48,7 +51,8 @@ pub(crate) enum Verdict {
     },
     /// A new connection may take the place of this one.
     Reopen,
-    /// The fast close was heard, or crosses the peer's: over, with a RST if `reset`.
+    /// The fast close was heard, or crosses the peer's, or the peer has forgotten the connection: over, with a RST if
+    /// `reset`.
     Closed {
         reset: bool,
     },
@@ -74,8 +78,10 @@ impl TimeWait {
             return self.fastclose_answer(segment);
         }
         if segment.has(TcpFlags::RST) {
-            // RFC 1337: a RST must not cut TIME-WAIT short.
-            return Verdict::Ignore;
+            // RFC 1337: a RST must not cut TIME-WAIT short, but for the one that answers us: or a host that began anew, and
+            // one that a NAT gave the same port, would open in vain for as long as this lasts.
+            let answers = self.challenged && segment.seq == self.rcv_nxt;
+            return if answers { Verdict::Closed { reset: false } } else { Verdict::Ignore };
         }
         if segment.has(TcpFlags::SYN) && !segment.has(TcpFlags::ACK) {
             let younger = match segment.timestamps {

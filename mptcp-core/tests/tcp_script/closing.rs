@@ -307,6 +307,23 @@ fn a_reset_does_not_cut_time_wait_short() {
     assert_eq!(s.stack.occupancy().time_waits, 1);
 }
 
+/// Who has forgotten the connection, a host that began anew or another one behind the same NAT, hears our answer to its
+/// older SYN and says so: the SYN that comes again opens.
+#[test]
+fn a_reset_that_answers_the_answer_to_a_syn_ends_time_wait() {
+    let mut s = time_wait(false);
+    let syn = s.peer_syn();
+    s.inject(Seg { seq: 0_u32.wrapping_sub(9), ..syn }).expect(ack(2, 2));
+    s.inject(rst(1)).inject(rst(3)).expect_nothing();
+    assert_eq!(s.stack.occupancy().time_waits, 1);
+    s.inject(rst(2)).expect_nothing();
+    assert_eq!(s.stack.occupancy().time_waits, 0);
+    s.leg().irs = SeqNum(PEER_ISS).sub(9);
+    let again = s.peer_syn();
+    s.inject(again).expect(syn_ack()).inject(ack(1, 1)).accept();
+    assert_eq!(s.state(), State::Established);
+}
+
 /// No listener takes it.
 #[test]
 fn a_syn_with_a_fin_does_not_cut_time_wait_short() {
