@@ -20,7 +20,8 @@ const TURN_MIN: u64 = 3_000;
 const TURN_MAX: u64 = 64 << 10;
 /// A place that was due for so long and not used is given up.
 const KEPT: Duration = Duration::from_secs(1);
-/// A datagram does not wait: it goes ahead of a line that is no longer than this, or not at all.
+/// A datagram does not wait: it goes ahead of a line that is no longer than this. Of a longer one all datagrams together
+/// go ahead with what one of those has who wait, or whoever has many downloads would hear no answer to a question.
 const DATAGRAM_LINE: Duration = Duration::from_millis(100);
 
 /// A rate cap that is shared by whoever has a clone of it. Two are equal when they are one.
@@ -33,6 +34,8 @@ struct Line {
     rate: u64,
     /// When the next place is due, nanoseconds; 0 before anybody has asked.
     next: AtomicU64,
+    /// When the datagrams that went have had their part of the line, nanoseconds.
+    datagrams: AtomicU64,
 }
 
 impl PartialEq for SharedCap {
@@ -47,7 +50,8 @@ impl SharedCap {
     /// A cap of so many octets per second, at least one.
     #[must_use]
     pub fn new(octets_per_second: u64) -> Self {
-        Self(Arc::new(Line { rate: octets_per_second.max(1), next: AtomicU64::new(0) }))
+        let [next, datagrams] = [0, 0].map(AtomicU64::new);
+        Self(Arc::new(Line { rate: octets_per_second.max(1), next, datagrams }))
     }
 
     /// Octets per second.
@@ -59,7 +63,33 @@ impl SharedCap {
     /// Whether a datagram of so many octets may go now; it is paid for if so.
     #[must_use]
     pub fn take(&self, now: Instant, octets: u64) -> bool {
-        self.advance(now, octets, |due| due <= now + DATAGRAM_LINE).is_some()
+        match self.advance(now, octets, |due| due <= now + DATAGRAM_LINE) {
+            Some(due) => {
+                let end = due + self.time_for(octets);
+                self.0.datagrams.fetch_max(end.as_nanos(), Ordering::Relaxed);
+                true
+            }
+            None => self.take_turn(now, octets),
+        }
+    }
+
+    /// The same in front of a longer line: while that passes once, a place's worth. What goes is paid for at its end.
+    fn take_turn(&self, now: Instant, octets: u64) -> bool {
+        let line = Instant::from_nanos(self.0.next.load(Ordering::Relaxed)).since(now);
+        let part = u128::from(octets.max(1)) * line.as_nanos() / u128::from(self.turn());
+        let part = Duration::from_nanos(u64::try_from(part).unwrap_or(u64::MAX));
+        let moved = |had: u64| {
+            let from = Instant::from_nanos(had).max(now);
+            // One that is longer than a place goes when nothing else has gone.
+            let fits = from == now || from + part <= now + line;
+            fits.then(|| (from + part).as_nanos())
+        };
+        let word = &self.0.datagrams;
+        let goes = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved).is_ok();
+        if goes {
+            self.reserve(now, octets);
+        }
+        goes
     }
 
     /// A place in line for so many octets: when it is due.
@@ -265,6 +295,31 @@ mod tests {
         assert_eq!(passed, 101);
         let later = now + Duration::from_millis(10);
         assert_eq!((0..1_000).filter(|_| cap.take(later, 1_000)).count(), 10);
+    }
+
+    /// Nine who have more to send than there is, and datagrams every millisecond: the tenth.
+    #[test]
+    fn datagrams_have_the_part_of_one_who_waits_in_a_long_line() {
+        let cap = SharedCap::new(125_000);
+        let mut leases: Vec<_> = (0..9).map(|_| Lease::new(cap.clone())).collect();
+        let (mut streams, mut datagrams) = (0_u64, 0_u64);
+        for ms in 0..20_000 {
+            let now = Instant::from_millis(5_000 + ms);
+            for lease in &mut leases {
+                while lease.ask(now, 1_400, |turn| turn) <= now {
+                    lease.spend(now, 1_400);
+                    streams += 1_400;
+                }
+            }
+            datagrams += u64::from(cap.take(now, 500)) * 500;
+        }
+        let all = streams + datagrams;
+        assert!(all.abs_diff(20 * 125_000) <= 20 * 125_000 / 50, "{streams} and {datagrams}");
+        assert!(datagrams.abs_diff(all / 10) <= all / 50, "{streams} and {datagrams}");
+        // A line that only datagrams made is as long as it may be.
+        let cap = SharedCap::new(125_000);
+        let now = Instant::from_millis(5_000);
+        assert_eq!((0..1_000).filter(|_| cap.take(now, 500)).count(), 26);
     }
 
     #[test]
