@@ -7,7 +7,7 @@
 //! Invariant: over any time the places that come due are worth the rate, and what idle time earns
 //! at most. A rate never changes: another rate is another cap.
 
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, nanos};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -97,6 +97,13 @@ impl SharedCap {
         self.advance(now, octets, |_| true).unwrap_or(now)
     }
 
+    /// A place for so many octets is nobody's any more: the line is shorter by it.
+    fn give_back(&self, octets: u64) {
+        let cost = nanos(self.time_for(octets));
+        let moved = |next: u64| Some(next.saturating_sub(cost).max(1)).filter(|_| next > 0);
+        let _before = self.0.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved);
+    }
+
     /// Moves the line on by `octets`, if what it says is `wanted`.
     fn advance(
         &self,
@@ -166,6 +173,16 @@ impl Lease {
             self.left += octets;
         }
         self.due
+    }
+
+    /// There is nothing to send any more, by this way at least: its place is for others. One that came due longer ago than
+    /// idle time earns something is lost, as it is when nobody asks.
+    pub(crate) fn give_back(&mut self, now: Instant) {
+        let left = core::mem::take(&mut self.left);
+        if left > 0 && now.since(self.due) <= self.cap.credit() {
+            self.cap.give_back(left);
+        }
+        self.due = Instant::MIN;
     }
 
     /// It has to wait for its place in another line: this one is kept.
@@ -284,6 +301,26 @@ mod tests {
         assert_eq!((lease.ask(now, 1_400, |turn| turn.min(9_000)), lease.left()), (due, 700));
         let longer = lease.ask(due, 1_400, |turn| turn.min(9_000));
         assert_eq!((longer, lease.left()), (due + Duration::from_micros(500), 3_000));
+    }
+
+    /// What it had to send went by another way.
+    #[test]
+    fn a_place_that_is_given_back_is_for_the_next_one() {
+        let cap = SharedCap::new(1_000_000);
+        let now = Instant::from_millis(1_000);
+        let mut lease = Lease::new(cap.clone());
+        assert_eq!(lease.ask(now, 1_400, |turn| turn), now);
+        lease.spend(now, 2_800);
+        let due = lease.ask(now, 1_400, |turn| turn);
+        assert_eq!((due, lease.left()), (now + Duration::from_millis(3), 3_000));
+        lease.give_back(now);
+        assert_eq!((lease.left(), lease.waits_until()), (0, Instant::MIN));
+        // 2,800 octets went.
+        let next = now + Duration::from_micros(2_800);
+        assert_eq!(lease.ask(now, 1_000, |_| 1_000), next);
+        lease.give_back(next + Duration::from_millis(11));
+        // Nobody has the time back that is over.
+        assert_eq!(cap.reserve(now, 1), next + Duration::from_millis(1));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::train::Train;
 use super::views::Views;
 use super::{Stack, env};
 use crate::buf::{PacketBuf, PortId, TxMeta, TxQueue};
+use crate::config::SchedulerKind;
 use crate::driver::Progress;
 use crate::mptcp::{Connection, Phase, Stretch};
 use crate::tcp::{Burst, Tcb};
@@ -406,6 +407,14 @@ impl<B: PacketBuf> Stack<B> {
         let rto = if needs_rto { self.largest_rto(owner) } else { Duration::ZERO };
         let Some(connection) = self.connections.get_mut(owner) else { return };
         let all_sent = connection.data_snd_nxt == connection.data_end;
+        // Whoever sends all by every way has copies to send still.
+        if all_sent
+            && connection.scheduler != SchedulerKind::Redundant
+            && connection.next_to_send().is_none()
+            && let Some(policy) = &mut connection.policy
+        {
+            policy.give_back(now);
+        }
         if connection.fin_queued && all_sent && connection.phase == Phase::Fallback {
             for idx in self.subflows_of(owner) {
                 if let Some(tcb) = self.tcbs.get_mut(idx)

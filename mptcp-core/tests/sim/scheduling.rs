@@ -27,15 +27,21 @@ impl Upload {
     fn start(links: &[LinkConfig], scheduling: Scheduling) -> Self {
         let mut client = StackConfig::default();
         client.mptcp.scheduling = scheduling;
+        let mut upload = Self::open(links, client, u64::MAX);
+        upload.pass(SECOND / 2);
+        assert_eq!(upload.by_path().len(), links.len(), "a path did not join");
+        upload
+    }
+
+    /// With so many octets to send at first; it does not end behind them.
+    fn open(links: &[LinkConfig], client: StackConfig, octets: u64) -> Self {
         let links: Vec<_> = links.iter().cloned().map(pair).collect();
         let mut world = World::with_ports(5, &links, client, StackConfig::default());
         let listener = world.listen(true);
         let id = world.connect(true);
-        let sender = End::new(id, u64::MAX, 11, 0, 22);
-        let mut upload = Self { world, listener, sender, receiver: None };
-        upload.pass(SECOND / 2);
-        assert_eq!(upload.by_path().len(), links.len(), "a path did not join");
-        upload
+        let mut sender = End::new(id, octets, 11, 0, 22);
+        sender.shut = true;
+        Self { world, listener, sender, receiver: None }
     }
 
     fn pass(&mut self, time: Duration) {
@@ -233,6 +239,28 @@ fn connections_share_a_cap_and_each_has_its_part() {
         assert_within(15, one, other);
         uploads.iter().for_each(Upload::finish);
     }
+}
+
+/// A place in a line of 8 kbit/s for which nothing is left to send is nobody's: others need not wait until it is over.
+#[test]
+fn a_place_in_line_is_given_back_when_its_data_went_by_another_path() {
+    let cap = SharedCap::new(1_000);
+    let mut client = StackConfig::default();
+    let caps = vec![(PortId(1), cap.clone())];
+    client.mptcp.scheduling = Scheduling { caps, ..kind(SchedulerKind::RoundRobin) };
+    let mut upload = Upload::open(&[link(50, 10), link(50, 10)], client, 1);
+    upload.pass(SECOND);
+    assert_eq!(upload.by_path().len(), 2, "a path did not join");
+    upload.sender.send += 300_000;
+    upload.pass(SECOND);
+    assert_eq!(upload.received(), 300_001);
+    let sent = upload.by_path()[1];
+    assert!((1_400..=3_000).contains(&sent), "one place was due at once: {sent}");
+    // What it sent is paid for now. What it did not send was in line for three seconds more.
+    upload.pass(5 * SECOND);
+    let now = upload.world.now;
+    assert_eq!((0..3).filter(|_| cap.take(now, 3_000)).count(), 2);
+    upload.finish();
 }
 
 #[test]

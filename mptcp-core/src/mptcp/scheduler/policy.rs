@@ -108,6 +108,11 @@ impl Policy {
         due
     }
 
+    /// There is nothing to send: what it has of places in lines goes to others.
+    pub(crate) fn give_back(&mut self, now: Instant) {
+        self.shared.iter_mut().for_each(|(_, lease)| lease.give_back(now));
+    }
+
     /// When the cap of the whole lets the next new data go: what goes again has paid already.
     pub(crate) fn next_new(&self) -> Instant {
         self.whole.as_ref().map_or(Instant::MIN, TokenBucket::next)
