@@ -113,6 +113,7 @@ impl Schedule {
                 mss: 1428,
                 priority: 0,
                 served: 0,
+                weight: 1,
             }
         };
         let demand = Demand {

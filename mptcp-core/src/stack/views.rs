@@ -7,6 +7,7 @@ use super::Stack;
 use super::demux::Node;
 use super::scheduling::RoomOn;
 use crate::buf::{PacketBuf, PortId};
+use crate::config::SchedulerKind;
 use crate::mptcp::scheduler::{self, PathView};
 use crate::mptcp::{Connection, Next, Phase, Stage, Word};
 use crate::tcp::Tcb;
@@ -76,6 +77,7 @@ struct Terms {
     /// A cap holds it until then.
     capped: Option<Instant>,
     priority: u8,
+    weight: u16,
 }
 
 /// One subflow, as far as what it sends changes how it is seen.
@@ -137,7 +139,9 @@ impl Views {
         let mss = self.shown.iter().map(|view| view.mss).max().unwrap_or(u32::MAX);
         // One that has no rounds behind it is given the others' as soon as they have some.
         let begun = self.shown.iter().all(|view| view.served > 0);
-        let apart = !next.again && begun && !self.port_full && connection.policy.is_none();
+        // Where shares count, what one sends may be more than another that is kept from it is behind.
+        let alone = connection.policy.is_none() && connection.scheduler != SchedulerKind::Weighted;
+        let apart = !next.again && begun && !self.port_full && alone;
         self.kept = apart.then(|| {
             let premises = Premises::of(connection, next);
             Kept { premises, chosen, mss, len: next.len.min(mss) }
@@ -211,9 +215,11 @@ impl<B: PacketBuf> Stack<B> {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let port = tcb.port;
             let capped = policy.map(|p| p.capped_until(port).max(whole));
+            let asked = policy.map(|p| p.of(port));
             let terms = Terms {
                 capped: capped.filter(|at| *at > now),
-                priority: policy.map_or(0, |p| p.of(port).priority),
+                priority: asked.map_or(0, |asked| asked.priority),
+                weight: asked.map_or(1, |asked| asked.weight),
             };
             let room = room_on(port) > 0;
             let Some(sight) = look(tcb, now, next, &premises, room, terms) else { continue };
@@ -227,11 +233,18 @@ impl<B: PacketBuf> Stack<B> {
             views.shown.extend(view(tcb, next, &premises, &sight, terms));
         }
         scheduler::avoid_doubtful(&mut views.shown);
+        // For a repair another one may have room than for what is new.
+        let shared = connection.scheduler == SchedulerKind::Weighted && !next.again;
+        if shared {
+            scheduler::forgive(&mut views.shown);
+        }
         // A path that came later has the others' rounds behind it.
         let round = views.shown.iter().map(|view| view.served).filter(|&served| served > 0).min();
         let places = views.subflows.iter().zip(&mut views.shown);
-        for ((idx, _), view) in places.filter(|(_, view)| view.served == 0) {
-            view.served = round.unwrap_or(0);
+        for ((idx, _), view) in places.filter(|(_, view)| shared || view.served == 0) {
+            if view.served == 0 {
+                view.served = round.unwrap_or(0);
+            }
             // From here on it is served as they are.
             if let Some(subflow) = self.tcbs.get_mut(*idx).and_then(|tcb| tcb.subflow.as_mut()) {
                 subflow.served = view.served;
@@ -334,5 +347,6 @@ fn view<B: PacketBuf>(
         rttvar: tcb.rtt.rttvar().unwrap_or_default(),
         mss: sight.mss,
         priority: terms.priority,
+        weight: terms.weight.max(1),
     })
 }

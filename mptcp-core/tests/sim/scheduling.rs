@@ -212,6 +212,38 @@ fn shares_begin_anew_with_a_change_and_with_a_path_that_returns() {
     upload.finish();
 }
 
+/// Nor is what others left of a port's rate, or what went by the other path while this one was a backup.
+#[test]
+fn shares_have_no_debts_of_a_path_that_was_kept_from_them() {
+    let links = [link(60, 10), link(60, 20)];
+    let cap = SharedCap::new(40 * MBIT);
+    let caps = vec![(PortId(1), cap.clone())];
+    let rate = Some(10 * MBIT);
+    let weighted = Scheduling { rate, caps, ..kind(SchedulerKind::Weighted) };
+    let mut upload = Upload::start(&links, weighted);
+    let even = |upload: &mut Upload| {
+        upload.pass(SECOND / 2);
+        let (received, sent) = upload.measure(2 * SECOND);
+        assert_within(2, received, 2 * 10 * MBIT);
+        assert_within(4, sent[0], sent[1]);
+    };
+    even(&mut upload);
+    // Somebody else has the port for eight seconds.
+    assert!(cap.take(upload.world.now, 8 * 40 * MBIT));
+    let (_, sent) = upload.measure(8 * SECOND);
+    assert!(sent[1] * 20 < sent[0], "{sent:?}");
+    even(&mut upload);
+    let (id, stack) = (upload.sender.id, &mut upload.world.client.stack);
+    let info = stack.info(id).expect("it is open");
+    let second = info.subflows.iter().find(|subflow| subflow.port == PortId(1)).expect("joined").id;
+    assert!(stack.set_backup(id, second, true));
+    let (_, sent) = upload.measure(5 * SECOND);
+    assert!(sent[1] * 20 < sent[0], "{sent:?}");
+    assert!(upload.world.client.stack.set_backup(id, second, false));
+    even(&mut upload);
+    upload.finish();
+}
+
 /// Two connections, each of a stack of its own, share the rate of a port; repairs do not wait for it.
 #[test]
 fn connections_share_a_cap_and_each_has_its_part() {

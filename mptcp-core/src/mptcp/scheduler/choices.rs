@@ -3,8 +3,8 @@
 use super::{Choice, Memory, PathView, SERVED_OCTET, Why, usable};
 use crate::time::Duration;
 
-/// A path may be this far ahead of its share before it waits for the others, octets per unit of
-/// weight.
+/// The path with the smallest share may be so many octets ahead before it waits for the others, and those with
+/// larger shares as much more.
 const AHEAD_MAX: u64 = (64 << 10) * SERVED_OCTET;
 
 fn chosen(path: Option<usize>, first: bool) -> (Choice, Why) {
@@ -43,13 +43,20 @@ pub(super) fn round_robin(memory: &mut Memory, paths: &[PathView]) -> (Choice, W
     chosen(pick, true)
 }
 
+/// How far ahead of its share a path may be before it waits, as [`PathView::served`] counts. Weights are shares: twice as
+/// large all of them say the same.
+pub(super) fn lead(paths: &[PathView]) -> u64 {
+    let least = usable(paths).map(|(_, p)| p.weight).min().unwrap_or(1);
+    AHEAD_MAX / u64::from(least.max(1))
+}
+
 /// Shares by weight: the path that is served least goes next. One that is ahead of another waits for
 /// it, as long as that one moves.
 pub(super) fn weighted(paths: &[PathView]) -> (Choice, Why) {
     let pick = usable(paths).filter(|(_, p)| p.room).min_by_key(|(_, p)| p.served);
     let Some((at, path)) = pick else { return (Choice::Wait, Why::NoRoom) };
     let behind = usable(paths).filter(|(_, p)| p.busy).map(|(_, p)| p.served).min();
-    if behind.is_some_and(|served| path.served > served.saturating_add(AHEAD_MAX)) {
+    if behind.is_some_and(|served| path.served > served.saturating_add(lead(paths))) {
         return (Choice::Wait, Why::AheadOfShare);
     }
     (Choice::Path(at), Why::Preferred)

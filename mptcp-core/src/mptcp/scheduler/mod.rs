@@ -51,6 +51,8 @@ pub(crate) struct PathView {
     pub(crate) priority: u8,
     /// How far it is served in weighted rounds: octets divided by weight, in parts of [`SERVED_OCTET`].
     pub(crate) served: u64,
+    /// By which its octets are divided; at least 1.
+    pub(crate) weight: u16,
 }
 
 /// What the connection has to send. Sizes are octets.
@@ -227,6 +229,17 @@ pub(crate) fn avoid_doubtful(paths: &mut [PathView]) {
         for path in paths.iter_mut().filter(|p| p.doubtful) {
             (path.room, path.busy) = (false, false);
         }
+    }
+}
+
+/// Who could not take part in weighted rounds for a while, held by a cap or as a backup, is not further behind the others
+/// than they may be ahead: it has nothing to catch up with, for which they would wait.
+pub(crate) fn forgive(paths: &mut [PathView]) {
+    let taking_part = usable(paths).filter(|(_, p)| p.served > 0 && (p.room || p.busy));
+    let Some(least) = taking_part.map(|(_, p)| p.served).min() else { return };
+    let floor = least.saturating_sub(choices::lead(paths));
+    for path in paths.iter_mut().filter(|p| p.served > 0) {
+        path.served = path.served.max(floor);
     }
 }
 

@@ -19,6 +19,7 @@ fn path(room: bool, ms: u64) -> PathView {
         mss: 1_400,
         priority: 0,
         served: 0,
+        weight: 1,
     }
 }
 
@@ -276,6 +277,51 @@ fn a_path_ahead_of_its_share_waits_for_one_that_moves() {
     assert_eq!(choice(SchedulerKind::Weighted, &BULK, &paths), Choice::Wait);
     let near = PathView { served: SERVED_OCTET << 15, ..path(true, 5) };
     assert_eq!(choice(SchedulerKind::Weighted, &BULK, &[near, paths[1]]), Choice::Path(0));
+}
+
+/// Half and half, however that is written: a megabyte is too far ahead.
+#[test]
+fn large_weights_let_nobody_run_further_ahead() {
+    for weight in [1, 50, 50_000] {
+        let served = |octets: u64| octets * SERVED_OCTET / u64::from(weight);
+        let ahead = |octets| PathView { weight, served: served(octets), ..path(true, 5) };
+        let behind = PathView { weight, ..path(false, 50) };
+        let choose = |octets| choice(SchedulerKind::Weighted, &BULK, &[ahead(octets), behind]);
+        assert_eq!(choose(1 << 20), Choice::Wait, "{weight}");
+        assert_eq!(choose(60_000), Choice::Path(0), "{weight}");
+    }
+    // One to four, of which the larger share is a quarter of a megabyte ahead.
+    for weights in [[1_u16, 4], [10_000, 40_000]] {
+        let [behind, ahead] = weights.map(|weight| PathView { weight, ..path(false, 50) });
+        let served = (250_u64 << 10) * SERVED_OCTET / u64::from(ahead.weight);
+        let ahead = PathView { room: true, busy: false, served, ..ahead };
+        assert_eq!(choice(SchedulerKind::Weighted, &BULK, &[behind, ahead]), Choice::Path(1));
+    }
+}
+
+/// A gigabyte went by one path, while the other one was held by its cap, or was a backup.
+#[test]
+fn who_took_no_part_has_nothing_to_catch_up_with() {
+    let gigabyte = SERVED_OCTET << 30;
+    let ahead = PathView { served: gigabyte, ..path(true, 5) };
+    let capped = PathView { room: false, busy: false, served: 1, ..path(true, 50) };
+    let backup = PathView { backup: true, served: 1, ..path(true, 50) };
+    let new = PathView { served: 0, ..path(true, 50) };
+    for kept_from in [capped, backup] {
+        let mut paths = [ahead, kept_from, new];
+        forgive(&mut paths);
+        assert_eq!(paths[0], ahead);
+        assert_eq!(paths[1].served, gigabyte - (SERVED_OCTET << 16));
+        assert_eq!(paths[2], new, "it begins with the others' rounds");
+    }
+    // One that is full is waited for, and while all are held by the cap of the connection nothing is forgiven.
+    let full = PathView { served: 1, ..path(false, 50) };
+    let held = PathView { room: false, ..ahead };
+    for paths in [[ahead, full], [held, capped]] {
+        let mut after = paths;
+        forgive(&mut after);
+        assert_eq!(after, paths);
+    }
 }
 
 #[test]
