@@ -99,6 +99,7 @@ impl Schedule {
             PathView {
                 room,
                 busy: !room,
+                held: Duration::ZERO,
                 backup: false,
                 stale: false,
                 doubtful: false,

@@ -7,7 +7,7 @@
 //! Invariant: over any time the places that come due are worth the rate, and what idle time earns
 //! at most. A rate never changes: another rate is another cap.
 
-use crate::time::{Duration, Instant, nanos};
+use crate::time::{Duration, Instant, nanos, proportion};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -145,11 +145,14 @@ pub(crate) struct Lease {
     /// Octets of the place that are left.
     left: u64,
     due: Instant,
+    /// Octets per second that its last place was, for the time that it waits for it.
+    share: u64,
 }
 
 impl Lease {
-    pub(crate) const fn new(cap: SharedCap) -> Self {
-        Self { cap, left: 0, due: Instant::MIN }
+    pub(crate) fn new(cap: SharedCap) -> Self {
+        let share = cap.rate();
+        Self { cap, left: 0, due: Instant::MIN, share }
     }
 
     pub(crate) fn is_of(&self, cap: &SharedCap) -> bool {
@@ -171,6 +174,8 @@ impl Lease {
             let octets = wanted(self.cap.turn()).max(first) - self.left;
             self.due = self.cap.reserve(now, octets);
             self.left += octets;
+            let share = proportion(self.left, 1_000_000_000, nanos(self.due.since(now)));
+            self.share = share.clamp(1, self.cap.rate());
         }
         self.due
     }
@@ -193,6 +198,11 @@ impl Lease {
     /// When the place it has is due; it may ask at once where it has none.
     pub(crate) fn waits_until(&self) -> Instant {
         if self.left > 0 { self.due } else { Instant::MIN }
+    }
+
+    /// Octets per second that it has of the rate while others wait in the line.
+    pub(crate) const fn share(&self) -> u64 {
+        self.share
     }
 
     /// Octets that may go once the place is due.
@@ -248,6 +258,18 @@ mod tests {
             assert!((ratio - 1.0).abs() < 0.02, "{rate}: {ratio}");
             let (least, most) = (octets.iter().min().unwrap(), octets.iter().max().unwrap());
             assert!(most - least <= 2 * TURN_MAX.min(cap.turn() * 2), "{rate}: {octets:?}");
+        }
+    }
+
+    /// As far as can be told from the place it has: eight have an eighth each.
+    #[test]
+    fn the_share_of_a_rate_is_known_to_who_waits() {
+        let cap = SharedCap::new(1_000_000);
+        let mut leases: Vec<_> = (0..8).map(|_| Lease::new(cap.clone())).collect();
+        assert_eq!(leases[0].share(), 1_000_000);
+        sent(&mut leases, Instant::from_millis(1_000), 1_000);
+        for lease in &leases {
+            assert!((110_000..=150_000).contains(&lease.share()), "{}", lease.share());
         }
     }
 

@@ -8,7 +8,7 @@ use super::demux::Node;
 use super::scheduling::RoomOn;
 use crate::buf::{PacketBuf, PortId};
 use crate::config::SchedulerKind;
-use crate::mptcp::scheduler::{self, PathView};
+use crate::mptcp::scheduler::{self, PathView, Policy};
 use crate::mptcp::{Connection, Next, Phase, Stage, Word};
 use crate::tcp::Tcb;
 use crate::time::{Duration, Instant};
@@ -72,18 +72,36 @@ impl Premises {
 }
 
 /// What a policy asks of a subflow.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Terms {
     /// A cap holds it until then.
     capped: Option<Instant>,
     priority: u8,
     weight: u16,
+    /// Octets per second that caps let go.
+    rate: u64,
+}
+
+impl Terms {
+    const NONE: Self = Self { capped: None, priority: 0, weight: 1, rate: u64::MAX };
+
+    /// `whole` is when the cap of the connection lets something go.
+    fn of(policy: &Policy, port: PortId, whole: Instant, now: Instant) -> Self {
+        let asked = policy.of(port);
+        Self {
+            capped: Some(policy.capped_until(port).max(whole)).filter(|at| *at > now),
+            priority: asked.priority,
+            weight: asked.weight.max(1),
+            rate: policy.rate_on(port),
+        }
+    }
 }
 
 /// One subflow, as far as what it sends changes how it is seen.
 struct Sight {
     room: bool,
     busy: bool,
+    held: Duration,
     unknown: bool,
     cwnd: u32,
     in_flight: u32,
@@ -102,6 +120,7 @@ impl Sight {
     /// Shows it.
     const fn show(&self, view: &mut PathView) {
         (view.room, view.busy, view.unknown) = (self.room, self.busy, self.unknown);
+        view.held = self.held;
         (view.cwnd, view.in_flight) = (self.cwnd, self.in_flight);
         (view.mss, view.served) = (self.mss, self.served);
     }
@@ -171,12 +190,12 @@ impl<B: PacketBuf> Stack<B> {
             return None;
         }
         let tcb = self.tcbs.get_mut(idx)?;
-        let sight = look(tcb, now, next, &premises, true, Terms::default())?;
+        let sight = look(tcb, now, next, &premises, true, Terms::NONE)?;
         let deadline = tcb.next_timeout().filter(|_| sight.timed);
         let shown = views.shown.get_mut(chosen)?;
         if shown.in_flight == 0 {
             // What follows on a pause may change what its path is taken for (RFC 5681 §4.1).
-            *shown = view(tcb, next, &premises, &sight, Terms::default())?;
+            *shown = view(tcb, next, &premises, &sight, Terms::NONE)?;
         } else {
             sight.show(shown);
         }
@@ -214,13 +233,7 @@ impl<B: PacketBuf> Stack<B> {
         for &idx in connection.subflows.iter() {
             let Some(tcb) = self.tcbs.get_mut(idx) else { continue };
             let port = tcb.port;
-            let capped = policy.map(|p| p.capped_until(port).max(whole));
-            let asked = policy.map(|p| p.of(port));
-            let terms = Terms {
-                capped: capped.filter(|at| *at > now),
-                priority: asked.map_or(0, |asked| asked.priority),
-                weight: asked.map_or(1, |asked| asked.weight),
-            };
+            let terms = policy.map_or(Terms::NONE, |p| Terms::of(p, port, whole, now));
             let room = room_on(port) > 0;
             let Some(sight) = look(tcb, now, next, &premises, room, terms) else { continue };
             timed |= sight.timed;
@@ -294,8 +307,10 @@ fn look<B: PacketBuf>(
         tcb.note_app_limited(now);
     }
     let flight = tcb.flight_size();
+    let held = terms.capped.filter(|_| sendable && port_room && !holds);
     Some(Sight {
         room: sendable && port_room && !holds && terms.capped.is_none(),
+        held: held.map_or(Duration::ZERO, |at| at.since(now)),
         busy: !holds && (paced || !sendable && flight > 0 && tcb.usable_window() > 0),
         // A peer that has had nothing on it does not know of its round trip either, and sizes
         // its window without.
@@ -330,6 +345,7 @@ fn view<B: PacketBuf>(
     Some(PathView {
         room: sight.room,
         busy: sight.busy,
+        held: sight.held,
         unknown: sight.unknown,
         cwnd: sight.cwnd,
         in_flight: sight.in_flight,
@@ -343,10 +359,10 @@ fn view<B: PacketBuf>(
             && sight.cwnd < tcb.ssthresh(),
         srtt: known,
         one_way: known - tcb.rtt.min_rtt().unwrap_or_default().min(known) / 2,
-        rate: tcb.bandwidth(known).unwrap_or(1),
+        rate: tcb.bandwidth(known).unwrap_or(1).min(terms.rate),
         rttvar: tcb.rtt.rttvar().unwrap_or_default(),
         mss: sight.mss,
         priority: terms.priority,
-        weight: terms.weight.max(1),
+        weight: terms.weight,
     })
 }

@@ -163,6 +163,27 @@ fn t139_caps_of_paths_hold_and_no_path_starves() {
     upload.finish();
 }
 
+/// Fifty milliseconds under the cap of the faster path, and a hundred and fifty one way by the other one.
+#[test]
+fn what_ends_soon_ends_by_the_faster_path_though_a_cap_holds_that_back() {
+    for scheduler in [SchedulerKind::Default, SchedulerKind::Ecf] {
+        let mut client = StackConfig::default();
+        let paths = vec![PathPolicy { rate: Some(10 * MBIT), ..PathPolicy::new(PortId(0)) }];
+        client.mptcp.scheduling = Scheduling { paths, ..kind(scheduler) };
+        let mut upload = Upload::open(&[link(100, 10), link(100, 150)], client, 400_000);
+        upload.pass(3 * SECOND);
+        assert_eq!((upload.by_path().len(), upload.received()), (2, 400_000));
+        for _ in 0..5 {
+            let before = upload.received();
+            upload.sender.send += 60_000;
+            upload.pass(Duration::from_millis(140));
+            assert_eq!(upload.received() - before, 60_000, "{scheduler:?}");
+            upload.pass(SECOND / 2);
+        }
+        upload.finish();
+    }
+}
+
 #[test]
 fn shares_are_those_asked_for() {
     let links = [link(60, 10), link(60, 20)];

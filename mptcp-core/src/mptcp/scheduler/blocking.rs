@@ -9,9 +9,9 @@ const GROWTH_PER_CENT: u128 = 110;
 
 const NANOS: u64 = 1_000_000_000;
 
-/// Octets that `path` sends in a time.
+/// Octets that `path` sends in a time from now on.
 pub(super) fn sent_meanwhile(path: &PathView, time: Duration) -> u64 {
-    proportion(path.rate, nanos(time), NANOS)
+    proportion(path.rate, nanos(time.saturating_sub(path.held)), NANOS)
 }
 
 /// Until something sent on `slow` now is known to have arrived: the next acknowledgement on `fast` tells.
@@ -49,6 +49,7 @@ pub(super) fn faster_is_done_sooner(
     waiting: bool,
 ) -> bool {
     let (fast_rtt, slow_rtt) = (fast.srtt.as_nanos(), slow.srtt.as_nanos());
+    let held = fast.held.as_nanos();
     // Octets take `path` less than `time`; multiplied out, for a quotient is dear.
     let less = |octets: u64, path: &PathView, time: u128| {
         u128::from(octets) * u128::from(NANOS) < time.saturating_mul(u128::from(path.rate.max(1)))
@@ -59,6 +60,6 @@ pub(super) fn faster_is_done_sooner(
         by_slow += by_slow / 4;
     }
     let all = demand.unsent.max(u64::from(slow.cwnd));
-    less(demand.unsent, fast, by_slow.saturating_sub(fast_rtt))
-        && !less(all, slow, 2 * fast_rtt + margin)
+    less(demand.unsent, fast, by_slow.saturating_sub(fast_rtt + held))
+        && !less(all, slow, 2 * fast_rtt + held + margin)
 }

@@ -11,7 +11,7 @@ const AHEAD_MIN: u64 = 8;
 /// The path for the next segment when it has room, and what else there is.
 enum Situation<'a> {
     Decided(Choice, Why),
-    /// `fast` is full, `slow` (at this index) has room.
+    /// `fast` is full or held by a cap, `slow` (at this index) has room.
     Between {
         fast: &'a PathView,
         slow: &'a PathView,
@@ -24,10 +24,11 @@ fn situation(paths: &[PathView]) -> Situation<'_> {
     let Some((at, slow)) = with_room else {
         return Situation::Decided(Choice::Wait, Why::NoRoom);
     };
-    // Only a path whose acknowledgements will come is worth waiting for.
-    let full = usable(paths).filter(|(_, p)| p.busy).min_by_key(|(_, p)| p.srtt);
-    match full {
-        Some((_, fast)) if fast.srtt < slow.srtt => Situation::Between { fast, slow, at },
+    // Only a path whose acknowledgements will come, or the turn under its cap, is worth waiting for.
+    let soon = |p: &PathView| p.held + p.srtt;
+    let full = usable(paths).filter(|(_, p)| p.busy || !p.held.is_zero());
+    match full.min_by_key(|(_, p)| soon(p)) {
+        Some((_, fast)) if soon(fast) < slow.srtt => Situation::Between { fast, slow, at },
         _ => Situation::Decided(Choice::Path(at), Why::Preferred),
     }
 }
@@ -51,7 +52,8 @@ fn ahead(demand: &Demand, paths: &[PathView], slow: &PathView) -> Option<u64> {
     if slow.unknown || demand.spare <= AHEAD_MIN * mss {
         return None;
     }
-    let faster = usable(paths).filter(|(_, p)| (p.busy || p.room) && p.one_way < slow.one_way);
+    let moves = |p: &PathView| p.busy || p.room || !p.held.is_zero();
+    let faster = usable(paths).filter(|(_, p)| moves(p) && p.one_way < slow.one_way);
     let skip: u64 = faster.map(|(_, p)| sent_meanwhile(p, slow.one_way - p.one_way)).sum();
     (skip >= AHEAD_MIN * mss && skip + mss <= demand.spare).then_some(skip)
 }

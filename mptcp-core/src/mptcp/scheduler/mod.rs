@@ -26,6 +26,8 @@ pub(crate) struct PathView {
     /// Only its congestion window is full, or its pace holds it: an acknowledgement or a timer will
     /// make room.
     pub(crate) busy: bool,
+    /// Nothing but a cap holds it, for so long: it will have room then. Zero where none does, or more.
+    pub(crate) held: Duration,
     /// To be used only when nothing else works.
     pub(crate) backup: bool,
     /// Sidelined: it timed out and has made no progress since.
@@ -42,7 +44,7 @@ pub(crate) struct PathView {
     /// From here to the peer as far as can be told: half of the shortest round trip, and the queue.
     pub(crate) one_way: Duration,
     pub(crate) rttvar: Duration,
-    /// Octets per second it carries, as far as its congestion control knows; at least 1.
+    /// Octets per second it carries, as far as its congestion control knows and its caps allow; at least 1.
     pub(crate) rate: u64,
     pub(crate) cwnd: u32,
     pub(crate) in_flight: u32,
@@ -227,7 +229,7 @@ pub(crate) fn avoid_doubtful(paths: &mut [PathView]) {
     }
     if paths.iter().any(|p| !(p.doubtful || p.stale || p.backup)) {
         for path in paths.iter_mut().filter(|p| p.doubtful) {
-            (path.room, path.busy) = (false, false);
+            (path.room, path.busy, path.held) = (false, false, Duration::ZERO);
         }
     }
 }

@@ -89,6 +89,15 @@ impl Policy {
         self.next_on(port).max(self.waits_on(port))
     }
 
+    /// Octets per second at most that the caps let go over `port`, as far as is known.
+    pub(crate) fn rate_on(&self, port: PortId) -> u64 {
+        let path = self.paths.iter().find(|(path, _)| path.port == port);
+        let own = path.and_then(|(_, bucket)| bucket.as_ref());
+        let own = own.into_iter().chain(&self.whole).map(TokenBucket::rate);
+        let places = self.shared.iter().filter(|(other, _)| *other == port);
+        own.chain(places.map(|(_, lease)| lease.share())).min().unwrap_or(u64::MAX)
+    }
+
     /// When the `first` of `wanted` octets that are ready to go over `port` may do so, as far as the caps are
     /// concerned that it shares; takes places in their lines where it has none.
     pub(crate) fn admit(
@@ -136,5 +145,26 @@ fn inherit(bucket: &mut Option<TokenBucket>, former: Option<&TokenBucket>, now: 
     if let (Some(bucket), Some(former)) = (bucket, former) {
         let rate = bucket.rate();
         *bucket = former.with_rate(rate, credit(rate), now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cap::SharedCap;
+
+    #[test]
+    fn the_strictest_cap_says_what_a_path_carries() {
+        let path = |port, rate| PathPolicy { rate: Some(rate), ..PathPolicy::new(PortId(port)) };
+        let asked = Scheduling {
+            rate: Some(900),
+            paths: alloc::vec![path(0, 800), path(1, 1_000)],
+            caps: alloc::vec![(PortId(0), SharedCap::new(700)), (PortId(2), SharedCap::new(950))],
+            ..Scheduling::default()
+        };
+        let rates = |policy: &Policy| [0, 1, 2, 3].map(|port| policy.rate_on(PortId(port)));
+        assert_eq!(rates(&Policy::new(&asked, Instant::MIN)), [700, 900, 900, 900]);
+        let asked = Scheduling { rate: None, ..asked };
+        assert_eq!(rates(&Policy::new(&asked, Instant::MIN)), [700, 1_000, 950, u64::MAX]);
     }
 }

@@ -5,6 +5,7 @@ fn path(room: bool, ms: u64) -> PathView {
     PathView {
         room,
         busy: !room,
+        held: Duration::ZERO,
         backup: false,
         stale: false,
         doubtful: false,
@@ -221,6 +222,71 @@ fn a_path_whose_window_has_yet_to_open_gets_copies_while_the_peers_window_is_nar
         assert_eq!(choice(kind, &ending, &[path(false, 10), opening]), Choice::Wait);
         assert_eq!(choice(kind, &BULK, &[path(false, 10), opening]), Choice::Path(1));
     }
+}
+
+/// When the last of 60,000 octets has arrived, ms: by a path of 10 ms under a cap of 1.25 Mbyte/s, or by one of 300 ms, which has
+/// room for ten segments.
+fn arrives(kind: SchedulerKind) -> u64 {
+    let mut memory = Memory::default();
+    let mut demand = Demand { unsent: 60_000, ..BULK };
+    // In microseconds.
+    let (mut capped_until, mut slow_left, mut last) = (0_u64, 10, 0_u64);
+    for now in (0..400_000_u64).step_by(20) {
+        while demand.unsent > 0 {
+            let held = Duration::from_micros(capped_until.saturating_sub(now));
+            let open = held.is_zero();
+            let fast = PathView { held, busy: false, rate: 1_250_000, ..path(open, 10) };
+            let slow = PathView { busy: false, rate: 1_250_000, ..path(slow_left > 0, 300) };
+            let (at, one_way) = match pick(kind, &mut memory, &demand, &[fast, slow]).0 {
+                Choice::Path(0) => (0, 5_000),
+                Choice::Path(_) => (1, 150_000),
+                _ => break,
+            };
+            if at == 0 {
+                capped_until = now + 1_120;
+            } else {
+                slow_left -= 1;
+            }
+            demand.unsent = demand.unsent.saturating_sub(1_400);
+            last = last.max(now + one_way);
+        }
+    }
+    assert_eq!(demand.unsent, 0, "{kind:?}");
+    last / 1_000
+}
+
+/// It has room again in a millisecond: what ends soon ends by it.
+#[test]
+fn a_path_that_only_its_cap_holds_is_worth_a_wait() {
+    for kind in [SchedulerKind::Default, SchedulerKind::Ecf] {
+        assert!(arrives(kind) < 60, "{kind:?}: {} ms", arrives(kind));
+    }
+    assert!(arrives(SchedulerKind::LowestRtt) >= 150, "that one knows no better");
+    // With a narrow window, too.
+    let narrow = Demand { window: 100_000, ..BULK };
+    let held = PathView { busy: false, held: Duration::from_millis(1), ..path(false, 10) };
+    for kind in [SchedulerKind::Default, SchedulerKind::Blest] {
+        assert_eq!(choice(kind, &narrow, &[held, path(true, 80)]), Choice::Wait, "{kind:?}");
+        // Under a cap of 10 kbyte/s nothing much would wait for the slower one.
+        let capped = PathView { rate: 10_000, ..held };
+        assert_eq!(choice(kind, &narrow, &[capped, path(true, 80)]), Choice::Path(1), "{kind:?}");
+    }
+    // A long time is not.
+    let end = Demand { unsent: 10_000, ..BULK };
+    for kind in [SchedulerKind::Default, SchedulerKind::Ecf] {
+        for (ms, wanted) in [(1, Choice::Wait), (100, Choice::Path(1))] {
+            let held = PathView { held: Duration::from_millis(ms), ..held };
+            assert_eq!(choice(kind, &end, &[held, path(true, 80)]), wanted, "{kind:?}");
+        }
+    }
+    // Ahead of its turn a slower one sends what that path leaves it, with its cap.
+    let room = Demand { spare: 1 << 20, ..BULK };
+    let half = PathView { held: Duration::from_millis(5), rate: 5_000_000, ..held };
+    // 30 ms of 35.
+    assert_eq!(
+        choice(SchedulerKind::Default, &room, &[half, path(true, 80)]),
+        Choice::Ahead(1, 150_000)
+    );
 }
 
 #[test]
