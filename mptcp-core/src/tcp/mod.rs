@@ -645,6 +645,11 @@ impl<B: PacketBuf> Tcb<B> {
         None
     }
 
+    /// Nothing is in flight, and nothing was sent for longer than a timeout (RFC 5681 §4.1).
+    pub(crate) fn is_idle(&self, now: Instant) -> bool {
+        self.queue.is_empty() && self.last_sent + self.rtt.rto() < now
+    }
+
     /// The third ACK of a join was answered: it need not be repeated.
     pub(crate) fn third_ack_answered(&mut self) {
         if self.unacked_segments == 0 {

@@ -8,7 +8,9 @@ use crate::{link, lossy, pair};
 use core::time::Duration;
 use mptcp_core::buf::PortId;
 use mptcp_core::cap::SharedCap;
-use mptcp_core::config::{ChecksumPolicy, PathPolicy, SchedulerKind, Scheduling, StackConfig};
+use mptcp_core::config::{
+    ChecksumPolicy, CongestionAlgorithm, PathPolicy, SchedulerKind, Scheduling, StackConfig,
+};
 use mptcp_core::stack::SocketId;
 use mptcp_core::time::Instant;
 use netsim::link::LinkConfig;
@@ -361,6 +363,36 @@ fn order_decides_who_is_used_first() {
         assert_within(10, received, 3 * 30 * MBIT * 94 / 100);
         upload.finish();
     }
+}
+
+/// Octets in forty seconds by a path that loses one segment in a thousand, beside one with a wide window that is not used
+/// any more.
+fn beside_an_idle_path(congestion: CongestionAlgorithm) -> u64 {
+    let first = |port| Scheduling {
+        paths: vec![PathPolicy { priority: 1, ..PathPolicy::new(PortId(1 - port)) }],
+        ..kind(SchedulerKind::ActiveBackup)
+    };
+    let mut client = StackConfig::default();
+    client.tcp.congestion = congestion;
+    client.mptcp.scheduling = first(1);
+    let links = [lossy(50, 20, 1_000), link(50, 20)];
+    let mut upload = Upload::open(&links, client, u64::MAX);
+    upload.pass(5 * SECOND);
+    assert!(upload.by_path()[1] > 10_000_000, "{:?}", upload.by_path());
+    upload.set(&first(0));
+    upload.pass(5 * SECOND);
+    let (received, sent) = upload.measure(40 * SECOND);
+    assert!(sent[1] * 20 < sent[0], "{sent:?}");
+    upload.finish();
+    received
+}
+
+/// RFC 6356 §3: who is limited by the application counts for what it has in flight.
+#[test]
+fn an_idle_path_holds_up_no_coupled_one() {
+    let [coupled, alone] =
+        [CongestionAlgorithm::Lia, CongestionAlgorithm::NewReno].map(beside_an_idle_path);
+    assert!(coupled * 10 >= alone * 6, "{coupled} and {alone}");
 }
 
 #[test]

@@ -16,6 +16,10 @@ impl<B: PacketBuf> Stack<B> {
         let tcbs = &self.tcbs;
         let member = |other: u32| -> Option<(u32, Member)> {
             let tcb = tcbs.get(other).filter(|tcb| tcb.state.sending())?;
+            // What its window was says nothing about what it takes (RFC 6356 §3): the others would wait for it.
+            if other != idx && tcb.is_idle(now) {
+                return None;
+            }
             let srtt = tcb.rtt.srtt()?;
             Some((other, tcb.with_congestion(|congestion| congestion.member(srtt))?))
         };

@@ -6,7 +6,7 @@
 //! Windows are octets, rates octets per second, growth is kept in 2^-16 octets. With one path all three
 //! are `NewReno`. What the other subflows do is a snapshot of at most a quarter of a round trip ago.
 
-use super::{AckSample, CongestionControl, NewReno};
+use super::{AckSample, CongestionControl, NewReno, Phase};
 use crate::time::{Duration, Instant};
 use alloc::boxed::Box;
 
@@ -245,8 +245,13 @@ impl CongestionControl for Coupled {
         self.reno.set_mss(mss);
     }
 
+    /// While a recovery paces it out again the window is what it will be then (RFC 6356 §3).
     fn member(&self, srtt: Duration) -> Option<Member> {
-        Some(self.me(srtt))
+        let mut me = self.me(srtt);
+        if self.reno.window().phase == Phase::Recovery {
+            me.cwnd = me.cwnd.max(self.reno.ssthresh());
+        }
+        Some(me)
     }
 
     fn wants_siblings(&self, now: Instant) -> bool {

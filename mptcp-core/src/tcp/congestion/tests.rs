@@ -485,6 +485,21 @@ fn coupled_twins_grow_by_a_quarter_each() {
     }
 }
 
+/// RFC 6356 §3: `ssthresh` of a flow in fast retransmit, however little of it is in flight then.
+#[test]
+fn coupled_in_a_recovery_they_count_for_what_they_will_have() {
+    let mut path = Path::new(CongestionAlgorithm::Lia, 100);
+    path.congestion.set_cwnd(100 * MSS);
+    let counts = |path: &Path| path.congestion.member(path.rtt).expect("coupled").cwnd / MSS;
+    path.congestion.on_congestion_event(path.now, 100 * MSS);
+    path.congestion.set_cwnd(2 * MSS);
+    assert_eq!(counts(&path), 50);
+    path.congestion.on_recovery_exit(path.now);
+    assert_eq!(counts(&path), 50);
+    path.congestion.on_rto(path.now, 50 * MSS);
+    assert_eq!(counts(&path), 1);
+}
+
 /// Alone they are `NewReno`.
 #[test]
 fn coupled_with_nobody_they_are_reno() {
