@@ -194,7 +194,12 @@ impl CongestionControl for Coupled {
         let cwnd = self.reno.cwnd();
         let least = self.reno.window().mss.saturating_mul(2).min(cwnd);
         let cwnd = i64::from(cwnd).saturating_add(whole).max(i64::from(least));
-        self.reno.set_cwnd(u32::try_from(cwnd).unwrap_or(u32::MAX));
+        let cwnd = u32::try_from(cwnd).unwrap_or(u32::MAX);
+        if whole < 0 {
+            self.reno.shrink(cwnd);
+        } else {
+            self.reno.set_cwnd(cwnd);
+        }
     }
 
     fn on_congestion_event(&mut self, _now: Instant, flight_size: u32) {

@@ -52,6 +52,12 @@ impl NewReno {
         }
     }
 
+    /// Congestion avoidance goes on with fewer octets: a slow start would bring them back at once.
+    pub(super) fn shrink(&mut self, cwnd: u32) {
+        self.window.set_cwnd(cwnd);
+        self.window.ssthresh = self.window.ssthresh.min(self.window.cwnd);
+    }
+
     /// A reduction could still be undone.
     pub(super) const fn can_undo(&self) -> bool {
         self.prior.is_some()

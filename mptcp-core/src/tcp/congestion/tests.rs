@@ -538,6 +538,25 @@ fn olia_opens_the_best_path_and_shuts_the_widest() {
     assert!(grown(1) < 1_500, "{}", grown(1));
 }
 
+/// Behind a loss the window is `ssthresh`: what OLIA takes from the widest path then is no slow start's to bring back.
+#[test]
+fn olia_shuts_the_widest_path_behind_a_loss_as_well() {
+    let rtt = Duration::from_millis(50);
+    let best = Member { cwnd: 40_000, rtt, between_losses: 900_000 };
+    let wide = Member { cwnd: 50_000, rtt, between_losses: 100_000 };
+    let mut olia = Coupled::new(Coupling::Olia, MSS, Instant::MIN);
+    olia.set_cwnd(100_000);
+    olia.on_congestion_event(Instant::MIN, 100_000);
+    olia.on_recovery_exit(Instant::MIN);
+    assert_eq!((olia.cwnd(), olia.ssthresh()), (50_000, 50_000));
+    olia.set_siblings(Instant::MIN, Siblings::of([best, wide].into_iter(), 1));
+    // Twenty windows, each of which takes a fifth of a segment: 25/81 of one come, a half goes.
+    for _ in 0..1_000 {
+        olia.on_ack(&AckSample { acked: MSS, srtt: rtt, ..sample(Instant::MIN) });
+    }
+    assert!((44_000..=48_000).contains(&olia.cwnd()), "{}", olia.cwnd());
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Ack { acked: u32, rtt_us: u32, cwnd_limited: bool, in_recovery: bool },
