@@ -368,7 +368,7 @@ fn order_decides_who_is_used_first() {
 /// Octets in forty seconds by a path that loses one segment in a thousand, beside one with a wide window that is not used
 /// any more.
 fn beside_an_idle_path(congestion: CongestionAlgorithm) -> u64 {
-    let first = |port| Scheduling {
+    let first = |port: u8| Scheduling {
         paths: vec![PathPolicy { priority: 1, ..PathPolicy::new(PortId(1 - port)) }],
         ..kind(SchedulerKind::ActiveBackup)
     };
