@@ -441,6 +441,8 @@ impl<B: PacketBuf> Tcb<B> {
             Some(shift) => tcb.snd_wscale = shift,
             None => tcb.rcv_wscale = 0,
         }
+        // The SYN/ACK said so: it is no news.
+        tcb.last_window = (agreed.window >> tcb.rcv_wscale) as u16;
         if let Some(ts_recent) = agreed.ts_recent {
             tcb.flags.insert(TcbFlags::TIMESTAMPS);
             tcb.ts_recent = ts_recent;

@@ -378,9 +378,8 @@ fn t93_an_acknowledged_stream_closes_whatever_a_subflow_still_waits_for() {
         assert!(script.ready(id).contains(Ready::CLOSED), "nobody waits for the first subflow");
         assert!(join.of(&out).iter().any(|o| o.is(TcpFlags::FIN)), "{out:?}");
         // That one is closed as well: behind what it still repeats, or at once.
-        let ends = |flow: &Flow, out: &[Out]| {
-            flow.of(out).iter().any(|o| o.is(TcpFlags::FIN) || o.rst())
-        };
+        let ends =
+            |flow: &Flow, out: &[Out]| flow.of(out).iter().any(|o| o.is(TcpFlags::FIN) || o.rst());
         let mut closed = ends(&first, &out);
         for _ in 0..100 {
             if closed {

@@ -317,7 +317,7 @@ fn a_peer_that_opens_its_window_on_data_in_flight_is_not_given_up() {
         if n == 7 {
             // What is in flight meets the open window, until it could have been answered.
             s.inject(ack(1, 1).window(4)).inject(ack(1, 1).window(0)).expect_nothing();
-            ms += 100;
+            ms += 101;
             s.at(ms).inject(ack(1, 1).window(4)).expect(data(1, 1, 100));
             rto = 300;
         }

@@ -426,9 +426,10 @@ impl<B: PacketBuf> Stack<B> {
     fn has_working(&self, owner: u32) -> bool {
         let Some(connection) = self.connections.get(owner) else { return false };
         connection.subflows.iter().filter_map(|&idx| self.tcbs.get(idx)).any(|tcb| {
-            let fresh = tcb.subflow.as_ref().is_some_and(|s| {
-                !s.is_joining() && !s.stale && s.rare.watch.is_none()
-            });
+            let fresh = tcb
+                .subflow
+                .as_ref()
+                .is_some_and(|s| !s.is_joining() && !s.stale && s.rare.watch.is_none());
             fresh && tcb.state.sending() && !tcb.write_closed()
         })
     }

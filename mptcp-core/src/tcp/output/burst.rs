@@ -260,6 +260,7 @@ mod tests {
             syn_ack_timeouts: 0,
         };
         let mut tcb = Tcb::<HeapBuf>::accepted(&mut env, tuple, PortId(3), &agreed);
+        tcb.snd_wnd = 100_000;
         tcb.flags.set(TcbFlags::ECE, extras);
         tcb.marking = if extras { Marking::new(32, 46).unwrap() } else { Marking::default() };
         tcb.flags.insert(TcbFlags::ACK_NOW);

@@ -200,9 +200,8 @@ fn t69_data_is_kept_until_both_levels_acknowledged_it() {
 fn t70_the_right_edge_is_the_largest_ever_seen() {
     both(|v| {
         let mut script = Script::server_with(v, |c| c.tcp.nagle = false);
-        let sent = |flow: &Flow, out: &[Out]| {
-            flow.of(out).iter().map(|o| o.payload.len()).sum::<usize>()
-        };
+        let sent =
+            |flow: &Flow, out: &[Out]| flow.of(out).iter().map(|o| o.payload.len()).sum::<usize>();
         // The connection may send 2,000 octets; everything goes by the first subflow.
         let (keys, mut first, id) = script.unconfirmed_within(2_000, 40_000, CapableFlags::HMAC);
         script.send(&first, &first.seg().dss(keys.ack(0)));
