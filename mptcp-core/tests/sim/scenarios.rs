@@ -138,6 +138,29 @@ fn a_path_that_comes_after_the_cut_takes_over() {
     assert!(report.took <= Duration::from_secs(6), "{report:?}");
 }
 
+/// The server's only address goes, and is back two seconds later: the client joins it before either end gives
+/// the connection up.
+#[test]
+fn the_only_address_of_a_peer_comes_back_in_time() {
+    let mut world = world(15, &[pair(link(20, 10))]);
+    let addresses = world.server.stack.config().addresses.clone();
+    let mut step = 0;
+    let report = run_with(&mut world, true, 100, 16 << 20, Duration::from_secs(200), |world| {
+        let now = world.now;
+        if step == 0 && now >= Instant::from_millis(1_000) {
+            step = 1;
+            world.server.stack.remove_address(now, world.server_addr);
+        }
+        if step == 1 && now >= Instant::from_millis(3_000) {
+            step = 2;
+            assert!(world.server.stack.set_addresses(now, addresses.clone()));
+        }
+    });
+    checked(&world);
+    assert_eq!((step, report.fallback()), (2, None));
+    assert!(report.longest_gap <= Duration::from_secs(10), "{report:?}");
+}
+
 /// Thousands of short connections, plain and MPTCP, many at a time.
 #[test]
 fn thousands_of_short_connections() {

@@ -200,7 +200,8 @@ impl<B: PacketBuf> Stack<B> {
         let id = if connection.first().local_addr == addr { 0 } else { id };
         for idx in self.subflows_of(owner) {
             if self.tcbs.get(idx).is_some_and(|t| t.ends.tuple().local_addr == addr) {
-                self.reset_subflow(now, owner, idx, reset_reason::UNSPECIFIED, false);
+                // It may come back, and there may be no other way to say that it does not.
+                self.reset_subflow(now, owner, idx, reset_reason::UNSPECIFIED, true);
             }
         }
         self.observe(owner, Event::AddressRemoved { id });
