@@ -439,7 +439,8 @@ impl World {
         answers.into_iter().map(|mut answer| *answer.try_recv().unwrap()).collect()
     }
 
-    /// Nothing is left at the gateway, after the longest timer that could hold anything.
+    /// Nothing is left at the gateway, after the longest timer that could hold anything, and the referee
+    /// saw no broken rule at any host.
     pub(super) fn assert_gateway_empty(&mut self) {
         self.run(Duration::from_secs(600));
         for counters in self.counters_of_all() {
@@ -452,6 +453,9 @@ impl World {
         for steering in self.gateway.steering() {
             assert_eq!((steering.pending, steering.confirmed), (0, 0));
         }
+        let referee = self.net.referee().expect("every world has one");
+        assert_eq!(referee.seen().forgotten, 0, "{:?}", referee.seen());
+        referee.assert_clean();
     }
 }
 
