@@ -125,6 +125,7 @@ impl Storm {
         });
         world.assert_empty();
         world.net.referee().expect("every world has one").assert_clean();
+        assert_eq!(report.errors, [None; 2], "all had arrived, but it ended otherwise");
         report
     }
 }

@@ -5,6 +5,7 @@ use crate::transfer::{Report, run_with};
 use crate::world::World;
 use core::time::Duration;
 use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, EcnPolicy, MtuProbing, StackConfig};
+use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::time::Instant;
 use mptcp_core::wire::Version;
 use netsim::link::{Change, LinkConfig, Loss};
@@ -12,6 +13,31 @@ use netsim::{Direction, rng::Rng};
 
 /// Transfers above this are large: every tenth is.
 pub(crate) const LARGE: u64 = 4 << 20;
+
+/// What a network without boxes never causes, whatever it loses, doubles, delays and cuts for seconds.
+const NEVER: [&str; 21] = [
+    "dss_not_matching",
+    "dss_corruption_reset",
+    "dss_corruption_fallback",
+    "dss_fallback",
+    "dss_ack_missing_reset",
+    "simult_connect_fallback",
+    "fallback_failed",
+    "infinite_map_tx",
+    "infinite_map_rx",
+    "data_csum_err",
+    "mapping_full",
+    "mp_join_syn_ack_missing",
+    "mp_join_syn_ack_hmac_failure",
+    "mp_join_ack_hmac_failure",
+    "mp_join_ack_missing",
+    "mp_fail_tx",
+    "mp_fail_rx",
+    "mp_fastclose_tx",
+    "mp_fastclose_rx",
+    "mp_signal_drop",
+    "tcp_abort_on_timeout",
+];
 
 /// A change of one direction of a path at a time.
 type Scheduled = (usize, Direction, Duration, Change);
@@ -240,6 +266,12 @@ impl Plan {
         self.boxes.iter().map(Placed::effect).max().unwrap_or(Effect::Kept)
     }
 
+    /// No box stands on its paths, and none of them is ever silent or narrow.
+    pub(crate) fn cuts_nothing(&self) -> bool {
+        let cut = |change: &Change| matches!(change, Change::Blackhole(_) | Change::Mtu(_));
+        self.boxes.is_empty() && !self.changes.iter().any(|(.., change)| cut(change))
+    }
+
     /// Whether anything at all is wrong with its network.
     pub(crate) fn is_faulted(&self) -> bool {
         let links = self.links.iter().any(|(up, down)| is_faulty(up) || is_faulty(down));
@@ -270,6 +302,7 @@ impl Plan {
         // Of every fourth the packets come in bursts.
         let tick = Duration::from_micros(250 + self.seed % 11 * 250);
         world.tick = (self.seed % 4 == 3).then_some(tick);
+        world.by_events = true;
         world
     }
 
@@ -298,7 +331,24 @@ impl Plan {
         });
         world.assert_empty();
         self.check_network(&world, &report);
+        self.check_end(&report);
         (world.net.trace().digest(), report)
+    }
+
+    /// It ended in order, and nobody complained of what nobody did.
+    fn check_end(&self, report: &Report) {
+        use FallbackReason::{CapableSynUnanswered, SynRepeatedWithoutCapable, SynWithoutCapable};
+        assert_eq!(report.errors, [None; 2], "all had arrived, but it ended otherwise");
+        if !self.boxes.is_empty() {
+            return;
+        }
+        for name in NEVER {
+            assert_eq!(report.moved.0.get(name), Some(&0), "{name}");
+        }
+        // SYNs with the option may get lost one after the other, and nothing else means fallback.
+        let lost = [CapableSynUnanswered, SynWithoutCapable, SynRepeatedWithoutCapable];
+        let mut reasons = report.ends.iter().filter_map(|(_, reason)| *reason);
+        assert!(reasons.all(|reason| lost.contains(&reason)), "{report:?}");
     }
 
     /// The referee found nothing, and it was not because it could not see; the boxes did to MPTCP what

@@ -25,6 +25,23 @@ struct Totals {
     fallbacks: BTreeMap<&'static str, u64>,
     /// Over all traces, whatever thread ran them: the same build gives the same number again.
     digest: u64,
+    /// The longest pauses in milliseconds, the most octets on the links for a thousand of the streams, and
+    /// whose these are.
+    pauses: Vec<(u64, u64)>,
+    waste: Vec<(u64, u64)>,
+    /// Some that had a subflow reset where no box stood and nothing was cut.
+    reset: Vec<u64>,
+    /// By counter.
+    moved: BTreeMap<&'static str, u64>,
+}
+
+/// What is worth a look is the end of the row.
+const SHOWN: usize = 8;
+
+fn note(row: &mut Vec<(u64, u64)>, value: u64, seed: u64) {
+    row.push((value, seed));
+    row.sort_unstable_by(|a, b| b.cmp(a));
+    row.truncate(SHOWN);
 }
 
 impl Totals {
@@ -36,6 +53,17 @@ impl Totals {
         self.boxed += u64::from(!plan.boxes.is_empty());
         let Some((digest, report)) = outcome else { return self.failed.push(plan.seed) };
         self.digest = self.digest.wrapping_add(digest);
+        note(&mut self.pauses, report.longest_gap.as_millis() as u64, plan.seed);
+        // Of small ones the handshakes are the most.
+        if plan.up + plan.down > 1 << 20 {
+            note(&mut self.waste, report.carried * 1_000 / (plan.up + plan.down), plan.seed);
+        }
+        if report.moved.0["estab_resets"] > 0 && plan.cuts_nothing() && self.reset.len() < SHOWN {
+            self.reset.push(plan.seed);
+        }
+        for (&name, count) in &report.moved.0 {
+            *self.moved.entry(name).or_default() += count;
+        }
         if let Some(reason) = report.fallback().filter(|_| plan.effect() == Effect::Kept) {
             println!("sim: seed {} fell back: {:?}", plan.seed, report.ends);
             *self.fallbacks.entry(reason.name()).or_default() += 1;
@@ -78,7 +106,10 @@ fn random_faulted_transfers() {
         }
         totals.lock().expect("no poison").add(&plan, run.ok());
     });
-    let totals = totals.into_inner().expect("no poison");
+    let mut totals = totals.into_inner().expect("no poison");
+    let moved = core::mem::take(&mut totals.moved);
+    let still = moved.iter().filter(|(_, count)| **count == 0).map(|(name, _)| *name);
+    println!("sim: nothing moved {:?}", still.collect::<Vec<_>>());
     println!("sim: seeds {first}..{}: {totals:?}, digest {:016x}", first + count, totals.digest);
     assert!(totals.failed.is_empty(), "failing seeds: {:?}", totals.failed);
     assert!(totals.large >= count / 10 || most <= LARGE, "{totals:?}");

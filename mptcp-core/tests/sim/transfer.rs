@@ -1,10 +1,12 @@
 //! Streams with known contents in both directions, and their judges.
 
 use crate::world::{Host, World};
-use mptcp_core::error::{RecvError, SendError};
+use mptcp_core::error::{ConnectionError, RecvError, SendError};
 use mptcp_core::mptcp::FallbackReason;
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::time::{Duration, Instant};
+use netsim::Direction;
+use std::collections::BTreeMap;
 
 /// Octets read or written at once.
 const CHUNK: usize = 8192;
@@ -178,6 +180,30 @@ impl core::fmt::Debug for Deliveries {
     }
 }
 
+/// What both ends counted: too much to be printed with a failure.
+pub(crate) struct Moved(pub(crate) BTreeMap<&'static str, u64>);
+
+impl Moved {
+    fn of(world: &World) -> Self {
+        let mut all = BTreeMap::new();
+        for host in [&world.client, &world.server] {
+            let counters = host.stack.counters();
+            let reasons = mptcp_core::stats::DropReason::ALL.iter();
+            let drops = reasons.map(|reason| (reason.name(), counters.dropped(*reason)));
+            for (name, count) in counters.iter().chain(drops) {
+                *all.entry(name).or_default() += count;
+            }
+        }
+        Self(all)
+    }
+}
+
+impl core::fmt::Debug for Moved {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} counters", self.0.len())
+    }
+}
+
 /// What a run came to.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -190,6 +216,11 @@ pub(crate) struct Report {
     pub(crate) deliveries: Deliveries,
     /// MPTCP version and reason of a fallback, at the client and at the server.
     pub(crate) ends: [(Option<u8>, Option<FallbackReason>); 2],
+    /// Why the connection ended, at the client and at the server, when it was not in order.
+    pub(crate) errors: [Option<ConnectionError>; 2],
+    /// Octets that were offered to the links, both ways.
+    pub(crate) carried: u64,
+    pub(crate) moved: Moved,
 }
 
 impl Report {
@@ -222,6 +253,8 @@ pub(crate) fn run_with(
     let mut client = End { sent: early.len() as u64, ..End::new(id, up, 11, down, 22) };
     let mut server: Option<End> = None;
     let mut connected = false;
+    // Whether the client and the server have something to do.
+    let mut due = [true; 2];
     let mut last_delivery = start;
     let mut longest_gap = Duration::ZERO;
     let mut deliveries = Vec::new();
@@ -230,23 +263,26 @@ pub(crate) fn run_with(
         world.turn();
         hook(world);
         while let Some(event) = world.client.stack.poll_event() {
+            due[0] = true;
             connected |= event.ready.contains(Ready::CONNECTED);
             client.closed |= event.ready.contains(Ready::CLOSED);
         }
         while let Some(event) = world.server.stack.poll_event() {
-            if let Some(end) = &mut server
-                && event.ready.contains(Ready::CLOSED)
-            {
-                end.closed = true;
+            if let Some(end) = server.as_mut().filter(|end| end.id == event.socket) {
+                due[1] = true;
+                end.closed |= event.ready.contains(Ready::CLOSED);
             }
         }
         if server.is_none()
             && let Some(id) = world.server.stack.accept(listener)
         {
+            // What it has read of its peer by now it need not be told.
+            due[1] = true;
             server = Some(End::new(id, down, 22, up, 11));
         }
         let now = world.now;
-        if connected {
+        let always = !world.by_events;
+        if connected && (core::mem::take(&mut due[0]) || always) {
             let before = client.received;
             client.work(&mut world.client, now);
             if client.received > before {
@@ -257,7 +293,9 @@ pub(crate) fn run_with(
                 deliveries.push((now.since(start), client.received));
             }
         }
-        if let Some(end) = &mut server {
+        if let Some(end) = &mut server
+            && (core::mem::take(&mut due[1]) || always)
+        {
             end.work(&mut world.server, now);
         }
         world.flush();
@@ -311,14 +349,19 @@ pub(crate) fn run_with(
     }
     let took = world.now.since(start);
     let server = server.expect("the harness is sound");
-    let ends = [(&world.client, client.id), (&world.server, server.id)].map(|(host, id)| {
-        let info = host.stack.info(id).expect("not released yet");
-        (info.mptcp, info.fallback)
-    });
+    let infos = [(&world.client, client.id), (&world.server, server.id)]
+        .map(|(host, id)| host.stack.info(id).expect("not released yet"));
+    let errors = infos.each_ref().map(|info| info.error);
+    let ends = infos.map(|info| (info.mptcp, info.fallback));
     world.client.stack.release(client.id);
     world.server.stack.release(server.id);
     settle(world);
     world.server.stack.close_listener(world.now, listener);
+    let links = world.paths.iter().flat_map(|path| {
+        let both = [Direction::AtoB, Direction::BtoA];
+        both.map(|dir| world.net.link(*path, dir).counters().pushed_bytes)
+    });
+    let carried: u64 = links.sum();
     Report {
         took,
         client_bytes_by_path: by_path.0,
@@ -326,6 +369,9 @@ pub(crate) fn run_with(
         longest_gap,
         deliveries: Deliveries(deliveries),
         ends,
+        errors,
+        carried,
+        moved: Moved::of(world),
     }
 }
 

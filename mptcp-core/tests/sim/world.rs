@@ -50,6 +50,8 @@ pub(crate) struct World {
     pub(crate) early: Option<u64>,
     /// Everything happens at multiples of this, as where interrupts are moderated: packets come in bursts.
     pub(crate) tick: Option<Duration>,
+    /// Applications of a transfer do nothing unless an event asks them to.
+    pub(crate) by_events: bool,
 }
 
 impl Drop for World {
@@ -229,6 +231,7 @@ impl World {
             logged: false,
             early: None,
             tick: None,
+            by_events: false,
         }
     }
 
