@@ -10,6 +10,8 @@ pub enum MptcpOption<'a> {
     Capable(Capable),
     /// MP_JOIN on a SYN: the token of the receiver of this packet (§3.2).
     JoinSyn {
+        /// Address ID of the sender.
+        id: u8,
         /// Names the connection at the receiver.
         token: u32,
         /// Random number of the sender.
@@ -17,6 +19,8 @@ pub enum MptcpOption<'a> {
     },
     /// MP_JOIN on a SYN/ACK.
     JoinSynAck {
+        /// Address ID of the sender.
+        id: u8,
         /// The first 64 bits of the sender's HMAC.
         hmac: u64,
         /// Random number of the sender.
@@ -28,6 +32,8 @@ pub enum MptcpOption<'a> {
     Dss(Dss),
     /// ADD_ADDR (§3.4.1).
     AddAddr(AddAddr),
+    /// REMOVE_ADDR (§3.4.2): the Address IDs, at least one.
+    RemoveAddr(&'a [u8]),
     /// MP_FAIL: the sender leaves MPTCP or this subflow (§3.7).
     Fail,
     /// MP_FASTCLOSE (§3.5): the key of the receiver of this packet.
@@ -122,14 +128,17 @@ impl<'a> MptcpOption<'a> {
             (0, 4 | 12 | 20 | 22 | 24) => Capable::parse(data).map(Self::Capable),
             (1, 12) => word(data, 2)
                 .zip(word(data, 6))
-                .map(|(token, nonce)| Self::JoinSyn { token, nonce }),
+                .zip(data.get(1).copied())
+                .map(|((token, nonce), id)| Self::JoinSyn { id, token, nonce }),
             (1, 16) => field(data, 2)
                 .map(u64::from_be_bytes)
                 .zip(word(data, 10))
-                .map(|(hmac, nonce)| Self::JoinSynAck { hmac, nonce }),
+                .zip(data.get(1).copied())
+                .map(|((hmac, nonce), id)| Self::JoinSynAck { id, hmac, nonce }),
             (1, 24) => field(data, 2).map(Self::JoinAck),
             (2, _) => Dss::parse(data).map(Self::Dss),
             (3, _) => AddAddr::parse(data).map(Self::AddAddr),
+            (4, 4..) => data.get(1..).map(Self::RemoveAddr),
             (6, 12) => Some(Self::Fail),
             (7, 12) => field(data, 2).map(u64::from_be_bytes).map(Self::Fastclose),
             _ => None,

@@ -7,8 +7,12 @@ use super::secret::{Key, KeyPair};
 use super::stream::Stream;
 use super::violation::{Faults, Rule};
 use crate::network::NodeId;
-use crate::packet::mptcp::WireSeq;
-use std::collections::BTreeMap;
+use crate::packet::mptcp::{AddAddr, WireSeq};
+use core::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Announcements of the peer that a connection remembers.
+const MAX_HEARD: usize = 1_024;
 
 /// One connection at one host.
 #[derive(Debug, Default)]
@@ -36,6 +40,11 @@ pub(super) struct DataLevel {
     remote_end: Option<u64>,
     /// Octets that reached the host with their mapping, MP_CAPABLE and DATA_FIN included.
     arrived: Ranges,
+    /// What the host's Address IDs name, and those that it withdrew and did not give out again.
+    names: BTreeMap<u8, IpAddr>,
+    withdrawn: BTreeSet<u8>,
+    /// What the peer announced.
+    heard: BTreeSet<(u8, IpAddr, Option<u16>)>,
     /// After an infinite mapping or MP_FAIL the data level is no longer judged.
     pub(super) fallen: bool,
 }
@@ -54,6 +63,44 @@ impl DataLevel {
     /// DSN of a position of the host's own stream, all 64 bits.
     pub(super) fn local_dsn(&self, at: u64) -> Option<u64> {
         Some(self.local?.idsn.wrapping_add(at))
+    }
+
+    /// The host called one of its addresses by this id.
+    pub(super) fn name(&mut self, id: u8, address: IpAddr, faults: &mut Faults) {
+        let held = *self.names.entry(id).or_insert(address);
+        faults.require(held == address, Rule::AddressIdKept, || {
+            format!("id {id} is {address}; it was not withdrawn from {held}")
+        });
+        self.withdrawn.remove(&id);
+    }
+
+    /// The host withdrew addresses.
+    pub(super) fn withdraw(&mut self, ids: &[u8]) {
+        for id in ids {
+            self.names.remove(id);
+            self.withdrawn.insert(*id);
+        }
+    }
+
+    /// The host sent data on a subflow of its address with this id.
+    pub(super) fn uses(&self, id: u8, faults: &mut Faults) {
+        faults.require(!self.withdrawn.contains(&id), Rule::AddressIdKept, || {
+            format!("data on a subflow of the address with id {id}, which was withdrawn")
+        });
+    }
+
+    /// An announcement reached the host.
+    pub(super) fn hear(&mut self, address: &AddAddr) {
+        if self.heard.len() < MAX_HEARD {
+            self.heard.insert((address.id, address.address, address.port));
+        }
+    }
+
+    /// The host echoed an announcement.
+    pub(super) fn echo(&self, address: &AddAddr, faults: &mut Faults) {
+        let heard = self.heard.contains(&(address.id, address.address, address.port));
+        let known = heard || self.heard.len() == MAX_HEARD;
+        faults.require(known, Rule::AddressIdKept, || format!("{address:x?} echoes nothing"));
     }
 
     /// Both keys, once they are known.

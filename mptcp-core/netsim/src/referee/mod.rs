@@ -266,6 +266,7 @@ impl Referee {
         let mut context = Context {
             now,
             node: key.0,
+            local: key.1.ip(),
             connections: &mut self.connections,
             max_connections: self.limits.flows,
             faults,

@@ -18,10 +18,14 @@ pub(super) struct Seen<'a> {
     pub(super) join: Option<(u32, u32)>,
     /// HMAC and nonce of an MP_JOIN on a SYN/ACK.
     pub(super) join_answer: Option<(u64, u32)>,
+    /// Address ID of an MP_JOIN on a SYN or SYN/ACK.
+    pub(super) join_id: Option<u8>,
     /// HMAC of an MP_JOIN on a third ACK.
     pub(super) join_proof: Option<[u8; 20]>,
     pub(super) dss: Option<Dss>,
     pub(super) address: Option<AddAddr>,
+    /// Address IDs of a REMOVE_ADDR.
+    pub(super) removed: Option<&'a [u8]>,
     pub(super) fail: bool,
     /// Key of an MP_FASTCLOSE.
     pub(super) fastclose: Option<u64>,
@@ -69,7 +73,7 @@ impl<'a> Seen<'a> {
         seen
     }
 
-    fn add_mptcp(&mut self, option: MptcpOption<'_>) -> bool {
+    fn add_mptcp(&mut self, option: MptcpOption<'a>) -> bool {
         self.mptcp = true;
         match option {
             // A SYN may offer both versions.
@@ -77,13 +81,18 @@ impl<'a> Seen<'a> {
                 self.capable = self.capable.filter(|held| held.version == 1).or(Some(capable));
                 false
             }
-            MptcpOption::JoinSyn { token, nonce } => self.join.replace((token, nonce)).is_some(),
-            MptcpOption::JoinSynAck { hmac, nonce } => {
+            MptcpOption::JoinSyn { id, token, nonce } => {
+                self.join_id = Some(id);
+                self.join.replace((token, nonce)).is_some()
+            }
+            MptcpOption::JoinSynAck { id, hmac, nonce } => {
+                self.join_id = Some(id);
                 self.join_answer.replace((hmac, nonce)).is_some()
             }
             MptcpOption::JoinAck(hmac) => self.join_proof.replace(hmac).is_some(),
             MptcpOption::Dss(dss) => self.dss.replace(dss).is_some(),
             MptcpOption::AddAddr(address) => self.address.replace(address).is_some(),
+            MptcpOption::RemoveAddr(ids) => self.removed.replace(ids).is_some(),
             MptcpOption::Fail => core::mem::replace(&mut self.fail, true),
             MptcpOption::Fastclose(key) => self.fastclose.replace(key).is_some(),
             MptcpOption::Other { .. } => false,
@@ -97,10 +106,9 @@ fn may_be(subtype: u8, data: &[u8]) -> bool {
     let family = data.first().map_or(0, |lead| lead & 0x0f);
     match (subtype, data.len()) {
         (3, len) => matches!((family, len), (4, 6 | 8) | (6, 18 | 20)),
-        (4, len) => len >= 2,
         (5, len) => matches!(len, 1 | 2),
         (8, len) => len == 2,
-        (0..=2 | 6 | 7, _) => false,
+        (0..=2 | 4 | 6 | 7, _) => false,
         _ => true,
     }
 }

@@ -58,6 +58,10 @@ pub enum Rule {
     WithinDataWindow,
     /// No data is mapped at or beyond DATA_FIN, which stays where it is (RFC 8684 §3.3.3).
     DataFinLast,
+    /// An Address ID names one address until it is withdrawn, what was withdrawn carries no more data,
+    /// and an echo repeats an announcement that arrived (RFC 8684 §3.2, §3.4). Announcements of version 0
+    /// are not looked at.
+    AddressIdKept,
 }
 
 /// One broken rule.

@@ -49,6 +49,7 @@ impl Flow {
             },
             _ => Role::Unjudged,
         };
+        self.name_own(seen, context);
     }
 
     pub(super) fn sent_syn_ack(
@@ -137,7 +138,8 @@ impl Flow {
         context: &mut Context<'_>,
     ) {
         if let Some((hmac, nonce)) = seen.join_answer {
-            return self.agree_to_join(hmac, nonce, offered, context);
+            self.agree_to_join(hmac, nonce, offered, context);
+            return self.name_own(seen, context);
         }
         let Some(capable) = seen.capable else {
             if !matches!(self.role, Role::Initial(_)) {
@@ -197,7 +199,19 @@ impl Flow {
         let key = Key::new(version, key);
         let (id, freed) = context.connections.create(context.node, &key, context.max_connections);
         context.freed += freed;
+        if let Some(data) = context.connections.get(id) {
+            data.name(0, context.local, context.faults);
+        }
         id
+    }
+
+    /// The id by which a join calls the host's address.
+    fn name_own(&mut self, seen: &Seen<'_>, context: &mut Context<'_>) {
+        let (Role::Joined(id), Some(address_id)) = (self.role, seen.join_id) else { return };
+        self.address_id = address_id;
+        if let Some(data) = context.connections.get(id) {
+            data.name(address_id, context.local, context.faults);
+        }
     }
 
     pub(super) fn delivered_syn(&mut self, segment: &TcpSegment<'_>, seen: &Seen<'_>) {

@@ -14,6 +14,7 @@ use super::violation::Faults;
 use crate::network::NodeId;
 use crate::packet::mptcp::Capable;
 use crate::packet::{TcpSegment, flag};
+use core::net::IpAddr;
 use std::collections::VecDeque;
 
 /// SYNs a flow remembers to match an answer with.
@@ -31,6 +32,8 @@ const HANDSHAKE_MEMORY_NS: u64 = 30_000_000_000;
 pub(super) struct Context<'a> {
     pub(super) now: u64,
     pub(super) node: NodeId,
+    /// The host's own address.
+    pub(super) local: IpAddr,
     pub(super) connections: &'a mut Connections,
     pub(super) max_connections: usize,
     pub(super) faults: &'a mut Faults,
@@ -179,6 +182,8 @@ pub(super) struct Flow {
     peer_unmapped: bool,
     /// Nonce of the peer's MP_JOIN.
     join_nonce: Option<u32>,
+    /// Id of the host's address; that of the first subflow is 0.
+    address_id: u8,
 }
 
 /// A mapping with the checksum the host gave it.

@@ -25,6 +25,7 @@ impl Flow {
         }
         self.check_join_proof(seen, context);
         self.check_address(seen, context);
+        self.check_ids(seen, context);
         self.check_fastclose(seen, context);
         let Some(id) = self.role.connection() else { return };
         let Some(data) = context.connections.get(id) else {
@@ -39,6 +40,9 @@ impl Flow {
         data.fallen |= infinite || seen.fail;
         if data.fallen {
             return;
+        }
+        if !payload.is_empty() {
+            data.uses(self.address_id, faults);
         }
         if let Some(ack) = seen.dss.and_then(|dss| dss.data_ack) {
             context.data_acks += u64::from(data.send_ack(ack, window, faults));
@@ -169,6 +173,19 @@ impl Flow {
         });
     }
 
+    fn check_ids(&self, seen: &Seen<'_>, context: &mut Context<'_>) {
+        let Some(id) = self.role.connection() else { return };
+        let Some(data) = context.connections.get(id) else { return };
+        data.withdraw(seen.removed.unwrap_or_default());
+        match seen.address {
+            Some(address) if address.hmac.is_some() => {
+                data.name(address.id, address.address, context.faults);
+            }
+            Some(echo) => data.echo(&echo, context.faults),
+            None => {}
+        }
+    }
+
     pub(super) fn check_fastclose(&self, seen: &Seen<'_>, context: &mut Context<'_>) {
         let (Some(key), Some(id)) = (seen.fastclose, self.role.connection()) else { return };
         let Some(keys) = context.connections.get(id).and_then(|data| data.keys()) else { return };
@@ -224,6 +241,9 @@ impl Flow {
             self.agree_on_checksums(&capable, id, context);
         }
         let Some(data) = context.connections.get(id) else { return };
+        if let Some(address) = seen.address.filter(|address| address.hmac.is_some()) {
+            data.hear(&address);
+        }
         data.fallen |= seen.fail;
         if let Role::Initial(_) = self.role {
             data.handshake_edge(self.edge.saturating_sub(self.syn_data));

@@ -533,6 +533,54 @@ fn announced_addresses_are_signed() {
     }
 }
 
+/// B's announcement of 192.0.2.`host`.
+fn announcement(id: u8, host: u8) -> Vec<u8> {
+    let keys = KeyPair { version: 1, local: KEY_B, remote: KEY_A };
+    let hmac = keys.address(id, [192, 0, 2, host].into(), None);
+    [&[30, 16, 0x30, id, 192, 0, 2, host][..], &hmac.to_be_bytes()].concat()
+}
+
+#[test]
+fn an_id_names_one_address_until_it_is_withdrawn() {
+    let mut scene = capable_scene();
+    for (id, host) in [(3, 9), (3, 9), (4, 10)] {
+        scene.pass(b(1, 1).option(&announcement(id, host)));
+    }
+    scene.pass(b(1, 1).option(&[30, 4, 0x40, 3]));
+    scene.pass(b(1, 1).option(&announcement(3, 11)));
+    scene.clean();
+    scene.lose(b(1, 1).option(&announcement(3, 10)));
+    scene.broke(Rule::AddressIdKept);
+    // That of the first subflow has the id 0.
+    let mut scene = capable_scene();
+    scene.lose(b(1, 1).option(&announcement(0, 9)));
+    scene.broke(Rule::AddressIdKept);
+}
+
+#[test]
+fn what_was_withdrawn_carries_no_data() {
+    let mut scene = joined_scene();
+    let text = || on_join(a(1, 1)).data(&[2; 300]).option(&from_a(Some(1), Some((1, 1, 300))));
+    scene.pass(text());
+    scene.pass(a(1, 1).option(&[30, 4, 0x40, 1]));
+    scene.lose(on_join(a(301, 1)).option(&from_a(Some(1), None)));
+    scene.clean();
+    scene.lose(text());
+    scene.broke(Rule::AddressIdKept);
+}
+
+#[test]
+fn an_echo_repeats_what_arrived() {
+    let echo = |host| vec![30, 8, 0x31, 3, 192, 0, 2, host];
+    let mut scene = capable_scene();
+    scene.pass(b(1, 1).option(&announcement(3, 9)));
+    scene.pass(a(1, 1).option(&echo(9)));
+    scene.clean();
+    scene.lose(b(1, 1).option(&announcement(4, 10)));
+    scene.lose(a(1, 1).option(&echo(10)));
+    scene.broke(Rule::AddressIdKept);
+}
+
 #[test]
 fn a_fast_close_names_the_receivers_key() {
     let fastclose = |key: u64| [&[30, 12, 0x70, 0][..], &key.to_be_bytes()].concat();
