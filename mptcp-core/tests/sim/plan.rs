@@ -130,8 +130,13 @@ fn episode(path: usize, from: u64, len: u64, during: &Change, after: &Change) ->
         .collect()
 }
 
-/// Something that happens to a path while it runs: it is cut, loses more, becomes another link.
-fn change(rng: &mut Rng, path: usize, alone: bool) -> Vec<Scheduled> {
+/// Something that happens to a path of these links while it runs: it is cut, loses more, becomes another link.
+fn change(
+    rng: &mut Rng,
+    path: usize,
+    (up, down): &(LinkConfig, LinkConfig),
+    alone: bool,
+) -> Vec<Scheduled> {
     let (from, len) = (rng.log_uniform(10, 5_000), rng.log_uniform(50, 5_000));
     let dir = one_of(rng, &[Direction::AtoB, Direction::BtoA]);
     let once = |change| vec![(path, dir, Duration::from_millis(from), change)];
@@ -139,7 +144,15 @@ fn change(rng: &mut Rng, path: usize, alone: bool) -> Vec<Scheduled> {
         0 => episode(path, from, len, &Change::Blackhole(true), &Change::Blackhole(false)),
         1 => {
             let heavy = Change::Loss(Loss::Bernoulli(ppm(rng, 50_000, 300_000)));
-            episode(path, from, len.min(2_000), &heavy, &Change::Loss(Loss::None))
+            let mut all = episode(path, from, len.min(2_000), &heavy, &heavy);
+            // Afterwards it loses what it lost before.
+            for (_, dir, at, change) in &mut all {
+                if *at > Duration::from_millis(from) {
+                    let link = if *dir == Direction::AtoB { up } else { down };
+                    *change = Change::Loss(link.loss.clone());
+                }
+            }
+            all
         }
         2 => once(Change::Rate(Some(rng.log_uniform(1, 100) * 1_000_000))),
         3 => once(Change::Delay(rng.log_uniform(50, 150_000) * 1000)),
@@ -213,7 +226,7 @@ impl Plan {
         if pick(rng, 0, 2) == 0 {
             for _ in 0..pick(rng, 1, 3) {
                 let path = usize::try_from(rng.below(paths)).expect("a path");
-                changes.extend(change(rng, path, paths == 1));
+                changes.extend(change(rng, path, &links[path], paths == 1));
             }
         }
         let setting = Setting {
