@@ -322,29 +322,7 @@ pub(crate) fn run_with(
             break;
         }
         if !world.advance(deadline) {
-            for (name, host) in [("client", &world.client), ("server", &world.server)] {
-                let counters = host.stack.counters();
-                let drops = mptcp_core::stats::DropReason::ALL.iter();
-                let drops: Vec<_> = drops
-                    .map(|r| (r.name(), counters.dropped(*r)))
-                    .filter(|(_, n)| *n > 0)
-                    .collect();
-                let events: Vec<_> = counters.iter().filter(|(_, n)| *n > 0).collect();
-                eprintln!("{name}: {drops:?}\n{events:?}");
-            }
-            panic!(
-                "stuck at {:?}: client {}/{} sent {}/{} received eof {} closed {}; server {:?}\n{:#?}\n{:#?}",
-                world.now,
-                client.sent,
-                client.send,
-                client.received,
-                client.expect,
-                client.eof,
-                client.closed,
-                server.as_ref().map(|s| (s.sent, s.received, s.eof, s.closed)),
-                world.client.stack.info(client.id),
-                server.as_ref().and_then(|s| world.server.stack.info(s.id)),
-            );
+            stuck(world, &client, server.as_ref());
         }
     }
     let took = world.now.since(start);
@@ -373,6 +351,31 @@ pub(crate) fn run_with(
         carried,
         moved: Moved::of(world),
     }
+}
+
+/// What both ends know of a transfer that nothing moves any more.
+fn stuck(world: &World, client: &End, server: Option<&End>) -> ! {
+    for (name, host) in [("client", &world.client), ("server", &world.server)] {
+        let counters = host.stack.counters();
+        let drops = mptcp_core::stats::DropReason::ALL.iter();
+        let drops: Vec<_> =
+            drops.map(|r| (r.name(), counters.dropped(*r))).filter(|(_, n)| *n > 0).collect();
+        let events: Vec<_> = counters.iter().filter(|(_, n)| *n > 0).collect();
+        eprintln!("{name}: {drops:?}\n{events:?}");
+    }
+    panic!(
+        "stuck at {:?}: client {}/{} sent {}/{} received eof {} closed {}; server {:?}\n{:#?}\n{:#?}",
+        world.now,
+        client.sent,
+        client.send,
+        client.received,
+        client.expect,
+        client.eof,
+        client.closed,
+        server.map(|s| (s.sent, s.received, s.eof, s.closed)),
+        world.client.stack.info(client.id),
+        server.and_then(|s| world.server.stack.info(s.id)),
+    );
 }
 
 /// Lets everything that still has a timer run out.
