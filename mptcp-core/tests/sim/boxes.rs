@@ -4,11 +4,14 @@
 use crate::world::World;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use mptcp_core::time::Duration;
+use mptcp_core::wire::{IcmpErrorKind, icmp};
 use netsim::middlebox::{
-    Aim, Coalescer, Fill, Keeps, MptcpOn, Nat, NatConfig, OptionStripper, PathMtu,
+    Aim, Coalescer, Fill, Keeps, MptcpOn, Nat, NatConfig, OptionStripper, Output, PathMtu,
     PayloadCorruptor, ProactiveAcker, ResetInjector, SegmentSplitter, SequenceShifter,
     StreamEditor, Strip, StripWhen, SynFate, SynFilter, WindowClamp,
 };
+use netsim::packet::edit::Layout;
+use netsim::packet::flag;
 use netsim::{Direction, Rng};
 
 /// What becomes of MPTCP behind a box.
@@ -54,6 +57,12 @@ pub(crate) enum Kind {
     Rewritten(Direction, u8),
     /// Acknowledges the data of one direction itself, after so many segments, and repairs losses.
     Proxy(Direction, u64),
+    /// Takes an option of TCP's away.
+    Options(Strip),
+    /// Takes one of MPTCP's away, and leaves the others.
+    Part(Strip),
+    /// Complains by ICMP of this share of segments, in millionths, and passes them on all the same.
+    Complains(u32),
 }
 
 /// A box and the path it is on.
@@ -136,6 +145,54 @@ impl Setting {
     }
 }
 
+/// A box of the kinds that [`Setting::draw`] does not know, for a connection of so many paths.
+pub(crate) fn another(rng: &mut Rng, paths: usize) -> Placed {
+    let path = usize::try_from(rng.below(paths as u64)).unwrap_or(0);
+    let strip = |subtype, kind, dir, when| Strip { kind, subtype, dir, when, fill: Fill::Nop };
+    let kind = match rng.below(4) {
+        0 => {
+            // Window scale, SACK permitted, timestamps: from the client's SYN, so that nobody thinks they
+            // were agreed on.
+            let option = [3, 4, 8][usize::try_from(rng.below(3)).unwrap_or(0)];
+            Kind::Options(strip(None, option, Some(Direction::AtoB), StripWhen::Syn))
+        }
+        // SACK blocks.
+        1 => Kind::Options(strip(None, 5, None, StripWhen::NotSyn)),
+        2 => {
+            let dir = [None, Some(Direction::AtoB), Some(Direction::BtoA)];
+            let dir = dir[usize::try_from(rng.below(3)).unwrap_or(0)];
+            let subtype = u8::try_from(rng.below(9)).unwrap_or(0);
+            Kind::Part(strip(Some(subtype), 30, dir, StripWhen::NotSyn))
+        }
+        _ => Kind::Complains(u32::try_from(rng.log_uniform(100, 50_000)).unwrap_or(100)),
+    };
+    Placed { path, kind }
+}
+
+/// An ICMP error about a segment that is no SYN: of one it could end what has not begun.
+fn complaint(rng: &mut Rng, packet: &[u8], (v4, v6): (Ipv4Addr, Ipv6Addr)) -> Option<Vec<u8>> {
+    let layout = Layout::of(packet)?;
+    let tcp = layout.tcp(packet)?;
+    if tcp.flags(packet) & flag::SYN != 0 {
+        return None;
+    }
+    let (from, least) = if layout.ipv6 { (IpAddr::V6(v6), 1_280) } else { (IpAddr::V4(v4), 576) };
+    let kind = match rng.below(7) {
+        0 => IcmpErrorKind::NetworkUnreachable,
+        1 => IcmpErrorKind::HostUnreachable,
+        2 => IcmpErrorKind::PortUnreachable,
+        3 => IcmpErrorKind::ProtocolUnreachable,
+        4 => IcmpErrorKind::Prohibited,
+        5 => IcmpErrorKind::TimeExceeded,
+        _ => {
+            let mtu = u16::try_from(least + rng.below(1_500 - least)).unwrap_or(1_280);
+            IcmpErrorKind::FragmentationNeeded { mtu }
+        }
+    };
+    let mut error = Vec::new();
+    icmp::emit_error(kind, packet, from, &mut error).then_some(error)
+}
+
 fn direction(rng: &mut Rng) -> Direction {
     if rng.below(2) == 0 { Direction::AtoB } else { Direction::BtoA }
 }
@@ -179,7 +236,7 @@ impl Placed {
             // Data before its mapping: the first of it means fallback.
             Kind::Splitter(_, MptcpOn::Last) => Effect::Open,
             // Acknowledgements without a `DATA_ACK` may come before the first one with it.
-            Kind::Proxy(..) if self.path == 0 => Effect::Open,
+            Kind::Proxy(..) | Kind::Part(_) if self.path == 0 => Effect::Open,
             _ => Effect::Kept,
         }
     }
@@ -225,7 +282,7 @@ impl Placed {
             Kind::Edited(ppm) => {
                 world.net.add_middlebox(path, Box::new(PayloadCorruptor::new(seed, *ppm, None)))
             }
-            Kind::Strip(strip) => {
+            Kind::Strip(strip) | Kind::Options(strip) | Kind::Part(strip) => {
                 world.net.add_middlebox(path, Box::new(OptionStripper::new(vec![*strip])))
             }
             Kind::Shifted(forward, back) => {
@@ -262,6 +319,17 @@ impl Placed {
             }
             Kind::Proxy(dir, after) => {
                 world.net.add_middlebox(path, Box::new(ProactiveAcker::new(*dir, *after)))
+            }
+            Kind::Complains(ppm) => {
+                let (ppm, mut rng) = (*ppm, Rng::for_packet(seed, 0x1c39, self.path as u64));
+                let complains = move |_: u64, dir: Direction, packet: Vec<u8>, out: &mut Output| {
+                    if rng.chance_ppm(ppm) {
+                        let error = complaint(&mut rng, &packet, public);
+                        out.extend(error.map(|error| (dir.reverse(), error)));
+                    }
+                    out.push((dir, packet));
+                };
+                world.net.add_middlebox(path, Box::new(complains))
             }
         }
     }

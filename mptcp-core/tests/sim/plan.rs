@@ -1,6 +1,6 @@
 //! What a seed of the swarm stands for: topology, faults, middleboxes, sizes and schedule.
 
-use crate::boxes::{Effect, Kind, Placed, Setting};
+use crate::boxes::{Effect, Kind, Placed, Setting, another};
 use crate::transfer::{Report, run_with};
 use crate::world::World;
 use core::time::Duration;
@@ -199,6 +199,18 @@ impl Plan {
         plan.changes.extend(episode(0, from, len, &cut, &whole));
         let dir = one_of(rng, &[Direction::AtoB, Direction::BtoA]);
         plan.boxes = vec![Placed { path: 0, kind: Kind::Proxy(dir, rng.below(50)) }];
+        plan
+    }
+
+    /// The same behind one to three boxes of other kinds.
+    pub(crate) fn behind_other_boxes(seed: u64) -> Self {
+        let mut plan = Self::new(seed).at_most(1 << 20);
+        let mut rng = Rng::for_packet(seed, 0xb0c5, 0);
+        let paths = plan.links.len();
+        plan.boxes = (0..1 + rng.below(3)).map(|_| another(&mut rng, paths)).collect();
+        if rng.below(4) == 0 {
+            plan.version = Version::V0;
+        }
         plan
     }
 

@@ -163,6 +163,16 @@ fn random_transfers_behind_a_proxy() {
     assert!(kept > count / 4, "{kept} of {count} were MPTCP to the end");
 }
 
+/// The same behind boxes that take single options away or complain of what they pass on (RFC 5927, RFC 8684 §6).
+/// `PLAIT_BOX_SEEDS` of them (100 unless told).
+#[test]
+fn random_transfers_behind_other_boxes() {
+    let (first, count) = (number("PLAIT_SIM_FIRST", 0), number("PLAIT_BOX_SEEDS", 100));
+    let mptcp = |report: &Report| report.fallback().is_none();
+    let kept = transfers(first, count, Plan::behind_other_boxes, mptcp);
+    assert!(kept > count / 2, "{kept} of {count} were what they began as to the end");
+}
+
 /// Seeds that found something once, as the plans were drawn then. Without SACK and timestamps each loss in a
 /// repair waited for two minutes (428,380); the second copy of a SYN came when all was over, which the check did
 /// not allow for (606,423; 875,148).

@@ -152,8 +152,14 @@ impl DataLevel {
         });
     }
 
-    /// The host sent a DATA_ACK and a window. False when it cannot be judged: the peer's key is not known.
-    pub(super) fn send_ack(&mut self, data_ack: WireSeq, window: u64, faults: &mut Faults) -> bool {
+    /// The host sent a DATA_ACK and a window, which may be the widest that the flow can say: one without a scale cannot
+    /// repeat what another one offered. False when it cannot be judged: the peer's key is not known.
+    pub(super) fn send_ack(
+        &mut self,
+        data_ack: WireSeq,
+        (window, widest): (u64, bool),
+        faults: &mut Faults,
+    ) -> bool {
         let Some(remote) = self.remote else { return false };
         let Some(ack) = position(data_ack, remote.idsn, self.last_ack) else {
             faults.add(Rule::DataAckAdvances, format!("{data_ack:?} lies before the stream"));
@@ -169,7 +175,7 @@ impl DataLevel {
         let edge = ack + window;
         // Behind the last octet a window means nothing any more.
         let over = self.remote_end.is_some_and(|end| ack >= end);
-        faults.require(over || edge >= self.last_edge, Rule::DataWindowKept, || {
+        faults.require(over || widest || edge >= self.last_edge, Rule::DataWindowKept, || {
             format!("right edge went back from {} to {edge}", self.last_edge)
         });
         self.last_ack = self.last_ack.max(ack);

@@ -14,7 +14,7 @@ impl Flow {
         start: u64,
         payload: &[u8],
         seen: &Seen<'_>,
-        window: u64,
+        window: (u64, bool),
         context: &mut Context<'_>,
     ) {
         if let (Role::Initial(_), Some(capable)) = (self.role, seen.capable) {

@@ -34,7 +34,8 @@ impl Flow {
         self.check_text(start, segment, ipv6, context.faults);
         context.payload_bytes += segment.payload.len() as u64;
         let window = self.scale(segment.window, self.own.window_scale);
-        self.sent_mptcp(start, segment.payload, seen, window, context);
+        let widest = segment.window == u16::MAX;
+        self.sent_mptcp(start, segment.payload, seen, (window, widest), context);
         self.check_window(ack, window, context.faults);
     }
 
