@@ -2,7 +2,7 @@
 
 use crate::harness::*;
 use core::net::IpAddr;
-use mptcp_core::config::{PathManagerKind, StackConfig};
+use mptcp_core::config::{LocalAddress, PathManagerKind, StackConfig};
 use mptcp_core::mptcp::{FallbackReason, key};
 use mptcp_core::stack::{Ready, SocketId};
 use mptcp_core::wire::{
@@ -615,6 +615,36 @@ fn addresses_of_version_0_are_told_on_every_subflow() {
         let told = |flow: &Flow| flow.of(&out).iter().any(|o| o.mptcp().contains(&gone));
         let both_told = told(&first) && told(&join);
         assert_eq!((both_told, told(&first) || told(&join)), (v == Version::V0, true), "{out:?}");
+    });
+}
+
+/// Found by the simulator: the address may be back, and joined again, by the time that a join under way could say so.
+#[test]
+fn a_join_under_way_does_not_tell_later_what_was_withdrawn() {
+    both(|v| {
+        let third = IpAddr::from([10, 3, 0, 1]);
+        let mut script = Script::new(v, |c| {
+            fullmesh(c);
+            c.addresses.push(LocalAddress { addr: third, ..c.addresses[1] });
+        });
+        let (keys, flow, id) = script.connected();
+        let out = script.send(&flow, &flow.seg().dss(keys.ack(0)));
+        let syn = out.iter().find(|o| o.src.ip() == third).expect("a join").clone();
+        let Some(MpJoin::Syn { nonce, .. }) = syn.join() else { panic!("{syn:?}") };
+        script.stack.remove_address(script.now, A2);
+        let out = script.out();
+        let gone = MptcpOption::RemoveAddr(AddressIds::new(&[2]).expect("one id"));
+        let told = |out: &[Out]| out.iter().any(|o| o.mptcp().contains(&gone));
+        assert!(told(&out), "{out:?}");
+        let mut join = Flow::new(syn.dst, syn.src);
+        join.hears(&[syn]);
+        let hmac = keys.pair().sent_join_hmac(v, NONCE, nonce).truncated64();
+        let answer = MpJoin::SynAck { backup: false, address_id: 0, hmac, nonce: NONCE };
+        let mut out = script.answer(&mut join, &[MptcpOption::Join(answer)]);
+        out.extend(script.send(&join, &join.seg().dss(keys.ack(0))));
+        out.extend(script.advance(3_000));
+        assert_eq!(script.info(id).subflows.len(), 2);
+        assert!(!told(&out), "{out:?}");
     });
 }
 

@@ -225,7 +225,12 @@ impl<B: PacketBuf> Stack<B> {
         let all = self.connections.get(owner).is_some_and(|c| c.version == Version::V0);
         let on = if all { self.subflows_of(owner) } else { [best].into_iter().collect() };
         for idx in on {
-            self.signal_on(idx, Signal::RemoveAddr(id));
+            // By the time that a join could say so the address may be back, and joined again.
+            let tcb = self.tcbs.get(idx);
+            if tcb.and_then(|tcb| tcb.subflow.as_ref()).is_some_and(|subflow| !subflow.is_joining())
+            {
+                self.signal_on(idx, Signal::RemoveAddr(id));
+            }
         }
         true
     }
