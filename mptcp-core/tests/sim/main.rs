@@ -3,6 +3,7 @@
 mod aggregation;
 mod boxes;
 mod capture;
+mod churn;
 mod congestion;
 mod coupled;
 mod crowd;

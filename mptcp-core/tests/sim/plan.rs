@@ -63,11 +63,11 @@ pub(crate) struct Plan {
     changes: Vec<Scheduled>,
 }
 
-fn pick(rng: &mut Rng, low: u64, high: u64) -> u64 {
+pub(crate) fn pick(rng: &mut Rng, low: u64, high: u64) -> u64 {
     low + rng.below(high - low + 1)
 }
 
-fn one_of<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
+pub(crate) fn one_of<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
     all[usize::try_from(rng.below(all.len() as u64)).expect("an index")]
 }
 

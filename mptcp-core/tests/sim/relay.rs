@@ -1,17 +1,21 @@
 //! The relay between an MPTCP leg and a TCP leg: client, gateway and server in one network, random
 //! faults on every link, half-closes, resets and stalled readers passing through.
 
+use crate::plan::one_of;
+use crate::swarm::{each_seed, number};
 use crate::transfer::End;
-use crate::world::Host;
+use crate::world::{Host, Memory, PLENTY, STARVED};
 use crate::{link, pair};
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use mptcp_core::cap::SharedCap;
-use mptcp_core::config::StackConfig;
+use mptcp_core::config::{ChecksumPolicy, CongestionAlgorithm, SchedulerKind, StackConfig};
 use mptcp_core::stack::{Connect, Listen, Ready, RelayCaps, SocketId};
 use mptcp_core::time::Instant;
-use mptcp_core::wire::{IpHeader, TcpSegment};
-use netsim::link::LinkConfig;
+use mptcp_core::wire::{IpHeader, TcpSegment, Version};
+use netsim::Direction;
+use netsim::link::{Change, LinkConfig};
+use netsim::middlebox::{MptcpOn, SegmentSplitter, SequenceShifter};
 use netsim::network::{Network, PathId};
 use netsim::referee::{Point, Referee};
 use netsim::rng::Rng;
@@ -45,6 +49,10 @@ struct Chain {
     tick: Option<Duration>,
     /// Rates for every relay.
     caps: RelayCaps,
+    /// The gateway asks for MPTCP at the exit, too.
+    outer_mptcp: bool,
+    /// The client, or the server, ends a transfer at once when it has read more than so much.
+    abort: Option<(bool, u64)>,
 }
 
 impl Chain {
@@ -54,6 +62,18 @@ impl Chain {
         exit: &(LinkConfig, LinkConfig),
         config: &StackConfig,
     ) -> Self {
+        let configs = [(); 3].map(|()| config.clone());
+        Self::with(seed, access, exit, &configs, PLENTY)
+    }
+
+    /// Client, gateway and server of these configurations; the gateway has so much memory.
+    fn with(
+        seed: u64,
+        access: &[(LinkConfig, LinkConfig)],
+        exit: &(LinkConfig, LinkConfig),
+        configs: &[StackConfig; 3],
+        memory: Memory,
+    ) -> Self {
         let clients: Vec<IpAddr> =
             (0..access.len()).map(|p| IpAddr::from([10, 1, p as u8, 2])).collect();
         let gateway_addr = IpAddr::from([10, 9, 0, 1]);
@@ -61,13 +81,14 @@ impl Chain {
         let server_addr = IpAddr::from([10, 8, 0, 2]);
         let mut net = Network::new(seed);
         let keyed = |n: u8| {
-            let mut config = config.clone();
+            let mut config = configs[usize::from(n) - 1].clone();
             config.seed[..8].copy_from_slice(&seed.to_le_bytes());
             config.seed[31] = n;
             config
         };
         let mut client = Host::new(&mut net, "client", &clients, keyed(1));
-        let mut gateway = Host::new(&mut net, "gateway", &[gateway_addr, exit_addr], keyed(2));
+        let own = [gateway_addr, exit_addr];
+        let mut gateway = Host::with_memory(&mut net, "gateway", &own, keyed(2), memory);
         let mut server = Host::new(&mut net, "server", &[server_addr], keyed(3));
         client.by_source = true;
         gateway.by_source = false;
@@ -78,13 +99,15 @@ impl Chain {
         }
         let path = net.add_path(gateway.node, server.node, exit.0.clone(), exit.1.clone());
         gateway.routes.insert(server_addr, path);
-        server.routes.insert(exit_addr, path);
+        for addr in own {
+            server.routes.insert(addr, path);
+        }
         net.set_referee(Referee::new());
         let options = Listen { mptcp: true, ..Listen::default() };
         let inner = SocketAddr::new(gateway_addr, GATEWAY_PORT);
         let inner_listener = gateway.stack.listen(inner, &options).expect("a free port");
         let outer = SocketAddr::new(server_addr, SERVER_PORT);
-        let listener = server.stack.listen(outer, &Listen::default()).expect("a free port");
+        let listener = server.stack.listen(outer, &options).expect("a free port");
         Self {
             net,
             client,
@@ -103,6 +126,8 @@ impl Chain {
             progress: Instant::from_nanos(1),
             tick: None,
             caps: RelayCaps::default(),
+            outer_mptcp: false,
+            abort: None,
         }
     }
 
@@ -130,7 +155,7 @@ impl Chain {
                 1 => &mut self.gateway,
                 _ => &mut self.server,
             };
-            bursts[at].push(host.receive(&delivery.packet));
+            bursts[at].extend(host.take_in(&delivery.packet));
         }
         let hosts = [&mut self.client, &mut self.gateway, &mut self.server];
         for (host, burst) in hosts.into_iter().zip(&mut bursts) {
@@ -154,7 +179,7 @@ impl Chain {
                 local: self.exit_addr,
                 local_port: 0,
                 remote: SocketAddr::new(self.server_addr, SERVER_PORT),
-                mptcp: false,
+                mptcp: self.outer_mptcp,
                 timeout: None,
                 user_data: 0,
             };
@@ -198,7 +223,9 @@ impl Chain {
     fn advance(&mut self, limit: Instant) -> bool {
         let hosts = [&self.client, &self.gateway, &self.server];
         let timers = hosts.iter().filter_map(|h| h.stack.poll_timeout());
-        let next = timers.chain(self.net.next_deadline().map(Instant::from_nanos)).min();
+        let again = self.gateway.starved.then(|| self.now + STARVED);
+        let arrival = self.net.next_deadline().map(Instant::from_nanos);
+        let next = timers.chain(again).chain(arrival).min();
         match next.map(|at| crate::world::at_tick(at, self.tick)) {
             Some(at) if at <= limit => {
                 self.now = at.max(self.now);
@@ -270,6 +297,12 @@ impl Chain {
                 end.work(&mut self.server, now);
             }
             self.flush();
+            if let Some((by_client, most)) = self.abort {
+                let end = if by_client { Some(&client) } else { server.as_ref() };
+                if end.is_some_and(|end| end.received > most) {
+                    return self.cut_short(by_client, &client, server.as_ref());
+                }
+            }
             let ends = [Some(&client), server.as_ref()];
             let failed = ends.iter().flatten().find_map(|e| e.failed.clone());
             assert!(failed.is_none(), "{failed:?} at {now:?}");
@@ -289,6 +322,122 @@ impl Chain {
         self.client.stack.release(client.id);
         self.server.stack.release(server.expect("accepted").id);
     }
+}
+
+impl Chain {
+    /// One end goes at once. What hears of it goes, too; a reset may get lost, and who only listens never
+    /// learns of it then: the gateway ends that for its own reasons, here after ten minutes.
+    fn cut_short(&mut self, by_client: bool, client: &End, server: Option<&End>) {
+        let now = self.now;
+        match server.filter(|_| !by_client) {
+            Some(end) => self.server.stack.abort(now, end.id),
+            None => self.client.stack.abort(now, client.id),
+        }
+        self.flush();
+        let limit = now + Duration::from_secs(600);
+        while self.advance(limit) {
+            self.turn();
+            while self.client.stack.poll_event().is_some() {}
+            while self.server.stack.poll_event().is_some() {}
+        }
+        self.now = limit;
+        let pending = core::mem::take(&mut self.pending);
+        let coupled = core::mem::take(&mut self.partners);
+        for id in pending.into_iter().flat_map(|(outer, inner)| [outer, inner]) {
+            self.gateway.stack.abort(limit, id);
+        }
+        for id in coupled.into_keys() {
+            self.gateway.stack.abort(limit, id);
+            self.gateway.stack.release(id);
+        }
+        self.closed.clear();
+        self.client.stack.abort(limit, client.id);
+        self.client.stack.release(client.id);
+        if let Some(end) = server {
+            self.server.stack.abort(limit, end.id);
+            self.server.stack.release(end.id);
+        }
+    }
+}
+
+/// Everything about a relay that a seed can decide.
+fn relayed(seed: u64) {
+    let mut rng = Rng::for_packet(seed, 0xe1a5, 0);
+    let rng = &mut rng;
+    let shape = |rng: &mut Rng| {
+        let (mbit, delay_ms) = (rng.log_uniform(2, 100), rng.log_uniform(1, 60));
+        (faulty(rng, mbit, delay_ms), faulty(rng, mbit, delay_ms))
+    };
+    let access: Vec<_> = (0..1 + rng.below(3)).map(|_| shape(rng)).collect();
+    let exit = shape(rng);
+    let mut configs = [(); 3].map(|()| StackConfig::default());
+    for config in &mut configs {
+        config.limits.tcbs = 64;
+        config.limits.connections = 16;
+        config.tcp.recv_buffer_max = 32 << 10 << rng.below(8);
+        config.tcp.send_buffer_max = 32 << 10 << rng.below(8);
+        config.tcp.congestion = one_of(rng, &CongestionAlgorithm::ALL);
+        config.tcp.sack = rng.below(8) > 0;
+        config.tcp.timestamps = rng.below(8) > 0;
+        config.mptcp.scheduling.kind = one_of(rng, &SchedulerKind::ALL);
+        if rng.below(4) == 0 {
+            config.mptcp.checksum = ChecksumPolicy::Require;
+        }
+    }
+    configs[0].mptcp.versions = vec![one_of(rng, &[Version::V0, Version::V1])];
+    let scarce = (300 + rng.below(600) as usize, 100);
+    let memory = if rng.below(3) == 0 { scarce } else { PLENTY };
+    let mut chain = Chain::with(seed, &access, &exit, &configs, memory);
+    chain.outer_mptcp = rng.below(2) == 0;
+    chain.tick = (rng.below(3) == 0).then(|| Duration::from_micros(250 + rng.below(2_000)));
+    let caps = |rng: &mut Rng| -> Vec<SharedCap> {
+        (0..rng.below(3)).map(|_| SharedCap::new(rng.log_uniform(100_000, 10_000_000))).collect()
+    };
+    chain.caps = RelayCaps { to_inner: caps(rng), to_outer: caps(rng) };
+    let path = PathId(rng.below(access.len() as u64 + 1) as usize);
+    match rng.below(6) {
+        0 => _ = chain.net.add_middlebox(path, Box::new(SequenceShifter::new(1 << 31, 77))),
+        1 => {
+            let splitter = SegmentSplitter::new(200 + rng.below(1_000) as usize, MptcpOn::Every);
+            chain.net.add_middlebox(path, Box::new(splitter));
+        }
+        // The exit, or an access, is cut for a while.
+        2 => {
+            let (from, len) = (rng.log_uniform(10, 3_000), rng.log_uniform(50, 8_000));
+            for dir in [Direction::AtoB, Direction::BtoA] {
+                let link = chain.net.link_mut(path, dir);
+                link.at(from * 1_000_000, Change::Blackhole(true));
+                link.at((from + len) * 1_000_000, Change::Blackhole(false));
+            }
+        }
+        _ => {}
+    }
+    let (up, down) = (rng.log_uniform(1, 1 << 20), rng.log_uniform(1, 2 << 20));
+    let stalls = rng.below(4) == 0;
+    let stall = Duration::from_millis(if stalls { rng.log_uniform(100, 20_000) } else { 0 });
+    if rng.below(5) == 0 {
+        let by_client = rng.below(2) == 0;
+        chain.abort = Some((by_client, rng.below(if by_client { down } else { up })));
+    }
+    let mptcp = rng.below(5) > 0;
+    chain.transfer(mptcp, up, down, stall);
+    chain.finish();
+}
+
+/// `PLAIT_RELAY_SEEDS` of them (100 unless told) from seed `PLAIT_RELAY_FIRST` (0) on.
+#[test]
+fn random_relays() {
+    let (first, count) = (number("PLAIT_RELAY_FIRST", 0), number("PLAIT_RELAY_SEEDS", 100));
+    let failed = Mutex::new(Vec::new());
+    each_seed(first, count, |seed| {
+        if std::panic::catch_unwind(|| relayed(seed)).is_err() {
+            eprintln!("FAILED relay seed {seed}");
+            failed.lock().expect("no poison").push(seed);
+        }
+    });
+    let failed = failed.into_inner().expect("no poison");
+    println!("relays: seeds {first}..{}", first + count);
+    assert!(failed.is_empty(), "failing seeds: {failed:?}");
 }
 
 /// Loss, jitter, reordering, duplication, a queue of any depth.

@@ -18,7 +18,7 @@ pub(crate) fn octet(key: u64, offset: u64) -> u8 {
 }
 
 /// The octets of the stream `key` from `offset` on, word by word.
-fn fill(key: u64, offset: u64, into: &mut [u8]) {
+pub(crate) fn fill(key: u64, offset: u64, into: &mut [u8]) {
     let word = |at: u64| {
         let word = (at / 8).wrapping_add(key).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (word ^ ((word >> 56) * 0x0101_0101_0101_0101)).to_le_bytes()

@@ -14,6 +14,15 @@ use std::path::PathBuf;
 
 pub(crate) const SERVER_PORT: u16 = 80;
 
+/// Buffers of a host, and how many of them are for what it does not keep.
+pub(crate) type Memory = (usize, usize);
+
+/// More than every window.
+pub(crate) const PLENTY: Memory = (200_000, 0);
+
+/// When a host that found no buffer looks again.
+pub(crate) const STARVED: Duration = Duration::from_millis(1);
+
 /// Is shown packets.
 pub(crate) type Watch = Box<dyn FnMut(&[u8])>;
 
@@ -25,6 +34,8 @@ pub(crate) struct Host {
     tx: HeapTxQueue,
     pub(crate) routes: BTreeMap<IpAddr, PathId>,
     pub(crate) by_source: bool,
+    /// It has something to send and no buffer for it.
+    pub(crate) starved: bool,
     /// Every segment that is sent is printed.
     traced: bool,
     /// Is shown every packet that is sent.
@@ -85,13 +96,25 @@ impl Host {
         net: &mut Network,
         name: &str,
         addrs: &[IpAddr],
+        config: StackConfig,
+    ) -> Self {
+        Self::with_memory(net, name, addrs, config, PLENTY)
+    }
+
+    /// The same with so much memory.
+    pub(crate) fn with_memory(
+        net: &mut Network,
+        name: &str,
+        addrs: &[IpAddr],
         mut config: StackConfig,
+        (buffers, reserve): Memory,
     ) -> Self {
         if config.addresses.is_empty() {
             config.addresses = addrs.iter().map(|addr| local(*addr, PortId::ROUTED)).collect();
         }
-        let pool = HeapPool::new(200_000, 1700);
-        let boxed: Box<dyn BufPool<HeapBuf> + Send> = Box::new(pool.clone());
+        let pool = HeapPool::new(buffers, 1700);
+        let own = pool.clone().with_reserve(reserve);
+        let boxed: Box<dyn BufPool<HeapBuf> + Send> = Box::new(own);
         let tx = HeapTxQueue::new(64, pool.clone());
         let joined = std::env::var_os("PLAIT_SIM_JOINED").is_some();
         Self {
@@ -101,6 +124,7 @@ impl Host {
             node: net.add_node(name, addrs),
             routes: BTreeMap::new(),
             by_source: addrs.len() > 1,
+            starved: false,
             traced: std::env::var_os("PLAIT_TRACE").is_some(),
             watch: None,
         }
@@ -116,6 +140,13 @@ impl Host {
         let mut buf = self.pool.alloc().expect("the pool is larger than every window");
         assert!(buf.copy_from(packet), "{} octets are more than a buffer holds", packet.len());
         buf
+    }
+
+    /// The same; nothing where there is little memory, and none left.
+    pub(crate) fn take_in(&mut self, packet: &[u8]) -> Option<HeapBuf> {
+        let little = self.pool.limit() < PLENTY.0;
+        let full = self.pool.in_use() >= self.pool.limit();
+        (!little || !full).then(|| self.receive(packet))
     }
 
     /// Takes in a burst and runs what is due.
@@ -172,6 +203,8 @@ impl Host {
             }
             any |= sent;
             if progress == Progress::Done || !sent {
+                let little = self.pool.limit() < PLENTY.0;
+                self.starved = little && progress != Progress::Done;
                 return any;
             }
         }
@@ -195,8 +228,20 @@ impl World {
         seed: u64,
         links: &[(LinkConfig, LinkConfig)],
         v6: bool,
+        client: StackConfig,
+        server: StackConfig,
+    ) -> Self {
+        Self::with_memory(seed, links, v6, client, server, [PLENTY; 2])
+    }
+
+    /// As [`Self::new`], with so much memory at the client and at the server.
+    pub(crate) fn with_memory(
+        seed: u64,
+        links: &[(LinkConfig, LinkConfig)],
+        v6: bool,
         mut client: StackConfig,
         mut server: StackConfig,
+        [client_memory, server_memory]: [Memory; 2],
     ) -> Self {
         client.seed = [seed as u8; 32];
         client.seed[..8].copy_from_slice(&seed.to_le_bytes());
@@ -205,8 +250,10 @@ impl World {
         let mut net = Network::new(seed);
         let client_addrs: Vec<IpAddr> = (0..links.len()).map(|p| client_addr(p, v6)).collect();
         let server_addr = server_addr(v6);
-        let mut client = Host::new(&mut net, "client", &client_addrs, client);
-        let mut server = Host::new(&mut net, "server", &[server_addr], server);
+        let mut client =
+            Host::with_memory(&mut net, "client", &client_addrs, client, client_memory);
+        let mut server =
+            Host::with_memory(&mut net, "server", &[server_addr], server, server_memory);
         let mut paths = Vec::new();
         for (idx, (up, down)) in links.iter().enumerate() {
             let path = net.add_path(client.node, server.node, up.clone(), down.clone());
@@ -281,7 +328,7 @@ impl World {
         id
     }
 
-    fn keep_log_of(&mut self, id: SocketId, client: bool) {
+    pub(crate) fn keep_log_of(&mut self, id: SocketId, client: bool) {
         let host = if client { &mut self.client } else { &mut self.server };
         if self.logs.is_some() || self.logged {
             assert!(host.stack.log_events(id, 100_000));
@@ -295,9 +342,9 @@ impl World {
         let mut to_server = Vec::new();
         while let Some(delivery) = self.net.deliver(now.as_nanos()) {
             if delivery.node == self.client.node {
-                to_client.push(self.client.receive(&delivery.packet));
+                to_client.extend(self.client.take_in(&delivery.packet));
             } else {
-                to_server.push(self.server.receive(&delivery.packet));
+                to_server.extend(self.server.take_in(&delivery.packet));
             }
         }
         self.client.handle(now, &mut to_client);
@@ -314,7 +361,9 @@ impl World {
     /// When anything happens next.
     pub(crate) fn next_event(&self) -> Option<Instant> {
         let net = self.net.next_deadline().map(Instant::from_nanos);
-        [net, self.client.stack.poll_timeout(), self.server.stack.poll_timeout()]
+        let starved = self.client.starved || self.server.starved;
+        let again = starved.then(|| self.now + STARVED);
+        [net, again, self.client.stack.poll_timeout(), self.server.stack.poll_timeout()]
             .into_iter()
             .flatten()
             .min()
