@@ -153,32 +153,37 @@ fn t116_our_announcement_is_repeated_until_its_echo() {
     assert!(announced(&script.advance(120_000)).is_empty());
 }
 
-#[test]
-fn t118_an_ipv6_announcement_fits_beside_timestamps() {
-    let v = Version::V1;
-    let mut script = Script::server_with(v, |c| {
+fn stamps(tsval: u32, tsecr: u32) -> Vec<u8> {
+    let mut bytes = vec![1, 1, 8, 10];
+    bytes.extend_from_slice(&tsval.to_be_bytes());
+    bytes.extend_from_slice(&tsecr.to_be_bytes());
+    bytes
+}
+
+/// A server of version 1 with timestamps and an IPv6 address to announce, after the third ACK; and its timestamp.
+fn with_timestamps() -> (Script, Keys, Flow, u32) {
+    let mut script = Script::server_with(Version::V1, |c| {
         fullmesh(c);
         c.tcp.timestamps = true;
         c.addresses[1].addr = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]);
     });
-    let stamps = |tsval: u32, tsecr: u32| {
-        let mut bytes = vec![1, 1, 8, 10];
-        bytes.extend_from_slice(&tsval.to_be_bytes());
-        bytes.extend_from_slice(&tsecr.to_be_bytes());
-        bytes
-    };
     let mut flow = Flow::new(at(P1, 4000), at(A1, PORT));
-    let syn = flow.syn().raw(&stamps(1, 0)).raw(&[30, 4, 1, 1]);
-    let out = script.send(&flow, &syn);
+    let out = script.send(&flow, &flow.syn().raw(&stamps(1, 0)).raw(&[30, 4, 1, 1]));
     flow.hears(&out);
     flow.snd_nxt = flow.isn + 1;
-    let keys = Keys::of(v, &out[0], false);
+    let keys = Keys::of(Version::V1, &out[0], false);
     let ts = out[0].tcp_options().iter().find_map(|o| match o {
         mptcp_core::wire::TcpOption::Timestamps { tsval, .. } => Some(*tsval),
         _ => None,
     });
     let ts = ts.expect("timestamps are agreed on");
     script.send(&flow, &flow.seg().raw(&stamps(2, ts)).opt(&keys.third()));
+    (script, keys, flow, ts)
+}
+
+#[test]
+fn t118_an_ipv6_announcement_fits_beside_timestamps() {
+    let (mut script, keys, flow, ts) = with_timestamps();
     let out = script.send(&flow, &flow.seg().raw(&stamps(3, ts)).dss(keys.ack(0)));
     let sent: Vec<_> = out.iter().filter_map(add_addr).collect();
     assert_eq!(sent.len(), 1, "{out:?}");
@@ -197,29 +202,7 @@ fn t118_an_ipv6_announcement_fits_beside_timestamps() {
 /// A phone whose first data is acknowledged without a `DATA_ACK` falls back for good (RFC 8684 §3.7).
 #[test]
 fn t118_no_announcement_acknowledges_the_first_data_alone() {
-    let v = Version::V1;
-    let mut script = Script::server_with(v, |c| {
-        fullmesh(c);
-        c.tcp.timestamps = true;
-        c.addresses[1].addr = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]);
-    });
-    let stamps = |tsval: u32, tsecr: u32| {
-        let mut bytes = vec![1, 1, 8, 10];
-        bytes.extend_from_slice(&tsval.to_be_bytes());
-        bytes.extend_from_slice(&tsecr.to_be_bytes());
-        bytes
-    };
-    let mut flow = Flow::new(at(P1, 4000), at(A1, PORT));
-    let out = script.send(&flow, &flow.syn().raw(&stamps(1, 0)).raw(&[30, 4, 1, 1]));
-    flow.hears(&out);
-    flow.snd_nxt = flow.isn + 1;
-    let keys = Keys::of(v, &out[0], false);
-    let ts = out[0].tcp_options().iter().find_map(|o| match o {
-        mptcp_core::wire::TcpOption::Timestamps { tsval, .. } => Some(*tsval),
-        _ => None,
-    });
-    let ts = ts.expect("timestamps are agreed on");
-    script.send(&flow, &flow.seg().raw(&stamps(2, ts)).opt(&keys.third()));
+    let (mut script, keys, mut flow, ts) = with_timestamps();
     let id = script.accept().expect("it is established");
     let payload = stream(0, 50);
     let first = flow.seg().raw(&stamps(3, ts)).opt(&keys.first_data(&payload)).data(&payload);
