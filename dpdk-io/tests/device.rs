@@ -244,17 +244,18 @@ mod device {
         bench.assert_empty();
     }
 
+    /// Plain TCP over IPv4.
+    fn segment(at: usize, text: usize) -> Vec<u8> {
+        let length = u16::try_from(40 + text).unwrap().to_be_bytes();
+        let seq = u32::try_from(at).unwrap().to_be_bytes();
+        let ip = [&[0x45_u8, 0][..], &length, &[0, 0, 0x40, 0, 64, 6, 0, 0], &[10; 8]].concat();
+        let rest = [0_u8, 0, 0, 7, 0x50, 0x10, 1, 0, 0, 0, 0, 0];
+        let tcp = [&[0_u8, 80, 0, 81][..], &seq, &rest].concat();
+        [&[2_u8; 12][..], &[8, 0], &ip, &tcp, &bytes(text, 1)].concat()
+    }
+
     #[test]
     fn no_card_is_asked_to_cut_what_it_may_refuse() {
-        /// Plain TCP over IPv4.
-        fn segment(at: usize, text: usize) -> Vec<u8> {
-            let length = u16::try_from(40 + text).unwrap().to_be_bytes();
-            let seq = u32::try_from(at).unwrap().to_be_bytes();
-            let ip = [&[0x45_u8, 0][..], &length, &[0, 0, 0x40, 0, 64, 6, 0, 0], &[10; 8]].concat();
-            let rest = [0_u8, 0, 0, 7, 0x50, 0x10, 1, 0, 0, 0, 0, 0];
-            let tcp = [&[0_u8, 80, 0, 81][..], &seq, &rest].concat();
-            [&[2_u8; 12][..], &[8, 0], &ip, &tcp, &bytes(text, 1)].concat()
-        }
         let bench = Bench::new(511);
         let cuts = TxCapabilities {
             multi_segs: true,
@@ -348,15 +349,6 @@ mod device {
 
     #[test]
     fn a_port_that_works_out_ipv4_checksums_finds_none() {
-        /// Plain TCP over IPv4.
-        fn segment(at: usize, text: usize) -> Vec<u8> {
-            let length = u16::try_from(40 + text).unwrap().to_be_bytes();
-            let seq = u32::try_from(at).unwrap().to_be_bytes();
-            let ip = [&[0x45_u8, 0][..], &length, &[0, 0, 0x40, 0, 64, 6, 0, 0], &[10; 8]].concat();
-            let rest = [0_u8, 0, 0, 7, 0x50, 0x10, 1, 0, 0, 0, 0, 0];
-            let tcp = [&[0_u8, 80, 0, 81][..], &seq, &rest].concat();
-            [&[2_u8; 12][..], &[8, 0], &ip, &tcp, &bytes(text, 1)].concat()
-        }
         let bench = Bench::new(511);
         let name = bench.vdev("net_ring", "");
         let port = open(&bench, &name);
